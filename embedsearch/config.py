@@ -1,0 +1,107 @@
+"""What can be set, each default written once. Checked on construction; raises UsageError."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from embedsearch.errors import UsageError
+
+STORE_NAME = ".embedsearch"
+DEVICES = ("auto", "cpu", "cuda", "mps")  # or cuda:N
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+DEFAULT_K = 10
+# A 200-Mpx phone picture fits once the user says so; the default keeps a worker below 1 GB.
+DEFAULT_MAX_PIXELS = 100_000_000
+DEFAULT_MAX_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class DecodeLimits:
+    """What one image may cost. A file beyond a limit is a failure row, never a stopped run."""
+
+    max_pixels: int = DEFAULT_MAX_PIXELS
+    max_bytes: int = DEFAULT_MAX_BYTES
+    image_timeout_s: float = 20.0  # wall-clock time of one image, then its worker is replaced
+    worker_memory_bytes: int = 2 << 30  # address space of a worker, enforced on Linux
+    allow_truncated: bool = False  # accept pictures whose end is missing; marked in the row
+
+    def __post_init__(self) -> None:
+        if self.max_pixels < 1 or self.max_bytes < 1:
+            raise UsageError("--max-pixels and --max-bytes must be at least 1")
+        if self.image_timeout_s <= 0:
+            raise UsageError("the time limit of an image must be above 0 seconds")
+
+    def verdict_key(self) -> dict[str, Any]:
+        """Return the fields on which a recorded failure depends; another value retries it."""
+        own = asdict(self)
+        return {name: own[name] for name in ("max_pixels", "max_bytes", "allow_truncated")}
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """How one `index` run works. None of it changes a vector beyond rounding, except model."""
+
+    model: str = "auto"  # a catalogue entry or a file of weights
+    device: str = "auto"
+    precision: str = "auto"  # auto takes bf16 where it was measured to be faster
+    workers: int | None = None  # decoding processes; None is one a processor, at most 16
+    limits: DecodeLimits = field(default_factory=DecodeLimits)
+    checkpoint_s: float = 60.0  # a killed run loses at most this much work ...
+    checkpoint_images: int = 5_000  # ... or this many images
+    wait_s: float = 0.0  # how long to wait for another writer of the store
+    rebuild: bool = False  # embed everything anew, the one way to change a store's model
+    allow_empty: bool = False  # accept that a root has vanished or holds no image any more
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        check_precision(self.precision)
+        if self.workers is not None and self.workers < 1:
+            raise UsageError("--workers must be at least 1")
+        if self.wait_s < 0:
+            raise UsageError("--wait must not be negative")
+
+    def worker_count(self) -> int:
+        """Return how many decoding processes to start, never more than twice the processors."""
+        processors = available_processors()
+        wanted = min(processors, 16) if self.workers is None else self.workers
+        return min(wanted, max(2 * processors, 2))
+
+
+def check_device(device: str) -> None:
+    """Raise UsageError unless `device` is auto, cpu, cuda, cuda:N or mps."""
+    kind, _, number = device.partition(":")
+    if kind not in DEVICES or (number and (kind != "cuda" or not number.isdigit())):
+        raise UsageError(f"--device is auto, cpu, cuda, cuda:N or mps, not {device!r}")
+
+
+def check_precision(precision: str) -> None:
+    """Raise UsageError unless `precision` is one of PRECISIONS."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+
+
+def available_processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder for weights and converted networks; EMBEDSEARCH_CACHE overrides it."""
+    if environ.get("EMBEDSEARCH_CACHE"):
+        return Path(environ["EMBEDSEARCH_CACHE"])
+    try:
+        home = Path.home()
+    except RuntimeError:  # no HOME and no passwd entry: a container's arbitrary user
+        return Path(tempfile.gettempdir()) / f"embedsearch-{os.getuid()}"
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "embedsearch"
+    return Path(environ.get("XDG_CACHE_HOME") or home / ".cache") / "embedsearch"

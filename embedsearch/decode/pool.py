@@ -1,0 +1,413 @@
+"""Decoding processes under a watch; in: jobs in order, out: batches of pixels in that order.
+
+One pump thread feeds the workers and gathers their answers, so that decoding goes on while the
+caller embeds. Pixels come through a shared ring of batches: nothing is copied on the way.
+A worker that crashes, hangs or eats memory costs the file it was working on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import mmap
+import os
+import queue
+import selectors
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import embedsearch
+from embedsearch.config import DecodeLimits
+from embedsearch.errors import EmbedSearchError
+from embedsearch.records import Failure, ImageBatch, ImageFacts, ImageRef, Reason, Stage
+
+RING_BATCHES = 4
+JOBS_AHEAD = 2  # a worker never waits for its next job, and a crash re-queues at most one
+_RETRY_CRASH = 1  # a worker killed from outside must not cost a good file
+
+
+@dataclass(frozen=True)
+class DecodeJob:
+    """A file to decode: `ref.key` below `root_path`. A size of -1 accepts any size and time."""
+
+    ref: ImageRef
+    root_path: str
+
+
+@dataclass(frozen=True)
+class DecodedBatch:
+    """What became of the next jobs: `images` in job order, and the failures among them.
+
+    The pixels are a view of the shared ring and valid until the next batch is asked for.
+    """
+
+    images: ImageBatch
+    failures: list[Failure]
+    read_s: float  # busy seconds, summed over the workers
+    decode_s: float
+
+
+@dataclass
+class _Task:
+    job: DecodeJob
+    slot: int
+    crashes: int = 0
+
+
+@dataclass
+class _Batch:
+    number: int
+    first_slot: int
+    tasks: int
+    outcomes: dict[int, ImageFacts | Failure] = field(default_factory=dict)
+    refs: dict[int, ImageRef] = field(default_factory=dict)
+    read_s: float = 0.0
+    decode_s: float = 0.0
+
+
+class _Worker:
+    """One child process with its pipes and the tasks sent to it, oldest first."""
+
+    def __init__(self, spec: dict[str, Any], ring_fd: int, errors_fd: int) -> None:
+        job_read, self._job_write = os.pipe()
+        self.results, result_write = os.pipe()
+        spec = {**spec, "job_fd": job_read, "result_fd": result_write, "ring_fd": ring_fd}
+        package_parent = str(Path(embedsearch.__file__).parent.parent)
+        search_path = os.environ.get("PYTHONPATH")
+        environ = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, search_path])),
+            "OPENBLAS_NUM_THREADS": "1",  # each thread would reserve address space
+            "OMP_NUM_THREADS": "1",
+        }
+        # -P: the current folder may hold a numpy.py of a stranger's making. A process group of
+        # its own: Ctrl-C in the terminal is the parent's to handle.
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "embedsearch.decode.worker", json.dumps(spec)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors_fd,
+            env=environ,
+            pass_fds=(job_read, result_write, ring_fd),
+            process_group=0,
+        )
+        os.close(job_read)
+        os.close(result_write)
+        os.set_blocking(self.results, False)
+        self.tasks: deque[_Task] = deque()
+        self.since = time.monotonic()  # when it began its oldest task
+        self.ready = False
+        self._buffer = b""
+
+    def send(self, task: _Task) -> None:
+        """Queue a task; a worker that has died is noticed at its result pipe."""
+        if not self.tasks:
+            self.since = time.monotonic()
+        self.tasks.append(task)
+        ref = task.job.ref
+        job = {
+            "root": task.job.root_path,
+            "key": ref.key,
+            "slot": task.slot,
+            "size": None if ref.size < 0 else ref.size,
+            "mtime_ns": ref.mtime_ns,
+        }
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._job_write, json.dumps(job).encode() + b"\n")
+
+    def answers(self) -> list[dict[str, Any]] | None:
+        """Return the answers that have arrived, or None once the worker is gone."""
+        try:
+            data = os.read(self.results, 1 << 16)
+        except BlockingIOError:
+            return []
+        if not data:
+            return None
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def close(self) -> None:
+        """End the process at once and release the pipes."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self._job_write)
+        os.close(self.results)
+
+
+class DecodePool:
+    """Worker processes for one stream of jobs; use as a context manager."""
+
+    def __init__(
+        self,
+        side: int,
+        limits: DecodeLimits,
+        *,
+        workers: int = 1,
+        batch: int = 32,
+        fit: bool = False,
+    ) -> None:
+        self._side = side
+        self._limits = limits
+        self._batch = batch
+        self._ring_bytes = RING_BATCHES * batch * side * side * 3
+        self._ring_fd = _anonymous_file(self._ring_bytes)
+        self._pixels = _map_pixels(self._ring_fd, RING_BATCHES * batch, side)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
+        self._spec = {
+            "side": side,
+            "fit": fit,
+            "limits": asdict(limits),
+            "slots": RING_BATCHES * batch,
+        }
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = os.pipe()
+        self._selector.register(self._wake_read, selectors.EVENT_READ, None)
+        self._workers: list[_Worker] = []
+        self._start_failures = 0
+        self._closing = threading.Event()
+        self._pump: threading.Thread | None = None
+        try:
+            for _ in range(workers):
+                self._start_worker()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> DecodePool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill the workers and release the ring. A second call does nothing."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        os.write(self._wake_write, b".")
+        if self._pump is not None:
+            self._pump.join()
+        for worker in self._workers:
+            worker.close()
+        self._selector.close()
+        for descriptor in (self._ring_fd, self._wake_read, self._wake_write):
+            os.close(descriptor)
+        self._errors.close()
+
+    def run(self, jobs: Iterator[DecodeJob]) -> Iterator[DecodedBatch]:
+        """Yield the outcome of all jobs, in their order, `batch` at a time. Call it once."""
+        free: deque[int] = deque(range(RING_BATCHES))
+        done: queue.Queue[_Batch | BaseException | None] = queue.Queue()
+        self._pump = threading.Thread(
+            target=self._guarded_pump, args=(jobs, free, done), name="decode-pump", daemon=True
+        )
+        self._pump.start()
+        while (batch := done.get()) is not None:
+            if isinstance(batch, BaseException):
+                raise batch
+            yield self._finish(batch)
+            free.append(batch.first_slot // self._batch)
+            with contextlib.suppress(OSError):  # closed while the caller held the last batch
+                os.write(self._wake_write, b".")
+
+    def _finish(self, batch: _Batch) -> DecodedBatch:
+        """Return the batch as records; failures leave holes, which are cut out of the pixels."""
+        slots = range(batch.first_slot, batch.first_slot + batch.tasks)
+        good = [slot for slot in slots if isinstance(batch.outcomes[slot], ImageFacts)]
+        facts = [fact for s in good if isinstance(fact := batch.outcomes[s], ImageFacts)]
+        failures = [f for s in slots if isinstance(f := batch.outcomes[s], Failure)]
+        whole = len(good) == batch.tasks
+        pixels = self._pixels[slots.start : slots.stop] if whole else self._pixels[good]
+        images = ImageBatch([batch.refs[slot] for slot in good], facts, pixels)
+        return DecodedBatch(images, failures, batch.read_s, batch.decode_s)
+
+    def _guarded_pump(
+        self,
+        jobs: Iterator[DecodeJob],
+        free: deque[int],
+        done: queue.Queue[_Batch | BaseException | None],
+    ) -> None:
+        try:
+            self._pump_jobs(jobs, free, done)
+        except BaseException as error:  # must reach the caller's thread, whatever it is
+            done.put(error)
+        else:
+            done.put(None)
+
+    def _pump_jobs(
+        self,
+        jobs: Iterator[DecodeJob],
+        free: deque[int],
+        done: queue.Queue[_Batch | BaseException | None],
+    ) -> None:
+        waiting: deque[_Task] = deque()
+        open_batches: deque[_Batch] = deque()
+        number = 0
+        more = True
+        while not self._closing.is_set():
+            while more and free and len(waiting) < self._batch:
+                batch, tasks = self._next_batch(jobs, number, free[0] * self._batch)
+                more = len(tasks) == self._batch
+                if not tasks:
+                    break
+                free.popleft()
+                number += 1
+                open_batches.append(batch)
+                waiting.extend(tasks)
+            self._hand_out(waiting)
+            while open_batches and len(open_batches[0].outcomes) == open_batches[0].tasks:
+                done.put(open_batches.popleft())
+            if not more and not open_batches:
+                return
+            self._wait(waiting, open_batches)
+
+    def _next_batch(
+        self, jobs: Iterator[DecodeJob], number: int, first_slot: int
+    ) -> tuple[_Batch, list[_Task]]:
+        tasks = []
+        for slot in range(first_slot, first_slot + self._batch):
+            job = next(jobs, None)
+            if job is None:
+                break
+            tasks.append(_Task(job, slot))
+        batch = _Batch(number, first_slot, len(tasks))
+        batch.refs = {task.slot: task.job.ref for task in tasks}
+        return batch, tasks
+
+    def _hand_out(self, waiting: deque[_Task]) -> None:
+        for ahead in range(JOBS_AHEAD):
+            for worker in self._workers:
+                if waiting and len(worker.tasks) <= ahead:
+                    worker.send(waiting.popleft())
+
+    def _wait(self, waiting: deque[_Task], open_batches: deque[_Batch]) -> None:
+        """Sleep until a worker answers, dies or overruns its time, and note what it did."""
+        for key, _ in self._selector.select(timeout=self._seconds_left()):
+            worker = key.data
+            if worker is None:
+                os.read(self._wake_read, 1024)
+                continue
+            answers = worker.answers()
+            if answers is None:
+                self._bury(worker, waiting, open_batches)
+                continue
+            for answer in answers:
+                if "ready" in answer:
+                    worker.ready = True
+                    self._start_failures = 0
+                    worker.since = time.monotonic()
+                else:
+                    _note(worker.tasks.popleft(), answer, open_batches)
+                    worker.since = time.monotonic()
+        for worker in list(self._workers):
+            if worker.tasks and time.monotonic() - worker.since > self._limit(worker):
+                self._time_out(worker, waiting, open_batches)
+
+    def _limit(self, worker: _Worker) -> float:
+        # A worker's own start is no fault of its first file.
+        return self._limits.image_timeout_s + (0.0 if worker.ready else 60.0)
+
+    def _seconds_left(self) -> float | None:
+        deadlines = [w.since + self._limit(w) for w in self._workers if w.tasks]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+    def _time_out(
+        self, worker: _Worker, waiting: deque[_Task], open_batches: deque[_Batch]
+    ) -> None:
+        detail = f"more than {self._limits.image_timeout_s:g} s"
+        _note(worker.tasks.popleft(), _failed(Reason.TIMEOUT, detail), open_batches)
+        self._replace(worker, waiting)
+
+    def _bury(self, worker: _Worker, waiting: deque[_Task], open_batches: deque[_Batch]) -> None:
+        """Replace a worker that died; its oldest task is at fault if it dies of it twice."""
+        status = worker.process.wait()
+        if not worker.ready:
+            self._start_failures += 1
+            if self._start_failures > len(self._workers):
+                self._errors.seek(0)
+                words = self._errors.read()[-500:].decode(errors="replace").strip()
+                raise EmbedSearchError(f"the decoding process does not start: {words or status}")
+        elif worker.tasks:
+            task = worker.tasks.popleft()
+            task.crashes += 1
+            if task.crashes <= _RETRY_CRASH:
+                waiting.appendleft(task)
+            else:
+                how = f"signal {-status}" if status < 0 else f"exit status {status}"
+                detail = f"the decoder ended by {how}"
+                _note(task, _failed(Reason.DECODER_CRASH, detail), open_batches)
+        self._replace(worker, waiting)
+
+    def _replace(self, worker: _Worker, waiting: deque[_Task]) -> None:
+        waiting.extendleft(reversed(worker.tasks))
+        self._selector.unregister(worker.results)
+        self._workers.remove(worker)
+        worker.close()
+        self._start_worker()
+
+    def _start_worker(self) -> None:
+        worker = _Worker(self._spec, self._ring_fd, self._errors.fileno())
+        self._workers.append(worker)
+        self._selector.register(worker.results, selectors.EVENT_READ, worker)
+
+
+def _failed(reason: Reason, detail: str) -> dict[str, Any]:
+    return {"stage": Stage.DECODE, "reason": reason, "detail": detail}
+
+
+def _note(task: _Task, answer: dict[str, Any], open_batches: deque[_Batch]) -> None:
+    """Enter a worker's answer into the batch that holds the task's slot."""
+    batch = next(b for b in open_batches if 0 <= task.slot - b.first_slot < b.tasks)
+    ref = task.job.ref
+    if "reason" in answer:
+        batch.outcomes[task.slot] = Failure(
+            ref.root,
+            ref.key,
+            Stage(answer["stage"]),
+            Reason(answer["reason"]),
+            answer["detail"],
+            ref.size,
+            ref.mtime_ns,
+        )
+        return
+    batch.read_s += answer["read_s"]
+    batch.decode_s += answer["decode_s"]
+    taken_at, gps = answer["taken_at"], answer["gps"]
+    batch.outcomes[task.slot] = ImageFacts(
+        width=answer["width"],
+        height=answer["height"],
+        format=answer["format"],
+        digest=bytes.fromhex(answer["digest"]),
+        taken_at=None if taken_at is None else datetime.fromisoformat(taken_at),
+        camera=answer["camera"],
+        gps=None if gps is None else (gps[0], gps[1]),
+        truncated=answer["truncated"],
+    )
+
+
+def _anonymous_file(size: int) -> int:
+    """Return a descriptor of `size` zero bytes that child processes can map; no /dev/shm used."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("embedsearch-ring")
+    else:
+        descriptor, path = tempfile.mkstemp()
+        os.unlink(path)
+    os.ftruncate(descriptor, size)
+    return descriptor
+
+
+def _map_pixels(descriptor: int, slots: int, side: int) -> npt.NDArray[np.uint8]:
+    ring = mmap.mmap(descriptor, slots * side * side * 3)
+    return np.frombuffer(ring, dtype=np.uint8).reshape(slots, side, side, 3)

@@ -1,0 +1,117 @@
+"""The child process that decodes: `python -P -m embedsearch.decode.worker SPEC`.
+
+Imports Pillow, pillow-heif and NumPy only. Reads one JSON job a line from the job pipe, writes
+pixels into its slot of the shared ring and one JSON line to the result pipe. Exits when the job
+pipe closes, which the parent's death does, too.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import mmap
+import os
+import sys
+import time
+from typing import IO, Any
+
+import numpy as np
+
+from embedsearch.config import DecodeLimits
+from embedsearch.decode.image import DecodeError, decode
+from embedsearch.paths import open_regular
+from embedsearch.records import Reason, Stage
+
+
+def main() -> None:
+    """Serve jobs until the job pipe closes."""
+    spec = json.loads(sys.argv[1])
+    limits = DecodeLimits(**spec["limits"])
+    _limit_memory(limits.worker_memory_bytes)
+    side, fit = spec["side"], spec["fit"]
+    ring = mmap.mmap(spec["ring_fd"], spec["slots"] * side * side * 3)
+    slots = np.frombuffer(ring, dtype=np.uint8).reshape(spec["slots"], side, side, 3)
+    with os.fdopen(spec["job_fd"], "rb") as jobs, os.fdopen(spec["result_fd"], "wb") as results:
+        _answer(results, {"ready": True})
+        for line in jobs:
+            job = json.loads(line)
+            _answer(results, _work(job, slots[job["slot"]], side, limits, fit=fit))
+
+
+def _answer(results: IO[bytes], answer: dict[str, Any]) -> None:
+    results.write(json.dumps(answer).encode() + b"\n")
+    results.flush()
+
+
+def _limit_memory(limit: int) -> None:
+    if sys.platform == "linux":  # macOS accepts the call and enforces nothing
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _work(
+    job: dict[str, Any], slot: Any, side: int, limits: DecodeLimits, *, fit: bool
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    try:
+        descriptor = open_regular(job["root"], job["key"])
+    except OSError as error:
+        return _failure(Stage.READ, _read_reason(error), error.strerror or str(error))
+    with os.fdopen(descriptor, "rb") as file:
+        before = os.fstat(descriptor)
+        if job["size"] is not None and (before.st_size, before.st_mtime_ns) != (
+            job["size"],
+            job["mtime_ns"],
+        ):
+            return _failure(Stage.READ, Reason.CHANGED, "changed since it was listed")
+        if before.st_size > limits.max_bytes:
+            detail = f"{before.st_size} bytes are more than --max-bytes {limits.max_bytes}"
+            return _failure(Stage.READ, Reason.TOO_BIG, detail)
+        try:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            read_s = time.perf_counter() - started
+            picture = decode(file, side, limits, fit=fit)
+        except DecodeError as error:
+            return _failure(Stage.DECODE, error.reason, error.detail)
+        except MemoryError:
+            detail = f"more than {limits.worker_memory_bytes >> 20} MB of memory"
+            return _failure(Stage.DECODE, Reason.MEMORY, detail)
+        except OSError as error:
+            return _failure(Stage.READ, _read_reason(error), error.strerror or str(error))
+        after = os.fstat(descriptor)
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            return _failure(Stage.READ, Reason.CHANGED, "changed while it was read")
+    slot[:] = picture.pixels
+    return {
+        "width": picture.width,
+        "height": picture.height,
+        "format": picture.format,
+        "digest": digest,
+        "taken_at": picture.taken_at and picture.taken_at.isoformat(),
+        "camera": picture.camera,
+        "gps": picture.gps,
+        "truncated": picture.truncated,
+        "read_s": read_s,
+        "decode_s": time.perf_counter() - started - read_s,
+    }
+
+
+def _failure(stage: Stage, reason: Reason, detail: str) -> dict[str, Any]:
+    return {"stage": stage, "reason": reason, "detail": detail}
+
+
+def _read_reason(error: OSError) -> Reason:
+    if isinstance(error, PermissionError):
+        return Reason.PERMISSION
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        return Reason.VANISHED
+    if isinstance(error, IsADirectoryError) or error.errno in {errno.ELOOP, errno.ENXIO}:
+        return Reason.NOT_REGULAR
+    return Reason.IO_ERROR
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""The exceptions that reach a caller, each with the exit code the command line gives it.
+
+A message says what happened, to which file or value, and what to do next; it is one line.
+"""
+
+
+class EmbedSearchError(Exception):
+    """Root of every error that embedsearch raises on purpose."""
+
+    exit_code = 1
+
+
+class NothingIndexed(EmbedSearchError):
+    """The run finished, but the store holds no image."""
+
+    exit_code = 1
+
+
+class UnreadableImage(EmbedSearchError):
+    """An image given to `query` could not be decoded; the message names stage and reason."""
+
+    exit_code = 1
+
+
+class UsageError(EmbedSearchError):
+    """An argument cannot be used: a missing folder, k below 1, a folder that is not a store."""
+
+    exit_code = 2
+
+
+class StoreLocked(EmbedSearchError):
+    """Another process is writing to the store."""
+
+    exit_code = 3
+
+
+class StorageError(EmbedSearchError):
+    """Reading or writing a file failed, or the disk is full; the last generation is intact."""
+
+    exit_code = 4
+
+
+class WeightsUnavailable(EmbedSearchError):
+    """The weights of a model are neither cached nor downloadable, or are not what they claim."""
+
+    exit_code = 4
+
+
+class MissingLibrary(EmbedSearchError):
+    """A library that the requested device or feature needs is not installed or does not load."""
+
+    exit_code = 4
+
+
+class DamagedStore(EmbedSearchError):
+    """A file of the store is missing, changed or cut short; no data of it was used."""
+
+    exit_code = 5
+
+
+class IncompatibleStore(EmbedSearchError):
+    """The store was made by a newer embedsearch or by another model than the one asked for."""
+
+    exit_code = 6
+
+
+class StoreNotFound(EmbedSearchError):
+    """There is no store, or nothing was ever committed to it."""
+
+    exit_code = 7
+
+
+class Interrupted(EmbedSearchError):
+    """The run was stopped by a signal; what the message says was committed is safe."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

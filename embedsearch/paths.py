@@ -1,0 +1,63 @@
+"""Opening files below a folder that strangers may fill, and showing their names safely."""
+
+from __future__ import annotations
+
+import os
+import stat
+import unicodedata
+
+_DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# O_NONBLOCK: opening a FIFO for reading would wait for a writer for ever.
+_FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def open_folder(root: str, key: str) -> int:
+    """Open the folder `key` below `root` and return its descriptor.
+
+    Walks one component at a time: no symbolic link below the root is followed, and a path
+    longer than the system's limit (4,096 bytes on Linux) opens all the same. Raises OSError.
+    """
+    descriptor = os.open(root, _DIR_FLAGS)
+    for name in key.split("/") if key else ():
+        parent = descriptor
+        try:
+            descriptor = os.open(name, _DIR_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
+        finally:
+            os.close(parent)
+    return descriptor
+
+
+def open_regular(root: str, key: str) -> int:
+    """Open the regular file `key` below `root` for reading and return its descriptor.
+
+    Raises IsADirectoryError for anything that is not a regular file, else OSError.
+    """
+    folder, _, name = key.rpartition("/")
+    parent = open_folder(root, folder)
+    try:
+        descriptor = os.open(name, _FILE_FLAGS, dir_fd=parent)
+    finally:
+        os.close(parent)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IsADirectoryError(0, "not a regular file", key)
+    return descriptor
+
+
+def printable(text: str) -> str:
+    r"""Return `text` with control, bidirectional and undecodable characters as \x escapes.
+
+    A file name may hold terminal escapes or a right-to-left override; shown raw it lies.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(map(_show, text))
+
+
+def _show(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as os.fsdecode keeps it
+        return f"\\x{code - 0xDC00:02x}"
+    if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
+        return char.encode("unicode_escape", "surrogatepass").decode()
+    return char

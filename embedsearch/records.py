@@ -1,0 +1,270 @@
+"""The records that rooms exchange.
+
+Letters in shapes: B images in a batch, D embedding dim, S input side in pixels, Q queries, k hits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+UNIT_NORM_TOLERANCE = 1e-4
+
+
+class Stage(StrEnum):
+    """Where in the flow a file was given up."""
+
+    SCAN = "scan"
+    READ = "read"
+    DECODE = "decode"
+    EMBED = "embed"
+
+
+class Reason(StrEnum):
+    """Why a file could not be indexed: the closed set that `failures` reports."""
+
+    PERMISSION = "permission"
+    VANISHED = "vanished"
+    CHANGED = "changed"
+    IO_ERROR = "io_error"
+    NAME_TOO_LONG = "name_too_long"
+    NOT_REGULAR = "not_regular"
+    EMPTY = "empty"
+    TOO_BIG = "too_big"  # more bytes than max_bytes
+    TOO_LARGE = "too_large"  # more pixels than max_pixels
+    ZERO_SIZE = "zero_size"
+    NOT_AN_IMAGE = "not_an_image"
+    UNSUPPORTED_FORMAT = "unsupported_format"
+    UNSUPPORTED_MODE = "unsupported_mode"
+    TRUNCATED = "truncated"
+    CORRUPT = "corrupt"
+    METADATA_BOMB = "metadata_bomb"
+    MEMORY = "memory"
+    TIMEOUT = "timeout"
+    DECODER_CRASH = "decoder_crash"
+    NOT_FINITE = "not_finite"  # the network gave NaN or infinity
+
+    @property
+    def is_passing(self) -> bool:
+        """True where the same bytes may well be readable on the next run, which then retries."""
+        return self in _PASSING
+
+
+_PASSING = frozenset({Reason.PERMISSION, Reason.VANISHED, Reason.CHANGED, Reason.IO_ERROR})
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRef:
+    """One file of a root. `key` is its path inside the root, as `os.fsdecode` gives it."""
+
+    root: int
+    key: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A file (or, at stage `scan`, a folder) that was given up."""
+
+    root: int
+    key: str
+    stage: Stage
+    reason: Reason
+    detail: str
+    size: int = -1
+    mtime_ns: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What a file says about its picture. Width and height are those of the upright picture."""
+
+    width: int
+    height: int
+    format: str
+    digest: bytes  # sha256 of the file, 32 bytes
+    taken_at: datetime | None = None  # local time of the camera, EXIF knows no zone
+    camera: str | None = None
+    gps: tuple[float, float] | None = None  # degrees: latitude, longitude
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Decoded images: refs and facts len B, pixels uint8 (B, S, S, 3) RGB upright."""
+
+    refs: Sequence[ImageRef]
+    facts: Sequence[ImageFacts]
+    pixels: npt.NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        if not len(self.refs) == len(self.facts) == len(self.pixels):
+            raise ValueError("refs, facts and pixels of an ImageBatch differ in length")
+        if self.pixels.dtype != np.uint8 or self.pixels.ndim != 4 or self.pixels.shape[3] != 3:
+            raise ValueError(f"pixels must be uint8 (B, S, S, 3), got {self.pixels.shape}")
+
+
+@dataclass(frozen=True)
+class EmbeddingBatch:
+    """Embeddings: refs and facts len B, vectors float32 (B, D), finite, unit rows."""
+
+    refs: Sequence[ImageRef]
+    facts: Sequence[ImageFacts]
+    vectors: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.vectors.dtype != np.float32 or self.vectors.ndim != 2:
+            raise ValueError(f"vectors must be float32 (B, D), got {self.vectors.shape}")
+        if not len(self.refs) == len(self.facts) == len(self.vectors):
+            raise ValueError("refs, facts and vectors of an EmbeddingBatch differ in length")
+        check_unit_rows(self.vectors)
+
+
+def check_unit_rows(vectors: npt.NDArray[np.float32]) -> None:
+    """Raise ValueError unless every row of float32 (B, D) is finite with norm 1 within 1e-4."""
+    norms = np.sqrt(np.einsum("bd,bd->b", vectors, vectors, dtype=np.float64))
+    off = np.flatnonzero(~(np.abs(norms - 1.0) <= UNIT_NORM_TOLERANCE))  # NaN is off, too
+    if off.size:
+        raise ValueError(f"row {off[0]} is no unit vector: its norm is {norms[off[0]]!r}")
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """Answer of the search room for Q queries: one array of rows and one of scores a query.
+
+    rows int64 (k',) are ordinals in the generation, scores float32 (k',) cosines, descending;
+    k' <= k, so that nothing stands for "no hit".
+    """
+
+    rows: Sequence[npt.NDArray[np.int64]]
+    scores: Sequence[npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One neighbor. `rank` counts from 1; `score` is the cosine in [-1, 1], higher is nearer."""
+
+    rank: int
+    score: float
+    path: str
+    key: str
+    width: int
+    height: int
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return {**asdict(self), "metadata": dict(self.metadata)}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model: architecture, weights and preprocessing, in one record.
+
+    Everything that changes a vector is in the fingerprint; name, licence and source are not.
+    """
+
+    name: str
+    architecture: str
+    weights_sha256: str
+    dim: int
+    input_side: int
+    resize: str = "squash"  # the whole picture becomes S × S
+    interpolation: str = "bicubic"
+    draft: int = 2  # JPEGs are decoded at the smallest DCT scale of at least draft × S
+    pooling: str = "gem3"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    licence: str = ""
+    source: str = ""
+
+    _DESCRIPTIVE = frozenset({"name", "licence", "source"})
+
+    @property
+    def fingerprint(self) -> str:
+        """Return 64 hex digits over every field that changes a vector."""
+        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that change a vector."""
+        return {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name not in self._DESCRIPTIVE
+        }
+
+    def differences(self, other: ModelSpec) -> list[str]:
+        """Return `field: mine != other's` for each field that changes a vector and differs."""
+        theirs = other.identity()
+        return [f"{k}: {v} != {theirs[k]}" for k, v in self.identity().items() if v != theirs[k]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON-ready values."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {**values, "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
+        """Rebuild the record from `to_dict`; TypeError or ValueError where it is malformed."""
+        mean, std = (tuple(float(x) for x in values[name]) for name in ("mean", "std"))
+        return cls(**{**values, "mean": mean, "std": std})
+
+
+@dataclass(frozen=True)
+class Ignored:
+    """Directory entries that are not images for us, by kind; they are no part of `found`."""
+
+    hidden: int = 0
+    links: int = 0
+    special: int = 0  # FIFO, socket, device
+    other_suffix: int = 0
+
+    @property
+    def total(self) -> int:
+        """Return the number of ignored entries."""
+        return self.hidden + self.links + self.special + self.other_suffix
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What one `index` run did: found = added + changed + moved + unchanged + failed."""
+
+    store: str
+    model: str
+    device: str
+    precision: str
+    generation: int
+    images: int  # rows of the store after the run
+    found: int
+    added: int
+    changed: int
+    moved: int
+    unchanged: int
+    failed: int
+    deleted: int
+    ignored: Ignored
+    unreadable_folders: int
+    embedded: int
+    elapsed_s: float
+    stage_s: Mapping[str, float]  # busy seconds of one worker or of the network
+    stage_rate: Mapping[str, float]  # images/s that the stage alone would reach
+    slowest_stage: str
+    committed: bool
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        parts = self.added + self.changed + self.moved + self.unchanged + self.failed
+        if self.found != parts and self.committed:
+            raise ValueError(f"accounting is off: found {self.found}, accounted for {parts}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return asdict(self)

@@ -1,0 +1,140 @@
+"""A folder tree as a sorted stream of `ImageRef`; in: a root path, out: refs and folder failures.
+
+Refs come in the byte order of their keys, which lets `indexing` merge them with the rows of a
+store without holding either in memory; one folder's names are held at a time.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from embedsearch.paths import open_folder
+from embedsearch.records import Failure, Ignored, ImageRef, Reason, Stage
+
+SUFFIXES = frozenset(
+    b"jpg jpeg jpe jfif mpo png apng webp gif bmp dib tif tiff avif heic heif hif".split()
+)
+
+
+@dataclass
+class FolderScan:
+    """Iterate over it once for the refs of a tree; its counts are complete afterwards.
+
+    `scope` limits the scan to one folder below the root. A folder that holds a file named
+    FORMAT beginning with `embedsearch ` is a store and is passed over.
+    """
+
+    root: int
+    root_path: str
+    scope: str = ""
+    failures: list[Failure] = field(default_factory=list)
+    hidden: int = 0
+    links: int = 0
+    special: int = 0
+    other_suffix: int = 0
+
+    @property
+    def ignored(self) -> Ignored:
+        """Return how many entries were passed over, by kind."""
+        return Ignored(self.hidden, self.links, self.special, self.other_suffix)
+
+    def __iter__(self) -> Iterator[ImageRef]:
+        """Yield the refs in the byte order of their keys. An unreadable folder is a failure."""
+        open_listings = [self._entries(self.scope)]
+        while open_listings:
+            for key, size, mtime_ns in open_listings[-1]:
+                if size is None:
+                    open_listings.append(self._entries(key))
+                    break
+                yield ImageRef(self.root, key, size, mtime_ns)
+            else:
+                open_listings.pop()
+
+    def _entries(self, folder: str) -> Iterator[tuple[str, int | None, int]]:
+        """Yield (key, size, mtime_ns) of each image and (key, None, 0) of each folder, sorted."""
+        try:
+            listing = self._list(folder)
+        except OSError as error:
+            self.failures.append(_folder_failure(self.root, folder, error))
+            return
+        prefix = folder + "/" if folder else ""
+        for name, size, mtime_ns in zip(*listing, strict=True):
+            if name.endswith(b"/"):
+                yield prefix + os.fsdecode(name[:-1]), None, 0
+            else:
+                yield prefix + os.fsdecode(name), size, mtime_ns
+
+    def _list(self, folder: str) -> tuple[list[bytes], array[int], array[int]]:
+        """Return names, sizes and times of one folder; a sub-folder's name ends with a slash.
+
+        That slash makes the order of the walk the byte order of whole keys: `a-b` before `a/c`.
+        """
+        descriptor = open_folder(self.root_path, folder)
+        try:
+            if _is_store(descriptor):
+                return [], array("q"), array("q")
+            names = sorted(self._wanted(descriptor))
+            sizes, times = array("q"), array("q")
+            kept = []
+            for name in names:
+                if name.endswith(b"/"):
+                    size, mtime_ns = 0, 0
+                else:
+                    try:
+                        facts = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                    except FileNotFoundError:  # deleted since the listing
+                        continue
+                    size, mtime_ns = facts.st_size, facts.st_mtime_ns
+                kept.append(name)
+                sizes.append(size)
+                times.append(mtime_ns)
+            return kept, sizes, times
+        finally:
+            os.close(descriptor)
+
+    def _wanted(self, descriptor: int) -> Iterator[bytes]:
+        with os.scandir(descriptor) as entries:
+            for entry in entries:
+                name = os.fsencode(entry.name)
+                if name.startswith(b".") and not name.startswith(b".."):
+                    self.hidden += 1
+                elif entry.is_dir(follow_symlinks=False):
+                    yield name + b"/"
+                elif entry.is_symlink():
+                    self.links += 1
+                elif not entry.is_file(follow_symlinks=False):
+                    self.special += 1
+                elif name.rpartition(b".")[2].strip().lower() not in SUFFIXES or b"." not in name:
+                    self.other_suffix += 1
+                else:
+                    yield name
+
+
+def _is_store(folder: int) -> bool:
+    try:
+        descriptor = os.open("FORMAT", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    except OSError:
+        return False
+    try:
+        regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+        return regular and os.read(descriptor, 12) == b"embedsearch "
+    finally:
+        os.close(descriptor)
+
+
+def _folder_failure(root: int, folder: str, error: OSError) -> Failure:
+    reasons = {
+        errno.EACCES: Reason.PERMISSION,
+        errno.EPERM: Reason.PERMISSION,
+        errno.ENOENT: Reason.VANISHED,
+        errno.ENOTDIR: Reason.CHANGED,  # replaced by a file or a link since its parent was listed
+        errno.ELOOP: Reason.CHANGED,
+        errno.ENAMETOOLONG: Reason.NAME_TOO_LONG,
+    }
+    reason = reasons.get(error.errno or 0, Reason.IO_ERROR)
+    return Failure(root, folder, Stage.SCAN, reason, error.strerror or str(error))
