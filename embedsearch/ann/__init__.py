@@ -1,0 +1,1 @@
+"""Nearest neighbours by FAISS; its files are caches of the shards."""

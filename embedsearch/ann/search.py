@@ -1,0 +1,92 @@
+"""Exact search over fp16 rows, in a memory-mapped FAISS file or in arrays.
+
+In: queries float32 (Q, D), unit rows; out: candidates by inner product. The score that leaves
+this room is always `cosines`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+
+Queries = npt.NDArray[np.float32]
+Vectors = npt.NDArray[np.float16]
+Alive = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """For one query: positions int64 (c,) and inner products float32 (c,), descending."""
+
+    positions: npt.NDArray[np.int64]
+    products: npt.NDArray[np.float32]
+
+
+class FlatFile:
+    """A flat fp16 FAISS file, mapped into memory: opening it reads nothing but its header."""
+
+    def __init__(self, descriptor: int, dim: int, rows: int) -> None:
+        """Open a verified file. Raises ValueError if it is not the index it should be."""
+        path = f"/dev/fd/{os.dup(descriptor)}"
+        try:
+            index = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise ValueError(f"FAISS does not read it: {error}") from error
+        finally:
+            os.close(int(path.rpartition("/")[2]))
+        flat = isinstance(index, faiss.IndexScalarQuantizer) and index.sq.qtype == (
+            faiss.ScalarQuantizer.QT_fp16
+        )
+        if not flat or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise ValueError("it is no flat fp16 inner-product index")
+        if (index.d, index.ntotal) != (dim, rows):
+            raise ValueError(f"it holds {index.ntotal} x {index.d}, not {rows} x {dim}")
+        self._index = index
+        codes = faiss.rev_swig_ptr(index.codes.data(), rows * dim * 2)
+        self.vectors: Vectors = codes.view(np.float16).reshape(rows, dim)
+
+    def search(self, queries: Queries, k: int, alive: Alive | None) -> list[Candidates]:
+        """Return up to k candidates a query, among the rows that `alive` (rows,) marks."""
+        parameters = None
+        if alive is not None:
+            bits = np.packbits(alive, bitorder="little")  # must outlive the selector
+            selector = faiss.IDSelectorBitmap(len(alive), faiss.swig_ptr(bits))
+            parameters = faiss.SearchParameters(sel=selector)
+        k = min(k, len(self.vectors))
+        products, positions = self._index.search(queries, k, params=parameters)
+        return [
+            Candidates(row[row >= 0], product[row >= 0])  # FAISS fills up with -1
+            for row, product in zip(positions, products, strict=True)
+        ]
+
+
+def search_rows(
+    vectors: Vectors, queries: Queries, k: int, alive: Alive | None
+) -> list[Candidates]:
+    """Return up to k candidates a query among float16 (n, D), without a FAISS file."""
+    positions = np.arange(len(vectors)) if alive is None else np.flatnonzero(alive)
+    if not len(positions):
+        nothing = Candidates(positions, np.empty(0, dtype=np.float32))
+        return [nothing for _ in queries]
+    products = queries @ vectors[positions].astype(np.float32).T
+    found = []
+    for row in products:
+        best = np.argpartition(-row, min(k, len(row)) - 1)[:k]
+        best = best[np.argsort(-row[best], kind="stable")]
+        found.append(Candidates(positions[best], row[best]))
+    return found
+
+
+def cosines(query: npt.NDArray[np.float32], vectors: Vectors) -> npt.NDArray[np.float32]:
+    """Return q·v/|v| of float32 (D,) with float16 (n, D) as float32 (n,), within [-1, 1].
+
+    Summed in double precision: equal rows get equal scores wherever they lie in a store.
+    """
+    rows = vectors.astype(np.float64)
+    norms = np.sqrt(np.einsum("nd,nd->n", rows, rows))
+    scores = rows @ query.astype(np.float64) / norms
+    return np.clip(scores, -1.0, 1.0).astype(np.float32)

@@ -1,0 +1,1 @@
+"""The store on disk: immutable shards and manifests, one pointer replaced by rename."""

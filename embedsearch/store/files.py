@@ -1,0 +1,231 @@
+"""The one writer of the project, and verified reading; every byte of a store passes through here.
+
+A file is complete under its final name or absent: it is written in `tmp/`, flushed to the disk,
+renamed, and the folder flushed. Files never change afterwards; only CURRENT is replaced.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import stat
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedsearch.errors import DamagedStore, StorageError
+
+FORMAT_NAME = "FORMAT"
+FORMAT_TEXT = b"embedsearch 1\n"
+CURRENT_NAME = "CURRENT"
+LOCK_NAME = "writer.lock"
+TMP_NAME = "tmp"
+FOLDERS = {"m": "manifests", "s": "shards", "d": "shards", "f": "shards", "e": "ann", "a": "ann"}
+_NAME = re.compile(r"[a-z]-[0-9]{8}(-[0-9a-z]+)*\.(parquet|faiss|json)")
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """An immutable file of the store, as the manifest names it."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name) or self.name[0] not in FOLDERS:
+            raise ValueError(f"no file name of a store: {self.name!r}")
+
+    @property
+    def relative(self) -> str:
+        """Return the path inside the store."""
+        return f"{FOLDERS[self.name[0]]}/{self.name}"
+
+
+def write_new(
+    store: Path, kind: str, generation: int, suffix: str, data: Iterable[bytes | memoryview]
+) -> FileRecord:
+    """Write an immutable file and return its record; it is on the disk when this returns.
+
+    `kind` is the first letter of the name and chooses the folder. Raises StorageError; the
+    unfinished file is removed, no other is touched.
+    """
+    temporary = store / TMP_NAME / f"{os.getpid()}-{secrets.token_hex(8)}"
+    digest = hashlib.sha256()
+    try:
+        size = _write(temporary, data, digest)
+        sha256 = digest.hexdigest()
+        serial = "" if kind == "m" else f"-{sha256[:16]}"
+        record = FileRecord(f"{kind}-{generation:08d}{serial}.{suffix}", size, sha256)
+        target = store / record.relative
+        temporary.chmod(0o444)
+        os.rename(temporary, target)
+        sync_folder(target.parent)
+    except OSError as error:
+        _discard(temporary)
+        raise storage_error(store, error) from error
+    except BaseException:
+        _discard(temporary)
+        raise
+    return record
+
+
+def replace(store: Path, name: str, content: bytes) -> None:
+    """Replace a small file of the store in one step. Raises StorageError."""
+    temporary = store / TMP_NAME / f"{os.getpid()}-{secrets.token_hex(8)}"
+    try:
+        _write(temporary, [content], hashlib.sha256())
+        os.rename(temporary, store / name)
+        sync_folder(store)
+    except OSError as error:
+        _discard(temporary)
+        raise storage_error(store, error) from error
+    except BaseException:
+        _discard(temporary)
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def storage_error(store: Path, error: OSError) -> StorageError:
+    """Return the error for a failed write, with what to do."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        hint = "the disk is full: free some space and run the same command again"
+    elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        hint = "the store cannot be written: choose another place with --store"
+    else:
+        hint = "the last committed generation is intact"
+    return StorageError(f"{store}: {error.strerror or error}; {hint}")
+
+
+def open_verified(store: Path, record: FileRecord) -> int:
+    """Open a file of the store and return its descriptor, its type and length checked.
+
+    The content is checked by the caller: pages of a shard by their own checksums, other files
+    by `verify`. Raises DamagedStore.
+    """
+    try:
+        descriptor = os.open(store / record.relative, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        words = "is missing" if isinstance(error, FileNotFoundError) else str(error.strerror)
+        raise damaged(store, record.relative, words) from error
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_size != record.bytes:
+        os.close(descriptor)
+        words = f"has {facts.st_size} bytes, the manifest says {record.bytes}"
+        raise damaged(store, record.relative, words)
+    return descriptor
+
+
+def verify(store: Path, record: FileRecord, descriptor: int) -> None:
+    """Compare the sha256 of the whole file with the record. Raises DamagedStore."""
+    digest = hashlib.sha256()
+    offset = 0
+    while chunk := os.pread(descriptor, _READ_BYTES, offset):
+        digest.update(chunk)
+        offset += len(chunk)
+    if digest.hexdigest() != record.sha256:
+        raise damaged(store, record.relative, "was changed: its sha256 is not the manifest's")
+
+
+def verify_once(store: Path, record: FileRecord, descriptor: int, memory: Path) -> None:
+    """Like `verify`, but remember in the folder `memory` that this very file was verified.
+
+    For files of hundreds of megabytes, of which a query reads a fraction. The memory lies with
+    the user, never in the store, and is void once the file's inode, time or size differs.
+    """
+    facts = os.fstat(descriptor)
+    seen = json.dumps([facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size])
+    note = memory / record.sha256
+    try:
+        if note.read_text() == seen:
+            return
+    except (OSError, ValueError):
+        pass  # not verified yet, or an unreadable note: verify
+    verify(store, record, descriptor)
+    try:
+        memory.mkdir(parents=True, exist_ok=True)
+        note.write_text(seen)
+    except OSError:
+        return  # a read-only home costs the time of the next verification, nothing else
+
+
+def read_verified(store: Path, record: FileRecord) -> bytes:
+    """Return the content of a small file, verified. Raises DamagedStore."""
+    descriptor = open_verified(store, record)
+    try:
+        verify(store, record, descriptor)
+        return os.pread(descriptor, record.bytes, 0)
+    finally:
+        os.close(descriptor)
+
+
+def damaged(store: Path, name: str, words: str) -> DamagedStore:
+    """Return the error for a damaged file of the store, with the remedy."""
+    return DamagedStore(f"{store / name} {words}; run: embedsearch repair --store {store}")
+
+
+def strict_json(data: bytes) -> Any:
+    """Parse JSON, refusing duplicate keys, NaN and deep nesting. Raises ValueError."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len({key for key, _ in pairs}) != len(pairs):
+            raise ValueError("duplicate keys")
+        return dict(pairs)
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no number")
+
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _write(path: Path, data: Iterable[bytes | memoryview], digest: Any) -> int:
+    """Write all chunks, flush them to the disk and return their length. Raises OSError."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    size = 0
+    try:
+        for chunk in data:
+            view = memoryview(chunk).cast("B")
+            digest.update(view)
+            size += len(view)
+            while view:  # a write may be short
+                view = view[os.write(descriptor, view) :]
+        if os.fstat(descriptor).st_size != size:
+            raise OSError(errno.EIO, f"{size} bytes were written, the file is shorter")
+        _sync(descriptor)
+    finally:
+        os.close(descriptor)
+    return size
+
+
+def _sync(descriptor: int) -> None:
+    if sys.platform == "darwin":
+        import fcntl
+
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # fsync leaves data in the drive's cache
+    else:
+        os.fsync(descriptor)
+
+
+def _discard(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return  # the next writer sweeps tmp/; the error in flight must not be hidden

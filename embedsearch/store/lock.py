@@ -1,0 +1,86 @@
+"""One writer a store: an flock that the kernel drops when its process dies."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+from embedsearch.errors import StoreLocked
+from embedsearch.store.files import LOCK_NAME, storage_error
+
+# On some network file systems flock is seen by one host only; a note that young counts there.
+FOREIGN_NOTE_S = 30 * 60
+
+
+class WriterLock:
+    """Held from construction to `release`. Raises StoreLocked with pid, host and start time."""
+
+    def __init__(self, store: Path, wait_s: float = 0.0) -> None:
+        self._store = store
+        try:
+            self._descriptor = os.open(store / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise storage_error(store, error) from error
+        try:
+            self._acquire(time.monotonic() + wait_s)
+            self.touch()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    def touch(self) -> None:
+        """Renew the note, by which another host sees that the writer lives."""
+        note = {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
+        data = json.dumps(note).encode()
+        try:
+            os.pwrite(self._descriptor, data, 0)
+            os.ftruncate(self._descriptor, len(data))
+        except OSError as error:
+            raise storage_error(self._store, error) from error
+
+    def release(self) -> None:
+        """Give the lock back."""
+        with contextlib.suppress(OSError):  # a full disk must not hide the run's own outcome
+            os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)
+
+    def _acquire(self, deadline: float) -> None:
+        while True:
+            try:
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = self._note()
+            else:
+                holder = self._note()
+                if not self._is_foreign(holder):
+                    return
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            if time.monotonic() >= deadline:
+                raise StoreLocked(self._words(holder))
+            time.sleep(0.1)
+
+    def _note(self) -> dict[str, object]:
+        try:
+            note = json.loads(os.pread(self._descriptor, 4096, 0))
+        except ValueError:
+            return {}
+        return note if isinstance(note, dict) else {}
+
+    def _is_foreign(self, note: dict[str, object]) -> bool:
+        written = note.get("time")
+        young = isinstance(written, float) and abs(time.time() - written) < FOREIGN_NOTE_S
+        return young and note.get("host") != socket.gethostname()
+
+    def _words(self, note: dict[str, object]) -> str:
+        written = note.get("time")
+        stamp = time.localtime(written) if isinstance(written, float) else time.localtime()
+        since = time.strftime("%Y-%m-%d %H:%M:%S", stamp)
+        return (
+            f"{self._store} is being written by process {note.get('pid', '?')} on "
+            f"{note.get('host', '?')}, last seen {since}; wait for it with --wait SECONDS"
+        )

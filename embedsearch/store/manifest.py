@@ -1,0 +1,143 @@
+"""The manifest of a generation: what the store holds, in one immutable JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from embedsearch.errors import IncompatibleStore
+from embedsearch.records import ModelSpec
+from embedsearch.store.files import FileRecord, strict_json
+
+FORMAT_VERSION = 1
+MAX_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Root:
+    """A folder that is indexed; `path` is absolute, as `os.fsdecode` gives it."""
+
+    id: int
+    path: str
+
+
+@dataclass(frozen=True)
+class ShardRecord(FileRecord):
+    """A Parquet file of rows. The footer says where pages lie, so it is verified by itself."""
+
+    rows: int
+    first_row: int
+    footer_bytes: int
+    footer_sha256: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of positions in a FAISS file that stands for the rows of one shard."""
+
+    shard: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class ExactRecord(FileRecord):
+    """A flat fp16 FAISS file: its positions are the rows of its segments, one after another."""
+
+    segments: tuple[Segment, ...]
+
+    @property
+    def rows(self) -> int:
+        """Return the number of vectors in the file."""
+        return sum(segment.rows for segment in self.segments)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Generation `generation` of a store; `live` rows = sum of shard rows - deleted rows."""
+
+    generation: int
+    parent: int
+    created: str
+    tool: str
+    model: ModelSpec
+    roots: tuple[Root, ...]
+    next_row: int
+    live: int
+    shards: tuple[ShardRecord, ...] = ()
+    deleted: FileRecord | None = None
+    deleted_rows: int = 0
+    failures: FileRecord | None = None
+    failure_rows: int = 0
+    exact: tuple[ExactRecord, ...] = ()
+    run: Mapping[str, Any] = field(default_factory=dict)  # counts and settings of the last run
+
+    def files(self) -> list[FileRecord]:
+        """Return every file that this generation needs."""
+        optional = [record for record in (self.deleted, self.failures) if record is not None]
+        return [*self.shards, *self.exact, *optional]
+
+    def to_bytes(self) -> bytes:
+        """Return the manifest as JSON."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["model"] = self.model.to_dict()
+        for name in ("roots", "shards", "exact"):
+            values[name] = [asdict(item) for item in values[name]]
+        for name in ("deleted", "failures"):
+            values[name] = None if values[name] is None else asdict(values[name])
+        values |= {"format_version": FORMAT_VERSION, "min_reader_version": FORMAT_VERSION}
+        return json.dumps(values, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """Parse and cross-check a manifest.
+
+        Raises IncompatibleStore for a newer format, ValueError for anything malformed.
+        """
+        values = strict_json(data)
+        if not isinstance(values, dict):
+            raise ValueError("no JSON object")
+        needs = values.pop("min_reader_version", None)
+        values.pop("format_version", None)
+        if not isinstance(needs, int):
+            raise ValueError("no min_reader_version")
+        if needs > FORMAT_VERSION:
+            raise IncompatibleStore(
+                f"the store needs format {needs}, this embedsearch reads {FORMAT_VERSION}: "
+                "pip install --upgrade embedsearch"
+            )
+        try:
+            manifest = cls(**_records(values))
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"malformed manifest: {error}") from error
+        manifest._check()
+        return manifest
+
+    def _check(self) -> None:
+        counts = (self.generation, self.next_row, self.live, self.deleted_rows, self.failure_rows)
+        if not all(isinstance(count, int) and count >= 0 for count in counts):
+            raise ValueError("a count is no whole number")
+        if sum(shard.rows for shard in self.shards) - self.deleted_rows != self.live:
+            raise ValueError("shard rows, deleted rows and live rows do not add up")
+        if len({root.id for root in self.roots}) != len(self.roots):
+            raise ValueError("two roots have one id")
+        if len({shard.name for shard in self.shards}) != len(self.shards):
+            raise ValueError("a shard is named twice")
+
+
+def _records(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the JSON values with records in place of objects."""
+    exact = [
+        ExactRecord(**{**item, "segments": tuple(Segment(**part) for part in item["segments"])})
+        for item in values["exact"]
+    ]
+    return {
+        **values,
+        "model": ModelSpec.from_dict(values["model"]),
+        "roots": tuple(Root(**root) for root in values["roots"]),
+        "shards": tuple(ShardRecord(**shard) for shard in values["shards"]),
+        "exact": tuple(exact),
+        "deleted": None if values["deleted"] is None else FileRecord(**values["deleted"]),
+        "failures": None if values["failures"] is None else FileRecord(**values["failures"]),
+    }

@@ -1,0 +1,272 @@
+"""Rows as Parquet: one row an image, ordinary Parquet that pyarrow, DuckDB and Polars read.
+
+`vector` is a fixed-size list of float16 (D), byte-stream split and zstd-compressed; every page
+carries a checksum. In: EmbeddingBatch; out: bytes of a shard, and verified columns of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedsearch.paths import printable
+from embedsearch.records import EmbeddingBatch, Failure, Reason, Stage
+from embedsearch.store.files import FileRecord, damaged, open_verified, verify, write_new
+from embedsearch.store.manifest import ShardRecord
+
+ROW_GROUP_ROWS = 4096
+IDENTITY_COLUMNS = ["row", "root", "key", "size", "mtime_ns", "digest"]
+
+FAILURE_SCHEMA = pa.schema(
+    [
+        pa.field("root", pa.int32(), nullable=False),
+        pa.field("key", pa.binary(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("mtime_ns", pa.int64(), nullable=False),
+    ]
+)
+
+
+def row_schema(dim: int) -> pa.Schema:
+    """Return the columns of a shard whose vectors have `dim` components."""
+    gps = pa.struct([pa.field("lat", pa.float64()), pa.field("lon", pa.float64())])
+    required = [
+        ("row", pa.int64()),
+        ("root", pa.int32()),
+        ("key", pa.binary()),  # the exact bytes of the path inside the root
+        ("path", pa.string()),  # the same for display and for filters
+        ("size", pa.int64()),
+        ("mtime_ns", pa.int64()),
+        ("digest", pa.binary(32)),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("format", pa.string()),
+        ("status", pa.string()),  # ok or ok_truncated
+    ]
+    optional = [("taken_at", pa.timestamp("s")), ("camera", pa.string()), ("gps", gps)]
+    vector = pa.list_(pa.field("element", pa.float16(), nullable=False), dim)
+    return pa.schema(
+        [pa.field(name, kind, nullable=False) for name, kind in required]
+        + [pa.field(name, kind) for name, kind in optional]
+        + [pa.field("vector", vector, nullable=False)]
+    )
+
+
+def batch_table(batch: EmbeddingBatch, first_row: int) -> pa.Table:
+    """Return an EmbeddingBatch as rows numbered from `first_row`; vectors become float16."""
+    refs, facts = batch.refs, batch.facts
+    half = batch.vectors.astype(np.float16).reshape(-1)
+    vectors = pa.FixedSizeListArray.from_arrays(
+        pa.array(half), type=row_schema(batch.vectors.shape[1]).field("vector").type
+    )
+    columns = {
+        "row": range(first_row, first_row + len(refs)),
+        "root": [ref.root for ref in refs],
+        "key": [os.fsencode(ref.key) for ref in refs],
+        "path": [printable(ref.key) for ref in refs],
+        "size": [ref.size for ref in refs],
+        "mtime_ns": [ref.mtime_ns for ref in refs],
+        "digest": [fact.digest for fact in facts],
+        "width": [fact.width for fact in facts],
+        "height": [fact.height for fact in facts],
+        "format": [fact.format for fact in facts],
+        "status": ["ok_truncated" if fact.truncated else "ok" for fact in facts],
+        "taken_at": [fact.taken_at for fact in facts],
+        "camera": [fact.camera for fact in facts],
+        "gps": [fact.gps and {"lat": fact.gps[0], "lon": fact.gps[1]} for fact in facts],
+    }
+    schema = row_schema(batch.vectors.shape[1])
+    arrays = [pa.array(columns[field.name], field.type) for field in schema if field.name in columns]
+    return pa.Table.from_arrays([*arrays, vectors], schema=schema)
+
+
+def write_shard(
+    store: Path, generation: int, tables: Iterable[pa.Table], schema: pa.Schema
+) -> ShardRecord:
+    """Write rows as one shard. The tables are encoded one by one, into memory."""
+    data, rows, first_row = _encode(tables, schema)
+    record = write_new(store, "s", generation, "parquet", [data])
+    footer = _footer(memoryview(data))
+    return ShardRecord(
+        name=record.name,
+        bytes=record.bytes,
+        sha256=record.sha256,
+        rows=rows,
+        first_row=first_row,
+        footer_bytes=len(footer),
+        footer_sha256=hashlib.sha256(footer).hexdigest(),
+    )
+
+
+def write_small(store: Path, kind: str, generation: int, table: pa.Table) -> FileRecord:
+    """Write a small table (deleted rows, failures) as an immutable Parquet file."""
+    data, _, _ = _encode([table], table.schema)
+    return write_new(store, kind, generation, "parquet", [data])
+
+
+def _encode(tables: Iterable[pa.Table], schema: pa.Schema) -> tuple[pa.Buffer, int, int]:
+    """Return (Parquet bytes, rows, first row number or 0)."""
+    sink = pa.BufferOutputStream()
+    rows, first_row = 0, 0
+    plain = {"vector.list.element": "BYTE_STREAM_SPLIT"} if "vector" in schema.names else None
+    repeated = [name for name in ("format", "camera", "status", "reason") if name in schema.names]
+    with pq.ParquetWriter(
+        sink,
+        schema,
+        compression="zstd",
+        use_dictionary=repeated,
+        column_encoding=plain,
+        write_page_checksum=True,
+        write_statistics=[name for name in schema.names if name not in {"vector", "digest"}],
+        store_schema=True,
+    ) as writer:
+        for table in tables:
+            if rows == 0 and "row" in schema.names and len(table):
+                first_row = table.column("row")[0].as_py()
+            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+            rows += len(table)
+    return sink.getvalue(), rows, first_row
+
+
+def _footer(data: memoryview) -> memoryview:
+    """Return the footer of Parquet bytes: metadata, its length, and the closing magic."""
+    (length,) = struct.unpack("<I", data[-8:-4])
+    return data[len(data) - length - 8 :]
+
+
+class Shard:
+    """A shard opened for reading: the descriptor is held, so that a later sweep does no harm."""
+
+    def __init__(self, store: Path, record: ShardRecord, dim: int) -> None:
+        self.record = record
+        self._store = store
+        self._descriptor = open_verified(store, record)
+        try:
+            self._check_footer()
+            with self._guard():
+                self._file = pq.ParquetFile(
+                    pa.OSFile(f"/dev/fd/{self._descriptor}"), page_checksum_verification=True
+                )
+            if self._file.schema_arrow != row_schema(dim):
+                raise damaged(store, record.relative, "has other columns than it should")
+            if self._file.metadata.num_rows != record.rows:
+                raise damaged(store, record.relative, "has another number of rows than it should")
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+        groups = self._file.metadata
+        sizes = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
+        self._group_starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+    def close(self) -> None:
+        """Release the file."""
+        self._file.close()
+        os.close(self._descriptor)
+
+    def verify(self) -> None:
+        """Compare the whole file with its sha256. Raises DamagedStore."""
+        verify(self._store, self.record, self._descriptor)
+
+    def columns(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield the named columns, one row group at a time. Raises DamagedStore."""
+        for group in range(self._file.metadata.num_row_groups):
+            with self._guard():
+                table = self._file.read_row_group(group, columns=list(names))
+            yield table
+
+    def vectors(self) -> Iterator[npt.NDArray[np.float16]]:
+        """Yield float16 (rows, D), one row group at a time. Raises DamagedStore."""
+        for table in self.columns(["vector"]):
+            yield vector_array(table.column("vector"))
+
+    def take(self, offsets: npt.NDArray[np.int64], names: Sequence[str]) -> pa.Table:
+        """Return the rows at `offsets`, in that order; reads only their row groups."""
+        groups = np.searchsorted(self._group_starts, offsets, side="right") - 1
+        needed = np.unique(groups)
+        with self._guard():
+            table = self._file.read_row_groups(needed.tolist(), columns=list(names))
+        sizes = self._group_starts[needed + 1] - self._group_starts[needed]
+        starts_in_table = np.concatenate([[0], np.cumsum(sizes)])[:-1]
+        slot = np.searchsorted(needed, groups)
+        return table.take(offsets - self._group_starts[groups] + starts_in_table[slot])
+
+    def _check_footer(self) -> None:
+        record = self.record
+        footer = os.pread(self._descriptor, record.footer_bytes, record.bytes - record.footer_bytes)
+        if hashlib.sha256(footer).hexdigest() != record.footer_sha256:
+            raise damaged(self._store, record.relative, "was changed: its footer is another one")
+
+    def _guard(self) -> _DamageGuard:
+        return _DamageGuard(self._store, self.record)
+
+
+class _DamageGuard:
+    """Turn what pyarrow raises over damaged pages into DamagedStore."""
+
+    def __init__(self, store: Path, record: FileRecord) -> None:
+        self._store = store
+        self._record = record
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, pa.ArrowException | OSError | ValueError):
+            words = f"cannot be read ({' '.join(str(error).split())[:120]})"
+            raise damaged(self._store, self._record.relative, words) from error
+
+
+def vector_array(column: pa.ChunkedArray) -> npt.NDArray[np.float16]:
+    """Return a vector column as float16 (rows, D), without a copy where it is one chunk."""
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks)
+    dim = array.type.list_size
+    flat = array.flatten().to_numpy(zero_copy_only=True)
+    return np.asarray(flat).reshape(-1, dim)
+
+
+def failure_table(failures: Iterable[Failure]) -> pa.Table:
+    """Return failures as a table, in the order given."""
+    rows = [
+        {
+            "root": failure.root,
+            "key": os.fsencode(failure.key),
+            "path": printable(failure.key),
+            "stage": str(failure.stage),
+            "reason": str(failure.reason),
+            "detail": printable(failure.detail),
+            "size": failure.size,
+            "mtime_ns": failure.mtime_ns,
+        }
+        for failure in failures
+    ]
+    return pa.Table.from_pylist(rows, schema=FAILURE_SCHEMA)
+
+
+def failures_of(table: pa.Table) -> list[Failure]:
+    """Return the failures of a table written by `failure_table`."""
+    return [
+        Failure(
+            root=row["root"],
+            key=os.fsdecode(row["key"]),
+            stage=Stage(row["stage"]),
+            reason=Reason(row["reason"]),
+            detail=row["detail"],
+            size=row["size"],
+            mtime_ns=row["mtime_ns"],
+        )
+        for row in table.to_pylist()
+    ]
