@@ -20,4 +20,5 @@ def build_flat(dim: int, vectors: Iterable[npt.NDArray[np.float16]]) -> memoryvi
     )
     for rows in vectors:
         index.add(np.ascontiguousarray(rows, dtype=np.float32))
-    return memoryview(faiss.serialize_index(index))
+    data: npt.NDArray[np.uint8] = faiss.serialize_index(index)
+    return data.data

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
+# FAISS's stubs know the C++ constructor only, not the keywords that its Python layer takes.
+_search_parameters: Any = faiss.SearchParameters
 Queries = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float16]
 Alive = npt.NDArray[np.bool_]
@@ -33,7 +36,7 @@ class FlatFile:
         """Open a verified file. Raises ValueError if it is not the index it should be."""
         path = f"/dev/fd/{os.dup(descriptor)}"
         try:
-            index = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC)
+            index: Any = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
             raise ValueError(f"FAISS does not read it: {error}") from error
         finally:
@@ -55,7 +58,7 @@ class FlatFile:
         if alive is not None:
             bits = np.packbits(alive, bitorder="little")  # must outlive the selector
             selector = faiss.IDSelectorBitmap(len(alive), faiss.swig_ptr(bits))
-            parameters = faiss.SearchParameters(sel=selector)
+            parameters = _search_parameters(sel=selector)
         k = min(k, len(self.vectors))
         products, positions = self._index.search(queries, k, params=parameters)
         return [
@@ -89,4 +92,5 @@ def cosines(query: npt.NDArray[np.float32], vectors: Vectors) -> npt.NDArray[np.
     rows = vectors.astype(np.float64)
     norms = np.sqrt(np.einsum("nd,nd->n", rows, rows))
     scores = rows @ query.astype(np.float64) / norms
-    return np.clip(scores, -1.0, 1.0).astype(np.float32)
+    clipped: npt.NDArray[np.float32] = np.clip(scores, -1.0, 1.0).astype(np.float32)
+    return clipped

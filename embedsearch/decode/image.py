@@ -206,7 +206,7 @@ def _stretch(image: Image.Image) -> Image.Image:
         finite = samples[np.isfinite(samples)]
         if finite.size:
             low, high = min(low, finite.min()), max(high, finite.max())
-    if image.mode == "I" and 0 <= low and high <= 0xFFFF:
+    if image.mode == "I" and low >= 0 and high <= 0xFFFF:
         low, high = 0.0, float(0xFFFF)
     if not high > low:  # constant, or nothing finite
         return Image.new("L", image.size, 0 if not np.isfinite(high) else 128)
@@ -345,9 +345,14 @@ def _open_failure(error: Exception, head: bytes) -> DecodeError:
         if not _HEIF and not head[8:12].startswith(b"avi"):
             return DecodeError(Reason.UNSUPPORTED_FORMAT, "HEIC: pip install pillow-heif")
         return DecodeError(Reason.CORRUPT, "damaged HEIF or AVIF")
-    if head.startswith(b"\x89PNG") and head[12:16] == b"IHDR" and b"\0" * 4 in (
-        head[16:20],
-        head[20:24],
+    if (
+        head.startswith(b"\x89PNG")
+        and head[12:16] == b"IHDR"
+        and b"\0" * 4
+        in (
+            head[16:20],
+            head[20:24],
+        )
     ):
         return DecodeError(Reason.ZERO_SIZE, "a side of the picture is 0 pixels")
     for magic, name in _OTHER_FORMATS:

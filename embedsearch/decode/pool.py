@@ -14,7 +14,6 @@ import os
 import queue
 import selectors
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -22,13 +21,12 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-import embedsearch
+from embedsearch.children import child_environment, python_command
 from embedsearch.config import DecodeLimits
 from embedsearch.errors import EmbedSearchError
 from embedsearch.records import Failure, ImageBatch, ImageFacts, ImageRef, Reason, Stage
@@ -84,22 +82,14 @@ class _Worker:
         job_read, self._job_write = os.pipe()
         self.results, result_write = os.pipe()
         spec = {**spec, "job_fd": job_read, "result_fd": result_write, "ring_fd": ring_fd}
-        package_parent = str(Path(embedsearch.__file__).parent.parent)
-        search_path = os.environ.get("PYTHONPATH")
-        environ = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, [package_parent, search_path])),
-            "OPENBLAS_NUM_THREADS": "1",  # each thread would reserve address space
-            "OMP_NUM_THREADS": "1",
-        }
-        # -P: the current folder may hold a numpy.py of a stranger's making. A process group of
-        # its own: Ctrl-C in the terminal is the parent's to handle.
+        # One thread: each more of a numerical library would reserve address space. A process
+        # group of its own: Ctrl-C in the terminal is the parent's to handle.
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "embedsearch.decode.worker", json.dumps(spec)],
+            [*python_command("embedsearch.decode.worker"), json.dumps(spec)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors_fd,
-            env=environ,
+            env=child_environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
             pass_fds=(job_read, result_write, ring_fd),
             process_group=0,
         )

@@ -66,7 +66,7 @@ def write_new(
         record = FileRecord(f"{kind}-{generation:08d}{serial}.{suffix}", size, sha256)
         target = store / record.relative
         temporary.chmod(0o444)
-        os.rename(temporary, target)
+        temporary.rename(target)
         sync_folder(target.parent)
     except OSError as error:
         _discard(temporary)
@@ -82,7 +82,7 @@ def replace(store: Path, name: str, content: bytes) -> None:
     temporary = store / TMP_NAME / f"{os.getpid()}-{secrets.token_hex(8)}"
     try:
         _write(temporary, [content], hashlib.sha256())
-        os.rename(temporary, store / name)
+        temporary.rename(store / name)
         sync_folder(store)
     except OSError as error:
         _discard(temporary)

@@ -15,6 +15,7 @@ from embedsearch.store.files import LOCK_NAME, storage_error
 
 # On some network file systems flock is seen by one host only; a note that young counts there.
 FOREIGN_NOTE_S = 30 * 60
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class WriterLock:
@@ -23,7 +24,9 @@ class WriterLock:
     def __init__(self, store: Path, wait_s: float = 0.0) -> None:
         self._store = store
         try:
-            self._descriptor = os.open(store / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._descriptor = os.open(
+                store / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
         except OSError as error:
             raise storage_error(store, error) from error
         try:

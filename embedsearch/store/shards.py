@@ -88,7 +88,9 @@ def batch_table(batch: EmbeddingBatch, first_row: int) -> pa.Table:
         "gps": [fact.gps and {"lat": fact.gps[0], "lon": fact.gps[1]} for fact in facts],
     }
     schema = row_schema(batch.vectors.shape[1])
-    arrays = [pa.array(columns[field.name], field.type) for field in schema if field.name in columns]
+    arrays = [
+        pa.array(columns[field.name], field.type) for field in schema if field.name in columns
+    ]
     return pa.Table.from_arrays([*arrays, vectors], schema=schema)
 
 

@@ -40,8 +40,8 @@ from embedsearch.store.files import (
     damaged,
     open_verified,
     read_verified,
-    strict_json,
     storage_error,
+    strict_json,
     verify,
     write_new,
 )
@@ -163,7 +163,9 @@ def check_format(store: Path) -> None:
     try:
         text = (store / FORMAT_NAME).read_bytes()[:64]
     except FileNotFoundError:
-        raise StoreNotFound(f"{store} is no store: make one with embedsearch index FOLDER") from None
+        raise StoreNotFound(
+            f"{store} is no store: make one with embedsearch index FOLDER"
+        ) from None
     except OSError as error:
         raise StorageError(f"{store}: {error.strerror}") from error
     if text != FORMAT_TEXT:

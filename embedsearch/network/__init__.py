@@ -1,0 +1,1 @@
+"""Residual networks: uint8 RGB pixels in, unit vectors out."""

@@ -1,0 +1,101 @@
+"""A model on the CPU through OpenVINO, without torch in this process.
+
+The converted network lies in the user's cache, one folder a model and version; what is missing
+is made by the child in `prepare.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.config import cache_folder
+from embedsearch.errors import MissingLibrary
+from embedsearch.network.weights import run_prepare, weights_path
+from embedsearch.records import ModelSpec
+from embedsearch.session import Session
+
+BATCH = 32
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+
+
+class OpenVinoExtractor:
+    """Callable: uint8 (B, S, S, 3) to float32 (B, D), unit rows."""
+
+    device = "cpu"
+    batch = BATCH
+
+    def __init__(self, spec: ModelSpec, precision: str, session: Session) -> None:
+        """Load the converted model. Raises MissingLibrary or WeightsUnavailable."""
+        folder = _converted(spec, session)
+        note = json.loads((folder / "runtime.json").read_text())
+        self.precision = note["precision"]["best"] if precision == "auto" else precision
+        compiled = compile_model(folder, self.precision)
+        if compiled is None:
+            raise MissingLibrary(f"this processor does not run {self.precision}: --precision auto")
+        self._model = compiled
+
+    def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return the embeddings of a batch."""
+        result = self._model(pixels)[0]
+        return np.array(result, dtype=np.float32)  # a copy: the output buffer is used again
+
+
+def compile_model(folder: Path, precision: str) -> Any:
+    """Return the compiled model, or None where this processor cannot run the precision."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino as ov
+
+    core = ov.Core()
+    if precision not in _HINTS or (
+        precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    ):
+        return None
+    core.set_property({"CACHE_DIR": str(folder / "compiled")})
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": _HINTS[precision]}
+    return core.compile_model(str(folder / "model.xml"), "CPU", settings)
+
+
+def _converted(spec: ModelSpec, session: Session) -> Path:
+    """Return the folder of the converted model, converting it first where it is missing."""
+    name = f"{spec.fingerprint[:32]}-{version('openvino')}-{_processor()}"
+    folder = cache_folder() / "openvino" / name
+    if not _is_whole(folder):
+        session.notice(f"converting {spec.name} for this processor (once)")
+        values = {
+            "spec": spec.to_dict(),
+            "weights": str(weights_path(spec)),
+            "folder": str(folder),
+        }
+        run_prepare("convert", values, session)
+    return folder
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        note = json.loads((folder / "runtime.json").read_text())
+        for suffix, digest in note["sha256"].items():
+            with (folder / f"model{suffix}").open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    return False
+    except (OSError, ValueError, KeyError):
+        return False
+    return True
+
+
+def _processor() -> str:
+    """Return 8 hex digits for this kind of processor: a home folder may serve several."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
+        text = "".join(line for line in lines if line.startswith(("model", "flags", "vendor")))
+    except OSError:
+        text = platform.processor() + platform.machine()
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

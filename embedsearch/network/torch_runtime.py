@@ -1,0 +1,71 @@
+"""A model through torch: on CUDA and MPS, and on a CPU without OpenVINO."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.torch
+import torch
+
+from embedsearch.errors import MissingLibrary
+from embedsearch.network.extractor import build_extractor
+from embedsearch.network.weights import weights_path
+from embedsearch.records import ModelSpec
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_BATCH = {"cpu": 32, "mps": 64, "cuda": 256}
+
+
+class TorchExtractor:
+    """Callable: uint8 (B, S, S, 3) to float32 (B, D), unit rows."""
+
+    def __init__(self, spec: ModelSpec, device: str, precision: str) -> None:
+        """Load the weights onto `device`. Raises MissingLibrary or WeightsUnavailable."""
+        self._device = torch.device(device)
+        _check_present(self._device)
+        self.device = device
+        self.batch = _BATCH[self._device.type]
+        self.precision = _auto_precision(self._device) if precision == "auto" else precision
+        extractor = build_extractor(spec, safetensors.torch.load_file(weights_path(spec)))
+        extractor.network.to(dtype=_DTYPES[self.precision])
+        layout = torch.channels_last if self._device.type != "mps" else torch.contiguous_format
+        self._extractor = extractor.to(self._device).to(memory_format=layout)
+
+    def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return the embeddings of a batch, in halves where the device's memory is short."""
+        try:
+            with torch.inference_mode():
+                batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)
+                vectors: npt.NDArray[np.float32] = self._extractor(batch).cpu().numpy()
+                return vectors
+        except torch.OutOfMemoryError:
+            if len(pixels) == 1:
+                raise MissingLibrary(
+                    f"{self.device} has no memory for a single image: --device cpu"
+                ) from None
+            torch.cuda.empty_cache()
+            middle = len(pixels) // 2
+            return np.concatenate([self(pixels[:middle]), self(pixels[middle:])])
+
+
+def best_device() -> str:
+    """Return cuda or mps where torch can use it, else cpu."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _check_present(device: torch.device) -> None:
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise MissingLibrary(
+            f"--device {device}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
+            "devices; check the driver with nvidia-smi, or use --device cpu"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise MissingLibrary("--device mps: torch finds no Metal device; use --device cpu")
+
+
+def _auto_precision(device: torch.device) -> str:
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "fp32"

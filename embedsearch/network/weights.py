@@ -1,0 +1,288 @@
+"""From `--model` to a ModelSpec whose weights are on this machine. Loads no torch.
+
+Weights are kept once, in the user's cache, under the sha256 of the file they came from; a
+store names that sha256, so it still answers when the original file has moved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import subprocess
+import urllib.error
+import urllib.request
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from embedsearch.children import child_environment, python_command
+from embedsearch.config import cache_folder
+from embedsearch.errors import UsageError, WeightsUnavailable
+from embedsearch.network.catalog import AUTO, AUTO_MODEL, CATALOG, PACKAGED, CatalogEntry
+from embedsearch.records import ModelSpec
+from embedsearch.session import Session
+
+CONNECT_TIMEOUT_S = 3.0
+_STOP_POLL_S = 0.2
+PACKAGED_FILE = "packaged_resnet18.safetensors"
+SUFFIXES = (".safetensors", ".pth", ".pt")
+
+
+def resolve(model: str, session: Session) -> ModelSpec:
+    """Return the spec of `model`, a catalogue entry or a file, with its weights cached.
+
+    `auto` falls back to the packaged weights, saying so; anything else raises
+    WeightsUnavailable or UsageError with what to put where.
+    """
+    if model == AUTO:
+        try:
+            return _catalog_spec(CATALOG[AUTO_MODEL], session)
+        except WeightsUnavailable:
+            session.notice(
+                f"no weights of {AUTO_MODEL} here and no download: using the small packaged "
+                f"network; for better neighbours see: embedsearch models"
+            )
+            return _catalog_spec(CATALOG[PACKAGED], session)
+    if model in CATALOG:
+        return _catalog_spec(CATALOG[model], session)
+    path = Path(model)
+    if path.suffix in SUFFIXES:
+        if not path.is_file():
+            raise WeightsUnavailable(f"--model {model}: no such file")
+        return _file_spec(path, session)
+    raise UsageError(
+        f"--model {model!r} is neither one of {', '.join([AUTO, *CATALOG])} "
+        f"nor a file ending in {', '.join(SUFFIXES)}{_suggestion(model)}"
+    )
+
+
+def weights_path(spec: ModelSpec) -> Path:
+    """Return the safetensors file of a spec's weights, its content verified.
+
+    Raises WeightsUnavailable, with what to put where.
+    """
+    cached = _cached(spec.weights_sha256)
+    if cached is not None:
+        return cached[0]
+    packaged = _packaged_path()
+    if spec.weights_sha256 == _sha256(packaged):
+        return packaged
+    entry = CATALOG.get(spec.name)
+    if entry is not None and entry.url is not None:
+        found = _catalog_spec(entry, Session())
+        if found.weights_sha256 == spec.weights_sha256:
+            return weights_path(found)
+    raise WeightsUnavailable(
+        f"the weights of {spec.name} (sha256 {spec.weights_sha256[:16]}…, from {spec.source}) "
+        f"are not in {_folder()}: name their file once with --model FILE"
+    )
+
+
+def import_file(path: Path, sha256: str, session: Session) -> Path:
+    """Bring a file of weights into the cache, in a child process that loads torch.
+
+    Raises WeightsUnavailable where it holds no residual network's weights.
+    """
+    values = {"file": str(path), "sha256": sha256, "folder": str(_folder())}
+    run_prepare("import", values, session)
+    cached = _cached(sha256)
+    if cached is None:
+        raise WeightsUnavailable(f"{path}: the import left nothing in {_folder()}")
+    return cached[0]
+
+
+def run_prepare(task: str, values: dict[str, Any], session: Session) -> None:
+    """Run a task of `prepare.py` in a short-lived child, which may load torch.
+
+    Raises WeightsUnavailable with the child's last line where it fails, and Interrupted.
+    """
+    child = subprocess.Popen(
+        [*python_command("embedsearch.network.prepare"), task],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=child_environment(),
+    )
+    request: str | None = json.dumps(values)
+    with child:
+        try:
+            while child.returncode is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    errors = child.communicate(request, timeout=_STOP_POLL_S)[1]
+                request = None  # a second communicate() goes on where the first was cut off
+                session.check()
+        except BaseException:
+            child.kill()
+            raise
+    if child.returncode != 0:
+        lines = errors.strip().splitlines() or [f"ended with status {child.returncode}"]
+        raise WeightsUnavailable(lines[-1])
+
+
+def is_cached(entry: CatalogEntry) -> bool:
+    """Return whether a catalogue entry can be used without a download."""
+    return entry.url is None or _known_sha256(entry) is not None or _hub_file(entry).is_file()
+
+
+def _catalog_spec(entry: CatalogEntry, session: Session) -> ModelSpec:
+    if entry.url is None:
+        return _spec(entry.name, entry.architecture, _sha256(_packaged_path()), entry)
+    sha256 = _known_sha256(entry)
+    if sha256 is None:
+        sha256 = _obtain(entry, session)
+    return _spec(entry.name, entry.architecture, sha256, entry)
+
+
+def _obtain(entry: CatalogEntry, session: Session) -> str:
+    """Import the weights from torch's cache, else download them; return their sha256."""
+    source = _hub_file(entry)
+    if source.is_file():
+        sha256 = _sha256(source)
+        _check_prefix(entry, sha256, source)
+        session.notice(f"importing {source}")
+        import_file(source, sha256, session)
+    else:
+        temporary = _folder() / f"tmp-{secrets.token_hex(8)}.pth"
+        try:
+            sha256 = _download(entry, temporary, session)
+            import_file(temporary, sha256, session)
+        finally:
+            temporary.unlink(missing_ok=True)
+    _write_atomically(_folder() / f"{entry.name}.json", {"sha256": sha256, "url": entry.url})
+    return sha256
+
+
+def _known_sha256(entry: CatalogEntry) -> str | None:
+    note = _read_json(_folder() / f"{entry.name}.json")
+    if note is None or note.get("url") != entry.url or _cached(str(note.get("sha256"))) is None:
+        return None
+    return str(note["sha256"])
+
+
+def _download(entry: CatalogEntry, target: Path, session: Session) -> str:
+    """Fetch a catalogue entry's weights into `target` and return their sha256."""
+    assert entry.url is not None
+    digest = hashlib.sha256()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            urllib.request.urlopen(entry.url, timeout=CONNECT_TIMEOUT_S) as answer,
+            target.open("wb") as file,
+        ):
+            session.notice(f"downloading {entry.url} ({entry.megabytes:.0f} MB, once)")
+            while chunk := answer.read(1 << 20):
+                session.check()
+                digest.update(chunk)
+                file.write(chunk)
+    except (OSError, urllib.error.URLError) as error:
+        raise WeightsUnavailable(
+            f"the weights of {entry.name} cannot be downloaded "
+            f"({getattr(error, 'reason', error)}): put {entry.file_name} into "
+            f"{_hub_file(entry).parent}, or give a file with --model FILE, "
+            f"or use --model {PACKAGED}"
+        ) from error
+    _check_prefix(entry, digest.hexdigest(), target)
+    return digest.hexdigest()
+
+
+def _check_prefix(entry: CatalogEntry, sha256: str, path: Path) -> None:
+    if not sha256.startswith(entry.sha256_prefix):
+        raise WeightsUnavailable(
+            f"{path} is not what torchvision publishes as {entry.file_name} "
+            f"(sha256 {sha256[:8]}…): delete it and try again"
+        )
+
+
+def _file_spec(path: Path, session: Session) -> ModelSpec:
+    sha256 = _sha256(path)
+    if sha256 == _sha256(_packaged_path()):
+        return _catalog_spec(CATALOG[PACKAGED], session)
+    if _cached(sha256) is None:
+        session.notice(f"importing {path} (once)")
+        import_file(path, sha256, session)
+    cached = _cached(sha256)
+    if cached is None:
+        raise WeightsUnavailable(f"{path}: the import left nothing in {_folder()}")
+    note = cached[1]
+    entry = CatalogEntry(
+        name=path.stem,
+        architecture=note["architecture"],
+        dim=note["dim"],
+        input_side=note["input_side"],
+        megabytes=path.stat().st_size / 1e6,
+        licence="as its file's owner says",
+        url=None,
+        quality="",
+    )
+    return _spec(path.stem, note["architecture"], sha256, entry, source=str(path.resolve()))
+
+
+def _spec(
+    name: str, architecture: str, sha256: str, entry: CatalogEntry, source: str = ""
+) -> ModelSpec:
+    return ModelSpec(
+        name=name,
+        architecture=architecture,
+        weights_sha256=sha256,
+        dim=entry.dim,
+        input_side=entry.input_side,
+        licence=entry.licence,
+        source=source or entry.url or f"packaged with embedsearch ({PACKAGED_FILE})",
+    )
+
+
+def _folder() -> Path:
+    return cache_folder() / "weights"
+
+
+def _hub_file(entry: CatalogEntry) -> Path:
+    """Return where torchvision itself would keep this download."""
+    home = os.environ.get("TORCH_HOME")
+    base = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
+    with contextlib.suppress(RuntimeError):  # no home folder: the path is shown, never found
+        base = base.expanduser()
+    return base / "hub" / "checkpoints" / entry.file_name
+
+
+def _cached(sha256: str) -> tuple[Path, dict[str, Any]] | None:
+    """Return the cached weights and their note, or None. A changed file counts as absent."""
+    note = _read_json(_folder() / f"{sha256}.json")
+    path = _folder() / f"{sha256}.safetensors"
+    if note is None or not path.is_file() or _sha256(path) != note.get("safetensors_sha256"):
+        return None
+    return path, note
+
+
+def _packaged_path() -> Path:
+    with as_file(files("embedsearch") / "weights" / PACKAGED_FILE) as path:
+        return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        note = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return note if isinstance(note, dict) else None
+
+
+def _write_atomically(path: Path, note: dict[str, Any]) -> None:
+    temporary = path.with_name(f"tmp-{secrets.token_hex(8)}.json")
+    temporary.write_text(json.dumps(note, sort_keys=True))
+    temporary.replace(path)
+
+
+def _suggestion(model: str) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(model, [AUTO, *CATALOG], n=1)
+    return f"; did you mean {close[0]}?" if close else ""

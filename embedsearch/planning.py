@@ -1,0 +1,402 @@
+"""What an `index` run has to do: folders on disk merged with the rows of the store.
+
+In: a snapshot or none, and the folders; out: a `Plan`. Both sides come sorted by key, so they
+are merged as streams; of a file that is unchanged nothing is kept but a count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedsearch.errors import UsageError
+from embedsearch.paths import open_regular
+from embedsearch.records import Failure, Ignored, ImageRef, Stage
+from embedsearch.session import Session
+from embedsearch.sources.folder import FolderScan
+from embedsearch.store.manifest import Root
+from embedsearch.store.shards import IDENTITY_COLUMNS
+from embedsearch.store.store import Snapshot
+
+_CHUNK = 8192
+
+
+@dataclass(frozen=True)
+class Target:
+    """A folder to scan: `scope` below `root`, empty for the whole root."""
+
+    root: Root
+    scope: str
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The roots of the store after the run, what to scan of them, and roots that are dropped."""
+
+    roots: tuple[Root, ...]
+    targets: tuple[Target, ...]
+    dropped: frozenset[int]
+
+
+class RefList:
+    """Many refs in little memory: about 30 bytes and the key each."""
+
+    def __init__(self) -> None:
+        self._keys = bytearray()
+        self._ends = array("q")
+        self._numbers = array("q")
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def append(self, ref: ImageRef) -> None:
+        """Add a ref at the end."""
+        self._keys += os.fsencode(ref.key)
+        self._ends.append(len(self._keys))
+        self._numbers.extend((ref.root, ref.size, ref.mtime_ns))
+
+    def __iter__(self) -> Iterator[ImageRef]:
+        start = 0
+        for place, end in enumerate(self._ends):
+            root, size, mtime_ns = self._numbers[3 * place : 3 * place + 3]
+            yield ImageRef(root, os.fsdecode(bytes(self._keys[start:end])), size, mtime_ns)
+            start = end
+
+
+@dataclass(frozen=True)
+class Carry:
+    """A row that keeps its vector under a new ref: a moved file, or one touched in vain."""
+
+    ref: ImageRef
+    ordinal: int  # where the old row stands in the generation
+    row: int
+
+
+@dataclass
+class Plan:
+    """What to do, and the counts so far; `found` = the five kinds of images together."""
+
+    embed: RefList = field(default_factory=RefList)
+    replaced: dict[tuple[int, str], int] = field(default_factory=dict)  # changed ref to its old row
+    moved: list[Carry] = field(default_factory=list)
+    touched: list[Carry] = field(default_factory=list)
+    deleted: array[int] = field(default_factory=lambda: array("q"))  # row numbers
+    failures: list[Failure] = field(default_factory=list)  # known ones that stand, and folders
+    known_failed: int = 0
+    unchanged: int = 0
+    found: int = 0
+    unreadable_folders: int = 0
+    ignored: Ignored = field(default_factory=Ignored)
+
+    @property
+    def changes_store(self) -> bool:
+        """Return whether rows will come, go or be rewritten."""
+        return bool(len(self.embed) or self.moved or self.touched or self.deleted)
+
+
+def resolve_scope(folders: Sequence[str], known: Sequence[Root]) -> Scope:
+    """Match folders to the roots of the store; without folders, take all roots.
+
+    A folder inside a root is a part of it; a folder around a root takes it over. Raises
+    UsageError for what is no folder.
+    """
+    roots = {root.path: root for root in known}
+    targets: dict[tuple[int, str], Target] = {}
+    next_id = max((root.id for root in known), default=-1) + 1
+    dropped: set[int] = set()
+    for folder in folders:
+        path = os.path.realpath(folder)
+        if not os.path.isdir(path):
+            words = "is a file, not a folder" if os.path.exists(path) else "does not exist"
+            raise UsageError(f"{folder} {words}")
+        home = next((r for r in roots.values() if _is_inside(path, r.path)), None)
+        if home is None:
+            home = Root(next_id, path)
+            next_id += 1
+            for inner in [r for r in roots.values() if _is_inside(r.path, path)]:
+                dropped.add(inner.id)
+                del roots[inner.path]
+            roots[path] = home
+        scope = "" if path == home.path else os.path.relpath(path, home.path)
+        targets[home.id, scope] = Target(home, scope)
+    if not folders:
+        targets = {(root.id, ""): Target(root, "") for root in known}
+    kept = {root.id for root in roots.values()}
+    return Scope(
+        roots=tuple(sorted(roots.values(), key=lambda root: root.id)),
+        targets=tuple(_outermost(t for t in targets.values() if t.root.id in kept)),
+        dropped=frozenset(dropped),
+    )
+
+
+def holds_image(scope: Scope) -> bool:
+    """Return whether there is any image to index; stops at the first."""
+    scans = (FolderScan(t.root.id, t.root.path, t.scope) for t in scope.targets)
+    return any(True for scan in scans for _ in scan)
+
+
+def make_plan(
+    snapshot: Snapshot | None,
+    scope: Scope,
+    session: Session,
+    *,
+    retry_failures: bool = False,
+    allow_empty: bool = False,
+) -> Plan:
+    """Scan the targets and compare them with the snapshot.
+
+    Raises UsageError for a root that has vanished or holds no image any more, unless
+    `allow_empty`: an unplugged disk must not empty the store.
+    """
+    known = _KnownRows(snapshot)
+    old_failures = [] if snapshot is None else snapshot.failures()
+    plan = Plan()
+    missing: list[int] = []
+    new, changed = RefList(), RefList()
+    changed_places = array("q")
+    standing = {(f.root, f.key): f for f in old_failures if f.stage is not Stage.SCAN}
+    for target in scope.targets:
+        places = known.places(target)
+        if not os.path.isdir(target.root.path):
+            _refuse(target, len(places), allow_empty, "has vanished")
+        scan = FolderScan(target.root.id, target.root.path, target.scope)
+        found_before, missing_before = plan.found, len(missing)
+        for ref, place in _merge(scan, known, places, missing, session):
+            plan.found += 1
+            if place is None:
+                failure = standing.get((ref.root, ref.key))
+                if failure and not retry_failures and _still_stands(failure, ref):
+                    plan.failures.append(failure)
+                    plan.known_failed += 1
+                else:
+                    new.append(ref)
+            elif known.is_same(place, ref):
+                plan.unchanged += 1
+            else:
+                changed.append(ref)
+                changed_places.append(place)
+        _note_scan(plan, scan, known, missing, missing_before)
+        if plan.found == found_before and len(missing) > missing_before:
+            _refuse(target, len(missing) - missing_before, allow_empty, "holds no image any more")
+    missing.extend(known.places_of_roots(scope.dropped))
+    scanned = {target.root.id: target for target in scope.targets}
+    plan.failures += [f for f in old_failures if _is_elsewhere(f, scope, scanned)]
+    paths = {root.id: root.path for root in scope.roots}
+    _sort_changed(plan, known, changed, changed_places, paths)
+    _sort_new(plan, known, new, missing, paths)
+    return plan
+
+
+def _merge(
+    scan: FolderScan,
+    known: _KnownRows,
+    places: npt.NDArray[np.int64],
+    missing: list[int],
+    session: Session,
+) -> Iterator[tuple[ImageRef, int | None]]:
+    """Yield every scanned ref with its place among the known rows, or None for a new one.
+
+    Places whose key the scan passes without meeting it go to `missing`.
+    """
+    rows = known.keys(places)
+    key, place = next(rows, (None, -1))
+    for count, ref in enumerate(scan):
+        if count % 1024 == 0:
+            session.check()
+        mine = os.fsencode(ref.key)
+        while key is not None and key < mine:
+            missing.append(place)
+            key, place = next(rows, (None, -1))
+        if key == mine:
+            yield ref, place
+            key, place = next(rows, (None, -1))
+        else:
+            yield ref, None
+    while key is not None:
+        missing.append(place)
+        key, place = next(rows, (None, -1))
+
+
+class _KnownRows:
+    """The live rows of a snapshot, sorted by root and key; a `place` is an index into them."""
+
+    def __init__(self, snapshot: Snapshot | None) -> None:
+        parts = []
+        if snapshot is not None:
+            alive = snapshot.live_mask()
+            for shard, start in zip(snapshot.shards, snapshot.starts, strict=False):
+                position = int(start)
+                for table in shard.columns(IDENTITY_COLUMNS):
+                    ordinals = pa.array(np.arange(position, position + len(table)))
+                    table = table.append_column("ordinal", ordinals)
+                    parts.append(table.filter(pa.array(alive[position : position + len(table)])))
+                    position += len(table)
+        if not parts:
+            self._table: pa.Table | None = None
+            return
+        table = pa.concat_tables(parts)
+        order = pc.sort_indices(table, sort_keys=[("root", "ascending"), ("key", "ascending")])
+        self._table = table.take(order).combine_chunks()
+        self._root = self._column("root")
+        self._size = self._column("size")
+        self._mtime_ns = self._column("mtime_ns")
+
+    def _column(self, name: str) -> npt.NDArray[np.int64]:
+        assert self._table is not None
+        return np.asarray(self._table.column(name).to_numpy(), dtype=np.int64)
+
+    def places(self, target: Target) -> npt.NDArray[np.int64]:
+        """Return the places of the rows below a target, in the order of their keys."""
+        if self._table is None:
+            return np.empty(0, dtype=np.int64)
+        places = np.flatnonzero(self._root == target.root.id)
+        if not target.scope:
+            return places
+        keys = self._table.column("key").take(pa.array(places))
+        below = pc.starts_with(keys, os.fsencode(target.scope) + b"/")
+        return places[below.to_numpy()]
+
+    def places_of_roots(self, roots: frozenset[int]) -> list[int]:
+        """Return the places of all rows of these roots."""
+        if self._table is None:
+            return []
+        listed: list[int] = np.flatnonzero(np.isin(self._root, list(roots))).tolist()
+        return listed
+
+    def keys(self, places: npt.NDArray[np.int64]) -> Iterator[tuple[bytes, int]]:
+        """Yield (key, place) for each place."""
+        for start in range(0, len(places), _CHUNK):
+            some = places[start : start + _CHUNK]
+            assert self._table is not None
+            keys = self._table.column("key").take(pa.array(some)).to_pylist()
+            yield from zip(keys, some.tolist(), strict=True)
+
+    def is_same(self, place: int, ref: ImageRef) -> bool:
+        """Return whether size and time are those of the row: the file is not read again."""
+        same_size = self._size[place] == ref.size
+        return bool(same_size and self._mtime_ns[place] == ref.mtime_ns)
+
+    def size(self, place: int) -> int:
+        """Return the size of the file when it was embedded."""
+        return int(self._size[place])
+
+    def value(self, name: str, place: int) -> bytes | int:
+        """Return one column's value."""
+        assert self._table is not None
+        value: bytes | int = self._table.column(name)[place].as_py()
+        return value
+
+    def carry(self, place: int, ref: ImageRef) -> Carry:
+        """Return the order to keep this row's vector under `ref`."""
+        ordinal, row = int(self.value("ordinal", place)), int(self.value("row", place))
+        return Carry(ref, ordinal, row)
+
+
+def _note_scan(
+    plan: Plan, scan: FolderScan, known: _KnownRows, missing: list[int], missing_before: int
+) -> None:
+    """Add up what a scan passed over, and spare the rows below folders that it could not read."""
+    mine, theirs = plan.ignored, scan.ignored
+    plan.ignored = Ignored(
+        mine.hidden + theirs.hidden,
+        mine.links + theirs.links,
+        mine.special + theirs.special,
+        mine.other_suffix + theirs.other_suffix,
+    )
+    plan.unreadable_folders += len(scan.failures)
+    plan.failures += scan.failures
+    shut = tuple(os.fsencode(f.key) + b"/" if f.key else b"" for f in scan.failures)
+    if shut:
+        missing[missing_before:] = [
+            place
+            for place in missing[missing_before:]
+            if not bytes(known.value("key", place)).startswith(shut)
+        ]
+
+
+def _refuse(target: Target, rows: int, allow_empty: bool, words: str) -> None:
+    if rows and not allow_empty:
+        folder = Path(target.root.path, target.scope)
+        raise UsageError(
+            f"{folder} {words}, and the store holds {rows} images of it (an unplugged disk?); "
+            "nothing was changed; --allow-empty accepts it"
+        )
+
+
+def _still_stands(failure: Failure, ref: ImageRef) -> bool:
+    same = (failure.size, failure.mtime_ns) == (ref.size, ref.mtime_ns)
+    return same and not failure.reason.is_passing
+
+
+def _is_elsewhere(failure: Failure, scope: Scope, scanned: dict[int, Target]) -> bool:
+    """Return whether a recorded failure lies where this run did not look."""
+    if failure.root not in {root.id for root in scope.roots}:
+        return False
+    looked = [t for t in scope.targets if t.root.id == failure.root]
+    return not any(not t.scope or failure.key.startswith(t.scope + "/") for t in looked)
+
+
+def _sort_changed(
+    plan: Plan, known: _KnownRows, changed: RefList, places: array[int], paths: dict[int, str]
+) -> None:
+    """A file with another time but the same bytes keeps its vector; others are embedded anew."""
+    for ref, place in zip(changed, places, strict=True):
+        same_size = ref.size == known.size(place)
+        if same_size and _digest(paths[ref.root], ref) == known.value("digest", place):
+            plan.touched.append(known.carry(place, ref))
+            plan.unchanged += 1
+        else:
+            plan.embed.append(ref)
+            plan.replaced[ref.root, ref.key] = int(known.value("row", place))
+
+
+def _sort_new(
+    plan: Plan, known: _KnownRows, new: RefList, missing: list[int], paths: dict[int, str]
+) -> None:
+    """A new file with the bytes of a missing one has moved; what stays missing is deleted."""
+    by_size: dict[int, list[int]] = {}
+    for place in missing:
+        by_size.setdefault(known.size(place), []).append(place)
+    for ref in new:
+        place = None
+        if candidates := by_size.get(ref.size):
+            digest = _digest(paths[ref.root], ref)
+            place = next((p for p in candidates if known.value("digest", p) == digest), None)
+        if place is None:
+            plan.embed.append(ref)
+        else:
+            by_size[ref.size].remove(place)
+            plan.moved.append(known.carry(place, ref))
+    for places in by_size.values():
+        plan.deleted.extend(int(known.value("row", place)) for place in places)
+
+
+def _digest(root_path: str, ref: ImageRef) -> bytes | None:
+    """Return the sha256 of a file, or None where it cannot be read: decoding will say why."""
+    try:
+        with os.fdopen(open_regular(root_path, ref.key), "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return None
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _outermost(targets: Iterable[Target]) -> Iterator[Target]:
+    """Yield the targets that lie in no other, in the order of roots and scopes."""
+    listed = sorted(targets, key=lambda t: (t.root.id, t.scope))
+    for target in listed:
+        others = (t for t in listed if t.root.id == target.root.id and t is not target)
+        if not any(not t.scope or target.scope.startswith(t.scope + "/") for t in others):
+            yield target
