@@ -25,7 +25,7 @@ from embedsearch.session import Session
 from embedsearch.sources.folder import FolderScan
 from embedsearch.store.manifest import Root
 from embedsearch.store.shards import IDENTITY_COLUMNS
-from embedsearch.store.store import Snapshot
+from embedsearch.store.store import Snapshot, read_failures
 
 _CHUNK = 8192
 
@@ -158,7 +158,7 @@ def make_plan(
     `allow_empty`: an unplugged disk must not empty the store.
     """
     known = _KnownRows(snapshot)
-    old_failures = [] if snapshot is None else snapshot.failures()
+    old_failures = [] if snapshot is None else read_failures(snapshot.store, snapshot.manifest)
     plan = Plan()
     missing: list[int] = []
     new, changed = RefList(), RefList()
@@ -188,8 +188,7 @@ def make_plan(
         if plan.found == found_before and len(missing) > missing_before:
             _refuse(target, len(missing) - missing_before, allow_empty, "holds no image any more")
     missing.extend(known.places_of_roots(scope.dropped))
-    scanned = {target.root.id: target for target in scope.targets}
-    plan.failures += [f for f in old_failures if _is_elsewhere(f, scope, scanned)]
+    plan.failures += [f for f in old_failures if _is_elsewhere(f, scope)]
     paths = {root.id: root.path for root in scope.roots}
     _sort_changed(plan, known, changed, changed_places, paths)
     _sort_new(plan, known, new, missing, paths)
@@ -263,7 +262,8 @@ class _KnownRows:
             return places
         keys = self._table.column("key").take(pa.array(places))
         below = pc.starts_with(keys, os.fsencode(target.scope) + b"/")
-        return places[below.to_numpy()]
+        inside: npt.NDArray[np.int64] = places[below.to_numpy()]
+        return inside
 
     def places_of_roots(self, roots: frozenset[int]) -> list[int]:
         """Return the places of all rows of these roots."""
@@ -337,7 +337,7 @@ def _still_stands(failure: Failure, ref: ImageRef) -> bool:
     return same and not failure.reason.is_passing
 
 
-def _is_elsewhere(failure: Failure, scope: Scope, scanned: dict[int, Target]) -> bool:
+def _is_elsewhere(failure: Failure, scope: Scope) -> bool:
     """Return whether a recorded failure lies where this run did not look."""
     if failure.root not in {root.id for root in scope.roots}:
         return False
@@ -367,15 +367,15 @@ def _sort_new(
     for place in missing:
         by_size.setdefault(known.size(place), []).append(place)
     for ref in new:
-        place = None
-        if candidates := by_size.get(ref.size):
-            digest = _digest(paths[ref.root], ref)
-            place = next((p for p in candidates if known.value("digest", p) == digest), None)
-        if place is None:
-            plan.embed.append(ref)
+        candidates = by_size.get(ref.size, [])
+        digest = _digest(paths[ref.root], ref) if candidates else None
+        for place in candidates:
+            if known.value("digest", place) == digest:
+                candidates.remove(place)
+                plan.moved.append(known.carry(place, ref))
+                break
         else:
-            by_size[ref.size].remove(place)
-            plan.moved.append(known.carry(place, ref))
+            plan.embed.append(ref)
     for places in by_size.values():
         plan.deleted.extend(int(known.value("row", place)) for place in places)
 

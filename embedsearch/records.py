@@ -257,12 +257,11 @@ class IndexReport:
     stage_s: Mapping[str, float]  # busy seconds of one worker or of the network
     stage_rate: Mapping[str, float]  # images/s that the stage alone would reach
     slowest_stage: str
-    committed: bool
     dry_run: bool = False
 
     def __post_init__(self) -> None:
         parts = self.added + self.changed + self.moved + self.unchanged + self.failed
-        if self.found != parts and self.committed:
+        if self.found != parts:
             raise ValueError(f"accounting is off: found {self.found}, accounted for {parts}")
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -33,6 +33,7 @@ from embedsearch.records import Failure, ImageBatch, ImageFacts, ImageRef, Reaso
 
 RING_BATCHES = 4
 JOBS_AHEAD = 2  # a worker never waits for its next job, and a crash re-queues at most one
+_STOP_POLL_S = 0.2
 _RETRY_CRASH = 1  # a worker killed from outside must not cost a good file
 
 
@@ -196,21 +197,39 @@ class DecodePool:
             os.close(descriptor)
         self._errors.close()
 
-    def run(self, jobs: Iterator[DecodeJob]) -> Iterator[DecodedBatch]:
-        """Yield the outcome of all jobs, in their order, `batch` at a time. Call it once."""
+    def run(
+        self, jobs: Iterator[DecodeJob], stop: Callable[[], int] = lambda: 0
+    ) -> Iterator[DecodedBatch]:
+        """Start on the jobs at once and return an iterator over their outcome, in their order.
+
+        It yields `batch` jobs at a time and ends early once `stop` says so. Call it once.
+        """
         free: deque[int] = deque(range(RING_BATCHES))
         done: queue.Queue[_Batch | BaseException | None] = queue.Queue()
         self._pump = threading.Thread(
             target=self._guarded_pump, args=(jobs, free, done), name="decode-pump", daemon=True
         )
         self._pump.start()
-        while (batch := done.get()) is not None:
+        return self._outcomes(free, done, stop)
+
+    def _outcomes(
+        self,
+        free: deque[int],
+        done: queue.Queue[_Batch | BaseException | None],
+        stop: Callable[[], int],
+    ) -> Iterator[DecodedBatch]:
+        while not stop():
+            try:
+                batch = done.get(timeout=_STOP_POLL_S)
+            except queue.Empty:
+                continue
+            if batch is None:
+                return
             if isinstance(batch, BaseException):
                 raise batch
             yield self._finish(batch)
             free.append(batch.first_slot // self._batch)
-            with contextlib.suppress(OSError):  # closed while the caller held the last batch
-                os.write(self._wake_write, b".")
+            os.write(self._wake_write, b".")
 
     def _finish(self, batch: _Batch) -> DecodedBatch:
         """Return the batch as records; failures leave holes, which are cut out of the pixels."""

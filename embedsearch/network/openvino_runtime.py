@@ -23,7 +23,6 @@ from embedsearch.network.weights import run_prepare, weights_path
 from embedsearch.records import ModelSpec
 from embedsearch.session import Session
 
-BATCH = 32
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 
 
@@ -31,7 +30,6 @@ class OpenVinoExtractor:
     """Callable: uint8 (B, S, S, 3) to float32 (B, D), unit rows."""
 
     device = "cpu"
-    batch = BATCH
 
     def __init__(self, spec: ModelSpec, precision: str, session: Session) -> None:
         """Load the converted model. Raises MissingLibrary or WeightsUnavailable."""

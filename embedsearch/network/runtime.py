@@ -20,7 +20,6 @@ class PixelExtractor(Protocol):
 
     device: str
     precision: str
-    batch: int  # images that it likes to get at once
 
     def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return float32 (B, D), unit rows, of uint8 (B, S, S, 3)."""

@@ -13,7 +13,6 @@ from embedsearch.network.weights import weights_path
 from embedsearch.records import ModelSpec
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_BATCH = {"cpu": 32, "mps": 64, "cuda": 256}
 
 
 class TorchExtractor:
@@ -24,7 +23,6 @@ class TorchExtractor:
         self._device = torch.device(device)
         _check_present(self._device)
         self.device = device
-        self.batch = _BATCH[self._device.type]
         self.precision = _auto_precision(self._device) if precision == "auto" else precision
         extractor = build_extractor(spec, safetensors.torch.load_file(weights_path(spec)))
         extractor.network.to(dtype=_DTYPES[self.precision])

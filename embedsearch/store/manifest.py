@@ -31,6 +31,7 @@ class ShardRecord(FileRecord):
     first_row: int
     footer_bytes: int
     footer_sha256: str
+    min_norm: float  # of the float16 vectors; bounds what a row that was not fetched can score
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def row_schema(dim: int) -> pa.Schema:
         ("format", pa.string()),
         ("status", pa.string()),  # ok or ok_truncated
     ]
-    optional = [("taken_at", pa.timestamp("s")), ("camera", pa.string()), ("gps", gps)]
+    optional = [("taken_at", pa.timestamp("ms")), ("camera", pa.string()), ("gps", gps)]
     vector = pa.list_(pa.field("element", pa.float16(), nullable=False), dim)
     return pa.schema(
         [pa.field(name, kind, nullable=False) for name, kind in required]
@@ -98,7 +98,8 @@ def write_shard(
     store: Path, generation: int, tables: Iterable[pa.Table], schema: pa.Schema
 ) -> ShardRecord:
     """Write rows as one shard. The tables are encoded one by one, into memory."""
-    data, rows, first_row = _encode(tables, schema)
+    norms = _SmallestNorm()
+    data, rows, first_row = _encode(map(norms.watch, tables), schema)
     record = write_new(store, "s", generation, "parquet", [data])
     footer = _footer(memoryview(data))
     return ShardRecord(
@@ -109,7 +110,22 @@ def write_shard(
         first_row=first_row,
         footer_bytes=len(footer),
         footer_sha256=hashlib.sha256(footer).hexdigest(),
+        min_norm=norms.smallest,
     )
+
+
+class _SmallestNorm:
+    """Watch tables pass and keep the smallest norm of their float16 vectors."""
+
+    def __init__(self) -> None:
+        self.smallest = 1.0
+
+    def watch(self, table: pa.Table) -> pa.Table:
+        for part in table.to_batches(max_chunksize=ROW_GROUP_ROWS):
+            vectors = vector_array(pa.chunked_array([part.column("vector")])).astype(np.float32)
+            norms = np.linalg.norm(vectors, axis=1)
+            self.smallest = min(self.smallest, float(norms.min(initial=1.0)))
+        return table
 
 
 def write_small(store: Path, kind: str, generation: int, table: pa.Table) -> FileRecord:

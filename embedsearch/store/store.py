@@ -62,18 +62,16 @@ class Snapshot:
         self.store = store
         self.manifest = manifest
         self.shards: list[Shard] = []
-        self.exact: dict[str, int | DamagedStore] = {}  # descriptor, or why there is none
+        self.exact: dict[str, int | DamagedStore] = {}  # absent where the file is missing
         try:
             for record in manifest.shards:
                 self.shards.append(Shard(store, record, manifest.model.dim))
             for exact in manifest.exact:
-                try:
-                    self.exact[exact.name] = open_verified(store, exact)
-                except DamagedStore as error:  # a cache: the searcher decides what that means
-                    self.exact[exact.name] = error
+                if (store / exact.relative).exists():
+                    self.exact[exact.name] = _open_cache(store, exact)
             rows = [record.rows for record in manifest.shards]
             self.starts = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]).astype(np.int64)
-            self.deleted = self._deleted_rows()
+            self.deleted = read_deleted(store, manifest)
         except BaseException:
             self.close()
             raise
@@ -121,19 +119,30 @@ class Snapshot:
         order[np.concatenate(places)] = np.arange(len(ordinals))
         return pa.concat_tables(parts).take(order)
 
-    def failures(self) -> list[Failure]:
-        """Return the files that could not be indexed. Raises DamagedStore."""
-        record = self.manifest.failures
-        return [] if record is None else failures_of(_small_table(self.store, record))
 
-    def _deleted_rows(self) -> npt.NDArray[np.int64]:
-        record = self.manifest.deleted
-        if record is None:
-            return np.empty(0, dtype=np.int64)
-        rows = _small_table(self.store, record).column("row").to_numpy().astype(np.int64)
-        if len(rows) != self.manifest.deleted_rows:
-            raise damaged(self.store, record.relative, "has another number of rows than it should")
-        return np.sort(rows)
+def read_failures(store: Path, manifest: Manifest) -> list[Failure]:
+    """Return the files that could not be indexed. Raises DamagedStore."""
+    record = manifest.failures
+    return [] if record is None else failures_of(_small_table(store, record))
+
+
+def read_deleted(store: Path, manifest: Manifest) -> npt.NDArray[np.int64]:
+    """Return the row numbers that count as deleted, sorted. Raises DamagedStore."""
+    record = manifest.deleted
+    if record is None:
+        return np.empty(0, dtype=np.int64)
+    rows = _small_table(store, record).column("row").to_numpy().astype(np.int64)
+    if len(rows) != manifest.deleted_rows:
+        raise damaged(store, record.relative, "has another number of rows than it should")
+    return np.sort(rows)
+
+
+def _open_cache(store: Path, record: ExactRecord) -> int | DamagedStore:
+    """Open a FAISS file; what a damaged one means is for the searcher to say."""
+    try:
+        return open_verified(store, record)
+    except DamagedStore as error:
+        return error
 
 
 def _small_table(store: Path, record: FileRecord) -> pa.Table:
@@ -147,15 +156,19 @@ def open_snapshot(store: Path) -> Snapshot:
     Raises StoreNotFound, IncompatibleStore, DamagedStore.
     """
     check_format(store)
-    for attempt in range(_OPEN_TRIES):
+    for _ in range(_OPEN_TRIES):
         manifest = read_current(store)
         try:
-            return Snapshot(store, manifest)
+            snapshot = Snapshot(store, manifest)
         except DamagedStore:
-            last = attempt == _OPEN_TRIES - 1
-            if last or read_current(store).generation == manifest.generation:
+            if read_current(store).generation == manifest.generation:
                 raise  # not a sweep by a newer commit: the file is really gone
-    raise AssertionError("unreachable: the last attempt returns or raises")
+            continue
+        whole = len(snapshot.exact) == len(manifest.exact)
+        if whole or read_current(store).generation == manifest.generation:
+            return snapshot
+        snapshot.close()
+    raise StorageError(f"{store} is committed to faster than it can be opened: try again")
 
 
 def check_format(store: Path) -> None:
@@ -249,9 +262,10 @@ def check(store: Path, *, read_data: bool = True) -> tuple[Manifest, list[Proble
         try:
             with Snapshot(store, manifest) as snapshot:
                 snapshot.live_mask()
-                snapshot.failures()
+                read_failures(store, manifest)
+                seen: set[int] = set()
                 for shard in snapshot.shards:
-                    _check_rows(store, shard)
+                    _check_rows(store, shard, seen)
         except DamagedStore as error:
             problems.append(Problem("shards", str(error)))
     for path in sorted(foreign_files(store)):
@@ -259,13 +273,12 @@ def check(store: Path, *, read_data: bool = True) -> tuple[Manifest, list[Proble
     return manifest, problems
 
 
-def _check_rows(store: Path, shard: Shard) -> None:
-    last = -1
+def _check_rows(store: Path, shard: Shard, seen: set[int]) -> None:
     for table in shard.columns(["row", "vector"]):
         rows = table.column("row").to_numpy()
-        if len(rows) and (rows[0] <= last or np.any(np.diff(rows) <= 0)):
-            raise damaged(store, shard.record.relative, "has rows out of order")
-        last = int(rows[-1]) if len(rows) else last
+        if not seen.isdisjoint(rows.tolist()) or len(np.unique(rows)) != len(rows):
+            raise damaged(store, shard.record.relative, "has a row number twice")
+        seen.update(rows.tolist())
         vectors = table.column("vector").combine_chunks().flatten().to_numpy()
         norms = np.linalg.norm(vectors.astype(np.float32).reshape(len(rows), -1), axis=1)
         if not np.all(np.abs(norms - 1.0) < 2e-3):  # float16 keeps a unit norm to 1e-3
@@ -368,19 +381,26 @@ def _is_own_name(name: str) -> bool:
     return True
 
 
-def create_store(store: Path) -> None:
-    """Make an empty store, or accept one that is there.
-
-    A folder that holds anything else is refused with UsageError and left as it is.
-    """
+def check_creatable(store: Path) -> None:
+    """Raise UsageError unless `store` is a store, an empty folder, or not there yet."""
     try:
-        if (store.exists() or store.is_symlink()) and not store.is_dir():
+        if not store.exists() and not store.is_symlink():
+            return
+        if not store.is_dir():
             raise UsageError(f"--store {store} is a file, not a folder")
-        store.mkdir(mode=0o700, parents=True, exist_ok=True)
         names = set(os.listdir(store))
-        if FORMAT_NAME not in names:
-            if not _is_unfinished(store, names):
-                raise UsageError(f"--store {store} is a folder of something else; nothing done")
+        if FORMAT_NAME not in names and not _is_unfinished(store, names):
+            raise UsageError(f"--store {store} is a folder of something else; nothing was done")
+    except OSError as error:
+        raise storage_error(store, error) from error
+
+
+def create_store(store: Path) -> None:
+    """Make an empty store, or accept one that is there. Raises what `check_creatable` does."""
+    check_creatable(store)
+    try:
+        store.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not (store / FORMAT_NAME).exists():
             (store / TMP_NAME).mkdir(mode=0o700, exist_ok=True)
             replace_file(store, FORMAT_NAME, FORMAT_TEXT)
         check_format(store)

@@ -1,0 +1,386 @@
+"""Folders of images to a store, as a sync; in: folders and a config, out: an IndexReport.
+
+plan (planning.py) → decode (worker processes) → embed (this process) → rows and commits
+(ledger.py). Whatever ends the run, the store stands at its last commit.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import embedsearch
+from embedsearch.config import STORE_NAME, IndexConfig
+from embedsearch.decode.pool import DecodedBatch, DecodeJob, DecodePool
+from embedsearch.errors import (
+    IncompatibleStore,
+    Interrupted,
+    NothingIndexed,
+    StoreNotFound,
+)
+from embedsearch.ledger import Ledger
+from embedsearch.network.catalog import AUTO
+from embedsearch.network.runtime import PixelExtractor, load_extractor
+from embedsearch.network.weights import resolve
+from embedsearch.planning import Plan, Scope, holds_image, make_plan, resolve_scope
+from embedsearch.records import (
+    EmbeddingBatch,
+    Failure,
+    ImageBatch,
+    IndexReport,
+    ModelSpec,
+    Reason,
+    Stage,
+    check_unit_rows,
+)
+from embedsearch.session import Session
+from embedsearch.store.files import FORMAT_NAME
+from embedsearch.store.manifest import Manifest
+from embedsearch.store.store import (
+    Snapshot,
+    StoreWriter,
+    check_creatable,
+    check_format,
+    create_store,
+    open_snapshot,
+    read_current,
+    read_failures,
+)
+
+ExtractorFactory = Callable[[ModelSpec, str, str, Session], PixelExtractor]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: images handed on so far of all that need embedding."""
+
+    done: int
+    total: int
+    failed: int
+    elapsed_s: float
+
+
+def index(
+    folders: str | Path | Sequence[str | Path] = (),
+    *,
+    store: str | Path | None = None,
+    config: IndexConfig | None = None,
+    session: Session | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    extractor_factory: ExtractorFactory = load_extractor,
+    **options: Any,
+) -> IndexReport:
+    """Bring a store into step with folders of images: embed what is new or changed.
+
+    Without folders, all folders that the store knows are looked through again. `options` are
+    fields of IndexConfig: `index("photos", store="photos.es", model="resnet50")`. Raises
+    EmbedSearchError; the store then stands at its last committed generation.
+    """
+    config = replace(config or IndexConfig(), **options)
+    listed = [folders] if isinstance(folders, str | Path) else list(folders)
+    path = locate_store(store, create=bool(listed))
+    run = _Run(path, config, session or Session(), on_progress, extractor_factory)
+    return run.index([os.fspath(folder) for folder in listed])
+
+
+def locate_store(store: str | os.PathLike[str] | None, *, create: bool = False) -> Path:
+    """Return the store to use: `store`, else EMBEDSEARCH_STORE, else the nearest one upwards.
+
+    With `create`, the current folder's `.embedsearch` where there is none yet; without, raises
+    StoreNotFound.
+    """
+    named = store or os.environ.get("EMBEDSEARCH_STORE")
+    if named:
+        return Path(os.path.abspath(named))
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / STORE_NAME / FORMAT_NAME).is_file():
+            return folder / STORE_NAME
+    if create:
+        return here / STORE_NAME
+    raise StoreNotFound(
+        f"no {STORE_NAME} in {here} or above: make one with embedsearch index FOLDER, "
+        "or name it with --store"
+    )
+
+
+class _Run:
+    """One run of `index`: holds what its steps share."""
+
+    def __init__(
+        self,
+        store: Path,
+        config: IndexConfig,
+        session: Session,
+        on_progress: Callable[[Progress], None] | None,
+        extractor_factory: ExtractorFactory,
+    ) -> None:
+        self.store = store
+        self.config = config
+        self.session = session
+        self.on_progress = on_progress
+        self.extractor_factory = extractor_factory
+        self.started = time.monotonic()
+        self.seconds: defaultdict[str, float] = defaultdict(float)  # busy seconds a stage
+        self.extractor: PixelExtractor | None = None
+        self.failures: list[Failure] = []
+        self.outcome: Counter[str] = Counter()
+
+    def index(self, folders: list[str]) -> IndexReport:
+        """Check before anything is made, then plan and work under the writer's lock."""
+        check_creatable(self.store)
+        if not folders:
+            check_format(self.store)
+        manifest = self._manifest_or_none()
+        scope = self._scope(folders, manifest)
+        if manifest is None and not holds_image(scope):
+            raise NothingIndexed(f"no images found in {', '.join(folders)}; no store was made")
+        if self.config.dry_run:
+            return self._dry_run(manifest, scope)
+        model = self._model(manifest)
+        create_store(self.store)
+        with StoreWriter(self.store, self.config.wait_s) as writer:
+            if writer.manifest != manifest:  # another run committed while this one waited
+                scope = self._scope(folders, writer.manifest)
+                model = self._model(writer.manifest)
+            return self._sync(writer, scope, model)
+
+    def _manifest_or_none(self) -> Manifest | None:
+        if not (self.store / FORMAT_NAME).exists():
+            return None
+        check_format(self.store)
+        try:
+            return read_current(self.store)
+        except StoreNotFound:
+            return None
+
+    def _scope(self, folders: list[str], manifest: Manifest | None) -> Scope:
+        known = () if manifest is None else manifest.roots
+        scope = resolve_scope(folders, known)
+        if self.config.rebuild and folders:  # rows of two models must not stand side by side
+            whole = [*folders, *(root.path for root in known)]
+            return resolve_scope(whole, known)
+        return scope
+
+    def _model(self, manifest: Manifest | None) -> ModelSpec:
+        """Return the store's model, or the one asked for. Raises IncompatibleStore."""
+        if manifest is not None and self.config.model == AUTO and not self.config.rebuild:
+            return manifest.model
+        asked = resolve(self.config.model, self.session)
+        if manifest is None or self.config.rebuild:
+            return asked
+        if asked.fingerprint != manifest.model.fingerprint:
+            raise IncompatibleStore(
+                f"{self.store} was made with {manifest.model.name}, not {asked.name} "
+                f"({'; '.join(asked.differences(manifest.model))}): leave --model out, or embed "
+                "everything anew with --rebuild"
+            )
+        return manifest.model
+
+    def _plan(self, snapshot: Snapshot | None, scope: Scope) -> Plan:
+        started = time.monotonic()
+        retry = False
+        if snapshot is not None:
+            retry = snapshot.manifest.run.get("verdicts") != self._verdict_key()
+        plan = make_plan(
+            None if self.config.rebuild else snapshot,
+            scope,
+            self.session,
+            retry_failures=retry,
+            allow_empty=self.config.allow_empty,
+        )
+        self.seconds["scan"] = time.monotonic() - started
+        return plan
+
+    def _dry_run(self, manifest: Manifest | None, scope: Scope) -> IndexReport:
+        if manifest is None:
+            return self._report(self._plan(None, scope), self.config.model, None, 0)
+        with open_snapshot(self.store) as snapshot:
+            plan = self._plan(snapshot, scope)
+            return self._report(plan, manifest.model.name, manifest, manifest.live)
+
+    def _sync(self, writer: StoreWriter, scope: Scope, model: ModelSpec) -> IndexReport:
+        base = writer.manifest
+        snapshot = None if base is None else open_snapshot(self.store)
+        try:
+            plan = self._plan(snapshot, scope)
+            ledger = Ledger(writer, model, scope.roots, rebuild=self.config.rebuild)
+            ledger.delete(plan.deleted)
+            if snapshot is not None:
+                ledger.carry([*plan.moved, *plan.touched], snapshot)
+        finally:
+            if snapshot is not None:
+                snapshot.close()
+        self.failures = plan.failures
+        stopped_by = self._embed(plan, ledger, model, scope)
+        old_failures = [] if base is None else read_failures(self.store, base)
+        rows_change = self.config.rebuild or plan.changes_store
+        if (
+            base is None
+            or rows_change
+            or scope.roots != base.roots
+            or set(self.failures) != set(old_failures)
+        ):
+            ledger.set_failures(self.failures)
+            ledger.commit(self._run_record(plan))
+        if stopped_by:
+            raise Interrupted(
+                f"interrupted; generation {writer.next_generation - 1} with {ledger.images} "
+                "images is committed, the same command goes on from there",
+                stopped_by,
+            )
+        ledger.tidy()
+        if not ledger.is_tidy:
+            ledger.commit(self._run_record(plan))
+        self.seconds["write"] = ledger.write_s
+        if not ledger.images:
+            raise NothingIndexed(
+                f"the store holds no image: all {plan.found} files failed, see "
+                f"embedsearch failures --store {self.store}"
+            )
+        return self._report(plan, model.name, writer.manifest, ledger.images)
+
+    def _embed(self, plan: Plan, ledger: Ledger, model: ModelSpec, scope: Scope) -> int:
+        """Decode and embed what the plan names; return the signal that stopped it, or 0."""
+        total = len(plan.embed)
+        if not total:
+            return 0
+        paths = {root.id: root.path for root in scope.roots}
+        jobs = (DecodeJob(ref, paths[ref.root]) for ref in plan.embed)
+        workers = min(self.config.worker_count(), total)
+        side, limits = model.input_side, self.config.limits
+        with DecodePool(side, limits, workers=workers) as pool:
+            batches = pool.run(jobs, self.session.stop)
+            # The workers start and decode while this process loads the network.
+            self.extractor = self.extractor_factory(
+                model, self.config.device, self.config.precision, self.session
+            )
+            for batch in batches:
+                self._take(batch, plan, ledger)
+                if self.on_progress is not None:
+                    done = self.outcome["embedded"] + self.outcome["failed"]
+                    elapsed = time.monotonic() - self.started
+                    self.on_progress(Progress(done, total, self.outcome["failed"], elapsed))
+                due = time.monotonic() - ledger.committed_at >= self.config.checkpoint_s
+                if due or ledger.images_since_commit >= self.config.checkpoint_images:
+                    ledger.set_failures(self.failures)
+                    ledger.commit(self._run_record(plan))
+            return self.session.stop()
+
+    def _take(self, batch: DecodedBatch, plan: Plan, ledger: Ledger) -> None:
+        """Embed one batch and enter it into the ledger, with its failures."""
+        self.seconds["read"] += batch.read_s
+        self.seconds["decode"] += batch.decode_s
+        failures = list(batch.failures)
+        if len(batch.images.refs):
+            started = time.monotonic()
+            embedded, unusable = self._vectors(batch.images)
+            self.seconds["embed"] += time.monotonic() - started
+            failures += unusable
+            ledger.add(embedded)
+            self.outcome["embedded"] += len(embedded.refs)
+            for ref in embedded.refs:
+                kind = "changed" if (ref.root, ref.key) in plan.replaced else "added"
+                self.outcome[kind] += 1
+        self.failures += failures
+        self.outcome["failed"] += len(failures)
+        done = [(ref.root, ref.key) for ref in batch.images.refs]
+        done += [(failure.root, failure.key) for failure in batch.failures]
+        ledger.delete(plan.replaced[key] for key in done if key in plan.replaced)
+
+    def _vectors(self, images: ImageBatch) -> tuple[EmbeddingBatch, list[Failure]]:
+        """Return the embeddings, and failures for images of which the network made no vector."""
+        assert self.extractor is not None
+        vectors = self.extractor(images.pixels)
+        try:
+            return EmbeddingBatch(images.refs, images.facts, vectors), []
+        except ValueError:
+            good = [_is_unit(vectors[i : i + 1]) for i in range(len(vectors))]
+        detail = "the network gave no finite unit vector"
+        failures = [
+            Failure(r.root, r.key, Stage.EMBED, Reason.NOT_FINITE, detail, r.size, r.mtime_ns)
+            for r, usable in zip(images.refs, good, strict=True)
+            if not usable
+        ]
+        refs = [ref for ref, usable in zip(images.refs, good, strict=True) if usable]
+        facts = [fact for fact, usable in zip(images.facts, good, strict=True) if usable]
+        return EmbeddingBatch(refs, facts, vectors[np.array(good)]), failures
+
+    def _verdict_key(self) -> dict[str, Any]:
+        """Return what recorded failures depend on besides the file itself."""
+        return {**self.config.limits.verdict_key(), "version": embedsearch.__version__}
+
+    def _run_record(self, plan: Plan) -> dict[str, Any]:
+        """Return what the manifest says of this run."""
+        return {
+            "found": plan.found,
+            **self._counts(plan),
+            "deleted": len(plan.deleted),
+            "verdicts": self._verdict_key(),
+        }
+
+    def _counts(self, plan: Plan) -> dict[str, int]:
+        pending = len(plan.embed)
+        changed, added = self.outcome["changed"], self.outcome["added"]
+        if self.config.dry_run:
+            changed = len(plan.replaced)
+            added = pending - changed
+        return {
+            "added": added,
+            "changed": changed,
+            "moved": len(plan.moved),
+            "unchanged": plan.unchanged,
+            "failed": plan.known_failed + self.outcome["failed"],
+        }
+
+    def _report(
+        self, plan: Plan, model: str, manifest: Manifest | None, images: int
+    ) -> IndexReport:
+        workers = self.config.worker_count()
+        handled = self.outcome["embedded"] + self.outcome["failed"]
+        seconds = {
+            "scan": self.seconds["scan"],
+            "read": self.seconds["read"] / workers,
+            "decode": self.seconds["decode"] / workers,
+            "embed": self.seconds["embed"],
+            "write": self.seconds["write"],
+        }
+        rates = {
+            stage: (plan.found if stage == "scan" else handled) / value
+            for stage, value in seconds.items()
+            if value > 0
+        }
+        return IndexReport(
+            store=str(self.store),
+            model=model,
+            device="" if self.extractor is None else self.extractor.device,
+            precision="" if self.extractor is None else self.extractor.precision,
+            generation=0 if manifest is None else manifest.generation,
+            images=images,
+            found=plan.found,
+            **self._counts(plan),
+            deleted=len(plan.deleted),
+            ignored=plan.ignored,
+            unreadable_folders=plan.unreadable_folders,
+            embedded=self.outcome["embedded"],
+            elapsed_s=round(time.monotonic() - self.started, 3),
+            stage_s={stage: round(value, 3) for stage, value in seconds.items()},
+            stage_rate={stage: round(value, 1) for stage, value in rates.items()},
+            slowest_stage=max(seconds, key=lambda stage: seconds[stage]),
+            dry_run=self.config.dry_run,
+        )
+
+
+def _is_unit(vectors: Any) -> bool:
+    try:
+        check_unit_rows(vectors)
+    except ValueError:
+        return False
+    return True

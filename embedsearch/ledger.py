@@ -1,0 +1,247 @@
+"""What the next commit will hold: rows, deletions and failures gathered since the last one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+import embedsearch
+from embedsearch.ann.build import build_flat
+from embedsearch.paths import printable
+from embedsearch.planning import Carry
+from embedsearch.records import EmbeddingBatch, Failure, ModelSpec
+from embedsearch.store.manifest import ExactRecord, Manifest, Root, ShardRecord
+from embedsearch.store.merge import merge_shards, rows_per_shard
+from embedsearch.store.shards import (
+    Shard,
+    batch_table,
+    failure_table,
+    row_schema,
+    write_shard,
+    write_small,
+)
+from embedsearch.store.store import Snapshot, StoreWriter, read_deleted, write_exact
+
+# A flat FAISS file is built in memory, twice over for a moment; several of them bound that.
+EXACT_FILE_BYTES = 128 << 20
+_CARRY_ROWS = 4096
+
+
+class Ledger:
+    """Gathers rows and commits them through a StoreWriter. Not committed means not happened."""
+
+    def __init__(
+        self, writer: StoreWriter, model: ModelSpec, roots: tuple[Root, ...], *, rebuild: bool
+    ) -> None:
+        self._writer = writer
+        old = None if rebuild else writer.manifest
+        self._manifest = Manifest(
+            generation=0,
+            parent=0,
+            created="",
+            tool=f"embedsearch {embedsearch.__version__}",
+            model=model,
+            roots=roots,
+            next_row=0 if writer.manifest is None else writer.manifest.next_row,
+            live=0 if old is None else old.live,
+            shards=() if old is None else old.shards,
+            deleted=None if old is None else old.deleted,
+            deleted_rows=0 if old is None else old.deleted_rows,
+            failures=None if old is None else old.failures,
+            failure_rows=0 if old is None else old.failure_rows,
+            exact=() if old is None else old.exact,
+        )
+        self._pending: list[pa.Table] = []
+        self._pending_rows = 0
+        self._fresh: list[ShardRecord] = []
+        self._deleted: list[int] = []
+        self._failures: list[Failure] | None = None
+        self.images_since_commit = 0
+        self.committed_at = time.monotonic()
+        self.write_s = 0.0
+
+    @property
+    def images(self) -> int:
+        """Return the rows that the store will hold."""
+        return self._manifest.live + self._pending_rows - len(self._deleted)
+
+    def add(self, batch: EmbeddingBatch) -> None:
+        """Add the rows of a batch; a full shard is written, not yet committed."""
+        self._add_rows(batch_table(batch, self._manifest.next_row))
+        self.images_since_commit += len(batch.refs)
+
+    def carry(self, carries: list[Carry], snapshot: Snapshot) -> None:
+        """Give old rows new refs: the vectors move into new rows, the old ones are deleted."""
+        dim = snapshot.manifest.model.dim
+        names = row_schema(dim).names
+        carries = sorted(carries, key=lambda carry: carry.ordinal)
+        for start in range(0, len(carries), _CARRY_ROWS):
+            some = carries[start : start + _CARRY_ROWS]
+            table = snapshot.take(np.array([carry.ordinal for carry in some]), names)
+            rows = range(self._manifest.next_row, self._manifest.next_row + len(some))
+            changes: dict[str, Iterable[Any]] = {
+                "row": rows,
+                "root": [carry.ref.root for carry in some],
+                "key": [os.fsencode(carry.ref.key) for carry in some],
+                "path": [printable(carry.ref.key) for carry in some],
+                "mtime_ns": [carry.ref.mtime_ns for carry in some],
+            }
+            for name, values in changes.items():
+                place = table.schema.get_field_index(name)
+                column = table.schema.field(place)
+                table = table.set_column(place, column, pa.array(values, column.type))
+            self._add_rows(table)
+            self.delete(carry.row for carry in some)
+
+    def delete(self, rows: Iterable[int]) -> None:
+        """Delete rows by number."""
+        self._deleted.extend(rows)
+
+    def set_failures(self, failures: list[Failure]) -> None:
+        """Replace the list of files that could not be indexed."""
+        self._failures = sorted(failures, key=lambda f: (f.root, os.fsencode(f.key)))
+
+    def commit(self, run: Mapping[str, Any]) -> None:
+        """Write what is pending and make it the current generation. Raises StorageError."""
+        started = time.monotonic()
+        self._close_shard()
+        manifest, number = self._manifest, self._writer.next_generation
+        store = self._writer.store
+        if self._deleted:
+            everything = np.sort([*read_deleted(store, manifest), *self._deleted])
+            record = write_small(store, "d", number, pa.table({"row": pa.array(everything)}))
+            manifest = replace(
+                manifest,
+                deleted=record,
+                deleted_rows=len(everything),
+                live=manifest.live - len(self._deleted),
+            )
+        if self._failures is not None:
+            some = len(self._failures)
+            table = failure_table(self._failures)
+            failures = write_small(store, "f", number, table) if some else None
+            manifest = replace(manifest, failures=failures, failure_rows=some)
+        manifest = replace(manifest, shards=(*manifest.shards, *self._fresh), run=dict(run))
+        self._writer.commit(manifest)
+        self._manifest = manifest
+        self._fresh, self._deleted, self._failures = [], [], None
+        self.images_since_commit = 0
+        self.committed_at = time.monotonic()
+        self.write_s += self.committed_at - started
+
+    def tidy(self) -> None:
+        """Merge small shards and bring the FAISS files up to date; the next commit takes both."""
+        started = time.monotonic()
+        writer, manifest = self._writer, self._manifest
+        assert writer.manifest is not None, "tidy follows a commit"
+        dim = manifest.model.dim
+        with Snapshot(writer.store, writer.manifest) as snapshot:
+            records, deleted = merge_shards(
+                writer.store, writer.next_generation, snapshot.shards, snapshot.deleted, dim
+            )
+        if tuple(records) != manifest.shards:
+            dead = pa.table({"row": pa.array(deleted)})
+            manifest = replace(
+                manifest,
+                shards=tuple(records),
+                deleted_rows=len(deleted),
+                deleted=write_small(writer.store, "d", writer.next_generation, dead)
+                if len(deleted)
+                else None,
+            )
+        self._manifest = replace(manifest, exact=refresh_exact(writer, manifest))
+        self.write_s += time.monotonic() - started
+
+    @property
+    def is_tidy(self) -> bool:
+        """Return whether the current generation holds all that `tidy` would make."""
+        return self._manifest == self._writer.manifest or self._same_files()
+
+    def _same_files(self) -> bool:
+        current = self._writer.manifest
+        return current is not None and (
+            (current.shards, current.exact) == (self._manifest.shards, self._manifest.exact)
+        )
+
+    def _add_rows(self, table: pa.Table) -> None:
+        self._pending.append(table)
+        self._pending_rows += len(table)
+        self._manifest = replace(self._manifest, next_row=self._manifest.next_row + len(table))
+        if self._pending_rows >= rows_per_shard(self._manifest.model.dim):
+            self._close_shard()
+
+    def _close_shard(self) -> None:
+        if not self._pending_rows:
+            return
+        schema = row_schema(self._manifest.model.dim)
+        rows = pa.concat_tables(self._pending)
+        number = self._writer.next_generation
+        self._fresh.append(write_shard(self._writer.store, number, [rows], schema))
+        self._manifest = replace(self._manifest, live=self._manifest.live + self._pending_rows)
+        self._pending, self._pending_rows = [], 0
+
+
+def refresh_exact(writer: StoreWriter, manifest: Manifest) -> tuple[ExactRecord, ...]:
+    """Write FAISS files for the shards that none covers; return the records of all files.
+
+    A file is kept while at least half of its rows belong to shards of the manifest, and taken
+    up into the new one when that is not much smaller: the number of files stays logarithmic.
+    """
+    by_name = {record.name: record for record in manifest.shards}
+    limit = max(1, EXACT_FILE_BYTES // (2 * manifest.model.dim))
+    kept = []
+    for record in sorted(manifest.exact, key=_live_rows(by_name), reverse=True):
+        live = _live_rows(by_name)(record)
+        if 2 * live >= record.rows and (writer.store / record.relative).exists():
+            kept.append(record)
+    while kept:
+        covered = {part.shard for record in kept for part in record.segments}
+        rest = sum(r.rows for r in manifest.shards if r.name not in covered)
+        smallest = kept[-1]
+        if rest == 0 or _live_rows(by_name)(smallest) > min(2 * rest, limit // 2):
+            break
+        kept.pop()
+    covered = {part.shard for record in kept for part in record.segments}
+    uncovered = [record for record in manifest.shards if record.name not in covered]
+    written = [
+        _write_exact(writer, manifest.model.dim, group) for group in _groups(uncovered, limit)
+    ]
+    return (*kept, *written)
+
+
+def _live_rows(by_name: Mapping[str, ShardRecord]) -> Any:
+    def count(record: ExactRecord) -> int:
+        return sum(part.rows for part in record.segments if part.shard in by_name)
+
+    return count
+
+
+def _groups(records: list[ShardRecord], limit: int) -> Iterable[list[ShardRecord]]:
+    """Yield the records in groups of at most `limit` rows, or of one."""
+    group: list[ShardRecord] = []
+    for record in records:
+        if group and sum(r.rows for r in group) + record.rows > limit:
+            yield group
+            group = []
+        group.append(record)
+    if group:
+        yield group
+
+
+def _write_exact(writer: StoreWriter, dim: int, records: list[ShardRecord]) -> ExactRecord:
+    def rows() -> Iterable[Any]:
+        for record in records:
+            shard = Shard(writer.store, record, dim)
+            try:
+                shard.verify()
+                yield from shard.vectors()
+            finally:
+                shard.close()
+
+    return write_exact(writer.store, writer.next_generation, records, build_flat(dim, rows()))
