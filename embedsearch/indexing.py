@@ -10,7 +10,7 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from embedsearch.records import (
     ImageBatch,
     IndexReport,
     ModelSpec,
+    Progress,
     Reason,
     Stage,
     check_unit_rows,
@@ -55,16 +56,6 @@ from embedsearch.store.store import (
 )
 
 ExtractorFactory = Callable[[ModelSpec, str, str, Session], PixelExtractor]
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is: images handed on so far of all that need embedding."""
-
-    done: int
-    total: int
-    failed: int
-    elapsed_s: float
 
 
 def index(

@@ -234,6 +234,21 @@ class Ignored:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far a run is: images done, failed ones among them, of all that need embedding."""
+
+    done: int
+    total: int
+    failed: int
+    elapsed_s: float
+
+    @property
+    def rate(self) -> float:
+        """Return images/s since the run began."""
+        return self.done / self.elapsed_s if self.elapsed_s else 0.0
+
+
+@dataclass(frozen=True)
 class IndexReport:
     """What one `index` run did: found = added + changed + moved + unchanged + failed."""
 

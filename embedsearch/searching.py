@@ -32,7 +32,7 @@ from embedsearch.errors import DamagedStore, StoreNotFound, UnreadableImage, Usa
 from embedsearch.indexing import locate_store
 from embedsearch.network.runtime import PixelExtractor, load_extractor
 from embedsearch.paths import printable
-from embedsearch.records import Hit, ImageRef, check_unit_rows
+from embedsearch.records import Hit, ImageRef, Reason, check_unit_rows
 from embedsearch.session import Session
 from embedsearch.store.files import damaged, verify, verify_once
 from embedsearch.store.manifest import ExactRecord, Manifest
@@ -204,10 +204,8 @@ class Searcher:
         with tempfile.TemporaryDirectory(prefix="embedsearch-") as folder, self._embedding:
             paths: dict[int, str] = {}
             for place, query in enumerate(queries):
-                if isinstance(query, bytes):
-                    paths[place] = _as_file(query, folder, place)
-                elif isinstance(query, str | os.PathLike):
-                    paths[place] = os.path.realpath(query)
+                if isinstance(query, bytes | str | os.PathLike):
+                    paths[place] = _path_of(query, folder, place)
                 elif isinstance(query, np.ndarray) and query.ndim == 1:
                     found[place] = self._checked_vector(query)
                 else:
@@ -244,6 +242,8 @@ class Searcher:
                 query = queries[failure.root]
                 name = "the image given" if isinstance(query, bytes) else printable(str(query))
                 words = f"{name} cannot be read: {failure.reason} ({failure.detail})"
+                if failure.reason is Reason.VANISHED:
+                    words = f"{name}: there is no such file"
                 yield failure.root, UnreadableImage(words)
 
     def _network(self) -> PixelExtractor:
@@ -329,6 +329,33 @@ class Searcher:
             open_queries = still_open
             fetch *= 4
         return answers
+
+
+def thumbnails(
+    images: Sequence[str | os.PathLike[str] | bytes], side: int
+) -> Iterator[npt.NDArray[np.uint8] | None]:
+    """Yield uint8 (side, side, 3) of each image, whole and centred on white, in order.
+
+    None stands for one that cannot be read.
+    """
+    if not images:
+        return
+    workers = min(len(images), available_processors())
+    with (
+        tempfile.TemporaryDirectory(prefix="embedsearch-") as folder,
+        DecodePool(side, DecodeLimits(), workers=workers, fit=True) as pool,
+    ):
+        refs = (
+            ImageRef(place, _path_of(image, folder, place).lstrip("/"), -1, -1)
+            for place, image in enumerate(images)
+        )
+        for batch in pool.run(DecodeJob(ref, "/") for ref in refs):
+            found = {
+                ref.root: pixels.copy()
+                for ref, pixels in zip(batch.images.refs, batch.images.pixels, strict=True)
+            }
+            for place in sorted([*found, *(failure.root for failure in batch.failures)]):
+                yield found.get(place)
 
 
 @dataclass(frozen=True)
@@ -432,10 +459,12 @@ def _sort_key(score: float, row: dict[str, Any]) -> tuple[float, int, bytes]:
     return -score, row["root"], row["key"]
 
 
-def _as_file(data: bytes, folder: str, place: int) -> str:
-    """Write query bytes where a worker process can open them."""
+def _path_of(image: str | os.PathLike[str] | bytes, folder: str, place: int) -> str:
+    """Return where a worker process can open an image; bytes are written into `folder`."""
+    if not isinstance(image, bytes):
+        return os.path.realpath(image)
     path = Path(os.path.realpath(folder)) / str(place)
-    path.write_bytes(data)
+    path.write_bytes(image)
     return str(path)
 
 

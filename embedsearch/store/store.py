@@ -241,7 +241,7 @@ class Problem:
     words: str
 
 
-def check(store: Path, *, read_data: bool = True) -> tuple[Manifest, list[Problem]]:
+def check_store(store: Path, *, read_data: bool) -> tuple[Manifest, list[Problem]]:
     """Verify a store: every sha256, and with `read_data` every page of every shard.
 
     Returns the manifest and what is wrong; raises what opening the manifest raises.

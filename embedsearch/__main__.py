@@ -1,0 +1,5 @@
+"""`python -m embedsearch` is the command line."""
+
+from embedsearch.cli import main
+
+main()

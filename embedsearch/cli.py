@@ -1,0 +1,357 @@
+"""The command line: parse, call, present. Results on stdout, progress and notices on stderr."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+import embedsearch
+from embedsearch.config import DEFAULT_K, DecodeLimits, IndexConfig
+from embedsearch.errors import EmbedSearchError, UnreadableImage, UsageError
+from embedsearch.session import Session
+
+if TYPE_CHECKING:
+    from embedsearch.searching import Answer
+
+MAX_STDIN_BYTES = 512 << 20
+
+app = typer.Typer(
+    name="embedsearch",
+    help="Find images by image: folders of photos in, nearest neighbours out.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_show_traceback = False
+_stop_signal = 0
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the code that `errors.py` gives the outcome."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; an error is one line on stderr."""
+    try:
+        code = app(arguments, standalone_mode=False, prog_name="embedsearch")
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except typer.TyperException as error:
+        words = error.format_message()
+        print(words if "\n" in words else f"embedsearch: {words}; see --help", file=sys.stderr)
+        return error.exit_code
+    except EmbedSearchError as error:
+        if _show_traceback:
+            raise
+        print(f"embedsearch: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output has gone, as `| head` does. Keep Python from saying so when
+        # it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        return 128 + signal.SIGINT
+    except OSError as error:
+        if _show_traceback:
+            raise
+        print(f"embedsearch: {error}", file=sys.stderr)
+        return 4
+
+
+def _verbose(value: bool) -> None:
+    global _show_traceback
+    _show_traceback = _show_traceback or value
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"embedsearch {embedsearch.__version__}")
+        raise typer.Exit
+
+
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        help="The store's folder.  [default: EMBEDSEARCH_STORE, else the nearest .embedsearch]",
+    ),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", callback=_verbose, help="Show tracebacks of errors.")
+]
+WaitOption = Annotated[
+    float, typer.Option("--wait", help="Seconds to wait for another writer of the store.")
+]
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def index(
+    folders: Annotated[
+        list[str] | None, typer.Argument(help="Folders of images; without, all known ones.")
+    ] = None,
+    store: StoreOption = None,
+    model: Annotated[
+        str, typer.Option(help="A name from `embedsearch models`, or a file of weights.")
+    ] = IndexConfig.model,
+    device: DeviceOption = IndexConfig.device,
+    precision: PrecisionOption = IndexConfig.precision,
+    workers: Annotated[
+        int | None, typer.Option(help="Decoding processes.  [default: one a processor]")
+    ] = None,
+    max_pixels: Annotated[
+        int, typer.Option(help="Refuse pictures of more pixels.")
+    ] = DecodeLimits.max_pixels,
+    max_bytes: Annotated[
+        int, typer.Option(help="Refuse files of more bytes.")
+    ] = DecodeLimits.max_bytes,
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Accept pictures whose end is missing.")
+    ] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Embed everything anew, with another model if given.")
+    ] = False,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Accept that a folder has vanished or is empty.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if any file failed.")
+    ] = False,
+    wait: WaitOption = IndexConfig.wait_s,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> int:
+    """Bring the store into step with folders: embed new and changed images, drop deleted ones."""
+    from embedsearch import indexing
+    from embedsearch.present.progress import ProgressDisplay
+    from embedsearch.present.text import json_line, report_lines
+
+    config = IndexConfig(
+        model=model,
+        device=device,
+        precision=precision,
+        workers=workers,
+        limits=DecodeLimits(
+            max_pixels=max_pixels, max_bytes=max_bytes, allow_truncated=allow_truncated
+        ),
+        wait_s=wait,
+        rebuild=rebuild,
+        allow_empty=allow_empty,
+        dry_run=dry_run,
+    )
+    session = _session_with_signals()
+    if workers is not None and config.worker_count() < workers:
+        session.notice(f"--workers {workers} is more than pays here: {config.worker_count()} used")
+    with ProgressDisplay(_notice) as on_progress:
+        report = indexing.index(
+            folders or [], store=store, config=config, session=session, on_progress=on_progress
+        )
+    sys.stdout.write(json_line(report.to_dict()) + "\n" if json else report_lines(report))
+    return 1 if strict and report.failed else 0
+
+
+@app.command()
+def query(
+    images: Annotated[list[str], typer.Argument(help="Images to look for; - reads stdin.")],
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Neighbours a query.")] = DEFAULT_K,
+    store: StoreOption = None,
+    min_score: Annotated[
+        float | None, typer.Option(min=-1.0, max=1.0, help="Leave out lower cosines.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a hit.")] = False,
+    paths: Annotated[bool, typer.Option("--paths", help="Only the paths of the hits.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Also write a contact sheet, a PNG, to this file.")
+    ] = None,
+    device: DeviceOption = "cpu",
+    precision: PrecisionOption = IndexConfig.precision,
+    verbose: VerboseOption = False,
+) -> int:
+    """Show the nearest images of the store, best first."""
+    from embedsearch.searching import open_store
+
+    if json + paths + csv > 1:
+        raise UsageError("--json, --paths and --csv exclude each other")
+    form = "json" if json else "paths" if paths else "csv" if csv else "table"
+    queries = [_stdin_image() if image == "-" else image for image in images]
+    session = Session(notice=_notice)
+    with open_store(store, device=device, precision=precision, session=session) as searcher:
+        answers = searcher.answers(queries, k, min_score=min_score)
+        return _show(answers, images, form, sheet)
+
+
+@app.command()
+def info(
+    store: StoreOption = None, json: JsonOption = False, verbose: VerboseOption = False
+) -> None:
+    """Show what the store holds: images, model, sizes, generation."""
+    from embedsearch import upkeep
+    from embedsearch.indexing import locate_store
+    from embedsearch.present.text import info_lines, json_line
+
+    facts = upkeep.info(locate_store(store)).to_dict()
+    sys.stdout.write(json_line(facts) + "\n" if json else info_lines(facts))
+
+
+@app.command()
+def check(
+    store: StoreOption = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Checksums of files only, not every row.")
+    ] = False,
+    verbose: VerboseOption = False,
+) -> int:
+    """Verify every checksum and every row of the store; exit with 5 if anything is wrong."""
+    from embedsearch.indexing import locate_store
+    from embedsearch.upkeep import check as check_store
+
+    manifest, problems = check_store(locate_store(store), read_data=not quick)
+    for problem in problems:
+        print(problem.words, file=sys.stderr)
+    if problems:
+        return 5
+    files = len(manifest.files())
+    print(f"generation {manifest.generation} is whole: {manifest.live} images in {files} files")
+    return 0
+
+
+@app.command()
+def repair(
+    store: StoreOption = None, wait: WaitOption = 0.0, verbose: VerboseOption = False
+) -> None:
+    """Build the FAISS files again from the shards, and find the newest whole generation."""
+    from embedsearch.indexing import locate_store
+    from embedsearch.upkeep import repair as repair_store
+
+    done = repair_store(locate_store(store), wait)
+    print("\n".join(done) or "nothing to repair")
+
+
+@app.command()
+def failures(
+    store: StoreOption = None, json: JsonOption = False, verbose: VerboseOption = False
+) -> None:
+    """List the files that could not be indexed, with stage and reason."""
+    from embedsearch import upkeep
+    from embedsearch.indexing import locate_store
+    from embedsearch.present.text import failure_values, json_line, table
+
+    rows = [failure_values(folder, item) for folder, item in upkeep.failures(locate_store(store))]
+    if json:
+        sys.stdout.writelines(json_line(row) + "\n" for row in rows)
+    elif rows:
+        names = ("stage", "reason", "path", "detail")
+        sys.stdout.write(table(names, [[row[name] for name in names] for row in rows]))
+    else:
+        print("no failures")
+
+
+@app.command()
+def models(json: JsonOption = False, verbose: VerboseOption = False) -> None:
+    """List the models that --model knows, with dims, size, licence, and which are here."""
+    from embedsearch import upkeep
+    from embedsearch.present.text import json_line, model_lines
+
+    entries = upkeep.models()
+    if json:
+        sys.stdout.writelines(json_line(entry) + "\n" for entry in entries)
+    else:
+        sys.stdout.write(model_lines(entries))
+
+
+def _show(answers: Iterator[Answer], images: list[str], form: str, sheet: Path | None) -> int:
+    """Print the answers as they come; return 1 if an image could not be read."""
+    from embedsearch.present.text import HIT_COLUMNS, hit_csv, hit_table, hit_values, json_line
+
+    code = 0
+    shown = []
+    if form == "csv":
+        sys.stdout.write(",".join(HIT_COLUMNS) + "\n")
+    for name, answer in zip(images, answers, strict=True):
+        if answer.failure is not None:
+            print(f"embedsearch: {answer.failure}", file=sys.stderr)
+            code = UnreadableImage.exit_code
+            continue
+        shown.append((name, answer))
+        rows = [hit_values(name, hit) for hit in answer.hits]
+        if form == "json":
+            sys.stdout.writelines(json_line(row) + "\n" for row in rows)
+        elif form == "csv":
+            sys.stdout.write(hit_csv(rows))
+        elif form == "paths":
+            sys.stdout.flush()
+            for hit in answer.hits:
+                sys.stdout.buffer.write(os.fsencode(hit.path) + b"\n")
+        else:
+            sys.stdout.write(hit_table(name, answer.hits))
+    if sheet is not None and shown:
+        _write_sheet(sheet, shown)
+    return code
+
+
+def _write_sheet(path: Path, shown: list[tuple[str, Answer]]) -> None:
+    from embedsearch.present.sheet import THUMBNAIL_SIDE, Tile, write_sheet
+    from embedsearch.searching import thumbnails
+
+    images = []
+    for _, answer in shown:
+        assert isinstance(answer.query, str | bytes), "the command line asks by path or stdin"
+        images += [answer.query, *(hit.path for hit in answer.hits)]
+    pixels = thumbnails(images, THUMBNAIL_SIDE)
+    rows = []
+    for name, answer in shown:
+        row = [Tile(next(pixels), "query", os.path.basename(name), is_query=True)]
+        row += [Tile(next(pixels), f"{h.rank}.  {h.score:.3f}", h.key) for h in answer.hits]
+        rows.append(row)
+    write_sheet(path, rows)
+    _notice(f"contact sheet written to {path}")
+
+
+def _stdin_image() -> bytes:
+    data = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
+    if len(data) > MAX_STDIN_BYTES:
+        raise UsageError(f"stdin holds more than {MAX_STDIN_BYTES >> 20} MB")
+    return data
+
+
+def _notice(words: str) -> None:
+    print(f"embedsearch: {words}", file=sys.stderr, flush=True)
+
+
+def _session_with_signals() -> Session:
+    """Return a session that the first SIGINT or SIGTERM stops gently; the second ends at once."""
+
+    def note(number: int, _: object) -> None:
+        global _stop_signal
+        if _stop_signal:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        _stop_signal = number
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, note)
+    return Session(notice=_notice, stop=lambda: _stop_signal)

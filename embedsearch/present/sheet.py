@@ -1,0 +1,102 @@
+"""A contact sheet; in: thumbnails and captions, out: one PNG with the query first.
+
+One row a query: the query in a frame, then its hits with rank, score and name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from embedsearch.errors import StorageError
+from embedsearch.paths import printable
+
+THUMBNAIL_SIDE = 180
+_GAP = 14
+_CAPTION = 40
+_COLUMNS = 7
+_MAX_ROWS = 400  # a PNG of 80,000 pixels in height opens nowhere
+_PAPER, _INK, _FAINT, _FRAME = "#ffffff", "#1c1c1c", "#767676", "#1f6feb"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture on the sheet: pixels uint8 (S, S, 3), or None for one that cannot be read."""
+
+    pixels: npt.NDArray[np.uint8] | None
+    title: str
+    name: str
+    is_query: bool = False
+
+
+def write_sheet(path: Path, rows: Sequence[Sequence[Tile]]) -> None:
+    """Write the rows of tiles as a PNG; long rows are continued below. Raises StorageError."""
+    lines = [line for row in rows for line in _wrap(row)][:_MAX_ROWS]
+    side = THUMBNAIL_SIDE
+    width = _GAP + max(len(line) for line in lines) * (side + _GAP)
+    height = _GAP + len(lines) * (side + _CAPTION + _GAP)
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for line_number, line in enumerate(lines):
+        top = _GAP + line_number * (side + _CAPTION + _GAP)
+        for place, tile in enumerate(line):
+            if tile is not None:
+                _paint(sheet, draw, tile, _GAP + place * (side + _GAP), top)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        sheet.save(temporary, format="PNG")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(f"--sheet {path}: {error.strerror or error}") from error
+
+
+def _wrap(row: Sequence[Tile]) -> list[list[Tile | None]]:
+    """Return a row in lines: the query stands at the left, hits fill the columns beside it."""
+    query, hits = row[0], row[1:]
+    beside = _COLUMNS - 1
+    lines: list[list[Tile | None]] = []
+    for start in range(0, max(len(hits), 1), beside):
+        first = query if start == 0 else None
+        lines.append([first, *hits[start : start + beside]])
+    return lines
+
+
+def _paint(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, left: int, top: int) -> None:
+    side = THUMBNAIL_SIDE
+    box = (left, top, left + side, top + side)
+    if tile.pixels is None:
+        draw.rectangle(box, outline=_FAINT)
+        draw.text((left + 10, top + side // 2), "cannot be read", fill=_FAINT, font=_font(14))
+    else:
+        sheet.paste(Image.fromarray(tile.pixels), (left, top))
+    if tile.is_query:
+        draw.rectangle(
+            (left - 3, top - 3, left + side + 2, top + side + 2), outline=_FRAME, width=3
+        )
+    draw.text((left, top + side + 5), tile.title, fill=_INK, font=_font(14))
+    name = _shorten(printable(tile.name), draw, side)
+    draw.text((left, top + side + 22), name, fill=_FAINT, font=_font(12))
+
+
+def _shorten(text: str, draw: ImageDraw.ImageDraw, width: int) -> str:
+    """Return the text with its middle left out where it is wider than `width` pixels."""
+    if draw.textlength(text, font=_font(12)) <= width:
+        return text
+    keep = len(text)
+    while keep > 2:
+        keep -= 1
+        short = f"{text[: keep // 2]}…{text[-(keep - keep // 2) :]}"
+        if draw.textlength(short, font=_font(12)) <= width:
+            return short
+    return text[:1]
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

@@ -1,0 +1,160 @@
+"""Records as text; in: hits, reports, failures, out: lines that are safe to show.
+
+Tables escape what a file name may hold to fool a terminal; JSON keeps every name exactly.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from embedsearch.paths import printable
+from embedsearch.records import Failure, Hit, IndexReport
+
+HIT_COLUMNS = ["query", "rank", "score", "path", "key", "width", "height", "metadata"]
+# What a spreadsheet takes for the beginning of a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def json_line(values: Mapping[str, Any]) -> str:
+    """Return one JSON object on one line. Undecodable bytes of a name stay as \\udcXX."""
+    return json.dumps(values, default=str)
+
+
+def hit_values(query: str, hit: Hit) -> dict[str, Any]:
+    """Return a hit with its query as JSON-ready values, in the order of HIT_COLUMNS."""
+    return {"query": query, **hit.to_dict()}
+
+
+def hit_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return hits as CSV lines. A cell that a spreadsheet would run gets a leading quote."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for row in rows:
+        cells = [json.dumps(v) if isinstance(v, dict) else v for v in row.values()]
+        writer.writerow([_harmless(cell) for cell in cells])
+    return text.getvalue()
+
+
+def hit_table(query: str, hits: Sequence[Hit]) -> str:
+    """Return the hits of one query as a table for a terminal."""
+    rows = [(str(h.rank), f"{h.score:.3f}", f"{h.width} x {h.height}", h.path) for h in hits]
+    if not rows:
+        return f"{printable(query)}: no image reaches the minimum score\n"
+    lines = table(("rank", "score", "size", "path"), rows, right=(0, 1, 2))
+    return f"{printable(query)}\n{lines}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Return aligned columns with a header; `right` numbers the right-aligned ones."""
+    shown = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(header, *shown, strict=True)]
+    lines = []
+    for row in [list(header), *shown]:
+        cells = [
+            cell.rjust(width) if place in right else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def report_lines(report: IndexReport) -> str:
+    """Return an IndexReport as a few lines for a person."""
+    noun = "image" if report.found == 1 else "images"
+    first = (
+        f"{report.found} {noun} found: {report.added} added, {report.changed} changed, "
+        f"{report.moved} moved, {report.unchanged} unchanged, {report.failed} failed; "
+        f"{report.deleted} deleted"
+    )
+    lines = [first]
+    if report.ignored.total:
+        ignored = report.ignored
+        kinds = {
+            "hidden": ignored.hidden,
+            "links": ignored.links,
+            "special": ignored.special,
+            "other files": ignored.other_suffix,
+        }
+        named = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+        lines.append(f"{ignored.total} entries ignored: {named}")
+    if report.unreadable_folders:
+        lines.append(f"{report.unreadable_folders} folders could not be read, their rows are kept")
+    if report.dry_run:
+        return "\n".join([*lines, "a dry run: nothing was done"]) + "\n"
+    if report.embedded:
+        rate = report.embedded / report.elapsed_s if report.elapsed_s else 0.0
+        lines.append(
+            f"{report.embedded} embedded with {report.model} on {report.device} "
+            f"({report.precision}) in {report.elapsed_s:.1f} s, {rate:.0f} images/s; "
+            f"slowest stage: {report.slowest_stage}"
+        )
+    if report.failed:
+        lines.append(f"{report.failed} files failed, listed by: embedsearch failures")
+    lines.append(f"committed generation {report.generation}: {report.images} images")
+    return "\n".join(lines) + "\n"
+
+
+def info_lines(facts: Mapping[str, Any]) -> str:
+    """Return what `info` knows as aligned lines."""
+    model = facts["model"]
+    shown = {
+        "store": facts["store"],
+        "images": f"{facts['images']:,} ({facts['failures']:,} files failed)",
+        "folders": ", ".join(facts["roots"]),
+        "model": f"{model['name']} ({model['architecture']}, {model['input_side']} px, "
+        f"{model['pooling']}), fingerprint {model['fingerprint'][:16]}",
+        "dims": str(facts["dim"]),
+        "generation": f"{facts['generation']}, {facts['created']}, by {facts['tool']}",
+        "search": f"{facts['search']}, {facts['faiss_files']} FAISS files, "
+        f"{_megabytes(facts['faiss_bytes'])}",
+        "shards": f"{facts['shards']}, {_megabytes(facts['shard_bytes'])}",
+    }
+    width = max(map(len, shown))
+    return "".join(f"{name:<{width}}  {printable(text)}\n" for name, text in shown.items())
+
+
+def model_lines(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return the catalogue as a table, and the terms of its weights below."""
+    rows = [
+        (
+            entry["name"] + (" (auto)" if entry["auto"] else ""),
+            str(entry["dim"]),
+            str(entry["input_side"]),
+            f"{entry['megabytes']:.0f} MB",
+            "yes" if entry["here"] else "download",
+            entry["quality"],
+        )
+        for entry in entries
+    ]
+    header = ("name", "dims", "input px", "size", "here", "quality")
+    terms: dict[str, list[str]] = {}
+    for entry in entries:
+        terms.setdefault(entry["licence"], []).append(entry["name"])
+    notes = [f"{', '.join(names)}: {licence}" for licence, names in terms.items()]
+    return table(header, rows, right=(1, 2, 3)) + "\n" + "\n".join(notes) + "\n"
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def failure_values(folder: str, failure: Failure) -> dict[str, Any]:
+    """Return a failure as JSON-ready values; `folder` is the path of its root."""
+    return {
+        "path": f"{folder}/{failure.key}" if failure.key else folder,
+        "key": failure.key,
+        "stage": str(failure.stage),
+        "reason": str(failure.reason),
+        "detail": failure.detail,
+    }
+
+
+def _harmless(cell: Any) -> Any:
+    if isinstance(cell, str):
+        shown = printable(cell)
+        return f"'{shown}" if shown.startswith(_FORMULA) else shown
+    return cell

@@ -1,0 +1,138 @@
+"""Looking after a store: what it holds, whether it is whole, and making it whole again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from embedsearch.errors import DamagedStore
+from embedsearch.ledger import refresh_exact
+from embedsearch.network.catalog import AUTO_MODEL, CATALOG
+from embedsearch.network.weights import is_cached
+from embedsearch.records import Failure
+from embedsearch.store.lock import WriterLock
+from embedsearch.store.manifest import Manifest
+from embedsearch.store.store import (
+    Problem,
+    StoreWriter,
+    check_format,
+    check_store,
+    read_current,
+    read_failures,
+    restore_pointer,
+)
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What `embedsearch info` shows."""
+
+    store: str
+    manifest: Manifest
+    shard_bytes: int
+    exact_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the facts as JSON-ready values."""
+        manifest = self.manifest
+        return {
+            "store": self.store,
+            "images": manifest.live,
+            "failures": manifest.failure_rows,
+            "roots": [root.path for root in manifest.roots],
+            "model": manifest.model.to_dict() | {"fingerprint": manifest.model.fingerprint},
+            "dim": manifest.model.dim,
+            "generation": manifest.generation,
+            "created": manifest.created,
+            "tool": manifest.tool,
+            "search": "exact",
+            "shards": len(manifest.shards),
+            "shard_bytes": self.shard_bytes,
+            "faiss_files": len(manifest.exact),
+            "faiss_bytes": self.exact_bytes,
+            "deleted_rows": manifest.deleted_rows,
+        }
+
+
+def info(store: Path) -> StoreInfo:
+    """Return what a store holds, from its manifest alone. Raises EmbedSearchError."""
+    check_format(store)
+    manifest = read_current(store)
+    return StoreInfo(
+        store=str(store),
+        manifest=manifest,
+        shard_bytes=sum(record.bytes for record in manifest.shards),
+        exact_bytes=sum(record.bytes for record in manifest.exact),
+    )
+
+
+def failures(store: Path) -> Iterator[tuple[str, Failure]]:
+    """Yield (path of the root, failure) for each file that could not be indexed."""
+    check_format(store)
+    manifest = read_current(store)
+    roots = {root.id: root.path for root in manifest.roots}
+    for failure in read_failures(store, manifest):
+        yield roots[failure.root], failure
+
+
+def check(store: Path, *, read_data: bool = True) -> tuple[Manifest, list[Problem]]:
+    """Verify every checksum of a store, and with `read_data` every row.
+
+    Returns the manifest and what is wrong; raises what opening the manifest raises.
+    """
+    return check_store(store, read_data=read_data)
+
+
+def repair(store: Path, wait_s: float = 0.0) -> list[str]:
+    """Make a store whole from what is sound of it; return what was done, in words.
+
+    The FAISS files are built again from the shards; a damaged CURRENT or manifest falls back to
+    the newest whole generation. Shards are the truth: damaged ones raise DamagedStore, since
+    only embedding the images again brings them back.
+    """
+    check_format(store)
+    done = []
+    lock = WriterLock(store, wait_s)
+    try:
+        generation = restore_pointer(store)
+    finally:
+        lock.release()
+    if generation is not None:
+        done.append(f"CURRENT names generation {generation} again")
+    _, problems = check_store(store)
+    wrong = [p for p in problems if p.file.startswith(("shards/", "shards"))]
+    if wrong:
+        raise DamagedStore(
+            f"{wrong[0].words.partition(';')[0]}; a shard cannot be repaired: "
+            f"embedsearch index --rebuild --store {store} embeds the images anew"
+        )
+    broken = {p.file for p in problems if p.file.startswith("ann/e-")}
+    with StoreWriter(store, wait_s) as writer:
+        assert writer.manifest is not None, "check has read it"
+        sound = tuple(r for r in writer.manifest.exact if r.relative not in broken)
+        exact = refresh_exact(writer, replace(writer.manifest, exact=sound))
+        if exact != writer.manifest.exact:
+            writer.commit(replace(writer.manifest, exact=exact))
+            done.append("the FAISS files were built again from the shards")
+    return done
+
+
+def models() -> list[dict[str, Any]]:
+    """Return the catalogue: name, dim, input side, size, licence, and whether it is here."""
+    return [
+        {
+            "name": entry.name,
+            "architecture": entry.architecture,
+            "dim": entry.dim,
+            "input_side": entry.input_side,
+            "megabytes": entry.megabytes,
+            "here": is_cached(entry),
+            "auto": entry.name == AUTO_MODEL,
+            "quality": entry.quality,
+            "licence": entry.licence,
+            "source": entry.url or "in the package",
+        }
+        for entry in CATALOG.values()
+    ]
