@@ -13,7 +13,7 @@ $(VENV)/.installed: pyproject.toml
 
 demo: $(VENV)/.installed
 	$(BIN)/embedsearch index sample_images --store demo.es --model packaged
-	$(BIN)/embedsearch query sample_images/clocks/clock_1.jpg --store demo.es -k 6 --sheet demo.png
+	$(BIN)/embedsearch query sample_images/clocks/clocks_1.jpg --store demo.es -k 6 --sheet demo.png
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

@@ -210,8 +210,8 @@ def info(
 ) -> None:
     """Show what the store holds: images, model, sizes, generation."""
     from embedsearch import upkeep
-    from embedsearch.indexing import locate_store
     from embedsearch.present.text import info_lines, json_line
+    from embedsearch.store.locate import locate_store
 
     facts = upkeep.info(locate_store(store)).to_dict()
     sys.stdout.write(json_line(facts) + "\n" if json else info_lines(facts))
@@ -226,8 +226,8 @@ def check(
     verbose: VerboseOption = False,
 ) -> int:
     """Verify every checksum and every row of the store; exit with 5 if anything is wrong."""
-    from embedsearch.indexing import locate_store
-    from embedsearch.upkeep import check as check_store
+    from embedsearch.store.locate import locate_store
+    from embedsearch.store.store import check_store
 
     manifest, problems = check_store(locate_store(store), read_data=not quick)
     for problem in problems:
@@ -244,7 +244,7 @@ def repair(
     store: StoreOption = None, wait: WaitOption = 0.0, verbose: VerboseOption = False
 ) -> None:
     """Build the FAISS files again from the shards, and find the newest whole generation."""
-    from embedsearch.indexing import locate_store
+    from embedsearch.store.locate import locate_store
     from embedsearch.upkeep import repair as repair_store
 
     done = repair_store(locate_store(store), wait)
@@ -257,8 +257,8 @@ def failures(
 ) -> None:
     """List the files that could not be indexed, with stage and reason."""
     from embedsearch import upkeep
-    from embedsearch.indexing import locate_store
     from embedsearch.present.text import failure_values, json_line, table
+    from embedsearch.store.locate import locate_store
 
     rows = [failure_values(folder, item) for folder, item in upkeep.failures(locate_store(store))]
     if json:

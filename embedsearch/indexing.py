@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import embedsearch
-from embedsearch.config import STORE_NAME, IndexConfig
+from embedsearch.config import IndexConfig
 from embedsearch.decode.pool import DecodedBatch, DecodeJob, DecodePool
 from embedsearch.errors import (
     IncompatibleStore,
@@ -43,6 +43,7 @@ from embedsearch.records import (
 )
 from embedsearch.session import Session
 from embedsearch.store.files import FORMAT_NAME
+from embedsearch.store.locate import locate_store
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.store import (
     Snapshot,
@@ -79,27 +80,6 @@ def index(
     path = locate_store(store, create=bool(listed))
     run = _Run(path, config, session or Session(), on_progress, extractor_factory)
     return run.index([os.fspath(folder) for folder in listed])
-
-
-def locate_store(store: str | os.PathLike[str] | None, *, create: bool = False) -> Path:
-    """Return the store to use: `store`, else EMBEDSEARCH_STORE, else the nearest one upwards.
-
-    With `create`, the current folder's `.embedsearch` where there is none yet; without, raises
-    StoreNotFound.
-    """
-    named = store or os.environ.get("EMBEDSEARCH_STORE")
-    if named:
-        return Path(os.path.abspath(named))
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / STORE_NAME / FORMAT_NAME).is_file():
-            return folder / STORE_NAME
-    if create:
-        return here / STORE_NAME
-    raise StoreNotFound(
-        f"no {STORE_NAME} in {here} or above: make one with embedsearch index FOLDER, "
-        "or name it with --store"
-    )
 
 
 class _Run:

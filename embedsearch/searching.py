@@ -29,12 +29,12 @@ from embedsearch.config import (
 )
 from embedsearch.decode.pool import DecodeJob, DecodePool
 from embedsearch.errors import DamagedStore, StoreNotFound, UnreadableImage, UsageError
-from embedsearch.indexing import locate_store
 from embedsearch.network.runtime import PixelExtractor, load_extractor
 from embedsearch.paths import printable
 from embedsearch.records import Hit, ImageRef, Reason, check_unit_rows
 from embedsearch.session import Session
 from embedsearch.store.files import damaged, verify, verify_once
+from embedsearch.store.locate import locate_store
 from embedsearch.store.manifest import ExactRecord, Manifest
 from embedsearch.store.store import Snapshot, open_snapshot
 

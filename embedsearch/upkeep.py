@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from embedsearch.errors import DamagedStore
-from embedsearch.ledger import refresh_exact
 from embedsearch.network.catalog import AUTO_MODEL, CATALOG
 from embedsearch.network.weights import is_cached
 from embedsearch.records import Failure
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.store import (
-    Problem,
     StoreWriter,
     check_format,
     check_store,
@@ -77,14 +75,6 @@ def failures(store: Path) -> Iterator[tuple[str, Failure]]:
         yield roots[failure.root], failure
 
 
-def check(store: Path, *, read_data: bool = True) -> tuple[Manifest, list[Problem]]:
-    """Verify every checksum of a store, and with `read_data` every row.
-
-    Returns the manifest and what is wrong; raises what opening the manifest raises.
-    """
-    return check_store(store, read_data=read_data)
-
-
 def repair(store: Path, wait_s: float = 0.0) -> list[str]:
     """Make a store whole from what is sound of it; return what was done, in words.
 
@@ -92,6 +82,8 @@ def repair(store: Path, wait_s: float = 0.0) -> list[str]:
     the newest whole generation. Shards are the truth: damaged ones raise DamagedStore, since
     only embedding the images again brings them back.
     """
+    from embedsearch.ledger import refresh_exact  # loads FAISS, which `info` can do without
+
     check_format(store)
     done = []
     lock = WriterLock(store, wait_s)
@@ -101,7 +93,7 @@ def repair(store: Path, wait_s: float = 0.0) -> list[str]:
         lock.release()
     if generation is not None:
         done.append(f"CURRENT names generation {generation} again")
-    _, problems = check_store(store)
+    _, problems = check_store(store, read_data=True)
     wrong = [p for p in problems if p.file.startswith(("shards/", "shards"))]
     if wrong:
         raise DamagedStore(
