@@ -108,7 +108,8 @@ def test_public_names_exist() -> None:
 
 def loaded(code: str) -> set[str]:
     """Return the top-level modules that a fresh process has loaded after running `code`."""
-    script = f"import sys\n{code}\nimport json\nprint(json.dumps([name for name, module in sys.modules.items() if module]))"
+    tail = "print(json.dumps([name for name, module in sys.modules.items() if module]))"
+    script = f"import sys\n{code}\nimport json\n{tail}"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=REPOSITORY
     )

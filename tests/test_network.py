@@ -1,0 +1,189 @@
+"""The residual network: equal to torchvision's, loud about mistakes, same in every runtime."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from embedsearch.config import DecodeLimits
+from embedsearch.decode import image as decode_image
+from embedsearch.decode.pool import DecodeJob, DecodePool
+from embedsearch.network.catalog import CATALOG
+from embedsearch.network.extractor import GeM, build_extractor
+from embedsearch.network.openvino_runtime import OpenVinoExtractor
+from embedsearch.network.resnet import ARCHITECTURES, add_residual, build, float_pixels, load
+from embedsearch.network.torch_runtime import TorchExtractor
+from embedsearch.network.weights import resolve
+from embedsearch.records import ModelSpec
+from embedsearch.session import Session
+from embedsearch.sources.folder import FolderScan
+from tests.conftest import SAMPLES
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_equals_torchvision(name: str) -> None:
+    import torchvision
+
+    torch.manual_seed(0)
+    theirs = torchvision.models.get_model(name, weights=None).eval()
+    for module in theirs.modules():  # statistics that are not the identity
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    x = torch.randn(2, 3, 96, 80)
+    ours = build(name, classes=1000)
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    body = load(name, theirs.state_dict())
+    with torch.inference_mode():
+        wanted = theirs(x)
+        scale = wanted.abs().max()
+        assert (ours(x) - wanted).abs().max() <= 1e-5 * scale
+        pooled = torch.nn.Sequential(*list(theirs.children())[:-1])(x).flatten(1)
+        features = body.extract_features(x)
+        assert features.shape == (2, ARCHITECTURES[name].dim, 3, 3)
+        assert (features.mean(dim=(2, 3)) - pooled).abs().max() <= 1e-5 * pooled.abs().max()
+
+
+def test_catalogue_urls_are_torchvisions() -> None:
+    import torchvision
+
+    for entry in CATALOG.values():
+        if entry.url is not None:
+            weights = torchvision.models.get_weight(f"ResNet{entry.name[6:]}_Weights.IMAGENET1K_V1")
+            assert entry.url == weights.url
+            assert entry.file_name.endswith(f"{entry.sha256_prefix}.pth")
+            assert len(entry.sha256_prefix) == 8
+            assert entry.megabytes == pytest.approx(weights.meta["_file_size"] * 1.048576, abs=0.2)
+            assert entry.dim == ARCHITECTURES[entry.architecture].dim
+
+
+def test_residual_sum_names_both_shapes() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 8, 4, 4\).*\(2, 1, 4, 4\)"):
+        add_residual(torch.zeros(2, 8, 4, 4), torch.zeros(2, 1, 4, 4))  # `+` would broadcast
+
+
+def test_features_refuse_training_mode() -> None:
+    network = build("resnet18").train()
+    with pytest.raises(RuntimeError, match="eval mode"):
+        network.extract_features(torch.zeros(1, 3, 32, 32))
+
+
+def test_loading_names_what_differs() -> None:
+    weights = build("resnet18").state_dict()
+    del weights["layer1.0.conv1.weight"]
+    weights["extra.weight"] = torch.zeros(1)
+    with pytest.raises(ValueError, match=r"missing \['layer1\.0\.conv1\.weight'\].*extra\.weight"):
+        load("resnet18", weights)
+
+
+def test_gem_against_its_formula() -> None:
+    x = torch.rand(3, 5, 4, 6, dtype=torch.float64)
+    wanted = np.cbrt((x.numpy() ** 3).mean(axis=(2, 3)))
+    assert np.allclose(GeM(3.0)(x).numpy(), wanted, atol=1e-12)
+    assert np.allclose(GeM(1.0)(x).numpy(), x.numpy().mean(axis=(2, 3)))
+
+
+def test_the_extractor_normalises_inside() -> None:
+    spec = ModelSpec("t", "resnet18", "0" * 64, 512, 64)
+    torch.manual_seed(1)
+    extractor = build_extractor(spec, build("resnet18").state_dict())
+    pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
+    scaled = pixels.permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
+    with torch.inference_mode():
+        maps = extractor.network.extract_features((scaled - mean) / std)
+        wanted = torch.nn.functional.normalize(maps.clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3))
+        assert torch.allclose(extractor(pixels), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "bad", [torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 8, 8, 3)]
+)
+def test_pixels_of_another_layout_are_refused(bad: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        float_pixels(bad)
+
+
+def test_spec_and_decoder_agree() -> None:
+    """What the fingerprint says about decoding is what the decoder does."""
+    spec = resolve("packaged", Session())
+    assert spec.draft == decode_image.DRAFT_SCALE
+    assert (spec.resize, spec.interpolation) == ("squash", "bicubic")
+    changed = ModelSpec(**{**spec.to_dict(), "pooling": "gem1", "mean": spec.mean, "std": spec.std})
+    assert changed.fingerprint != spec.fingerprint
+    assert changed.differences(spec) == ["pooling: gem1 != gem3"]
+    assert ModelSpec.from_dict(spec.to_dict()) == spec
+
+
+def decoded(folder: Path, side: int, count: int) -> np.ndarray:
+    refs = list(FolderScan(0, str(folder)))
+    refs = refs[:: max(1, len(refs) // count)][:count]
+    jobs = (DecodeJob(ref, str(folder)) for ref in refs)
+    with DecodePool(side, DecodeLimits(), workers=2) as pool:
+        return np.concatenate([batch.images.pixels.copy() for batch in pool.run(jobs)])
+
+
+def assert_parity(reference: np.ndarray, other: np.ndarray) -> None:
+    """Cosine >= 0.999 a picture, and the top ten overlap by 0.97 (RELIABILITY of a store)."""
+    cosines = (reference * other).sum(axis=1)
+    assert cosines.min() >= 0.999, cosines.min()
+    overlaps = []
+    for mine, theirs in zip(reference @ reference.T, other @ other.T, strict=True):
+        overlaps.append(len({*np.argsort(-mine)[:10]} & {*np.argsort(-theirs)[:10]}) / 10)
+    assert np.mean(overlaps) >= 0.97, np.mean(overlaps)
+
+
+def embed(extractor: TorchExtractor | OpenVinoExtractor, pixels: np.ndarray) -> np.ndarray:
+    return np.concatenate([extractor(pixels[i : i + 32]) for i in range(0, len(pixels), 32)])
+
+
+def test_runtimes_agree_on_the_samples() -> None:
+    spec = resolve("packaged", Session())
+    pixels = decoded(SAMPLES, spec.input_side, 54)
+    reference = embed(TorchExtractor(spec, "cpu", "fp32"), pixels)
+    assert np.allclose(np.linalg.norm(reference, axis=1), 1.0, atol=1e-5)
+    for precision in ("fp32", "bf16"):
+        other = embed(OpenVinoExtractor(spec, precision, Session()), pixels)
+        assert_parity(reference, other)
+    # The mutant: BGR in place of RGB must not pass for parity.
+    with pytest.raises(AssertionError):
+        assert_parity(reference, embed(TorchExtractor(spec, "cpu", "fp32"), pixels[..., ::-1]))
+
+
+@pytest.fixture(scope="session")
+def real_resnet50(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("weights") / "resnet50.pth"
+    tool = shared_data.parent / "tools" / "decode_weights.py"
+    subprocess.run([sys.executable, str(tool), "resnet50", str(target)], check=True)
+    return target
+
+
+def test_runtimes_agree_with_real_weights(real_resnet50: Path, shared_data: Path) -> None:
+    spec = resolve(str(real_resnet50), Session())
+    assert (spec.architecture, spec.dim, spec.input_side) == ("resnet50", 2048, 224)
+    pixels = decoded(shared_data / "caltech101_dev", 224, 200)
+    assert len(pixels) == 200
+    reference = embed(TorchExtractor(spec, "cpu", "fp32"), pixels)
+    for precision in ("fp32", "bf16"):
+        assert_parity(reference, embed(OpenVinoExtractor(spec, precision, Session()), pixels))
+
+
+def test_packaged_quality_is_what_the_card_says(shared_data: Path) -> None:
+    """P@1 and mAP, leave one out, over 51 classes: the model card's figures hold."""
+    folder = shared_data / "caltech101_dev"
+    spec = resolve("packaged", Session())
+    vectors = embed(OpenVinoExtractor(spec, "auto", Session()), decoded(folder, 128, 2013))
+    labels = np.array([ref.key.split("/")[0] for ref in FolderScan(0, str(folder))])
+    scores = vectors @ vectors.T
+    np.fill_diagonal(scores, -2.0)
+    order = np.argsort(-scores, axis=1)[:, :-1]
+    relevant = labels[order] == labels[:, None]
+    precision = relevant.cumsum(axis=1) / np.arange(1, len(labels))
+    mean_ap = float(((precision * relevant).sum(axis=1) / relevant.sum(axis=1)).mean())
+    assert relevant[:, 0].mean() == pytest.approx(0.649, abs=0.01)
+    assert mean_ap == pytest.approx(0.328, abs=0.01)
