@@ -143,7 +143,6 @@ def test_a_damaged_conversion_is_made_again(
 
 def test_offline_index_works_and_explicit_model_is_exit_4(tmp_path: Path) -> None:
     """Real processes, with a proxy that refuses: no network, whatever this machine has."""
-    import os
 
     environment = {
         **os.environ,
@@ -155,15 +154,9 @@ def test_offline_index_works_and_explicit_model_is_exit_4(tmp_path: Path) -> Non
     done = run_cli("index", tmp_path / "clocks", "--store", store, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("packaged") == 1
-    done = run_cli(
-        "index",
-        tmp_path / "clocks",
-        "--store",
-        tmp_path / "t.es",
-        "--model",
-        "resnet50",
-        env=environment,
-    )
+    other = tmp_path / "t.es"
+    arguments = ["index", tmp_path / "clocks", "--store", other, "--model", "resnet50"]
+    done = run_cli(*arguments, env=environment)
     assert done.returncode == 4
     assert len(done.stderr.strip().splitlines()) == 1
     assert "resnet50-0676ba61.pth" in done.stderr

@@ -346,8 +346,9 @@ class DecodePool:
             self._start_failures += 1
             if self._start_failures > len(self._workers):
                 self._errors.seek(0)
-                words = self._errors.read()[-500:].decode(errors="replace").strip()
-                raise EmbedSearchError(f"the decoding process does not start: {words or status}")
+                lines = self._errors.read()[-2000:].decode(errors="replace").split("\n")
+                words = next((line for line in reversed(lines) if line), f"status {status}")
+                raise EmbedSearchError(f"the decoding process does not start: {words}")
         elif worker.tasks:
             task = worker.tasks.popleft()
             task.crashes += 1

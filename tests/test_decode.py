@@ -1,0 +1,226 @@
+"""Decoding: what a picture becomes, and what is said of one that cannot be used."""
+
+from __future__ import annotations
+
+import csv
+import io
+import resource
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from embedsearch.config import DecodeLimits
+from embedsearch.decode import image as decode_image
+from embedsearch.decode.image import DecodeError, decode, square
+from embedsearch.decode.pool import DecodeJob, DecodePool
+from embedsearch.records import Failure, ImageFacts, ImageRef, Reason
+from tests.conftest import run_cli
+
+LIMITS = DecodeLimits()
+GOLDEN = Path(__file__).parent / "golden" / "nasty.csv"
+
+
+def encoded(image: Image.Image, form: str, **save: object) -> io.BytesIO:
+    file = io.BytesIO()
+    image.save(file, form, **save)
+    file.seek(0)
+    return file
+
+
+def gradient(width: int = 64, height: int = 48) -> Image.Image:
+    x = np.linspace(0, 255, width)[None, :].repeat(height, axis=0)
+    y = np.linspace(0, 255, height)[:, None].repeat(width, axis=1)
+    return Image.fromarray(np.stack([x, y, 255 - x], axis=2).astype(np.uint8))
+
+
+def outcomes(folder: Path, names: list[str]) -> dict[str, ImageFacts | Failure]:
+    found: dict[str, ImageFacts | Failure] = {}
+    with DecodePool(128, LIMITS, workers=2) as pool:
+        jobs = (DecodeJob(ImageRef(0, name, -1, -1), str(folder)) for name in names)
+        for batch in pool.run(jobs):
+            found |= {r.key: f for r, f in zip(batch.images.refs, batch.images.facts, strict=True)}
+            found |= {failure.key: failure for failure in batch.failures}
+    return found
+
+
+def test_every_name_in_the_allow_list_is_one_pillow_knows() -> None:
+    """One bad name would make Pillow refuse every file with a KeyError."""
+    Image.init()
+    assert set(decode_image.FORMATS) <= set(Image.OPEN)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+def test_each_format_gives_the_picture(form: str) -> None:
+    picture = decode(encoded(gradient(), form), 32, LIMITS)
+    assert (picture.width, picture.height, picture.format) == (64, 48, form)
+    wanted = np.asarray(gradient().resize((32, 32), Image.Resampling.BICUBIC), dtype=int)
+    assert np.abs(picture.pixels.astype(int) - wanted).mean() < (12 if form == "GIF" else 4)
+
+
+def test_heic(tmp_path: Path) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif", reason="HEIC is an optional format")
+    pillow_heif.from_pillow(gradient()).save(tmp_path / "p.heic", quality=90)
+    with (tmp_path / "p.heic").open("rb") as file:
+        picture = decode(file, 32, LIMITS)
+    assert (picture.width, picture.height, picture.format) == (64, 48, "HEIF")
+    wanted = np.asarray(gradient().resize((32, 32)), dtype=int)
+    assert np.abs(picture.pixels.astype(int) - wanted).mean() < 6
+
+
+def test_alpha_is_shown_over_white() -> None:
+    logo = Image.new("RGBA", (40, 40), (0, 0, 0, 0))  # black under full transparency
+    logo.paste((0, 0, 0, 255), (10, 10, 30, 30))
+    for form in ("PNG", "WEBP"):
+        pixels = decode(encoded(logo, form, lossless=True), 40, LIMITS).pixels
+        assert pixels[2, 2].min() >= 250 and pixels[20, 20].max() <= 5
+    palette = logo.quantize(4)
+    pixels = decode(encoded(palette, "PNG"), 40, LIMITS).pixels
+    assert pixels[2, 2].min() >= 250 and pixels[20, 20].max() <= 5
+
+
+def test_sixteen_bit_is_scaled_not_clipped() -> None:
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    for form in ("PNG", "TIFF"):
+        pixels = decode(encoded(Image.fromarray(ramp), form), 64, LIMITS).pixels
+        assert pixels[0].max() < 8 and pixels[-1].min() > 247
+        assert abs(int(pixels[32, 32, 0]) - 128) < 4
+
+
+def test_float_tiff_with_nan_and_infinity_is_stretched() -> None:
+    values = np.linspace(-3, 5, 64 * 64, dtype=np.float32).reshape(64, 64)
+    values[0, 0], values[0, 1] = np.nan, np.inf
+    pixels = decode(encoded(Image.fromarray(values), "TIFF"), 64, LIMITS).pixels
+    assert pixels[1].max() < 12 and pixels[-1].min() > 243
+
+
+def test_cmyk_lab_and_one_bit() -> None:
+    cmyk = Image.new("CMYK", (16, 16), (0, 255, 255, 0))  # red
+    red = decode(encoded(cmyk, "TIFF"), 16, LIMITS).pixels[8, 8]
+    assert red[0] > 200 and red[1] < 60 and red[2] < 60
+    lab = Image.new("LAB", (16, 16), (255, 128, 128))
+    assert decode(encoded(lab, "TIFF"), 16, LIMITS).pixels.min() > 230
+    assert decode(encoded(Image.new("1", (9, 9), 1), "PNG"), 9, LIMITS).pixels.min() == 255
+
+
+def test_only_the_first_frame_is_read() -> None:
+    frames = [Image.new("RGB", (20, 20), color) for color in ("red", "blue")]
+    for form in ("GIF", "WEBP", "PNG", "TIFF"):
+        file = encoded(frames[0], form, save_all=True, append_images=frames[1:])
+        assert decode(file, 8, LIMITS).pixels[4, 4, 0] > 200
+
+
+def test_a_large_jpeg_is_decoded_at_a_reduced_scale() -> None:
+    """draft() at 2 × S: a fraction of the full decode's work, nearly the same picture."""
+    photo = gradient(4000, 3000)
+    file = encoded(photo, "JPEG", quality=90)
+    image = Image.open(file, formats=["JPEG"])
+    image.draft("RGB", (448, 448))
+    assert image.size == (1000, 750)  # the smallest scale with both sides above 448
+    file.seek(0)
+    pixels = decode(file, 224, LIMITS).pixels.astype(int)
+    full = np.asarray(photo.resize((224, 224), Image.Resampling.BICUBIC), dtype=int)
+    assert np.abs(pixels - full).mean() < 2
+
+
+def test_exif_facts() -> None:
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0110] = "Canon\0", "Canon EOS 450D"
+    exif.get_ifd(0x8769)[0x9003] = "2021:07:04 12:30:15"
+    gps = exif.get_ifd(0x8825)
+    gps.update({1: "S", 2: (33.0, 51.0, 24.0), 3: "E", 4: (151.0, 12.0, 36.0)})
+    picture = decode(encoded(gradient(), "JPEG", exif=exif), 16, LIMITS)
+    assert picture.taken_at == datetime(2021, 7, 4, 12, 30, 15)
+    assert picture.camera == "Canon EOS 450D"
+    assert picture.gps == pytest.approx((-33.8566667, 151.21))
+
+
+def test_all_orientations_show_the_same_picture(shared_data: Path) -> None:
+    for kind in ("Landscape", "Portrait"):
+        pictures = []
+        for number in range(9):
+            path = shared_data / "exif_orientation" / f"{kind}_{number}.jpg"
+            with path.open("rb") as file:
+                pictures.append(decode(file, 64, LIMITS))
+        upright = pictures[1]
+        assert (upright.width > upright.height) == (kind == "Landscape")
+        for number, picture in enumerate(pictures[2:], start=2):
+            assert (picture.width, picture.height) == (upright.width, upright.height)
+            # The photos carry their number as text; the rest of the picture is the same.
+            difference = np.abs(picture.pixels.astype(int) - upright.pixels.astype(int))
+            assert np.median(difference) <= 6, (kind, number)
+        # The mutant: without turning, orientation 3 is upside down.
+        turned = np.abs(pictures[3].pixels[::-1, ::-1].astype(int) - upright.pixels.astype(int))
+        assert np.median(turned) > 10
+
+
+def test_pixel_cap_is_checked_before_decoding() -> None:
+    file = encoded(Image.new("RGB", (100, 100)), "PNG")
+    with pytest.raises(DecodeError) as caught:
+        decode(file, 8, DecodeLimits(max_pixels=9_999))
+    assert caught.value.reason is Reason.TOO_LARGE
+    assert "--max-pixels" in caught.value.detail
+    file.seek(0)
+    assert decode(file, 8, DecodeLimits(max_pixels=10_000)).width == 100
+
+
+def test_truncated_pictures_need_permission() -> None:
+    whole = encoded(gradient(200, 150), "JPEG").getvalue()
+    cut = io.BytesIO(whole[: len(whole) // 2])
+    with pytest.raises(DecodeError) as caught:
+        decode(cut, 16, LIMITS)
+    assert caught.value.reason is Reason.TRUNCATED
+    cut.seek(0)
+    picture = decode(cut, 16, DecodeLimits(allow_truncated=True))
+    assert picture.truncated
+    cut.seek(0)
+    with pytest.raises(DecodeError):  # the permission does not outlive its call
+        decode(cut, 16, LIMITS)
+
+
+def test_square_is_decode_without_a_file() -> None:
+    image = gradient(300, 100)
+    assert np.array_equal(square(image, 32), decode(encoded(image, "PNG"), 32, LIMITS).pixels)
+
+
+def test_fit_keeps_proportions_on_white() -> None:
+    pixels = decode(encoded(Image.new("RGB", (100, 50)), "PNG"), 40, LIMITS, fit=True).pixels
+    assert pixels[:9].min() == 255 and pixels[31:].min() == 255 and pixels[11:29].max() == 0
+
+
+def test_nasty_corpus_verdicts(shared_data: Path) -> None:
+    """Every file ends in a picture or a named reason, in bounded time, as recorded."""
+    folder = shared_data / "nasty"
+    names = sorted(path.name for path in folder.iterdir())
+    started = time.monotonic()
+    found = outcomes(folder, names)
+    assert time.monotonic() - started < 60
+    rows = []
+    for name in names:
+        outcome = found[name]
+        if isinstance(outcome, Failure):
+            assert outcome.detail and "\n" not in outcome.detail
+            rows.append([name, str(outcome.reason), "", "", ""])
+        else:
+            rows.append([name, "ok", outcome.format, str(outcome.width), str(outcome.height)])
+    with GOLDEN.open(newline="") as file:
+        assert rows == list(csv.reader(file))[1:]
+
+
+def test_nasty_corpus_through_the_command_line(shared_data: Path, tmp_path: Path) -> None:
+    """One folder of all of it: accounted for, finite vectors, no process above 1 GB."""
+    before = set(Path.cwd().iterdir())
+    done = run_cli(
+        "index", shared_data / "nasty", "--store", tmp_path / "n.es", "--model", "packaged"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "136 images found: 70 added" in done.stdout and "66 failed" in done.stdout
+    assert run_cli("check", "--store", tmp_path / "n.es").returncode == 0
+    assert set(Path.cwd().iterdir()) == before, "a hostile file wrote something"
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    if sys.platform == "linux":  # kB of the largest process so far
+        assert peak < 1 << 20
