@@ -310,7 +310,7 @@ class StoreWriter:
             except StoreNotFound:
                 self.manifest = None
             self._base = self.manifest
-            self._sweep()
+            self._sweep(self._committed())
         except BaseException:
             self._lock.release()
             raise
@@ -342,16 +342,26 @@ class StoreWriter:
         _point(self.store, manifest.generation, record)
         self.manifest = manifest
         self._lock.touch()
-        self._sweep()
+        # The one before this run stays for going back, and for readers that are just opening it.
+        self._sweep([manifest, *([] if self._base is None else [self._base])])
 
     def _sweep_tmp(self) -> None:
         with contextlib.suppress(OSError):  # debris costs space only; the next run tries again
             for path in (self.store / TMP_NAME).iterdir():
                 path.unlink()
 
-    def _sweep(self) -> None:
-        """Remove what neither the current generation nor the one before this run needs."""
-        kept = [m for m in (self.manifest, self._base) if m is not None]
+    def _committed(self) -> list[Manifest]:
+        """Return the generations on disk up to the current one; later ones were never committed."""
+        found = [] if self.manifest is None else [self.manifest]
+        for path in (self.store / "manifests").glob("m-*.json"):
+            with contextlib.suppress(OSError, ValueError, IncompatibleStore):  # no help to anyone
+                manifest = Manifest.from_bytes(path.read_bytes())
+                if found and manifest.generation < found[0].generation:
+                    found.append(manifest)
+        return found
+
+    def _sweep(self, kept: list[Manifest]) -> None:
+        """Remove the store's files that none of these generations needs."""
         needed = {record.relative for manifest in kept for record in manifest.files()}
         needed |= {f"manifests/m-{manifest.generation:08d}.json" for manifest in kept}
         for folder in sorted(set(FOLDERS.values())):

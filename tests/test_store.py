@@ -1,0 +1,483 @@
+"""The store on disk: written whole or not at all, read only if whole, one writer at a time."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import embedsearch
+from embedsearch.errors import (
+    DamagedStore,
+    EmbedSearchError,
+    IncompatibleStore,
+    StorageError,
+    StoreLocked,
+    StoreNotFound,
+    UsageError,
+)
+from embedsearch.store import files
+from embedsearch.store.files import FileRecord, strict_json, write_new
+from embedsearch.store.lock import WriterLock
+from embedsearch.store.manifest import Manifest
+from embedsearch.store.store import StoreWriter, check_store, create_store, read_current
+from embedsearch.upkeep import repair
+from tests.conftest import REPOSITORY, paint, run_cli
+
+
+@pytest.fixture
+def store(photos: Path, tmp_path: Path, extractor: Callable[..., Any]) -> Path:
+    """A store of twelve images at generation 2, with FAISS file, failures and deleted rows."""
+    path = tmp_path / "s.es"
+    embedsearch.index(photos, store=path, model="packaged", extractor_factory=extractor)
+    (photos / "a" / "01.png").unlink()
+    (photos / "a" / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    embedsearch.index(photos, store=path, extractor_factory=extractor)
+    return path
+
+
+def contents(store: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(store)): path.read_bytes()
+        for path in sorted(store.rglob("*"))
+        if path.is_file() and path.name != "writer.lock"
+    }
+
+
+def rows_of(store: Path) -> dict[bytes, bytes]:
+    """Read the live rows with nothing but pyarrow and the manifest: key to vector bytes."""
+    pointer = json.loads((store / "CURRENT").read_text())
+    manifest = json.loads((store / "manifests" / pointer["manifest"]).read_text())
+    dead: set[int] = set()
+    if manifest["deleted"]:
+        dead = set(pq.read_table(store / "shards" / manifest["deleted"]["name"])["row"].to_pylist())
+    found = {}
+    for shard in manifest["shards"]:
+        for row in pq.read_table(store / "shards" / shard["name"]).to_pylist():
+            if row["row"] not in dead:
+                found[row["key"]] = np.array(row["vector"], np.float16).tobytes()
+    assert len(found) == manifest["live"]
+    return found
+
+
+def test_shards_are_ordinary_parquet(store: Path, photos: Path) -> None:
+    manifest = read_current(store)
+    (shard,) = manifest.shards
+    table = pq.read_table(store / shard.relative, page_checksum_verification=True)
+    assert str(table.schema.field("vector").type).startswith("fixed_size_list<element: halffloat")
+    assert table.schema.field("vector").type.list_size == 512
+    column = pq.ParquetFile(store / shard.relative).metadata.row_group(0).column(15)
+    assert column.path_in_schema == "vector.list.element"
+    assert "BYTE_STREAM_SPLIT" in column.encodings and column.compression == "ZSTD"
+    row = next(r for r in table.to_pylist() if r["key"] == b"b/02.png")
+    assert row["path"] == "b/02.png" and (row["width"], row["height"]) == (48, 40)
+    assert row["mtime_ns"] == (photos / "b/02.png").stat().st_mtime_ns
+    assert row["digest"] == hashlib.sha256((photos / "b/02.png").read_bytes()).digest()
+    assert len(rows_of(store)) == 11
+
+
+def test_manifest_survives_its_round_trip(store: Path) -> None:
+    manifest = read_current(store)
+    assert Manifest.from_bytes(manifest.to_bytes()) == manifest
+    newer = manifest.to_bytes().replace(b'"min_reader_version": 1', b'"min_reader_version": 2')
+    with pytest.raises(IncompatibleStore, match="upgrade"):
+        Manifest.from_bytes(newer)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"a": 1, "a": 2}',
+        b'{"a": NaN}',
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"min_reader_version": 1}',
+    ],
+)
+def test_malformed_manifests_are_value_errors(text: bytes) -> None:
+    with pytest.raises(ValueError):
+        Manifest.from_bytes(text)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/etc/passwd", "x-00000001.json", "s-1.parquet"]
+)
+def test_file_names_are_checked(name: str) -> None:
+    with pytest.raises(ValueError, match="no file name"):
+        FileRecord(name, 1, "")
+
+
+def test_strict_json_reads_plain_json() -> None:
+    assert strict_json(b'{"a": [1, {"b": null}]}') == {"a": [1, {"b": None}]}
+
+
+def answer_or_error(store: Path, image: Path) -> list[tuple[str, float]] | EmbedSearchError:
+    """Return what a reader gets: hits, or the error; anything else fails the test."""
+    try:
+        check = check_store(store, read_data=True)[1]
+        with embedsearch.open_store(store) as searcher:
+            vector = np.zeros(512, dtype=np.float32)
+            vector[0] = 1.0
+            hits = [(hit.key, hit.score) for hit in searcher.query(vector, k=20)]
+        if check:
+            return DamagedStore(check[0].words)
+        return hits
+    except EmbedSearchError as error:
+        return error
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_flip_cut_and_addition_is_detected(store: Path, photos: Path, seed: int) -> None:
+    """Bit flips, cuts, additional bytes, swaps: an error that names a file, never an answer."""
+    rng = np.random.default_rng(seed)
+    good = answer_or_error(store, photos)
+    assert isinstance(good, list) and len(good) == 11
+    names = [name for name in contents(store) if not name.startswith(("FORMAT", "writer"))]
+    manifest = f"manifests/m-{read_current(store).generation:08d}.json"
+    parent = f"manifests/m-{read_current(store).parent:08d}.json"
+    needed = {r.relative for r in read_current(store).files()} | {"CURRENT", manifest}
+    assert parent in names
+    for trial in range(60):
+        name = sorted(needed)[trial % len(needed)]
+        path = store / name
+        original = path.read_bytes()
+        damaged = bytearray(original)
+        place = int(rng.integers(len(damaged)))
+        kind = ["flip", "flip", "flip", "cut", "longer", "zero"][int(rng.integers(6))]
+        if kind == "flip":
+            damaged[place] ^= 1 << int(rng.integers(8))
+        elif kind == "cut":
+            del damaged[place:]
+        elif kind == "longer":
+            damaged += b"\0"
+        else:
+            damaged[place : place + 64] = bytes(len(damaged[place : place + 64]))
+        if bytes(damaged) == original:
+            continue
+        path.chmod(0o600)
+        path.write_bytes(damaged)
+        outcome = answer_or_error(store, photos)
+        harmless = name == "CURRENT" and outcome == good  # JSON white space, say
+        assert harmless or isinstance(outcome, EmbedSearchError), (name, kind, place)
+        if not harmless:
+            assert outcome.exit_code in {5, 6, 7}
+            assert outcome.exit_code != 7 or name == "CURRENT"
+        path.write_bytes(original)
+    assert answer_or_error(store, photos) == good
+
+
+def test_flips_go_unseen_without_our_checksums(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mutant: with verification off, FAISS answers from a damaged file."""
+    (record,) = read_current(store).exact
+    path = store / record.relative
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 0x40
+    path.chmod(0o600)
+    path.write_bytes(data)
+    vector = np.zeros(512, dtype=np.float32)
+    vector[0] = 1.0
+    with pytest.raises(DamagedStore, match="sha256"):
+        embedsearch.open_store(store)
+    monkeypatch.setattr("embedsearch.searching.verify", lambda *_: None)
+    with embedsearch.open_store(store) as searcher:
+        assert len(searcher.query(vector)) == 10
+
+
+def test_files_of_another_generation_are_refused(store: Path) -> None:
+    generation = read_current(store).generation
+    here, before = (store / f"manifests/m-{g:08d}.json" for g in (generation, generation - 1))
+    here.chmod(0o600)
+    shutil.copy(before, here)
+    with pytest.raises(DamagedStore, match=r"bytes|sha256"):
+        read_current(store)
+
+
+def test_links_and_pipes_in_place_of_files_are_refused(store: Path, tmp_path: Path) -> None:
+    (shard,) = read_current(store).shards
+    path = store / shard.relative
+    shutil.move(path, tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DamagedStore):
+        embedsearch.open_store(store)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DamagedStore):
+        embedsearch.open_store(store)
+
+
+def test_check_names_the_file_and_foreign_files(store: Path) -> None:
+    manifest, problems = check_store(store, read_data=True)
+    assert problems == [] and manifest.live == 11
+    (store / "shards" / "evil.pkl").write_bytes(b"x")
+    (store / "notes.txt").write_text("mine")
+    _, problems = check_store(store, read_data=True)
+    assert [problem.file for problem in problems] == ["notes.txt", "shards/evil.pkl"]
+    for name in ("notes.txt", "shards/evil.pkl"):
+        (store / name).unlink()
+    for record in manifest.files():
+        path = store / record.relative
+        data = path.read_bytes()
+        path.chmod(0o600)
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        _, problems = check_store(store, read_data=True)
+        assert [problem.file for problem in problems] == [record.relative]
+        done = run_cli("check", "--store", store)
+        assert done.returncode == 5 and path.name in done.stderr
+        path.write_bytes(data)
+
+
+def test_repair_builds_the_faiss_file_again(store: Path, photos: Path) -> None:
+    good = answer_or_error(store, photos)
+    (record,) = read_current(store).exact
+    (store / record.relative).chmod(0o600)
+    (store / record.relative).write_bytes(b"garbage")
+    done = run_cli("query", photos / "a/03.png", "--store", store)
+    assert done.returncode == 5 and "repair" in done.stderr
+    assert repair(store) == ["the FAISS files were built again from the shards"]
+    assert answer_or_error(store, photos) == good
+    assert repair(store) == []
+
+
+def test_repair_falls_back_to_a_whole_generation(store: Path, photos: Path) -> None:
+    before = read_current(store)
+    (store / "CURRENT").write_bytes(b"garbage")
+    done = run_cli("info", "--store", store)
+    assert done.returncode == 5 and "repair" in done.stderr
+    with pytest.raises(DamagedStore):  # index does not guess, either
+        embedsearch.index(photos, store=store)
+    assert repair(store)[0] == f"CURRENT names generation {before.generation} again"
+    assert read_current(store) == before
+
+
+def test_repair_does_not_make_up_shards(store: Path) -> None:
+    (shard,) = read_current(store).shards
+    (store / shard.relative).chmod(0o600)
+    (store / shard.relative).write_bytes(b"x" * shard.bytes)
+    with pytest.raises(DamagedStore, match="--rebuild"):
+        repair(store)
+
+
+def test_formats_and_folders_that_are_no_store(tmp_path: Path, photos: Path) -> None:
+    with pytest.raises(StoreNotFound, match="no store"):
+        embedsearch.open_store(tmp_path / "nowhere")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "precious.txt").write_text("mine")
+    for arguments in (["index", photos], ["index", photos, "--dry-run"]):
+        done = run_cli(*arguments, "--store", other, "--model", "packaged")
+        assert done.returncode == 2 and "something else" in done.stderr
+        assert [path.name for path in other.iterdir()] == ["precious.txt"]
+    done = run_cli("index", photos, "--store", other / "precious.txt")
+    assert done.returncode == 2 and "is a file" in done.stderr
+    (other / "FORMAT").write_text("embedsearch 99\n")
+    with pytest.raises(IncompatibleStore, match="format 99"):
+        embedsearch.open_store(other)
+    (other / "FORMAT").write_text("hello\n")
+    with pytest.raises(UsageError):
+        create_store(other)
+
+
+def test_an_empty_folder_becomes_a_store_and_a_started_one_is_taken_up(tmp_path: Path) -> None:
+    (tmp_path / "s.es" / "tmp").mkdir(parents=True)
+    (tmp_path / "s.es" / "tmp" / "123-0123456789abcdef").write_text("debris of a kill")
+    create_store(tmp_path / "s.es")
+    with StoreWriter(tmp_path / "s.es") as writer:
+        assert writer.manifest is None
+    assert list((tmp_path / "s.es" / "tmp").iterdir()) == []
+    with pytest.raises(StoreNotFound, match="nothing was committed"):
+        read_current(tmp_path / "s.es")
+
+
+class Faults:
+    """Make the n-th call of a kind that `files` makes fail, once or from then on."""
+
+    CALLS = ("open", "write", "fsync", "rename", "unlink")
+
+    def __init__(self, patch: pytest.MonkeyPatch, error: int, at: int, lasting: bool) -> None:
+        self.count = 0
+        self._at, self._error, self._lasting = at, error, lasting
+        for name in ("open", "write", "fsync"):
+            patch.setattr(files.os, name, self._wrap(getattr(os, name), name), raising=True)
+        patch.setattr(Path, "rename", self._wrap(Path.rename, "rename"))
+
+    def _wrap(self, real: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            writes = name != "open" or (len(args) > 1 and args[1] & os.O_CREAT)
+            if writes and self._is_ours(args):
+                self.count += 1
+                if self.count == self._at or (self._lasting and self.count >= self._at):
+                    raise OSError(self._error, os.strerror(self._error))
+            return real(*args, **kwargs)
+
+        return call
+
+    @staticmethod
+    def _is_ours(args: tuple[Any, ...]) -> bool:
+        """Pipes and terminals of the test run are not ours to break."""
+        if isinstance(args[0], int):
+            return ".es" in str(Path(f"/proc/self/fd/{args[0]}").readlink())
+        return ".es" in os.fspath(args[0])
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
+@pytest.mark.skipif(sys.platform != "linux", reason="looks descriptors up in /proc")
+def test_each_failing_call_leaves_the_old_generation(
+    store: Path, photos: Path, extractor: Callable[..., Any], error: int, lasting: bool
+) -> None:
+    paint(photos / "a" / "new.png", 99)
+    before, old_rows = contents(store), rows_of(store)
+    points = 0
+    while True:
+        points += 1
+        with pytest.MonkeyPatch.context() as patch:
+            faults = Faults(patch, error, points, lasting)
+            try:
+                embedsearch.index(photos, store=store, extractor_factory=extractor)
+                failed = False
+            except StorageError as caught:
+                failed = True
+                assert ("disk is full" in str(caught)) == (error == errno.ENOSPC)
+            reached = faults.count >= points
+        if not reached:
+            break
+        assert check_store(store, read_data=True)[1] == []
+        now = rows_of(store)
+        assert {key: now[key] for key in old_rows} == old_rows, "a committed row was lost"
+        if failed and read_current(store).generation == json.loads(before["CURRENT"])["generation"]:
+            kept = {name: data for name, data in contents(store).items() if name in before}
+            assert kept == before, "a failed run changed a file of the committed generation"
+        shutil.rmtree(store)
+        for name, data in before.items():
+            (store / name).parent.mkdir(parents=True, exist_ok=True)
+            (store / name).write_bytes(data)
+        (store / "tmp").mkdir()
+    assert points > 15, f"only {points} calls were seen: the injection does not reach the writer"
+
+
+def test_the_fault_harness_catches_a_writer_in_place(
+    store: Path, photos: Path, extractor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mutant: CURRENT overwritten in place is destroyed by a full disk."""
+
+    def in_place(store: Path, name: str, content: bytes) -> None:
+        with (store / name).open("wb") as file:
+            file.flush()
+            raise StorageError("full")
+
+    paint(photos / "a" / "new.png", 99)
+    monkeypatch.setattr("embedsearch.store.store.replace_file", in_place)
+    with pytest.raises(StorageError):
+        embedsearch.index(photos, store=store, extractor_factory=extractor)
+    with pytest.raises(DamagedStore):
+        check_store(store, read_data=True)
+
+
+def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_store(tmp_path / "s.es")
+    real = os.write
+    monkeypatch.setattr(files.os, "write", lambda fd, data: real(fd, bytes(data)[:7]))
+    record = write_new(tmp_path / "s.es", "s", 1, "parquet", [b"0123456789" * 10, b"end"])
+    assert (tmp_path / "s.es" / record.relative).read_bytes() == b"0123456789" * 10 + b"end"
+    assert record.bytes == 103
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
+def test_a_really_full_disk(photos: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24k", "none", str(disk)], capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        done = run_cli("index", photos, "--store", disk / "s.es", "--model", "packaged")
+        assert done.returncode == 4, done.stdout + done.stderr
+        assert "disk is full" in done.stderr and len(done.stderr.strip().splitlines()) <= 2
+        assert run_cli("query", photos / "a/01.png", "--store", disk / "s.es").returncode in {0, 7}
+        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+        done = run_cli("index", photos, "--store", disk / "s.es", "--model", "packaged")
+        assert done.returncode == 0, done.stderr
+        assert run_cli("check", "--store", disk / "s.es").returncode == 0
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from embedsearch.store.lock import WriterLock
+lock = WriterLock(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    store = tmp_path / "locked.es"
+    create_store(store)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(store)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    )
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    yield store, process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_second_writer_is_told_who_holds_the_lock(
+    holder: tuple[Path, subprocess.Popen[str]], photos: Path
+) -> None:
+    store, process = holder
+    done = run_cli("index", photos, "--store", store, "--model", "packaged")
+    assert done.returncode == 3
+    assert f"process {process.pid} on" in done.stderr and "--wait" in done.stderr
+    os.kill(process.pid, 19)  # SIGSTOP: a stopped holder still excludes
+    with pytest.raises(StoreLocked):
+        WriterLock(store)
+    process.kill()
+    process.wait()
+    WriterLock(store, wait_s=5.0).release()  # the kernel freed it, whatever the file says
+
+
+def test_waiting_for_the_lock(holder: tuple[Path, subprocess.Popen[str]]) -> None:
+    store, _ = holder
+    started = time.monotonic()
+    with pytest.raises(StoreLocked):
+        WriterLock(store, wait_s=0.5)
+    assert 0.4 < time.monotonic() - started < 3
+
+
+def test_a_young_note_of_another_host_is_respected(tmp_path: Path) -> None:
+    create_store(tmp_path)
+    note = {"pid": 1, "host": "elsewhere", "time": time.time() - 60}
+    (tmp_path / "writer.lock").write_text(json.dumps(note))
+    with pytest.raises(StoreLocked, match="elsewhere"):
+        WriterLock(tmp_path)
+    note["time"] = time.time() - 3600
+    (tmp_path / "writer.lock").write_text(json.dumps(note))
+    WriterLock(tmp_path).release()
+    assert (tmp_path / "writer.lock").read_text() == ""
