@@ -1,0 +1,417 @@
+"""`index` as a sync: new, changed, moved, touched, deleted and failing files, counted exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+import embedsearch
+from embedsearch.config import DecodeLimits, IndexConfig
+from embedsearch.errors import IncompatibleStore, NothingIndexed, StoreNotFound, UsageError
+from embedsearch.records import IndexReport, ModelSpec, Reason, Stage
+from embedsearch.session import Session
+from embedsearch.store import merge
+from embedsearch.store.store import check_store, read_current
+from embedsearch.upkeep import failures
+from tests.conftest import CountingExtractor, paint, run_cli
+from tests.test_store import contents, rows_of
+
+
+class Library:
+    """A store over folders, indexed with the counting extractor."""
+
+    def __init__(self, store: Path, factory: Callable[..., Any]) -> None:
+        self.store = store
+        self._factory = factory
+
+    def index(self, *folders: Path, **options: Any) -> IndexReport:
+        if not self.store.exists():
+            options.setdefault("model", "packaged")
+        return embedsearch.index(
+            folders, store=self.store, extractor_factory=self._factory, **options
+        )
+
+    def reasons(self) -> dict[str, Reason]:
+        return {failure.key: failure.reason for _, failure in failures(self.store)}
+
+
+@pytest.fixture
+def library(tmp_path: Path, extractor: Callable[..., Any]) -> Library:
+    return Library(tmp_path / "s.es", extractor)
+
+
+def counts(report: IndexReport) -> tuple[int, ...]:
+    """(found, added, changed, moved, unchanged, failed, deleted)"""
+    return (
+        report.found,
+        report.added,
+        report.changed,
+        report.moved,
+        report.unchanged,
+        report.failed,
+        report.deleted,
+    )
+
+
+def test_the_second_run_reads_and_embeds_nothing(
+    library: Library, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert counts(library.index(photos)) == (12, 12, 0, 0, 0, 0, 0)
+    assert CountingExtractor.embedded == 12
+    generation = read_current(library.store).generation
+    before = sorted(path.name for path in library.store.rglob("*"))
+    monkeypatch.setattr("embedsearch.indexing.DecodePool", None)  # would fail if it were used
+    monkeypatch.setattr("embedsearch.planning.open_regular", None)
+    report = library.index(photos)
+    assert counts(report) == (12, 0, 0, 0, 12, 0, 0)
+    assert report.embedded == 0 and report.generation == generation
+    assert sorted(path.name for path in library.store.rglob("*")) == before
+
+
+def test_every_kind_of_change_in_one_run(library: Library, photos: Path) -> None:
+    (photos / "bad.jpg").write_bytes(b"no picture at all")
+    assert counts(library.index(photos)) == (13, 12, 0, 0, 0, 1, 0)
+    old = rows_of(library.store)
+    paint(photos / "new.png", 100)
+    paint(photos / "a" / "01.png", 101)  # other content
+    (photos / "c").mkdir()
+    (photos / "b" / "00.png").rename(photos / "c" / "moved.png")
+    (photos / "b" / "02.png").unlink()
+    os.utime(photos / "b" / "04.png", ns=(1, 1))  # touched in vain
+    (photos / "a" / "03.png").write_bytes(b"broken now")
+    CountingExtractor.embedded = 0
+    report = library.index(photos)
+    assert counts(report) == (13, 1, 1, 1, 8, 2, 1)
+    assert CountingExtractor.embedded == 2
+    now = rows_of(library.store)
+    assert now[b"c/moved.png"] == old[b"b/00.png"]
+    assert now[b"b/04.png"] == old[b"b/04.png"]
+    assert now[b"a/01.png"] != old[b"a/01.png"]
+    assert now.keys() == {*old, b"c/moved.png", b"new.png"} - {
+        b"b/00.png",
+        b"b/02.png",
+        b"a/03.png",
+    }
+    assert library.reasons() == {"bad.jpg": Reason.NOT_AN_IMAGE, "a/03.png": Reason.NOT_AN_IMAGE}
+    assert counts(library.index(photos)) == (13, 0, 0, 0, 11, 2, 0)
+    assert CountingExtractor.embedded == 2
+    # Mended files and changed limits are looked at again.
+    paint(photos / "bad.jpg", 7)
+    assert counts(library.index(photos)) == (13, 1, 0, 0, 11, 1, 0)
+    assert check_store(library.store, read_data=True)[1] == []
+
+
+def test_failures_are_retried_when_the_limits_change(library: Library, photos: Path) -> None:
+    paint(photos / "large.png", 5, size=(200, 200))
+    small = DecodeLimits(max_pixels=30_000)
+    report = library.index(photos, limits=small)
+    assert counts(report) == (13, 12, 0, 0, 0, 1, 0)
+    assert library.reasons() == {"large.png": Reason.TOO_LARGE}
+    assert library.index(photos, limits=small).failed == 1
+    assert counts(library.index(photos)) == (13, 1, 0, 0, 12, 0, 0)
+    assert library.reasons() == {}
+
+
+def test_two_copies_and_a_deleted_one_move_once(library: Library, photos: Path) -> None:
+    library.index(photos)
+    data = (photos / "a" / "01.png").read_bytes()
+    (photos / "a" / "01.png").unlink()
+    for name in ("x.png", "y.png"):
+        (photos / name).write_bytes(data)
+    CountingExtractor.embedded = 0
+    assert counts(library.index(photos)) == (13, 1, 0, 1, 11, 0, 0)
+    assert CountingExtractor.embedded == 1
+    rows = rows_of(library.store)
+    assert rows[b"x.png"] == rows[b"y.png"]
+
+
+def test_a_vanished_or_emptied_root_is_refused(library: Library, photos: Path) -> None:
+    library.index(photos)
+    before = rows_of(library.store)
+    away = photos.with_name("away")
+    photos.rename(away)
+    with pytest.raises(UsageError, match=r"vanished.*12 images.*--allow-empty"):
+        library.index()
+    photos.mkdir()  # the empty mount point of an unplugged disk
+    with pytest.raises(UsageError, match="holds no image any more"):
+        library.index()
+    with pytest.raises(UsageError, match="holds no image any more"):
+        library.index(photos)
+    assert rows_of(library.store) == before
+    with pytest.raises(NothingIndexed):
+        library.index(allow_empty=True)
+    assert rows_of(library.store) == {}
+    photos.rmdir()
+    away.rename(photos)
+    assert library.index().added == 12
+
+
+def test_scopes_and_roots(library: Library, photos: Path, tmp_path: Path) -> None:
+    report = library.index(photos / "a")
+    assert counts(report) == (6, 6, 0, 0, 0, 0, 0)
+    other = tmp_path / "other"
+    paint(other / "z.png", 50)
+    library.index(other)
+    assert [root.path for root in read_current(library.store).roots] == [
+        str(photos / "a"),
+        str(other),
+    ]
+    CountingExtractor.embedded = 0
+    report = library.index(photos)  # around a known root: takes it over, keeps its vectors
+    assert counts(report) == (12, 6, 0, 6, 0, 0, 0)
+    assert CountingExtractor.embedded == 6
+    roots = read_current(library.store).roots
+    assert [root.path for root in roots] == [str(other), str(photos)]
+    (photos / "b" / "00.png").unlink()
+    (photos / "a" / "01.png").unlink()
+    report = library.index(photos / "b")  # inside a root: only that part is looked at
+    assert counts(report) == (5, 0, 0, 0, 5, 0, 1)
+    assert b"a/01.png" in rows_of(library.store)
+    assert counts(library.index()) == (11, 0, 0, 0, 11, 0, 1)
+    with pytest.raises(UsageError, match="does not exist"):
+        library.index(photos / "nowhere")
+    with pytest.raises(UsageError, match="is a file"):
+        library.index(photos / "b" / "02.png")
+
+
+def test_failures_outside_the_scope_stay(library: Library, photos: Path) -> None:
+    for folder in "ab":
+        (photos / folder / "bad.jpg").write_bytes(b"bad")
+    library.index(photos)
+    (photos / "a" / "bad.jpg").unlink()
+    (photos / "b" / "bad.jpg").unlink()
+    library.index(photos / "a")
+    assert library.reasons() == {"b/bad.jpg": Reason.NOT_AN_IMAGE}
+
+
+def test_nothing_to_index_makes_no_store(library: Library, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NothingIndexed, match="no images found"):
+        library.index(tmp_path / "empty")
+    assert not library.store.exists()
+    with pytest.raises(StoreNotFound):
+        library.index()
+    assert not library.store.exists()
+
+
+def test_a_folder_of_broken_files_is_exit_1_with_their_reasons(
+    library: Library, tmp_path: Path
+) -> None:
+    (tmp_path / "broken").mkdir()
+    for number in range(3):
+        (tmp_path / "broken" / f"{number}.jpg").write_bytes(b"\xff\xd8\xff nothing")
+    with pytest.raises(NothingIndexed, match="all 3 files failed"):
+        library.index(tmp_path / "broken")
+    assert len(library.reasons()) == 3
+    assert check_store(library.store, read_data=True)[1] == []
+    with embedsearch.open_store(library.store) as searcher:
+        assert searcher.query(np.eye(512, dtype=np.float32)[0]) == []
+
+
+def test_dry_run_changes_nothing(library: Library, photos: Path) -> None:
+    report = library.index(photos, dry_run=True)
+    assert counts(report) == (12, 12, 0, 0, 0, 0, 0) and not library.store.exists()
+    library.index(photos)
+    paint(photos / "a" / "01.png", 77)
+    (photos / "b" / "00.png").unlink()
+    before = contents(library.store)
+    report = library.index(photos, dry_run=True)
+    assert counts(report) == (11, 0, 1, 0, 10, 0, 1) and report.dry_run
+    assert before == {
+        path: path.read_bytes() for path in library.store.rglob("*") if path.is_file()
+    }
+
+
+def test_another_model_needs_a_rebuild(
+    library: Library, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.index(photos)
+    old = read_current(library.store)
+    other = ModelSpec(**{**old.model.to_dict(), "name": "other", "pooling": "gem1",
+                         "mean": old.model.mean, "std": old.model.std})  # fmt: skip
+    monkeypatch.setattr("embedsearch.indexing.resolve", lambda name, session: other)
+    with pytest.raises(IncompatibleStore, match=r"pooling: gem1 != gem3.*--rebuild"):
+        library.index(photos, model="other")
+    assert read_current(library.store) == old
+    (photos / "a" / "01.png").unlink()
+    CountingExtractor.embedded = 0
+    report = library.index(model="other", rebuild=True)
+    assert report.added == CountingExtractor.embedded == 11
+    new = read_current(library.store)
+    assert new.model.name == "other" and new.live == 11
+    assert min(shard.first_row for shard in new.shards) >= old.next_row, "row ids were reused"
+    assert library.index(photos).unchanged == 11
+
+
+def test_vectors_that_are_not_finite_are_failures(
+    photos: Path, tmp_path: Path, extractor: Callable[..., Any]
+) -> None:
+    def make(*arguments: Any) -> Any:
+        network = extractor(*arguments)
+
+        def broken(pixels: Any) -> Any:
+            vectors = network(pixels)
+            vectors[3] = np.nan
+            vectors[5] *= 2
+            return vectors
+
+        broken.device, broken.precision = "cpu", "fp32"  # type: ignore[attr-defined]
+        return broken
+
+    store = tmp_path / "n.es"
+    report = embedsearch.index(photos, store=store, model="packaged", extractor_factory=make)
+    assert counts(report) == (12, 10, 0, 0, 0, 2, 0)
+    assert {f.stage for _, f in failures(store)} == {Stage.EMBED}
+    assert {f.reason for _, f in failures(store)} == {Reason.NOT_FINITE}
+
+
+def test_shards_are_merged_and_worn_ones_rewritten(
+    library: Library, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(100, 104):
+        paint(photos / f"{seed}.png", seed)
+        library.index(photos)
+        assert len(read_current(library.store).shards) == 1, "small shards were not merged"
+    monkeypatch.setattr(merge, "SMALL_BYTES", 0)
+    for path in sorted((photos / "a").iterdir()) + sorted((photos / "b").iterdir())[:3]:
+        path.unlink()
+    library.index(photos)
+    manifest = read_current(library.store)
+    assert (manifest.live, manifest.deleted_rows, manifest.deleted) == (7, 0, None)
+    assert sum(shard.rows for shard in manifest.shards) == 7
+    assert sum(record.rows for record in manifest.exact) == 7
+    assert check_store(library.store, read_data=True)[1] == []
+
+
+def test_checkpoints_commit_on_the_way(library: Library, photos: Path) -> None:
+    generations = []
+
+    def watch(progress: Any) -> None:
+        generations.append(read_current(library.store).live if progress.done > 32 else 0)
+
+    for seed in range(200, 300):
+        paint(photos / f"{seed}.png", seed)
+    report = library.index(photos, checkpoint_images=32, on_progress=watch)
+    assert report.added == 112
+    assert generations[1:] == sorted(generations[1:]) and generations[-1] >= 64
+    assert len(read_current(library.store).shards) == 1
+
+
+@pytest.mark.parametrize("field", ["device", "precision"])
+def test_config_is_checked(field: str) -> None:
+    with pytest.raises(UsageError, match=field):
+        IndexConfig(**{field: "nonsense"})
+    for bad in ({"workers": 0}, {"wait_s": -1.0}):
+        with pytest.raises(UsageError):
+            IndexConfig(**bad)  # type: ignore[arg-type]
+
+
+def test_command_line_and_python_agree(photos: Path, tmp_path: Path) -> None:
+    """One path: the same rows, vectors and counts from either door."""
+    done = run_cli("index", photos, "--store", tmp_path / "c.es", "--model", "packaged", "--json")
+    report = embedsearch.index(photos, store=tmp_path / "p.es", model="packaged")
+    theirs = json.loads(done.stdout)
+    assert rows_of(tmp_path / "c.es") == rows_of(tmp_path / "p.es")
+    for name in ("found", "added", "failed", "images", "ignored", "model", "device", "precision"):
+        assert theirs[name] == report.to_dict()[name]
+
+
+class SyncMachine(RuleBasedStateMachine):
+    """Files come, change, move, are touched and go; after each index the store is the folder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = Path(tempfile.mkdtemp())
+        self.folder = self.base / "photos"
+        paint(self.folder / "always.png", 0)
+        self.content = {"always.png": 0}
+        self.store = self.base / "s.es"
+        self.clock = 10**18
+        self.vectors: dict[int, bytes] = {}
+        self.indexed: dict[str, int] | None = None
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.base)
+
+    def _write(self, name: str, seed: int) -> None:
+        path = self.folder / name
+        if seed < 0:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"broken %d" % seed)
+        else:
+            paint(path, seed)
+        self.clock += 10**9  # a file system's clock may be coarse; two writes differ in time
+        os.utime(path, ns=(self.clock, self.clock))
+        self.content[name] = seed
+
+    names = st.sampled_from(["a.png", "b.png", "d/a.png", "d/c.png", "e-f.png", "e/f.png"])
+
+    @rule(name=names, seed=st.integers(-2, 6))
+    def write(self, name: str, seed: int) -> None:
+        self._write(name, seed)
+
+    @rule(name=names)
+    def delete(self, name: str) -> None:
+        if self.content.pop(name, None) is not None:
+            (self.folder / name).unlink()
+
+    @rule(old=names, new=names)
+    def rename(self, old: str, new: str) -> None:
+        if old in self.content and new not in self.content:
+            (self.folder / new).parent.mkdir(exist_ok=True)
+            (self.folder / old).rename(self.folder / new)
+            self.content[new] = self.content.pop(old)
+
+    @rule(name=names)
+    def touch(self, name: str) -> None:
+        if name in self.content:
+            self.clock += 10**9
+            os.utime(self.folder / name, ns=(self.clock, self.clock))
+
+    @rule()
+    def index(self) -> None:
+        def make(spec: ModelSpec, *_: Any) -> CountingExtractor:
+            return CountingExtractor(spec.dim)
+
+        report = embedsearch.index(
+            self.folder,
+            store=self.store,
+            extractor_factory=make,
+            session=Session(),
+            workers=1,
+            **({} if self.store.exists() else {"model": "packaged"}),
+        )
+        assert report.found == len(self.content)
+        assert report.failed == sum(seed < 0 for seed in self.content.values())
+        self.indexed = dict(self.content)
+
+    @invariant()
+    def the_store_is_what_was_indexed(self) -> None:
+        if self.indexed is None:
+            return
+        rows = rows_of(self.store)
+        good = {name: seed for name, seed in self.indexed.items() if seed >= 0}
+        assert rows.keys() == {name.encode() for name in good}
+        for name, seed in good.items():
+            assert self.vectors.setdefault(seed, rows[name.encode()]) == rows[name.encode()]
+
+
+TestSync = SyncMachine.TestCase
+TestSync.settings = settings(
+    max_examples=12,
+    stateful_step_count=15,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+)
