@@ -230,9 +230,11 @@ class _Run:
         with DecodePool(side, limits, workers=workers) as pool:
             batches = pool.run(jobs, self.session.stop)
             # The workers start and decode while this process loads the network.
+            started = time.monotonic()
             self.extractor = self.extractor_factory(
                 model, self.config.device, self.config.precision, self.session
             )
+            self.seconds["load"] = time.monotonic() - started
             for batch in batches:
                 self._take(batch, plan, ledger)
                 if self.on_progress is not None:
@@ -318,6 +320,7 @@ class _Run:
         handled = self.outcome["embedded"] + self.outcome["failed"]
         seconds = {
             "scan": self.seconds["scan"],
+            "load": self.seconds["load"],
             "read": self.seconds["read"] / workers,
             "decode": self.seconds["decode"] / workers,
             "embed": self.seconds["embed"],
@@ -326,7 +329,7 @@ class _Run:
         rates = {
             stage: (plan.found if stage == "scan" else handled) / value
             for stage, value in seconds.items()
-            if value > 0
+            if value > 0 and stage != "load"
         }
         return IndexReport(
             store=str(self.store),

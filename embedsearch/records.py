@@ -269,7 +269,7 @@ class IndexReport:
     unreadable_folders: int
     embedded: int
     elapsed_s: float
-    stage_s: Mapping[str, float]  # busy seconds of one worker or of the network
+    stage_s: Mapping[str, float]  # busy seconds; `load` is loading or converting the network
     stage_rate: Mapping[str, float]  # images/s that the stage alone would reach
     slowest_stage: str
     dry_run: bool = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -41,7 +42,9 @@ def hit_csv(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def hit_table(query: str, hits: Sequence[Hit]) -> str:
     """Return the hits of one query as a table for a terminal."""
-    rows = [(str(h.rank), f"{h.score:.3f}", f"{h.width} x {h.height}", h.path) for h in hits]
+    rows = [
+        (str(h.rank), f"{h.score:.3f}", f"{h.width} x {h.height}", _from_here(h.path)) for h in hits
+    ]
     if not rows:
         return f"{printable(query)}: no image reaches the minimum score\n"
     lines = table(("rank", "score", "size", "path"), rows, right=(0, 1, 2))
@@ -151,6 +154,12 @@ def failure_values(folder: str, failure: Failure) -> dict[str, Any]:
         "reason": str(failure.reason),
         "detail": failure.detail,
     }
+
+
+def _from_here(path: str) -> str:
+    """Return the path as one would type it here: relative below the current folder."""
+    here = os.getcwd().rstrip("/") + "/"
+    return path.removeprefix(here)
 
 
 def _harmless(cell: Any) -> Any:

@@ -1,0 +1,209 @@
+"""Speed and memory against the plain loop, on this machine, in one run: `make bench`.
+
+Needs the photos and the ResNet-50 weights of `../shared`. Prints a Markdown table with median
+and spread; figures that are not reached are printed as such.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import embedsearch
+from benchmarks.measure import Run, run, spread
+
+SHARED = Path(__file__).parent.parent.parent / "shared"
+PHOTOS = 1_000
+STORE_PHOTOS = 2_000
+TINY_FILES = 50_000
+ROUNDS = 3
+COLD_ROUNDS = 7
+CLI = [sys.executable, "-m", "embedsearch"]
+WALK = (
+    "import os, sys\n"
+    "n = 0\n"
+    "for top, _, names in os.walk(sys.argv[1]):\n"
+    "    for name in names:\n"
+    "        os.stat(os.path.join(top, name)); n += 1\n"
+)
+
+
+def main() -> None:
+    """Run every measurement and print the table."""
+    if not (SHARED / "data").is_dir():
+        sys.exit("needs ../shared/data beside this checkout")
+    with tempfile.TemporaryDirectory(prefix="embedsearch-bench-") as folder:
+        base = Path(folder)
+        environment = {**os.environ, "EMBEDSEARCH_CACHE": str(base / "cache")}
+        os.environ["EMBEDSEARCH_CACHE"] = environment["EMBEDSEARCH_CACHE"]
+        weights = base / "resnet50.pth"
+        tool = SHARED / "tools" / "decode_weights.py"
+        subprocess.run([sys.executable, str(tool), "resnet50", str(weights)], check=True)
+        rows = [
+            *index_against_plain_loop(base, weights, environment),
+            *cold_query(base, weights, environment),
+            *no_op(base, environment),
+        ]
+    print(f"\n{_machine()}\n")
+    print("| figure | measured: median (min–max) | wanted | reached |")
+    print("|---|---|---|---|")
+    for name, measured, wanted, reached in rows:
+        print(f"| {name} | {measured} | {wanted} | {'yes' if reached else '**no**'} |")
+
+
+Row = tuple[str, str, str, bool]
+
+
+def index_against_plain_loop(base: Path, weights: Path, environment: dict[str, str]) -> list[Row]:
+    """`index` and the plain loop in turn, whole processes, over the same photos."""
+    photos = some_photos(base / "photos", PHOTOS)
+    store = base / "speed.es"
+    index = [*CLI, "index", photos, "--store", store, "--model", weights]
+    run(index, environment)  # converts the network once
+    loops, ours = [], []
+    loop = [sys.executable, Path(__file__).with_name("plain_loop.py"), photos, weights]
+    for _ in range(ROUNDS):
+        loops.append(run([*loop, base / "v.npy"], environment, memory=True))
+        shutil.rmtree(store)
+        ours.append(run(index, environment, memory=True))
+    ratios = [a.seconds / b.seconds for a, b in zip(loops, ours, strict=True)]
+    libraries = frozenset().union(*(r.libraries for r in ours))
+    return [
+        ("index, images/s", spread([PHOTOS / r.seconds for r in ours], 1), "", True),
+        ("plain loop, images/s", spread([PHOTOS / r.seconds for r in loops], 1), "", True),
+        ("index / plain loop", spread(ratios), ">= 5", min(ratios) >= 5),
+        (
+            "peak memory of index, all processes, MB",
+            spread([r.peak_mb for r in ours], 0),
+            "<= 800, no torch",
+            max(r.peak_mb for r in ours) <= 800 and "libtorch_cpu" not in libraries,
+        ),
+        ("peak memory of the plain loop, MB", spread([r.peak_mb for r in loops], 0), "", True),
+    ]
+
+
+def cold_query(base: Path, weights: Path, environment: dict[str, str]) -> list[Row]:
+    """One-shot processes against 2,000 images: `query`, `--help`, `info`."""
+    photos = some_photos(base / "more", STORE_PHOTOS)
+    store = base / "query.es"
+    run([*CLI, "index", photos, "--store", store, "--model", weights], environment)
+    image = next(photos.iterdir())
+    query = [*CLI, "query", image, "--store", store]
+    helps = [run([*CLI, "--help"], environment) for _ in range(COLD_ROUNDS)]
+    infos = [run([*CLI, "info", "--store", store], environment) for _ in range(COLD_ROUNDS)]
+    run(query, environment)
+    queries = [run(query, environment) for _ in range(COLD_ROUNDS)]
+    watched = run(query, environment, memory=True)
+
+    def row(name: str, runs: list[Run], limit: float, more: bool = True) -> Row:
+        seconds = [r.seconds for r in runs]
+        return (f"{name}, s", spread(seconds), f"<= {limit}", max(seconds) <= limit and more)
+
+    torch = "libtorch_cpu" in watched.libraries
+    return [
+        row("cold query, whole process, no torch", queries, 1.0, not torch),
+        row("embedsearch --help", helps, 0.3),
+        row("embedsearch info", infos, 0.5),
+    ]
+
+
+def no_op(base: Path, environment: dict[str, str]) -> list[Row]:
+    """A run with nothing to do, against walking and stating the same files; memory by size."""
+    peaks = []
+    for count in (TINY_FILES // 5, TINY_FILES):
+        folder = tiny_images(base / f"tiny{count}", count)
+        store = base / f"tiny{count}.es"
+        peaks.append(_index_tiny(folder, store, environment).peak_mb)
+    index = [*CLI, "index", folder, "--store", store]
+    walk = [sys.executable, "-c", WALK, folder]
+    walks, noops = [], []
+    for _ in range(COLD_ROUNDS):
+        walks.append(run(walk, environment).seconds)
+        noops.append(run(index, environment).seconds)
+    slack = [n - (3 * w + 0.5) for n, w in zip(noops, walks, strict=True)]
+    limit = f"<= 3 x {spread(walks)} + 0.5"
+    growth = (peaks[1] - peaks[0]) * 1e6 / (TINY_FILES - TINY_FILES // 5)
+    return [
+        (f"no-op index of {TINY_FILES:,} files, s", spread(noops), limit, max(slack) <= 0),
+        (
+            f"peak memory, {TINY_FILES // 5:,} and {TINY_FILES:,} images, stand-in network, MB",
+            f"{peaks[0]:.0f} and {peaks[1]:.0f} ({growth:.0f} bytes an image)",
+            "independent of the number (< 250 bytes an image, FAISS file apart)",
+            growth < 250 + 2 * 512 * 3,
+        ),
+    ]
+
+
+TINY = """
+import sys
+import numpy as np
+import embedsearch
+
+class Stand:
+    device, precision = "cpu", "fp32"
+    projection = np.random.default_rng(0).standard_normal((192, 512)).astype(np.float32)
+    def __call__(self, pixels):
+        small = pixels.reshape(len(pixels), 8, 16, 8, 16, 3).mean(axis=(2, 4), dtype=np.float32)
+        vectors = small.reshape(len(pixels), -1) @ self.projection + 1e-3
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+embedsearch.index(sys.argv[1], store=sys.argv[2], model="packaged",
+                  extractor_factory=lambda *_: Stand())
+"""
+
+
+def _index_tiny(folder: Path, store: Path, environment: dict[str, str]) -> Run:
+    return run([sys.executable, "-c", TINY, folder, store], environment, memory=True)
+
+
+def some_photos(folder: Path, count: int) -> Path:
+    """Copy `count` of the shared photos into one folder, spread over the classes."""
+    paths = sorted((SHARED / "data" / "caltech101_dev").rglob("*.jpg"))
+    folder.mkdir()
+    for number in range(count):
+        source = paths[number * len(paths) // count]
+        shutil.copy(source, folder / f"{number:05d}.jpg")
+    return folder
+
+
+def tiny_images(folder: Path, count: int) -> Path:
+    """Write `count` 8 × 8 pictures, 1,000 a folder."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        home = folder / f"{number // 1000:03d}"
+        home.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(home / f"{number:06d}.bmp")
+    return folder
+
+
+def _machine() -> str:
+    model = platform.processor()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+        if line.startswith("flags"):
+            flags = [f for f in ("avx2", "avx512_vnni", "avx512_bf16", "amx_bf16") if f in line]
+            break
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return (
+        f"{time.strftime('%Y-%m-%d')}, commit {commit}, embedsearch {embedsearch.__version__}, "
+        f"{os.cpu_count()} processors: {model} ({' '.join(flags)}), "
+        f"Python {platform.python_version()}; {ROUNDS} rounds in turn, {COLD_ROUNDS} cold starts, "
+        "one warm-up of each."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""The command line: what it prints where, exit codes, and people's habits."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.conftest import REPOSITORY, SAMPLES, paint, run_cli
+
+CLOCK = SAMPLES / "clocks" / "clocks_1.jpg"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("cli") / "samples.es"
+    done = run_cli("index", SAMPLES, "--store", path, "--model", "packaged")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("54 images found: 54 added")
+    return path
+
+
+def one_line(text: str) -> str:
+    assert len(text.strip().splitlines()) == 1, text
+    assert "Traceback" not in text
+    return text
+
+
+def test_table(store: Path) -> None:
+    done = run_cli("query", CLOCK, "--store", store, "-k", "3", cwd=REPOSITORY)
+    assert done.returncode == 0 and done.stderr == ""
+    title, header, *rows = done.stdout.splitlines()
+    assert title == str(CLOCK) and header.split() == ["rank", "score", "size", "path"]
+    assert rows[0].split()[:5] == ["1", "1.000", "640", "x", "480"]
+    assert rows[0].endswith("  sample_images/clocks/clocks_1.jpg")  # below the current folder
+    assert len(rows) == 3 and all("/clocks/" in row for row in rows)
+    away = run_cli("query", CLOCK, "--store", store, "-k", "1", cwd="/usr")
+    assert away.stdout.splitlines()[-1].endswith(f"  {CLOCK}")
+
+
+def test_json_csv_and_paths_tell_the_same(store: Path) -> None:
+    arguments = ["query", CLOCK, SAMPLES / "boats" / "boats_1.jpg", "--store", store, "-k", "4"]
+    lines = [json.loads(line) for line in run_cli(*arguments, "--json").stdout.splitlines()]
+    assert len(lines) == 8
+    names = ["query", "rank", "score", "path", "key", "width", "height", "metadata"]
+    assert list(lines[0]) == names
+    assert lines[0]["key"] == "clocks/clocks_1.jpg" and lines[0]["score"] > 0.9999
+    assert [line["rank"] for line in lines] == [1, 2, 3, 4, 1, 2, 3, 4]
+    table = list(csv.DictReader(io.StringIO(run_cli(*arguments, "--csv").stdout)))
+    assert [row["path"] for row in table] == [line["path"] for line in lines]
+    assert list(table[0]) == names and float(table[1]["score"]) == lines[1]["score"]
+    paths = run_cli(*arguments, "--paths").stdout.splitlines()
+    assert paths == [line["path"] for line in lines]
+
+
+def test_min_score(store: Path) -> None:
+    done = run_cli("query", CLOCK, "--store", store, "--min-score", "0.99", "--paths")
+    assert done.stdout.splitlines() == [str(CLOCK)]
+    other = run_cli("query", CLOCK, "--store", store, "--min-score", "0.7", "--json")
+    scores = [json.loads(line)["score"] for line in other.stdout.splitlines()]
+    assert min(scores) >= 0.7 and scores == sorted(scores, reverse=True)
+
+
+def test_stdin(store: Path) -> None:
+    with CLOCK.open("rb") as file:
+        done = run_cli("query", "-", "--store", store, "-k", "1", "--json", stdin=file)
+    answer = json.loads(done.stdout)
+    assert (answer["query"], answer["path"]) == ("-", str(CLOCK))
+    done = run_cli("query", "-", "--store", store, stdin=subprocess.DEVNULL)
+    assert done.returncode == 1 and "empty" in one_line(done.stderr)
+
+
+def test_a_bad_query_among_good_ones(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_text("<html>")
+    done = run_cli("query", tmp_path / "bad.jpg", CLOCK, "--store", store, "-k", "1", "--paths")
+    assert done.returncode == 1
+    assert "bad.jpg cannot be read: not_an_image" in one_line(done.stderr)
+    assert done.stdout.splitlines() == [str(CLOCK)]
+
+
+def test_contact_sheet(store: Path, tmp_path: Path) -> None:
+    target = tmp_path / "sheet.png"
+    boat = SAMPLES / "boats" / "boats_1.jpg"
+    done = run_cli("query", CLOCK, boat, "--store", store, "-k", "8", "--sheet", target)
+    assert done.returncode == 0, done.stderr
+    with Image.open(target) as sheet:
+        sheet.load()
+        # Two queries with eight hits are two lines each; seven columns of 180 px.
+        assert sheet.size == (14 + 7 * 194, 14 + 4 * 234)
+        query = sheet.crop((14, 14, 194, 194)).resize((8, 8))
+        hit = sheet.crop((14 + 194, 14, 194 + 194, 194)).resize((8, 8))
+    difference = [
+        abs(a - b)
+        for y in range(1, 7)
+        for x in range(1, 7)
+        for a, b in zip(query.getpixel((x, y)), hit.getpixel((x, y)), strict=True)
+    ]
+    assert max(difference) < 3, "the first hit is the query itself"
+    done = run_cli("query", CLOCK, "--store", store, "--sheet", tmp_path / "no" / "sheet.png")
+    assert done.returncode == 4 and "--sheet" in one_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["nonsense"], 2, "No such command"),
+        (["quer"], 2, "Did you mean 'query'"),
+        (["query"], 2, "Missing argument"),
+        (["query", "--frobnicate", "x"], 2, "No such option"),
+        (["query", "x.jpg", "-k", "0"], 2, "-k"),
+        (["query", "x.jpg", "-k", "-1"], 2, "-k"),
+        (["query", "x.jpg", "-k", "many"], 2, "-k"),
+        (["query", "x.jpg", "--min-score", "7"], 2, "--min-score"),
+        (["query", "x.jpg", "--json", "--csv"], 2, "exclude"),
+        (["query", "x.jpg", "--device", "gpu"], 2, "--device"),
+        (["query", "x.jpg", "--store", "/nowhere"], 7, "no store"),
+        (["info"], 7, "embedsearch index FOLDER"),
+        (["check", "--store", "/etc"], 7, "no store"),
+        (["index"], 7, "no .embedsearch"),
+        (["index", "/nowhere"], 2, "does not exist"),
+        (["index", "/etc/passwd"], 2, "is a file"),
+        (["index", ".", "--store", "/etc/passwd"], 2, "is a file"),
+        (["index", ".", "--store", "/etc"], 2, "something else"),
+        (["index", ".", "--workers", "0"], 2, "--workers"),
+        (["index", ".", "--precision", "int3"], 2, "--precision"),
+        (["index", ".", "--max-pixels", "0"], 2, "--max-pixels"),
+        (["index", "."], 1, "no images found"),
+    ],
+)
+def test_wrong_input_is_one_line_and_the_right_code(
+    arguments: list[str], code: int, words: str, tmp_path: Path
+) -> None:
+    done = run_cli(*arguments, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    assert done.returncode == code, done.stderr
+    assert words in one_line(done.stderr)
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_arguments_show_the_help() -> None:
+    done = run_cli()
+    assert done.returncode == 2 and "Usage: embedsearch" in done.stderr
+    for command in ("index", "query", "info", "check", "repair", "failures", "models"):
+        help_text = run_cli(command, "-h")
+        assert help_text.returncode == 0 and help_text.stdout.startswith(
+            f"Usage: embedsearch {command}"
+        )
+
+
+def test_defaults_stand_in_the_help() -> None:
+    text = run_cli("query", "--help").stdout + run_cli("index", "--help").stdout
+    for default in ("[default: 10;", "[default: auto]", "[default: 100000000]", "[default: cpu]"):
+        assert default in " ".join(text.split())
+
+
+def test_verbose_shows_the_traceback() -> None:
+    done = run_cli("info", "--store", "/nowhere", "-v")
+    assert "Traceback" in done.stderr and "StoreNotFound" in done.stderr
+
+
+def test_the_nearest_store_is_found_upwards(photos: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = run_cli("index", "photos", "--model", "packaged", cwd=tmp_path, env=environment)
+    assert done.returncode == 0 and (tmp_path / ".embedsearch" / "CURRENT").is_file()
+    done = run_cli("query", "01.png", "-k", "1", "--paths", cwd=photos / "a", env=environment)
+    assert done.stdout.strip() == str(photos / "a" / "01.png")
+    done = run_cli("index", cwd=photos / "b", env=environment)
+    assert "12 unchanged" in done.stdout
+    elsewhere = {**environment, "EMBEDSEARCH_STORE": str(tmp_path / ".embedsearch")}
+    done = run_cli("info", "--json", cwd="/", env=elsewhere)
+    facts = json.loads(done.stdout)
+    assert facts["images"] == 12 and facts["roots"] == [str(photos)]
+    assert facts["model"]["name"] == "packaged" and facts["dim"] == 512
+
+
+def test_strict_and_failures(photos: Path, tmp_path: Path) -> None:
+    (photos / "bad.jpg").write_text("{}")
+    store = tmp_path / "f.es"
+    done = run_cli("index", photos, "--store", store, "--model", "packaged", "--strict")
+    assert done.returncode == 1 and "1 failed" in done.stdout
+    assert run_cli("index", photos, "--store", store).returncode == 0
+    table = run_cli("failures", "--store", store).stdout
+    assert "not_an_image" in table and str(photos / "bad.jpg") in table
+    (line,) = run_cli("failures", "--store", store, "--json").stdout.splitlines()
+    assert json.loads(line) == {
+        "path": str(photos / "bad.jpg"),
+        "key": "bad.jpg",
+        "stage": "decode",
+        "reason": "not_an_image",
+        "detail": "looks like JSON",
+    }
+
+
+def test_a_closed_pipe_ends_quietly(store: Path) -> None:
+    command = (
+        f"{sys.executable} -m embedsearch query {CLOCK} --store {store} -k 54 --json | head -1"
+    )
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=REPOSITORY)
+    assert done.returncode == 0 and done.stderr == ""
+    assert json.loads(done.stdout)["rank"] == 1
+
+
+def test_full_stdout_is_an_error(store: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    with open("/dev/full", "w") as full:
+        done = run_cli("info", "--store", store, capture_output=False, stdout=full,
+                       stderr=subprocess.PIPE)  # fmt: skip
+    assert done.returncode == 4
+    assert "No space left" in one_line(done.stderr)
+
+
+def test_poor_surroundings(photos: Path, tmp_path: Path) -> None:
+    """No HOME, locale C, optimised Python: the asserts are no checks."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "LC_ALL": "C",
+        "PYTHONOPTIMIZE": "2",
+        "EMBEDSEARCH_CACHE": os.environ["EMBEDSEARCH_CACHE"],
+    }
+    paint(photos / "größe.png", 40)
+    paint(Path(os.fsdecode(os.fsencode(photos) + b"/latin-\xe9.png")), 41)
+    store = tmp_path / "p.es"
+    done = run_cli("index", photos, "--store", store, "--model", "packaged", env=environment)
+    assert done.returncode == 0, done.stderr
+    done = run_cli("query", photos / "größe.png", "--store", store, "-k", "14", env=environment,
+                   text=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    done = run_cli("query", photos / "größe.png", "--store", store, "-k", "14", "--paths",
+                   env=environment, text=False)  # fmt: skip
+    assert os.fsencode(photos) + b"/latin-\xe9.png" in done.stdout.splitlines()
+    assert "größe.png".encode() in done.stdout
+
+
+def test_models_lists_the_catalogue() -> None:
+    entries = [json.loads(line) for line in run_cli("models", "--json").stdout.splitlines()]
+    assert [entry["name"] for entry in entries if entry["auto"]] == ["resnet50"]
+    assert next(e for e in entries if e["name"] == "packaged")["here"] is True
+    text = run_cli("models").stdout
+    assert "packaged" in text and "resnet152" in text and "non-commercial" in text
+
+
+def test_completion_is_offered() -> None:
+    done = run_cli("--show-completion", "bash")
+    assert "_EMBEDSEARCH_COMPLETE" in done.stdout
