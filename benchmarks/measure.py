@@ -88,4 +88,5 @@ def _tree(pid: int) -> list[int]:
 
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """Return `median (min–max)`."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+    middle = statistics.median(values)
+    return f"{middle:.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"

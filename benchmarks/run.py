@@ -27,7 +27,7 @@ STORE_PHOTOS = 2_000
 TINY_FILES = 50_000
 ROUNDS = 3
 COLD_ROUNDS = 7
-CLI = [sys.executable, "-m", "embedsearch"]
+CLI: list[str | Path] = [sys.executable, "-m", "embedsearch"]
 WALK = (
     "import os, sys\n"
     "n = 0\n"
@@ -67,10 +67,15 @@ def index_against_plain_loop(base: Path, weights: Path, environment: dict[str, s
     """`index` and the plain loop in turn, whole processes, over the same photos."""
     photos = some_photos(base / "photos", PHOTOS)
     store = base / "speed.es"
-    index = [*CLI, "index", photos, "--store", store, "--model", weights]
+    index: list[str | Path] = [*CLI, "index", photos, "--store", store, "--model", weights]
     run(index, environment)  # converts the network once
     loops, ours = [], []
-    loop = [sys.executable, Path(__file__).with_name("plain_loop.py"), photos, weights]
+    loop: list[str | Path] = [
+        sys.executable,
+        Path(__file__).with_name("plain_loop.py"),
+        photos,
+        weights,
+    ]
     for _ in range(ROUNDS):
         loops.append(run([*loop, base / "v.npy"], environment, memory=True))
         shutil.rmtree(store)
@@ -97,7 +102,7 @@ def cold_query(base: Path, weights: Path, environment: dict[str, str]) -> list[R
     store = base / "query.es"
     run([*CLI, "index", photos, "--store", store, "--model", weights], environment)
     image = next(photos.iterdir())
-    query = [*CLI, "query", image, "--store", store]
+    query: list[str | Path] = [*CLI, "query", image, "--store", store]
     helps = [run([*CLI, "--help"], environment) for _ in range(COLD_ROUNDS)]
     infos = [run([*CLI, "info", "--store", store], environment) for _ in range(COLD_ROUNDS)]
     run(query, environment)
@@ -123,8 +128,8 @@ def no_op(base: Path, environment: dict[str, str]) -> list[Row]:
         folder = tiny_images(base / f"tiny{count}", count)
         store = base / f"tiny{count}.es"
         peaks.append(_index_tiny(folder, store, environment).peak_mb)
-    index = [*CLI, "index", folder, "--store", store]
-    walk = [sys.executable, "-c", WALK, folder]
+    index: list[str | Path] = [*CLI, "index", folder, "--store", store]
+    walk: list[str | Path] = [sys.executable, "-c", WALK, folder]
     walks, noops = [], []
     for _ in range(COLD_ROUNDS):
         walks.append(run(walk, environment).seconds)

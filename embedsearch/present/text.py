@@ -97,7 +97,9 @@ def report_lines(report: IndexReport) -> str:
         )
     if report.failed:
         lines.append(f"{report.failed} files failed, listed by: embedsearch failures")
-    lines.append(f"committed generation {report.generation}: {report.images} images")
+    touched = report.added + report.changed + report.moved + report.deleted
+    verb = "committed generation" if touched else "nothing new; the store is at generation"
+    lines.append(f"{verb} {report.generation}: {report.images} images")
     return "\n".join(lines) + "\n"
 
 
@@ -112,9 +114,9 @@ def info_lines(facts: Mapping[str, Any]) -> str:
         f"{model['pooling']}), fingerprint {model['fingerprint'][:16]}",
         "dims": str(facts["dim"]),
         "generation": f"{facts['generation']}, {facts['created']}, by {facts['tool']}",
-        "search": f"{facts['search']}, {facts['faiss_files']} FAISS files, "
-        f"{_megabytes(facts['faiss_bytes'])}",
-        "shards": f"{facts['shards']}, {_megabytes(facts['shard_bytes'])}",
+        "search": f"{facts['search']}, {facts['faiss_files']} FAISS file(s), "
+        f"{_size(facts['faiss_bytes'])}",
+        "shards": f"{facts['shards']}, {_size(facts['shard_bytes'])}",
     }
     width = max(map(len, shown))
     return "".join(f"{name:<{width}}  {printable(text)}\n" for name, text in shown.items())
@@ -141,8 +143,8 @@ def model_lines(entries: Sequence[Mapping[str, Any]]) -> str:
     return table(header, rows, right=(1, 2, 3)) + "\n" + "\n".join(notes) + "\n"
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB"
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
 
 
 def failure_values(folder: str, failure: Failure) -> dict[str, Any]:

@@ -1,0 +1,98 @@
+"""The README tells the truth: its sessions run, its commands and options exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY, SAMPLES
+
+README = (REPOSITORY / "README.md").read_text()
+# What differs from run to run and machine to machine.
+VARIES = [
+    (r"\((fp32|bf16)\) in [\d.]+ s, \d+ images/s; slowest stage: \w+", "(…)"),
+    (r"\b0\.(\d{2})\d\b", r"0.\1"),  # the last digit of a score depends on the processor
+]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def settled(text: str) -> str:
+    for pattern, replacement in VARIES:
+        text = re.sub(pattern, replacement, text)
+    return text
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    shutil.copytree(SAMPLES, tmp_path / "sample_images")
+    return tmp_path
+
+
+def test_the_session_is_true(home: Path) -> None:
+    (session,) = [block for block in blocks("console") if "-k 4" in block]
+    steps = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE)
+    assert len(steps) == 6
+    for command, wanted in steps:
+        words = shlex.split(command)
+        if words[0] == "embedsearch":
+            words = [sys.executable, "-P", "-m", "embedsearch", *words[1:]]
+        done = subprocess.run(words, cwd=home, capture_output=True, text=True, check=True)
+        shown = done.stdout.replace(str(home), "/home/ada")
+        assert settled(shown) == settled(wanted), command
+
+
+def test_the_python_lines_run(home: Path) -> None:
+    (code,) = blocks("python")
+    assert len([line for line in code.splitlines() if line]) == 6
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=home, capture_output=True, text=True, check=True
+    )
+    assert next(line.split()[2] for line in done.stdout.splitlines()) == "boats/boats_1.jpg"
+    assert len(done.stdout.splitlines()) == 3
+
+
+def test_every_command_stands_in_the_readme() -> None:
+    import typer
+
+    from embedsearch.cli import app
+
+    commands = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    named = set(re.findall(r"^\| `embedsearch (\w+)", README, re.MULTILINE))
+    assert named == commands
+
+
+def test_options_named_in_the_readme_exist() -> None:
+    known = ""
+    for command in ("index", "query", "check", "repair"):
+        arguments = [sys.executable, "-m", "embedsearch", command, "--help"]
+        known += subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
+    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--index-url"}:
+        assert option in known, option
+
+
+def test_links_lead_to_files() -> None:
+    targets = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert targets
+    for target in targets:
+        assert (REPOSITORY / target).exists(), target
+
+
+def test_documented_columns_are_the_schemas() -> None:
+    from embedsearch.store.shards import row_schema
+
+    section = README.split("| column | type | |")[1].split("\n\n")[0]
+    named = re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\|([^|]*)\|", section, re.MULTILINE)))
+    assert named == row_schema(4).names
+
+
+def test_no_placeholder_is_left() -> None:
+    assert "@" not in README
