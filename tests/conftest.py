@@ -58,7 +58,9 @@ class CountingExtractor:
         type(self).embedded += len(pixels)
         count, side = len(pixels), pixels.shape[1] // 8
         small = pixels.reshape(count, 8, side, 8, side, 3).mean(axis=(2, 4)).reshape(count, -1)
-        vectors = (small.astype(np.float32) - 127.0) @ self._projection + 1e-3
+        # Row by row: a matrix product rounds differently from one batch size to the next.
+        rows = [row @ self._projection for row in small.astype(np.float32) - 127.0]
+        vectors = np.stack(rows) + 1e-3
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 

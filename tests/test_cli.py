@@ -247,6 +247,10 @@ def test_models_lists_the_catalogue() -> None:
     assert "packaged" in text and "resnet152" in text and "non-commercial" in text
 
 
-def test_completion_is_offered() -> None:
-    done = run_cli("--show-completion", "bash")
-    assert "_EMBEDSEARCH_COMPLETE" in done.stdout
+def test_completion() -> None:
+    """What a shell asks after `embedsearch que<TAB>`; `--install-completion` makes it ask."""
+    asked = {"COMP_WORDS": "embedsearch que", "COMP_CWORD": "1"}
+    asking = {**os.environ, **asked, "_EMBEDSEARCH_COMPLETE": "complete_bash"}
+    done = run_cli(env=asking)
+    assert done.stdout.split() == ["query"], done.stderr
+    assert "--install-completion" in run_cli("--help").stdout

@@ -24,9 +24,7 @@ class WriterLock:
     def __init__(self, store: Path, wait_s: float = 0.0) -> None:
         self._store = store
         try:
-            self._descriptor = os.open(
-                store / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
+            self._descriptor = os.open(store / LOCK_NAME, _LOCK_FLAGS, 0o600)
         except OSError as error:
             raise storage_error(store, error) from error
         try:
