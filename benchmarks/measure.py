@@ -20,6 +20,7 @@ class Run:
     seconds: float
     peak_mb: float
     libraries: frozenset[str]  # shared libraries seen mapped in any process of the tree
+    last_line: str  # of what it printed
 
 
 def run(command: Sequence[str | Path], environment: dict[str, str], *, memory: bool = False) -> Run:
@@ -42,6 +43,7 @@ def run(command: Sequence[str | Path], environment: dict[str, str], *, memory: b
         seconds,
         0.0 if watch is None else watch.peak_mb,
         frozenset() if watch is None else frozenset(watch.libraries),
+        output.decode(errors="replace").rstrip().rpartition("\n")[2],
     )
 
 
