@@ -226,8 +226,8 @@ def check(
     verbose: VerboseOption = False,
 ) -> int:
     """Verify every checksum and every row of the store; exit with 5 if anything is wrong."""
+    from embedsearch.store.check import check_store
     from embedsearch.store.locate import locate_store
-    from embedsearch.store.store import check_store
 
     manifest, problems = check_store(locate_store(store), read_data=not quick)
     for problem in problems:

@@ -18,7 +18,8 @@ import numpy as np
 
 import embedsearch
 from embedsearch.config import IndexConfig
-from embedsearch.decode.pool import DecodedBatch, DecodeJob, DecodePool
+from embedsearch.decode.pool import DecodedBatch, DecodePool
+from embedsearch.decode.process import DecodeJob
 from embedsearch.errors import (
     IncompatibleStore,
     Interrupted,
@@ -29,7 +30,7 @@ from embedsearch.ledger import Ledger
 from embedsearch.network.catalog import AUTO
 from embedsearch.network.runtime import PixelExtractor, load_extractor
 from embedsearch.network.weights import resolve
-from embedsearch.planning import Plan, Scope, holds_image, make_plan, resolve_scope
+from embedsearch.planning import Plan, make_plan
 from embedsearch.records import (
     EmbeddingBatch,
     Failure,
@@ -41,20 +42,19 @@ from embedsearch.records import (
     Stage,
     check_unit_rows,
 )
+from embedsearch.scope import Scope, holds_image, resolve_scope
 from embedsearch.session import Session
 from embedsearch.store.files import FORMAT_NAME
 from embedsearch.store.locate import locate_store
 from embedsearch.store.manifest import Manifest
-from embedsearch.store.store import (
+from embedsearch.store.snapshot import (
     Snapshot,
-    StoreWriter,
-    check_creatable,
     check_format,
-    create_store,
     open_snapshot,
     read_current,
     read_failures,
 )
+from embedsearch.store.writer import StoreWriter, check_creatable, create_store
 
 ExtractorFactory = Callable[[ModelSpec, str, str, Session], PixelExtractor]
 

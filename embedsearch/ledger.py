@@ -26,7 +26,8 @@ from embedsearch.store.shards import (
     write_shard,
     write_small,
 )
-from embedsearch.store.store import Snapshot, StoreWriter, read_deleted, write_exact
+from embedsearch.store.snapshot import Snapshot, read_deleted
+from embedsearch.store.writer import StoreWriter, write_exact
 
 # A flat FAISS file is built in memory, twice over for a moment; several of them bound that.
 EXACT_FILE_BYTES = 128 << 20

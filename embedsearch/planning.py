@@ -1,7 +1,7 @@
 """What an `index` run has to do: folders on disk merged with the rows of the store.
 
-In: a snapshot or none, and the folders; out: a `Plan`. Both sides come sorted by key, so they
-are merged as streams; of a file that is unchanged nothing is kept but a count.
+In: a snapshot or none, and a Scope; out: a `Plan`. Both sides come sorted by key, so they are
+merged as streams; of a file that is unchanged nothing is kept but a count.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,30 +21,13 @@ import pyarrow.compute as pc
 from embedsearch.errors import UsageError
 from embedsearch.paths import open_regular
 from embedsearch.records import Failure, Ignored, ImageRef, Stage
+from embedsearch.scope import Scope, Target
 from embedsearch.session import Session
 from embedsearch.sources.folder import FolderScan
-from embedsearch.store.manifest import Root
 from embedsearch.store.shards import IDENTITY_COLUMNS
-from embedsearch.store.store import Snapshot, read_failures
+from embedsearch.store.snapshot import Snapshot, read_failures
 
 _CHUNK = 8192
-
-
-@dataclass(frozen=True)
-class Target:
-    """A folder to scan: `scope` below `root`, empty for the whole root."""
-
-    root: Root
-    scope: str
-
-
-@dataclass(frozen=True)
-class Scope:
-    """The roots of the store after the run, what to scan of them, and roots that are dropped."""
-
-    roots: tuple[Root, ...]
-    targets: tuple[Target, ...]
-    dropped: frozenset[int]
 
 
 class RefList:
@@ -101,47 +84,6 @@ class Plan:
     def changes_store(self) -> bool:
         """Return whether rows will come, go or be rewritten."""
         return bool(len(self.embed) or self.moved or self.touched or self.deleted)
-
-
-def resolve_scope(folders: Sequence[str], known: Sequence[Root]) -> Scope:
-    """Match folders to the roots of the store; without folders, take all roots.
-
-    A folder inside a root is a part of it; a folder around a root takes it over. Raises
-    UsageError for what is no folder.
-    """
-    roots = {root.path: root for root in known}
-    targets: dict[tuple[int, str], Target] = {}
-    next_id = max((root.id for root in known), default=-1) + 1
-    dropped: set[int] = set()
-    for folder in folders:
-        path = os.path.realpath(folder)
-        if not os.path.isdir(path):
-            words = "is a file, not a folder" if os.path.exists(path) else "does not exist"
-            raise UsageError(f"{folder} {words}")
-        home = next((r for r in roots.values() if _is_inside(path, r.path)), None)
-        if home is None:
-            home = Root(next_id, path)
-            next_id += 1
-            for inner in [r for r in roots.values() if _is_inside(r.path, path)]:
-                dropped.add(inner.id)
-                del roots[inner.path]
-            roots[path] = home
-        scope = "" if path == home.path else os.path.relpath(path, home.path)
-        targets[home.id, scope] = Target(home, scope)
-    if not folders:
-        targets = {(root.id, ""): Target(root, "") for root in known}
-    kept = {root.id for root in roots.values()}
-    return Scope(
-        roots=tuple(sorted(roots.values(), key=lambda root: root.id)),
-        targets=tuple(_outermost(t for t in targets.values() if t.root.id in kept)),
-        dropped=frozenset(dropped),
-    )
-
-
-def holds_image(scope: Scope) -> bool:
-    """Return whether there is any image to index; stops at the first."""
-    scans = (FolderScan(t.root.id, t.root.path, t.scope) for t in scope.targets)
-    return any(True for scan in scans for _ in scan)
 
 
 def make_plan(
@@ -387,16 +329,3 @@ def _digest(root_path: str, ref: ImageRef) -> bytes | None:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError:
         return None
-
-
-def _is_inside(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
-
-
-def _outermost(targets: Iterable[Target]) -> Iterator[Target]:
-    """Yield the targets that lie in no other, in the order of roots and scopes."""
-    listed = sorted(targets, key=lambda t: (t.root.id, t.scope))
-    for target in listed:
-        others = (t for t in listed if t.root.id == target.root.id and t is not target)
-        if not any(not t.scope or target.scope.startswith(t.scope + "/") for t in others):
-            yield target

@@ -18,25 +18,24 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.ann.search import Candidates, FlatFile, cosines, search_rows
 from embedsearch.config import (
     DEFAULT_K,
     DecodeLimits,
     available_processors,
-    cache_folder,
     check_device,
     check_precision,
 )
-from embedsearch.decode.pool import DecodeJob, DecodePool
-from embedsearch.errors import DamagedStore, StoreNotFound, UnreadableImage, UsageError
+from embedsearch.decode.pool import DecodePool
+from embedsearch.decode.process import DecodeJob
+from embedsearch.errors import StoreNotFound, UnreadableImage, UsageError
+from embedsearch.neighbors import Neighbors, nearest, open_sources
 from embedsearch.network.runtime import PixelExtractor, load_extractor
 from embedsearch.paths import printable
 from embedsearch.records import Hit, ImageRef, Reason, check_unit_rows
 from embedsearch.session import Session
-from embedsearch.store.files import damaged, verify, verify_once
 from embedsearch.store.locate import locate_store
-from embedsearch.store.manifest import ExactRecord, Manifest
-from embedsearch.store.store import Snapshot, open_snapshot
+from embedsearch.store.manifest import Manifest
+from embedsearch.store.snapshot import Snapshot, open_snapshot
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,11 +43,7 @@ if TYPE_CHECKING:
 # A path, the bytes of an image file, a PIL image, uint8 (H, W, 3), or a unit vector float (D,).
 Query: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
 
-# Up to here FAISS files are hashed at every opening, above once per file (see `verify_once`).
-VERIFY_ALWAYS_BYTES = 128 << 20
 _CHUNK = 32
-_SPARE = 16  # candidates beyond k, so that one round is nearly always enough
-_PRODUCT_ERROR = 2e-6  # of FAISS's float32 sums
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ class Searcher:
         self._extractor: PixelExtractor | None = None
         self._pool: DecodePool | None = None
         try:
-            self._sources = list(self._open_sources())
+            self._sources = list(open_sources(snapshot, session))
         except BaseException:
             snapshot.close()
             raise
@@ -168,35 +163,6 @@ class Searcher:
                 raise vector
         return np.array(vectors, dtype=np.float32).reshape(len(images), self.manifest.model.dim)
 
-    def _open_sources(self) -> Iterator[_Source]:
-        """Yield a source for each FAISS file, and one for the shards that none covers."""
-        snapshot, manifest = self._snapshot, self._snapshot.manifest
-        alive = snapshot.live_mask() if manifest.deleted_rows else None
-        starts = {
-            r.name: int(start) for r, start in zip(manifest.shards, snapshot.starts, strict=False)
-        }
-        covered: set[str] = set()
-        total = sum(record.bytes for record in manifest.exact)
-        for record in manifest.exact:
-            descriptor = snapshot.exact.get(record.name)
-            if descriptor is None:
-                self._session.notice(
-                    f"{record.relative} is missing: searching the shards, slower; "
-                    f"embedsearch repair --store {snapshot.store} makes it again"
-                )
-                continue
-            if isinstance(descriptor, DamagedStore):
-                raise descriptor
-            if total <= VERIFY_ALWAYS_BYTES:
-                verify(snapshot.store, record, descriptor)
-            else:
-                verify_once(snapshot.store, record, descriptor, cache_folder() / "verified")
-            yield _FileSource(snapshot, record, descriptor, starts, alive)
-            covered |= {part.shard for part in record.segments}
-        rest = [i for i, record in enumerate(manifest.shards) if record.name not in covered]
-        if rest:
-            yield _ShardSource(snapshot, rest, alive)
-
     def _vectors(self, queries: Sequence[Query]) -> list[npt.NDArray[np.float32] | UnreadableImage]:
         """Return the unit vector of each query, or why there is none."""
         found: dict[int, npt.NDArray[np.float32] | UnreadableImage] = {}
@@ -257,7 +223,7 @@ class Searcher:
         vector: npt.NDArray[np.float32] = np.asarray(query, dtype=np.float32)
         if vector.shape != (self.manifest.model.dim,):
             raise UsageError(
-                f"a query vector has {self.manifest.model.dim} components here, not {len(vector)}"
+                f"a query vector has {self.manifest.model.dim} components here, not {vector.size}"
             )
         try:
             check_unit_rows(vector.reshape(1, -1))
@@ -268,67 +234,30 @@ class Searcher:
     def _hits(
         self, queries: npt.NDArray[np.float32], k: int, min_score: float | None
     ) -> list[list[Hit]]:
-        found = self._nearest(queries, k)
+        with self._reading:
+            found = nearest(self.manifest, self._sources, queries, k)
+            return [self._ranked(neighbors, k, min_score) for neighbors in found]
+
+    def _ranked(self, neighbors: Neighbors, k: int, min_score: float | None) -> list[Hit]:
+        scores = neighbors.scores.tolist()
+        if not scores:
+            return []
+        names = ["root", "key", "width", "height"]
+        rows = self._snapshot.take(neighbors.ordinals, names).to_pylist()
+        order = sorted(range(len(rows)), key=lambda i: _sort_key(scores[i], rows[i]))[:k]
         roots = {root.id: root.path for root in self.manifest.roots}
-        answers: list[list[Hit]] = []
-        for ordinals, scores in found:
-            if not len(ordinals):
-                answers.append([])
-                continue
-            with self._reading:
-                names = ["root", "key", "width", "height"]
-                rows = self._snapshot.take(ordinals, names).to_pylist()
-            order = sorted(range(len(rows)), key=lambda i: _sort_key(float(scores[i]), rows[i]))[:k]
-            answers.append(
-                [
-                    Hit(
-                        rank=rank,
-                        score=float(scores[i]),
-                        path=os.path.join(roots[rows[i]["root"]], os.fsdecode(rows[i]["key"])),
-                        key=os.fsdecode(rows[i]["key"]),
-                        width=rows[i]["width"],
-                        height=rows[i]["height"],
-                    )
-                    for rank, i in enumerate(order, start=1)
-                    if min_score is None or scores[i] >= min_score
-                ]
+        return [
+            Hit(
+                rank=rank,
+                score=scores[i],
+                path=os.path.join(roots[rows[i]["root"]], os.fsdecode(rows[i]["key"])),
+                key=os.fsdecode(rows[i]["key"]),
+                width=rows[i]["width"],
+                height=rows[i]["height"],
             )
-        return answers
-
-    def _nearest(
-        self, queries: npt.NDArray[np.float32], k: int
-    ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-        """Return (ordinals, cosines) of each query: the k nearest and all that tie with the kth.
-
-        Sources rank by inner product with rows that are unit to fp16 rounding only, so more is
-        fetched until no row that was not can reach the kth cosine.
-        """
-        k = min(k, self.manifest.live)
-        answers: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]] = [
-            (np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries
+            for rank, i in enumerate(order, start=1)
+            if min_score is None or scores[i] >= min_score
         ]
-        open_queries = list(range(len(queries))) if k else []
-        fetch = k + _SPARE
-        smallest = min((record.min_norm for record in self.manifest.shards), default=1.0)
-        while open_queries:
-            still_open = []
-            with self._reading:
-                found = [s.search(queries[open_queries], fetch) for s in self._sources]
-            for number, place in enumerate(open_queries):
-                parts = [source[number] for source in found]
-                ordinals = np.concatenate([part.ordinals for part in parts])
-                vectors = np.concatenate([part.vectors for part in parts])
-                scores = cosines(queries[place], vectors)
-                kth = np.sort(scores)[-k]
-                bound = max((part.bound for part in parts), default=-np.inf)
-                if kth > max(bound / smallest, bound) + _PRODUCT_ERROR or bound == -np.inf:
-                    kept = scores >= kth
-                    answers[place] = (ordinals[kept], scores[kept])
-                else:
-                    still_open.append(place)
-            open_queries = still_open
-            fetch *= 4
-        return answers
 
 
 def thumbnails(
@@ -356,103 +285,6 @@ def thumbnails(
             }
             for place in sorted([*found, *(failure.root for failure in batch.failures)]):
                 yield found.get(place)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """One query's candidates of one source: ordinals int64 (c,), vectors float16 (c, D).
-
-    `bound` is the largest inner product that a row not among them can have, -inf if none is.
-    """
-
-    ordinals: npt.NDArray[np.int64]
-    vectors: npt.NDArray[np.float16]
-    bound: float
-
-
-class _FileSource:
-    """The rows of one FAISS file."""
-
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        record: ExactRecord,
-        descriptor: int,
-        starts: dict[str, int],
-        alive: npt.NDArray[np.bool_] | None,
-    ) -> None:
-        try:
-            self._file = FlatFile(descriptor, snapshot.manifest.model.dim, record.rows)
-        except ValueError as error:
-            raise damaged(snapshot.store, record.relative, str(error)) from error
-        # -1: the shard was merged into another one since, its rows are found there
-        self._ordinals = np.concatenate(
-            [
-                np.arange(starts[part.shard], starts[part.shard] + part.rows, dtype=np.int64)
-                if part.shard in starts
-                else np.full(part.rows, -1, dtype=np.int64)
-                for part in record.segments
-            ]
-        )
-        mask = self._ordinals >= 0
-        if alive is not None:
-            mask &= alive[self._ordinals]
-        self._alive = None if mask.all() else mask
-        self._live = int(mask.sum())
-
-    def search(self, queries: npt.NDArray[np.float32], k: int) -> list[_Found]:
-        return [
-            _Found(
-                self._ordinals[c.positions],
-                self._file.vectors[c.positions],
-                float(c.products[-1]) if len(c.positions) < self._live else -np.inf,
-            )
-            for c in self._file.search(queries, k, self._alive)
-        ]
-
-
-class _ShardSource:
-    """The rows of shards that no FAISS file covers, read from Parquet at every query."""
-
-    def __init__(
-        self, snapshot: Snapshot, numbers: list[int], alive: npt.NDArray[np.bool_] | None
-    ) -> None:
-        self._snapshot = snapshot
-        self._numbers = numbers
-        self._alive = alive
-        for number in numbers:
-            snapshot.shards[number].verify()
-
-    def search(self, queries: npt.NDArray[np.float32], k: int) -> list[_Found]:
-        dim = self._snapshot.manifest.model.dim
-        nothing = _Found(np.empty(0, np.int64), np.empty((0, dim), np.float16), -np.inf)
-        best = [nothing for _ in queries]
-        for number in self._numbers:
-            start = int(self._snapshot.starts[number])
-            for vectors in self._snapshot.shards[number].vectors():
-                alive = None if self._alive is None else self._alive[start : start + len(vectors)]
-                live = len(vectors) if alive is None else int(alive.sum())
-                some = search_rows(vectors, queries, k, alive)
-                best = [
-                    _join(mine, new, vectors, start, live)
-                    for mine, new in zip(best, some, strict=True)
-                ]
-                start += len(vectors)
-        return best
-
-
-_Source = _FileSource | _ShardSource
-
-
-def _join(
-    mine: _Found, new: Candidates, vectors: npt.NDArray[np.float16], start: int, live: int
-) -> _Found:
-    bound = float(new.products[-1]) if 0 < len(new.positions) < live else -np.inf
-    return _Found(
-        np.concatenate([mine.ordinals, new.positions + start]),
-        np.concatenate([mine.vectors, vectors[new.positions]]),
-        max(mine.bound, bound),
-    )
 
 
 def _sort_key(score: float, row: dict[str, Any]) -> tuple[float, int, bytes]:

@@ -11,16 +11,11 @@ from embedsearch.errors import DamagedStore
 from embedsearch.network.catalog import AUTO_MODEL, CATALOG
 from embedsearch.network.weights import is_cached
 from embedsearch.records import Failure
+from embedsearch.store.check import check_store
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.manifest import Manifest
-from embedsearch.store.store import (
-    StoreWriter,
-    check_format,
-    check_store,
-    read_current,
-    read_failures,
-    restore_pointer,
-)
+from embedsearch.store.snapshot import check_format, read_current, read_failures
+from embedsearch.store.writer import StoreWriter, restore_pointer
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from PIL import Image
 from embedsearch.config import DecodeLimits
 from embedsearch.decode import image as decode_image
 from embedsearch.decode.image import DecodeError, decode, square
-from embedsearch.decode.pool import DecodeJob, DecodePool
+from embedsearch.decode.pool import DecodePool
+from embedsearch.decode.process import DecodeJob
 from embedsearch.records import Failure, ImageFacts, ImageRef, Reason
 from tests.conftest import run_cli
 
@@ -209,6 +210,12 @@ def test_nasty_corpus_verdicts(shared_data: Path) -> None:
             rows.append([name, "ok", outcome.format, str(outcome.width), str(outcome.height)])
     with GOLDEN.open(newline="") as file:
         assert rows == list(csv.reader(file))[1:]
+
+
+def test_our_own_cap_decides_not_pillows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow refuses twice its own limit at opening, whatever --max-pixels allows."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert decode(encoded(gradient(), "PNG"), 32, LIMITS).width == 64
 
 
 # A process between: what the tests' own children used before must not count.

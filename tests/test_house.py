@@ -21,7 +21,7 @@ PACKAGE = REPOSITORY / "embedsearch"
 FLOORS = [
     ["cli", "__main__"],
     ["__init__"],
-    ["indexing", "searching", "upkeep", "ledger", "planning"],
+    ["indexing", "searching", "upkeep", "ledger", "planning", "scope", "neighbors"],
     ["sources", "decode", "network", "store", "ann", "present"],
     ["records", "config", "errors", "paths", "session", "children"],
 ]
@@ -29,6 +29,9 @@ SAME_FLOOR = {
     ("__main__", "cli"),
     ("indexing", "ledger"),
     ("indexing", "planning"),
+    ("indexing", "scope"),
+    ("planning", "scope"),
+    ("searching", "neighbors"),
     ("ledger", "planning"),
     ("upkeep", "ledger"),
     ("config", "errors"),

@@ -22,7 +22,8 @@ from embedsearch.errors import IncompatibleStore, NothingIndexed, StoreNotFound,
 from embedsearch.records import IndexReport, ModelSpec, Reason, Stage
 from embedsearch.session import Session
 from embedsearch.store import merge
-from embedsearch.store.store import check_store, read_current
+from embedsearch.store.check import check_store
+from embedsearch.store.snapshot import read_current
 from embedsearch.upkeep import failures
 from tests.conftest import CountingExtractor, paint, run_cli
 from tests.test_store import contents, rows_of

@@ -12,7 +12,8 @@ import torch
 
 from embedsearch.config import DecodeLimits
 from embedsearch.decode import image as decode_image
-from embedsearch.decode.pool import DecodeJob, DecodePool
+from embedsearch.decode.pool import DecodePool
+from embedsearch.decode.process import DecodeJob
 from embedsearch.network.catalog import CATALOG
 from embedsearch.network.extractor import GeM, build_extractor
 from embedsearch.network.openvino_runtime import OpenVinoExtractor

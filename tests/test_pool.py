@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from embedsearch.config import DecodeLimits
-from embedsearch.decode.pool import RING_BATCHES, DecodedBatch, DecodeJob, DecodePool
+from embedsearch.decode.pool import RING_BATCHES, DecodedBatch, DecodePool
+from embedsearch.decode.process import DecodeJob
 from embedsearch.errors import EmbedSearchError
 from embedsearch.records import Failure, ImageRef, Reason
 from tests.conftest import paint

@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 import embedsearch
-from embedsearch import searching
+from embedsearch import neighbors
 from embedsearch.ann.search import cosines, search_rows
 from embedsearch.errors import StoreNotFound, UnreadableImage, UsageError
 from embedsearch.records import EmbeddingBatch, Hit, ImageFacts, ImageRef
 from embedsearch.session import Session
-from embedsearch.store.store import read_current
+from embedsearch.store.snapshot import read_current
 from tests.conftest import CountingExtractor, paint
 from tests.test_store import rows_of
 
@@ -160,7 +160,7 @@ def test_the_bound_is_needed(monkeypatch: pytest.MonkeyPatch, big_store: Path) -
             rounds.append(k)
             return real(queries, k)
 
-        monkeypatch.setattr(searching, "_SPARE", 0)
+        monkeypatch.setattr(neighbors, "_SPARE", 0)
         monkeypatch.setattr(searcher._sources[0], "search", watch)
         assert_right(searcher.query(query, k=1), oracle(big_store, query, 1))
     assert len(rounds) > 1, "the first round cannot have been enough: three rows are equal"

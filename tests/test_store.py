@@ -29,10 +29,12 @@ from embedsearch.errors import (
     UsageError,
 )
 from embedsearch.store import files
+from embedsearch.store.check import check_store
 from embedsearch.store.files import FileRecord, strict_json, write_new
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.manifest import Manifest
-from embedsearch.store.store import StoreWriter, check_store, create_store, read_current
+from embedsearch.store.snapshot import read_current
+from embedsearch.store.writer import StoreWriter, create_store
 from embedsearch.upkeep import repair
 from tests.conftest import REPOSITORY, paint, run_cli
 
@@ -383,7 +385,7 @@ def test_the_fault_harness_catches_a_writer_in_place(
             raise StorageError("full")
 
     paint(photos / "a" / "new.png", 99)
-    monkeypatch.setattr("embedsearch.store.store.replace_file", in_place)
+    monkeypatch.setattr("embedsearch.store.writer.replace_file", in_place)
     with pytest.raises(StorageError):
         embedsearch.index(photos, store=store, extractor_factory=extractor)
     with pytest.raises(DamagedStore):

@@ -7,42 +7,32 @@ A worker that crashes, hangs or eats memory costs the file it was working on.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import mmap
 import os
 import queue
 import selectors
-import subprocess
 import tempfile
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.children import child_environment, python_command
 from embedsearch.config import DecodeLimits
+from embedsearch.decode.process import DecodeJob, Task, Worker, outcome
 from embedsearch.errors import EmbedSearchError
 from embedsearch.records import Failure, ImageBatch, ImageFacts, ImageRef, Reason, Stage
 
 RING_BATCHES = 4
 JOBS_AHEAD = 2  # a worker never waits for its next job, and a crash re-queues at most one
+
 _STOP_POLL_S = 0.2
+
 _RETRY_CRASH = 1  # a worker killed from outside must not cost a good file
-
-
-@dataclass(frozen=True)
-class DecodeJob:
-    """A file to decode: `ref.key` below `root_path`. A size of -1 accepts any size and time."""
-
-    ref: ImageRef
-    root_path: str
 
 
 @dataclass(frozen=True)
@@ -59,13 +49,6 @@ class DecodedBatch:
 
 
 @dataclass
-class _Task:
-    job: DecodeJob
-    slot: int
-    crashes: int = 0
-
-
-@dataclass
 class _Batch:
     number: int
     first_slot: int
@@ -74,67 +57,6 @@ class _Batch:
     refs: dict[int, ImageRef] = field(default_factory=dict)
     read_s: float = 0.0
     decode_s: float = 0.0
-
-
-class _Worker:
-    """One child process with its pipes and the tasks sent to it, oldest first."""
-
-    def __init__(self, spec: dict[str, Any], ring_fd: int, errors_fd: int) -> None:
-        job_read, self._job_write = os.pipe()
-        self.results, result_write = os.pipe()
-        spec = {**spec, "job_fd": job_read, "result_fd": result_write, "ring_fd": ring_fd}
-        # One thread: each more of a numerical library would reserve address space. A process
-        # group of its own: Ctrl-C in the terminal is the parent's to handle.
-        self.process = subprocess.Popen(
-            [*python_command("embedsearch.decode.worker"), json.dumps(spec)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=errors_fd,
-            env=child_environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
-            pass_fds=(job_read, result_write, ring_fd),
-            process_group=0,
-        )
-        os.close(job_read)
-        os.close(result_write)
-        os.set_blocking(self.results, False)
-        self.tasks: deque[_Task] = deque()
-        self.since = time.monotonic()  # when it began its oldest task
-        self.ready = False
-        self._buffer = b""
-
-    def send(self, task: _Task) -> None:
-        """Queue a task; a worker that has died is noticed at its result pipe."""
-        if not self.tasks:
-            self.since = time.monotonic()
-        self.tasks.append(task)
-        ref = task.job.ref
-        job = {
-            "root": task.job.root_path,
-            "key": ref.key,
-            "slot": task.slot,
-            "size": None if ref.size < 0 else ref.size,
-            "mtime_ns": ref.mtime_ns,
-        }
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._job_write, json.dumps(job).encode() + b"\n")
-
-    def answers(self) -> list[dict[str, Any]] | None:
-        """Return the answers that have arrived, or None once the worker is gone."""
-        try:
-            data = os.read(self.results, 1 << 16)
-        except BlockingIOError:
-            return []
-        if not data:
-            return None
-        *lines, self._buffer = (self._buffer + data).split(b"\n")
-        return [json.loads(line) for line in lines]
-
-    def close(self) -> None:
-        """End the process at once and release the pipes."""
-        self.process.kill()
-        self.process.wait()
-        os.close(self._job_write)
-        os.close(self.results)
 
 
 class DecodePool:
@@ -165,7 +87,7 @@ class DecodePool:
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe()
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._start_failures = 0
         self._closing = threading.Event()
         self._pump: threading.Thread | None = None
@@ -202,7 +124,8 @@ class DecodePool:
     ) -> Iterator[DecodedBatch]:
         """Start on the jobs at once and return an iterator over their outcome, in their order.
 
-        It yields `batch` jobs at a time and ends early once `stop` says so. Call it once.
+        It yields `batch` jobs at a time and ends early once `stop` says so. One stream at a time:
+        call it again only after the last one came to its end.
         """
         free: deque[int] = deque(range(RING_BATCHES))
         done: queue.Queue[_Batch | BaseException | None] = queue.Queue()
@@ -261,7 +184,7 @@ class DecodePool:
         free: deque[int],
         done: queue.Queue[_Batch | BaseException | None],
     ) -> None:
-        waiting: deque[_Task] = deque()
+        waiting: deque[Task] = deque()
         open_batches: deque[_Batch] = deque()
         number = 0
         more = True
@@ -284,24 +207,24 @@ class DecodePool:
 
     def _next_batch(
         self, jobs: Iterator[DecodeJob], number: int, first_slot: int
-    ) -> tuple[_Batch, list[_Task]]:
+    ) -> tuple[_Batch, list[Task]]:
         tasks = []
         for slot in range(first_slot, first_slot + self._batch):
             job = next(jobs, None)
             if job is None:
                 break
-            tasks.append(_Task(job, slot))
+            tasks.append(Task(job, slot))
         batch = _Batch(number, first_slot, len(tasks))
         batch.refs = {task.slot: task.job.ref for task in tasks}
         return batch, tasks
 
-    def _hand_out(self, waiting: deque[_Task]) -> None:
+    def _hand_out(self, waiting: deque[Task]) -> None:
         for ahead in range(JOBS_AHEAD):
             for worker in self._workers:
                 if waiting and len(worker.tasks) <= ahead:
                     worker.send(waiting.popleft())
 
-    def _wait(self, waiting: deque[_Task], open_batches: deque[_Batch]) -> None:
+    def _wait(self, waiting: deque[Task], open_batches: deque[_Batch]) -> None:
         """Sleep until a worker answers, dies or overruns its time, and note what it did."""
         for key, _ in self._selector.select(timeout=self._seconds_left()):
             worker = key.data
@@ -324,7 +247,7 @@ class DecodePool:
             if worker.tasks and time.monotonic() - worker.since > self._limit(worker):
                 self._time_out(worker, waiting, open_batches)
 
-    def _limit(self, worker: _Worker) -> float:
+    def _limit(self, worker: Worker) -> float:
         # A worker's own start is no fault of its first file.
         return self._limits.image_timeout_s + (0.0 if worker.ready else 60.0)
 
@@ -332,14 +255,12 @@ class DecodePool:
         deadlines = [w.since + self._limit(w) for w in self._workers if w.tasks]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
-    def _time_out(
-        self, worker: _Worker, waiting: deque[_Task], open_batches: deque[_Batch]
-    ) -> None:
+    def _time_out(self, worker: Worker, waiting: deque[Task], open_batches: deque[_Batch]) -> None:
         detail = f"more than {self._limits.image_timeout_s:g} s"
         _note(worker.tasks.popleft(), _failed(Reason.TIMEOUT, detail), open_batches)
         self._replace(worker, waiting)
 
-    def _bury(self, worker: _Worker, waiting: deque[_Task], open_batches: deque[_Batch]) -> None:
+    def _bury(self, worker: Worker, waiting: deque[Task], open_batches: deque[_Batch]) -> None:
         """Replace a worker that died; its oldest task is at fault if it dies of it twice."""
         status = worker.process.wait()
         if not worker.ready:
@@ -360,7 +281,7 @@ class DecodePool:
                 _note(task, _failed(Reason.DECODER_CRASH, detail), open_batches)
         self._replace(worker, waiting)
 
-    def _replace(self, worker: _Worker, waiting: deque[_Task]) -> None:
+    def _replace(self, worker: Worker, waiting: deque[Task]) -> None:
         waiting.extendleft(reversed(worker.tasks))
         self._selector.unregister(worker.results)
         self._workers.remove(worker)
@@ -368,7 +289,7 @@ class DecodePool:
         self._start_worker()
 
     def _start_worker(self) -> None:
-        worker = _Worker(self._spec, self._ring_fd, self._errors.fileno())
+        worker = Worker(self._spec, self._ring_fd, self._errors.fileno())
         self._workers.append(worker)
         self._selector.register(worker.results, selectors.EVENT_READ, worker)
 
@@ -377,34 +298,12 @@ def _failed(reason: Reason, detail: str) -> dict[str, Any]:
     return {"stage": Stage.DECODE, "reason": reason, "detail": detail}
 
 
-def _note(task: _Task, answer: dict[str, Any], open_batches: deque[_Batch]) -> None:
+def _note(task: Task, answer: dict[str, Any], open_batches: deque[_Batch]) -> None:
     """Enter a worker's answer into the batch that holds the task's slot."""
     batch = next(b for b in open_batches if 0 <= task.slot - b.first_slot < b.tasks)
-    ref = task.job.ref
-    if "reason" in answer:
-        batch.outcomes[task.slot] = Failure(
-            ref.root,
-            ref.key,
-            Stage(answer["stage"]),
-            Reason(answer["reason"]),
-            answer["detail"],
-            ref.size,
-            ref.mtime_ns,
-        )
-        return
-    batch.read_s += answer["read_s"]
-    batch.decode_s += answer["decode_s"]
-    taken_at, gps = answer["taken_at"], answer["gps"]
-    batch.outcomes[task.slot] = ImageFacts(
-        width=answer["width"],
-        height=answer["height"],
-        format=answer["format"],
-        digest=bytes.fromhex(answer["digest"]),
-        taken_at=None if taken_at is None else datetime.fromisoformat(taken_at),
-        camera=answer["camera"],
-        gps=None if gps is None else (gps[0], gps[1]),
-        truncated=answer["truncated"],
-    )
+    batch.outcomes[task.slot] = outcome(task.job.ref, answer)
+    batch.read_s += answer.get("read_s", 0.0)
+    batch.decode_s += answer.get("decode_s", 0.0)
 
 
 def _anonymous_file(size: int) -> int:

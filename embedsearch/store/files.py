@@ -174,6 +174,15 @@ def read_verified(store: Path, record: FileRecord) -> bytes:
         os.close(descriptor)
 
 
+def is_own_name(name: str) -> bool:
+    """Return whether this is the name of a file that a store is made of."""
+    try:
+        FileRecord(name, 0, "")
+    except ValueError:
+        return False
+    return True
+
+
 def damaged(store: Path, name: str, words: str) -> DamagedStore:
     """Return the error for a damaged file of the store, with the remedy."""
     return DamagedStore(f"{store / name} {words}; run: embedsearch repair --store {store}")

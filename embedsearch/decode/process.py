@@ -1,0 +1,115 @@
+"""One decoding process and what it was sent; in: tasks, out: its answers, as records.
+
+Tasks and answers are JSON lines over pipes; pixels do not pass here but through a shared ring.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+from collections import deque
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from embedsearch.children import child_environment, python_command
+from embedsearch.records import Failure, ImageFacts, ImageRef, Reason, Stage
+
+
+@dataclass(frozen=True)
+class DecodeJob:
+    """A file to decode: `ref.key` below `root_path`. A size of -1 accepts any size and time."""
+
+    ref: ImageRef
+    root_path: str
+
+
+@dataclass
+class Task:
+    """A job with the ring slot for its pixels, and how many workers have died of it."""
+
+    job: DecodeJob
+    slot: int
+    crashes: int = 0
+
+
+class Worker:
+    """One child process with its pipes and the tasks sent to it, oldest first."""
+
+    def __init__(self, spec: dict[str, Any], ring_fd: int, errors_fd: int) -> None:
+        job_read, self._job_write = os.pipe()
+        self.results, result_write = os.pipe()
+        spec = {**spec, "job_fd": job_read, "result_fd": result_write, "ring_fd": ring_fd}
+        # One thread: each more of a numerical library would reserve address space. A process
+        # group of its own: Ctrl-C in the terminal is the parent's to handle.
+        self.process = subprocess.Popen(
+            [*python_command("embedsearch.decode.worker"), json.dumps(spec)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors_fd,
+            env=child_environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
+            pass_fds=(job_read, result_write, ring_fd),
+            process_group=0,
+        )
+        os.close(job_read)
+        os.close(result_write)
+        os.set_blocking(self.results, False)
+        self.tasks: deque[Task] = deque()
+        self.since = time.monotonic()  # when it began its oldest task
+        self.ready = False
+        self._buffer = b""
+
+    def send(self, task: Task) -> None:
+        """Queue a task; a worker that has died is noticed at its result pipe."""
+        if not self.tasks:
+            self.since = time.monotonic()
+        self.tasks.append(task)
+        ref = task.job.ref
+        job = {
+            "root": task.job.root_path,
+            "key": ref.key,
+            "slot": task.slot,
+            "size": None if ref.size < 0 else ref.size,
+            "mtime_ns": ref.mtime_ns,
+        }
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._job_write, json.dumps(job).encode() + b"\n")
+
+    def answers(self) -> list[dict[str, Any]] | None:
+        """Return the answers that have arrived, or None once the worker is gone."""
+        try:
+            data = os.read(self.results, 1 << 16)
+        except BlockingIOError:
+            return []
+        if not data:
+            return None
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        return [json.loads(line) for line in lines]
+
+    def close(self) -> None:
+        """End the process at once and release the pipes."""
+        self.process.kill()
+        self.process.wait()
+        os.close(self._job_write)
+        os.close(self.results)
+
+
+def outcome(ref: ImageRef, answer: dict[str, Any]) -> ImageFacts | Failure:
+    """Return a worker's answer about a file as a record."""
+    if "reason" in answer:
+        stage, reason = Stage(answer["stage"]), Reason(answer["reason"])
+        return Failure(ref.root, ref.key, stage, reason, answer["detail"], ref.size, ref.mtime_ns)
+    taken_at, gps = answer["taken_at"], answer["gps"]
+    return ImageFacts(
+        width=answer["width"],
+        height=answer["height"],
+        format=answer["format"],
+        digest=bytes.fromhex(answer["digest"]),
+        taken_at=None if taken_at is None else datetime.fromisoformat(taken_at),
+        camera=answer["camera"],
+        gps=None if gps is None else (gps[0], gps[1]),
+        truncated=answer["truncated"],
+    )

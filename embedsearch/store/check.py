@@ -1,0 +1,93 @@
+"""Every checksum and every row of a store verified; in: a store, out: the problems found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from embedsearch.errors import (
+    DamagedStore,
+)
+from embedsearch.store.files import (
+    CURRENT_NAME,
+    FOLDERS,
+    FORMAT_NAME,
+    LOCK_NAME,
+    TMP_NAME,
+    damaged,
+    is_own_name,
+    open_verified,
+    verify,
+)
+from embedsearch.store.manifest import Manifest
+from embedsearch.store.shards import Shard
+from embedsearch.store.snapshot import Snapshot, check_format, read_current, read_failures
+
+_OWN_NAMES = {FORMAT_NAME, CURRENT_NAME, LOCK_NAME, TMP_NAME, "meta", *FOLDERS.values()}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One finding of `check`."""
+
+    file: str
+    words: str
+
+
+def check_store(store: Path, *, read_data: bool) -> tuple[Manifest, list[Problem]]:
+    """Verify a store: every sha256, and with `read_data` every page of every shard.
+
+    Returns the manifest and what is wrong; raises what opening the manifest raises.
+    """
+    check_format(store)
+    manifest = read_current(store)
+    problems = []
+    for record in manifest.files():
+        try:
+            descriptor = open_verified(store, record)
+            try:
+                verify(store, record, descriptor)
+            finally:
+                os.close(descriptor)
+        except DamagedStore as error:
+            problems.append(Problem(record.relative, str(error)))
+    if read_data and not problems:
+        try:
+            with Snapshot(store, manifest) as snapshot:
+                snapshot.live_mask()
+                read_failures(store, manifest)
+                seen: set[int] = set()
+                for shard in snapshot.shards:
+                    _check_rows(store, shard, seen)
+        except DamagedStore as error:
+            problems.append(Problem("shards", str(error)))
+    for path in sorted(foreign_files(store)):
+        problems.append(Problem(path, f"{store / path} does not belong to a store"))
+    return manifest, problems
+
+
+def _check_rows(store: Path, shard: Shard, seen: set[int]) -> None:
+    for table in shard.columns(["row", "vector"]):
+        rows = table.column("row").to_numpy()
+        if not seen.isdisjoint(rows.tolist()) or len(np.unique(rows)) != len(rows):
+            raise damaged(store, shard.record.relative, "has a row number twice")
+        seen.update(rows.tolist())
+        vectors = table.column("vector").combine_chunks().flatten().to_numpy()
+        norms = np.linalg.norm(vectors.astype(np.float32).reshape(len(rows), -1), axis=1)
+        if not np.all(np.abs(norms - 1.0) < 2e-3):  # float16 keeps a unit norm to 1e-3
+            raise damaged(store, shard.record.relative, "has vectors that are not unit vectors")
+
+
+def foreign_files(store: Path) -> Iterator[str]:
+    """Yield relative paths in the store that no embedsearch wrote."""
+    for entry in store.iterdir():
+        if entry.name not in _OWN_NAMES:
+            yield entry.name
+    for folder in sorted(set(FOLDERS.values())):
+        for path in (store / folder).glob("*"):
+            if not is_own_name(path.name):
+                yield f"{folder}/{path.name}"

@@ -1,0 +1,216 @@
+"""A generation opened for reading; in: a store, out: its manifest and a Snapshot.
+
+Readers take no lock: they open every file of a generation first, after which a sweep by the
+writer does them no harm, and start over with the newer generation when one was swept before.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedsearch.errors import (
+    DamagedStore,
+    IncompatibleStore,
+    StorageError,
+    StoreNotFound,
+)
+from embedsearch.records import Failure
+from embedsearch.store.files import (
+    CURRENT_NAME,
+    FORMAT_NAME,
+    FORMAT_TEXT,
+    FileRecord,
+    damaged,
+    open_verified,
+    read_verified,
+    strict_json,
+)
+from embedsearch.store.manifest import MAX_BYTES, ExactRecord, Manifest
+from embedsearch.store.shards import Shard, failures_of
+
+_OPEN_TRIES = 5
+
+
+class Snapshot:
+    """One generation, every file of it open; close it, or use it as a context manager."""
+
+    def __init__(self, store: Path, manifest: Manifest) -> None:
+        self.store = store
+        self.manifest = manifest
+        self.shards: list[Shard] = []
+        self.exact: dict[str, int | DamagedStore] = {}  # absent where the file is missing
+        try:
+            for record in manifest.shards:
+                self.shards.append(Shard(store, record, manifest.model.dim))
+            for exact in manifest.exact:
+                if (store / exact.relative).exists():
+                    self.exact[exact.name] = _open_cache(store, exact)
+            rows = [record.rows for record in manifest.shards]
+            self.starts = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]).astype(np.int64)
+            self.deleted = read_deleted(store, manifest)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release all files."""
+        for shard in self.shards:
+            shard.close()
+        self.shards = []
+        for descriptor in self.exact.values():
+            if isinstance(descriptor, int):
+                os.close(descriptor)
+        self.exact = {}
+
+    def live_mask(self) -> npt.NDArray[np.bool_]:
+        """Return bool (all shard rows,): False for deleted rows. Reads row numbers if any is."""
+        mask = np.ones(int(self.starts[-1]), dtype=np.bool_)
+        if self.deleted.size:
+            for shard, start in zip(self.shards, self.starts, strict=False):
+                position = int(start)
+                for table in shard.columns(["row"]):
+                    rows = table.column("row").to_numpy()
+                    dead = np.isin(rows, self.deleted, assume_unique=True)
+                    mask[position : position + len(rows)] = ~dead
+                    position += len(rows)
+        if int(mask.sum()) != self.manifest.live:
+            raise damaged(self.store, "manifests", "do not agree with the rows of the shards")
+        return mask
+
+    def take(self, ordinals: npt.NDArray[np.int64], names: list[str]) -> pa.Table:
+        """Return the named columns of the rows at `ordinals` (shard rows end to end), in order."""
+        which = np.searchsorted(self.starts, ordinals, side="right") - 1
+        parts, places = [], []
+        for number in np.unique(which):
+            mine = np.flatnonzero(which == number)
+            parts.append(self.shards[number].take(ordinals[mine] - self.starts[number], names))
+            places.append(mine)
+        order = np.empty(len(ordinals), dtype=np.int64)
+        order[np.concatenate(places)] = np.arange(len(ordinals))
+        return pa.concat_tables(parts).take(order)
+
+
+def open_snapshot(store: Path) -> Snapshot:
+    """Open the current generation of a store.
+
+    Raises StoreNotFound, IncompatibleStore, DamagedStore.
+    """
+    check_format(store)
+    for _ in range(_OPEN_TRIES):
+        manifest = read_current(store)
+        try:
+            snapshot = Snapshot(store, manifest)
+        except DamagedStore:
+            if read_current(store).generation == manifest.generation:
+                raise  # not a sweep by a newer commit: the file is really gone
+            continue
+        whole = len(snapshot.exact) == len(manifest.exact)
+        if whole or read_current(store).generation == manifest.generation:
+            return snapshot
+        snapshot.close()
+    raise StorageError(f"{store} is committed to faster than it can be opened: try again")
+
+
+def check_format(store: Path) -> None:
+    """Raise unless `store` is a folder that embedsearch made and this version reads."""
+    try:
+        text = (store / FORMAT_NAME).read_bytes()[:64]
+    except FileNotFoundError:
+        raise StoreNotFound(
+            f"{store} is no store: make one with embedsearch index FOLDER"
+        ) from None
+    except OSError as error:
+        raise StorageError(f"{store}: {error.strerror}") from error
+    if text != FORMAT_TEXT:
+        if text.startswith(b"embedsearch ") and text[12:].strip().isdigit():
+            raise IncompatibleStore(
+                f"{store} has format {text[12:].strip().decode()}, this embedsearch reads "
+                f"{FORMAT_TEXT[12:].strip().decode()}: pip install --upgrade embedsearch"
+            )
+        raise StoreNotFound(f"{store} is no store: its FORMAT file says something else")
+
+
+def read_current(store: Path) -> Manifest:
+    """Return the manifest that CURRENT names. Raises StoreNotFound or DamagedStore."""
+    for attempt in range(_OPEN_TRIES):
+        try:
+            pointer = (store / CURRENT_NAME).read_bytes()[:4096]
+        except FileNotFoundError:
+            if _first_commit_unfinished(store):
+                raise StoreNotFound(
+                    f"nothing was committed to {store} yet: run embedsearch index FOLDER"
+                ) from None
+            raise damaged(store, CURRENT_NAME, "is missing") from None
+        except OSError as error:
+            raise StorageError(f"{store / CURRENT_NAME}: {error.strerror}") from error
+        try:
+            values = strict_json(pointer)
+            record = FileRecord(values["manifest"], int(values["bytes"]), values["sha256"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise damaged(store, CURRENT_NAME, f"is garbage ({error})") from error
+        if record.bytes > MAX_BYTES:
+            raise damaged(store, record.relative, f"claims {record.bytes} bytes")
+        try:
+            return _parse_manifest(store, record)
+        except DamagedStore:
+            # Between reading CURRENT and the manifest two commits may have passed.
+            if attempt == _OPEN_TRIES - 1 or (store / CURRENT_NAME).read_bytes() == pointer:
+                raise
+            time.sleep(0.05)
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _parse_manifest(store: Path, record: FileRecord) -> Manifest:
+    try:
+        return Manifest.from_bytes(read_verified(store, record))
+    except ValueError as error:
+        raise damaged(store, record.relative, f"is malformed ({error})") from error
+
+
+def _first_commit_unfinished(store: Path) -> bool:
+    """True if no generation was ever acknowledged: at most the very first manifest lies there."""
+    names = [path.name for path in (store / "manifests").glob("m-*.json")]
+    return all(name == "m-00000001.json" for name in names)
+
+
+def read_failures(store: Path, manifest: Manifest) -> list[Failure]:
+    """Return the files that could not be indexed. Raises DamagedStore."""
+    record = manifest.failures
+    return [] if record is None else failures_of(_small_table(store, record))
+
+
+def read_deleted(store: Path, manifest: Manifest) -> npt.NDArray[np.int64]:
+    """Return the row numbers that count as deleted, sorted. Raises DamagedStore."""
+    record = manifest.deleted
+    if record is None:
+        return np.empty(0, dtype=np.int64)
+    rows = _small_table(store, record).column("row").to_numpy().astype(np.int64)
+    if len(rows) != manifest.deleted_rows:
+        raise damaged(store, record.relative, "has another number of rows than it should")
+    return np.sort(rows)
+
+
+def _open_cache(store: Path, record: ExactRecord) -> int | DamagedStore:
+    """Open a FAISS file; what a damaged one means is for the searcher to say."""
+    try:
+        return open_verified(store, record)
+    except DamagedStore as error:
+        return error
+
+
+def _small_table(store: Path, record: FileRecord) -> pa.Table:
+    data = read_verified(store, record)
+    return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)

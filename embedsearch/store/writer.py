@@ -1,0 +1,199 @@
+"""The one writer of a store: make it, commit the next generation, sweep, go back.
+
+Files are added, never changed; CURRENT alone is replaced, last of all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from embedsearch.errors import (
+    DamagedStore,
+    IncompatibleStore,
+    StoreNotFound,
+    UsageError,
+)
+from embedsearch.store.files import (
+    CURRENT_NAME,
+    FOLDERS,
+    FORMAT_NAME,
+    FORMAT_TEXT,
+    TMP_NAME,
+    FileRecord,
+    is_own_name,
+    storage_error,
+    write_new,
+)
+from embedsearch.store.files import replace as replace_file
+from embedsearch.store.lock import WriterLock
+from embedsearch.store.manifest import MAX_BYTES, ExactRecord, Manifest, Segment, ShardRecord
+from embedsearch.store.snapshot import Snapshot, check_format, read_current
+
+_TMP_FILE = re.compile(r"[0-9]+-[0-9a-f]{16}")
+
+
+class StoreWriter:
+    """The one writer of a store, from lock to release; use as a context manager."""
+
+    def __init__(self, store: Path, wait_s: float = 0.0) -> None:
+        self.store = store
+        create_store(store)
+        self._lock = WriterLock(store, wait_s)
+        try:
+            self._sweep_tmp()
+            try:
+                self.manifest: Manifest | None = read_current(store)
+            except StoreNotFound:
+                self.manifest = None
+            self._base = self.manifest
+            self._sweep(self._committed())
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    @property
+    def next_generation(self) -> int:
+        """Return the number that the next commit will have."""
+        return 1 if self.manifest is None else self.manifest.generation + 1
+
+    def commit(self, manifest: Manifest) -> None:
+        """Make `manifest` the current generation. When this returns it survives a power cut.
+
+        The files that it names are on the disk already. Raises StorageError, with the former
+        generation still current.
+        """
+        manifest = replace(
+            manifest,
+            generation=self.next_generation,
+            parent=0 if self.manifest is None else self.manifest.generation,
+            created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        )
+        record = write_new(self.store, "m", manifest.generation, "json", [manifest.to_bytes()])
+        _point(self.store, manifest.generation, record)
+        self.manifest = manifest
+        self._lock.touch()
+        # The one before this run stays for going back, and for readers that are just opening it.
+        self._sweep([manifest, *([] if self._base is None else [self._base])])
+
+    def _sweep_tmp(self) -> None:
+        with contextlib.suppress(OSError):  # debris costs space only; the next run tries again
+            for path in (self.store / TMP_NAME).iterdir():
+                path.unlink()
+
+    def _committed(self) -> list[Manifest]:
+        """Return the generations on disk up to the current one; later ones were never committed."""
+        found = [] if self.manifest is None else [self.manifest]
+        for path in (self.store / "manifests").glob("m-*.json"):
+            with contextlib.suppress(OSError, ValueError, IncompatibleStore):  # no help to anyone
+                manifest = Manifest.from_bytes(path.read_bytes())
+                if found and manifest.generation < found[0].generation:
+                    found.append(manifest)
+        return found
+
+    def _sweep(self, kept: list[Manifest]) -> None:
+        """Remove the store's files that none of these generations needs."""
+        needed = {record.relative for manifest in kept for record in manifest.files()}
+        needed |= {f"manifests/m-{manifest.generation:08d}.json" for manifest in kept}
+        for folder in sorted(set(FOLDERS.values())):
+            for path in sorted((self.store / folder).glob("*")):
+                ours = f"{folder}/{path.name}"
+                if ours not in needed and is_own_name(path.name):
+                    with contextlib.suppress(OSError):  # as above
+                        path.unlink()
+
+
+def _point(store: Path, generation: int, record: FileRecord) -> None:
+    """Replace CURRENT: from here on, `generation` is the store."""
+    pointer = {
+        "generation": generation,
+        "manifest": record.name,
+        "bytes": record.bytes,
+        "sha256": record.sha256,
+    }
+    replace_file(store, CURRENT_NAME, json.dumps(pointer, sort_keys=True).encode() + b"\n")
+
+
+def check_creatable(store: Path) -> None:
+    """Raise UsageError unless `store` is a store, an empty folder, or not there yet."""
+    try:
+        if not store.exists() and not store.is_symlink():
+            return
+        if not store.is_dir():
+            raise UsageError(f"--store {store} is a file, not a folder")
+        names = set(os.listdir(store))
+        if FORMAT_NAME not in names and not _is_unfinished(store, names):
+            raise UsageError(f"--store {store} is a folder of something else; nothing was done")
+    except OSError as error:
+        raise storage_error(store, error) from error
+
+
+def create_store(store: Path) -> None:
+    """Make an empty store, or accept one that is there. Raises what `check_creatable` does."""
+    check_creatable(store)
+    try:
+        store.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not (store / FORMAT_NAME).exists():
+            (store / TMP_NAME).mkdir(mode=0o700, exist_ok=True)
+            replace_file(store, FORMAT_NAME, FORMAT_TEXT)
+        check_format(store)
+        for name in sorted({TMP_NAME, *FOLDERS.values()}):
+            (store / name).mkdir(mode=0o700, exist_ok=True)
+    except StoreNotFound as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise storage_error(store, error) from error
+
+
+def _is_unfinished(store: Path, names: set[str]) -> bool:
+    """True for an empty folder, and for what a run killed in `create_store` leaves behind."""
+    debris = os.listdir(store / TMP_NAME) if names == {TMP_NAME} else []
+    return names <= {TMP_NAME} and all(_TMP_FILE.fullmatch(name) for name in debris)
+
+
+def restore_pointer(store: Path) -> int | None:
+    """Point CURRENT at the newest generation whose shards are whole, if CURRENT is damaged.
+
+    Returns that generation, or None where CURRENT was sound. Raises DamagedStore if there is
+    no whole generation left. The caller holds the writer's lock.
+    """
+    with contextlib.suppress(DamagedStore):
+        read_current(store)
+        return None
+    for path in sorted((store / "manifests").glob("m-*.json"), reverse=True):
+        data = path.read_bytes()[: MAX_BYTES + 1]
+        try:
+            record = FileRecord(path.name, len(data), hashlib.sha256(data).hexdigest())
+            manifest = Manifest.from_bytes(data)
+            Snapshot(store, manifest).close()
+        except (ValueError, DamagedStore):
+            continue
+        _point(store, manifest.generation, record)
+        return manifest.generation
+    raise DamagedStore(f"{store} holds no whole generation: index the folders again")
+
+
+def segments_of(shards: Iterable[ShardRecord]) -> tuple[Segment, ...]:
+    """Return the segments of a FAISS file over these shards, in their order."""
+    return tuple(Segment(shard.name, shard.rows) for shard in shards)
+
+
+def write_exact(
+    store: Path, generation: int, shards: Iterable[ShardRecord], data: memoryview
+) -> ExactRecord:
+    """Write a flat FAISS file over `shards`."""
+    record = write_new(store, "e", generation, "faiss", [data])
+    return ExactRecord(record.name, record.bytes, record.sha256, segments_of(shards))
