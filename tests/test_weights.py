@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -42,6 +45,34 @@ def test_auto_falls_back_with_one_line(offline: None) -> None:
     said: list[str] = []
     assert resolve("auto", Session(notice=said.append)).name == "packaged"
     assert len(said) == 1 and "packaged" in said[0]
+
+
+@pytest.mark.parametrize("how", ["silence", "garbage", "deaf resolver"])
+def test_a_network_that_only_seems_to_be_there(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that says nothing or no HTTP, and a look-up that hangs: `auto` goes on soon."""
+    monkeypatch.setattr(weights, "CONNECT_TIMEOUT_S", 0.3)
+    asleep = threading.Event()
+    if how == "deaf resolver":
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: asleep.wait(60))
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        proxy = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("https_proxy", proxy)
+        answer = threading.Thread(target=_answer_garbage, args=(server,), daemon=True)
+        if how == "garbage":
+            answer.start()
+        started = time.monotonic()
+        assert resolve("auto", Session()).name == "packaged"
+        assert time.monotonic() - started < 10
+        if how == "garbage":
+            answer.join(10)
+    asleep.set()
+
+
+def _answer_garbage(server: socket.socket) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(1000)
+        connection.sendall(b"no HTTP at all\r\n\r\n")
 
 
 def test_an_explicit_model_says_what_to_put_where(offline: None) -> None:

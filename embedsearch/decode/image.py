@@ -92,6 +92,7 @@ def decode(file: BinaryIO, side: int, limits: DecodeLimits, *, fit: bool = False
     file.seek(0)
     if not head:
         raise DecodeError(Reason.EMPTY, "the file has no bytes")
+    Image.MAX_IMAGE_PIXELS = None  # --max-pixels decides; Pillow's own limit is a lower one
     try:
         image = Image.open(file, formats=FORMATS)
     except Exception as error:  # Pillow raises eight classes here, and any is this file's fault
@@ -104,8 +105,6 @@ def decode(file: BinaryIO, side: int, limits: DecodeLimits, *, fit: bool = False
             Reason.TOO_LARGE,
             f"{width} x {height} pixels are more than --max-pixels {limits.max_pixels}",
         )
-    # Pillow's own limit would refuse what the user allowed.
-    Image.MAX_IMAGE_PIXELS = None
     image.draft("RGB", (DRAFT_SCALE * side, DRAFT_SCALE * side))
     truncated = _load(image, limits)
     exif = _read_exif(image)
@@ -337,23 +336,14 @@ def _open_failure(error: Exception, head: bytes) -> DecodeError:
     words = _words(error)
     if isinstance(error, MemoryError):
         return DecodeError(Reason.MEMORY, words)
-    if isinstance(error, Image.DecompressionBombError):
-        return DecodeError(Reason.TOO_LARGE, words)
     if isinstance(error, ValueError) and "too" in words.lower():  # zTXt, iTXt and iCCP limits
         return DecodeError(Reason.METADATA_BOMB, words)
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
         if not _HEIF and not head[8:12].startswith(b"avi"):
             return DecodeError(Reason.UNSUPPORTED_FORMAT, "HEIC: pip install pillow-heif")
         return DecodeError(Reason.CORRUPT, "damaged HEIF or AVIF")
-    if (
-        head.startswith(b"\x89PNG")
-        and head[12:16] == b"IHDR"
-        and b"\0" * 4
-        in (
-            head[16:20],
-            head[20:24],
-        )
-    ):
+    sides = (head[16:20], head[20:24]) if head.startswith(b"\x89PNG") else ()
+    if head[12:16] == b"IHDR" and b"\0" * 4 in sides:
         return DecodeError(Reason.ZERO_SIZE, "a side of the picture is 0 pixels")
     for magic, name in _OTHER_FORMATS:
         if head.startswith(magic):

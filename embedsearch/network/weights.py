@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.client
 import json
 import os
+import queue
 import secrets
 import subprocess
-import urllib.error
+import threading
 import urllib.request
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -169,16 +171,13 @@ def _download(entry: CatalogEntry, target: Path, session: Session) -> str:
     digest = hashlib.sha256()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            urllib.request.urlopen(entry.url, timeout=CONNECT_TIMEOUT_S) as answer,
-            target.open("wb") as file,
-        ):
+        with _connect(entry.url) as answer, target.open("wb") as file:
             session.notice(f"downloading {entry.url} ({entry.megabytes:.0f} MB, once)")
             while chunk := answer.read(1 << 20):
                 session.check()
                 digest.update(chunk)
                 file.write(chunk)
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise WeightsUnavailable(
             f"the weights of {entry.name} cannot be downloaded "
             f"({getattr(error, 'reason', error)}): put {entry.file_name} into "
@@ -189,11 +188,35 @@ def _download(entry: CatalogEntry, target: Path, session: Session) -> str:
     return digest.hexdigest()
 
 
+def _connect(url: str) -> Any:
+    """Return the opened answer of a server. Raises OSError or HTTPException.
+
+    In a thread of its own: where no name server answers, the look-up alone can take half a
+    minute, and no time-out of a socket bounds that.
+    """
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def connect() -> None:
+        try:
+            answers.put(urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S))
+        except Exception as error:  # raised below, in the caller's thread
+            answers.put(error)
+
+    threading.Thread(target=connect, name="connect", daemon=True).start()
+    try:
+        answer = answers.get(timeout=2 * CONNECT_TIMEOUT_S)
+    except queue.Empty:
+        raise TimeoutError("no answer") from None
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
 def _check_prefix(entry: CatalogEntry, sha256: str, path: Path) -> None:
     if not sha256.startswith(entry.sha256_prefix):
         raise WeightsUnavailable(
-            f"{path} is not what torchvision publishes as {entry.file_name} "
-            f"(sha256 {sha256[:8]}…): delete it and try again"
+            f"{path} is not what torchvision publishes as {entry.file_name} (sha256 "
+            f"{sha256[:8]}…): delete it if it is still there, and try again"
         )
 
 
