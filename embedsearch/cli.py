@@ -35,7 +35,14 @@ _stop_signal = 0
 
 def main() -> NoReturn:
     """Run the command line and exit with the code that `errors.py` gives the outcome."""
-    sys.exit(run(sys.argv[1:]))
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # started with it closed, as by `>&-`
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  lives as long as we do
+    code = run(sys.argv[1:])
+    sys.stderr.flush()
+    # Everything is closed and flushed by now; taking OpenVINO's runtime apart piece by piece
+    # would be a seventh of a cold query.
+    os._exit(code)
 
 
 def run(arguments: list[str]) -> int:

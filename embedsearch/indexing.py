@@ -44,16 +44,11 @@ from embedsearch.records import (
 )
 from embedsearch.scope import Scope, holds_image, resolve_scope
 from embedsearch.session import Session
+from embedsearch.store.current import check_format, read_current
 from embedsearch.store.files import FORMAT_NAME
 from embedsearch.store.locate import locate_store
 from embedsearch.store.manifest import Manifest
-from embedsearch.store.snapshot import (
-    Snapshot,
-    check_format,
-    open_snapshot,
-    read_current,
-    read_failures,
-)
+from embedsearch.store.snapshot import Snapshot, open_snapshot, read_failures
 from embedsearch.store.writer import StoreWriter, check_creatable, create_store
 
 ExtractorFactory = Callable[[ModelSpec, str, str, Session], PixelExtractor]

@@ -17,6 +17,7 @@ from embedsearch.config import (
     cache_folder,
 )
 from embedsearch.errors import DamagedStore
+from embedsearch.records import Neighbors
 from embedsearch.session import Session
 from embedsearch.store.files import damaged, verify, verify_once
 from embedsearch.store.manifest import ExactRecord, Manifest
@@ -26,17 +27,6 @@ from embedsearch.store.snapshot import Snapshot
 VERIFY_ALWAYS_BYTES = 128 << 20
 _SPARE = 16  # candidates beyond k, so that one round is nearly always enough
 _PRODUCT_ERROR = 2e-6  # of FAISS's float32 sums
-
-
-@dataclass(frozen=True)
-class Neighbors:
-    """Of one query the k nearest rows, and all that tie with the kth, in no order.
-
-    `ordinals` int64 (c,) count the shard rows end to end; `scores` float32 (c,) are cosines.
-    """
-
-    ordinals: npt.NDArray[np.int64]
-    scores: npt.NDArray[np.float32]
 
 
 def open_sources(snapshot: Snapshot, session: Session) -> Iterator[Source]:

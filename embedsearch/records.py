@@ -138,15 +138,24 @@ def check_unit_rows(vectors: npt.NDArray[np.float32]) -> None:
 
 
 @dataclass(frozen=True)
-class Neighbors:
-    """Answer of the search room for Q queries: one array of rows and one of scores a query.
+class StoredImage:
+    """What a store knows of the image in one row; `key` is the exact bytes of its path."""
 
-    rows int64 (k',) are ordinals in the generation, scores float32 (k',) cosines, descending;
-    k' <= k, so that nothing stands for "no hit".
+    root: int
+    key: bytes
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """Of one query the k nearest rows, and all that tie with the kth, in no order.
+
+    `ordinals` int64 (c,) count the shard rows end to end; `scores` float32 (c,) are cosines.
     """
 
-    rows: Sequence[npt.NDArray[np.int64]]
-    scores: Sequence[npt.NDArray[np.float32]]
+    ordinals: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -28,10 +28,10 @@ from embedsearch.config import (
 from embedsearch.decode.pool import DecodePool
 from embedsearch.decode.process import DecodeJob
 from embedsearch.errors import StoreNotFound, UnreadableImage, UsageError
-from embedsearch.neighbors import Neighbors, nearest, open_sources
+from embedsearch.neighbors import nearest, open_sources
 from embedsearch.network.runtime import PixelExtractor, load_extractor
 from embedsearch.paths import printable
-from embedsearch.records import Hit, ImageRef, Reason, check_unit_rows
+from embedsearch.records import Hit, ImageRef, Neighbors, Reason, StoredImage, check_unit_rows
 from embedsearch.session import Session
 from embedsearch.store.locate import locate_store
 from embedsearch.store.manifest import Manifest
@@ -242,18 +242,17 @@ class Searcher:
         scores = neighbors.scores.tolist()
         if not scores:
             return []
-        names = ["root", "key", "width", "height"]
-        rows = self._snapshot.take(neighbors.ordinals, names).to_pylist()
-        order = sorted(range(len(rows)), key=lambda i: _sort_key(scores[i], rows[i]))[:k]
+        images = self._snapshot.images(neighbors.ordinals)
+        order = sorted(range(len(images)), key=lambda i: _sort_key(scores[i], images[i]))[:k]
         roots = {root.id: root.path for root in self.manifest.roots}
         return [
             Hit(
                 rank=rank,
                 score=scores[i],
-                path=os.path.join(roots[rows[i]["root"]], os.fsdecode(rows[i]["key"])),
-                key=os.fsdecode(rows[i]["key"]),
-                width=rows[i]["width"],
-                height=rows[i]["height"],
+                path=os.path.join(roots[images[i].root], os.fsdecode(images[i].key)),
+                key=os.fsdecode(images[i].key),
+                width=images[i].width,
+                height=images[i].height,
             )
             for rank, i in enumerate(order, start=1)
             if min_score is None or scores[i] >= min_score
@@ -287,8 +286,8 @@ def thumbnails(
                 yield found.get(place)
 
 
-def _sort_key(score: float, row: dict[str, Any]) -> tuple[float, int, bytes]:
-    return -score, row["root"], row["key"]
+def _sort_key(score: float, image: StoredImage) -> tuple[float, int, bytes]:
+    return -score, image.root, image.key
 
 
 def _path_of(image: str | os.PathLike[str] | bytes, folder: str, place: int) -> str:

@@ -1,4 +1,7 @@
-"""Looking after a store: what it holds, whether it is whole, and making it whole again."""
+"""Looking after a store: what it holds, whether it is whole, and making it whole again.
+
+Each function imports what it alone needs: `info` does without pyarrow and FAISS.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,9 @@ from embedsearch.errors import DamagedStore
 from embedsearch.network.catalog import AUTO_MODEL, CATALOG
 from embedsearch.network.weights import is_cached
 from embedsearch.records import Failure
-from embedsearch.store.check import check_store
+from embedsearch.store.current import check_format, read_current
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.manifest import Manifest
-from embedsearch.store.snapshot import check_format, read_current, read_failures
-from embedsearch.store.writer import StoreWriter, restore_pointer
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ def info(store: Path) -> StoreInfo:
 
 def failures(store: Path) -> Iterator[tuple[str, Failure]]:
     """Yield (path of the root, failure) for each file that could not be indexed."""
+    from embedsearch.store.snapshot import read_failures
+
     check_format(store)
     manifest = read_current(store)
     roots = {root.id: root.path for root in manifest.roots}
@@ -77,7 +80,9 @@ def repair(store: Path, wait_s: float = 0.0) -> list[str]:
     the newest whole generation. Shards are the truth: damaged ones raise DamagedStore, since
     only embedding the images again brings them back.
     """
-    from embedsearch.ledger import refresh_exact  # loads FAISS, which `info` can do without
+    from embedsearch.ledger import refresh_exact
+    from embedsearch.store.check import check_store
+    from embedsearch.store.writer import StoreWriter, restore_pointer
 
     check_format(store)
     done = []

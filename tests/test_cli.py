@@ -247,6 +247,13 @@ def test_models_lists_the_catalogue() -> None:
     assert "packaged" in text and "resnet152" in text and "non-commercial" in text
 
 
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_output_is_no_error(store: Path, redirection: str) -> None:
+    command = f'"{sys.executable}" -m embedsearch info --store "{store}" {redirection}'
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr
+
+
 def test_completion() -> None:
     """What a shell asks after `embedsearch que<TAB>`; `--install-completion` makes it ask."""
     asked = {"COMP_WORDS": "embedsearch que", "COMP_CWORD": "1"}

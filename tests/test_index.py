@@ -23,7 +23,7 @@ from embedsearch.records import IndexReport, ModelSpec, Reason, Stage
 from embedsearch.session import Session
 from embedsearch.store import merge
 from embedsearch.store.check import check_store
-from embedsearch.store.snapshot import read_current
+from embedsearch.store.current import read_current
 from embedsearch.upkeep import failures
 from tests.conftest import CountingExtractor, paint, run_cli
 from tests.test_store import contents, rows_of

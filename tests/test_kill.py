@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from embedsearch.store.check import check_store
-from embedsearch.store.snapshot import read_current
+from embedsearch.store.current import read_current
 from tests.conftest import REPOSITORY, paint, run_cli
 from tests.test_store import rows_of
 

@@ -20,7 +20,7 @@ from embedsearch.ann.search import cosines, search_rows
 from embedsearch.errors import StoreNotFound, UnreadableImage, UsageError
 from embedsearch.records import EmbeddingBatch, Hit, ImageFacts, ImageRef
 from embedsearch.session import Session
-from embedsearch.store.snapshot import read_current
+from embedsearch.store.current import read_current
 from tests.conftest import CountingExtractor, paint
 from tests.test_store import rows_of
 

@@ -30,10 +30,10 @@ from embedsearch.errors import (
 )
 from embedsearch.store import files
 from embedsearch.store.check import check_store
+from embedsearch.store.current import read_current
 from embedsearch.store.files import FileRecord, strict_json, write_new
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.manifest import Manifest
-from embedsearch.store.snapshot import read_current
 from embedsearch.store.writer import StoreWriter, create_store
 from embedsearch.upkeep import repair
 from tests.conftest import REPOSITORY, paint, run_cli
@@ -197,7 +197,7 @@ def test_flips_go_unseen_without_our_checksums(
     vector[0] = 1.0
     with pytest.raises(DamagedStore, match="sha256"):
         embedsearch.open_store(store)
-    monkeypatch.setattr("embedsearch.searching.verify", lambda *_: None)
+    monkeypatch.setattr("embedsearch.neighbors.verify", lambda *_: None)
     with embedsearch.open_store(store) as searcher:
         assert len(searcher.query(vector)) == 10
 

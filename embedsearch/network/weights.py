@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
 import json
 import os
-import queue
 import secrets
 import subprocess
-import threading
-import urllib.request
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -73,7 +69,7 @@ def weights_path(spec: ModelSpec) -> Path:
     if spec.weights_sha256 == _sha256(packaged):
         return packaged
     entry = CATALOG.get(spec.name)
-    if entry is not None and entry.url is not None:
+    if entry is not None and spec.source == entry.url:
         found = _catalog_spec(entry, Session())
         if found.weights_sha256 == spec.weights_sha256:
             return weights_path(found)
@@ -167,6 +163,8 @@ def _known_sha256(entry: CatalogEntry) -> str | None:
 
 def _download(entry: CatalogEntry, target: Path, session: Session) -> str:
     """Fetch a catalogue entry's weights into `target` and return their sha256."""
+    import http.client  # only here: with ssl it costs a query a twentieth of a second
+
     assert entry.url is not None
     digest = hashlib.sha256()
     try:
@@ -194,6 +192,10 @@ def _connect(url: str) -> Any:
     In a thread of its own: where no name server answers, the look-up alone can take half a
     minute, and no time-out of a socket bounds that.
     """
+    import queue
+    import threading
+    import urllib.request
+
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def connect() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from embedsearch.errors import (
     DamagedStore,
 )
+from embedsearch.store.current import check_format, read_current
 from embedsearch.store.files import (
     CURRENT_NAME,
     FOLDERS,
@@ -25,7 +26,7 @@ from embedsearch.store.files import (
 )
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.shards import Shard
-from embedsearch.store.snapshot import Snapshot, check_format, read_current, read_failures
+from embedsearch.store.snapshot import Snapshot, read_failures
 
 _OWN_NAMES = {FORMAT_NAME, CURRENT_NAME, LOCK_NAME, TMP_NAME, "meta", *FOLDERS.values()}
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedsearch.paths import printable
-from embedsearch.records import EmbeddingBatch, Failure, Reason, Stage
+from embedsearch.records import EmbeddingBatch, Failure, Reason, Stage, StoredImage
 from embedsearch.store.files import FileRecord, damaged, open_verified, verify, write_new
 from embedsearch.store.manifest import ShardRecord
 
@@ -211,6 +211,21 @@ class Shard:
 
     def take(self, offsets: npt.NDArray[np.int64], names: Sequence[str]) -> pa.Table:
         """Return the rows at `offsets`, in that order; reads only their row groups."""
+        table, places = self._around(offsets, names)
+        return table.take(places)
+
+    def images(self, offsets: npt.NDArray[np.int64]) -> list[StoredImage]:
+        """Return what the rows at `offsets` say of their images, in that order."""
+        names = ["root", "key", "width", "height"]
+        # Not by take(): that loads pyarrow.compute, a twentieth of a second of a cold query.
+        table, places = self._around(offsets, names)
+        columns = [table.column(name) for name in names]
+        return [StoredImage(*(column[i].as_py() for column in columns)) for i in places.tolist()]
+
+    def _around(
+        self, offsets: npt.NDArray[np.int64], names: Sequence[str]
+    ) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+        """Return the row groups that hold `offsets`, and where in them each offset lies."""
         groups = np.searchsorted(self._group_starts, offsets, side="right") - 1
         needed = np.unique(groups)
         with self._guard():
@@ -218,7 +233,7 @@ class Shard:
         sizes = self._group_starts[needed + 1] - self._group_starts[needed]
         starts_in_table = np.concatenate([[0], np.cumsum(sizes)])[:-1]
         slot = np.searchsorted(needed, groups)
-        return table.take(offsets - self._group_starts[groups] + starts_in_table[slot])
+        return table, offsets - self._group_starts[groups] + starts_in_table[slot]
 
     def _check_footer(self) -> None:
         record = self.record

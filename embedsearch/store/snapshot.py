@@ -7,7 +7,7 @@ writer does them no harm, and start over with the newer generation when one was 
 from __future__ import annotations
 
 import os
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,25 +17,18 @@ import pyarrow.parquet as pq
 
 from embedsearch.errors import (
     DamagedStore,
-    IncompatibleStore,
     StorageError,
-    StoreNotFound,
 )
-from embedsearch.records import Failure
+from embedsearch.records import Failure, StoredImage
+from embedsearch.store.current import OPEN_TRIES, check_format, read_current
 from embedsearch.store.files import (
-    CURRENT_NAME,
-    FORMAT_NAME,
-    FORMAT_TEXT,
     FileRecord,
     damaged,
     open_verified,
     read_verified,
-    strict_json,
 )
-from embedsearch.store.manifest import MAX_BYTES, ExactRecord, Manifest
+from embedsearch.store.manifest import ExactRecord, Manifest
 from embedsearch.store.shards import Shard, failures_of
-
-_OPEN_TRIES = 5
 
 
 class Snapshot:
@@ -92,15 +85,30 @@ class Snapshot:
 
     def take(self, ordinals: npt.NDArray[np.int64], names: list[str]) -> pa.Table:
         """Return the named columns of the rows at `ordinals` (shard rows end to end), in order."""
-        which = np.searchsorted(self.starts, ordinals, side="right") - 1
-        parts, places = [], []
-        for number in np.unique(which):
-            mine = np.flatnonzero(which == number)
-            parts.append(self.shards[number].take(ordinals[mine] - self.starts[number], names))
+        parts: list[pa.Table] = []
+        places: list[npt.NDArray[np.int64]] = []
+        for shard, mine, offsets in self._by_shard(ordinals):
+            parts.append(shard.take(offsets, names))
             places.append(mine)
         order = np.empty(len(ordinals), dtype=np.int64)
         order[np.concatenate(places)] = np.arange(len(ordinals))
         return pa.concat_tables(parts).take(order)
+
+    def images(self, ordinals: npt.NDArray[np.int64]) -> list[StoredImage]:
+        """Return what the rows at `ordinals` say of their images, in order."""
+        found: dict[int, StoredImage] = {}
+        for shard, mine, offsets in self._by_shard(ordinals):
+            found.update(zip(mine.tolist(), shard.images(offsets), strict=True))
+        return [found[place] for place in range(len(ordinals))]
+
+    def _by_shard(
+        self, ordinals: npt.NDArray[np.int64]
+    ) -> Iterator[tuple[Shard, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+        """Yield for each shard which of the ordinals are its own, and their offsets in it."""
+        which = np.searchsorted(self.starts, ordinals, side="right") - 1
+        for number in np.unique(which):
+            mine = np.flatnonzero(which == number)
+            yield self.shards[number], mine, ordinals[mine] - self.starts[number]
 
 
 def open_snapshot(store: Path) -> Snapshot:
@@ -109,7 +117,7 @@ def open_snapshot(store: Path) -> Snapshot:
     Raises StoreNotFound, IncompatibleStore, DamagedStore.
     """
     check_format(store)
-    for _ in range(_OPEN_TRIES):
+    for _ in range(OPEN_TRIES):
         manifest = read_current(store)
         try:
             snapshot = Snapshot(store, manifest)
@@ -122,68 +130,6 @@ def open_snapshot(store: Path) -> Snapshot:
             return snapshot
         snapshot.close()
     raise StorageError(f"{store} is committed to faster than it can be opened: try again")
-
-
-def check_format(store: Path) -> None:
-    """Raise unless `store` is a folder that embedsearch made and this version reads."""
-    try:
-        text = (store / FORMAT_NAME).read_bytes()[:64]
-    except FileNotFoundError:
-        raise StoreNotFound(
-            f"{store} is no store: make one with embedsearch index FOLDER"
-        ) from None
-    except OSError as error:
-        raise StorageError(f"{store}: {error.strerror}") from error
-    if text != FORMAT_TEXT:
-        if text.startswith(b"embedsearch ") and text[12:].strip().isdigit():
-            raise IncompatibleStore(
-                f"{store} has format {text[12:].strip().decode()}, this embedsearch reads "
-                f"{FORMAT_TEXT[12:].strip().decode()}: pip install --upgrade embedsearch"
-            )
-        raise StoreNotFound(f"{store} is no store: its FORMAT file says something else")
-
-
-def read_current(store: Path) -> Manifest:
-    """Return the manifest that CURRENT names. Raises StoreNotFound or DamagedStore."""
-    for attempt in range(_OPEN_TRIES):
-        try:
-            pointer = (store / CURRENT_NAME).read_bytes()[:4096]
-        except FileNotFoundError:
-            if _first_commit_unfinished(store):
-                raise StoreNotFound(
-                    f"nothing was committed to {store} yet: run embedsearch index FOLDER"
-                ) from None
-            raise damaged(store, CURRENT_NAME, "is missing") from None
-        except OSError as error:
-            raise StorageError(f"{store / CURRENT_NAME}: {error.strerror}") from error
-        try:
-            values = strict_json(pointer)
-            record = FileRecord(values["manifest"], int(values["bytes"]), values["sha256"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise damaged(store, CURRENT_NAME, f"is garbage ({error})") from error
-        if record.bytes > MAX_BYTES:
-            raise damaged(store, record.relative, f"claims {record.bytes} bytes")
-        try:
-            return _parse_manifest(store, record)
-        except DamagedStore:
-            # Between reading CURRENT and the manifest two commits may have passed.
-            if attempt == _OPEN_TRIES - 1 or (store / CURRENT_NAME).read_bytes() == pointer:
-                raise
-            time.sleep(0.05)
-    raise AssertionError("unreachable: the last attempt returns or raises")
-
-
-def _parse_manifest(store: Path, record: FileRecord) -> Manifest:
-    try:
-        return Manifest.from_bytes(read_verified(store, record))
-    except ValueError as error:
-        raise damaged(store, record.relative, f"is malformed ({error})") from error
-
-
-def _first_commit_unfinished(store: Path) -> bool:
-    """True if no generation was ever acknowledged: at most the very first manifest lies there."""
-    names = [path.name for path in (store / "manifests").glob("m-*.json")]
-    return all(name == "m-00000001.json" for name in names)
 
 
 def read_failures(store: Path, manifest: Manifest) -> list[Failure]:

@@ -21,6 +21,7 @@ from embedsearch.errors import (
     StoreNotFound,
     UsageError,
 )
+from embedsearch.store.current import check_format, read_current
 from embedsearch.store.files import (
     CURRENT_NAME,
     FOLDERS,
@@ -35,7 +36,7 @@ from embedsearch.store.files import (
 from embedsearch.store.files import replace as replace_file
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.manifest import MAX_BYTES, ExactRecord, Manifest, Segment, ShardRecord
-from embedsearch.store.snapshot import Snapshot, check_format, read_current
+from embedsearch.store.snapshot import Snapshot
 
 _TMP_FILE = re.compile(r"[0-9]+-[0-9a-f]{16}")
 

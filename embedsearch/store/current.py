@@ -1,0 +1,87 @@
+"""Which generation of a store counts; in: a store, out: its manifest, and nothing else read."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from embedsearch.errors import (
+    DamagedStore,
+    IncompatibleStore,
+    StorageError,
+    StoreNotFound,
+)
+from embedsearch.store.files import (
+    CURRENT_NAME,
+    FORMAT_NAME,
+    FORMAT_TEXT,
+    FileRecord,
+    damaged,
+    read_verified,
+    strict_json,
+)
+from embedsearch.store.manifest import MAX_BYTES, Manifest
+
+OPEN_TRIES = 5
+
+
+def check_format(store: Path) -> None:
+    """Raise unless `store` is a folder that embedsearch made and this version reads."""
+    try:
+        text = (store / FORMAT_NAME).read_bytes()[:64]
+    except FileNotFoundError:
+        raise StoreNotFound(
+            f"{store} is no store: make one with embedsearch index FOLDER"
+        ) from None
+    except OSError as error:
+        raise StorageError(f"{store}: {error.strerror}") from error
+    if text != FORMAT_TEXT:
+        if text.startswith(b"embedsearch ") and text[12:].strip().isdigit():
+            raise IncompatibleStore(
+                f"{store} has format {text[12:].strip().decode()}, this embedsearch reads "
+                f"{FORMAT_TEXT[12:].strip().decode()}: pip install --upgrade embedsearch"
+            )
+        raise StoreNotFound(f"{store} is no store: its FORMAT file says something else")
+
+
+def read_current(store: Path) -> Manifest:
+    """Return the manifest that CURRENT names. Raises StoreNotFound or DamagedStore."""
+    for attempt in range(OPEN_TRIES):
+        try:
+            pointer = (store / CURRENT_NAME).read_bytes()[:4096]
+        except FileNotFoundError:
+            if _first_commit_unfinished(store):
+                raise StoreNotFound(
+                    f"nothing was committed to {store} yet: run embedsearch index FOLDER"
+                ) from None
+            raise damaged(store, CURRENT_NAME, "is missing") from None
+        except OSError as error:
+            raise StorageError(f"{store / CURRENT_NAME}: {error.strerror}") from error
+        try:
+            values = strict_json(pointer)
+            record = FileRecord(values["manifest"], int(values["bytes"]), values["sha256"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise damaged(store, CURRENT_NAME, f"is garbage ({error})") from error
+        if record.bytes > MAX_BYTES:
+            raise damaged(store, record.relative, f"claims {record.bytes} bytes")
+        try:
+            return _parse_manifest(store, record)
+        except DamagedStore:
+            # Between reading CURRENT and the manifest two commits may have passed.
+            if attempt == OPEN_TRIES - 1 or (store / CURRENT_NAME).read_bytes() == pointer:
+                raise
+            time.sleep(0.05)
+    raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def _parse_manifest(store: Path, record: FileRecord) -> Manifest:
+    try:
+        return Manifest.from_bytes(read_verified(store, record))
+    except ValueError as error:
+        raise damaged(store, record.relative, f"is malformed ({error})") from error
+
+
+def _first_commit_unfinished(store: Path) -> bool:
+    """True if no generation was ever acknowledged: at most the very first manifest lies there."""
+    names = [path.name for path in (store / "manifests").glob("m-*.json")]
+    return all(name == "m-00000001.json" for name in names)
