@@ -38,6 +38,8 @@ def main() -> NoReturn:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # started with it closed, as by `>&-`
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  lives as long as we do
+    # typer's pydantic would search every installed package for plugins of its own.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     code = run(sys.argv[1:])
     sys.stderr.flush()
     # Everything is closed and flushed by now; taking OpenVINO's runtime apart piece by piece

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -15,6 +14,8 @@ def build_flat(dim: int, vectors: Iterable[npt.NDArray[np.float16]]) -> memoryvi
     Codes are fp16, so the rows are kept bit for bit. FAISS's own `write_index` is not used: on
     a full disk it can return normally with a file of 0 bytes.
     """
+    import faiss  # not before there is something to build: a run without changes does without
+
     index = faiss.IndexScalarQuantizer(
         dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
     )

@@ -103,16 +103,18 @@ class FolderScan:
                 name = os.fsencode(entry.name)
                 if name.startswith(b".") and not name.startswith(b".."):
                     self.hidden += 1
+                elif entry.is_file(follow_symlinks=False):  # first: nearly all entries are files
+                    _, dot, suffix = name.rpartition(b".")
+                    if dot and suffix.strip().lower() in SUFFIXES:
+                        yield name
+                    else:
+                        self.other_suffix += 1
                 elif entry.is_dir(follow_symlinks=False):
                     yield name + b"/"
                 elif entry.is_symlink():
                     self.links += 1
-                elif not entry.is_file(follow_symlinks=False):
-                    self.special += 1
-                elif name.rpartition(b".")[2].strip().lower() not in SUFFIXES or b"." not in name:
-                    self.other_suffix += 1
                 else:
-                    yield name
+                    self.special += 1
 
 
 def _is_store(folder: int) -> bool:
