@@ -29,8 +29,9 @@ from embedsearch.store.shards import (
 from embedsearch.store.snapshot import Snapshot, read_deleted
 from embedsearch.store.writer import StoreWriter, write_exact
 
-# A flat FAISS file is built in memory, twice over for a moment; several of them bound that.
-EXACT_FILE_BYTES = 128 << 20
+# FAISS builds and serialises a file in memory, up to four times over for a moment; several files
+# bound that.
+EXACT_FILE_BYTES = 64 << 20
 _CARRY_ROWS = 4096
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+_PIECE_BYTES = 1 << 20
 
-def build_flat(dim: int, vectors: Iterable[npt.NDArray[np.float16]]) -> memoryview:
-    """Return a serialised inner-product index whose position i is row i of `vectors`.
 
-    Codes are fp16, so the rows are kept bit for bit. FAISS's own `write_index` is not used: on
-    a full disk it can return normally with a file of 0 bytes.
+def build_flat(dim: int, vectors: Iterable[npt.NDArray[np.float16]]) -> list[bytes]:
+    """Return, in pieces, a serialised inner-product index whose position i is row i of `vectors`.
+
+    Codes are fp16, so the rows are kept bit for bit. FAISS does not write the file itself: on a
+    full disk it can return normally with a file of 0 bytes.
     """
     import faiss  # not before there is something to build: a run without changes does without
 
@@ -21,5 +24,8 @@ def build_flat(dim: int, vectors: Iterable[npt.NDArray[np.float16]]) -> memoryvi
     )
     for rows in vectors:
         index.add(np.ascontiguousarray(rows, dtype=np.float32))
-    data: npt.NDArray[np.uint8] = faiss.serialize_index(index)
-    return data.data
+    # In pieces: `serialize_index` would hold the whole three times over while it grows.
+    pieces: list[bytes] = []
+    library: Any = faiss  # its stubs leave this writer out
+    faiss.write_index(index, library.PyCallbackIOWriter(pieces.append, _PIECE_BYTES))
+    return pieces

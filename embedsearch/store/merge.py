@@ -12,7 +12,7 @@ import pyarrow as pa
 from embedsearch.store.manifest import ShardRecord
 from embedsearch.store.shards import ROW_GROUP_ROWS, Shard, row_schema, write_shard
 
-# Of the vectors before compression. Two shards of this size fill one flat FAISS file.
+# Of the vectors before compression. A shard of this size fills one flat FAISS file.
 SHARD_BYTES = 64 << 20
 SMALL_BYTES = 16 << 20
 

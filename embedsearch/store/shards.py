@@ -102,6 +102,7 @@ def write_shard(
     data, rows, first_row = _encode(map(norms.watch, tables), schema)
     record = write_new(store, "s", generation, "parquet", [data])
     footer = _footer(memoryview(data))
+    pa.default_memory_pool().release_unused()  # Arrow would keep what encoding took
     return ShardRecord(
         name=record.name,
         bytes=record.bytes,

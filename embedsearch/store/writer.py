@@ -193,8 +193,8 @@ def segments_of(shards: Iterable[ShardRecord]) -> tuple[Segment, ...]:
 
 
 def write_exact(
-    store: Path, generation: int, shards: Iterable[ShardRecord], data: memoryview
+    store: Path, generation: int, shards: Iterable[ShardRecord], data: Iterable[bytes]
 ) -> ExactRecord:
     """Write a flat FAISS file over `shards`."""
-    record = write_new(store, "e", generation, "faiss", [data])
+    record = write_new(store, "e", generation, "faiss", data)
     return ExactRecord(record.name, record.bytes, record.sha256, segments_of(shards))
