@@ -55,7 +55,10 @@ def run(arguments: list[str]) -> int:
         return code if isinstance(code, int) else 0
     except typer.TyperException as error:
         words = error.format_message()
-        print(words if "\n" in words else f"embedsearch: {words}; see --help", file=sys.stderr)
+        print(
+            words if "\n" in words else f"embedsearch: {words}; see --help",
+            file=sys.stderr,
+        )
         return error.exit_code
     except EmbedSearchError as error:
         if _show_traceback:
@@ -138,7 +141,8 @@ def index(
         bool, typer.Option("--allow-truncated", help="Accept pictures whose end is missing.")
     ] = False,
     rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Embed everything anew, with another model if given.")
+        bool,
+        typer.Option("--rebuild", help="Embed everything anew, the one way to another model."),
     ] = False,
     allow_empty: Annotated[
         bool, typer.Option("--allow-empty", help="Accept that a folder has vanished or is empty.")

@@ -137,7 +137,7 @@ class _Run:
 
     def _model(self, manifest: Manifest | None) -> ModelSpec:
         """Return the store's model, or the one asked for. Raises IncompatibleStore."""
-        if manifest is not None and self.config.model == AUTO and not self.config.rebuild:
+        if manifest is not None and self.config.model == AUTO:
             return manifest.model
         asked = resolve(self.config.model, self.session)
         if manifest is None or self.config.rebuild:
@@ -156,7 +156,7 @@ class _Run:
         if snapshot is not None:
             retry = snapshot.manifest.run.get("verdicts") != self._verdict_key()
         plan = make_plan(
-            None if self.config.rebuild else snapshot,
+            snapshot,
             scope,
             self.session,
             retry_failures=retry,
@@ -173,7 +173,7 @@ class _Run:
             return self._report(plan, manifest.model.name, manifest, manifest.live)
 
     def _sync(self, writer: StoreWriter, scope: Scope, model: ModelSpec) -> IndexReport:
-        base = writer.manifest
+        base = None if self.config.rebuild else writer.manifest  # a rebuild mends damage, too
         snapshot = None if base is None else open_snapshot(self.store)
         try:
             plan = self._plan(snapshot, scope)
@@ -187,10 +187,9 @@ class _Run:
         self.failures = plan.failures
         stopped_by = self._embed(plan, ledger, model, scope)
         old_failures = [] if base is None else read_failures(self.store, base)
-        rows_change = self.config.rebuild or plan.changes_store
         if (
             base is None
-            or rows_change
+            or plan.changes_store
             or scope.roots != base.roots
             or set(self.failures) != set(old_failures)
         ):

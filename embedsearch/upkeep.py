@@ -15,6 +15,7 @@ from embedsearch.network.catalog import AUTO_MODEL, CATALOG
 from embedsearch.network.weights import is_cached
 from embedsearch.records import Failure
 from embedsearch.store.current import check_format, read_current
+from embedsearch.store.files import is_own_name
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.manifest import Manifest
 
@@ -94,12 +95,10 @@ def repair(store: Path, wait_s: float = 0.0) -> list[str]:
     if generation is not None:
         done.append(f"CURRENT names generation {generation} again")
     _, problems = check_store(store, read_data=True)
-    wrong = [p for p in problems if p.file.startswith(("shards/", "shards"))]
+    ours = [p for p in problems if is_own_name(Path(p.file).name) or p.file == "shards"]
+    wrong = [p for p in ours if p.file.startswith("shards")]
     if wrong:
-        raise DamagedStore(
-            f"{wrong[0].words.partition(';')[0]}; a shard cannot be repaired: "
-            f"embedsearch index --rebuild --store {store} embeds the images anew"
-        )
+        raise DamagedStore(wrong[0].words)
     broken = {p.file for p in problems if p.file.startswith("ann/e-")}
     with StoreWriter(store, wait_s) as writer:
         assert writer.manifest is not None, "check has read it"

@@ -18,7 +18,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import embedsearch
 from embedsearch.config import DecodeLimits, IndexConfig
-from embedsearch.errors import IncompatibleStore, NothingIndexed, StoreNotFound, UsageError
+from embedsearch.errors import (
+    DamagedStore,
+    IncompatibleStore,
+    NothingIndexed,
+    StoreNotFound,
+    UsageError,
+)
 from embedsearch.records import IndexReport, ModelSpec, Reason, Stage
 from embedsearch.session import Session
 from embedsearch.store import merge
@@ -251,6 +257,20 @@ def test_another_model_needs_a_rebuild(
     assert new.model.name == "other" and new.live == 11
     assert min(shard.first_row for shard in new.shards) >= old.next_row, "row ids were reused"
     assert library.index(photos).unchanged == 11
+
+
+def test_a_rebuild_mends_a_lost_shard_and_keeps_the_model(
+    library: Library, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.index(photos)
+    old = read_current(library.store)
+    (library.store / old.shards[0].relative).unlink()
+    with pytest.raises(DamagedStore, match="--rebuild"):
+        library.index()
+    monkeypatch.setattr("embedsearch.indexing.resolve", None)  # would fail if a model were chosen
+    assert library.index(rebuild=True).added == 12
+    assert read_current(library.store).model == old.model
+    assert check_store(library.store, read_data=True)[1] == []
 
 
 def test_vectors_that_are_not_finite_are_failures(

@@ -185,7 +185,10 @@ def is_own_name(name: str) -> bool:
 
 def damaged(store: Path, name: str, words: str) -> DamagedStore:
     """Return the error for a damaged file of the store, with the remedy."""
-    return DamagedStore(f"{store / name} {words}; run: embedsearch repair --store {store}")
+    remedy = f"run: embedsearch repair --store {store}"
+    if name.startswith("shards"):  # the truth itself: nothing else holds what it held
+        remedy = f"embed the images anew: embedsearch index --rebuild --store {store}"
+    return DamagedStore(f"{store / name} {words}; {remedy}")
 
 
 def strict_json(data: bytes) -> Any:
