@@ -65,9 +65,11 @@ def run(arguments: list[str]) -> int:
             raise
         print(f"embedsearch: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
-        # The reader of our output has gone, as `| head` does. Keep Python from saying so when
-        # it flushes at exit.
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise  # the end of a shell's request for completions
+        # The reader of our output has gone, as `| head` does; typer makes SystemExit of that.
+        # Keep Python from saying so when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (KeyboardInterrupt, typer.Abort):

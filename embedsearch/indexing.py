@@ -102,9 +102,11 @@ class _Run:
     def index(self, folders: list[str]) -> IndexReport:
         """Check before anything is made, then plan and work under the writer's lock."""
         check_creatable(self.store)
-        if not folders:
-            check_format(self.store)
         manifest = self._manifest_or_none()
+        if not folders and manifest is None:
+            raise StoreNotFound(
+                f"nothing was committed to {self.store} yet: name the folders to index"
+            )
         scope = self._scope(folders, manifest)
         if manifest is None and not holds_image(scope):
             raise NothingIndexed(f"no images found in {', '.join(folders)}; no store was made")

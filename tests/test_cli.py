@@ -200,9 +200,11 @@ def test_strict_and_failures(photos: Path, tmp_path: Path) -> None:
 
 def test_a_closed_pipe_ends_quietly(store: Path) -> None:
     command = (
-        f"{sys.executable} -m embedsearch query {CLOCK} --store {store} -k 54 --json | head -1"
+        f"{sys.executable} -m embedsearch query {CLOCK} --store {store} -k 54 --json"
+        ' | (read -r line && echo "$line")'  # reads one line and goes
     )
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, cwd=REPOSITORY)
+    shell = ["bash", "-o", "pipefail", "-c", command]
+    done = subprocess.run(shell, capture_output=True, text=True, cwd=REPOSITORY)
     assert done.returncode == 0 and done.stderr == ""
     assert json.loads(done.stdout)["rank"] == 1
 

@@ -30,6 +30,7 @@ from embedsearch.session import Session
 from embedsearch.store import merge
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
+from embedsearch.store.writer import create_store
 from embedsearch.upkeep import failures
 from tests.conftest import CountingExtractor, paint, run_cli
 from tests.test_store import contents, rows_of
@@ -210,6 +211,9 @@ def test_nothing_to_index_makes_no_store(library: Library, tmp_path: Path) -> No
     with pytest.raises(StoreNotFound):
         library.index()
     assert not library.store.exists()
+    create_store(library.store)  # as a first run leaves it that was killed early
+    with pytest.raises(StoreNotFound, match="name the folders"):
+        library.index()
 
 
 def test_a_folder_of_broken_files_is_exit_1_with_their_reasons(
