@@ -20,9 +20,10 @@ from embedsearch.network import weights
 from embedsearch.network.catalog import CATALOG
 from embedsearch.network.openvino_runtime import OpenVinoExtractor
 from embedsearch.network.resnet import build
+from embedsearch.network.tensors import dump_tensors, load_tensors
 from embedsearch.network.weights import resolve, weights_path
 from embedsearch.session import Session
-from tests.conftest import SAMPLES, run_cli
+from tests.conftest import REPOSITORY, SAMPLES, run_cli
 
 
 @pytest.fixture
@@ -101,6 +102,53 @@ def test_a_checkpoint_is_imported_once_and_outlives_its_file(tmp_path: Path) -> 
     loaded = safetensors.torch.load_file(weights_path(spec))
     assert not any(key.startswith("fc.") for key in loaded)
     assert torch.equal(loaded["conv1.weight"], state["conv1.weight"])
+
+
+def test_our_files_are_what_the_library_reads_and_writes(tmp_path: Path) -> None:
+    tensors = {
+        "a.weight": torch.randn(3, 5, 1).half(),
+        "b.tracked": torch.tensor(7),
+        "c": torch.randn(2, 2).bfloat16(),
+        "d": torch.randn(4, 3).T,  # not contiguous
+    }
+    ours, theirs = tmp_path / "o.safetensors", tmp_path / "t.safetensors"
+    ours.write_bytes(dump_tensors(tensors))
+    plain = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    safetensors.torch.save_file(plain, theirs, metadata={"input_side": "128"})
+    for loaded in (load_tensors(theirs), safetensors.torch.load_file(ours), load_tensors(ours)):
+        assert loaded.keys() == tensors.keys()
+        for name, tensor in tensors.items():
+            assert loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor)
+    whole = ours.read_bytes()
+    for damage in (whole[:-2], whole.replace(b'"shape": [3,', b'"shape": [9,')):
+        ours.write_bytes(damage)
+        with pytest.raises(ValueError, match="does not lie where"):
+            load_tensors(ours)
+
+
+def test_torch_alone_is_enough(tmp_path: Path) -> None:
+    """As on a GPU machine: no openvino, safetensors, pillow-heif and torchvision."""
+    missing = ["openvino", "safetensors", "pillow_heif", "torchvision"]
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import sys\nfor name in {missing}: sys.modules[name] = None\n"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{tmp_path}:{REPOSITORY}",
+        "EMBEDSEARCH_CACHE": str(tmp_path / "cache"),
+    }
+    shutil.copytree(SAMPLES / "clocks", tmp_path / "clocks")
+    checkpoint = tmp_path / "user.pth"
+    torch.save(build("resnet18").state_dict(), checkpoint)
+    for model in ("packaged", checkpoint):
+        store = tmp_path / f"{Path(model).stem}.es"
+        index = ["index", tmp_path / "clocks", "--store", store, "--model", model]
+        done = run_cli(*index, env=environment)
+        assert done.returncode == 0, done.stderr
+        assert "openvino is not installed" in done.stderr
+        image = tmp_path / "clocks" / "clocks_1.jpg"
+        done = run_cli("query", image, "--store", store, "-k", "1", "--paths", env=environment)
+        assert done.stdout == f"{image}\n", done.stderr
 
 
 def test_a_changed_cache_file_is_not_used(tmp_path: Path) -> None:
@@ -185,7 +233,7 @@ def test_offline_index_works_and_explicit_model_is_exit_4(tmp_path: Path) -> Non
     shutil.copytree(SAMPLES / "clocks", tmp_path / "clocks")
     done = run_cli("index", tmp_path / "clocks", "--store", store, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("packaged") == 1
+    assert done.stderr.count("using the small packaged network") == 1
     other = tmp_path / "t.es"
     arguments = ["index", tmp_path / "clocks", "--store", other, "--model", "resnet50"]
     done = run_cli(*arguments, env=environment)

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 
 from embedsearch.network.extractor import build_extractor
 from embedsearch.network.resnet import ARCHITECTURES, load
+from embedsearch.network.tensors import dump_tensors, load_tensors
 from embedsearch.records import ModelSpec
 
 DEFAULT_SIDE = 224
@@ -52,7 +52,7 @@ def import_weights(file: Path, sha256: str, folder: Path) -> None:
     architecture = recognise(weights)
     network = load(architecture, weights)  # strict: names what is missing or unexpected
     body = {key: value.contiguous() for key, value in weights.items() if not key.startswith("fc.")}
-    data = safetensors.torch.save(body)
+    data = dump_tensors(body)
     note = {
         "architecture": architecture,
         "dim": network.dim,
@@ -67,6 +67,8 @@ def import_weights(file: Path, sha256: str, folder: Path) -> None:
 def read_weights(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Return tensors by name, and the file's metadata. No code in the file is executed."""
     if file.suffix == ".safetensors":
+        import safetensors
+
         with safetensors.safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
             return {key: opened.get_tensor(key) for key in opened.keys()}, metadata  # noqa: SIM118
@@ -97,8 +99,7 @@ def convert(spec: ModelSpec, weights: Path, folder: Path) -> None:
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     import openvino as ov
 
-    tensors, _ = read_weights(weights)
-    extractor = build_extractor(spec, tensors)
+    extractor = build_extractor(spec, load_tensors(weights))
     side = spec.input_side
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
     with torch.no_grad():

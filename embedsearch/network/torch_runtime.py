@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.torch
 import torch
 
 from embedsearch.errors import MissingLibrary
 from embedsearch.network.extractor import build_extractor
+from embedsearch.network.tensors import load_tensors
 from embedsearch.network.weights import weights_path
 from embedsearch.records import ModelSpec
 
@@ -24,7 +24,7 @@ class TorchExtractor:
         _check_present(self._device)
         self.device = device
         self.precision = _auto_precision(self._device) if precision == "auto" else precision
-        extractor = build_extractor(spec, safetensors.torch.load_file(weights_path(spec)))
+        extractor = build_extractor(spec, load_tensors(weights_path(spec)))
         extractor.network.to(dtype=_DTYPES[self.precision])
         layout = torch.channels_last if self._device.type != "mps" else torch.contiguous_format
         self._extractor = extractor.to(self._device).to(memory_format=layout)
