@@ -134,7 +134,7 @@ def check_unit_rows(vectors: npt.NDArray[np.float32]) -> None:
     norms = np.sqrt(np.einsum("bd,bd->b", vectors, vectors, dtype=np.float64))
     off = np.flatnonzero(~(np.abs(norms - 1.0) <= UNIT_NORM_TOLERANCE))  # NaN is off, too
     if off.size:
-        raise ValueError(f"row {off[0]} is no unit vector: its norm is {norms[off[0]]!r}")
+        raise ValueError(f"row {off[0]} is no unit vector: its norm is {norms[off[0]]:.6g}")
 
 
 @dataclass(frozen=True)

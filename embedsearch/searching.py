@@ -140,8 +140,10 @@ class Searcher:
         self, images: Iterable[Query], k: int = DEFAULT_K, *, min_score: float | None = None
     ) -> Iterator[Answer]:
         """Yield an Answer a query, in order; one that cannot be read does not stop the others."""
-        if k < 1:
-            raise UsageError(f"k must be at least 1, not {k}")
+        if isinstance(images, str | bytes):
+            raise UsageError("several queries are a list; for one image there is query()")
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise UsageError(f"k must be a whole number of at least 1, not {k!r}")
         if min_score is not None and not -1.0 <= min_score <= 1.0:
             raise UsageError(f"min_score is a cosine between -1 and 1, not {min_score}")
         queries = iter(images)
@@ -293,7 +295,9 @@ def _sort_key(score: float, image: StoredImage) -> tuple[float, int, bytes]:
 def _path_of(image: str | os.PathLike[str] | bytes, folder: str, place: int) -> str:
     """Return where a worker process can open an image; bytes are written into `folder`."""
     if not isinstance(image, bytes):
-        return os.path.realpath(image)
+        if "\0" in os.fsdecode(image):
+            raise UsageError(f"a path holds no NUL: {os.fsdecode(image)!r}")
+        return os.path.realpath(os.fsdecode(image))
     path = Path(os.path.realpath(folder)) / str(place)
     path.write_bytes(image)
     return str(path)

@@ -241,12 +241,15 @@ def test_wrong_queries_are_refused_by_name(real_store: Path, tmp_path: Path) -> 
                 searcher.query(tmp_path / bad)
         with pytest.raises(UnreadableImage, match="the image given"):
             searcher.query(b"")
-        for query in (unit(0)[:100], unit(0) * 2, np.full(DIM, np.nan), np.zeros((4, 4)), 7):
+        for query in (unit(0)[:100], unit(0) * 2, np.full(DIM, np.nan), np.zeros((4, 4)),
+                      np.array(3.0), "a\0b", 7):  # fmt: skip
             with pytest.raises(UsageError):
                 searcher.query(query)  # type: ignore[arg-type]
-        for k in (0, -1):
+        for k in (0, -1, 1.5, "3"):
             with pytest.raises(UsageError, match="k must be"):
-                searcher.query(unit(0), k=k)
+                searcher.query(unit(0), k=k)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="are a list"):
+            searcher.query_batch("photo.jpg")
         with pytest.raises(UsageError, match="min_score"):
             searcher.query(unit(0), min_score=2.0)
         good = real_store.parent / "photos" / "1.png"
