@@ -98,6 +98,8 @@ class _Run:
         self.extractor: PixelExtractor | None = None
         self.failures: list[Failure] = []
         self.outcome: Counter[str] = Counter()
+        self.old_manifest: Manifest | None = None
+        self.old_verdicts: Any = None
 
     def index(self, folders: list[str]) -> IndexReport:
         """Check before anything is made, then plan and work under the writer's lock."""
@@ -119,6 +121,11 @@ class _Run:
                 scope = self._scope(folders, writer.manifest)
                 model = self._model(writer.manifest)
             return self._sync(writer, scope, model)
+
+    @property
+    def _replaces(self) -> bool:
+        """Return whether this run puts new rows in the place of all old ones."""
+        return self.config.rebuild and self.old_manifest is not None
 
     def _manifest_or_none(self) -> Manifest | None:
         if not (self.store / FORMAT_NAME).exists():
@@ -156,11 +163,13 @@ class _Run:
         started = time.monotonic()
         retry = False
         if snapshot is not None:
-            retry = snapshot.manifest.run.get("verdicts") != self._verdict_key()
+            self.old_verdicts = snapshot.manifest.run.get("verdicts")
+            retry = self.old_verdicts != self._verdict_key()
         plan = make_plan(
             snapshot,
             scope,
             self.session,
+            rebuild=self._replaces,
             retry_failures=retry,
             allow_empty=self.config.allow_empty,
         )
@@ -170,11 +179,17 @@ class _Run:
     def _dry_run(self, manifest: Manifest | None, scope: Scope) -> IndexReport:
         if manifest is None:
             return self._report(self._plan(None, scope), self.config.model, None, 0)
+        self.old_manifest = manifest
+        name = manifest.model.name
+        if self.config.model != AUTO:
+            name = self._model(manifest).name
+        if self.config.rebuild:
+            return self._report(self._plan(None, scope), name, manifest, manifest.live)
         with open_snapshot(self.store) as snapshot:
-            plan = self._plan(snapshot, scope)
-            return self._report(plan, manifest.model.name, manifest, manifest.live)
+            return self._report(self._plan(snapshot, scope), name, manifest, manifest.live)
 
     def _sync(self, writer: StoreWriter, scope: Scope, model: ModelSpec) -> IndexReport:
+        self.old_manifest = writer.manifest
         base = None if self.config.rebuild else writer.manifest  # a rebuild mends damage, too
         snapshot = None if base is None else open_snapshot(self.store)
         try:
@@ -188,6 +203,12 @@ class _Run:
                 snapshot.close()
         self.failures = plan.failures
         stopped_by = self._embed(plan, ledger, model, scope)
+        if stopped_by and self._replaces:
+            raise Interrupted(
+                f"interrupted; the rebuild was dropped, generation {writer.next_generation - 1} "
+                "stays as it was",
+                stopped_by,
+            )
         old_failures = [] if base is None else read_failures(self.store, base)
         if (
             base is None
@@ -208,9 +229,9 @@ class _Run:
             ledger.commit(self._run_record(plan))
         self.seconds["write"] = ledger.write_s
         if not ledger.images:
+            why = f"all {plan.found} files failed, see embedsearch failures --store {self.store}"
             raise NothingIndexed(
-                f"the store holds no image: all {plan.found} files failed, see "
-                f"embedsearch failures --store {self.store}"
+                f"the store holds no image: {why if plan.found else 'the folders hold none'}"
             )
         return self._report(plan, model.name, writer.manifest, ledger.images)
 
@@ -237,6 +258,8 @@ class _Run:
                     done = self.outcome["embedded"] + self.outcome["failed"]
                     elapsed = time.monotonic() - self.started
                     self.on_progress(Progress(done, total, self.outcome["failed"], elapsed))
+                if self._replaces:  # readers keep the old rows until all the new ones are there
+                    continue
                 due = time.monotonic() - ledger.committed_at >= self.config.checkpoint_s
                 if due or ledger.images_since_commit >= self.config.checkpoint_images:
                     ledger.set_failures(self.failures)
@@ -292,7 +315,8 @@ class _Run:
             "found": plan.found,
             **self._counts(plan),
             "deleted": len(plan.deleted),
-            "verdicts": self._verdict_key(),
+            # Failures carried from elsewhere were judged by the old limits: they are retried.
+            "verdicts": self.old_verdicts if plan.failures_elsewhere else self._verdict_key(),
         }
 
     def _counts(self, plan: Plan) -> dict[str, int]:
@@ -312,7 +336,7 @@ class _Run:
     def _report(
         self, plan: Plan, model: str, manifest: Manifest | None, images: int
     ) -> IndexReport:
-        workers = self.config.worker_count()
+        workers = max(1, min(self.config.worker_count(), len(plan.embed)))
         handled = self.outcome["embedded"] + self.outcome["failed"]
         seconds = {
             "scan": self.seconds["scan"],

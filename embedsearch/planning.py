@@ -74,6 +74,7 @@ class Plan:
     touched: list[Carry] = field(default_factory=list)
     deleted: array[int] = field(default_factory=lambda: array("q"))  # row numbers
     failures: list[Failure] = field(default_factory=list)  # known ones that stand, and folders
+    failures_elsewhere: int = 0  # of these, how many lie where the run did not look
     known_failed: int = 0
     unchanged: int = 0
     found: int = 0
@@ -91,10 +92,11 @@ def make_plan(
     scope: Scope,
     session: Session,
     *,
+    rebuild: bool = False,
     retry_failures: bool = False,
     allow_empty: bool = False,
 ) -> Plan:
-    """Scan the targets and compare them with the snapshot.
+    """Scan the targets and compare them with the snapshot, which a rebuild goes without.
 
     Raises UsageError for a root that has vanished or holds no image any more, unless
     `allow_empty`: an unplugged disk must not empty the store.
@@ -109,7 +111,10 @@ def make_plan(
     for target in scope.targets:
         places = known.places(target)
         if not os.path.isdir(target.root.path):
-            _refuse(target, len(places), allow_empty, "has vanished")
+            if len(places) or rebuild:
+                _refuse(target, len(places), allow_empty, "has vanished")
+            missing.extend(places.tolist())
+            continue
         scan = FolderScan(target.root.id, target.root.path, target.scope)
         found_before, missing_before = plan.found, len(missing)
         for ref, place in _merge(scan, known, places, missing, session):
@@ -127,13 +132,15 @@ def make_plan(
                 changed.append(ref)
                 changed_places.append(place)
         _note_scan(plan, scan, known, missing, missing_before)
-        if plan.found == found_before and len(missing) > missing_before:
+        if plan.found == found_before and (len(missing) > missing_before or rebuild):
             _refuse(target, len(missing) - missing_before, allow_empty, "holds no image any more")
     missing.extend(known.places_of_roots(scope.dropped))
-    plan.failures += [f for f in old_failures if _is_elsewhere(f, scope)]
+    elsewhere = [f for f in old_failures if _is_elsewhere(f, scope)]
+    plan.failures += elsewhere
+    plan.failures_elsewhere = len(elsewhere)
     paths = {root.id: root.path for root in scope.roots}
-    _sort_changed(plan, known, changed, changed_places, paths)
-    _sort_new(plan, known, new, missing, paths)
+    _sort_changed(plan, known, changed, changed_places, paths, session)
+    _sort_new(plan, known, new, missing, paths, session)
     return plan
 
 
@@ -266,10 +273,11 @@ def _note_scan(
 
 
 def _refuse(target: Target, rows: int, allow_empty: bool, words: str) -> None:
-    if rows and not allow_empty:
+    if not allow_empty:
         folder = Path(target.root.path, target.scope)
+        held = f"the store holds {rows} images of it" if rows else "--rebuild would drop its images"
         raise UsageError(
-            f"{folder} {words}, and the store holds {rows} images of it (an unplugged disk?); "
+            f"{folder} {words}, and {held} (an unplugged disk?); "
             "nothing was changed; --allow-empty accepts it"
         )
 
@@ -284,14 +292,22 @@ def _is_elsewhere(failure: Failure, scope: Scope) -> bool:
     if failure.root not in {root.id for root in scope.roots}:
         return False
     looked = [t for t in scope.targets if t.root.id == failure.root]
-    return not any(not t.scope or failure.key.startswith(t.scope + "/") for t in looked)
+    return not any(
+        t.scope in {"", failure.key} or failure.key.startswith(t.scope + "/") for t in looked
+    )
 
 
 def _sort_changed(
-    plan: Plan, known: _KnownRows, changed: RefList, places: array[int], paths: dict[int, str]
+    plan: Plan,
+    known: _KnownRows,
+    changed: RefList,
+    places: array[int],
+    paths: dict[int, str],
+    session: Session,
 ) -> None:
     """A file with another time but the same bytes keeps its vector; others are embedded anew."""
     for ref, place in zip(changed, places, strict=True):
+        session.check()
         same_size = ref.size == known.size(place)
         if same_size and _digest(paths[ref.root], ref) == known.value("digest", place):
             plan.touched.append(known.carry(place, ref))
@@ -302,23 +318,26 @@ def _sort_changed(
 
 
 def _sort_new(
-    plan: Plan, known: _KnownRows, new: RefList, missing: list[int], paths: dict[int, str]
+    plan: Plan,
+    known: _KnownRows,
+    new: RefList,
+    missing: list[int],
+    paths: dict[int, str],
+    session: Session,
 ) -> None:
     """A new file with the bytes of a missing one has moved; what stays missing is deleted."""
-    by_size: dict[int, list[int]] = {}
-    for place in missing:
-        by_size.setdefault(known.size(place), []).append(place)
+    sizes = {known.size(place) for place in missing}  # a file of another size is not hashed
+    by_digest: dict[bytes | int | None, list[int]] = {}
+    for place in reversed(missing):
+        by_digest.setdefault(known.value("digest", place), []).append(place)
     for ref in new:
-        candidates = by_size.get(ref.size, [])
-        digest = _digest(paths[ref.root], ref) if candidates else None
-        for place in candidates:
-            if known.value("digest", place) == digest:
-                candidates.remove(place)
-                plan.moved.append(known.carry(place, ref))
-                break
+        session.check()
+        twins = by_digest.get(_digest(paths[ref.root], ref)) if ref.size in sizes else None
+        if twins:
+            plan.moved.append(known.carry(twins.pop(), ref))
         else:
             plan.embed.append(ref)
-    for places in by_size.values():
+    for places in by_digest.values():
         plan.deleted.extend(int(known.value("row", place)) for place in places)
 
 
