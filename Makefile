@@ -1,4 +1,4 @@
-# Two commands: `make demo` shows the tool on sample_images/, `make test` runs every check.
+# Two commands: `make demo` shows the tool on sample_images/, `make test` runs the tests.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin

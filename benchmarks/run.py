@@ -230,7 +230,7 @@ def tiny_images(folder: Path, count: int) -> Path:
 
 
 def _machine() -> str:
-    model = platform.processor()
+    model, flags = platform.processor(), list[str]()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -35,13 +38,18 @@ _stop_signal = 0
 
 def main() -> NoReturn:
     """Run the command line and exit with the code that `errors.py` gives the outcome."""
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # started with it closed, as by `>&-`
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  lives as long as we do
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  lives as long as we do
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a file name's letters
+            stream.reconfigure(errors="backslashreplace")
     # typer's pydantic would search every installed package for plugins of its own.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     code = run(sys.argv[1:])
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # what an error's code says already
+            stream.flush()
     # Everything is closed and flushed by now; taking OpenVINO's runtime apart piece by piece
     # would be a seventh of a cold query.
     os._exit(code)
@@ -54,16 +62,14 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except typer.TyperException as error:
-        words = error.format_message()
+        words = error.format_message().rstrip(".")
         print(
             words if "\n" in words else f"embedsearch: {words}; see --help",
             file=sys.stderr,
         )
         return error.exit_code
     except EmbedSearchError as error:
-        if _show_traceback:
-            raise
-        print(f"embedsearch: {error}", file=sys.stderr)
+        _explain(error)
         return error.exit_code
     except (BrokenPipeError, SystemExit) as error:
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
@@ -75,10 +81,14 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return 128 + signal.SIGINT
     except OSError as error:
-        if _show_traceback:
-            raise
-        print(f"embedsearch: {error}", file=sys.stderr)
+        _explain(error)
         return 4
+
+
+def _explain(error: Exception) -> None:
+    if _show_traceback:
+        traceback.print_exception(error)
+    print(f"embedsearch: {error}", file=sys.stderr)
 
 
 def _verbose(value: bool) -> None:
@@ -329,18 +339,24 @@ def _show(answers: Iterator[Answer], images: list[str], form: str, sheet: Path |
 
 
 def _write_sheet(path: Path, shown: list[tuple[str, Answer]]) -> None:
-    from embedsearch.present.sheet import THUMBNAIL_SIDE, Tile, write_sheet
+    from embedsearch.present.sheet import MAX_TILES, THUMBNAIL_SIDE, Tile, write_sheet
     from embedsearch.searching import thumbnails
 
-    images = []
-    for _, answer in shown:
+    images: list[str | bytes] = []
+    kept = []
+    for name, answer in shown:
         assert isinstance(answer.query, str | bytes), "the command line asks by path or stdin"
-        images += [answer.query, *(hit.path for hit in answer.hits)]
+        hits = answer.hits[: max(0, MAX_TILES - len(images) - 1)]
+        if len(images) < MAX_TILES:
+            images += [answer.query, *(hit.path for hit in hits)]
+            kept.append((name, hits))
+    if len(images) < sum(1 + len(answer.hits) for _, answer in shown):
+        _notice(f"the contact sheet is cut after {len(images)} pictures")
     pixels = thumbnails(images, THUMBNAIL_SIDE)
     rows = []
-    for name, answer in shown:
+    for name, hits in kept:
         row = [Tile(next(pixels), "query", os.path.basename(name), is_query=True)]
-        row += [Tile(next(pixels), f"{h.rank}.  {h.score:.3f}", h.key) for h in answer.hits]
+        row += [Tile(next(pixels), f"{h.rank}.  {h.score:.3f}", h.key) for h in hits]
         rows.append(row)
     write_sheet(path, rows)
     _notice(f"contact sheet written to {path}")

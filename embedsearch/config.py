@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -76,8 +77,7 @@ class IndexConfig:
 
 def check_device(device: str) -> None:
     """Raise UsageError unless `device` is auto, cpu, cuda, cuda:N or mps."""
-    kind, _, number = device.partition(":")
-    if kind not in DEVICES or (number and (kind != "cuda" or not number.isdigit())):
+    if device not in DEVICES and not re.fullmatch(r"cuda:[0-9]{1,3}", device):
         raise UsageError(f"--device is auto, cpu, cuda, cuda:N or mps, not {device!r}")
 
 

@@ -116,7 +116,7 @@ class _Run:
             return self._dry_run(manifest, scope)
         model = self._model(manifest)
         create_store(self.store)
-        with StoreWriter(self.store, self.config.wait_s) as writer:
+        with StoreWriter(self.store, self.config.wait_s, self.session.check) as writer:
             if writer.manifest != manifest:  # another run committed while this one waited
                 scope = self._scope(folders, writer.manifest)
                 model = self._model(writer.manifest)
@@ -315,6 +315,7 @@ class _Run:
             "found": plan.found,
             **self._counts(plan),
             "deleted": len(plan.deleted),
+            "limits": self.config.limits.verdict_key(),
             # Failures carried from elsewhere were judged by the old limits: they are retried.
             "verdicts": self.old_verdicts if plan.failures_elsewhere else self._verdict_key(),
         }

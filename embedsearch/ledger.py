@@ -32,6 +32,7 @@ from embedsearch.store.writer import StoreWriter, write_exact
 # FAISS builds and serialises a file in memory, up to four times over for a moment; several files
 # bound that.
 EXACT_FILE_BYTES = 64 << 20
+TIDY_EVERY_SHARDS = 32
 _CARRY_ROWS = 4096
 
 
@@ -64,6 +65,7 @@ class Ledger:
         self._fresh: list[ShardRecord] = []
         self._deleted: list[int] = []
         self._failures: list[Failure] | None = None
+        self._tidy_shards = len(self._manifest.shards)
         self.images_since_commit = 0
         self.committed_at = time.monotonic()
         self.write_s = 0.0
@@ -136,6 +138,9 @@ class Ledger:
         self.images_since_commit = 0
         self.committed_at = time.monotonic()
         self.write_s += self.committed_at - started
+        # A long run closes a small shard at every checkpoint; a reader holds all of them open.
+        if len(manifest.shards) - self._tidy_shards >= TIDY_EVERY_SHARDS:
+            self.tidy()
 
     def tidy(self) -> None:
         """Merge small shards and bring the FAISS files up to date; the next commit takes both."""
@@ -158,6 +163,7 @@ class Ledger:
                 else None,
             )
         self._manifest = replace(manifest, exact=refresh_exact(writer, manifest))
+        self._tidy_shards = len(manifest.shards)
         self.write_s += time.monotonic() - started
 
     @property

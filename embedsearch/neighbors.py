@@ -27,6 +27,7 @@ from embedsearch.store.snapshot import Snapshot
 VERIFY_ALWAYS_BYTES = 128 << 20
 _SPARE = 16  # candidates beyond k, so that one round is nearly always enough
 _PRODUCT_ERROR = 2e-6  # of FAISS's float32 sums
+_MAX_NORM = 1.002  # of a unit vector rounded to float16, with room
 
 
 def open_sources(snapshot: Snapshot, session: Session) -> Iterator[Source]:
@@ -86,7 +87,7 @@ def nearest(
             scores = cosines(queries[place], vectors)
             kth = np.sort(scores)[-k]
             bound = max((part.bound for part in parts), default=-np.inf)
-            if kth > max(bound / smallest, bound) + _PRODUCT_ERROR or bound == -np.inf:
+            if kth > max(bound / smallest, bound / _MAX_NORM) + _PRODUCT_ERROR or bound == -np.inf:
                 kept = scores >= kth
                 answers[place] = Neighbors(ordinals[kept], scores[kept])
             else:
@@ -163,31 +164,48 @@ class ShardSource:
 
     def search(self, queries: npt.NDArray[np.float32], k: int) -> list[_Found]:
         dim = self._snapshot.manifest.model.dim
-        nothing = _Found(np.empty(0, np.int64), np.empty((0, dim), np.float16), -np.inf)
-        best = [nothing for _ in queries]
+        best = [_Best(dim, k) for _ in queries]
         for number in self._numbers:
             start = int(self._snapshot.starts[number])
             for vectors in self._snapshot.shards[number].vectors():
                 alive = None if self._alive is None else self._alive[start : start + len(vectors)]
                 live = len(vectors) if alive is None else int(alive.sum())
-                some = search_rows(vectors, queries, k, alive)
-                best = [
-                    _join(mine, new, vectors, start, live)
-                    for mine, new in zip(best, some, strict=True)
-                ]
+                for mine, new in zip(best, search_rows(vectors, queries, k, alive), strict=True):
+                    mine.take(new, vectors, start, live)
                 start += len(vectors)
-        return best
+        return [mine.found() for mine in best]
 
 
-def _join(
-    mine: _Found, new: Candidates, vectors: npt.NDArray[np.float16], start: int, live: int
-) -> _Found:
-    bound = float(new.products[-1]) if 0 < len(new.positions) < live else -np.inf
-    return _Found(
-        np.concatenate([mine.ordinals, new.positions + start]),
-        np.concatenate([mine.vectors, vectors[new.positions]]),
-        max(mine.bound, bound),
-    )
+class _Best:
+    """The k best candidates of one query so far: memory does not grow with the rows seen."""
+
+    def __init__(self, dim: int, k: int) -> None:
+        self._k = k
+        self._ordinals = np.empty(0, np.int64)
+        self._vectors = np.empty((0, dim), np.float16)
+        self._products = np.empty(0, np.float32)
+        self._bound = -np.inf
+
+    def take(
+        self, new: Candidates, vectors: npt.NDArray[np.float16], start: int, live: int
+    ) -> None:
+        """Take up candidates among `vectors`, of which `live` count, at ordinals from `start`."""
+        if not len(new.positions):
+            return
+        if len(new.positions) < live:
+            self._bound = max(self._bound, float(new.products[-1]))
+        products = np.concatenate([self._products, new.products])
+        order = np.argsort(-products, kind="stable")
+        if len(order) > self._k:
+            self._bound = max(self._bound, float(products[order[self._k]]))
+        kept = order[: self._k]
+        self._products = products[kept]
+        self._ordinals = np.concatenate([self._ordinals, new.positions + start])[kept]
+        self._vectors = np.concatenate([self._vectors, vectors[new.positions]])[kept]
+
+    def found(self) -> _Found:
+        """Return the candidates."""
+        return _Found(self._ordinals, self._vectors, self._bound)
 
 
 Source = FileSource | ShardSource

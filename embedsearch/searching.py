@@ -25,7 +25,7 @@ from embedsearch.config import (
     check_device,
     check_precision,
 )
-from embedsearch.decode.pool import DecodePool
+from embedsearch.decode.pool import DecodedBatch, DecodePool
 from embedsearch.decode.process import DecodeJob
 from embedsearch.errors import StoreNotFound, UnreadableImage, UsageError
 from embedsearch.neighbors import nearest, open_sources
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 Query: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
 
 _CHUNK = 32
+NOT_FINITE = "the network gave no finite vector for the image"
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,7 @@ class Searcher:
                     found[place] = self._checked_vector(query)
                 else:
                     pixels[place] = _square(query, self.manifest.model.input_side)
-            if self._snapshot.shards == [] and self.manifest.shards:
-                raise StoreNotFound("this Searcher is closed: open the store again")
+            self._check_open()
             for place, outcome in self._decode(paths, queries):
                 if isinstance(outcome, UnreadableImage):
                     found[place] = outcome
@@ -188,8 +188,13 @@ class Searcher:
             if pixels:
                 vectors = self._network()(np.stack(list(pixels.values())))
                 for place, vector in zip(pixels, vectors, strict=True):
-                    found[place] = vector
+                    finite = np.isfinite(vector).all()
+                    found[place] = vector if finite else UnreadableImage(NOT_FINITE)
         return [found[place] for place in range(len(queries))]
+
+    def _check_open(self) -> None:
+        if self._snapshot.shards == [] and self.manifest.shards:
+            raise StoreNotFound("this Searcher is closed: open the store again")
 
     def _decode(
         self, paths: dict[int, str], queries: Sequence[Query]
@@ -199,10 +204,20 @@ class Searcher:
         if self._pool is None:
             workers = min(len(paths), available_processors())
             side = self.manifest.model.input_side
-            self._pool = DecodePool(side, DecodeLimits(), workers=workers)
-        refs = [ImageRef(place, path.lstrip("/"), -1, -1) for place, path in paths.items()]
-        batches = self._pool.run(DecodeJob(ref, "/") for ref in refs)
-        self._network()  # loads while the worker starts and decodes
+            self._pool = DecodePool(side, self._limits(), workers=workers)
+        jobs = (_job(place, path) for place, path in paths.items())
+        try:
+            batches = self._pool.run(jobs)
+            self._network()  # loads while the worker starts and decodes
+            yield from self._outcomes(batches, queries)
+        except BaseException:  # an abandoned stream's late answers must not reach the next one
+            self._pool.close()
+            self._pool = None
+            raise
+
+    def _outcomes(
+        self, batches: Iterator[DecodedBatch], queries: Sequence[Query]
+    ) -> Iterator[tuple[int, npt.NDArray[np.uint8] | UnreadableImage]]:
         for batch in batches:
             for ref, pixels in zip(batch.images.refs, batch.images.pixels, strict=True):
                 yield ref.root, pixels.copy()
@@ -213,6 +228,15 @@ class Searcher:
                 if failure.reason is Reason.VANISHED:
                     words = f"{name}: there is no such file"
                 yield failure.root, UnreadableImage(words)
+
+    def _limits(self) -> DecodeLimits:
+        """Return the limits, raised as the last `index` run did: its images can be asked for."""
+        least, last = DecodeLimits(), self.manifest.run.get("limits", {})
+        return DecodeLimits(
+            max_pixels=max(least.max_pixels, last.get("max_pixels", 0)),
+            max_bytes=max(least.max_bytes, last.get("max_bytes", 0)),
+            allow_truncated=last.get("allow_truncated", False),
+        )
 
     def _network(self) -> PixelExtractor:
         if self._extractor is None:
@@ -237,6 +261,7 @@ class Searcher:
         self, queries: npt.NDArray[np.float32], k: int, min_score: float | None
     ) -> list[list[Hit]]:
         with self._reading:
+            self._check_open()
             found = nearest(self.manifest, self._sources, queries, k)
             return [self._ranked(neighbors, k, min_score) for neighbors in found]
 
@@ -275,11 +300,8 @@ def thumbnails(
         tempfile.TemporaryDirectory(prefix="embedsearch-") as folder,
         DecodePool(side, DecodeLimits(), workers=workers, fit=True) as pool,
     ):
-        refs = (
-            ImageRef(place, _path_of(image, folder, place).lstrip("/"), -1, -1)
-            for place, image in enumerate(images)
-        )
-        for batch in pool.run(DecodeJob(ref, "/") for ref in refs):
+        jobs = (_job(place, _path_of(image, folder, place)) for place, image in enumerate(images))
+        for batch in pool.run(jobs):
             found = {
                 ref.root: pixels.copy()
                 for ref, pixels in zip(batch.images.refs, batch.images.pixels, strict=True)
@@ -290,6 +312,12 @@ def thumbnails(
 
 def _sort_key(score: float, image: StoredImage) -> tuple[float, int, bytes]:
     return -score, image.root, image.key
+
+
+def _job(place: int, path: str) -> DecodeJob:
+    """Return the job for a real path; its folder may be one that can be passed, not listed."""
+    folder, name = os.path.split(path)
+    return DecodeJob(ImageRef(place, name, -1, -1), folder)
 
 
 def _path_of(image: str | os.PathLike[str] | bytes, folder: str, place: int) -> str:

@@ -14,7 +14,7 @@ from embedsearch.errors import DamagedStore
 from embedsearch.network.catalog import AUTO_MODEL, CATALOG
 from embedsearch.network.weights import is_cached
 from embedsearch.records import Failure
-from embedsearch.store.current import check_format, read_current
+from embedsearch.store.current import check_format, read_current, read_generation
 from embedsearch.store.files import is_own_name
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.manifest import Manifest
@@ -68,10 +68,12 @@ def failures(store: Path) -> Iterator[tuple[str, Failure]]:
     from embedsearch.store.snapshot import read_failures
 
     check_format(store)
-    manifest = read_current(store)
-    roots = {root.id: root.path for root in manifest.roots}
-    for failure in read_failures(store, manifest):
-        yield roots[failure.root], failure
+
+    def read(manifest: Manifest) -> list[tuple[str, Failure]]:
+        roots = {root.id: root.path for root in manifest.roots}
+        return [(roots[failure.root], failure) for failure in read_failures(store, manifest)]
+
+    yield from read_generation(store, read)
 
 
 def repair(store: Path, wait_s: float = 0.0) -> list[str]:
@@ -94,13 +96,13 @@ def repair(store: Path, wait_s: float = 0.0) -> list[str]:
         lock.release()
     if generation is not None:
         done.append(f"CURRENT names generation {generation} again")
-    _, problems = check_store(store, read_data=True)
-    ours = [p for p in problems if is_own_name(Path(p.file).name) or p.file == "shards"]
-    wrong = [p for p in ours if p.file.startswith("shards")]
-    if wrong:
-        raise DamagedStore(wrong[0].words)
-    broken = {p.file for p in problems if p.file.startswith("ann/e-")}
     with StoreWriter(store, wait_s) as writer:
+        _, problems = check_store(store, read_data=True)
+        ours = [p for p in problems if is_own_name(Path(p.file).name) or p.file == "shards"]
+        wrong = [p for p in ours if p.file.startswith("shards")]
+        if wrong:
+            raise DamagedStore(wrong[0].words)
+        broken = {p.file for p in problems if p.file.startswith("ann/e-")}
         assert writer.manifest is not None, "check has read it"
         sound = tuple(r for r in writer.manifest.exact if r.relative not in broken)
         exact = refresh_exact(writer, replace(writer.manifest, exact=sound))

@@ -123,8 +123,8 @@ def convert(spec: ModelSpec, weights: Path, folder: Path) -> None:
 def measure_precision(folder: Path, side: int) -> dict[str, Any]:
     """Return the faster of fp32 and bf16 on this processor, with both rates in images/s.
 
-    A processor may offer bf16 and still run fp32 faster: one with AVX-512 BF16 but without AMX
-    does 21 images/s of ResNet-50 in bf16 and 36 in fp32.
+    A processor may offer bf16 and still run fp32 faster: of two with AVX-512 BF16 but without
+    AMX, one did 21 images/s of ResNet-50 in bf16 and 36 in fp32, the other 48 and 26.
     """
     from embedsearch.network.openvino_runtime import compile_model
 

@@ -23,7 +23,8 @@ from embedsearch.network.catalog import AUTO, AUTO_MODEL, CATALOG, PACKAGED, Cat
 from embedsearch.records import ModelSpec
 from embedsearch.session import Session
 
-CONNECT_TIMEOUT_S = 3.0
+CONNECT_TIMEOUT_S = 3.0  # after twice that the server counts as unreachable
+READ_TIMEOUT_S = 30.0  # for a download that has begun and stalls
 _STOP_POLL_S = 0.2
 PACKAGED_FILE = "packaged_resnet18.safetensors"
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -38,11 +39,8 @@ def resolve(model: str, session: Session) -> ModelSpec:
     if model == AUTO:
         try:
             return _catalog_spec(CATALOG[AUTO_MODEL], session)
-        except WeightsUnavailable:
-            session.notice(
-                f"no weights of {AUTO_MODEL} here and no download: using the small packaged "
-                f"network; for better neighbours see: embedsearch models"
-            )
+        except WeightsUnavailable as error:
+            session.notice(f"using the small packaged network: {error}")
             return _catalog_spec(CATALOG[PACKAGED], session)
     if model in CATALOG:
         return _catalog_spec(CATALOG[model], session)
@@ -200,7 +198,7 @@ def _connect(url: str) -> Any:
 
     def connect() -> None:
         try:
-            answers.put(urllib.request.urlopen(url, timeout=CONNECT_TIMEOUT_S))
+            answers.put(urllib.request.urlopen(url, timeout=READ_TIMEOUT_S))
         except Exception as error:  # raised below, in the caller's thread
             answers.put(error)
 

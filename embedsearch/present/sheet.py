@@ -21,7 +21,7 @@ THUMBNAIL_SIDE = 180
 _GAP = 14
 _CAPTION = 40
 _COLUMNS = 7
-_MAX_ROWS = 400  # a PNG of 80,000 pixels in height opens nowhere
+MAX_TILES = 400  # more make a PNG that opens nowhere
 _PAPER, _INK, _FAINT, _FRAME = "#ffffff", "#1c1c1c", "#767676", "#1f6feb"
 
 
@@ -37,7 +37,7 @@ class Tile:
 
 def write_sheet(path: Path, rows: Sequence[Sequence[Tile]]) -> None:
     """Write the rows of tiles as a PNG; long rows are continued below. Raises StorageError."""
-    lines = [line for row in rows for line in _wrap(row)][:_MAX_ROWS]
+    lines = [line for row in rows for line in _wrap(row)]
     side = THUMBNAIL_SIDE
     width = _GAP + max(len(line) for line in lines) * (side + _GAP)
     height = _GAP + len(lines) * (side + _CAPTION + _GAP)
@@ -48,6 +48,8 @@ def write_sheet(path: Path, rows: Sequence[Sequence[Tile]]) -> None:
         for place, tile in enumerate(line):
             if tile is not None:
                 _paint(sheet, draw, tile, _GAP + place * (side + _GAP), top)
+    if path.is_dir():
+        raise StorageError(f"--sheet {path} is a folder: name a file to write")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         sheet.save(temporary, format="PNG")

@@ -12,7 +12,7 @@ import numpy as np
 from embedsearch.errors import (
     DamagedStore,
 )
-from embedsearch.store.current import check_format, read_current
+from embedsearch.store.current import OPEN_TRIES, check_format, read_current
 from embedsearch.store.files import (
     CURRENT_NAME,
     FOLDERS,
@@ -45,8 +45,19 @@ def check_store(store: Path, *, read_data: bool) -> tuple[Manifest, list[Problem
     Returns the manifest and what is wrong; raises what opening the manifest raises.
     """
     check_format(store)
-    manifest = read_current(store)
-    problems = []
+    for _ in range(OPEN_TRIES):
+        manifest = read_current(store)
+        problems = list(_problems(store, manifest, read_data=read_data))
+        # A writer may have swept this generation while it was read.
+        if not problems or read_current(store).generation == manifest.generation:
+            break
+    for path in sorted(foreign_files(store)):
+        problems.append(Problem(path, f"{store / path} does not belong to a store"))
+    return manifest, problems
+
+
+def _problems(store: Path, manifest: Manifest, *, read_data: bool) -> Iterator[Problem]:
+    whole = True
     for record in manifest.files():
         try:
             descriptor = open_verified(store, record)
@@ -55,20 +66,19 @@ def check_store(store: Path, *, read_data: bool) -> tuple[Manifest, list[Problem
             finally:
                 os.close(descriptor)
         except DamagedStore as error:
-            problems.append(Problem(record.relative, str(error)))
-    if read_data and not problems:
-        try:
-            with Snapshot(store, manifest) as snapshot:
-                snapshot.live_mask()
-                read_failures(store, manifest)
-                seen: set[int] = set()
-                for shard in snapshot.shards:
-                    _check_rows(store, shard, seen)
-        except DamagedStore as error:
-            problems.append(Problem("shards", str(error)))
-    for path in sorted(foreign_files(store)):
-        problems.append(Problem(path, f"{store / path} does not belong to a store"))
-    return manifest, problems
+            whole = False
+            yield Problem(record.relative, str(error))
+    if not read_data or not whole:
+        return
+    try:
+        with Snapshot(store, manifest) as snapshot:
+            snapshot.live_mask()
+            read_failures(store, manifest)
+            seen: set[int] = set()
+            for shard in snapshot.shards:
+                _check_rows(store, shard, seen)
+    except DamagedStore as error:
+        yield Problem("shards", str(error))
 
 
 def _check_rows(store: Path, shard: Shard, seen: set[int]) -> None:

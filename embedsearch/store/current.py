@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from embedsearch.errors import (
     DamagedStore,
@@ -23,6 +25,7 @@ from embedsearch.store.files import (
 from embedsearch.store.manifest import MAX_BYTES, Manifest
 
 OPEN_TRIES = 5
+T = TypeVar("T")
 
 
 def check_format(store: Path) -> None:
@@ -72,6 +75,21 @@ def read_current(store: Path) -> Manifest:
                 raise
             time.sleep(0.05)
     raise AssertionError("unreachable: the last attempt returns or raises")
+
+
+def read_generation(store: Path, read: Callable[[Manifest], T]) -> T:
+    """Return what `read` makes of the current generation; anew if a commit swept it meanwhile.
+
+    Raises what `read` and `read_current` raise.
+    """
+    for _ in range(OPEN_TRIES):
+        manifest = read_current(store)
+        try:
+            return read(manifest)
+        except DamagedStore:
+            if read_current(store).generation == manifest.generation:
+                raise  # not a sweep by a newer commit: the file is really gone
+    raise StorageError(f"{store} is committed to faster than it can be read: try again")
 
 
 def _parse_manifest(store: Path, record: FileRecord) -> Manifest:

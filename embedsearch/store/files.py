@@ -120,9 +120,12 @@ def open_verified(store: Path, record: FileRecord) -> int:
     """
     try:
         descriptor = os.open(store / record.relative, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError as error:
+        raise damaged(store, record.relative, "is missing") from error
     except OSError as error:
-        words = "is missing" if isinstance(error, FileNotFoundError) else str(error.strerror)
-        raise damaged(store, record.relative, words) from error
+        if error.errno in {errno.ELOOP, errno.ENXIO}:  # a link or a socket in its place
+            raise damaged(store, record.relative, str(error.strerror)) from error
+        raise StorageError(f"{store / record.relative}: {error.strerror}") from error
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode) or facts.st_size != record.bytes:
         os.close(descriptor)

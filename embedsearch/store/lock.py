@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from embedsearch.errors import StoreLocked
@@ -21,14 +22,17 @@ _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 class WriterLock:
     """Held from construction to `release`. Raises StoreLocked with pid, host and start time."""
 
-    def __init__(self, store: Path, wait_s: float = 0.0) -> None:
+    def __init__(
+        self, store: Path, wait_s: float = 0.0, waiting: Callable[[], None] = lambda: None
+    ) -> None:
+        """Take the lock within `wait_s`; `waiting` is called meanwhile and may raise."""
         self._store = store
         try:
             self._descriptor = os.open(store / LOCK_NAME, _LOCK_FLAGS, 0o600)
         except OSError as error:
             raise storage_error(store, error) from error
         try:
-            self._acquire(time.monotonic() + wait_s)
+            self._acquire(time.monotonic() + wait_s, waiting)
             self.touch()
         except BaseException:
             os.close(self._descriptor)
@@ -50,7 +54,7 @@ class WriterLock:
             os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
 
-    def _acquire(self, deadline: float) -> None:
+    def _acquire(self, deadline: float, waiting: Callable[[], None]) -> None:
         while True:
             try:
                 fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -63,6 +67,7 @@ class WriterLock:
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             if time.monotonic() >= deadline:
                 raise StoreLocked(self._words(holder))
+            waiting()
             time.sleep(0.1)
 
     def _note(self) -> dict[str, object]:

@@ -14,7 +14,7 @@ from embedsearch.store.shards import ROW_GROUP_ROWS, Shard, row_schema, write_sh
 
 # Of the vectors before compression. A shard of this size fills one flat FAISS file.
 SHARD_BYTES = 64 << 20
-SMALL_BYTES = 16 << 20
+SMALL_BYTES = SHARD_BYTES // 2  # two of them fit into one
 
 
 def rows_per_shard(dim: int) -> int:

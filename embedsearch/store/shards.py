@@ -6,6 +6,7 @@ carries a checksum. In: EmbeddingBatch; out: bytes of a shard, and verified colu
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
@@ -17,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embedsearch.errors import StorageError
 from embedsearch.paths import printable
 from embedsearch.records import EmbeddingBatch, Failure, Reason, Stage, StoredImage
 from embedsearch.store.files import FileRecord, damaged, open_verified, verify, write_new
@@ -257,6 +259,9 @@ class _DamageGuard:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE, errno.EIO}:
+            path = self._store / self._record.relative
+            raise StorageError(f"{path}: {error.strerror}") from error
         if isinstance(error, pa.ArrowException | OSError | ValueError):
             words = f"cannot be read ({' '.join(str(error).split())[:120]})"
             raise damaged(self._store, self._record.relative, words) from error

@@ -17,10 +17,9 @@ import pyarrow.parquet as pq
 
 from embedsearch.errors import (
     DamagedStore,
-    StorageError,
 )
 from embedsearch.records import Failure, StoredImage
-from embedsearch.store.current import OPEN_TRIES, check_format, read_current
+from embedsearch.store.current import check_format, read_current, read_generation
 from embedsearch.store.files import (
     FileRecord,
     damaged,
@@ -43,8 +42,8 @@ class Snapshot:
             for record in manifest.shards:
                 self.shards.append(Shard(store, record, manifest.model.dim))
             for exact in manifest.exact:
-                if (store / exact.relative).exists():
-                    self.exact[exact.name] = _open_cache(store, exact)
+                if (opened := _open_cache(store, exact)) is not None:
+                    self.exact[exact.name] = opened
             rows = [record.rows for record in manifest.shards]
             self.starts = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]).astype(np.int64)
             self.deleted = read_deleted(store, manifest)
@@ -117,19 +116,16 @@ def open_snapshot(store: Path) -> Snapshot:
     Raises StoreNotFound, IncompatibleStore, DamagedStore.
     """
     check_format(store)
-    for _ in range(OPEN_TRIES):
-        manifest = read_current(store)
-        try:
-            snapshot = Snapshot(store, manifest)
-        except DamagedStore:
-            if read_current(store).generation == manifest.generation:
-                raise  # not a sweep by a newer commit: the file is really gone
-            continue
+
+    def open_all(manifest: Manifest) -> Snapshot:
+        snapshot = Snapshot(store, manifest)
         whole = len(snapshot.exact) == len(manifest.exact)
         if whole or read_current(store).generation == manifest.generation:
             return snapshot
         snapshot.close()
-    raise StorageError(f"{store} is committed to faster than it can be opened: try again")
+        raise DamagedStore(f"{store}: a FAISS file was swept while it was opened")
+
+    return read_generation(store, open_all)
 
 
 def read_failures(store: Path, manifest: Manifest) -> list[Failure]:
@@ -149,12 +145,12 @@ def read_deleted(store: Path, manifest: Manifest) -> npt.NDArray[np.int64]:
     return np.sort(rows)
 
 
-def _open_cache(store: Path, record: ExactRecord) -> int | DamagedStore:
-    """Open a FAISS file; what a damaged one means is for the searcher to say."""
+def _open_cache(store: Path, record: ExactRecord) -> int | DamagedStore | None:
+    """Open a FAISS file, None if it is missing; what damage means is for the searcher to say."""
     try:
         return open_verified(store, record)
     except DamagedStore as error:
-        return error
+        return None if isinstance(error.__cause__, FileNotFoundError) else error
 
 
 def _small_table(store: Path, record: FileRecord) -> pa.Table:

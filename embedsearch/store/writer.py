@@ -11,7 +11,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,10 +44,13 @@ _TMP_FILE = re.compile(r"[0-9]+-[0-9a-f]{16}")
 class StoreWriter:
     """The one writer of a store, from lock to release; use as a context manager."""
 
-    def __init__(self, store: Path, wait_s: float = 0.0) -> None:
+    def __init__(
+        self, store: Path, wait_s: float = 0.0, waiting: Callable[[], None] = lambda: None
+    ) -> None:
+        """Take the lock, as WriterLock does, and sweep what a killed run left behind."""
         self.store = store
         create_store(store)
-        self._lock = WriterLock(store, wait_s)
+        self._lock = WriterLock(store, wait_s, waiting)
         try:
             self._sweep_tmp()
             try:
@@ -184,7 +187,7 @@ def restore_pointer(store: Path) -> int | None:
             continue
         _point(store, manifest.generation, record)
         return manifest.generation
-    raise DamagedStore(f"{store} holds no whole generation: index the folders again")
+    raise DamagedStore(f"{store} holds no whole generation: delete it and index the folders again")
 
 
 def segments_of(shards: Iterable[ShardRecord]) -> tuple[Segment, ...]:
