@@ -256,6 +256,30 @@ def test_closed_output_is_no_error(store: Path, redirection: str) -> None:
     assert done.returncode == 0 and "Traceback" not in done.stdout + done.stderr
 
 
+def test_an_error_at_the_end_keeps_the_results_and_verbose_the_code(
+    store: Path, tmp_path: Path
+) -> None:
+    sheet = tmp_path / "no" / "such" / "sheet.png"
+    done = run_cli("query", CLOCK, "--store", store, "-k", "2", "--json", "--sheet", sheet)
+    assert done.returncode == 4 and len(done.stdout.splitlines()) == 2
+    assert "sheet.png" in one_line(done.stderr)
+    done = run_cli("query", CLOCK, "--store", tmp_path, "-v")
+    assert done.returncode == 7 and "Traceback" in done.stderr
+    assert run_cli("query", CLOCK, "--store", store, "--sheet", tmp_path).returncode == 4
+    for device in ("cuda:", "cpu:", "auto:1", "cuda:²"):
+        assert run_cli("query", CLOCK, "--store", store, "--device", device).returncode == 2
+
+
+def test_a_terminal_without_the_letters(tmp_path: Path) -> None:
+    paint(tmp_path / "photos" / "日本.png", 1)
+    index = ["index", tmp_path / "photos", "--store", tmp_path / "s.es", "--model", "packaged"]
+    assert run_cli(*index).returncode == 0
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    query = ["query", tmp_path / "photos" / "日本.png", "--store", tmp_path / "s.es"]
+    done = run_cli(*query, env=ascii_only)
+    assert done.returncode == 0 and r"\u65e5\u672c.png" in done.stdout, done.stderr
+
+
 def test_completion() -> None:
     """What a shell asks after `embedsearch que<TAB>`; `--install-completion` makes it ask."""
     asked = {"COMP_WORDS": "embedsearch que", "COMP_CWORD": "1"}

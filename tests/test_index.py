@@ -21,6 +21,7 @@ from embedsearch.config import DecodeLimits, IndexConfig
 from embedsearch.errors import (
     DamagedStore,
     IncompatibleStore,
+    Interrupted,
     NothingIndexed,
     StoreNotFound,
     UsageError,
@@ -163,6 +164,76 @@ def test_a_vanished_or_emptied_root_is_refused(library: Library, photos: Path) -
     photos.rmdir()
     away.rename(photos)
     assert library.index().added == 12
+
+
+def test_a_vanished_root_can_be_let_go(library: Library, photos: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    paint(other / "z.png", 50)
+    library.index(photos, other)
+    shutil.rmtree(other)
+    for rebuild in (False, True):
+        with pytest.raises(UsageError, match=r"other has vanished.*--allow-empty"):
+            library.index(rebuild=rebuild)
+        assert len(rows_of(library.store)) == 13
+    assert counts(library.index(allow_empty=True)) == (12, 0, 0, 0, 12, 0, 1)
+    assert b"z.png" not in rows_of(library.store)
+    shutil.rmtree(photos)
+    photos.mkdir()
+    with pytest.raises(UsageError, match="--rebuild would drop its images"):
+        library.index(rebuild=True)
+    assert len(rows_of(library.store)) == 12
+
+
+def test_failures_elsewhere_keep_their_verdict(
+    library: Library, photos: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    paint(other / "large.png", 5, size=(200, 200))
+    paint(other / "small.png", 6)
+    library.index(other, limits=DecodeLimits(max_pixels=30_000))
+    assert library.reasons() == {"large.png": Reason.TOO_LARGE}
+    library.index(photos)  # looks elsewhere, with limits that would let it in
+    assert library.reasons() == {"large.png": Reason.TOO_LARGE}
+    assert library.index().added == 1
+    assert library.reasons() == {}
+
+
+def test_a_rebuild_is_all_or_nothing(library: Library, photos: Path) -> None:
+    for seed in range(200, 260):
+        paint(photos / f"{seed}.png", seed)
+    library.index(photos)
+    before = read_current(library.store)
+    asked: list[bool] = []
+
+    def stop() -> int:  # after the first batch
+        asked.append(CountingExtractor.embedded > 72)
+        return 2 if asked[-1] else 0
+
+    with pytest.raises(Interrupted, match="the rebuild was dropped"):
+        library.index(rebuild=True, checkpoint_images=1, session=Session(stop=stop))
+    assert read_current(library.store) == before
+    dry = library.index(rebuild=True, dry_run=True)
+    assert (dry.added, dry.unchanged) == (72, 0)
+    assert library.index(rebuild=True, checkpoint_images=1).added == 72
+
+
+def test_many_checkpoints_leave_few_shards(
+    library: Library, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each checkpoint closes a shard; they are merged on the way, and answers stay complete."""
+    monkeypatch.setattr("embedsearch.ledger.TIDY_EVERY_SHARDS", 3)
+    for seed in range(200, 500):
+        paint(photos / f"{seed}.png", seed)
+    most = []
+
+    def watch(_: Any) -> None:
+        most.append(len(read_current(library.store).shards) if (library.store / "CURRENT").exists()
+                    else 0)  # fmt: skip
+
+    assert library.index(photos, checkpoint_images=1, on_progress=watch).added == 312
+    assert len(most) == 10 and max(most) <= 4
+    assert len(rows_of(library.store)) == 312
+    assert check_store(library.store, read_data=True)[1] == []
 
 
 def test_scopes_and_roots(library: Library, photos: Path, tmp_path: Path) -> None:

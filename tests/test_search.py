@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 import embedsearch
 from embedsearch import neighbors
@@ -226,6 +226,38 @@ def test_the_same_batch_and_single(real_store: Path) -> None:
         single = searcher.query(paths[5], k=2)
         assert [h.key for h in single] == [h.key for h in batch[5]]
         assert [h.score for h in single] == pytest.approx([h.score for h in batch[5]], abs=1e-5)
+
+
+def test_an_abandoned_query_does_not_answer_the_next(
+    real_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in a notebook while the network loads: the pictures asked for then stay unanswered."""
+    first, second = (real_store.parent / "photos" / name for name in ("1.png", "2.png"))
+
+    def interrupt(self: Any) -> None:
+        raise KeyboardInterrupt
+
+    with embedsearch.open_store(real_store) as searcher:
+        for _ in range(5):
+            with monkeypatch.context() as patch:
+                patch.setattr(type(searcher), "_network", interrupt)
+                with pytest.raises(KeyboardInterrupt):
+                    searcher.query(first)
+            assert searcher.query(second, k=1)[0].key == "2.png"
+
+
+def test_a_pillow_image_is_turned_upright(real_store: Path, tmp_path: Path) -> None:
+    picture = Image.open(real_store.parent / "photos" / "1.png").convert("RGB")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    with embedsearch.open_store(real_store) as searcher:
+        from_file = searcher.embed([tmp_path / "turned.png"])
+        with Image.open(tmp_path / "turned.png") as opened:
+            from_image = searcher.embed([opened])
+        sideways = searcher.embed([np.asarray(Image.open(tmp_path / "turned.png"))])
+    assert (from_file @ from_image.T)[0, 0] > 0.9999
+    assert (from_file @ sideways.T)[0, 0] < 0.999
 
 
 def test_wrong_queries_are_refused_by_name(real_store: Path, tmp_path: Path) -> None:

@@ -117,10 +117,8 @@ def decode(file: BinaryIO, side: int, limits: DecodeLimits, *, fit: bool = False
         raise
     except Exception as error:
         raise DecodeError(Reason.UNSUPPORTED_MODE, _words(error)) from error
-    if orientation in _TRANSPOSE:
-        small = small.transpose(_TRANSPOSE[orientation])
     return Picture(
-        pixels=np.asarray(small, dtype=np.uint8),
+        pixels=_upright(small, orientation),
         width=width,
         height=height,
         format=image.format or "",
@@ -132,8 +130,15 @@ def decode(file: BinaryIO, side: int, limits: DecodeLimits, *, fit: bool = False
 
 
 def square(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
-    """Return an image that is already in memory as uint8 (side, side, 3), like `decode`."""
-    return np.asarray(_resize(_simple_mode(image), side, fit=False), dtype=np.uint8)
+    """Return a Pillow image as uint8 (side, side, 3), upright, like `decode`."""
+    orientation = _read_exif(image).orientation
+    return _upright(_resize(_simple_mode(image), side, fit=False), orientation)
+
+
+def _upright(small: Image.Image, orientation: int) -> npt.NDArray[np.uint8]:
+    if orientation in _TRANSPOSE:
+        small = small.transpose(_TRANSPOSE[orientation])
+    return np.asarray(small, dtype=np.uint8)
 
 
 def _load(image: Image.Image, limits: DecodeLimits) -> bool:

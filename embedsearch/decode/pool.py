@@ -50,7 +50,6 @@ class DecodedBatch:
 
 @dataclass
 class _Batch:
-    number: int
     first_slot: int
     tasks: int
     outcomes: dict[int, ImageFacts | Failure] = field(default_factory=dict)
@@ -186,16 +185,14 @@ class DecodePool:
     ) -> None:
         waiting: deque[Task] = deque()
         open_batches: deque[_Batch] = deque()
-        number = 0
         more = True
         while not self._closing.is_set():
             while more and free and len(waiting) < self._batch:
-                batch, tasks = self._next_batch(jobs, number, free[0] * self._batch)
+                batch, tasks = self._next_batch(jobs, free[0] * self._batch)
                 more = len(tasks) == self._batch
                 if not tasks:
                     break
                 free.popleft()
-                number += 1
                 open_batches.append(batch)
                 waiting.extend(tasks)
             self._hand_out(waiting)
@@ -205,16 +202,14 @@ class DecodePool:
                 return
             self._wait(waiting, open_batches)
 
-    def _next_batch(
-        self, jobs: Iterator[DecodeJob], number: int, first_slot: int
-    ) -> tuple[_Batch, list[Task]]:
+    def _next_batch(self, jobs: Iterator[DecodeJob], first_slot: int) -> tuple[_Batch, list[Task]]:
         tasks = []
         for slot in range(first_slot, first_slot + self._batch):
             job = next(jobs, None)
             if job is None:
                 break
             tasks.append(Task(job, slot))
-        batch = _Batch(number, first_slot, len(tasks))
+        batch = _Batch(first_slot, len(tasks))
         batch.refs = {task.slot: task.job.ref for task in tasks}
         return batch, tasks
 
