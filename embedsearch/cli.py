@@ -44,6 +44,7 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a file name's letters
             stream.reconfigure(errors="backslashreplace")
+    _allow_many_files()
     # typer's pydantic would search every installed package for plugins of its own.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     code = run(sys.argv[1:])
@@ -53,6 +54,16 @@ def main() -> NoReturn:
     # Everything is closed and flushed by now; taking OpenVINO's runtime apart piece by piece
     # would be a seventh of a cold query.
     os._exit(code)
+
+
+def _allow_many_files() -> None:
+    """Raise the soft limit of open files: a reader of millions of rows holds hundreds open."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 16384 if hard == resource.RLIM_INFINITY else min(hard, 16384)
+    with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit of its own
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
 
 
 def run(arguments: list[str]) -> int:

@@ -116,6 +116,24 @@ def test_shards_that_no_faiss_file_covers_are_searched(
         assert searcher.query(query, k=1)[0].key == "fresh.png"
 
 
+def test_ties_across_uncovered_shards(
+    tmp_path: Path, extractor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More equal rows than are kept at once, the first key in the last shard."""
+    monkeypatch.setattr("embedsearch.ledger.Ledger.tidy", lambda self: None)
+    store = tmp_path / "t.es"
+    for letter in "zya":
+        for number in range(12):
+            paint(tmp_path / "same" / f"{letter}{number:02d}.png", 1)
+        embedsearch.index(
+            tmp_path / "same", store=store, model="packaged", extractor_factory=extractor
+        )
+    assert len(read_current(store).shards) == 3 and not read_current(store).exact
+    with embedsearch.open_store(store) as searcher:
+        for k in (1, 30):
+            assert_right(searcher.query(unit(1), k=k), oracle(store, unit(1), k))
+
+
 def test_merged_shards_leave_dead_segments_unsearched(
     big_store: Path, photos: Path, extractor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -238,12 +256,14 @@ def test_an_abandoned_query_does_not_answer_the_next(
         raise KeyboardInterrupt
 
     with embedsearch.open_store(real_store) as searcher:
+        searcher.query(first)  # the processes run, so that answers come at once
         for _ in range(5):
             with monkeypatch.context() as patch:
                 patch.setattr(type(searcher), "_network", interrupt)
                 with pytest.raises(KeyboardInterrupt):
-                    searcher.query(first)
-            assert searcher.query(second, k=1)[0].key == "2.png"
+                    searcher.query_batch([first] * 30)
+            hits = searcher.query_batch([second] * 30, k=1)
+            assert {hit.key for (hit,) in hits} == {"2.png"}
 
 
 def test_a_pillow_image_is_turned_upright(real_store: Path, tmp_path: Path) -> None:
