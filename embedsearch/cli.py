@@ -16,7 +16,7 @@ import typer
 
 import embedsearch
 from embedsearch.config import DEFAULT_K, DecodeLimits, IndexConfig
-from embedsearch.errors import EmbedSearchError, UnreadableImage, UsageError
+from embedsearch.errors import EmbedSearchError, NothingIndexed, UnreadableImage, UsageError
 from embedsearch.session import Session
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def index(
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 if any file failed.")
+        bool, typer.Option("--strict", help="Exit with 1 if any file or folder failed.")
     ] = False,
     wait: WaitOption = IndexConfig.wait_s,
     json: JsonOption = False,
@@ -207,7 +207,7 @@ def index(
             folders or [], store=store, config=config, session=session, on_progress=on_progress
         )
     sys.stdout.write(json_line(report.to_dict()) + "\n" if json else report_lines(report))
-    return 1 if strict and report.failed else 0
+    return 1 if strict and (report.failed or report.unreadable_folders) else 0
 
 
 @app.command()
@@ -237,6 +237,8 @@ def query(
     queries = [_stdin_image() if image == "-" else image for image in images]
     session = Session(notice=_notice)
     with open_store(store, device=device, precision=precision, session=session) as searcher:
+        if not len(searcher):
+            raise NothingIndexed("the store holds no image; embedsearch failures may say why")
         answers = searcher.answers(queries, k, min_score=min_score)
         return _show(answers, images, form, sheet)
 
@@ -386,7 +388,7 @@ def _notice(words: str) -> None:
 
 
 def _session_with_signals() -> Session:
-    """Return a session that the first SIGINT or SIGTERM stops gently; the second ends at once."""
+    """Return a session that the first signal stops gently; the second ends at once."""
 
     def note(number: int, _: object) -> None:
         global _stop_signal
@@ -395,6 +397,7 @@ def _session_with_signals() -> Session:
             os.kill(os.getpid(), number)
         _stop_signal = number
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, note)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup's wish
+            signal.signal(number, note)
     return Session(notice=_notice, stop=lambda: _stop_signal)

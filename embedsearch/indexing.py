@@ -315,10 +315,18 @@ class _Run:
             "found": plan.found,
             **self._counts(plan),
             "deleted": len(plan.deleted),
-            "limits": self.config.limits.verdict_key(),
+            "limits": self._widest_limits(),
             # Failures carried from elsewhere were judged by the old limits: they are retried.
             "verdicts": self.old_verdicts if plan.failures_elsewhere else self._verdict_key(),
         }
+
+    def _widest_limits(self) -> dict[str, Any]:
+        """Return the widest limits under which a row of the store may have come in."""
+        own = self.config.limits.verdict_key()
+        if self.old_manifest is None or self.config.rebuild:
+            return own
+        old = self.old_manifest.run.get("limits", {})
+        return {name: max(value, old.get(name, value)) for name, value in own.items()}
 
     def _counts(self, plan: Plan) -> dict[str, int]:
         pending = len(plan.embed)

@@ -230,7 +230,7 @@ class Searcher:
                 yield failure.root, UnreadableImage(words)
 
     def _limits(self) -> DecodeLimits:
-        """Return the limits, raised as the last `index` run did: its images can be asked for."""
+        """Return the limits, raised as `index` runs did: what is in the store can be asked for."""
         least, last = DecodeLimits(), self.manifest.run.get("limits", {})
         return DecodeLimits(
             max_pixels=max(least.max_pixels, last.get("max_pixels", 0)),

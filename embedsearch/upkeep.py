@@ -95,7 +95,11 @@ def repair(store: Path, wait_s: float = 0.0) -> list[str]:
     finally:
         lock.release()
     if generation is not None:
-        done.append(f"CURRENT names generation {generation} again")
+        live = read_current(store).live
+        done.append(
+            f"CURRENT names generation {generation} again, of {live} images; what later ones "
+            "held is lost: index its folders again"
+        )
     with StoreWriter(store, wait_s) as writer:
         _, problems = check_store(store, read_data=True)
         ours = [p for p in problems if is_own_name(Path(p.file).name) or p.file == "shards"]

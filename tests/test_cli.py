@@ -287,3 +287,26 @@ def test_completion() -> None:
     done = run_cli(env=asking)
     assert done.stdout.split() == ["query"], done.stderr
     assert "--install-completion" in run_cli("--help").stdout
+
+
+def test_a_store_without_images_has_no_answer(tmp_path: Path) -> None:
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "empty.jpg").touch()
+    at = ["--store", tmp_path / "s.es"]
+    assert run_cli("index", tmp_path / "f", *at, "--model", "packaged").returncode == 1
+    done = run_cli("query", CLOCK, *at)
+    assert done.returncode == 1 and done.stdout == ""
+    assert "holds no image" in one_line(done.stderr)
+
+
+def test_what_came_in_under_wider_limits_can_be_asked_for(tmp_path: Path) -> None:
+    picture = paint(tmp_path / "f" / "cut.jpg", 1, size=(300, 300))
+    picture.write_bytes(picture.read_bytes()[:-200])
+    paint(tmp_path / "f" / "whole.jpg", 2)
+    at = ["--store", tmp_path / "s.es"]
+    index = ["index", tmp_path / "f", *at, "--model", "packaged"]
+    assert run_cli(*index, "--allow-truncated").returncode == 0
+    paint(tmp_path / "f" / "later.jpg", 3)
+    assert run_cli(*index).returncode == 0
+    done = run_cli("query", picture, *at, "-k", "1", "--paths")
+    assert done.stdout == f"{picture}\n", done.stderr

@@ -264,7 +264,7 @@ def test_repair_falls_back_to_a_whole_generation(store: Path, photos: Path) -> N
     assert done.returncode == 5 and "repair" in done.stderr
     with pytest.raises(DamagedStore):  # index does not guess, either
         embedsearch.index(photos, store=store)
-    assert repair(store)[0] == f"CURRENT names generation {before.generation} again"
+    assert repair(store)[0].startswith(f"CURRENT names generation {before.generation} again, of")
     assert read_current(store) == before
 
 

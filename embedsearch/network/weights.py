@@ -73,7 +73,7 @@ def weights_path(spec: ModelSpec) -> Path:
             return weights_path(found)
     raise WeightsUnavailable(
         f"the weights of {spec.name} (sha256 {spec.weights_sha256[:16]}…, from {spec.source}) "
-        f"are not in {_folder()}: name their file once with --model FILE"
+        f"are not in {_folder()}: name their file once: embedsearch index --model FILE"
     )
 
 

@@ -96,7 +96,8 @@ def report_lines(report: IndexReport) -> str:
             f"slowest stage: {report.slowest_stage}"
         )
     if report.failed:
-        lines.append(f"{report.failed} files failed, listed by: embedsearch failures")
+        listed = f"embedsearch failures --store {report.store}"
+        lines.append(f"{report.failed} files failed, listed by: {listed}")
     touched = report.added + report.changed + report.moved + report.deleted
     verb = "committed generation" if touched else "nothing new; the store is at generation"
     lines.append(f"{verb} {report.generation}: {report.images} images")

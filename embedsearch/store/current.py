@@ -34,7 +34,7 @@ def check_format(store: Path) -> None:
         text = (store / FORMAT_NAME).read_bytes()[:64]
     except FileNotFoundError:
         raise StoreNotFound(
-            f"{store} is no store: make one with embedsearch index FOLDER"
+            f"{store} is no store: make one with embedsearch index FOLDER --store {store}"
         ) from None
     except OSError as error:
         raise StorageError(f"{store}: {error.strerror}") from error
