@@ -160,7 +160,7 @@ def test_a_changed_cache_file_is_not_used(tmp_path: Path) -> None:
     data = bytearray(cached.read_bytes())
     data[len(data) // 2] ^= 1
     cached.write_bytes(data)
-    with pytest.raises(WeightsUnavailable, match="name their file once with --model"):
+    with pytest.raises(WeightsUnavailable, match="name their file once: embedsearch index --model"):
         weights_path(spec)
     assert resolve(str(file), Session()) == spec  # imported anew
     assert weights_path(spec) == cached
