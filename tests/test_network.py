@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,20 @@ from embedsearch.decode.process import DecodeJob
 from embedsearch.network.catalog import CATALOG
 from embedsearch.network.extractor import GeM, build_extractor
 from embedsearch.network.openvino_runtime import OpenVinoExtractor
-from embedsearch.network.resnet import ARCHITECTURES, add_residual, build, float_pixels, load
+from embedsearch.network.prepare import recognise
+from embedsearch.network.resnet import (
+    ACTIVATIONS,
+    ARCHITECTURES,
+    BasicBlock,
+    Bottleneck,
+    ResidualBlock,
+    add_residual,
+    architecture,
+    build,
+    float_pixels,
+    initialise,
+    load,
+)
 from embedsearch.network.torch_runtime import TorchExtractor
 from embedsearch.network.weights import resolve
 from embedsearch.records import ModelSpec
@@ -25,29 +40,91 @@ from embedsearch.session import Session
 from embedsearch.sources.folder import FolderScan
 from tests.conftest import SAMPLES
 
+TORCHVISION = [name for name in ARCHITECTURES if not name.startswith("se") and name[-1] != "d"]
+TIMM = ["seresnet50", "resnet50d", "resnet18d", "resnext50_32x4d", "seresnet18", "seresnet152d"]
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_equals_torchvision(name: str) -> None:
-    import torchvision
 
-    torch.manual_seed(0)
-    theirs = torchvision.models.get_model(name, weights=None).eval()
-    for module in theirs.modules():  # statistics that are not the identity
+def untrained(network: torch.nn.Module) -> torch.nn.Module:
+    """Return it in eval mode, with statistics that are not the identity."""
+    for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
-    x = torch.randn(2, 3, 96, 80)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.0)  # timm begins some at 0
+    return network.eval()
+
+
+def assert_same_outputs(
+    name: str, theirs: torch.nn.Module, pooled: Callable[[torch.Tensor], torch.Tensor]
+) -> None:
+    x = torch.randn(2, 3, 96, 80, generator=torch.Generator().manual_seed(5))
     ours = build(name, classes=1000)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     body = load(name, theirs.state_dict())
     with torch.inference_mode():
         wanted = theirs(x)
-        scale = wanted.abs().max()
-        assert (ours(x) - wanted).abs().max() <= 1e-5 * scale
-        pooled = torch.nn.Sequential(*list(theirs.children())[:-1])(x).flatten(1)
+        assert (ours(x) - wanted).abs().max() <= 1e-5 * wanted.abs().max()
         features = body.extract_features(x)
-        assert features.shape == (2, ARCHITECTURES[name].dim, 3, 3)
-        assert (features.mean(dim=(2, 3)) - pooled).abs().max() <= 1e-5 * pooled.abs().max()
+        assert features.shape == (2, ARCHITECTURES[name].dim)
+        assert (features - pooled(x)).abs().max() <= 1e-5 * features.abs().max()
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_equals_torchvision(name: str) -> None:
+    import torchvision
+
+    torch.manual_seed(0)
+    theirs = untrained(torchvision.models.get_model(name, weights=None))
+    headless = torch.nn.Sequential(*list(theirs.children())[:-1], torch.nn.Flatten())
+    assert_same_outputs(name, theirs, headless)
+
+
+@pytest.mark.parametrize("name", TIMM)
+def test_equals_timm(name: str) -> None:
+    timm = pytest.importorskip("timm", reason="needs the timm extra")
+    torch.manual_seed(0)
+    theirs = untrained(timm.create_model(name, pretrained=False))
+    assert_same_outputs(name, theirs, lambda x: theirs.forward_features(x).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_weights_tell_their_architecture(name: str) -> None:
+    with torch.device("meta"):
+        weights = build(name, classes=10).state_dict()
+    assert recognise(weights) == name
+
+
+def test_stages_by_name() -> None:
+    network = build("resnet50d")
+    x = torch.randn(2, 3, 64, 96)
+    maps = network.extract_stages(x, ["layer4", "layer2"])
+    assert {name: tuple(m.shape) for name, m in maps.items()} == {
+        "layer2": (2, 512, 8, 12),
+        "layer4": (2, 2048, 2, 3),
+    }
+    assert torch.equal(network.extract_features(x), maps["layer4"].mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+def test_a_block_begins_as_the_identity(block: type[ResidualBlock], activation: str) -> None:
+    """F ends in a BatchNorm of weight 0: the block is its activation, in both modes."""
+    kind = replace(ARCHITECTURES["seresnet50"], activation=activation)
+    made = block(64 * block.expansion, 64, 1, kind)
+    initialise(made)
+    x = torch.randn(4, 64 * block.expansion, 6, 6)
+    wanted = getattr(torch.nn.functional, activation)(x)
+    for mode in (True, False):
+        assert torch.allclose(made.train(mode)(x.clone()), wanted, atol=1e-6)
+    torch.nn.init.ones_(made.last_norm.weight)  # the mutant: an ordinary BatchNorm
+    assert not torch.allclose(made(x.clone()), wanted, atol=1e-2)
+
+
+def test_an_activation_is_part_of_the_name() -> None:
+    assert architecture("resnet18d-gelu") == replace(ARCHITECTURES["resnet18d"], activation="gelu")
+    for wrong in ("resnet19", "resnet18-swish"):
+        with pytest.raises(ValueError, match="no architecture"):
+            architecture(wrong)
 
 
 def test_catalogue_urls_are_torchvisions() -> None:
@@ -97,7 +174,7 @@ def test_the_extractor_normalises_inside() -> None:
     scaled = pixels.permute(0, 3, 1, 2) / 255
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
     with torch.inference_mode():
-        maps = extractor.network.extract_features((scaled - mean) / std)
+        maps = extractor.network.extract_stages((scaled - mean) / std)["layer4"]
         wanted = torch.nn.functional.normalize(maps.clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3))
         assert torch.allclose(extractor(pixels), wanted, atol=1e-5)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from embedsearch.network.resnet import ResNet, float_pixels, load
+from embedsearch.network.resnet import STAGES, ResNet, float_pixels, load
 from embedsearch.records import ModelSpec
 
 
@@ -45,9 +45,9 @@ class Extractor(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """Return float32 (B, D), unit rows, of uint8 (B, S, S, 3)."""
         x = (float_pixels(pixels) - self.mean) / self.deviation
-        x = x.to(self.network.conv1.weight.dtype)
-        features = self.network.extract_features(x).float()  # powers and sums need the range
-        return nn.functional.normalize(self.pooling(features), dim=1)
+        x = x.to(next(self.network.parameters()).dtype)
+        last = self.network.extract_stages(x)[STAGES[-1]].float()  # powers and sums need the range
+        return nn.functional.normalize(self.pooling(last), dim=1)
 
 
 def build_extractor(spec: ModelSpec, weights: dict[str, Tensor]) -> Extractor:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from embedsearch.network.extractor import build_extractor
-from embedsearch.network.resnet import ARCHITECTURES, load
+from embedsearch.network.resnet import ARCHITECTURES, STAGES, Architecture, load
 from embedsearch.network.tensors import dump_tensors, load_tensors
 from embedsearch.records import ModelSpec
 
@@ -55,7 +55,7 @@ def import_weights(file: Path, sha256: str, folder: Path) -> None:
     data = dump_tensors(body)
     note = {
         "architecture": architecture,
-        "dim": network.dim,
+        "dim": network.kind.dim,
         "input_side": int(metadata.get("input_side", DEFAULT_SIDE)),
         "safetensors_sha256": hashlib.sha256(data).hexdigest(),
     }
@@ -79,16 +79,28 @@ def read_weights(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
 
 
 def recognise(weights: dict[str, torch.Tensor]) -> str:
-    """Return the name of the architecture whose blocks these parameters name."""
+    """Return the name of the architecture that these parameters belong to, by their shapes."""
     blocks = {tuple(key.split(".")[:2]) for key in weights if key.startswith("layer")}
-    depths = tuple(sum(stage == f"layer{n}" for stage, *_ in blocks) for n in range(1, 5))
+    depths = tuple(sum(stage == wanted for stage, *_ in blocks) for wanted in STAGES)
     bottleneck = "layer1.0.conv3.weight" in weights
+    groups, group_width = 1, 64
+    if bottleneck and weights["layer1.0.conv2.weight"].ndim == 4:
+        inner, group_width = weights["layer1.0.conv2.weight"].shape[:2]
+        groups = inner // group_width
+    found = Architecture(
+        depths=(depths[0], depths[1], depths[2], depths[3]),
+        bottleneck=bottleneck,
+        groups=groups,
+        group_width=group_width,
+        squeeze="layer1.0.se.fc1.weight" in weights,
+        deep_stem="conv1.0.weight" in weights,
+    )
     for name, architecture in ARCHITECTURES.items():
-        if (architecture.depths, architecture.bottleneck) == (depths, bottleneck):
+        if architecture == found:
             return name
     raise ValueError(
-        f"no residual network of the family has {depths} blocks; parameters begin with "
-        f"{sorted(weights)[:5]}; known: {', '.join(ARCHITECTURES)}"
+        f"no residual network of the family has {depths} blocks with these shapes; parameters "
+        f"begin with {sorted(weights)[:5]}; known: {', '.join(ARCHITECTURES)}"
     )
 
 

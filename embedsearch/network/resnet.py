@@ -1,127 +1,224 @@
-"""Residual networks (He et al., "Deep Residual Learning for Image Recognition", CVPR 2016).
+"""The family of residual networks (He et al., "Deep Residual Learning for Image Recognition",
+CVPR 2016), by configuration.
 
-In: float (N, 3, H, W), normalised; out: feature maps, pooled features or class scores.
-Parameter names are torchvision's, whose published weights load strictly. As there, the stride
-of a bottleneck sits on its 3×3 convolution ("ResNet v1.5").
+In: float (N, 3, H, W), normalised; out: maps of the stages, pooled features or class scores.
+
+    stem      H/4 × W/4      64 channels     7×7 convolution, or three 3×3 (ResNet-D); max pool
+    layer1    H/4 × W/4      64 × expansion  blocks: y = act(F(x) + shortcut(x))
+    layer2    H/8 × W/8     128 × expansion
+    layer3    H/16 × W/16   256 × expansion
+    layer4    H/32 × W/32   512 × expansion
+    fc        mean over the map, then a linear classifier where there is one
+
+Parameters bear torchvision's names; those of the SE and D variants, which torchvision lacks,
+timm's. Published weights of both load strictly. As there, the stride of a bottleneck sits on
+its 3×3 convolution ("ResNet v1.5").
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+STAGES = ("layer1", "layer2", "layer3", "layer4")
 STAGE_WIDTHS = (64, 128, 256, 512)
+SLOPE = 0.01  # of LeakyReLU below zero, torch's default
+ACTIVATIONS = ("relu", "leaky_relu", "gelu")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Blocks a stage, and whether a block is a bottleneck (1×1, 3×3, 1×1) or basic (3×3, 3×3)."""
+    """What sets one network of the family apart from another."""
 
-    depths: tuple[int, int, int, int]
-    bottleneck: bool
+    depths: tuple[int, int, int, int]  # blocks a stage
+    bottleneck: bool  # 1×1, 3×3, 1×1 convolutions in a block; else 3×3, 3×3
+    groups: int = 1  # of the 3×3 (ResNeXt: Xie et al., CVPR 2017)
+    group_width: int = 64  # channels a group at the first stage; wide networks have 128
+    squeeze: bool = False  # channel attention (SE: Hu et al., CVPR 2018)
+    deep_stem: bool = False  # ResNet-D (He et al., "Bag of Tricks", CVPR 2019), shortcut included
+    activation: str = "relu"
+
+    @property
+    def expansion(self) -> int:
+        """Return channels of a stage's map over the stage's width."""
+        return Bottleneck.expansion if self.bottleneck else BasicBlock.expansion
 
     @property
     def dim(self) -> int:
-        """Return the number of channels of the last feature map."""
-        return STAGE_WIDTHS[-1] * (Bottleneck if self.bottleneck else BasicBlock).expansion
+        """Return the number of channels of the last map."""
+        return STAGE_WIDTHS[-1] * self.expansion
+
+    def inner_width(self, width: int) -> int:
+        """Return the channels of a bottleneck's 3×3 convolution in a stage of `width`."""
+        return width * self.group_width // 64 * self.groups
 
 
-class BasicBlock(nn.Module):
-    """Two 3×3 convolutions around an identity or projection shortcut: (N, C, H, W) → (N, W', …)."""
+class ResidualBlock(nn.Module):
+    """y = act(F(x) + shortcut(x)): (N, C, H, W) → (N, width × expansion, H/stride, W/stride).
+
+    The shortcut is the identity, or a projection where the block changes the shape. A
+    subclass gives F.
+    """
 
     expansion = 1
 
-    def __init__(self, channels: int, width: int, stride: int) -> None:
+    def __init__(self, channels: int, width: int, stride: int, kind: Architecture) -> None:
         super().__init__()
+        out = width * self.expansion
+        self.downsample = _shortcut(channels, out, stride, averaged=kind.deep_stem)
+        self.se = SqueezeExcitation(out) if kind.squeeze else None
+        self.act = _activation(kind.activation)
+
+    def residual(self, x: Tensor) -> Tensor:
+        """Return F(x)."""
+        raise NotImplementedError
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """Return the BatchNorm that ends F; with weight and bias 0 the block is act(shortcut)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output."""
+        residual = self.residual(x)
+        if self.se is not None:
+            residual = self.se(residual)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y: Tensor = self.act(add_residual(residual, shortcut))
+        return y
+
+
+class BasicBlock(ResidualBlock):
+    """F is two 3×3 convolutions."""
+
+    def __init__(self, channels: int, width: int, stride: int, kind: Architecture) -> None:
+        super().__init__(channels, width, stride, kind)
         self.conv1 = _conv(channels, width, 3, stride)
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = _conv(width, width, 3)
         self.bn2 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(channels, width * self.expansion, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return relu(F(x) + shortcut(x))."""
-        residual = self.relu(self.bn1(self.conv1(x)))
-        residual = self.bn2(self.conv2(residual))
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return torch.relu_(add_residual(residual, shortcut))
+    def residual(self, x: Tensor) -> Tensor:
+        """Return F(x)."""
+        x = self.act(self.bn1(self.conv1(x)))
+        y: Tensor = self.bn2(self.conv2(x))
+        return y
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """Return the BatchNorm that ends F."""
+        return self.bn2
 
 
-class Bottleneck(nn.Module):
-    """1×1 down to `width`, 3×3 there, 1×1 up to 4 × width, around the shortcut."""
+class Bottleneck(ResidualBlock):
+    """F is a 1×1 convolution down, a 3×3 in few channels or groups, and a 1×1 up again."""
 
     expansion = 4
 
-    def __init__(self, channels: int, width: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = _conv(channels, width, 1)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = _conv(width, width, 3, stride)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = _conv(width, width * self.expansion, 1)
+    def __init__(self, channels: int, width: int, stride: int, kind: Architecture) -> None:
+        super().__init__(channels, width, stride, kind)
+        inner = kind.inner_width(width)
+        self.conv1 = _conv(channels, inner, 1)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = _conv(inner, inner, 3, stride, kind.groups)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = _conv(inner, width * self.expansion, 1)
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
-        self.relu = nn.ReLU(inplace=True)
-        self.downsample = _shortcut(channels, width * self.expansion, stride)
+
+    def residual(self, x: Tensor) -> Tensor:
+        """Return F(x)."""
+        x = self.act(self.bn1(self.conv1(x)))
+        x = self.act(self.bn2(self.conv2(x)))
+        y: Tensor = self.bn3(self.conv3(x))
+        return y
+
+    @property
+    def last_norm(self) -> nn.BatchNorm2d:
+        """Return the BatchNorm that ends F."""
+        return self.bn3
+
+
+class SqueezeExcitation(nn.Module):
+    """Scale each channel by what the means of all channels say: (N, C, H, W) → the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        reduced = max(8, int(channels / 16 + 4) // 8 * 8)  # a 16th, as a multiple of 8
+        self.fc1 = nn.Conv2d(channels, reduced, 1)
+        self.fc2 = nn.Conv2d(reduced, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return relu(F(x) + shortcut(x))."""
-        residual = self.relu(self.bn1(self.conv1(x)))
-        residual = self.relu(self.bn2(self.conv2(residual)))
-        residual = self.bn3(self.conv3(residual))
-        shortcut = x if self.downsample is None else self.downsample(x)
-        return torch.relu_(add_residual(residual, shortcut))
+        """Return x × sigmoid(fc2(relu(fc1(mean of x))))."""
+        squeezed = torch.relu(self.fc1(x.mean(dim=(2, 3), keepdim=True)))
+        return x * torch.sigmoid(self.fc2(squeezed))
 
 
 class ResNet(nn.Module):
-    """A stem, four stages of blocks, and a classifier if `classes` is not 0."""
+    """A stem, four stages of residual blocks, and a classifier if `classes` is not 0."""
 
-    def __init__(self, architecture: Architecture, classes: int = 0) -> None:
+    def __init__(self, kind: Architecture, classes: int = 0) -> None:
         super().__init__()
-        self.conv1 = _conv(3, 64, 7, 2)
+        self.kind = kind
+        narrow = 32  # channels inside a deep stem
+        self.conv1: nn.Module = _conv(3, 64, 7, 2)
+        if kind.deep_stem:
+            self.conv1 = nn.Sequential(
+                _conv(3, narrow, 3, 2),
+                nn.BatchNorm2d(narrow),
+                _activation(kind.activation),
+                _conv(narrow, narrow, 3),
+                nn.BatchNorm2d(narrow),
+                _activation(kind.activation),
+                _conv(narrow, 64, 3),
+            )
         self.bn1 = nn.BatchNorm2d(64)
-        self.relu = nn.ReLU(inplace=True)
+        self.act = _activation(kind.activation)
         self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
         channels = 64
-        for number, (depth, width) in enumerate(
-            zip(architecture.depths, STAGE_WIDTHS, strict=True), start=1
-        ):
-            stage, channels = _stage(
-                architecture, channels, width, depth, stride=1 if number == 1 else 2
-            )
-            self.add_module(f"layer{number}", stage)
+        block = Bottleneck if kind.bottleneck else BasicBlock
+        for stage, depth, width in zip(STAGES, kind.depths, STAGE_WIDTHS, strict=True):
+            blocks = []
+            for place in range(depth):  # only the first block of a stage strides or projects
+                stride = 2 if place == 0 and stage != STAGES[0] else 1
+                blocks.append(block(channels, width, stride, kind))
+                channels = width * block.expansion
+            self.add_module(stage, nn.Sequential(*blocks))
         self.fc: nn.Module = nn.Linear(channels, classes) if classes else nn.Identity()
-        self.dim = channels
-        self._initialise()
+        initialise(self)
+
+    def stages(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the maps by name, `layer1` to `layer4`, of float (N, 3, H, W)."""
+        x = self.maxpool(self.act(self.bn1(self.conv1(x))))
+        maps = {}
+        for stage in STAGES:
+            x = maps[stage] = self.get_submodule(stage)(x)
+        return maps
 
     def extract_features(self, x: Tensor) -> Tensor:
-        """Return the last feature map: (N, 3, H, W) → (N, dim, H/32, W/32).
+        """Return the last map's means: (N, 3, H, W) → (N, dim).
+
+        Raises RuntimeError in training mode, as `extract_stages`.
+        """
+        return self.extract_stages(x, STAGES[-1:])[STAGES[-1]].mean(dim=(2, 3))
+
+    def extract_stages(self, x: Tensor, names: Iterable[str] = STAGES) -> dict[str, Tensor]:
+        """Return the maps of the named stages.
 
         Raises RuntimeError in training mode: BatchNorm would normalise by the batch, and each
         image's features would depend on its neighbours in it.
         """
         if self.training:
             raise RuntimeError("features need eval mode: call .eval() on the network first")
-        return self._stages(x)
+        maps = self.stages(x)
+        return {name: maps[name] for name in names}
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return class scores (N, classes), or features averaged over the map without `fc`."""
-        pooled = self._stages(x).mean(dim=(2, 3))
-        scores: Tensor = self.fc(pooled)
+        """Return class scores (N, classes), or the last map's means where there is no `fc`."""
+        scores: Tensor = self.fc(self.stages(x)[STAGES[-1]].mean(dim=(2, 3)))
         return scores
-
-    def _stages(self, x: Tensor) -> Tensor:
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        for number in range(1, len(STAGE_WIDTHS) + 1):
-            x = self.get_submodule(f"layer{number}")(x)
-        return x
-
-    def _initialise(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
 def add_residual(residual: Tensor, shortcut: Tensor) -> Tensor:
@@ -133,45 +230,79 @@ def add_residual(residual: Tensor, shortcut: Tensor) -> Tensor:
     return residual + shortcut
 
 
-def _stage(
-    architecture: Architecture, channels: int, width: int, depth: int, stride: int
-) -> tuple[nn.Sequential, int]:
-    """Return one stage and its output channels; only its first block strides or projects."""
-    block = Bottleneck if architecture.bottleneck else BasicBlock
-    blocks = []
-    for number in range(depth):
-        blocks.append(block(channels, width, stride if number == 0 else 1))
-        channels = width * block.expansion
-    return nn.Sequential(*blocks), channels
+def initialise(network: nn.Module) -> None:
+    """Draw convolutions as He et al. do (ICCV 2015); begin every block as act(shortcut).
+
+    The BatchNorm that ends F starts at 0 (Goyal et al., "Accurate, Large Minibatch SGD", 2017).
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.bias is None:
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if isinstance(module, ResidualBlock):
+            nn.init.zeros_(module.last_norm.weight)
 
 
-def _shortcut(channels: int, out: int, stride: int) -> nn.Sequential | None:
-    """Return the projection for a block that changes shape, None where identity will do."""
+def _shortcut(channels: int, out: int, stride: int, *, averaged: bool) -> nn.Sequential | None:
+    """Return the projection for a block that changes shape, None where identity will do.
+
+    Averaged, as in ResNet-D, it drops no pixel: a strided 1×1 convolution never reads 3 of 4.
+    """
     if stride == 1 and channels == out:
         return None
-    return nn.Sequential(_conv(channels, out, 1, stride), nn.BatchNorm2d(out))
+    if not averaged:
+        return nn.Sequential(_conv(channels, out, 1, stride), nn.BatchNorm2d(out))
+    pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
+    first = pool if stride > 1 else nn.Identity()
+    return nn.Sequential(first, _conv(channels, out, 1), nn.BatchNorm2d(out))
 
 
-def _conv(channels: int, out: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=False)
+def _conv(channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, groups=groups, bias=False)
 
 
+def _activation(name: str) -> nn.Module:
+    if name == "leaky_relu":
+        return nn.LeakyReLU(SLOPE, inplace=True)
+    return nn.GELU() if name == "gelu" else nn.ReLU(inplace=True)
+
+
+_18, _34 = Architecture((2, 2, 2, 2), False), Architecture((3, 4, 6, 3), False)
+_50, _101 = Architecture((3, 4, 6, 3), True), Architecture((3, 4, 23, 3), True)
+_152 = Architecture((3, 8, 36, 3), True)
+_PLAIN = {"resnet18": _18, "resnet34": _34, "resnet50": _50, "resnet101": _101, "resnet152": _152}
+_RESNEXT = {
+    "resnext50_32x4d": replace(_50, groups=32, group_width=4),
+    "resnext101_32x8d": replace(_101, groups=32, group_width=8),
+    "resnext101_64x4d": replace(_101, groups=64, group_width=4),
+}
 ARCHITECTURES = {
-    "resnet18": Architecture((2, 2, 2, 2), bottleneck=False),
-    "resnet34": Architecture((3, 4, 6, 3), bottleneck=False),
-    "resnet50": Architecture((3, 4, 6, 3), bottleneck=True),
-    "resnet101": Architecture((3, 4, 23, 3), bottleneck=True),
-    "resnet152": Architecture((3, 8, 36, 3), bottleneck=True),
+    **_PLAIN,
+    "wide_resnet50_2": replace(_50, group_width=128),
+    "wide_resnet101_2": replace(_101, group_width=128),
+    **_RESNEXT,
+    **{f"se{name}": replace(kind, squeeze=True) for name, kind in (_PLAIN | _RESNEXT).items()},
+    **{f"{name}d": replace(kind, deep_stem=True) for name, kind in _PLAIN.items()},
+    **{f"se{name}d": replace(kind, squeeze=True, deep_stem=True) for name, kind in _PLAIN.items()},
 }
 
 
+def architecture(name: str) -> Architecture:
+    """Return the architecture `name`, `resnet50d` or `resnet50d-gelu`. Raises ValueError."""
+    base, _, activation = name.partition("-")
+    if base not in ARCHITECTURES or (activation or "relu") not in ACTIVATIONS:
+        raise ValueError(
+            f"no architecture {name!r}: one of {', '.join(ARCHITECTURES)}, and perhaps "
+            f"-{' or -'.join(ACTIVATIONS[1:])} behind it"
+        )
+    return replace(ARCHITECTURES[base], activation=activation or "relu")
+
+
 def build(name: str, classes: int = 0) -> ResNet:
-    """Return the network called `name`, in eval mode, with random weights. Raises KeyError."""
-    network = ResNet(ARCHITECTURES[name], classes)
-    return network.eval()
+    """Return the network called `name`, in eval mode, with random weights. Raises ValueError."""
+    return ResNet(architecture(name), classes).eval()
 
 
-def load(name: str, weights: dict[str, Tensor]) -> ResNet:
+def load(name: str, weights: Mapping[str, Tensor]) -> ResNet:
     """Return the network called `name` with these weights, strictly; a classifier is left out.
 
     Raises ValueError that names the missing and unexpected parameters.
