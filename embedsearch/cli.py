@@ -75,10 +75,8 @@ def run(arguments: list[str]) -> int:
         return code if isinstance(code, int) else 0
     except typer.TyperException as error:
         words = error.format_message().rstrip(".")
-        print(
-            words if "\n" in words else f"embedsearch: {words}; see --help",
-            file=sys.stderr,
-        )
+        shown = words if "\n" in words else f"embedsearch: {words}; see --help"
+        print(shown, file=sys.stderr)
         return error.exit_code
     except EmbedSearchError as error:
         _explain(error)
@@ -150,6 +148,12 @@ def index(
     model: Annotated[
         str, typer.Option(help="A name from `embedsearch models`, or a file of weights.")
     ] = IndexConfig.model,
+    input_side: Annotated[
+        int | None, typer.Option(help="Pixels the network sees, a side.  [default: the model's]")
+    ] = IndexConfig.input_side,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Average with the mirror image: better, half as fast.")
+    ] = IndexConfig.flip,
     device: DeviceOption = IndexConfig.device,
     precision: PrecisionOption = IndexConfig.precision,
     workers: Annotated[
@@ -188,6 +192,8 @@ def index(
 
     config = IndexConfig(
         model=model,
+        input_side=input_side,
+        flip=flip,
         device=device,
         precision=precision,
         workers=workers,

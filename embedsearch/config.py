@@ -17,6 +17,7 @@ STORE_NAME = ".embedsearch"
 DEVICES = ("auto", "cpu", "cuda", "mps")  # or cuda:N
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEFAULT_K = 10
+MIN_SIDE, MAX_SIDE = 32, 1024  # a network halves its input five times
 # A 200-Mpx phone picture fits once the user says so; the default keeps a worker below 1 GB.
 DEFAULT_MAX_PIXELS = 100_000_000
 DEFAULT_MAX_BYTES = 512 << 20
@@ -46,9 +47,12 @@ class DecodeLimits:
 
 @dataclass(frozen=True)
 class IndexConfig:
-    """How one `index` run works. None of it changes a vector beyond rounding, except model."""
+    """How one `index` run works. Only the first three change vectors beyond rounding."""
 
     model: str = "auto"  # a catalogue entry or a file of weights
+    # Pixels the network sees, a side: fewer are faster, vectors of another side do not compare.
+    input_side: int | None = None  # None is the model's own
+    flip: bool = False  # also embed the mirror image and average: twice the time
     device: str = "auto"
     precision: str = "auto"  # auto takes bf16 where it was measured to be faster
     workers: int | None = None  # decoding processes; None is one a processor, at most 16
@@ -63,6 +67,8 @@ class IndexConfig:
     def __post_init__(self) -> None:
         check_device(self.device)
         check_precision(self.precision)
+        if self.input_side is not None and not MIN_SIDE <= self.input_side <= MAX_SIDE:
+            raise UsageError(f"--input-side is between {MIN_SIDE} and {MAX_SIDE} pixels")
         if self.workers is not None and self.workers < 1:
             raise UsageError("--workers must be at least 1")
         if self.wait_s < 0:

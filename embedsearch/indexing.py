@@ -146,15 +146,22 @@ class _Run:
 
     def _model(self, manifest: Manifest | None) -> ModelSpec:
         """Return the store's model, or the one asked for. Raises IncompatibleStore."""
-        if manifest is not None and self.config.model == AUTO:
-            return manifest.model
-        asked = resolve(self.config.model, self.session)
+        config = self.config
+        if manifest is not None and config.model == AUTO:
+            asked = manifest.model
+        else:
+            asked = resolve(config.model, self.session)
+        asked = replace(
+            asked,
+            input_side=config.input_side or asked.input_side,
+            flip=config.flip or asked.flip,
+        )
         if manifest is None or self.config.rebuild:
             return asked
         if asked.fingerprint != manifest.model.fingerprint:
             raise IncompatibleStore(
                 f"{self.store} was made with {manifest.model.name}, not {asked.name} "
-                f"({'; '.join(asked.differences(manifest.model))}): leave --model out, or embed "
+                f"({'; '.join(asked.differences(manifest.model))}): leave that out, or embed "
                 "everything anew with --rebuild"
             )
         return manifest.model
@@ -180,9 +187,7 @@ class _Run:
         if manifest is None:
             return self._report(self._plan(None, scope), self.config.model, None, 0)
         self.old_manifest = manifest
-        name = manifest.model.name
-        if self.config.model != AUTO:
-            name = self._model(manifest).name
+        name = self._model(manifest).name
         if self.config.rebuild:
             return self._report(self._plan(None, scope), name, manifest, manifest.live)
         with open_snapshot(self.store) as snapshot:
@@ -242,9 +247,8 @@ class _Run:
             return 0
         paths = {root.id: root.path for root in scope.roots}
         jobs = (DecodeJob(ref, paths[ref.root]) for ref in plan.embed)
-        workers = min(self.config.worker_count(), total)
         side, limits = model.input_side, self.config.limits
-        with DecodePool(side, limits, workers=workers) as pool:
+        with DecodePool(side, limits, workers=self._workers(plan)) as pool:
             batches = pool.run(jobs, self.session.stop)
             # The workers start and decode while this process loads the network.
             started = time.monotonic()
@@ -258,13 +262,18 @@ class _Run:
                     done = self.outcome["embedded"] + self.outcome["failed"]
                     elapsed = time.monotonic() - self.started
                     self.on_progress(Progress(done, total, self.outcome["failed"], elapsed))
-                if self._replaces:  # readers keep the old rows until all the new ones are there
-                    continue
-                due = time.monotonic() - ledger.committed_at >= self.config.checkpoint_s
-                if due or ledger.images_since_commit >= self.config.checkpoint_images:
+                # A rebuild commits once: readers keep the old rows until the new are all there.
+                if not self._replaces and self._is_due(ledger):
                     ledger.set_failures(self.failures)
                     ledger.commit(self._run_record(plan))
             return self.session.stop()
+
+    def _workers(self, plan: Plan) -> int:
+        return max(1, min(self.config.worker_count(), len(plan.embed)))
+
+    def _is_due(self, ledger: Ledger) -> bool:
+        late = time.monotonic() - ledger.committed_at >= self.config.checkpoint_s
+        return late or ledger.images_since_commit >= self.config.checkpoint_images
 
     def _take(self, batch: DecodedBatch, plan: Plan, ledger: Ledger) -> None:
         """Embed one batch and enter it into the ledger, with its failures."""
@@ -345,7 +354,7 @@ class _Run:
     def _report(
         self, plan: Plan, model: str, manifest: Manifest | None, images: int
     ) -> IndexReport:
-        workers = max(1, min(self.config.worker_count(), len(plan.embed)))
+        workers = self._workers(plan)
         handled = self.outcome["embedded"] + self.outcome["failed"]
         seconds = {
             "scan": self.seconds["scan"],

@@ -13,9 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.ann.search import Candidates, FlatFile, cosines, search_rows
-from embedsearch.config import (
-    cache_folder,
-)
+from embedsearch.config import cache_folder
 from embedsearch.errors import DamagedStore
 from embedsearch.records import Neighbors
 from embedsearch.session import Session

@@ -191,6 +191,8 @@ class ModelSpec:
     interpolation: str = "bicubic"
     draft: int = 2  # JPEGs are decoded at the smallest DCT scale of at least draft × S
     pooling: str = "gem3"
+    center: float = 0.0  # how much of the network's expected features is subtracted
+    flip: bool = False  # the mean of the picture's vector and its mirror image's
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     licence: str = ""

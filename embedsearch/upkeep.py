@@ -121,15 +121,15 @@ def models() -> list[dict[str, Any]]:
     return [
         {
             "name": entry.name,
-            "architecture": entry.architecture,
-            "dim": entry.dim,
-            "input_side": entry.input_side,
+            "architecture": entry.spec.architecture,
+            "dim": entry.spec.dim,
+            "input_side": entry.spec.input_side,
             "megabytes": entry.megabytes,
             "here": is_cached(entry),
             "auto": entry.name == AUTO_MODEL,
             "quality": entry.quality,
-            "licence": entry.licence,
-            "source": entry.url or "in the package",
+            "licence": entry.spec.licence,
+            "source": entry.spec.source,
         }
         for entry in CATALOG.values()
     ]

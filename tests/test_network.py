@@ -17,8 +17,9 @@ from embedsearch.decode import image as decode_image
 from embedsearch.decode.pool import DecodePool
 from embedsearch.decode.process import DecodeJob
 from embedsearch.network.catalog import CATALOG
-from embedsearch.network.extractor import GeM, build_extractor
+from embedsearch.network.extractor import build_extractor
 from embedsearch.network.openvino_runtime import OpenVinoExtractor
+from embedsearch.network.pooling import GeM, expected_features
 from embedsearch.network.prepare import recognise
 from embedsearch.network.resnet import (
     ACTIVATIONS,
@@ -127,17 +128,33 @@ def test_an_activation_is_part_of_the_name() -> None:
             architecture(wrong)
 
 
-def test_catalogue_urls_are_torchvisions() -> None:
+def test_the_catalogue_is_what_is_published() -> None:
     import torchvision
 
+    timm = pytest.importorskip("timm", reason="needs the test extra")
+    seen = 0
     for entry in CATALOG.values():
-        if entry.url is not None:
-            weights = torchvision.models.get_weight(f"ResNet{entry.name[6:]}_Weights.IMAGENET1K_V1")
-            assert entry.url == weights.url
-            assert entry.file_name.endswith(f"{entry.sha256_prefix}.pth")
-            assert len(entry.sha256_prefix) == 8
+        if entry.url is None:
+            continue
+        base, _, tag = entry.name.partition(".")
+        if tag in ("", "v2"):
+            members = torchvision.models.get_model_weights(base)
+            weights = next(w for w in members if w.url == entry.url)
+            newest = list(members)[-1]
+            assert weights.name == f"IMAGENET1K_{tag.upper() or newest.name[-2:]}" or not tag
             assert entry.megabytes == pytest.approx(weights.meta["_file_size"] * 1.048576, abs=0.2)
-            assert entry.dim == ARCHITECTURES[entry.architecture].dim
+            assert f"{weights.meta['_metrics']['ImageNet-1K']['acc@1']:.1f}" in entry.quality
+            mean, std = weights.transforms().mean, weights.transforms().std
+        else:
+            config = timm.get_pretrained_cfg(entry.name)
+            assert entry.url == config.url
+            mean, std = config.mean, config.std
+        assert tuple(mean) == entry.spec.mean and tuple(std) == entry.spec.std
+        assert entry.file_name.endswith(f"{entry.sha256_prefix}.pth")
+        assert len(entry.sha256_prefix) == 8
+        assert entry.spec.dim == architecture(entry.spec.architecture).dim
+        seen += 1
+    assert seen == len(CATALOG) - 1 >= 26
 
 
 def test_residual_sum_names_both_shapes() -> None:
@@ -177,6 +194,45 @@ def test_the_extractor_normalises_inside() -> None:
         maps = extractor.network.extract_stages((scaled - mean) / std)["layer4"]
         wanted = torch.nn.functional.normalize(maps.clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3))
         assert torch.allclose(extractor(pixels), wanted, atol=1e-5)
+        centred = build_extractor(replace(spec, center=0.6), extractor.network.state_dict())
+        center = 0.6 * expected_features(extractor.network, GeM(3.0))
+        measured = torch.nn.functional.normalize(wanted - center)
+        assert torch.allclose(centred(pixels), measured, atol=1e-5)
+        both = build_extractor(replace(spec, flip=True), extractor.network.state_dict())
+        mirrored = extractor(pixels.flip(2))
+        assert torch.allclose(
+            both(pixels), torch.nn.functional.normalize(wanted + mirrored), atol=1e-5
+        )
+        assert torch.allclose(both(pixels), both(pixels.flip(2)), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "seresnet18", "resnet18-gelu"])
+def test_expected_features_against_samples(name: str) -> None:
+    """The quadrature against drawing each BatchNorm's output from its Gaussian."""
+    network = build(name)
+    rng = torch.Generator().manual_seed(2)
+    for module in network.layer4.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.weight.data.uniform_(0.2, 1.0, generator=rng)
+            module.bias.data.uniform_(-0.5, 0.5, generator=rng)
+    draws = 20_000
+    with torch.inference_mode():
+        x = torch.zeros(draws, network.kind.dim)
+        for block in network.layer4:
+            norms = (
+                [block.last_norm, block.downsample[-1]] if block.downsample else [block.last_norm]
+            )
+            drawn = [n.bias + n.weight * torch.randn(x.shape, generator=rng) for n in norms]
+            if block.se is not None:
+                drawn[0] *= block.se.scale(block.last_norm.bias.view(1, -1, 1, 1)).flatten()
+            x = block.act(sum(drawn) if block.downsample else drawn[0] + x)
+        wanted = x.clamp(min=1e-6).pow(3).mean(dim=0).pow(1 / 3)
+    found = expected_features(network, GeM(3.0))
+    # Not 1: between blocks the samples are rectified Gaussians, the expectation's plain ones.
+    assert torch.cosine_similarity(found, wanted, dim=0) > 0.997
+    averages = expected_features(network, GeM(1.0))  # the mutant: of another pooling
+    assert torch.cosine_similarity(averages, wanted, dim=0) < 0.997
+    assert torch.isclose(found.norm(), torch.tensor(1.0), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -220,8 +276,9 @@ def embed(extractor: TorchExtractor | OpenVinoExtractor, pixels: np.ndarray) -> 
     return np.concatenate([extractor(pixels[i : i + 32]) for i in range(0, len(pixels), 32)])
 
 
-def test_runtimes_agree_on_the_samples() -> None:
-    spec = resolve("packaged", Session())
+@pytest.mark.parametrize("flip", [False, True])
+def test_runtimes_agree_on_the_samples(flip: bool) -> None:
+    spec = replace(resolve("packaged", Session()), flip=flip)
     pixels = decoded(SAMPLES, spec.input_side, 54)
     reference = embed(TorchExtractor(spec, "cpu", "fp32"), pixels)
     assert np.allclose(np.linalg.norm(reference, axis=1), 1.0, atol=1e-5)

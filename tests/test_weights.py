@@ -104,6 +104,34 @@ def test_a_checkpoint_is_imported_once_and_outlives_its_file(tmp_path: Path) -> 
     assert torch.equal(loaded["conv1.weight"], state["conv1.weight"])
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.module.", ""])
+@pytest.mark.parametrize("outer", ["state_dict", "model_state_dict", None])
+def test_wrapped_checkpoints_are_recognised(tmp_path: Path, prefix: str, outer: str | None) -> None:
+    """As DataParallel, torch.compile and training scripts save them, with their classifiers."""
+    torch.manual_seed(5)
+    state = build("seresnet18", classes=7).state_dict()
+    named = {f"{prefix}{key}": value for key, value in state.items()}
+    file = tmp_path / "wrapped.pth"
+    torch.save({outer: named, "epoch": 3} if outer else named, file)
+    spec = resolve(str(file), Session())
+    assert spec.architecture == "seresnet18"
+    loaded = load_tensors(weights_path(spec))
+    assert torch.equal(loaded["layer4.1.se.fc1.bias"], state["layer4.1.se.fc1.bias"])
+    assert not any(key.startswith("fc.") for key in loaded)
+
+
+def test_a_wrong_checkpoint_is_refused_with_names(tmp_path: Path) -> None:
+    state = build("resnet50d").state_dict()
+    del state["layer2.1.conv2.weight"]
+    state["extra.bias"] = torch.zeros(1)
+    file = tmp_path / "wrong.pth"
+    torch.save(state, file)
+    with pytest.raises(
+        WeightsUnavailable, match=r"resnet50d: missing \['layer2\.1\.conv2.*extra\.b"
+    ):
+        resolve(str(file), Session())
+
+
 def test_our_files_are_what_the_library_reads_and_writes(tmp_path: Path) -> None:
     tensors = {
         "a.weight": torch.randn(3, 5, 1).half(),
@@ -169,7 +197,7 @@ def test_a_changed_cache_file_is_not_used(tmp_path: Path) -> None:
 def test_a_foreign_checkpoint_is_named(tmp_path: Path) -> None:
     file = tmp_path / "foreign.safetensors"
     safetensors.torch.save_file({"backbone.weight": torch.zeros(3)}, file)
-    with pytest.raises(WeightsUnavailable, match=r"no residual network.*backbone\.weight"):
+    with pytest.raises(WeightsUnavailable, match="no residual network.*'weight'"):
         resolve(str(file), Session())
 
 
@@ -202,7 +230,7 @@ def test_a_download_must_have_the_published_digits(
     hub = tmp_path / "hub" / "checkpoints" / entry.file_name
     hub.parent.mkdir(parents=True)
     torch.save(build("resnet34").state_dict(), hub)
-    with pytest.raises(WeightsUnavailable, match="not what torchvision publishes"):
+    with pytest.raises(WeightsUnavailable, match="not what is published"):
         resolve("resnet34", Session())
 
 

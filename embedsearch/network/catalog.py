@@ -2,34 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from embedsearch.records import ModelSpec
 
 PACKAGED = "packaged"
 AUTO = "auto"
 AUTO_MODEL = "resnet50"
 
+# What benchmarks/QUALITY.md shows to be best at no more than a tenth of the cost, whatever the
+# network: the whole picture squashed, GeM with p = 3, vectors measured from a centre.
+DEFAULT_SIDE = 224
+_TEMPLATE = ModelSpec(
+    name="", architecture="", weights_sha256="", dim=0, input_side=DEFAULT_SIDE, center=0.6
+)
+
 _IMAGENET_TERMS = (
     "trained on ImageNet, whose terms allow non-commercial research and education; "
     "torchvision publishes the weights under BSD-3-Clause"
+)
+_TIMM_TERMS = (
+    "trained on ImageNet, whose terms allow non-commercial research and education; "
+    "timm publishes the weights under Apache-2.0"
 )
 _TINY_IMAGENET_TERMS = (
     "trained on Tiny ImageNet, a part of ImageNet, whose terms allow non-commercial research "
     "and education; see the model card"
 )
+_FILE_TERMS = "as its file's owner says"
+_TIMM_RELEASES = "https://github.com/rwightman/pytorch-image-models/releases/download"
 
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """A named model. `url` is torchvision's, whose name ends in 8 hex digits of the sha256."""
+    """A named model: its record, without the sha256 of weights that are not here yet.
 
-    name: str
-    architecture: str
-    dim: int
-    input_side: int
-    megabytes: float
-    licence: str
+    The name of a published file ends in the first 8 hex digits of its sha256; more than these
+    nobody publishes. An entry without `url` is in the package.
+    """
+
+    spec: ModelSpec
     url: str | None
+    megabytes: float
     quality: str
+
+    @property
+    def name(self) -> str:
+        """Return what `--model` calls it."""
+        return self.spec.name
 
     @property
     def file_name(self) -> str:
@@ -38,42 +58,97 @@ class CatalogEntry:
 
     @property
     def sha256_prefix(self) -> str:
-        """Return the first 8 hex digits of the download's sha256, as torchvision publishes it."""
+        """Return the published hex digits of the download's sha256."""
         return self.file_name.removesuffix(".pth").rpartition("-")[2]
 
 
-def _imagenet(
-    architecture: str, dim: int, digits: str, megabytes: float, top1: str
-) -> CatalogEntry:
-    return CatalogEntry(
-        name=architecture,
+def file_spec(name: str, architecture: str, dim: int, sha256: str, source: str) -> ModelSpec:
+    """Return the record of a user's weights that say nothing of their preprocessing."""
+    return replace(
+        _TEMPLATE,
+        name=name,
         architecture=architecture,
         dim=dim,
-        input_side=224,
-        megabytes=megabytes,
-        licence=_IMAGENET_TERMS,
-        url=f"https://download.pytorch.org/models/{architecture}-{digits}.pth",
-        quality=f"ImageNet top-1 {top1} %",
+        weights_sha256=sha256,
+        licence=_FILE_TERMS,
+        source=source,
     )
 
+
+def _entry(
+    name: str, dim: int, url: str, megabytes: float, quality: str, licence: str
+) -> CatalogEntry:
+    spec = replace(
+        _TEMPLATE,
+        name=name,
+        architecture=name.partition(".")[0],
+        dim=dim,
+        licence=licence,
+        source=url,
+    )
+    return CatalogEntry(spec, url, megabytes, quality)
+
+
+def _torchvision(name: str, dim: int, digits: str, megabytes: float, top1: str) -> CatalogEntry:
+    file = f"{name.partition('.')[0]}-{digits}.pth"
+    url = f"https://download.pytorch.org/models/{file}"
+    return _entry(name, dim, url, megabytes, f"ImageNet top-1 {top1} %", _IMAGENET_TERMS)
+
+
+def _timm(name: str, dim: int, file: str, megabytes: float) -> CatalogEntry:
+    url = f"{_TIMM_RELEASES}/{file}"
+    return _entry(name, dim, url, megabytes, "ImageNet, by timm", _TIMM_TERMS)
+
+
+_PACKAGED_SPEC = replace(
+    _TEMPLATE,
+    name=PACKAGED,
+    architecture="resnet18",
+    dim=512,
+    input_side=128,
+    licence=_TINY_IMAGENET_TERMS,
+    source="packaged with embedsearch",
+)
 
 CATALOG = {
     entry.name: entry
     for entry in (
-        CatalogEntry(
-            name=PACKAGED,
-            architecture="resnet18",
-            dim=512,
-            input_side=128,
-            megabytes=22.4,
-            licence=_TINY_IMAGENET_TERMS,
-            url=None,
-            quality="small, in the package, no download",
+        CatalogEntry(_PACKAGED_SPEC, None, 22.4, "small, in the package, no download"),
+        _torchvision("resnet18", 512, "f37072fd", 46.8, "69.8"),
+        _torchvision("resnet34", 512, "b627a593", 87.3, "73.3"),
+        _torchvision("resnet50", 2048, "0676ba61", 102.5, "76.1"),
+        _torchvision("resnet50.v2", 2048, "11ad3fa6", 102.5, "80.9"),
+        _torchvision("resnet101", 2048, "63fe2227", 178.8, "77.4"),
+        _torchvision("resnet101.v2", 2048, "cd907fc2", 178.8, "81.9"),
+        _torchvision("resnet152", 2048, "394f9c45", 241.6, "78.3"),
+        _torchvision("resnet152.v2", 2048, "f82ba261", 241.7, "82.3"),
+        _torchvision("wide_resnet50_2", 2048, "95faca4d", 138.2, "78.5"),
+        _torchvision("wide_resnet50_2.v2", 2048, "9ba9bcbe", 276.0, "81.6"),
+        _torchvision("wide_resnet101_2", 2048, "32ee1156", 254.7, "78.8"),
+        _torchvision("wide_resnet101_2.v2", 2048, "d733dc28", 508.3, "82.5"),
+        _torchvision("resnext50_32x4d", 2048, "7cdf4587", 100.4, "77.6"),
+        _torchvision("resnext50_32x4d.v2", 2048, "1a0047aa", 100.5, "81.2"),
+        _torchvision("resnext101_32x8d", 2048, "8ba56ff5", 356.1, "79.3"),
+        _torchvision("resnext101_32x8d.v2", 2048, "110c445d", 356.2, "82.8"),
+        _torchvision("resnext101_64x4d", 2048, "173b62eb", 334.8, "83.2"),
+        _timm("resnet18d.ra2_in1k", 512, "v0.1-weights/resnet18d_ra2-48a79e06.pth", 46.9),
+        _timm("resnet34d.ra2_in1k", 512, "v0.1-weights/resnet34d_ra2-f8dcfcaf.pth", 87.3),
+        _timm("resnet50d.ra2_in1k", 2048, "v0.1-weights/resnet50d_ra2-464e36ba.pth", 102.5),
+        _timm("resnet101d.ra2_in1k", 2048, "v0.1-weights/resnet101d_ra2-2803ffab.pth", 178.7),
+        _timm("resnet152d.ra2_in1k", 2048, "v0.1-weights/resnet152d_ra2-5cac0439.pth", 241.5),
+        _timm("seresnet50.ra2_in1k", 2048, "v0.1-weights/seresnet50_ra_224-8efdb4bb.pth", 112.6),
+        _timm("seresnet152d.ra2_in1k", 2048, "v0.1-weights/seresnet152d_ra2-04464dd2.pth", 268.0),
+        _timm(
+            "seresnext50_32x4d.racm_in1k",
+            2048,
+            "v0.1-weights/seresnext50_32x4d_racm-a304a460.pth",
+            110.5,
         ),
-        _imagenet("resnet18", 512, "f37072fd", 46.8, "69.8"),
-        _imagenet("resnet34", 512, "b627a593", 87.3, "73.3"),
-        _imagenet("resnet50", 2048, "0676ba61", 102.5, "76.1"),
-        _imagenet("resnet101", 2048, "63fe2227", 178.8, "77.4"),
-        _imagenet("resnet152", 2048, "394f9c45", 241.6, "78.3"),
+        _timm(
+            "seresnext101_32x8d.ah_in1k",
+            2048,
+            "v0.1-tpu-weights/seresnext101_32x8d_ah-e6bc4c0a.pth",
+            375.1,
+        ),
     )
 }

@@ -9,31 +9,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from embedsearch.network.pooling import GeM, expected_features
 from embedsearch.network.resnet import STAGES, ResNet, float_pixels, load
 from embedsearch.records import ModelSpec
 
 
-class GeM(nn.Module):
-    """Generalised-mean pooling: (B, C, H, W) → (B, C), mean(x^p)^(1/p).
-
-    p = 1 is the average, large p nears the maximum (Radenović et al., "Fine-tuning CNN Image
-    Retrieval with No Human Annotation", TPAMI 2019).
-    """
-
-    def __init__(self, p: float) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the pooled features; inputs below 1e-6 count as 1e-6."""
-        return x.clamp(min=1e-6).pow(self.p).mean(dim=(2, 3)).pow(1.0 / self.p)
-
-
 class Extractor(nn.Module):
-    """Normalise, run the network, pool, scale to unit length."""
+    """Normalise, run the network, pool, measure from the centre, scale to unit length."""
 
     mean: Tensor
     deviation: Tensor
+    center: Tensor
 
     def __init__(self, network: ResNet, spec: ModelSpec) -> None:
         super().__init__()
@@ -41,13 +27,21 @@ class Extractor(nn.Module):
         self.register_buffer("deviation", 255.0 * torch.tensor(spec.std).view(1, 3, 1, 1))
         self.network = network
         self.pooling = GeM(_gem_power(spec.pooling))
+        self.flip = spec.flip
+        self.register_buffer("center", spec.center * expected_features(network, self.pooling))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return float32 (B, D), unit rows, of uint8 (B, S, S, 3)."""
         x = (float_pixels(pixels) - self.mean) / self.deviation
         x = x.to(next(self.network.parameters()).dtype)
+        vectors = self._pooled(x)
+        if self.flip:
+            vectors = _unit(vectors + self._pooled(x.flip(3)))
+        return _unit(vectors - self.center)
+
+    def _pooled(self, x: Tensor) -> Tensor:
         last = self.network.extract_stages(x)[STAGES[-1]].float()  # powers and sums need the range
-        return nn.functional.normalize(self.pooling(last), dim=1)
+        return _unit(self.pooling(last))
 
 
 def build_extractor(spec: ModelSpec, weights: dict[str, Tensor]) -> Extractor:
@@ -59,3 +53,7 @@ def _gem_power(pooling: str) -> float:
     if not pooling.startswith("gem"):
         raise ValueError(f"unknown pooling {pooling!r}")
     return float(pooling.removeprefix("gem"))
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return nn.functional.normalize(vectors, dim=1)

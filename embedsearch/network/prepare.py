@@ -23,7 +23,11 @@ from embedsearch.network.resnet import ARCHITECTURES, STAGES, Architecture, load
 from embedsearch.network.tensors import dump_tensors, load_tensors
 from embedsearch.records import ModelSpec
 
-DEFAULT_SIDE = 224
+MODEL_RECORD = "embedsearch_model"  # the metadata that holds a ModelSpec's fields, as JSON
+# Where training scripts keep the state_dict, what wrappers put before names, and heads.
+_OUTER = ("state_dict", "model_state_dict", "model", "state_dict_ema")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "network.", "encoder.")
+_HEADS = ("fc.", "head.", "classifier.")
 _PROBE_BATCH = 8
 _PROBE_ROUNDS = 3
 
@@ -46,17 +50,19 @@ def main() -> None:
 def import_weights(file: Path, sha256: str, folder: Path) -> None:
     """Write the residual network's weights in `file` as `<sha256>.safetensors` and a note.
 
-    Raises ValueError where they are no weights of a network of the family.
+    The note holds the file's model record, if it has one, else the architecture. Raises
+    ValueError where they are no weights of a network of the family.
     """
     weights, metadata = read_weights(file)
-    architecture = recognise(weights)
-    network = load(architecture, weights)  # strict: names what is missing or unexpected
-    body = {key: value.contiguous() for key, value in weights.items() if not key.startswith("fc.")}
+    record = json.loads(metadata[MODEL_RECORD]) if MODEL_RECORD in metadata else {}
+    name = record.get("architecture") or recognise(weights)
+    network = load(name, weights)  # strict: names what is missing or unexpected
+    body = {key: value.contiguous() for key, value in weights.items()}
     data = dump_tensors(body)
     note = {
-        "architecture": architecture,
+        "architecture": name,
         "dim": network.kind.dim,
-        "input_side": int(metadata.get("input_side", DEFAULT_SIDE)),
+        "record": record,
         "safetensors_sha256": hashlib.sha256(data).hexdigest(),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,17 +71,33 @@ def import_weights(file: Path, sha256: str, folder: Path) -> None:
 
 
 def read_weights(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return tensors by name, and the file's metadata. No code in the file is executed."""
+    """Return a network's tensors by torchvision's or timm's names, and the file's metadata.
+
+    Wrappers' prefixes and the classifier are taken off. No code in the file is executed.
+    """
+    metadata: dict[str, str] = {}
     if file.suffix == ".safetensors":
         import safetensors
 
         with safetensors.safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
-            return {key: opened.get_tensor(key) for key in opened.keys()}, metadata  # noqa: SIM118
-    loaded = torch.load(file, map_location="cpu", weights_only=True)
+            loaded = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    else:
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    for outer in _OUTER:
+        if isinstance(loaded, dict) and isinstance(loaded.get(outer), dict):
+            loaded = loaded[outer]
     if not isinstance(loaded, dict) or not all(torch.is_tensor(v) for v in loaded.values()):
-        raise ValueError(f"{file} is no dictionary of tensors")
-    return loaded, {}
+        raise ValueError(f"{file} is no dictionary of tensors, nor holds one as {_OUTER}")
+    weights = {_bare(key): value for key, value in loaded.items()}
+    return {key: v for key, v in weights.items() if not key.startswith(_HEADS)}, metadata
+
+
+def _bare(key: str) -> str:
+    """Return a parameter's name without what wrappers put before it."""
+    while prefix := next((p for p in _PREFIXES if key.startswith(p)), ""):
+        key = key.removeprefix(prefix)
+    return key
 
 
 def recognise(weights: dict[str, torch.Tensor]) -> str:
@@ -100,7 +122,7 @@ def recognise(weights: dict[str, torch.Tensor]) -> str:
             return name
     raise ValueError(
         f"no residual network of the family has {depths} blocks with these shapes; parameters "
-        f"begin with {sorted(weights)[:5]}; known: {', '.join(ARCHITECTURES)}"
+        f"begin with {sorted(weights)[:5]}"
     )
 
 

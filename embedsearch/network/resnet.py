@@ -151,9 +151,13 @@ class SqueezeExcitation(nn.Module):
         self.fc2 = nn.Conv2d(reduced, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x × sigmoid(fc2(relu(fc1(mean of x))))."""
+        """Return x × scale(x)."""
+        return x * self.scale(x)
+
+    def scale(self, x: Tensor) -> Tensor:
+        """Return sigmoid(fc2(relu(fc1(mean of x)))): (N, C, 1, 1)."""
         squeezed = torch.relu(self.fc1(x.mean(dim=(2, 3), keepdim=True)))
-        return x * torch.sigmoid(self.fc2(squeezed))
+        return torch.sigmoid(self.fc2(squeezed))
 
 
 class ResNet(nn.Module):

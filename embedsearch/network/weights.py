@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import subprocess
+from dataclasses import fields, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 from embedsearch.children import child_environment, python_command
 from embedsearch.config import cache_folder
 from embedsearch.errors import UsageError, WeightsUnavailable
-from embedsearch.network.catalog import AUTO, AUTO_MODEL, CATALOG, PACKAGED, CatalogEntry
+from embedsearch.network.catalog import AUTO, AUTO_MODEL, CATALOG, PACKAGED, CatalogEntry, file_spec
 from embedsearch.records import ModelSpec
 from embedsearch.session import Session
 
@@ -28,6 +29,10 @@ READ_TIMEOUT_S = 30.0  # for a download that has begun and stalls
 _STOP_POLL_S = 0.2
 PACKAGED_FILE = "packaged_resnet18.safetensors"
 SUFFIXES = (".safetensors", ".pth", ".pt")
+# What a file's own model record decides; name, hash and source are the file's.
+_OF_A_RECORD = frozenset(
+    f.name for f in fields(ModelSpec) if f.name not in {"name", "weights_sha256", "dim", "source"}
+)
 
 
 def resolve(model: str, session: Session) -> ModelSpec:
@@ -126,11 +131,11 @@ def is_cached(entry: CatalogEntry) -> bool:
 
 def _catalog_spec(entry: CatalogEntry, session: Session) -> ModelSpec:
     if entry.url is None:
-        return _spec(entry.name, entry.architecture, _sha256(_packaged_path()), entry)
+        return replace(entry.spec, weights_sha256=_sha256(_packaged_path()))
     sha256 = _known_sha256(entry)
     if sha256 is None:
         sha256 = _obtain(entry, session)
-    return _spec(entry.name, entry.architecture, sha256, entry)
+    return replace(entry.spec, weights_sha256=sha256)
 
 
 def _obtain(entry: CatalogEntry, session: Session) -> str:
@@ -215,7 +220,7 @@ def _connect(url: str) -> Any:
 def _check_prefix(entry: CatalogEntry, sha256: str, path: Path) -> None:
     if not sha256.startswith(entry.sha256_prefix):
         raise WeightsUnavailable(
-            f"{path} is not what torchvision publishes as {entry.file_name} (sha256 "
+            f"{path} is not what is published as {entry.file_name} (sha256 "
             f"{sha256[:8]}…): delete it if it is still there, and try again"
         )
 
@@ -230,32 +235,10 @@ def _file_spec(path: Path, session: Session) -> ModelSpec:
     cached = _cached(sha256)
     if cached is None:
         raise WeightsUnavailable(f"{path}: the import left nothing in {_folder()}")
-    note = cached[1]
-    entry = CatalogEntry(
-        name=path.stem,
-        architecture=note["architecture"],
-        dim=note["dim"],
-        input_side=note["input_side"],
-        megabytes=path.stat().st_size / 1e6,
-        licence="as its file's owner says",
-        url=None,
-        quality="",
-    )
-    return _spec(path.stem, note["architecture"], sha256, entry, source=str(path.resolve()))
-
-
-def _spec(
-    name: str, architecture: str, sha256: str, entry: CatalogEntry, source: str = ""
-) -> ModelSpec:
-    return ModelSpec(
-        name=name,
-        architecture=architecture,
-        weights_sha256=sha256,
-        dim=entry.dim,
-        input_side=entry.input_side,
-        licence=entry.licence,
-        source=source or entry.url or f"packaged with embedsearch ({PACKAGED_FILE})",
-    )
+    note, source = cached[1], str(path.resolve())
+    spec = file_spec(path.stem, note["architecture"], note["dim"], sha256, source)
+    own = {name: value for name, value in note["record"].items() if name in _OF_A_RECORD}
+    return ModelSpec.from_dict({**spec.to_dict(), **own})
 
 
 def _folder() -> Path:

@@ -1,0 +1,70 @@
+"""From the last map to one vector: pooling, and the centre that vectors are measured from.
+
+In: maps (B, C, H, W); out: float (B, C).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from embedsearch.network.resnet import STAGES, ResidualBlock, ResNet
+
+_LEAST = 1e-6  # of an activation, before the power
+_NODES = 64  # of the Gauss-Hermite quadrature
+
+
+class GeM(nn.Module):
+    """Generalised-mean pooling: (B, C, H, W) → (B, C), mean(x^p)^(1/p).
+
+    p = 1 is the average, large p nears the maximum (Radenović et al., "Fine-tuning CNN Image
+    Retrieval with No Human Annotation", TPAMI 2019).
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the pooled features; inputs below 1e-6 count as 1e-6."""
+        return x.clamp(min=_LEAST).pow(self.p).mean(dim=(2, 3)).pow(1.0 / self.p)
+
+
+def expected_features(network: ResNet, pooling: GeM) -> Tensor:
+    """Return what a network's pooled features are on average, as a unit vector (dim,).
+
+    From its weights alone, no image: a BatchNorm's output is taken as a Gaussian of mean β and
+    deviation |γ|, block after block through the last stage. Features of ReLU networks share a
+    large common part; vectors measured from it rank better (benchmarks/QUALITY.md).
+    """
+    points, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    node = torch.from_numpy(points)
+    share = torch.from_numpy(weights / weights.sum())
+    with torch.no_grad():
+        mean = variance = torch.zeros(network.kind.dim, dtype=torch.float64)
+        values = torch.empty(0)
+        for block in network.get_submodule(STAGES[-1]).children():
+            assert isinstance(block, ResidualBlock)
+            mean, variance = _before_activation(block, mean, variance)
+            values = block.act(mean[:, None] + variance.sqrt()[:, None] * node)
+            mean = values @ share
+            variance = (values - mean[:, None]).square() @ share
+        pooled = (values.clamp(min=_LEAST).pow(pooling.p) @ share).pow(1.0 / pooling.p)
+        return nn.functional.normalize(pooled, dim=0).float()
+
+
+def _before_activation(
+    block: ResidualBlock, mean: Tensor, variance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return mean and variance, float64 (C,), of F(x) + shortcut(x), from those of x."""
+    norm = block.last_norm
+    residual, spread = norm.bias.double(), norm.weight.double()
+    if block.se is not None:
+        scale = block.se.scale(norm.bias.view(1, -1, 1, 1)).flatten().double()
+        residual, spread = residual * scale, spread * scale
+    if block.downsample is not None:
+        projection = block.downsample[-1]
+        assert isinstance(projection, nn.BatchNorm2d)
+        mean, variance = projection.bias.double(), projection.weight.double().square()
+    return mean + residual, variance + spread.square()
