@@ -15,6 +15,8 @@ from embedsearch.errors import UsageError
 
 STORE_NAME = ".embedsearch"
 DEVICES = ("auto", "cpu", "cuda", "mps")  # or cuda:N
+STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")  # of a network, in order
+LOSSES = ("proxy", "cross-entropy")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEFAULT_K = 10
 MIN_SIDE, MAX_SIDE = 32, 1024  # a network halves its input five times
@@ -67,8 +69,7 @@ class IndexConfig:
     def __post_init__(self) -> None:
         check_device(self.device)
         check_precision(self.precision)
-        if self.input_side is not None and not MIN_SIDE <= self.input_side <= MAX_SIDE:
-            raise UsageError(f"--input-side is between {MIN_SIDE} and {MAX_SIDE} pixels")
+        _check_side(self.input_side)
         if self.workers is not None and self.workers < 1:
             raise UsageError("--workers must be at least 1")
         if self.wait_s < 0:
@@ -79,6 +80,51 @@ class IndexConfig:
         processors = available_processors()
         wanted = min(processors, 16) if self.workers is None else self.workers
         return min(wanted, max(2 * processors, 2))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How one `train` run works."""
+
+    model: str = "auto"  # where it starts: a catalogue entry or a file of weights
+    from_scratch: bool = False  # only that model's architecture, with random weights
+    input_side: int | None = None  # pixels, a side; None is the model's own
+    epochs: int = 12
+    batch: int = 64
+    lr: float = 0.05  # of the heads, and of all where it starts from scratch; stages have less
+    loss: str = "proxy"  # of classes; see LOSSES
+    label_smoothing: float = 0.0  # of classes: for cross-entropy; it makes neighbours worse
+    # A stage and all before it stay as they are: faster, and safer with few pictures.
+    frozen: str | None = None
+    holdout: float = 0.2  # the share of each class that is measured on and not trained on
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"  # of the forward pass; auto takes what the device is fast at
+    checkpoint_s: float = 120.0  # a killed run loses at most this much work
+
+    def __post_init__(self) -> None:
+        check_device(self.device)
+        check_precision(self.precision)
+        _check_side(self.input_side)
+        if self.epochs < 1 or self.batch < 2:
+            raise UsageError("--epochs must be at least 1 and --batch at least 2")
+        if not 0.0 < self.lr <= 10.0:
+            raise UsageError("--lr is above 0 and at most 10")
+        if self.loss not in LOSSES:
+            raise UsageError(f"--loss is one of {', '.join(LOSSES)}, not {self.loss!r}")
+        if not 0.0 <= self.label_smoothing < 1.0:
+            raise UsageError("--label-smoothing is at least 0 and below 1")
+        if self.frozen is not None and self.frozen not in STAGES:
+            raise UsageError(f"--frozen is one of {', '.join(STAGES)}, not {self.frozen!r}")
+        if self.frozen is not None and self.from_scratch:
+            raise UsageError("--frozen keeps learnt weights, and --weights none has none")
+        if not 0.0 < self.holdout < 1.0:
+            raise UsageError("--holdout is above 0 and below 1")
+
+
+def _check_side(side: int | None) -> None:
+    if side is not None and not MIN_SIDE <= side <= MAX_SIDE:
+        raise UsageError(f"--input-side is between {MIN_SIDE} and {MAX_SIDE} pixels")
 
 
 def check_device(device: str) -> None:

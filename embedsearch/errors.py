@@ -22,6 +22,12 @@ class UnreadableImage(EmbedSearchError):
     exit_code = 1
 
 
+class TrainingFailed(EmbedSearchError):
+    """Training cannot go on, or made the model worse; no file was written or replaced."""
+
+    exit_code = 1
+
+
 class UsageError(EmbedSearchError):
     """An argument cannot be used: a missing folder, k below 1, a folder that is not a store."""
 

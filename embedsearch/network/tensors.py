@@ -48,9 +48,10 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def dump_tensors(tensors: Mapping[str, Tensor]) -> bytes:
-    """Return tensors as the bytes of a file."""
-    header, pieces, start = {}, [], 0
+def dump_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return tensors, and strings that describe them, as the bytes of a file."""
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": dict(metadata)}
+    pieces, start = [], 0
     # The widest first: every tensor then begins at a multiple of its width.
     for name, tensor in sorted(tensors.items(), key=lambda item: (-item[1].itemsize, item[0])):
         piece = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,1 @@
+"""How good a model is on labelled pictures, and making one better."""

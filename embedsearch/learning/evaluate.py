@@ -1,0 +1,246 @@
+"""How well a model finds what belongs together; in: labelled pictures, out: an Evaluation.
+
+The pictures go through `index` and the store's own search, so what is measured is what a user
+gets. Every picture asks for the others of its class, or for those that a CSV names.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.config import IndexConfig
+from embedsearch.errors import UsageError
+from embedsearch.indexing import index
+from embedsearch.learning.metrics import NAMES, Estimate, estimate, measure, rank_others
+from embedsearch.records import Hit, Progress
+from embedsearch.searching import Searcher, open_store
+from embedsearch.session import Session
+from embedsearch.store.locate import locate_store
+from embedsearch.store.snapshot import Snapshot, open_snapshot
+
+WORST = 12  # queries listed and shown on the contact sheet
+_SERVED_K = 10
+_SERVED_QUERIES = 500
+_TIE = 1e-5  # scores nearer than this are equal: the agreement that exact search promises
+_CHUNK = 128
+
+
+@dataclass(frozen=True)
+class WorstQuery:
+    """A query of low average precision, with the nearest others that the store answers."""
+
+    path: str
+    average_precision: float
+    hits: list[Hit]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The measures of one model on one set of pictures."""
+
+    model: str
+    precision: str
+    images: int
+    queries: int  # images that have anything to find
+    classes: int  # 0 where a CSV says what is relevant
+    failed: int
+    images_per_s: float  # of indexing; 0 where the store was there before
+    measures: dict[str, Estimate]
+    served_recall: float  # of the 10 nearest by exact search, the share that `query` returns
+    worst: list[WorstQuery]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return asdict(self)
+
+
+def evaluate(
+    folder: str | Path | None = None,
+    *,
+    models: Sequence[str] = ("auto",),
+    store: str | Path | None = None,
+    relevant: str | Path | None = None,
+    config: IndexConfig | None = None,
+    session: Session | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> list[Evaluation]:
+    """Return an Evaluation a model of the pictures in `folder`, or of a store as it is.
+
+    A picture's class is the first folder of its key. `relevant` names a CSV of two columns,
+    query and relevant, keys both, instead. Raises UsageError and what `index` raises.
+    """
+    if (folder is None) == (store is None):
+        raise UsageError("evaluate takes a folder of labelled pictures, or --store, not both")
+    session = session or Session()
+    config = config or IndexConfig()
+    pairs = None if relevant is None else _read_pairs(Path(relevant))
+    if store is not None:
+        return [_evaluate_store(store, pairs, config, session)]
+    results = []
+    for model in models:
+        with tempfile.TemporaryDirectory(prefix="embedsearch-") as base:
+            path = Path(base) / "evaluated.es"
+            report = index(
+                [str(folder)],
+                store=path,
+                config=replace(config, model=model),
+                session=session,
+                on_progress=on_progress,
+            )
+            found = _evaluate_store(path, pairs, config, session)
+        seconds = report.elapsed_s - report.stage_s["load"]
+        results.append(
+            replace(
+                found,
+                model=report.model,
+                precision=report.precision,
+                failed=report.failed,
+                images_per_s=round(report.embedded / seconds, 1),
+            )
+        )
+    return results
+
+
+class _Truth:
+    """What each picture should find: those of its class, or those that pairs name."""
+
+    def __init__(self, keys: Sequence[str], pairs: Sequence[tuple[str, str]] | None) -> None:
+        self._others: dict[int, set[int]] = {}
+        self._labels = np.full(len(keys), -1, dtype=np.int64)
+        if pairs is None:
+            names = [key.partition("/")[0] if "/" in key else "" for key in keys]
+            found = sorted({name for name in names if name})
+            numbers = {name: number for number, name in enumerate(found)}
+            self._labels = np.array([numbers.get(name, -1) for name in names], dtype=np.int64)
+            if len(found) == 1:
+                raise UsageError(
+                    f"all pictures are of one class, {found[0]}: nothing to tell apart"
+                )
+            self.classes = len(found)
+            members = np.bincount(self._labels[self._labels >= 0], minlength=len(found))
+            self.wanted = np.where(self._labels >= 0, members[self._labels] - 1, 0)
+            return
+        self.classes = 0
+        places = {key: place for place, key in enumerate(keys)}
+        for query, other in pairs:
+            for key in (query, other):
+                if key not in places:
+                    raise UsageError(f"--relevant names {key!r}, which is not among the pictures")
+            if query != other:
+                self._others.setdefault(places[query], set()).add(places[other])
+        self.wanted = np.array([len(self._others.get(i, ())) for i in range(len(keys))], np.int64)
+
+    def relevant(
+        self, queries: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.bool_]:
+        """Return bool (Q, N): which of the ranked items each query should find."""
+        if self.classes:
+            same: npt.NDArray[np.bool_] = self._labels[order] == self._labels[queries][:, None]
+            return same
+        rows = [np.isin(order[i], list(self._others[int(q)])) for i, q in enumerate(queries)]
+        return np.array(rows)
+
+
+def _evaluate_store(
+    store: str | Path, pairs: list[tuple[str, str]] | None, config: IndexConfig, session: Session
+) -> Evaluation:
+    path = locate_store(store)
+    with open_snapshot(path) as snapshot:
+        keys, paths, vectors = _stored(snapshot)
+    truth = _Truth(keys, pairs)
+    queries = np.flatnonzero(truth.wanted)
+    if not len(queries):
+        raise UsageError(
+            "no picture has another one to find: evaluate needs one folder a class, of at least "
+            "two pictures each, or --relevant pairs.csv"
+        )
+    chunks = []
+    for start in range(0, len(queries), _CHUNK):
+        chunk = queries[start : start + _CHUNK]
+        relevant = truth.relevant(chunk, rank_others(vectors, chunk))
+        chunks.append(measure(relevant, truth.wanted[chunk]))
+    values = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in NAMES}
+    hardest = np.argsort(values["mAP"], kind="stable")[:WORST]
+    device, precision = config.device, config.precision
+    with open_store(path, device=device, precision=precision, session=session) as searcher:
+        worst = [
+            WorstQuery(
+                path=paths[queries[place]],
+                average_precision=round(float(values["mAP"][place]), 4),
+                hits=_others(searcher, vectors[queries[place]], paths[queries[place]]),
+            )
+            for place in hardest
+        ]
+        return Evaluation(
+            model=searcher.manifest.model.name,
+            precision="",
+            images=len(keys),
+            queries=len(queries),
+            classes=truth.classes,
+            failed=0,
+            images_per_s=0.0,
+            measures={name: estimate(values[name]) for name in NAMES},
+            served_recall=_served_recall(searcher, vectors, paths),
+            worst=worst,
+        )
+
+
+def _stored(snapshot: Snapshot) -> tuple[list[str], list[str], npt.NDArray[np.float32]]:
+    """Return keys, paths and unit vectors, float32 (N, D), of the live rows, by root and key."""
+    alive = np.flatnonzero(snapshot.live_mask())
+    if not len(alive):
+        raise UsageError("the store holds no image to evaluate")
+    stored = [piece for shard in snapshot.shards for piece in shard.vectors()]
+    vectors = np.concatenate(stored)[alive].astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    images = snapshot.images(alive)
+    roots = {root.id: root.path for root in snapshot.manifest.roots}
+    order = sorted(range(len(images)), key=lambda i: (images[i].root, images[i].key))
+    keys = [os.fsdecode(images[i].key) for i in order]
+    paths = [os.path.join(roots[images[i].root], key) for i, key in zip(order, keys, strict=True)]
+    return keys, paths, vectors[order]
+
+
+def _others(searcher: Searcher, vector: npt.NDArray[np.float32], path: str) -> list[Hit]:
+    """Return what the store answers to a picture of its own, without that picture."""
+    hits = searcher.query(vector, k=_SERVED_K + 1)
+    others = [hit for hit in hits if hit.path != path][:_SERVED_K]
+    return [replace(hit, rank=rank) for rank, hit in enumerate(others, start=1)]
+
+
+def _served_recall(
+    searcher: Searcher, vectors: npt.NDArray[np.float32], paths: Sequence[str]
+) -> float:
+    """Return the share of the true 10 nearest others that the store answers, ties both ways."""
+    count = min(_SERVED_QUERIES, len(paths))
+    places = np.random.default_rng(0).choice(len(paths), count, replace=False)
+    found = 0
+    wanted = min(_SERVED_K, len(paths) - 1)
+    for place in places:
+        scores = vectors @ vectors[place]
+        scores[place] = -np.inf
+        least = np.sort(scores)[-wanted] - _TIE
+        hits = _others(searcher, vectors[place], paths[place])
+        found += sum(hit.score >= least for hit in hits)
+    return float(found / (count * wanted))
+
+
+def _read_pairs(path: Path) -> list[tuple[str, str]]:
+    """Return the (query, relevant) keys of a CSV. Raises UsageError."""
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = csv.DictReader(file)
+            if not {"query", "relevant"} <= set(rows.fieldnames or ()):
+                raise UsageError(f"{path} needs the columns query and relevant")
+            return [(row["query"], row["relevant"]) for row in rows]
+    except (OSError, csv.Error) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error

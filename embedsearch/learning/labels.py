@@ -1,0 +1,188 @@
+"""What pictures are labelled with; in: a folder and perhaps a CSV, out: Labels.
+
+Without a CSV a picture's class is the first folder of its key. With one, each target is a column:
+classes, or numbers to regress.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.errors import UsageError
+from embedsearch.records import ImageRef
+from embedsearch.sources.folder import FolderScan
+
+FOLDER_TARGET = "folder"
+MISSING_CLASS = -1  # a missing number is NaN
+_NAMED = 3  # so many examples stand in a message
+_EMPTY = {"", "nan", "na", "null", "none"}
+
+
+@dataclass(frozen=True)
+class Target:
+    """One column: `values` int64 (N,) classes, -1 where missing, or float32 (N,), NaN there."""
+
+    name: str
+    values: npt.NDArray[np.int64] | npt.NDArray[np.float32]
+    classes: tuple[str, ...]  # empty for numbers
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """Return bool (N,): where there is a value."""
+        if self.classes:
+            return np.asarray(self.values != MISSING_CLASS)
+        return np.asarray(~np.isnan(self.values))
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Pictures of a folder with their targets; the first one of classes is what retrieval asks."""
+
+    folder: str
+    refs: tuple[ImageRef, ...]
+    targets: tuple[Target, ...]
+
+    @property
+    def main(self) -> Target | None:
+        """Return the target by whose classes neighbours are judged, if there is one."""
+        return next((target for target in self.targets if target.classes), None)
+
+    def keep(self, places: npt.NDArray[np.int64]) -> Labels:
+        """Return the pictures at `places` only."""
+        targets = tuple(replace(t, values=t.values[places]) for t in self.targets)
+        return Labels(self.folder, tuple(self.refs[i] for i in places), targets)
+
+    def split(
+        self, holdout: float, seed: int
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return places to train on and places held out, a share of each class.
+
+        A class of one picture is trained on; of two, one is held out.
+        """
+        rng = np.random.default_rng(seed)
+        main = self.main
+        groups = np.zeros(len(self.refs), np.int64) if main is None else main.values
+        train, held = [], []
+        for group in np.unique(groups):
+            members = rng.permutation(np.flatnonzero(groups == group))
+            count = min(max(1, round(len(members) * holdout)), len(members) - 1)
+            held.append(members[:count])
+            train.append(members[count:])
+        return np.sort(np.concatenate(train)), np.sort(np.concatenate(held))
+
+
+def read_labels(
+    folder: str | Path,
+    targets: str | Path | None,
+    classify: Sequence[str],
+    regress: Sequence[str],
+    notice: Callable[[str], None],
+) -> Labels:
+    """Return the labelled pictures of a folder. Raises UsageError for what cannot be learnt."""
+    root = os.path.realpath(folder)
+    if not os.path.isdir(root):
+        raise UsageError(f"{folder} is no folder")
+    refs = tuple(FolderScan(0, root))
+    if targets is None:
+        if classify or regress:
+            raise UsageError("--classify and --regress name columns of --targets FILE")
+        return _from_folders(root, refs, notice)
+    if not classify and not regress:
+        raise UsageError(f"which columns of {targets}? --classify NAME, --regress NAME")
+    return _from_csv(root, refs, Path(targets), classify, regress, notice)
+
+
+def _from_folders(root: str, refs: Sequence[ImageRef], notice: Callable[[str], None]) -> Labels:
+    labelled = [ref for ref in refs if "/" in ref.key]
+    if len(labelled) < len(refs):
+        notice(f"{len(refs) - len(labelled)} pictures lie in no class folder and are left out")
+    if not labelled:
+        raise UsageError(f"{root} holds no pictures in folders: one folder a class is needed")
+    words = [ref.key.partition("/")[0] for ref in labelled]
+    return Labels(root, tuple(labelled), (_classes(FOLDER_TARGET, words),))
+
+
+def _from_csv(
+    root: str,
+    refs: Sequence[ImageRef],
+    path: Path,
+    classify: Sequence[str],
+    regress: Sequence[str],
+    notice: Callable[[str], None],
+) -> Labels:
+    rows = _read_rows(path, [*classify, *regress])
+    known = {ref.key: ref for ref in refs}
+    found = [(line, row) for line, row in rows if row["path"] in known]
+    absent = [f"{row['path']} (line {line})" for line, row in rows if row["path"] not in known]
+    if absent:
+        shown = ", ".join(absent[:_NAMED])
+        if not found:
+            raise UsageError(f"{path}: none of its files is in {root}, such as {shown}")
+        notice(f"{len(absent)} rows of {path} name files that are not in {root}: {shown}")
+    seen: dict[str, int] = {}
+    for line, row in found:
+        if row["path"] in seen:
+            raise UsageError(
+                f"{path}: {row['path']} stands in lines {seen[row['path']]} and {line}"
+            )
+        seen[row["path"]] = line
+    found.sort(key=lambda item: os.fsencode(item[1]["path"]))
+    columns: list[Target] = []
+    for name in classify:
+        columns.append(_classes(name, [row[name].strip() for _, row in found]))
+    for name in regress:
+        columns.append(_numbers(name, [(line, row[name]) for line, row in found], path))
+    return Labels(root, tuple(known[row["path"]] for _, row in found), tuple(columns))
+
+
+def _read_rows(path: Path, wanted: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Return line numbers and cells by column. Raises UsageError."""
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or ())
+            for name in ["path", *wanted]:
+                if name not in columns:
+                    raise UsageError(f"{path} has no column {name!r}; it has {', '.join(columns)}")
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, csv.Error) as error:
+        raise UsageError(f"--targets {path} cannot be read: {error}") from error
+    return [(line, {k: v or "" for k, v in row.items() if k is not None}) for line, row in rows]
+
+
+def _classes(name: str, words: Sequence[str]) -> Target:
+    known = sorted({word for word in words if word.lower() not in _EMPTY})
+    if len(known) < 2:
+        held = f"only {known[0]!r}" if known else "no value"
+        raise UsageError(f"target {name!r} has {held}: two classes at least are needed")
+    numbers = {word: number for number, word in enumerate(known)}
+    values = np.array([numbers.get(word, MISSING_CLASS) for word in words], dtype=np.int64)
+    return Target(name, values, tuple(known))
+
+
+def _numbers(name: str, cells: Sequence[tuple[int, str]], path: Path) -> Target:
+    values = np.full(len(cells), np.nan, dtype=np.float32)
+    for place, (line, cell) in enumerate(cells):
+        if cell.strip().lower() in _EMPTY:
+            continue
+        try:
+            values[place] = float(cell)
+        except ValueError:
+            raise UsageError(
+                f"{path}, line {line}: {name} is {cell!r}, which is no number"
+            ) from None
+        if not math.isfinite(values[place]):
+            raise UsageError(f"{path}, line {line}: {name} is {cell!r}, which is not finite")
+    known = values[~np.isnan(values)]
+    if len(known) < 2 or known.min() == known.max():
+        held = "no value" if not len(known) else f"only the value {known[0]:g}"
+        raise UsageError(f"target {name!r} has {held}: there is nothing to learn from it")
+    return Target(name, values, ())

@@ -1,0 +1,72 @@
+"""Measures of a ranking; in: which of the ranked items are relevant, out: values a query.
+
+Q queries, N ranked items, best first. Leave one out: a query is not among its items.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+CUTOFFS = (1, 5, 10)
+NAMES = ("recall@1", "recall@5", "recall@10", "P@10", "mAP", "nDCG@10", "MRR")
+_RESAMPLES = 1_000
+_LEVEL = 95.0  # per cent of the confidence interval
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over queries with its 95 % confidence interval, by bootstrap over queries."""
+
+    value: float
+    low: float
+    high: float
+
+
+def measure(
+    relevant: npt.NDArray[np.bool_], wanted: npt.NDArray[np.int64]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Return each of NAMES a query, float64 (Q,).
+
+    `relevant` bool (Q, N); `wanted` int64 (Q,), at least 1, says how many relevant items there
+    are in all, ranked or not. recall@k, as in metric learning, is 1 where one of the first k is
+    relevant. mAP's values are the average precisions; nDCG has gains of 0 and 1.
+    """
+    found = relevant.cumsum(axis=1)
+    ranks = np.arange(1, relevant.shape[1] + 1)
+    ideal = np.concatenate([[0.0], _discounts(10).cumsum()])
+    first = np.where(found[:, -1] > 0, relevant.argmax(axis=1) + 1.0, np.inf)
+    values = {f"recall@{k}": (first <= k).astype(np.float64) for k in CUTOFFS}
+    values["P@10"] = relevant[:, :10].sum(axis=1) / 10.0
+    values["mAP"] = (found / ranks * relevant).sum(axis=1) / wanted
+    top = relevant[:, :10]
+    values["nDCG@10"] = (top @ _discounts(top.shape[1])) / ideal[np.minimum(wanted, 10)]
+    values["MRR"] = 1.0 / first
+    return values
+
+
+def estimate(values: npt.NDArray[np.float64], seed: int = 0) -> Estimate:
+    """Return the mean of float64 (Q,) with its confidence interval."""
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), _RESAMPLES)
+    means = counts @ values / len(values)
+    low, high = np.percentile(means, [50 - _LEVEL / 2, 50 + _LEVEL / 2])
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
+def rank_others(
+    vectors: npt.NDArray[np.float32], queries: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Return for each query, a row of float32 (N, D), all other rows, best first: (Q, N - 1).
+
+    Ties keep the order of the rows.
+    """
+    scores = vectors[queries] @ vectors.T
+    scores[np.arange(len(queries)), queries] = -np.inf  # sorts last, and is cut off
+    return np.argsort(-scores, axis=1, kind="stable")[:, :-1]
+
+
+def _discounts(count: int) -> npt.NDArray[np.float64]:
+    return 1.0 / np.log2(np.arange(2, count + 2))
