@@ -15,11 +15,25 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 import embedsearch
-from embedsearch.config import DEFAULT_K, DecodeLimits, IndexConfig
-from embedsearch.errors import EmbedSearchError, NothingIndexed, UnreadableImage, UsageError
+from embedsearch.config import (
+    DEFAULT_K,
+    LOSSES,
+    STAGES,
+    DecodeLimits,
+    IndexConfig,
+    TrainConfig,
+)
+from embedsearch.errors import (
+    EmbedSearchError,
+    MissingLibrary,
+    NothingIndexed,
+    UnreadableImage,
+    UsageError,
+)
 from embedsearch.session import Session
 
 if TYPE_CHECKING:
+    from embedsearch.records import Hit
     from embedsearch.searching import Answer
 
 MAX_STDIN_BYTES = 512 << 20
@@ -121,6 +135,12 @@ StoreOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+InputSideOption = Annotated[
+    int | None, typer.Option(help="Pixels the network sees, a side.  [default: the model's]")
+]
+FlipOption = Annotated[
+    bool, typer.Option("--flip", help="Average with the mirror image: better, half as fast.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", callback=_verbose, help="Show tracebacks of errors.")
@@ -148,12 +168,8 @@ def index(
     model: Annotated[
         str, typer.Option(help="A name from `embedsearch models`, or a file of weights.")
     ] = IndexConfig.model,
-    input_side: Annotated[
-        int | None, typer.Option(help="Pixels the network sees, a side.  [default: the model's]")
-    ] = IndexConfig.input_side,
-    flip: Annotated[
-        bool, typer.Option("--flip", help="Average with the mirror image: better, half as fast.")
-    ] = IndexConfig.flip,
+    input_side: InputSideOption = IndexConfig.input_side,
+    flip: FlipOption = IndexConfig.flip,
     device: DeviceOption = IndexConfig.device,
     precision: PrecisionOption = IndexConfig.precision,
     workers: Annotated[
@@ -328,12 +344,147 @@ def models(json: JsonOption = False, verbose: VerboseOption = False) -> None:
         sys.stdout.write(model_lines(entries))
 
 
+@app.command()
+def evaluate(
+    folder: Annotated[
+        str | None, typer.Argument(help="Pictures, one folder a class; or --store.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Several are compared.  [default: auto]")
+    ] = None,
+    store: StoreOption = None,
+    relevant: Annotated[
+        Path | None,
+        typer.Option(help="CSV of two columns, query and relevant, in place of classes."),
+    ] = None,
+    input_side: InputSideOption = IndexConfig.input_side,
+    flip: FlipOption = IndexConfig.flip,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Write the worst queries of the last model to this PNG.")
+    ] = None,
+    device: DeviceOption = IndexConfig.device,
+    precision: PrecisionOption = IndexConfig.precision,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Measure how well models find what belongs together, on labelled pictures."""
+    from embedsearch.learning.evaluate import evaluate as measured
+    from embedsearch.present.progress import ProgressDisplay
+    from embedsearch.present.text import evaluation_lines, json_line
+
+    config = IndexConfig(device=device, precision=precision, input_side=input_side, flip=flip)
+    with ProgressDisplay(_notice) as on_progress:
+        results = measured(
+            folder,
+            models=model or ["auto"],
+            store=store,
+            relevant=relevant,
+            config=config,
+            session=_session_with_signals(),
+            on_progress=on_progress,
+        )
+    if json:
+        sys.stdout.writelines(json_line(result.to_dict()) + "\n" for result in results)
+    else:
+        sys.stdout.write(evaluation_lines(results))
+    if sheet is not None:
+        worst = results[-1].worst
+        _write_sheet(
+            sheet, [(w.path, f"AP {w.average_precision:.3f}", w.path, w.hits) for w in worst]
+        )
+
+
+@app.command()
+def train(
+    folder: Annotated[str, typer.Argument(help="Labelled pictures: one folder a class.")],
+    out: Annotated[Path, typer.Option(help="Where to write the model, a .safetensors file.")],
+    model: Annotated[
+        str, typer.Option(help="Where to start: a name from `embedsearch models`, or a file.")
+    ] = TrainConfig.model,
+    weights: Annotated[
+        str, typer.Option(help="model: its own; none: random, only its architecture is taken.")
+    ] = "model",
+    targets: Annotated[
+        Path | None, typer.Option(help="CSV of path and targets, in place of class folders.")
+    ] = None,
+    classify: Annotated[
+        list[str] | None, typer.Option(help="A column of classes; may be given again.")
+    ] = None,
+    regress: Annotated[
+        list[str] | None, typer.Option(help="A column of numbers; may be given again.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Passes over the pictures.")] = TrainConfig.epochs,
+    batch: Annotated[int, typer.Option(help="Pictures a step.")] = TrainConfig.batch,
+    lr: Annotated[
+        float, typer.Option(help="Learning rate of the heads; stages have less.")
+    ] = TrainConfig.lr,
+    loss: Annotated[
+        str, typer.Option(help=f"Of classes: {' or '.join(LOSSES)}.")
+    ] = TrainConfig.loss,
+    label_smoothing: Annotated[
+        float, typer.Option(help="Of classes.")
+    ] = TrainConfig.label_smoothing,
+    frozen: Annotated[
+        str | None, typer.Option(help=f"Keep this stage and all before: {', '.join(STAGES)}.")
+    ] = TrainConfig.frozen,
+    holdout: Annotated[
+        float, typer.Option(help="Share of each class to measure on.")
+    ] = TrainConfig.holdout,
+    input_side: InputSideOption = TrainConfig.input_side,
+    seed: Annotated[int, typer.Option(help="Of all that is random.")] = TrainConfig.seed,
+    device: DeviceOption = TrainConfig.device,
+    precision: PrecisionOption = TrainConfig.precision,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Make a model better on labelled pictures: transfer learning. Runs go on after a break."""
+    from embedsearch.present.progress import ProgressDisplay
+    from embedsearch.present.text import epoch_line, json_line, plan_lines, train_lines
+
+    if weights not in ("model", "none"):
+        raise UsageError(f"--weights is model or none, not {weights!r}")
+    config = TrainConfig(
+        model=model,
+        from_scratch=weights == "none",
+        input_side=input_side,
+        epochs=epochs,
+        batch=batch,
+        lr=lr,
+        loss=loss,
+        label_smoothing=label_smoothing,
+        frozen=frozen,
+        holdout=holdout,
+        seed=seed,
+        device=device,
+        precision=precision,
+    )
+    session = _session_with_signals()
+    try:
+        from embedsearch.learning.train import train as run_training
+    except (ImportError, OSError) as error:
+        raise MissingLibrary(f"train needs torch, which does not load ({error})") from error
+    with ProgressDisplay(_notice) as on_progress:
+        report = run_training(
+            folder,
+            out,
+            targets=targets,
+            classify=classify or (),
+            regress=regress or (),
+            config=config,
+            session=session,
+            on_plan=lambda plan: print(plan_lines(plan), end="", file=sys.stderr),
+            on_epoch=lambda epoch: print(epoch_line(epoch), file=sys.stderr, flush=True),
+            on_progress=on_progress,
+        )
+    sys.stdout.write(json_line(report.to_dict()) + "\n" if json else train_lines(report))
+
+
 def _show(answers: Iterator[Answer], images: list[str], form: str, sheet: Path | None) -> int:
     """Print the answers as they come; return 1 if an image could not be read."""
     from embedsearch.present.text import HIT_COLUMNS, hit_csv, hit_table, hit_values, json_line
 
     code = 0
-    shown = []
+    shown: list[tuple[str | bytes, str, str, list[Hit]]] = []
     if form == "csv":
         sys.stdout.write(",".join(HIT_COLUMNS) + "\n")
     for name, answer in zip(images, answers, strict=True):
@@ -341,7 +492,8 @@ def _show(answers: Iterator[Answer], images: list[str], form: str, sheet: Path |
             print(f"embedsearch: {answer.failure}", file=sys.stderr)
             code = UnreadableImage.exit_code
             continue
-        shown.append((name, answer))
+        assert isinstance(answer.query, str | bytes), "the command line asks by path or stdin"
+        shown.append((answer.query, "query", name, answer.hits))
         rows = [hit_values(name, hit) for hit in answer.hits]
         if form == "json":
             sys.stdout.writelines(json_line(row) + "\n" for row in rows)
@@ -358,27 +510,27 @@ def _show(answers: Iterator[Answer], images: list[str], form: str, sheet: Path |
     return code
 
 
-def _write_sheet(path: Path, shown: list[tuple[str, Answer]]) -> None:
+def _write_sheet(path: Path, rows: list[tuple[str | bytes, str, str, list[Hit]]]) -> None:
+    """Write rows of a query (where to read it, its title and name) and its hits as one PNG."""
     from embedsearch.present.sheet import MAX_TILES, THUMBNAIL_SIDE, Tile, write_sheet
     from embedsearch.searching import thumbnails
 
     images: list[str | bytes] = []
     kept = []
-    for name, answer in shown:
-        assert isinstance(answer.query, str | bytes), "the command line asks by path or stdin"
-        hits = answer.hits[: max(0, MAX_TILES - len(images) - 1)]
+    for image, title, name, hits in rows:
         if len(images) < MAX_TILES:
-            images += [answer.query, *(hit.path for hit in hits)]
-            kept.append((name, hits))
-    if len(images) < sum(1 + len(answer.hits) for _, answer in shown):
+            shown = hits[: MAX_TILES - len(images) - 1]
+            images += [image, *(hit.path for hit in shown)]
+            kept.append((title, name, shown))
+    if len(images) < sum(1 + len(hits) for *_, hits in rows):
         _notice(f"the contact sheet is cut after {len(images)} pictures")
     pixels = thumbnails(images, THUMBNAIL_SIDE)
-    rows = []
-    for name, hits in kept:
-        row = [Tile(next(pixels), "query", os.path.basename(name), is_query=True)]
+    tiles = []
+    for title, name, hits in kept:
+        row = [Tile(next(pixels), title, os.path.basename(name), is_query=True)]
         row += [Tile(next(pixels), f"{h.rank}.  {h.score:.3f}", h.key) for h in hits]
-        rows.append(row)
-    write_sheet(path, rows)
+        tiles.append(row)
+    write_sheet(path, tiles)
     _notice(f"contact sheet written to {path}")
 
 

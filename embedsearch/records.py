@@ -252,6 +252,7 @@ class Progress:
     total: int
     failed: int
     elapsed_s: float
+    note: str = ""  # what else there is to say
 
     @property
     def rate(self) -> float:
@@ -289,6 +290,97 @@ class IndexReport:
         parts = self.added + self.changed + self.moved + self.unchanged + self.failed
         if self.found != parts:
             raise ValueError(f"accounting is off: found {self.found}, accounted for {parts}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over queries with its 95 % confidence interval, by bootstrap over queries."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class WorstQuery:
+    """A query of low average precision, with the nearest others that the store answers."""
+
+    path: str
+    average_precision: float
+    hits: list[Hit]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The measures of one model on one set of pictures."""
+
+    model: str
+    precision: str
+    images: int
+    queries: int  # images that have anything to find
+    classes: int  # 0 where a CSV says what is relevant
+    failed: int
+    images_per_s: float  # of indexing; 0 where the store was there before
+    measures: dict[str, Estimate]
+    served_recall: float  # of the 10 nearest by exact search, the share that `query` returns
+    worst: list[WorstQuery]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What becomes of a stage: it learns from an epoch on, counted from 1, or never (None)."""
+
+    name: str
+    parameters: int
+    first_epoch: int | None
+    lr: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Measures on the held-out pictures; recall and mAP are None without a target of classes."""
+
+    recall_1: float | None
+    mean_ap: float | None
+    targets: dict[str, float]  # accuracy of classes, mean absolute error of numbers
+    score: float  # what training is to raise: mAP, else 1 - error / error of guessing
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the pictures, numbered from 1."""
+
+    number: int
+    loss: float
+    quality: Quality
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What one `train` run did."""
+
+    model: str  # where it started
+    out: str
+    device: str
+    precision: str
+    images: int
+    held_out: int
+    failed: int
+    before: Quality
+    after: Quality
+    best_epoch: int
+    epochs: list[Epoch]
+    warnings: list[str]
+    elapsed_s: float  # of this process; a resumed run had others
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""

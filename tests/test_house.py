@@ -21,9 +21,10 @@ PACKAGE = REPOSITORY / "embedsearch"
 FLOORS = [
     ["cli", "__main__"],
     ["__init__"],
+    ["learning"],
     ["indexing", "searching", "upkeep", "ledger", "planning", "scope", "neighbors"],
     ["sources", "decode", "network", "store", "ann", "present"],
-    ["records", "config", "errors", "paths", "session", "children"],
+    ["records", "config", "errors", "paths", "session", "children", "writing"],
 ]
 SAME_FLOOR = {
     ("__main__", "cli"),
@@ -41,7 +42,7 @@ HEAVY = {
     "PIL": {"decode", "present", "searching"},
     "pillow_heif": {"decode"},
     "pyarrow": {"store", "planning", "ledger"},
-    "torch": {"network"},
+    "torch": {"network", "learning"},
     "torchvision": set(),
     "safetensors": {"network"},
     "openvino": {"network"},

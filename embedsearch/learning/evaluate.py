@@ -10,9 +10,8 @@ import csv
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +19,8 @@ import numpy.typing as npt
 from embedsearch.config import IndexConfig
 from embedsearch.errors import UsageError
 from embedsearch.indexing import index
-from embedsearch.learning.metrics import NAMES, Estimate, estimate, measure, rank_others
-from embedsearch.records import Hit, Progress
+from embedsearch.learning.metrics import NAMES, estimate, measure, rank_others
+from embedsearch.records import Evaluation, Hit, Progress, WorstQuery
 from embedsearch.searching import Searcher, open_store
 from embedsearch.session import Session
 from embedsearch.store.locate import locate_store
@@ -32,35 +31,6 @@ _SERVED_K = 10
 _SERVED_QUERIES = 500
 _TIE = 1e-5  # scores nearer than this are equal: the agreement that exact search promises
 _CHUNK = 128
-
-
-@dataclass(frozen=True)
-class WorstQuery:
-    """A query of low average precision, with the nearest others that the store answers."""
-
-    path: str
-    average_precision: float
-    hits: list[Hit]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The measures of one model on one set of pictures."""
-
-    model: str
-    precision: str
-    images: int
-    queries: int  # images that have anything to find
-    classes: int  # 0 where a CSV says what is relevant
-    failed: int
-    images_per_s: float  # of indexing; 0 where the store was there before
-    measures: dict[str, Estimate]
-    served_recall: float  # of the 10 nearest by exact search, the share that `query` returns
-    worst: list[WorstQuery]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        return asdict(self)
 
 
 def evaluate(

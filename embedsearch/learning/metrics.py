@@ -5,24 +5,15 @@ Q queries, N ranked items, best first. Leave one out: a query is not among its i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
+
+from embedsearch.records import Estimate
 
 CUTOFFS = (1, 5, 10)
 NAMES = ("recall@1", "recall@5", "recall@10", "P@10", "mAP", "nDCG@10", "MRR")
 _RESAMPLES = 1_000
 _LEVEL = 95.0  # per cent of the confidence interval
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over queries with its 95 % confidence interval, by bootstrap over queries."""
-
-    value: float
-    low: float
-    high: float
 
 
 def measure(

@@ -6,6 +6,8 @@ holds as far as there is room.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,9 +30,13 @@ def decode_all(
     Raises StorageError where the disk is full, and Interrupted.
     """
     try:
-        pixels = np.lib.format.open_memmap(
-            file, mode="w+", dtype=np.uint8, shape=(len(refs), side, side, 3)
-        )
+        shape = (len(refs), side, side, 3)
+        with file.open("wb") as made:
+            made.truncate(math.prod(shape))
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, a crash when mapped
+                os.posix_fallocate(made.fileno(), 0, math.prod(shape))
+        pixels = np.memmap(file, mode="r+", dtype=np.uint8, shape=shape)
+        file.unlink()  # the mapping keeps it; however the run ends, nothing stays behind
         places = np.empty(len(refs), dtype=np.int64)
         failures: list[Failure] = []
         numbers = {ref.key: number for number, ref in enumerate(refs)}

@@ -23,10 +23,11 @@ class Extractor(nn.Module):
 
     def __init__(self, network: ResNet, spec: ModelSpec) -> None:
         super().__init__()
-        self.register_buffer("mean", 255.0 * torch.tensor(spec.mean).view(1, 3, 1, 1))
-        self.register_buffer("deviation", 255.0 * torch.tensor(spec.std).view(1, 3, 1, 1))
+        mean, deviation = normalisation(spec)
+        self.register_buffer("mean", mean)
+        self.register_buffer("deviation", deviation)
         self.network = network
-        self.pooling = GeM(_gem_power(spec.pooling))
+        self.pooling = pooling_of(spec)
         self.flip = spec.flip
         self.register_buffer("center", spec.center * expected_features(network, self.pooling))
 
@@ -49,10 +50,17 @@ def build_extractor(spec: ModelSpec, weights: dict[str, Tensor]) -> Extractor:
     return Extractor(load(spec.architecture, weights), spec).eval()
 
 
-def _gem_power(pooling: str) -> float:
-    if not pooling.startswith("gem"):
-        raise ValueError(f"unknown pooling {pooling!r}")
-    return float(pooling.removeprefix("gem"))
+def normalisation(spec: ModelSpec) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation, float32 (1, 3, 1, 1), of pixels in 0 to 255."""
+    mean, deviation = (255.0 * torch.tensor(v).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
+    return mean, deviation
+
+
+def pooling_of(spec: ModelSpec) -> GeM:
+    """Return the pooling layer that a model's record names. Raises ValueError."""
+    if not spec.pooling.startswith("gem"):
+        raise ValueError(f"unknown pooling {spec.pooling!r}")
+    return GeM(float(spec.pooling.removeprefix("gem")))
 
 
 def _unit(vectors: Tensor) -> Tensor:

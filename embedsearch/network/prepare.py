@@ -22,6 +22,7 @@ from embedsearch.network.extractor import build_extractor
 from embedsearch.network.resnet import ARCHITECTURES, STAGES, Architecture, load
 from embedsearch.network.tensors import dump_tensors, load_tensors
 from embedsearch.records import ModelSpec
+from embedsearch.writing import write_atomically
 
 MODEL_RECORD = "embedsearch_model"  # the metadata that holds a ModelSpec's fields, as JSON
 # Where training scripts keep the state_dict, what wrappers put before names, and heads.
@@ -66,8 +67,8 @@ def import_weights(file: Path, sha256: str, folder: Path) -> None:
         "safetensors_sha256": hashlib.sha256(data).hexdigest(),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / f"{sha256}.safetensors", data)
-    _write(folder / f"{sha256}.json", json.dumps(note, sort_keys=True).encode())
+    write_atomically(folder / f"{sha256}.safetensors", data)
+    write_atomically(folder / f"{sha256}.json", json.dumps(note, sort_keys=True).encode())
 
 
 def read_weights(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -151,7 +152,7 @@ def convert(spec: ModelSpec, weights: Path, folder: Path) -> None:
         "openvino": ov.__version__,
         "precision": measure_precision(folder, side),
     }
-    _write(folder / "runtime.json", json.dumps(note, sort_keys=True).encode())
+    write_atomically(folder / "runtime.json", json.dumps(note, sort_keys=True).encode())
 
 
 def measure_precision(folder: Path, side: int) -> dict[str, Any]:
@@ -175,12 +176,6 @@ def measure_precision(folder: Path, side: int) -> dict[str, Any]:
         seconds = time.perf_counter() - started
         rates[precision] = round(_PROBE_ROUNDS * _PROBE_BATCH / seconds, 1)
     return {"best": max(rates, key=lambda name: rates[name]), "images_per_s": rates}
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"tmp-{os.getpid()}-{path.name}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -12,7 +14,7 @@ from embedsearch.network.tensors import load_tensors
 from embedsearch.network.weights import weights_path
 from embedsearch.records import ModelSpec
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TorchExtractor:
@@ -25,7 +27,7 @@ class TorchExtractor:
         self.device = device
         self.precision = _auto_precision(self._device) if precision == "auto" else precision
         extractor = build_extractor(spec, load_tensors(weights_path(spec)))
-        extractor.network.to(dtype=_DTYPES[self.precision])
+        extractor.network.to(dtype=DTYPES[self.precision])
         layout = torch.channels_last if self._device.type != "mps" else torch.contiguous_format
         self._extractor = extractor.to(self._device).to(memory_format=layout)
 
@@ -44,6 +46,29 @@ class TorchExtractor:
             torch.cuda.empty_cache()
             middle = len(pixels) // 2
             return np.concatenate([self(pixels[:middle]), self(pixels[middle:])])
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device called `name`, for `auto` the best one. Raises MissingLibrary."""
+    device = torch.device(best_device() if name == "auto" else name)
+    _check_present(device)
+    return device
+
+
+def training_precision(asked: str, device: torch.device) -> str:
+    """Return in which precision to train: for `auto` what the device is fast at.
+
+    On a CPU that is bf16 only where its instructions are there; emulated it is slow.
+    """
+    if asked != "auto":
+        return asked
+    if device.type != "cpu":
+        return _auto_precision(device)
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return "fp32"
+    return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
 
 
 def best_device() -> str:

@@ -23,6 +23,7 @@ from embedsearch.errors import UsageError, WeightsUnavailable
 from embedsearch.network.catalog import AUTO, AUTO_MODEL, CATALOG, PACKAGED, CatalogEntry, file_spec
 from embedsearch.records import ModelSpec
 from embedsearch.session import Session
+from embedsearch.writing import write_atomically
 
 CONNECT_TIMEOUT_S = 3.0  # after twice that the server counts as unreachable
 READ_TIMEOUT_S = 30.0  # for a download that has begun and stalls
@@ -153,7 +154,8 @@ def _obtain(entry: CatalogEntry, session: Session) -> str:
             import_file(temporary, sha256, session)
         finally:
             temporary.unlink(missing_ok=True)
-    _write_atomically(_folder() / f"{entry.name}.json", {"sha256": sha256, "url": entry.url})
+    note = json.dumps({"sha256": sha256, "url": entry.url})
+    write_atomically(_folder() / f"{entry.name}.json", note.encode())
     return sha256
 
 
@@ -279,12 +281,6 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return note if isinstance(note, dict) else None
-
-
-def _write_atomically(path: Path, note: dict[str, Any]) -> None:
-    temporary = path.with_name(f"tmp-{secrets.token_hex(8)}.json")
-    temporary.write_text(json.dumps(note, sort_keys=True))
-    temporary.replace(path)
 
 
 def _suggestion(model: str) -> str:

@@ -37,7 +37,7 @@ class ProgressDisplay:
             self._said_at = time.monotonic()
             self._notice(
                 f"{progress.done} of {progress.total} images, {progress.rate:.0f} images/s, "
-                f"{progress.failed} failed"
+                f"{progress.note or f'{progress.failed} failed'}"
             )
 
     def _draw(self, progress: Progress) -> None:
@@ -48,10 +48,11 @@ class ProgressDisplay:
 
             columns = (
                 BarColumn(),
-                TextColumn("{task.completed}/{task.total} images  {task.fields[rate]} images/s"),
+                TextColumn("{task.completed}/{task.total} images  {task.fields[rate]}"),
                 TimeRemainingColumn(),
             )
             self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
             self._task = self._bar.add_task("", total=progress.total, rate="")
             self._bar.start()
-        self._bar.update(self._task, completed=progress.done, rate=f"{progress.rate:.0f}")
+        rate = f"{progress.rate:.0f} images/s  {progress.note}"
+        self._bar.update(self._task, completed=progress.done, rate=rate)

@@ -13,7 +13,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from embedsearch.paths import printable
-from embedsearch.records import Failure, Hit, IndexReport
+from embedsearch.records import (
+    Epoch,
+    Evaluation,
+    Failure,
+    Hit,
+    IndexReport,
+    Quality,
+    StagePlan,
+    TrainReport,
+)
 
 HIT_COLUMNS = ["query", "rank", "score", "path", "key", "width", "height", "metadata"]
 # What a spreadsheet takes for the beginning of a formula.
@@ -170,3 +179,76 @@ def _harmless(cell: Any) -> Any:
         shown = printable(cell)
         return f"'{shown}" if shown.startswith(_FORMULA) else shown
     return cell
+
+
+def evaluation_lines(results: Sequence[Evaluation]) -> str:
+    """Return a table, one model a row, and below it the queries that found least."""
+    names = list(results[0].measures)
+    header = ["model", "images", *names, "served", "images/s"]
+    rows = [
+        [
+            result.model,
+            str(result.images),
+            *(f"{result.measures[name].value:.3f}" for name in names),
+            f"{result.served_recall:.3f}",
+            f"{result.images_per_s:.0f}" if result.images_per_s else "",
+        ]
+        for result in results
+    ]
+    last = results[-1]
+    spread = max((e.high - e.low) / 2 for r in results for e in r.measures.values())
+    lines = [
+        f"{last.queries} queries, each one left out of what it looks for; 95 % confidence: "
+        f"+-{spread:.3f} or less",
+        "worst queries of " + last.model + ":",
+        *(f"  {w.average_precision:.3f}  {printable(_from_here(w.path))}" for w in last.worst[:5]),
+    ]
+    if last.failed:
+        lines.insert(0, f"{last.failed} pictures could not be read")
+    shown = table(header, rows, right=range(1, len(header)))
+    return shown + "\n".join(lines) + "\n"
+
+
+def plan_lines(plan: Sequence[StagePlan]) -> str:
+    """Return which stages learn, from when and how fast."""
+    rows = [
+        [
+            stage.name,
+            f"{stage.parameters:,}",
+            "frozen" if stage.first_epoch is None else f"from epoch {stage.first_epoch}",
+            "" if stage.first_epoch is None else f"{stage.lr:.2g}",
+        ]
+        for stage in plan
+    ]
+    total = sum(stage.parameters for stage in plan)
+    learning = sum(stage.parameters for stage in plan if stage.first_epoch is not None)
+    header = ("stage", "parameters", "learns", "rate")
+    shown = table(header, rows, right=(1,))
+    return f"{shown}  {learning:,} of {total:,} parameters learn, in the end\n"
+
+
+def epoch_line(epoch: Epoch) -> str:
+    """Return one epoch's figures."""
+    return (
+        f"epoch {epoch.number:>3}  loss {epoch.loss:.3f}  {_quality_words(epoch.quality)}  "
+        f"{epoch.images_per_s:.0f} images/s"
+    )
+
+
+def train_lines(report: TrainReport) -> str:
+    """Return what came of a training."""
+    return (
+        f"{report.images} pictures learnt from, {report.held_out} held out, "
+        f"{report.failed} failed; {report.elapsed_s:.0f} s on {report.device} "
+        f"({report.precision})\n"
+        f"before  {_quality_words(report.before)}\n"
+        f"after   {_quality_words(report.after)}  (epoch {report.best_epoch})\n"
+        f"written to {report.out}: embedsearch index FOLDER --model {report.out}\n"
+    )
+
+
+def _quality_words(quality: Quality) -> str:
+    parts = [f"{printable(name)} {value:.3f}" for name, value in quality.targets.items()]
+    if quality.recall_1 is not None and quality.mean_ap is not None:
+        parts = [f"recall@1 {quality.recall_1:.3f}", f"mAP {quality.mean_ap:.3f}", *parts]
+    return "  ".join(parts)

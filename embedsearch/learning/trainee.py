@@ -1,0 +1,130 @@
+"""A network while it learns; in: float pixels, out: one loss over all targets.
+
+The vectors that the class proxies pull at are made as the store's are: pooled, measured from the
+centre, of unit length. What is learnt is what is searched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from embedsearch.config import STAGES
+from embedsearch.learning.labels import MISSING_CLASS, Target
+from embedsearch.network.extractor import pooling_of
+from embedsearch.network.pooling import expected_features
+from embedsearch.network.resnet import ResNet
+from embedsearch.records import ModelSpec
+
+TEMPERATURE = 0.05  # of the proxies' softmax (Zhai & Wu, BMVC 2019)
+
+
+class ProxyHead(nn.Module):
+    """Normalised softmax: cosines with one learnt proxy a class, over a temperature.
+
+    Zhai & Wu, "Classification is a Strong Baseline for Deep Metric Learning", BMVC 2019.
+    """
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__()
+        self.proxies = nn.Parameter(torch.randn(classes, dim))
+
+    def forward(self, features: Tensor, vectors: Tensor) -> Tensor:
+        """Return scores (B, classes) of unit vectors (B, dim)."""
+        return functional.linear(vectors, functional.normalize(self.proxies)) / TEMPERATURE
+
+
+class LinearHead(nn.Module):
+    """A linear map of the pooled features: to class scores, or to one standardised number."""
+
+    def __init__(self, dim: int, outputs: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)  # features differ in scale
+        self.linear = nn.Linear(dim, outputs)
+
+    def forward(self, features: Tensor, vectors: Tensor) -> Tensor:
+        """Return float (B, outputs) of features (B, dim)."""
+        scores: Tensor = self.linear(self.norm(features))
+        return scores
+
+
+class Trainee(nn.Module):
+    """A network, its pooling, and a head a target."""
+
+    center: Tensor
+
+    def __init__(
+        self, network: ResNet, spec: ModelSpec, targets: Sequence[Target], loss: str
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.pooling = pooling_of(spec)
+        self.share = spec.center
+        self.register_buffer("center", torch.zeros(network.kind.dim))
+        self.measure_center()
+        self.heads = nn.ModuleList()
+        for target in targets:
+            kind = ProxyHead if target.classes and loss == "proxy" else LinearHead
+            self.heads.append(kind(network.kind.dim, len(target.classes) or 1))
+
+    def measure_center(self) -> None:
+        """Set the centre to what the weights foretell now."""
+        self.center.copy_(self.share * expected_features(self.network, self.pooling))
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return pooled features, float32 (B, dim), of normalised pixels (B, 3, S, S)."""
+        pooled: Tensor = self.pooling(self.network.stages(x)[STAGES[-1]].float())
+        return pooled
+
+    def vectors(self, features: Tensor) -> Tensor:
+        """Return unit vectors, float32 (B, dim), as a store keeps them, of pooled features."""
+        return functional.normalize(functional.normalize(features, dim=1) - self.center, dim=1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Return each target's scores, float32, of normalised pixels (B, 3, S, S)."""
+        features = self.features(x)
+        with torch.autocast(x.device.type, enabled=False):
+            vectors = self.vectors(features)
+            return [head(features, vectors) for head in self.heads]
+
+
+def total_loss(
+    scores: Sequence[Tensor],
+    wanted: Sequence[Tensor],
+    targets: Sequence[Target],
+    label_smoothing: float,
+) -> Tensor:
+    """Return the sum of the targets' mean losses; missing values count for nothing."""
+    losses = []
+    for target, mine, theirs in zip(targets, scores, wanted, strict=True):
+        if target.classes:
+            known = theirs != MISSING_CLASS
+            part = functional.cross_entropy(
+                mine[known], theirs[known], label_smoothing=label_smoothing, reduction="sum"
+            )
+        else:
+            known = ~torch.isnan(theirs)
+            part = functional.smooth_l1_loss(mine[known, 0], theirs[known], reduction="sum")
+        losses.append(part / known.sum().clamp(min=1))
+    return torch.stack(losses).sum()
+
+
+def stage_modules(network: ResNet) -> dict[str, list[nn.Module]]:
+    """Return the modules of each of STAGES, in order."""
+    stages: dict[str, list[nn.Module]] = {STAGES[0]: [network.conv1, network.bn1]}
+    for stage in STAGES[1:]:
+        stages[stage] = [network.get_submodule(stage)]
+    return stages
+
+
+def set_frozen(modules: Sequence[nn.Module], *, frozen: bool) -> None:
+    """Freeze modules or let them learn. Frozen, BatchNorm is in eval mode, too.
+
+    In training mode its running statistics would go on moving, and the "frozen" stage with them.
+    """
+    for module in modules:
+        module.train(not frozen)
+        module.requires_grad_(not frozen)
