@@ -32,7 +32,7 @@ from embedsearch.learning.augment import random_views
 from embedsearch.learning.labels import Labels, Target, read_labels
 from embedsearch.learning.metrics import measure, rank_others
 from embedsearch.learning.pixels import decode_all
-from embedsearch.learning.trainee import ProxyHead, Trainee, set_frozen, stage_modules, total_loss
+from embedsearch.learning.trainee import ProxyHead, Trainee, set_learning, stage_modules, total_loss
 from embedsearch.network.catalog import AUTO, file_spec
 from embedsearch.network.extractor import normalisation
 from embedsearch.network.prepare import MODEL_RECORD
@@ -52,9 +52,12 @@ WEIGHT_DECAY = 5e-5  # not of biases, BatchNorm and proxies
 WARM_UP = 0.05  # of all steps, rising; then a cosine down to 0
 AVERAGING = 0.999  # of the weights, over the last thousand steps; fewer at the beginning
 LARGEST_GRADIENT = 5.0  # a longer one is cut to this norm
+PICTURES_FOR_STATISTICS = 10_000  # fewer do not improve on those that the weights came with
 UNFREEZE_SHARE = 12  # another stage learns after each 12th of the epochs
 SCRATCH_ARCHITECTURE = "resnet18"  # of --weights none, where --model says nothing
-MARGIN = 8 / 7  # pictures are kept a little larger than the views cut from them
+# Views cut from a picture show its objects larger than they are searched at. Smaller views
+# bring them back to size, and train faster (Touvron et al., "FixRes", NeurIPS 2019).
+VIEW_SHARE = 0.75
 _WATCH_STEPS = 20  # the loss is looked at so often: each look waits for the device
 _EMBED_BATCH = 64
 _IMPRINTED = 16  # pictures a class make its proxy at the beginning
@@ -98,6 +101,7 @@ class _Course:
     best_epoch: int = 0
     before: Quality | None = None
     best: Quality | None = None
+    dead: dict[str, float] = field(default_factory=dict)  # share of channels a stage, before
     epochs: list[Epoch] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -138,9 +142,9 @@ class _Run:
         if on_plan is not None:
             on_plan(self._plan())
         self._resume()
-        dead = health.dead_shares(self.average.network, self._held_out)
         if self.course.before is None:
             self.course.before = self.course.best = self._quality(with_heads=False)
+            self.course.dead = health.dead_shares(self.average.network, self._held_out)
         while self.course.epoch < self.config.epochs:
             self._one_epoch(on_progress)
             loss = self.course.loss_sum / self._steps
@@ -149,7 +153,7 @@ class _Run:
             done = Epoch(
                 self.course.epoch + 1, loss, quality, round(self.epoch_images / seconds, 1)
             )
-            self._warn(done, dead)
+            self._warn(done)
             self.course.epochs.append(done)
             assert self.course.best is not None
             if quality.score > self.course.best.score:
@@ -180,7 +184,7 @@ class _Run:
         return replace(spec, input_side=config.input_side or spec.input_side), network
 
     def _take_pictures(self, labels: Labels) -> None:
-        """Decode the pictures, those held out as `index` would, and settle the targets."""
+        """Decode the pictures as `index` would, and settle the targets."""
         side = self.spec.input_side
         train, held = (labels.keep(p) for p in labels.split(self.config.holdout, self.config.seed))
         self.session.notice(
@@ -189,10 +193,9 @@ class _Run:
         pieces = []
         self.failed = 0
         with tempfile.TemporaryDirectory(prefix=".embedsearch-", dir=self.out.parent) as folder:
-            for part, size in ((train, math.ceil(side * MARGIN)), (held, side)):
-                file = Path(folder) / "pixels"
+            for part in (train, held):
                 pixels, places, failures = decode_all(
-                    labels.folder, part.refs, size, file, self.session
+                    labels.folder, part.refs, side, Path(folder) / "pixels", self.session
                 )
                 for failure in failures[:_NAMED]:
                     self.session.notice(f"left out: {failure.key}: {failure.reason}")
@@ -228,6 +231,11 @@ class _Run:
             seen = sums.norm(dim=1) > 0  # a class may have all its pictures held out or unreadable
             with torch.no_grad():
                 head.proxies[seen] = nn.functional.normalize(sums[seen], dim=1)
+
+    @property
+    def _view_side(self) -> int:
+        """Return pixels, a side, of a view: a multiple of what the network divides by."""
+        return max(32, round(self.spec.input_side * VIEW_SHARE / 32) * 32)
 
     @property
     def _steps(self) -> int:
@@ -278,10 +286,14 @@ class _Run:
     def _one_epoch(self, on_progress: Callable[[Progress], None] | None) -> None:
         """Learn from every picture once, from where the course stands."""
         course = self.course
+        many = len(self.labels.refs) >= PICTURES_FOR_STATISTICS
+        statistics = self.config.from_scratch or many
         for stage, modules in stage_modules(self.trainee.network).items():
             first = self._first_epoch(stage)
-            set_frozen(modules, frozen=first is None or course.epoch < first)
-        self.trainee.measure_center()
+            learns = first is not None and course.epoch >= first
+            set_learning(modules, weights=learns, statistics=statistics)
+        if not course.step:  # gone on from a checkpoint, the centre is the one it held
+            self.trainee.measure_center()
         order = np.random.default_rng((self.config.seed, course.epoch)).permutation(
             len(self.labels.refs)
         )
@@ -311,7 +323,7 @@ class _Run:
         number = self.course.epoch * self._steps + self.course.step
         chance = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
         pixels = torch.from_numpy(self.pixels[places]).to(self.device, non_blocking=True)
-        views = random_views(pixels, self.spec.input_side, chance)
+        views = random_views(pixels, self._view_side, chance)
         x = self._normalised(views)
         with self._autocast():
             scores = self.trainee(x)
@@ -380,14 +392,12 @@ class _Run:
     ) -> tuple[Tensor, Tensor]:
         """Return features and vectors, float32 (n, D) both, of the pictures at `places`."""
         model.measure_center()
-        side, features = self.spec.input_side, []
+        features = []
         with torch.inference_mode(), self._autocast():
             for start in range(0, len(places), _EMBED_BATCH):
                 batch = torch.from_numpy(pixels[places[start : start + _EMBED_BATCH]])
-                x = float_pixels(batch.to(self.device))
-                if x.shape[-1] != side:
-                    x = nn.functional.interpolate(x, (side, side), mode="bilinear", antialias=True)
-                features.append(model.features(self._normalised(x)))
+                x = self._normalised(float_pixels(batch.to(self.device)))
+                features.append(model.features(x))
         joined = torch.cat(features)
         return joined, model.vectors(joined)
 
@@ -436,13 +446,13 @@ class _Run:
         values = measure(labels[order] == labels[queries][:, None], others[queries])
         return float(values["recall@1"].mean()), float(values["mAP"].mean())
 
-    def _warn(self, epoch: Epoch, dead: dict[str, float]) -> None:
+    def _warn(self, epoch: Epoch) -> None:
         """Say what looks wrong, once a sentence."""
         guessing = health.guessing_loss(self.targets, self.config.label_smoothing)
         steps = epoch.number * self._steps
         found = health.stuck_words(epoch.loss, guessing, epoch.number) if steps >= 100 else []
         network = self.average.network
-        found += health.dead_words(dead, health.dead_shares(network, self._held_out))
+        found += health.dead_words(self.course.dead, health.dead_shares(network, self._held_out))
         said = {words.partition(":")[0] for words in self.course.warnings}
         for words in found:
             if words.partition(":")[0] not in said:

@@ -19,6 +19,7 @@ from embedsearch.network.pooling import expected_features
 from embedsearch.network.resnet import ResNet
 from embedsearch.records import ModelSpec
 
+FEATURE_NORM = 4.0  # what a linear head sees
 TEMPERATURE = 0.05  # of the proxies' softmax (Zhai & Wu, BMVC 2019)
 
 
@@ -42,12 +43,13 @@ class LinearHead(nn.Module):
 
     def __init__(self, dim: int, outputs: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim, elementwise_affine=False)  # features differ in scale
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)  # features differ in scale ...
+        self.scale = FEATURE_NORM / dim**0.5  # ... and longer ones would need a smaller --lr
         self.linear = nn.Linear(dim, outputs)
 
     def forward(self, features: Tensor, vectors: Tensor) -> Tensor:
         """Return float (B, outputs) of features (B, dim)."""
-        scores: Tensor = self.linear(self.norm(features))
+        scores: Tensor = self.linear(self.norm(features) * self.scale)
         return scores
 
 
@@ -120,11 +122,16 @@ def stage_modules(network: ResNet) -> dict[str, list[nn.Module]]:
     return stages
 
 
-def set_frozen(modules: Sequence[nn.Module], *, frozen: bool) -> None:
-    """Freeze modules or let them learn. Frozen, BatchNorm is in eval mode, too.
+def set_learning(modules: Sequence[nn.Module], *, weights: bool, statistics: bool) -> None:
+    """Let the weights of modules learn, and the running statistics of their BatchNorm move.
 
-    In training mode its running statistics would go on moving, and the "frozen" stage with them.
+    Statistics move in training mode whether weights learn or not: a "frozen" stage in training
+    mode is not frozen. And a batch of few pictures has statistics of its own, which wreck what
+    a network has learnt: they are left alone unless there are many.
     """
     for module in modules:
-        module.train(not frozen)
-        module.requires_grad_(not frozen)
+        module.requires_grad_(weights)
+        module.train(weights)
+        for norm in module.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                norm.train(weights and statistics)
