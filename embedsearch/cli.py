@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from embedsearch.searching import Answer
 
 MAX_STDIN_BYTES = 512 << 20
+SHEET_HITS = 6  # beside each of the worst queries: one line
 
 app = typer.Typer(
     name="embedsearch",
@@ -390,7 +391,8 @@ def evaluate(
     if sheet is not None:
         worst = results[-1].worst
         _write_sheet(
-            sheet, [(w.path, f"AP {w.average_precision:.3f}", w.path, w.hits) for w in worst]
+            sheet,
+            [(w.path, f"AP {w.average_precision:.3f}", w.path, w.hits[:SHEET_HITS]) for w in worst],
         )
 
 

@@ -96,8 +96,9 @@ class _Truth:
                     f"all pictures are of one class, {found[0]}: nothing to tell apart"
                 )
             self.classes = len(found)
-            members = np.bincount(self._labels[self._labels >= 0], minlength=len(found))
-            self.wanted = np.where(self._labels >= 0, members[self._labels] - 1, 0)
+            members = np.bincount(self._labels + 1, minlength=len(found) + 1) - 1
+            members[0] = 0  # of pictures in no folder
+            self.wanted = members[self._labels + 1]
             return
         self.classes = 0
         places = {key: place for place, key in enumerate(keys)}

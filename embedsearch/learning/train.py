@@ -148,11 +148,9 @@ class _Run:
         while self.course.epoch < self.config.epochs:
             self._one_epoch(on_progress)
             loss = self.course.loss_sum / self._steps
+            rate = self.epoch_images / max(time.monotonic() - self.epoch_started, 1e-9)
             quality = self._quality(with_heads=True)
-            seconds = max(time.monotonic() - self.epoch_started, 1e-9)
-            done = Epoch(
-                self.course.epoch + 1, loss, quality, round(self.epoch_images / seconds, 1)
-            )
+            done = Epoch(self.course.epoch + 1, loss, quality, round(rate, 1))
             self._warn(done)
             self.course.epochs.append(done)
             assert self.course.best is not None
