@@ -36,7 +36,7 @@ def pattern(path: Path, kind: int, seed: int) -> None:
     """Write stripes, checks, spots or clouds, of any colour, size and direction."""
     rng = np.random.default_rng(1000 * kind + seed)
     y, x = np.mgrid[:48, :48]
-    angle, period = rng.uniform(0, np.pi), rng.uniform(7, 14)
+    angle, period = rng.uniform(0, np.pi), rng.uniform(5, 16)
     u = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period + seed)
     v = np.sin((y * np.cos(angle) - x * np.sin(angle)) * 2 * np.pi / period)
     clouds = np.asarray(
@@ -44,7 +44,7 @@ def pattern(path: Path, kind: int, seed: int) -> None:
     )
     wave = [u, np.sign(u * v), np.where(u + v > 1, 1.0, -1.0), clouds / 127.5 - 1.0][kind]
     low, high = rng.integers(0, 120, 3), rng.integers(135, 256, 3)
-    pixels = low + (high - low) * ((wave + 1) / 2)[..., None] + rng.normal(0, 12, (48, 48, 3))
+    pixels = low + (high - low) * ((wave + 1) / 2)[..., None] + rng.normal(0, 40, (48, 48, 3))
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(path)
 

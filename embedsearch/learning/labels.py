@@ -79,6 +79,20 @@ class Labels:
         return np.sort(np.concatenate(train)), np.sort(np.concatenate(held))
 
 
+def scale_of(target: Target) -> tuple[float, float]:
+    """Return mean and deviation of a target's known numbers."""
+    known = target.values[target.known]
+    return float(known.mean()), max(float(known.std()), 1e-12)
+
+
+def standardised(target: Target) -> Target:
+    """Return a target of numbers with mean 0 and deviation 1; classes as they are."""
+    if target.classes:
+        return target
+    mean, deviation = scale_of(target)
+    return replace(target, values=((target.values - mean) / deviation).astype(np.float32))
+
+
 def read_labels(
     folder: str | Path,
     targets: str | Path | None,

@@ -1,0 +1,94 @@
+"""How far a training is, and its checkpoint; in: a course and state, out: a file, and back."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from embedsearch.config import TrainConfig
+from embedsearch.errors import StorageError, UsageError
+from embedsearch.learning.labels import Labels
+from embedsearch.records import Epoch, ModelSpec, Quality
+from embedsearch.writing import write_atomically
+
+
+@dataclass
+class Course:
+    """How far a training is, and the best so far."""
+
+    epoch: int = 0  # full passes done
+    step: int = 0  # of the pass under way
+    loss_sum: float = 0.0  # of its steps
+    best_epoch: int = 0  # 0: what training began with
+    before: Quality | None = None
+    best: Quality | None = None
+    dead: dict[str, float] = field(default_factory=dict)  # share of channels a stage, before
+    epochs: list[Epoch] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+
+def identity(config: TrainConfig, spec: ModelSpec, labels: Labels) -> str:
+    """Return what a run must have in common with a checkpoint to go on from it."""
+    own = asdict(config)
+    for name in ("device", "precision", "checkpoint_s"):
+        del own[name]
+    digest = hashlib.sha256(json.dumps([own, spec.identity()], sort_keys=True).encode())
+    for ref in labels.refs:
+        words = f"{ref.key}\0{ref.size}\0{ref.mtime_ns}\0"
+        digest.update(words.encode(errors="surrogateescape"))
+    for target in labels.targets:
+        digest.update(f"{target.name}\0{target.classes}".encode(errors="surrogateescape"))
+        digest.update(target.values.tobytes())
+    return digest.hexdigest()
+
+
+def save(file: Path, whose: str, course: Course, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint; one that is there is replaced in one step. Raises StorageError."""
+    data = io.BytesIO()
+    torch.save({"identity": whose, "course": json.dumps(asdict(course)), **state}, data)
+    try:
+        write_atomically(file, data.getvalue())
+    except OSError as error:
+        raise StorageError(f"{file}: {error.strerror or error}") from error
+
+
+def resume(file: Path, whose: str, device: torch.device) -> tuple[Course, dict[str, Any]] | None:
+    """Return what a checkpoint holds, None where there is none.
+
+    Raises UsageError for one that is of another training, or damaged.
+    """
+    for left in file.parent.glob(f"tmp-*-{glob.escape(file.name)}"):
+        left.unlink(missing_ok=True)  # of a run that was killed while it wrote
+    if not file.exists():
+        return None
+    try:
+        content: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+        same = content["identity"] == whose
+    except Exception as error:  # whatever a cut or foreign file makes torch raise
+        words = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UsageError(f"{file} cannot be read ({words}): delete it to start anew") from error
+    if not same:
+        raise UsageError(
+            f"{file} belongs to a training with other pictures or options: delete it, or give "
+            "another --out"
+        )
+    return _course(json.loads(content["course"])), content
+
+
+def _course(values: dict[str, Any]) -> Course:
+    """Rebuild a course from its JSON."""
+
+    def quality(found: dict[str, Any] | None) -> Quality | None:
+        return None if found is None else Quality(**found)
+
+    epochs = [Epoch(**{**e, "quality": Quality(**e["quality"])}) for e in values["epochs"]]
+    ends = {name: quality(values[name]) for name in ("before", "best")}
+    return Course(**{**values, **ends, "epochs": epochs})

@@ -1,0 +1,74 @@
+"""How good weights are on pictures held out; in: features and vectors, out: a Quality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from embedsearch.learning.labels import Target, scale_of
+from embedsearch.learning.metrics import measure, rank_others
+from embedsearch.records import Quality
+
+
+def judge(
+    features: Tensor,
+    vectors: Tensor,
+    held: Sequence[Target],
+    learnt: Sequence[Target],
+    heads: Sequence[nn.Module],
+) -> Quality:
+    """Return recall and mAP of the vectors, and what the heads make of them.
+
+    `features` and `vectors` float32 (n, D); `held` are their true targets; `learnt` those of the
+    training, by whose scale heads give numbers; no `heads`: they have learnt nothing yet.
+    """
+    shown: dict[str, float] = {}
+    skills = []
+    for truth, target, head in zip(held, learnt, heads, strict=bool(heads)):
+        known = torch.from_numpy(truth.known)
+        if not known.any():
+            continue
+        with torch.inference_mode():
+            scores = head(features, vectors).cpu()[known]
+        values = torch.from_numpy(truth.values)[known]
+        if target.classes:
+            shown[target.name] = float((scores.argmax(dim=1) == values).float().mean())
+        else:
+            mean, deviation = scale_of(target)
+            error = float((scores[:, 0] * deviation + mean - values).abs().mean())
+            shown[target.name] = error
+            guess = float((values - mean).abs().mean())
+            skills.append(1 - error / max(guess, 1e-12))
+    recall, mean_ap = _retrieval(vectors.float().cpu().numpy(), held)
+    score = mean_ap if mean_ap is not None else float(np.mean(skills)) if skills else 0.0
+    return Quality(recall, mean_ap, shown, score)
+
+
+def quality_words(quality: Quality) -> str:
+    """Return the measures on one line."""
+    parts = [f"{name} {value:.3f}" for name, value in quality.targets.items()]
+    if quality.recall_1 is not None and quality.mean_ap is not None:
+        parts = [f"recall@1 {quality.recall_1:.3f}", f"mAP {quality.mean_ap:.3f}", *parts]
+    return ", ".join(parts) or "nothing learnt"
+
+
+def _retrieval(
+    vectors: npt.NDArray[np.float32], held: Sequence[Target]
+) -> tuple[float | None, float | None]:
+    """Return recall@1 and mAP, leave one out, by the classes of the first target that has any."""
+    main = next((target for target in held if target.classes), None)
+    if main is None:
+        return None, None
+    known = np.flatnonzero(main.known)
+    labels, vectors = main.values[known], vectors[known]
+    others = np.bincount(labels.astype(np.int64), minlength=len(main.classes))[labels] - 1
+    queries = np.flatnonzero(others)
+    if not len(queries):
+        return None, None
+    order = rank_others(vectors, queries)
+    values = measure(labels[order] == labels[queries][:, None], others[queries])
+    return float(values["recall@1"].mean()), float(values["mAP"].mean())

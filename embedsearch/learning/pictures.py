@@ -1,0 +1,113 @@
+"""Labelled pictures, decoded once for many epochs; in: Labels, out: their pixels in two parts.
+
+Memory does not grow with the pictures: the arrays are mapped files, which the system's page cache
+holds as far as there is room.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.config import DecodeLimits, available_processors
+from embedsearch.decode.pool import DecodePool
+from embedsearch.decode.process import DecodeJob
+from embedsearch.errors import StorageError, UsageError
+from embedsearch.learning.labels import Labels
+from embedsearch.records import Failure, ImageRef
+from embedsearch.session import Session
+
+_NAMED = 5  # so many pictures that cannot be read are named
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the pictures: labels of n, pixels uint8 (n, S, S, 3)."""
+
+    labels: Labels
+    pixels: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        """Return the number of pictures."""
+        return len(self.pixels)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Those to learn from, those to judge by, and how many could not be read."""
+
+    train: Part
+    held: Part
+    failed: int
+
+
+def take_pictures(
+    labels: Labels, side: int, holdout: float, seed: int, scratch: Path, session: Session
+) -> Pictures:
+    """Split the pictures and decode them as `index` would; `scratch` is a folder with room.
+
+    Raises UsageError for too few, StorageError for a full disk, and Interrupted.
+    """
+    chosen = [labels.keep(places) for places in labels.split(holdout, seed)]
+    session.notice(
+        f"{len(chosen[0].refs)} pictures to learn from, {len(chosen[1].refs)} held out; decoding"
+    )
+    parts, failed = [], 0
+    with tempfile.TemporaryDirectory(prefix=".embedsearch-", dir=scratch) as folder:
+        for part in chosen:
+            pixels, places, failures = _decode_all(
+                part.folder, part.refs, side, Path(folder) / "pixels", session
+            )
+            for failure in failures[:_NAMED]:
+                session.notice(f"left out: {failure.key}: {failure.reason}")
+            failed += len(failures)
+            parts.append(Part(part.keep(places), pixels))
+    train, held = parts
+    if len(train) < 2 or not len(held):
+        raise UsageError(
+            f"{len(train)} pictures to learn from and {len(held)} held out are too few: a class "
+            "needs two at least"
+        )
+    return Pictures(train, held, failed)
+
+
+def _decode_all(
+    folder: str, refs: Sequence[ImageRef], side: int, file: Path, session: Session
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[Failure]]:
+    """Return pixels, mapped from `file`, the places in refs that they are of, and failures."""
+    shape = (len(refs), side, side, 3)
+    if not refs:
+        return np.empty(shape, np.uint8), np.empty(0, np.int64), []
+    try:
+        with file.open("wb") as made:
+            made.truncate(math.prod(shape))
+            if hasattr(os, "posix_fallocate"):  # a full disk is an error here, a crash when mapped
+                os.posix_fallocate(made.fileno(), 0, math.prod(shape))
+        pixels = np.memmap(file, mode="r+", dtype=np.uint8, shape=shape)
+        file.unlink()  # the mapping keeps it; however the run ends, nothing stays behind
+    except OSError as error:
+        raise StorageError(
+            f"{file.parent.parent} has no room for {math.prod(shape) / 1e9:.1f} GB of decoded "
+            f"pictures ({error.strerror or error}): give --out on another disk"
+        ) from error
+    places = np.empty(len(refs), dtype=np.int64)
+    failures: list[Failure] = []
+    numbers = {ref.key: number for number, ref in enumerate(refs)}
+    count = 0
+    workers = min(available_processors(), len(refs))
+    with DecodePool(side, DecodeLimits(), workers=workers) as pool:
+        for batch in pool.run((DecodeJob(ref, folder) for ref in refs), session.stop):
+            good = batch.images
+            pixels[count : count + len(good.refs)] = good.pixels
+            places[count : count + len(good.refs)] = [numbers[ref.key] for ref in good.refs]
+            count += len(good.refs)
+            failures += batch.failures
+    session.check()
+    return pixels[:count], places[:count], failures

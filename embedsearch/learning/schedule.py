@@ -1,0 +1,85 @@
+"""Which stage learns when and how fast; in: a TrainConfig, out: an optimizer and plans.
+
+Gradual unfreezing and discriminative learning rates: Howard & Ruder, "Universal Language Model
+Fine-tuning for Text Classification", ACL 2018.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from embedsearch.config import STAGES, TrainConfig
+from embedsearch.learning.trainee import Trainee, stage_modules
+from embedsearch.records import StagePlan
+
+# Of the heads' rate: early stages are general, and learn a fraction of what the heads do.
+STAGE_LR = dict(zip(STAGES, (0.03, 0.05, 0.1, 0.2, 0.3), strict=True))
+UNFREEZE_SHARE = 12  # another stage learns after each 12th of the epochs
+MOMENTUM = 0.9
+WEIGHT_DECAY = 5e-5  # not of biases, BatchNorm and heads
+WARM_UP = 0.05  # of all steps, rising; then a cosine down to 0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The rules of one training."""
+
+    config: TrainConfig
+
+    def lr(self, stage: str) -> float:
+        """Return a stage's highest learning rate."""
+        return self.config.lr * (1.0 if self.config.from_scratch else STAGE_LR[stage])
+
+    def first_epoch(self, stage: str) -> int | None:
+        """Return from which epoch, counted from 0, a stage learns: the last one first.
+
+        None is never. Heads that know nothing yet would wreck what the stages know.
+        """
+        frozen, place = self.config.frozen, STAGES.index(stage)
+        if frozen is not None and place <= STAGES.index(frozen):
+            return None
+        if self.config.from_scratch:
+            return 0
+        return (len(STAGES) - place) * self.config.epochs // UNFREEZE_SHARE
+
+    def share(self, progress: float) -> float:
+        """Return the share of the highest rate, with `progress` of the training from 0 to 1."""
+        cosine = (1 + math.cos(math.pi * progress)) / 2
+        return min(1.0, (progress + 1e-3) / WARM_UP) * cosine
+
+    def optimizer(self, trainee: Trainee) -> torch.optim.SGD:
+        """Return the optimizer: two groups a stage, with and without weight decay, and heads'.
+
+        A group's `base` is its highest rate; `set_rates` sets the rate of a step.
+        """
+        groups: list[dict[str, Any]] = []
+        for stage, modules in stage_modules(trainee.network).items():
+            parameters = [p for module in modules for p in module.parameters()]
+            for decay, chosen in (
+                (WEIGHT_DECAY, [p for p in parameters if p.ndim > 1]),
+                (0.0, [p for p in parameters if p.ndim <= 1]),
+            ):
+                groups.append({"params": chosen, "weight_decay": decay, "base": self.lr(stage)})
+        heads = list(trainee.heads.parameters())
+        groups.append({"params": heads, "weight_decay": 0.0, "base": self.config.lr})
+        return torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
+
+    def set_rates(self, optimizer: torch.optim.SGD, progress: float) -> None:
+        """Set every group's rate for a step."""
+        for group in optimizer.param_groups:
+            group["lr"] = group["base"] * self.share(progress)
+
+    def plans(self, trainee: Trainee) -> list[StagePlan]:
+        """Return what becomes of each stage and of the heads."""
+        plans = []
+        for stage, modules in stage_modules(trainee.network).items():
+            count = sum(p.numel() for module in modules for p in module.parameters())
+            first = self.first_epoch(stage)
+            begins = None if first is None else first + 1
+            plans.append(StagePlan(stage, count, begins, self.lr(stage)))
+        heads = sum(p.numel() for p in trainee.heads.parameters())
+        return [*plans, StagePlan("heads", heads, 1, self.config.lr)]
