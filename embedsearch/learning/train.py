@@ -139,6 +139,7 @@ class _Run:
         if self.course.before is None:
             self.course.before = self.course.best = self._quality(heads=())
             self.course.dead = health.dead_shares(self.average.network, self._held_out)
+            self.session.notice(f"before: {quality_words(self.course.before)}")
         while self.course.epoch < self.config.epochs:
             rate = self._one_epoch(on_progress)
             loss = self.course.loss_sum / self.steps
