@@ -11,10 +11,15 @@ _HOMES = {
     "index": "embedsearch.indexing",
     "open_store": "embedsearch.searching",
     "Searcher": "embedsearch.searching",
+    "evaluate": "embedsearch.learning.evaluate",
+    "train": "embedsearch.learning.train",
     "IndexConfig": "embedsearch.config",
+    "TrainConfig": "embedsearch.config",
     "DecodeLimits": "embedsearch.config",
     "Hit": "embedsearch.records",
     "IndexReport": "embedsearch.records",
+    "Evaluation": "embedsearch.records",
+    "TrainReport": "embedsearch.records",
     "Failure": "embedsearch.records",
     "ModelSpec": "embedsearch.records",
     "EmbedSearchError": "embedsearch.errors",
@@ -23,22 +28,36 @@ _HOMES = {
 __all__ = [
     "DecodeLimits",
     "EmbedSearchError",
+    "Evaluation",
     "Failure",
     "Hit",
     "IndexConfig",
     "IndexReport",
     "ModelSpec",
     "Searcher",
+    "TrainConfig",
+    "TrainReport",
     "__version__",
+    "evaluate",
     "index",
     "open_store",
+    "train",
 ]
 
 if TYPE_CHECKING:
-    from embedsearch.config import DecodeLimits, IndexConfig
+    from embedsearch.config import DecodeLimits, IndexConfig, TrainConfig
     from embedsearch.errors import EmbedSearchError
     from embedsearch.indexing import index
-    from embedsearch.records import Failure, Hit, IndexReport, ModelSpec
+    from embedsearch.learning.evaluate import evaluate
+    from embedsearch.learning.train import train
+    from embedsearch.records import (
+        Evaluation,
+        Failure,
+        Hit,
+        IndexReport,
+        ModelSpec,
+        TrainReport,
+    )
     from embedsearch.searching import Searcher, open_store
 
 

@@ -348,7 +348,7 @@ def models(json: JsonOption = False, verbose: VerboseOption = False) -> None:
 @app.command()
 def evaluate(
     folder: Annotated[
-        str | None, typer.Argument(help="Pictures, one folder a class; or --store.")
+        str | None, typer.Argument(help="Pictures, one folder a class; without, a store's.")
     ] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="Several are compared.  [default: auto]")
@@ -377,7 +377,7 @@ def evaluate(
     with ProgressDisplay(_notice) as on_progress:
         results = measured(
             folder,
-            models=model or ["auto"],
+            models=model or [IndexConfig.model],
             store=store,
             relevant=relevant,
             config=config,

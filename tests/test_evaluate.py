@@ -117,8 +117,8 @@ def test_what_cannot_be_evaluated(tmp_path: Path) -> None:
             evaluate(tmp_path / name, models=["packaged"])
     with pytest.raises(UsageError, match="not both"):
         evaluate(tmp_path / "one", store=tmp_path)
-    with pytest.raises(UsageError, match="not both"):
-        evaluate()
+    with pytest.raises(UsageError, match="goes with a folder"):
+        evaluate(store=tmp_path, models=["packaged"])
 
 
 def test_the_command_compares_and_draws(tmp_path: Path) -> None:

@@ -50,6 +50,27 @@ def test_the_session_is_true(home: Path) -> None:
         assert_same(shown, wanted)
 
 
+def masked(text: str) -> list[str]:
+    """Return the lines without what another processor's rounding changes: numbers and ranks."""
+    text = re.sub(r"\S+\.(jpg|png|webp)", "FILE", text)
+    text = re.sub(r"bf16|fp32", "PRECISION", re.sub(r"\d[\d,]*(\.\d+)?", "#", text))
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def test_the_training_session_is_true(home: Path) -> None:
+    (session,) = [block for block in blocks("console") if "embedsearch train" in block]
+    steps = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE)
+    assert [shlex.split(command)[1] for command, _ in steps] == ["train", "index", "evaluate"]
+    shown = []
+    for command, wanted in steps:
+        words = [sys.executable, "-P", "-m", "embedsearch", *shlex.split(command)[1:]]
+        done = subprocess.run(words, cwd=home, capture_output=True, text=True, check=True)
+        shown.append(done.stdout.replace(str(home), "/home/ada"))
+        assert masked(shown[-1]) == masked(wanted)
+    before, after = (float(found) for found in re.findall(r"mAP ([\d.]+)", shown[0]))
+    assert after > before
+
+
 def test_the_python_lines_run(home: Path) -> None:
     (code,) = blocks("python")
     assert len([line for line in code.splitlines() if line]) == 6
@@ -72,7 +93,7 @@ def test_every_command_stands_in_the_readme() -> None:
 
 def test_options_named_in_the_readme_exist() -> None:
     known = ""
-    for command in ("index", "query", "check", "repair"):
+    for command in ("index", "query", "check", "repair", "evaluate", "train"):
         arguments = [sys.executable, "-m", "embedsearch", command, "--help"]
         known += subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--index-url"}:

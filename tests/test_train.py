@@ -237,6 +237,23 @@ def test_several_targets_at_once(patterns: Path, tmp_path: Path) -> None:
     assert report.after.recall_1 is None and report.after.score > 0
 
 
+def test_half_precision_scales_its_loss(patterns: Path, tmp_path: Path) -> None:
+    """As on a GPU without bf16: gradients too small for fp16 are scaled up, and the scale kept."""
+    out = tmp_path / "o.safetensors"
+    options = {**SMALL, "precision": "fp16", "epochs": 4, "holdout": 0.5, "batch": 4}
+    report: TrainReport | None = None
+    scales = []
+    while report is None:
+        try:
+            report = train(patterns, out, session=Session(stop=Stop(after=14)), **options)
+        except Interrupted:
+            if out.with_suffix(".checkpoint").exists():
+                saved = torch.load(out.with_suffix(".checkpoint"), weights_only=True)
+                scales.append(saved["scaler"]["scale"])
+    assert report.precision == "fp16" and report.after.score > report.before.score
+    assert scales and min(scales) > 1.0
+
+
 def test_from_scratch_all_stages_learn_at_once(patterns: Path, tmp_path: Path) -> None:
     plans: list[list[StagePlan]] = []
     out = tmp_path / "o.safetensors"

@@ -20,6 +20,7 @@ from embedsearch.config import IndexConfig
 from embedsearch.errors import UsageError
 from embedsearch.indexing import index
 from embedsearch.learning.metrics import NAMES, estimate, measure, rank_others
+from embedsearch.network.catalog import AUTO
 from embedsearch.records import Evaluation, Hit, Progress, WorstQuery
 from embedsearch.searching import Searcher, open_store
 from embedsearch.session import Session
@@ -36,7 +37,7 @@ _CHUNK = 128
 def evaluate(
     folder: str | Path | None = None,
     *,
-    models: Sequence[str] = ("auto",),
+    models: Sequence[str] = (AUTO,),
     store: str | Path | None = None,
     relevant: str | Path | None = None,
     config: IndexConfig | None = None,
@@ -45,15 +46,18 @@ def evaluate(
 ) -> list[Evaluation]:
     """Return an Evaluation a model of the pictures in `folder`, or of a store as it is.
 
-    A picture's class is the first folder of its key. `relevant` names a CSV of two columns,
-    query and relevant, keys both, instead. Raises UsageError and what `index` raises.
+    Without a folder that is `store`, else the nearest one. A picture's class is the first folder
+    of its key. `relevant` names a CSV of two columns, query and relevant, keys both, instead.
+    Raises UsageError and what `index` raises.
     """
-    if (folder is None) == (store is None):
+    if folder is not None and store is not None:
         raise UsageError("evaluate takes a folder of labelled pictures, or --store, not both")
+    if folder is None and tuple(models) != (AUTO,):
+        raise UsageError("--model goes with a folder of pictures; a store has a model already")
     session = session or Session()
     config = config or IndexConfig()
     pairs = None if relevant is None else _read_pairs(Path(relevant))
-    if store is not None:
+    if folder is None:
         return [_evaluate_store(store, pairs, config, session)]
     results = []
     for model in models:
@@ -122,7 +126,10 @@ class _Truth:
 
 
 def _evaluate_store(
-    store: str | Path, pairs: list[tuple[str, str]] | None, config: IndexConfig, session: Session
+    store: str | Path | None,
+    pairs: list[tuple[str, str]] | None,
+    config: IndexConfig,
+    session: Session,
 ) -> Evaluation:
     path = locate_store(store)
     with open_snapshot(path) as snapshot:
