@@ -16,7 +16,7 @@ from PIL import Image
 import embedsearch
 from embedsearch.config import STAGES
 from embedsearch.errors import Interrupted, TrainingFailed, UsageError
-from embedsearch.learning import health
+from embedsearch.learning import health, schedule
 from embedsearch.learning import train as training
 from embedsearch.learning.augment import random_views
 from embedsearch.learning.labels import Labels, Target, read_labels
@@ -109,7 +109,7 @@ def test_frozen_stages_stay_to_the_bit(
 ) -> None:
     """Weights and BatchNorm's running statistics: both, or a frozen stage is not frozen."""
     if many:
-        monkeypatch.setattr(training, "PICTURES_FOR_STATISTICS", 20)
+        monkeypatch.setattr(schedule, "MANY_PICTURES", 20)
     out = tmp_path / "o.safetensors"
     train(patterns, out, epochs=3, holdout=0.5, frozen="layer3", **SMALL)
     changed = changes(out)

@@ -21,7 +21,7 @@ from embedsearch.network.prepare import MODEL_RECORD, read_weights
 from embedsearch.network.tensors import dump_tensors
 from embedsearch.writing import write_atomically
 
-COMMAND = "--model packaged --holdout 0.02 --epochs 6 --batch 128 --lr 0.1"
+COMMAND = "--model packaged --holdout 0.02 --epochs 5 --batch 128 --lr 0.05"
 
 
 def lay_out(source: Path, folder: Path) -> None:

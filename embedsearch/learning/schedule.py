@@ -18,6 +18,7 @@ from embedsearch.records import StagePlan
 
 # Of the heads' rate: early stages are general, and learn a fraction of what the heads do.
 STAGE_LR = dict(zip(STAGES, (0.03, 0.05, 0.1, 0.2, 0.3), strict=True))
+MANY_PICTURES = 10_000
 UNFREEZE_SHARE = 12  # another stage learns after each 12th of the epochs
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-5  # not of biases, BatchNorm and heads
@@ -26,13 +27,23 @@ WARM_UP = 0.05  # of all steps, rising; then a cosine down to 0
 
 @dataclass(frozen=True)
 class Schedule:
-    """The rules of one training."""
+    """The rules of one training on a number of pictures."""
 
     config: TrainConfig
+    pictures: int
+
+    @property
+    def is_gentle(self) -> bool:
+        """Return whether what the network knows is more than the pictures can teach it.
+
+        Then its stages begin one after another, at rates of their own, and keep the BatchNorm
+        statistics that they came with. With many pictures, or from scratch, all learn at once.
+        """
+        return not self.config.from_scratch and self.pictures < MANY_PICTURES
 
     def lr(self, stage: str) -> float:
         """Return a stage's highest learning rate."""
-        return self.config.lr * (1.0 if self.config.from_scratch else STAGE_LR[stage])
+        return self.config.lr * (STAGE_LR[stage] if self.is_gentle else 1.0)
 
     def first_epoch(self, stage: str) -> int | None:
         """Return from which epoch, counted from 0, a stage learns: the last one first.
@@ -42,7 +53,7 @@ class Schedule:
         frozen, place = self.config.frozen, STAGES.index(stage)
         if frozen is not None and place <= STAGES.index(frozen):
             return None
-        if self.config.from_scratch:
+        if not self.is_gentle:
             return 0
         return (len(STAGES) - place) * self.config.epochs // UNFREEZE_SHARE
 

@@ -53,7 +53,6 @@ AVERAGING = 0.999  # of the weights, over the last thousand steps; fewer at the 
 LARGEST_GRADIENT = 5.0  # a longer one is cut to this norm
 # With few pictures, smaller batches: at least so many steps an epoch, of at least so many.
 STEPS_AN_EPOCH, SMALLEST_BATCH = 32, 16
-PICTURES_FOR_STATISTICS = 10_000  # fewer do not improve on those that the weights came with
 SCRATCH_ARCHITECTURE = "resnet18"  # of --weights none, where --model says nothing
 # Views cut from a picture show its objects larger than they are searched at. Smaller views
 # bring them back to size, and train faster (Touvron et al., "FixRes", NeurIPS 2019).
@@ -118,9 +117,9 @@ class _Run:
         self.average = copy.deepcopy(self.trainee).eval()
         self.best: dict[str, Tensor] = {}
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        self.schedule = Schedule(config)
-        self.optimizer = self.schedule.optimizer(self.trainee)
         count = len(self.pictures.train)
+        self.schedule = Schedule(config, count)
+        self.optimizer = self.schedule.optimizer(self.trainee)
         enough = max(min(SMALLEST_BATCH, count), count // STEPS_AN_EPOCH)
         self.batch = min(config.batch, enough)
         self.steps = count // self.batch  # an epoch; the rest waits for the next one's order
@@ -196,11 +195,10 @@ class _Run:
     def _one_epoch(self, on_progress: Callable[[Progress], None] | None) -> float:
         """Learn from every picture once, from where the course stands; return images/s."""
         course, count = self.course, len(self.pictures.train)
-        statistics = self.config.from_scratch or count >= PICTURES_FOR_STATISTICS
         for stage, modules in stage_modules(self.trainee.network).items():
             first = self.schedule.first_epoch(stage)
             learns = first is not None and course.epoch >= first
-            set_learning(modules, weights=learns, statistics=statistics)
+            set_learning(modules, weights=learns, statistics=not self.schedule.is_gentle)
         if not course.step:  # gone on from a checkpoint, the centre is the one it held
             self.trainee.measure_center()
         order = np.random.default_rng((self.config.seed, course.epoch)).permutation(count)

@@ -32,7 +32,7 @@ class GeM(nn.Module):
 
 
 def expected_features(network: ResNet, pooling: GeM) -> Tensor:
-    """Return what a network's pooled features are on average, as a unit vector (dim,).
+    """Return what a network's pooled features are on average, as a unit vector (dim,), on the CPU.
 
     From its weights alone, no image: a BatchNorm's output is taken as a Gaussian of mean β and
     deviation |γ|, block after block through the last stage. Features of ReLU networks share a
@@ -59,12 +59,17 @@ def _before_activation(
 ) -> tuple[Tensor, Tensor]:
     """Return mean and variance, float64 (C,), of F(x) + shortcut(x), from those of x."""
     norm = block.last_norm
-    residual, spread = norm.bias.double(), norm.weight.double()
+    residual, spread = _precise(norm.bias), _precise(norm.weight)
     if block.se is not None:
-        scale = block.se.scale(norm.bias.view(1, -1, 1, 1)).flatten().double()
+        scale = _precise(block.se.scale(norm.bias.view(1, -1, 1, 1)).flatten())
         residual, spread = residual * scale, spread * scale
     if block.downsample is not None:
         projection = block.downsample[-1]
         assert isinstance(projection, nn.BatchNorm2d)
-        mean, variance = projection.bias.double(), projection.weight.double().square()
+        mean, variance = _precise(projection.bias), _precise(projection.weight).square()
     return mean + residual, variance + spread.square()
+
+
+def _precise(values: Tensor) -> Tensor:
+    """Return float64 on the CPU: Metal has none."""
+    return values.cpu().double()
