@@ -38,7 +38,6 @@ from embedsearch.session import Session
 BATCH = 32
 FITTED_ON = 2_000  # pictures of Tiny ImageNet, for PCA and means
 PCA_DIMS = 256
-CENTER = 0.6
 
 Pixels = npt.NDArray[np.uint8]
 POOLINGS: dict[str, Callable[[dict[str, Tensor]], Tensor]] = {
@@ -164,11 +163,16 @@ def rows(net: Network, others: Sequence[Image.Image]) -> list[tuple[str, float, 
             add(f"{rule}, {pooling}", vectors, found.rate)
     gem = base.vectors["GeM 3"]
     center = expected_features(net.network, GeM(3.0)).numpy()
+    share, default = net.spec.center, "whole, squashed, GeM 3"
+    assert net.spec.pooling == "gem3", "the rows that bear the default's name have this pooling"
     elsewhere = net.features(stacked(others, square, side), [1.0]).vectors["GeM 3"]
-    default = "whole, squashed, GeM 3"
-    add(f"**{default}, {CENTER} of the foretold centre**", gem - CENTER * center, base.rate)
-    for share in (0.4, 0.8, 1.0):
-        add(f"{default}, {share} of the foretold centre", gem - share * center, base.rate)
+    add(
+        f"**the default: {default}, {share} of the foretold centre**",
+        gem - share * center,
+        base.rate,
+    )
+    for part in (0.4, 0.8, 1.0):
+        add(f"{default}, {part} of the foretold centre", gem - part * center, base.rate)
     add(
         f"{default}, mean of {FITTED_ON:,} Tiny ImageNet pictures",
         gem - elsewhere.mean(axis=0),
@@ -183,21 +187,21 @@ def rows(net: Network, others: Sequence[Image.Image]) -> list[tuple[str, float, 
     add(f"{default}, PCA {PCA_DIMS} of these photos (flatters)", pca(gem, gem), base.rate)
     crop_gem = crop.vectors["GeM 3"]
     add(
-        f"centre crop, GeM 3, {CENTER} of the foretold centre",
-        crop_gem - CENTER * center,
+        f"centre crop, GeM 3, {share} of the foretold centre",
+        crop_gem - share * center,
         crop.rate,
     )
-    for other in (side * 5 // 7 // 32 * 32, side * 8 // 7 // 32 * 32):
+    for other in (side - 64, side - 32, side + 32):
         found = net.features(stacked(net.photos, square, other), [1.0])
-        vectors = found.vectors["GeM 3"] - CENTER * center
+        vectors = found.vectors["GeM 3"] - share * center
         add(f"the default at {other} px (--input-side)", vectors, found.rate)
     pixels = stacked(net.photos, square, side)
     flipped = net.features(pixels, [1.0], flip=True)
-    add("the default, --flip", flipped.vectors["GeM 3"] - CENTER * center, flipped.rate)
+    add("the default, --flip", flipped.vectors["GeM 3"] - share * center, flipped.rate)
     scaled = net.features(pixels, [0.71, 1.0, 1.41])
     add(
         "the default, 3 scales (0.71, 1, 1.41)",
-        scaled.vectors["GeM 3"] - CENTER * center,
+        scaled.vectors["GeM 3"] - share * center,
         scaled.rate,
     )
     return table

@@ -17,8 +17,8 @@ import typer
 import embedsearch
 from embedsearch.config import (
     DEFAULT_K,
+    FREEZABLE,
     LOSSES,
-    STAGES,
     DecodeLimits,
     IndexConfig,
     TrainConfig,
@@ -427,7 +427,7 @@ def train(
         float, typer.Option(help="Of classes.")
     ] = TrainConfig.label_smoothing,
     frozen: Annotated[
-        str | None, typer.Option(help=f"Keep this stage and all before: {', '.join(STAGES)}.")
+        str | None, typer.Option(help=f"Keep this stage and all before: {', '.join(FREEZABLE)}.")
     ] = TrainConfig.frozen,
     holdout: Annotated[
         float, typer.Option(help="Share of each class to measure on.")

@@ -15,7 +15,7 @@ from embedsearch.errors import UsageError
 
 STORE_NAME = ".embedsearch"
 DEVICES = ("auto", "cpu", "cuda", "mps")  # or cuda:N
-STAGES = ("stem", "layer1", "layer2", "layer3", "layer4")  # of a network, in order
+FREEZABLE = ("stem", "layer1", "layer2", "layer3")  # stages of a network; the last one must learn
 LOSSES = ("proxy", "cross-entropy")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 DEFAULT_K = 10
@@ -114,12 +114,14 @@ class TrainConfig:
             raise UsageError(f"--loss is one of {', '.join(LOSSES)}, not {self.loss!r}")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise UsageError("--label-smoothing is at least 0 and below 1")
-        if self.frozen is not None and self.frozen not in STAGES:
-            raise UsageError(f"--frozen is one of {', '.join(STAGES)}, not {self.frozen!r}")
+        if self.frozen is not None and self.frozen not in FREEZABLE:
+            raise UsageError(f"--frozen is one of {', '.join(FREEZABLE)}, not {self.frozen!r}")
         if self.frozen is not None and self.from_scratch:
             raise UsageError("--frozen keeps learnt weights, and --weights none has none")
         if not 0.0 < self.holdout < 1.0:
             raise UsageError("--holdout is above 0 and below 1")
+        if not 0 <= self.seed < 1 << 32:
+            raise UsageError("--seed is at least 0 and below 2^32")
 
 
 def _check_side(side: int | None) -> None:

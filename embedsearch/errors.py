@@ -35,7 +35,7 @@ class UsageError(EmbedSearchError):
 
 
 class StoreLocked(EmbedSearchError):
-    """Another process is writing to the store."""
+    """Another process is writing to the store, or training to the same file."""
 
     exit_code = 3
 

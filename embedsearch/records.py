@@ -353,6 +353,14 @@ class Quality:
     targets: dict[str, float]  # accuracy of classes, mean absolute error of numbers
     score: float  # what training is to raise: mAP, else 1 - error / error of guessing
 
+    @property
+    def words(self) -> str:
+        """Return the measures on one line."""
+        parts = [f"{name} {value:.3f}" for name, value in self.targets.items()]
+        if self.recall_1 is not None and self.mean_ap is not None:
+            parts = [f"recall@1 {self.recall_1:.3f}", f"mAP {self.mean_ap:.3f}", *parts]
+        return ", ".join(parts) or "nothing learnt yet"
+
 
 @dataclass(frozen=True)
 class Epoch:

@@ -11,10 +11,12 @@ import pytest
 from PIL import Image
 
 import embedsearch
+from embedsearch.config import IndexConfig
 from embedsearch.errors import UsageError
 from embedsearch.learning.evaluate import evaluate
 from embedsearch.learning.metrics import NAMES
 from embedsearch.records import Evaluation
+from embedsearch.session import Session
 from tests.conftest import SAMPLES, paint, run_cli
 
 
@@ -87,13 +89,17 @@ def test_pairs_of_a_csv(tmp_path: Path) -> None:
         Image.open(first).save(tmp_path / "photos" / f"{seed}b.jpg", quality=60)
         lines.append(f"{seed}a.png,{seed}b.jpg")
     pairs = tmp_path / "pairs.csv"
-    pairs.write_text("\n".join(lines))
-    (found,) = evaluate(tmp_path / "photos", models=["packaged"], relevant=pairs)
+    lines.append("0a.png,gone.jpg")
+    pairs.write_text("\ufeff" + "\n".join(lines))  # as a spreadsheet begins its files
+    said: list[str] = []
+    session = Session(notice=said.append)
+    (found,) = evaluate(tmp_path / "photos", models=["packaged"], relevant=pairs, session=session)
+    assert any("1 names of --relevant are not among the pictures: gone.jpg" in s for s in said)
     assert (found.images, found.queries, found.classes) == (16, 8, 0)
     assert found.measures["recall@1"].value == 1.0 and found.measures["mAP"].value == 1.0
     assert found.measures["P@10"].value == pytest.approx(0.1)
     for text, words in (
-        ("query,relevant\n0a.png,none.jpg\n", "names 'none.jpg'"),
+        ("query,relevant\n0a.png,none.jpg\n", "no picture has another one to find"),
         ("a,b\n0a.png,0b.jpg\n", "needs the columns query and relevant"),
         ("query,relevant\n0a.png,0a.png\n", "no picture has another one to find"),
     ):
@@ -117,8 +123,9 @@ def test_what_cannot_be_evaluated(tmp_path: Path) -> None:
             evaluate(tmp_path / name, models=["packaged"])
     with pytest.raises(UsageError, match="not both"):
         evaluate(tmp_path / "one", store=tmp_path)
-    with pytest.raises(UsageError, match="goes with a folder"):
-        evaluate(store=tmp_path, models=["packaged"])
+    for options in ({"models": ["packaged"]}, {"config": IndexConfig(flip=True)}):
+        with pytest.raises(UsageError, match="go with a folder"):
+            evaluate(store=tmp_path, **options)
 
 
 def test_the_command_compares_and_draws(tmp_path: Path) -> None:

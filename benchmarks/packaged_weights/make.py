@@ -9,7 +9,6 @@ command goes on.
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -55,7 +54,7 @@ def main() -> None:
         for name, tensor in weights.items()
         if not name.endswith("num_batches_tracked")
     }
-    record = {MODEL_RECORD: json.dumps(json.loads(metadata[MODEL_RECORD]))}
+    record = {MODEL_RECORD: metadata[MODEL_RECORD]}
     assert all(torch.isfinite(tensor.float()).all() for tensor in halves.values())
     data = dump_tensors(halves, record)
     write_atomically(work / "packaged_resnet18.safetensors", data)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,10 @@ from embedsearch.errors import StorageError, UsageError
 from embedsearch.learning.labels import Labels
 from embedsearch.records import Epoch, ModelSpec, Quality
 from embedsearch.writing import write_atomically
+
+VERSION = 1  # of the checkpoint's layout
+# What may differ when a training goes on: the machine.
+_OF_THE_MACHINE = ("device", "precision", "checkpoint_s")
 
 
 @dataclass
@@ -32,55 +35,61 @@ class Course:
     best: Quality | None = None
     dead: dict[str, float] = field(default_factory=dict)  # share of channels a stage, before
     epochs: list[Epoch] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    warnings: dict[str, str] = field(default_factory=dict)  # words by kind
 
 
-def identity(config: TrainConfig, spec: ModelSpec, labels: Labels) -> str:
+def identity(config: TrainConfig, spec: ModelSpec, parts: Iterable[Labels]) -> dict[str, Any]:
     """Return what a run must have in common with a checkpoint to go on from it."""
-    own = asdict(config)
-    for name in ("device", "precision", "checkpoint_s"):
-        del own[name]
-    digest = hashlib.sha256(json.dumps([own, spec.identity()], sort_keys=True).encode())
-    for ref in labels.refs:
-        words = f"{ref.key}\0{ref.size}\0{ref.mtime_ns}\0"
-        digest.update(words.encode(errors="surrogateescape"))
-    for target in labels.targets:
-        digest.update(f"{target.name}\0{target.classes}".encode(errors="surrogateescape"))
-        digest.update(target.values.tobytes())
-    return digest.hexdigest()
+    own = {name: v for name, v in asdict(config).items() if name not in _OF_THE_MACHINE}
+    digest = hashlib.sha256()
+    for labels in parts:
+        for ref in labels.refs:
+            words = f"{ref.key}\0{ref.size}\0{ref.mtime_ns}\0"
+            digest.update(words.encode(errors="surrogateescape"))
+        for target in labels.targets:
+            digest.update(f"{target.name}\0{target.classes}".encode(errors="surrogateescape"))
+            digest.update(target.values.tobytes())
+    return {"version": VERSION, **own, **spec.identity(), "pictures": digest.hexdigest()}
 
 
-def save(file: Path, whose: str, course: Course, state: Mapping[str, Any]) -> None:
+def save(file: Path, whose: dict[str, Any], course: Course, state: Mapping[str, Any]) -> None:
     """Write a checkpoint; one that is there is replaced in one step. Raises StorageError."""
     data = io.BytesIO()
-    torch.save({"identity": whose, "course": json.dumps(asdict(course)), **state}, data)
+    notes = {"identity": json.dumps(whose), "course": json.dumps(asdict(course))}
+    torch.save({**notes, **state}, data)
     try:
         write_atomically(file, data.getvalue())
     except OSError as error:
         raise StorageError(f"{file}: {error.strerror or error}") from error
 
 
-def resume(file: Path, whose: str, device: torch.device) -> tuple[Course, dict[str, Any]] | None:
+def resume(
+    file: Path, whose: dict[str, Any], device: torch.device
+) -> tuple[Course, dict[str, Any]] | None:
     """Return what a checkpoint holds, None where there is none.
 
     Raises UsageError for one that is of another training, or damaged.
     """
-    for left in file.parent.glob(f"tmp-*-{glob.escape(file.name)}"):
-        left.unlink(missing_ok=True)  # of a run that was killed while it wrote
     if not file.exists():
         return None
     try:
         content: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
-        same = content["identity"] == whose
+        theirs = json.loads(content["identity"])
+        if theirs.get("version") == VERSION:
+            course = _course(json.loads(content["course"]))
     except Exception as error:  # whatever a cut or foreign file makes torch raise
         words = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UsageError(f"{file} cannot be read ({words}): delete it to start anew") from error
-    if not same:
+    ours = json.loads(json.dumps(whose))
+    differing = sorted(
+        key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)
+    )
+    if differing:
         raise UsageError(
-            f"{file} belongs to a training with other pictures or options: delete it, or give "
+            f"{file} is of a training with other {', '.join(differing)}: delete it, or give "
             "another --out"
         )
-    return _course(json.loads(content["course"])), content
+    return course, content
 
 
 def _course(values: dict[str, Any]) -> Course:

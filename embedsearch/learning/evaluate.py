@@ -19,8 +19,9 @@ import numpy.typing as npt
 from embedsearch.config import IndexConfig
 from embedsearch.errors import UsageError
 from embedsearch.indexing import index
-from embedsearch.learning.metrics import NAMES, estimate, measure, rank_others
+from embedsearch.learning.metrics import NAMES, estimate, measure_all
 from embedsearch.network.catalog import AUTO
+from embedsearch.paths import printable
 from embedsearch.records import Evaluation, Hit, Progress, WorstQuery
 from embedsearch.searching import Searcher, open_store
 from embedsearch.session import Session
@@ -31,7 +32,8 @@ WORST = 12  # queries listed and shown on the contact sheet
 _SERVED_K = 10
 _SERVED_QUERIES = 500
 _TIE = 1e-5  # scores nearer than this are equal: the agreement that exact search promises
-_CHUNK = 128
+MOST_QUERIES = 20_000  # more change no figure's third digit
+_NAMED = 3
 
 
 def evaluate(
@@ -52,10 +54,13 @@ def evaluate(
     """
     if folder is not None and store is not None:
         raise UsageError("evaluate takes a folder of labelled pictures, or --store, not both")
-    if folder is None and tuple(models) != (AUTO,):
-        raise UsageError("--model goes with a folder of pictures; a store has a model already")
-    session = session or Session()
     config = config or IndexConfig()
+    given = tuple(models) != (AUTO,) or config.input_side is not None or config.flip
+    if folder is None and given:
+        raise UsageError(
+            "--model, --input-side and --flip go with a folder of pictures: a store has its model"
+        )
+    session = session or Session()
     pairs = None if relevant is None else _read_pairs(Path(relevant))
     if folder is None:
         return [_evaluate_store(store, pairs, config, session)]
@@ -71,14 +76,14 @@ def evaluate(
                 on_progress=on_progress,
             )
             found = _evaluate_store(path, pairs, config, session)
-        seconds = report.elapsed_s - report.stage_s["load"]
+        stages = [report.stage_rate[stage] for stage in ("decode", "embed")]
         results.append(
             replace(
                 found,
                 model=report.model,
                 precision=report.precision,
                 failed=report.failed,
-                images_per_s=round(report.embedded / seconds, 1),
+                images_per_s=min(stages),
             )
         )
     return results
@@ -87,7 +92,12 @@ def evaluate(
 class _Truth:
     """What each picture should find: those of its class, or those that pairs name."""
 
-    def __init__(self, keys: Sequence[str], pairs: Sequence[tuple[str, str]] | None) -> None:
+    def __init__(
+        self,
+        keys: Sequence[str],
+        pairs: Sequence[tuple[str, str]] | None,
+        notice: Callable[[str], None],
+    ) -> None:
         self._others: dict[int, set[int]] = {}
         self._labels = np.full(len(keys), -1, dtype=np.int64)
         if pairs is None:
@@ -97,7 +107,7 @@ class _Truth:
             self._labels = np.array([numbers.get(name, -1) for name in names], dtype=np.int64)
             if len(found) == 1:
                 raise UsageError(
-                    f"all pictures are of one class, {found[0]}: nothing to tell apart"
+                    f"all pictures are of one class, {printable(found[0])}: nothing to tell apart"
                 )
             self.classes = len(found)
             members = np.bincount(self._labels + 1, minlength=len(found) + 1) - 1
@@ -106,11 +116,14 @@ class _Truth:
             return
         self.classes = 0
         places = {key: place for place, key in enumerate(keys)}
+        if len(places) < len(keys):
+            raise UsageError("--relevant names keys, and two folders of the store have the same")
+        absent = sorted({key for pair in pairs for key in pair} - places.keys())
+        if absent:
+            shown = ", ".join(map(printable, absent[:_NAMED]))
+            notice(f"{len(absent)} names of --relevant are not among the pictures: {shown}")
         for query, other in pairs:
-            for key in (query, other):
-                if key not in places:
-                    raise UsageError(f"--relevant names {key!r}, which is not among the pictures")
-            if query != other:
+            if query in places and other in places and query != other:
                 self._others.setdefault(places[query], set()).add(places[other])
         self.wanted = np.array([len(self._others.get(i, ())) for i in range(len(keys))], np.int64)
 
@@ -134,19 +147,18 @@ def _evaluate_store(
     path = locate_store(store)
     with open_snapshot(path) as snapshot:
         keys, paths, vectors = _stored(snapshot)
-    truth = _Truth(keys, pairs)
+    truth = _Truth(keys, pairs, session.notice)
     queries = np.flatnonzero(truth.wanted)
+    if len(queries) > MOST_QUERIES:
+        session.notice(f"{MOST_QUERIES:,} of {len(queries):,} queries are asked, drawn at random")
+        chosen = np.random.default_rng(0).choice(queries, MOST_QUERIES, replace=False)
+        queries = np.sort(chosen)
     if not len(queries):
         raise UsageError(
             "no picture has another one to find: evaluate needs one folder a class, of at least "
             "two pictures each, or --relevant pairs.csv"
         )
-    chunks = []
-    for start in range(0, len(queries), _CHUNK):
-        chunk = queries[start : start + _CHUNK]
-        relevant = truth.relevant(chunk, rank_others(vectors, chunk))
-        chunks.append(measure(relevant, truth.wanted[chunk]))
-    values = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in NAMES}
+    values = measure_all(vectors, queries, truth.wanted, truth.relevant, session.check)
     hardest = np.argsort(values["mAP"], kind="stable")[:WORST]
     device, precision = config.device, config.precision
     with open_store(path, device=device, precision=precision, session=session) as searcher:
@@ -164,7 +176,7 @@ def _evaluate_store(
             images=len(keys),
             queries=len(queries),
             classes=truth.classes,
-            failed=0,
+            failed=searcher.manifest.run.get("failed", 0),
             images_per_s=0.0,
             measures={name: estimate(values[name]) for name in NAMES},
             served_recall=_served_recall(searcher, vectors, paths),
@@ -215,7 +227,7 @@ def _served_recall(
 def _read_pairs(path: Path) -> list[tuple[str, str]]:
     """Return the (query, relevant) keys of a CSV. Raises UsageError."""
     try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             rows = csv.DictReader(file)
             if not {"query", "relevant"} <= set(rows.fieldnames or ()):
                 raise UsageError(f"{path} needs the columns query and relevant")

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from embedsearch.learning.labels import Target, scale_of
-from embedsearch.learning.metrics import measure, rank_others
+from embedsearch.learning.labels import Target, main_of, scale_of
+from embedsearch.learning.metrics import measure_all
 from embedsearch.records import Quality
 
 
@@ -48,19 +48,11 @@ def judge(
     return Quality(recall, mean_ap, shown, score)
 
 
-def quality_words(quality: Quality) -> str:
-    """Return the measures on one line."""
-    parts = [f"{name} {value:.3f}" for name, value in quality.targets.items()]
-    if quality.recall_1 is not None and quality.mean_ap is not None:
-        parts = [f"recall@1 {quality.recall_1:.3f}", f"mAP {quality.mean_ap:.3f}", *parts]
-    return ", ".join(parts) or "nothing learnt"
-
-
 def _retrieval(
     vectors: npt.NDArray[np.float32], held: Sequence[Target]
 ) -> tuple[float | None, float | None]:
     """Return recall@1 and mAP, leave one out, by the classes of the first target that has any."""
-    main = next((target for target in held if target.classes), None)
+    main = main_of(held)
     if main is None:
         return None, None
     known = np.flatnonzero(main.known)
@@ -69,6 +61,10 @@ def _retrieval(
     queries = np.flatnonzero(others)
     if not len(queries):
         return None, None
-    order = rank_others(vectors, queries)
-    values = measure(labels[order] == labels[queries][:, None], others[queries])
+
+    def same(chunk: npt.NDArray[np.int64], order: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        found: npt.NDArray[np.bool_] = labels[order] == labels[chunk][:, None]
+        return found
+
+    values = measure_all(vectors, queries, others, same)
     return float(values["recall@1"].mean()), float(values["mAP"].mean())

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.errors import UsageError
+from embedsearch.paths import printable
 from embedsearch.records import ImageRef
 from embedsearch.sources.folder import FolderScan
 
@@ -53,7 +54,7 @@ class Labels:
     @property
     def main(self) -> Target | None:
         """Return the target by whose classes neighbours are judged, if there is one."""
-        return next((target for target in self.targets if target.classes), None)
+        return main_of(self.targets)
 
     def keep(self, places: npt.NDArray[np.int64]) -> Labels:
         """Return the pictures at `places` only."""
@@ -65,7 +66,8 @@ class Labels:
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return places to train on and places held out, a share of each class.
 
-        A class of one picture is trained on; of two, one is held out.
+        A class of one picture is trained on. Of four or more, at least two are held out: one
+        alone has no other to find.
         """
         rng = np.random.default_rng(seed)
         main = self.main
@@ -73,10 +75,16 @@ class Labels:
         train, held = [], []
         for group in np.unique(groups):
             members = rng.permutation(np.flatnonzero(groups == group))
-            count = min(max(1, round(len(members) * holdout)), len(members) - 1)
+            least = 2 if len(members) >= 4 else 1
+            count = min(max(least, round(len(members) * holdout)), len(members) - 1)
             held.append(members[:count])
             train.append(members[count:])
         return np.sort(np.concatenate(train)), np.sort(np.concatenate(held))
+
+
+def main_of(targets: Sequence[Target]) -> Target | None:
+    """Return the first target of classes: neighbours are judged by it."""
+    return next((target for target in targets if target.classes), None)
 
 
 def scale_of(target: Target) -> tuple[float, float]:
@@ -93,6 +101,16 @@ def standardised(target: Target) -> Target:
     return replace(target, values=((target.values - mean) / deviation).astype(np.float32))
 
 
+def check_learnable(targets: Sequence[Target]) -> None:
+    """Raise UsageError for a target whose known values, those held out apart, teach nothing."""
+    for target in targets:
+        if len(np.unique(target.values[target.known])) < 2:
+            raise UsageError(
+                f"target {target.name!r} has fewer than two different values among the pictures "
+                "to learn from"
+            )
+
+
 def read_labels(
     folder: str | Path,
     targets: str | Path | None,
@@ -104,7 +122,13 @@ def read_labels(
     root = os.path.realpath(folder)
     if not os.path.isdir(root):
         raise UsageError(f"{folder} is no folder")
-    refs = tuple(FolderScan(0, root))
+    scan = FolderScan(0, root)
+    refs = tuple(scan)
+    for failure in scan.failures:
+        notice(f"left out: the folder {printable(failure.key or root)}: {failure.reason}")
+    columns = [*classify, *regress]
+    if len(set(columns)) < len(columns):
+        raise UsageError(f"a column is named twice: {', '.join(sorted(columns))}")
     if targets is None:
         if classify or regress:
             raise UsageError("--classify and --regress name columns of --targets FILE")
@@ -120,7 +144,7 @@ def _from_folders(root: str, refs: Sequence[ImageRef], notice: Callable[[str], N
         notice(f"{len(refs) - len(labelled)} pictures lie in no class folder and are left out")
     if not labelled:
         raise UsageError(f"{root} holds no pictures in folders: one folder a class is needed")
-    words = [ref.key.partition("/")[0] for ref in labelled]
+    words: list[str | None] = [ref.key.partition("/")[0] for ref in labelled]
     return Labels(root, tuple(labelled), (_classes(FOLDER_TARGET, words),))
 
 
@@ -135,7 +159,9 @@ def _from_csv(
     rows = _read_rows(path, [*classify, *regress])
     known = {ref.key: ref for ref in refs}
     found = [(line, row) for line, row in rows if row["path"] in known]
-    absent = [f"{row['path']} (line {line})" for line, row in rows if row["path"] not in known]
+    absent = [
+        f"{printable(row['path'])} (line {line})" for line, row in rows if row["path"] not in known
+    ]
     if absent:
         shown = ", ".join(absent[:_NAMED])
         if not found:
@@ -145,13 +171,16 @@ def _from_csv(
     for line, row in found:
         if row["path"] in seen:
             raise UsageError(
-                f"{path}: {row['path']} stands in lines {seen[row['path']]} and {line}"
+                f"{path}: {printable(row['path'])} stands in lines {seen[row['path']]} and {line}"
             )
         seen[row["path"]] = line
+    if len(found) < len(refs):
+        notice(f"{len(refs) - len(found)} pictures have no row in {path} and are left out")
     found.sort(key=lambda item: os.fsencode(item[1]["path"]))
     columns: list[Target] = []
     for name in classify:
-        columns.append(_classes(name, [row[name].strip() for _, row in found]))
+        cells = [row[name].strip() for _, row in found]
+        columns.append(_classes(name, [None if c.lower() in _EMPTY else c for c in cells]))
     for name in regress:
         columns.append(_numbers(name, [(line, row[name]) for line, row in found], path))
     return Labels(root, tuple(known[row["path"]] for _, row in found), tuple(columns))
@@ -160,7 +189,7 @@ def _from_csv(
 def _read_rows(path: Path, wanted: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """Return line numbers and cells by column. Raises UsageError."""
     try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             reader = csv.DictReader(file)
             columns = list(reader.fieldnames or ())
             for name in ["path", *wanted]:
@@ -172,12 +201,13 @@ def _read_rows(path: Path, wanted: Sequence[str]) -> list[tuple[int, dict[str, s
     return [(line, {k: v or "" for k, v in row.items() if k is not None}) for line, row in rows]
 
 
-def _classes(name: str, words: Sequence[str]) -> Target:
-    known = sorted({word for word in words if word.lower() not in _EMPTY})
+def _classes(name: str, words: Sequence[str | None]) -> Target:
+    """Return a target of classes; None stands for a missing value."""
+    known = sorted({word for word in words if word is not None})
     if len(known) < 2:
         held = f"only {known[0]!r}" if known else "no value"
         raise UsageError(f"target {name!r} has {held}: two classes at least are needed")
-    numbers = {word: number for number, word in enumerate(known)}
+    numbers: dict[str | None, int] = {word: number for number, word in enumerate(known)}
     values = np.array([numbers.get(word, MISSING_CLASS) for word in words], dtype=np.int64)
     return Target(name, values, tuple(known))
 

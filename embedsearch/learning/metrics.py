@@ -5,6 +5,8 @@ Q queries, N ranked items, best first. Leave one out: a query is not among its i
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,6 +15,7 @@ from embedsearch.records import Estimate
 CUTOFFS = (1, 5, 10)
 NAMES = ("recall@1", "recall@5", "recall@10", "P@10", "mAP", "nDCG@10", "MRR")
 _RESAMPLES = 1_000
+_ELEMENTS = 1 << 22  # of a score matrix held at once
 _LEVEL = 95.0  # per cent of the confidence interval
 
 
@@ -36,6 +39,29 @@ def measure(
     values["nDCG@10"] = (top @ _discounts(top.shape[1])) / ideal[np.minimum(wanted, 10)]
     values["MRR"] = 1.0 / first
     return values
+
+
+def measure_all(
+    vectors: npt.NDArray[np.float32],
+    queries: npt.NDArray[np.int64],
+    wanted: npt.NDArray[np.int64],
+    relevant: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.bool_]],
+    between: Callable[[], None] = lambda: None,
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Return each of NAMES a query, each asking all other rows of float32 (N, D), unit rows.
+
+    `wanted` int64 (N,) counts what each row should find; `relevant` tells it of queries (Q,) and
+    their ranked rows (Q, N - 1). Some queries at a time: memory does not grow with all of them.
+    `between` is called now and then, and may raise.
+    """
+    size = max(1, _ELEMENTS // max(1, len(vectors)))
+    parts = []
+    for start in range(0, len(queries), size):
+        between()
+        chunk = queries[start : start + size]
+        ranked = relevant(chunk, rank_others(vectors, chunk))
+        parts.append(measure(ranked, wanted[chunk]))
+    return {name: np.concatenate([part[name] for part in parts]) for name in NAMES}
 
 
 def estimate(values: npt.NDArray[np.float64], seed: int = 0) -> Estimate:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.config import DecodeLimits, available_processors
+from embedsearch.config import DecodeLimits, IndexConfig
 from embedsearch.decode.pool import DecodePool
 from embedsearch.decode.process import DecodeJob
 from embedsearch.errors import StorageError, UsageError
-from embedsearch.learning.labels import Labels
+from embedsearch.learning.labels import Labels, check_learnable
+from embedsearch.paths import printable
 from embedsearch.records import Failure, ImageRef
 from embedsearch.session import Session
 
@@ -60,16 +60,16 @@ def take_pictures(
         f"{len(chosen[0].refs)} pictures to learn from, {len(chosen[1].refs)} held out; decoding"
     )
     parts, failed = [], 0
-    with tempfile.TemporaryDirectory(prefix=".embedsearch-", dir=scratch) as folder:
-        for part in chosen:
-            pixels, places, failures = _decode_all(
-                part.folder, part.refs, side, Path(folder) / "pixels", session
-            )
-            for failure in failures[:_NAMED]:
-                session.notice(f"left out: {failure.key}: {failure.reason}")
-            failed += len(failures)
-            parts.append(Part(part.keep(places), pixels))
+    for part in chosen:
+        pixels, places, failures = _decode_all(
+            part.folder, part.refs, side, scratch / "pixels", session
+        )
+        for failure in failures[:_NAMED]:
+            session.notice(f"left out: {printable(failure.key)}: {failure.reason}")
+        failed += len(failures)
+        parts.append(Part(part.keep(places), pixels))
     train, held = parts
+    check_learnable(train.labels.targets)
     if len(train) < 2 or not len(held):
         raise UsageError(
             f"{len(train)} pictures to learn from and {len(held)} held out are too few: a class "
@@ -91,17 +91,17 @@ def _decode_all(
             if hasattr(os, "posix_fallocate"):  # a full disk is an error here, a crash when mapped
                 os.posix_fallocate(made.fileno(), 0, math.prod(shape))
         pixels = np.memmap(file, mode="r+", dtype=np.uint8, shape=shape)
-        file.unlink()  # the mapping keeps it; however the run ends, nothing stays behind
+        file.unlink()  # the mapping keeps it
     except OSError as error:
         raise StorageError(
-            f"{file.parent.parent} has no room for {math.prod(shape) / 1e9:.1f} GB of decoded "
+            f"{file.parent} has no room for {math.prod(shape) / 1e9:.1f} GB of decoded "
             f"pictures ({error.strerror or error}): give --out on another disk"
         ) from error
     places = np.empty(len(refs), dtype=np.int64)
     failures: list[Failure] = []
     numbers = {ref.key: number for number, ref in enumerate(refs)}
     count = 0
-    workers = min(available_processors(), len(refs))
+    workers = min(IndexConfig().worker_count(), len(refs))
     with DecodePool(side, DecodeLimits(), workers=workers) as pool:
         for batch in pool.run((DecodeJob(ref, folder) for ref in refs), session.stop):
             good = batch.images

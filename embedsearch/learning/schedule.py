@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 
-from embedsearch.config import STAGES, TrainConfig
-from embedsearch.learning.trainee import Trainee, stage_modules
+from embedsearch.config import TrainConfig
+from embedsearch.learning.trainee import STEM, Trainee, stage_modules
+from embedsearch.network.resnet import STAGES
 from embedsearch.records import StagePlan
 
 # Of the heads' rate: early stages are general, and learn a fraction of what the heads do.
-STAGE_LR = dict(zip(STAGES, (0.03, 0.05, 0.1, 0.2, 0.3), strict=True))
+STAGE_LR = dict(zip((STEM, *STAGES), (0.03, 0.05, 0.1, 0.2, 0.3), strict=True))
+_ORDER = tuple(STAGE_LR)
 MANY_PICTURES = 10_000
 UNFREEZE_SHARE = 12  # another stage learns after each 12th of the epochs
 MOMENTUM = 0.9
@@ -48,14 +50,15 @@ class Schedule:
     def first_epoch(self, stage: str) -> int | None:
         """Return from which epoch, counted from 0, a stage learns: the last one first.
 
-        None is never. Heads that know nothing yet would wreck what the stages know.
+        None is never. What begins late is not shaken by what has not settled yet; with few epochs
+        the first stages to learn begin together.
         """
-        frozen, place = self.config.frozen, STAGES.index(stage)
-        if frozen is not None and place <= STAGES.index(frozen):
+        frozen, place = self.config.frozen, _ORDER.index(stage)
+        if frozen is not None and place <= _ORDER.index(frozen):
             return None
         if not self.is_gentle:
             return 0
-        return (len(STAGES) - place) * self.config.epochs // UNFREEZE_SHARE
+        return (len(_ORDER) - place) * self.config.epochs // UNFREEZE_SHARE
 
     def share(self, progress: float) -> float:
         """Return the share of the highest rate, with `progress` of the training from 0 to 1."""

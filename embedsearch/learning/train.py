@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -27,8 +26,8 @@ from embedsearch.errors import Interrupted, StorageError, TrainingFailed, UsageE
 from embedsearch.learning import health
 from embedsearch.learning.augment import random_views
 from embedsearch.learning.course import Course, identity, resume, save
-from embedsearch.learning.judging import judge, quality_words
-from embedsearch.learning.labels import Labels, read_labels, standardised
+from embedsearch.learning.judging import judge
+from embedsearch.learning.labels import Labels, main_of, read_labels, standardised
 from embedsearch.learning.pictures import Part, take_pictures
 from embedsearch.learning.schedule import Schedule
 from embedsearch.learning.trainee import (
@@ -38,6 +37,7 @@ from embedsearch.learning.trainee import (
     stage_modules,
     total_loss,
 )
+from embedsearch.learning.workplace import Workplace
 from embedsearch.network.catalog import AUTO, file_spec
 from embedsearch.network.extractor import normalisation
 from embedsearch.network.prepare import MODEL_RECORD
@@ -45,6 +45,7 @@ from embedsearch.network.resnet import ResNet, build, float_pixels, load
 from embedsearch.network.tensors import dump_tensors, load_tensors
 from embedsearch.network.torch_runtime import DTYPES, pick_device, training_precision
 from embedsearch.network.weights import resolve, weights_path
+from embedsearch.paths import printable
 from embedsearch.records import Epoch, ModelSpec, Progress, Quality, StagePlan, TrainReport
 from embedsearch.session import Session
 from embedsearch.writing import write_atomically
@@ -59,7 +60,6 @@ SCRATCH_ARCHITECTURE = "resnet18"  # of --weights none, where --model says nothi
 VIEW_SHARE = 0.75
 _WATCH_STEPS = 20  # the loss is looked at so often: each look waits for the device
 _STEPS_TO_LEARN = 100  # after which heads that still guess are said to be stuck
-_EMBED_BATCH = 64
 _IMPRINTED = 16  # pictures a class make its proxy at the beginning
 
 
@@ -80,22 +80,32 @@ def train(
     """Make a model better on labelled pictures and write it to `out`, a .safetensors file.
 
     `options` are fields of TrainConfig. An interrupted run goes on when called again. Raises
-    UsageError for what cannot be learnt from, TrainingFailed, and Interrupted.
+    UsageError for what cannot be learnt from, TrainingFailed, StoreLocked where another run
+    makes the same file, StorageError, and Interrupted.
     """
     config = replace(config or TrainConfig(), **options)
     session = session or Session()
-    file = _writable(Path(out))
     labels = read_labels(folder, targets, classify, regress, session.notice)
-    run = _Run(labels, file, config, session)
-    return run.train(on_plan, on_epoch, on_progress)
+    with Workplace(Path(out)) as workplace:
+        try:
+            run = _Run(labels, workplace, config, session)
+            return run.train(on_plan, on_epoch, on_progress)
+        except torch.OutOfMemoryError as error:
+            again = f", once {workplace.checkpoint} is deleted"
+            raise TrainingFailed(
+                f"{config.device} has no memory for {config.batch} pictures at once: --batch "
+                f"{max(2, config.batch // 2)}{again if workplace.checkpoint.exists() else ''}"
+            ) from error
 
 
 class _Run:
     """One training: holds the network, its average, the pictures and the course."""
 
-    def __init__(self, labels: Labels, out: Path, config: TrainConfig, session: Session) -> None:
-        self.out = out
-        self.checkpoint = out.with_suffix(".checkpoint")
+    def __init__(
+        self, labels: Labels, workplace: Workplace, config: TrainConfig, session: Session
+    ) -> None:
+        self.out = workplace.out
+        self.checkpoint = workplace.checkpoint
         self.config = config
         self.session = session
         self.started = self.saved_at = time.monotonic()
@@ -104,11 +114,16 @@ class _Run:
         self.spec, network = self._start()
         self.mean, self.deviation = (t.to(self.device) for t in normalisation(self.spec))
         self.pictures = take_pictures(
-            labels, self.spec.input_side, config.holdout, config.seed, out.parent, session
+            labels, self.spec.input_side, config.holdout, config.seed, workplace.folder, session
         )
-        self.identity = identity(config, self.spec, self.pictures.train.labels)
+        parts = (self.pictures.train.labels, self.pictures.held.labels)
+        self.identity = identity(config, self.spec, parts)
         self.targets = [standardised(target) for target in self.pictures.train.labels.targets]
         self.wanted = [torch.from_numpy(target.values).to(self.device) for target in self.targets]
+        count = len(self.pictures.train)
+        enough = max(min(SMALLEST_BATCH, count), count // STEPS_AN_EPOCH)
+        self.steps = max(1, round(count / min(config.batch, enough)))  # an epoch
+        self.batch = count // self.steps  # fewer than `steps` pictures wait for the next epoch
         torch.manual_seed(config.seed)
         trainee = Trainee(network, self.spec, self.targets, config.loss).to(self.device)
         self.trainee = trainee.to(memory_format=torch.channels_last)
@@ -117,12 +132,8 @@ class _Run:
         self.average = copy.deepcopy(self.trainee).eval()
         self.best: dict[str, Tensor] = {}
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
-        count = len(self.pictures.train)
         self.schedule = Schedule(config, count)
         self.optimizer = self.schedule.optimizer(self.trainee)
-        enough = max(min(SMALLEST_BATCH, count), count // STEPS_AN_EPOCH)
-        self.batch = min(config.batch, enough)
-        self.steps = count // self.batch  # an epoch; the rest waits for the next one's order
         self.course = Course()
 
     def train(
@@ -136,15 +147,21 @@ class _Run:
             on_plan(self.schedule.plans(self.trainee))
         self._resume()
         if self.course.before is None:
-            self.course.before = self.course.best = self._quality(heads=())
-            self.course.dead = health.dead_shares(self.average.network, self._held_out)
-            self.session.notice(f"before: {quality_words(self.course.before)}")
+            before, self.course.dead = self._quality(heads=())
+            if before.recall_1 is None and main_of(self.targets) is not None:
+                raise UsageError(
+                    "no class has two pictures held out, and one alone has no other to find: a "
+                    f"higher --holdout than {self.config.holdout:g}, or more pictures a class"
+                )
+            self.course.before = self.course.best = before
+            self.session.notice(f"before: {printable(before.words)}")
+            self._save()
         while self.course.epoch < self.config.epochs:
             rate = self._one_epoch(on_progress)
             loss = self.course.loss_sum / self.steps
-            quality = self._quality(heads=self.average.heads)
+            quality, dead = self._quality(heads=self.average.heads)
             done = Epoch(self.course.epoch + 1, loss, quality, round(rate, 1))
-            self._enter(done)
+            self._enter(done, dead)
             if on_epoch is not None:
                 on_epoch(done)
             self._save()
@@ -209,11 +226,12 @@ class _Run:
             losses.append(self._step(np.sort(order[start : start + self.batch])))
             course.step += 1
             stopped = self.session.stop()
-            if len(losses) == _WATCH_STEPS or course.step == self.steps or stopped:
+            due = time.monotonic() - self.saved_at > self.config.checkpoint_s
+            if len(losses) == _WATCH_STEPS or course.step == self.steps or stopped or due:
                 self._look_at(losses)
                 losses = []
                 self._tell(on_progress, (time.monotonic() - started) / (course.step - begun))
-                if stopped or time.monotonic() - self.saved_at > self.config.checkpoint_s:
+                if stopped or due:
                     self._save()
             if stopped:
                 raise Interrupted(
@@ -229,20 +247,14 @@ class _Run:
         chance = torch.Generator().manual_seed(self.config.seed * 1_000_003 + number)
         pixels = torch.from_numpy(self.pictures.train.pixels[places])
         at = torch.from_numpy(places).to(self.device)
-        try:
-            views = random_views(pixels.to(self.device), self._view_side, chance)
-            with self._autocast():
-                scores = self.trainee(self._normalised(views))
-            wanted = [values[at] for values in self.wanted]
-            loss = total_loss(scores, wanted, self.targets, self.config.label_smoothing)
-            self.schedule.set_rates(self.optimizer, number / (self.steps * self.config.epochs))
-            self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        except torch.OutOfMemoryError as error:
-            raise TrainingFailed(
-                f"{self.device} has no memory for {self.batch} pictures at once: --batch "
-                f"{max(2, self.batch // 2)}"
-            ) from error
+        views = random_views(pixels.to(self.device), self._view_side, chance)
+        with self._autocast():
+            scores = self.trainee(self._normalised(views))
+        wanted = [values[at] for values in self.wanted]
+        loss = total_loss(scores, wanted, self.targets, self.config.label_smoothing)
+        self.schedule.set_rates(self.optimizer, number / (self.steps * self.config.epochs))
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.trainee.parameters(), LARGEST_GRADIENT)
         self.scaler.step(self.optimizer)
@@ -266,14 +278,15 @@ class _Run:
         """Add up the losses. Raises TrainingFailed for NaN or infinity."""
         loss = float(torch.stack(list(losses)).sum())
         if not math.isfinite(loss):
-            words = "nothing was written"
-            if self.checkpoint.exists():
-                words = f"{self.checkpoint} holds what came before, delete it to start anew"
-            raise TrainingFailed(
-                f"the loss is no finite number any more in epoch {self.course.epoch + 1}: a lower "
-                f"--lr than {self.config.lr:g} may help; {words}"
-            )
+            raise self._diverged()
         self.course.loss_sum += loss
+
+    def _diverged(self) -> TrainingFailed:
+        return TrainingFailed(
+            f"the numbers are not finite any more in epoch {self.course.epoch + 1}: a lower --lr "
+            f"than {self.config.lr:g} may help; {self.checkpoint} holds what came before, delete "
+            "it to start anew"
+        )
 
     def _tell(self, on_progress: Callable[[Progress], None] | None, step_s: float) -> None:
         if on_progress is None:
@@ -303,37 +316,34 @@ class _Run:
         model.measure_center()
         features = []
         with torch.inference_mode(), self._autocast():
-            for start in range(0, len(places), _EMBED_BATCH):
-                batch = torch.from_numpy(part.pixels[places[start : start + _EMBED_BATCH]])
+            for start in range(0, len(places), self.batch):
+                batch = torch.from_numpy(part.pixels[places[start : start + self.batch]])
                 x = self._normalised(float_pixels(batch.to(self.device)))
                 features.append(model.features(x))
         joined = torch.cat(features)
         return joined, model.vectors(joined)
 
-    def _held_out(self) -> tuple[Tensor, Tensor]:
-        """Return features and vectors of the pictures held out, by the averaged weights."""
+    def _quality(self, heads: Iterable[nn.Module]) -> tuple[Quality, dict[str, float]]:
+        """Return how the averaged weights do on the pictures held out, and dead shares by stage."""
         held = self.pictures.held
-        return self._embed(self.average, held, np.arange(len(held)))
+        with health.DeadShares(self.average.network) as dead:
+            features, vectors = self._embed(self.average, held, np.arange(len(held)))
+        if not torch.isfinite(vectors).all():
+            raise self._diverged()
+        learnt = self.pictures.train.labels.targets
+        return judge(features, vectors, held.labels.targets, learnt, list(heads)), dead.shares
 
-    def _quality(self, heads: Iterable[nn.Module]) -> Quality:
-        """Return how the averaged weights do on the pictures held out."""
-        held, learnt = (p.labels.targets for p in (self.pictures.held, self.pictures.train))
-        return judge(*self._held_out(), held, learnt, list(heads))
-
-    def _enter(self, done: Epoch) -> None:
+    def _enter(self, done: Epoch, dead: dict[str, float]) -> None:
         """Note an epoch: warnings, the best weights, and that the next one begins."""
         course = self.course
         guessing = health.guessing_loss(self.targets, self.config.label_smoothing)
-        found = []
+        found = health.dead_words(course.dead, dead)
         if done.number * self.steps >= _STEPS_TO_LEARN:
-            found += health.stuck_words(done.loss, guessing, done.number)
-        now = health.dead_shares(self.average.network, self._held_out)
-        found += health.dead_words(course.dead, now)
-        said = {words.partition(":")[0] for words in course.warnings}
-        for words in found:
-            if words.partition(":")[0] not in said:
+            found |= health.stuck_words(done.loss, guessing, done.number)
+        for kind, words in found.items():
+            if kind not in course.warnings:
                 self.session.notice(words)
-                course.warnings.append(words)
+                course.warnings[kind] = words
         assert course.best is not None
         if done.quality.score > course.best.score:
             course.best, course.best_epoch = done.quality, done.number
@@ -362,7 +372,8 @@ class _Run:
         self.trainee.load_state_dict(state["trainee"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"] and self.scaler.is_enabled():  # the precision may be another one now
+            self.scaler.load_state_dict(state["scaler"])
         self.best = {name: tensor.cpu() for name, tensor in state["best"].items()}
         self.session.notice(
             f"going on from {self.checkpoint}: epoch {self.course.epoch + 1}, "
@@ -377,8 +388,8 @@ class _Run:
             self.checkpoint.unlink(missing_ok=True)
             raise TrainingFailed(
                 "no epoch made the model better on the pictures held out "
-                f"({quality_words(course.epochs[-1].quality)}; before: "
-                f"{quality_words(course.before)}): {self.out} was not written"
+                f"({printable(course.epochs[-1].quality.words)}; before: "
+                f"{printable(course.before.words)}): {self.out} was not written"
             )
         report = TrainReport(
             model=self.config.model,
@@ -392,7 +403,7 @@ class _Run:
             after=course.best,
             best_epoch=course.best_epoch,
             epochs=course.epochs,
-            warnings=course.warnings,
+            warnings=list(course.warnings.values()),
             elapsed_s=round(time.monotonic() - self.started, 1),
         )
         record = {**self.spec.to_dict(), "name": self.out.stem, "weights_sha256": ""}
@@ -406,14 +417,3 @@ class _Run:
             raise StorageError(f"{self.out}: {error.strerror or error}") from error
         self.checkpoint.unlink(missing_ok=True)
         return report
-
-
-def _writable(out: Path) -> Path:
-    """Return `out`, checked before hours of work. Raises UsageError and StorageError."""
-    if out.suffix != ".safetensors":
-        raise UsageError(f"--out {out}: give a name that ends in .safetensors")
-    if out.is_dir():
-        raise UsageError(f"--out {out} is a folder")
-    if not os.access(out.parent, os.W_OK):
-        raise StorageError(f"--out {out}: {out.parent} is no folder that can be written to")
-    return out.resolve()

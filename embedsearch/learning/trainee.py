@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedsearch.config import STAGES
 from embedsearch.learning.labels import MISSING_CLASS, Target
 from embedsearch.network.extractor import pooling_of
 from embedsearch.network.pooling import expected_features
-from embedsearch.network.resnet import ResNet
+from embedsearch.network.resnet import STAGES, ResNet
 from embedsearch.records import ModelSpec
 
+STEM = "stem"
 FEATURE_NORM = 4.0  # what a linear head sees
 TEMPERATURE = 0.05  # of the proxies' softmax (Zhai & Wu, BMVC 2019)
 
@@ -115,9 +115,9 @@ def total_loss(
 
 
 def stage_modules(network: ResNet) -> dict[str, list[nn.Module]]:
-    """Return the modules of each of STAGES, in order."""
-    stages: dict[str, list[nn.Module]] = {STAGES[0]: [network.conv1, network.bn1]}
-    for stage in STAGES[1:]:
+    """Return the modules of each stage, the stem first."""
+    stages: dict[str, list[nn.Module]] = {STEM: [network.conv1, network.bn1]}
+    for stage in STAGES:
         stages[stage] = [network.get_submodule(stage)]
     return stages
 

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from embedsearch.network.extractor import build_extractor
+from embedsearch.config import MAX_SIDE, MIN_SIDE
+from embedsearch.network.extractor import build_extractor, pooling_of
 from embedsearch.network.resnet import ARCHITECTURES, STAGES, Architecture, load
 from embedsearch.network.tensors import dump_tensors, load_tensors
 from embedsearch.records import ModelSpec
@@ -55,7 +56,7 @@ def import_weights(file: Path, sha256: str, folder: Path) -> None:
     ValueError where they are no weights of a network of the family.
     """
     weights, metadata = read_weights(file)
-    record = json.loads(metadata[MODEL_RECORD]) if MODEL_RECORD in metadata else {}
+    record = _own_record(metadata)
     name = record.get("architecture") or recognise(weights)
     network = load(name, weights)  # strict: names what is missing or unexpected
     body = {key: value.contiguous() for key, value in weights.items()}
@@ -69,6 +70,31 @@ def import_weights(file: Path, sha256: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / f"{sha256}.safetensors", data)
     write_atomically(folder / f"{sha256}.json", json.dumps(note, sort_keys=True).encode())
+
+
+def _own_record(metadata: dict[str, str]) -> dict[str, Any]:
+    """Return the fields of the file's own ModelSpec, none if it has none. Raises ValueError."""
+    if MODEL_RECORD not in metadata:
+        return {}
+    try:
+        record: dict[str, Any] = json.loads(metadata[MODEL_RECORD])
+        spec = ModelSpec.from_dict(record)
+        pooling_of(spec)
+        sound = (
+            MIN_SIDE <= spec.input_side <= MAX_SIDE
+            and isinstance(spec.input_side, int)
+            and len(spec.mean) == len(spec.std) == 3
+            and min(spec.std) > 0
+            and 0.0 <= spec.center <= 1.0
+            and isinstance(spec.flip, bool)
+            and (spec.resize, spec.interpolation, spec.draft)
+            == (ModelSpec.resize, ModelSpec.interpolation, ModelSpec.draft)
+        )
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ValueError(f"the file's model record cannot be used: {error}") from error
+    if not sound:
+        raise ValueError(f"the file's model record cannot be used: {record}")
+    return record
 
 
 def read_weights(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -91,6 +117,8 @@ def read_weights(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if not isinstance(loaded, dict) or not all(torch.is_tensor(v) for v in loaded.values()):
         raise ValueError(f"{file} is no dictionary of tensors, nor holds one as {_OUTER}")
     weights = {_bare(key): value for key, value in loaded.items()}
+    if len(weights) < len(loaded):
+        raise ValueError(f"{file} holds several networks: save the one that is meant")
     return {key: v for key, v in weights.items() if not key.startswith(_HEADS)}, metadata
 
 

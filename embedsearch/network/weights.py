@@ -239,7 +239,7 @@ def _file_spec(path: Path, session: Session) -> ModelSpec:
         raise WeightsUnavailable(f"{path}: the import left nothing in {_folder()}")
     note, source = cached[1], str(path.resolve())
     spec = file_spec(path.stem, note["architecture"], note["dim"], sha256, source)
-    own = {name: value for name, value in note["record"].items() if name in _OF_A_RECORD}
+    own = {name: value for name, value in note.get("record", {}).items() if name in _OF_A_RECORD}
     return ModelSpec.from_dict({**spec.to_dict(), **own})
 
 

@@ -19,7 +19,6 @@ from embedsearch.records import (
     Failure,
     Hit,
     IndexReport,
-    Quality,
     StagePlan,
     TrainReport,
 )
@@ -200,7 +199,7 @@ def evaluation_lines(results: Sequence[Evaluation]) -> str:
     lines = [
         f"{last.queries} queries, each one left out of what it looks for; 95 % confidence: "
         f"+-{spread:.3f} or less",
-        "worst queries of " + last.model + ":",
+        f"worst queries of {printable(last.model)}:",
         *(f"  {w.average_precision:.3f}  {printable(_from_here(w.path))}" for w in last.worst[:5]),
     ]
     if last.failed:
@@ -230,25 +229,19 @@ def plan_lines(plan: Sequence[StagePlan]) -> str:
 def epoch_line(epoch: Epoch) -> str:
     """Return one epoch's figures."""
     return (
-        f"epoch {epoch.number:>3}  loss {epoch.loss:.3f}  {_quality_words(epoch.quality)}  "
+        f"epoch {epoch.number:>3}  loss {epoch.loss:.3f}  {printable(epoch.quality.words)}  "
         f"{epoch.images_per_s:.0f} images/s"
     )
 
 
 def train_lines(report: TrainReport) -> str:
     """Return what came of a training."""
+    out = printable(report.out)
     return (
         f"{report.images} pictures learnt from, {report.held_out} held out, "
         f"{report.failed} failed; {report.elapsed_s:.0f} s on {report.device} "
         f"({report.precision})\n"
-        f"before  {_quality_words(report.before)}\n"
-        f"after   {_quality_words(report.after)}  (epoch {report.best_epoch})\n"
-        f"written to {report.out}: embedsearch index FOLDER --model {report.out}\n"
+        f"before  {printable(report.before.words)}\n"
+        f"after   {printable(report.after.words)}  (epoch {report.best_epoch})\n"
+        f"written to {out}: embedsearch index FOLDER --model {out}\n"
     )
-
-
-def _quality_words(quality: Quality) -> str:
-    parts = [f"{printable(name)} {value:.3f}" for name, value in quality.targets.items()]
-    if quality.recall_1 is not None and quality.mean_ap is not None:
-        parts = [f"recall@1 {quality.recall_1:.3f}", f"mAP {quality.mean_ap:.3f}", *parts]
-    return "  ".join(parts)

@@ -1,0 +1,71 @@
+"""The folder beside the output that one training has to itself; in: OUT, out: places for its files.
+
+It holds the checkpoint and, while they are decoded, the pictures. Whatever a killed run left in
+it is swept by the next one, and all of it when the training is done.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from embedsearch.errors import StorageError, StoreLocked, UsageError
+
+
+class Workplace:
+    """Held from construction to `close`; the kernel drops the lock when its process dies."""
+
+    def __init__(self, out: Path) -> None:
+        """Take the folder. Raises UsageError, StorageError, and StoreLocked where it is taken."""
+        if out.suffix != ".safetensors":
+            raise UsageError(f"--out {out}: give a name that ends in .safetensors")
+        if out.is_dir():
+            raise UsageError(f"--out {out} is a folder")
+        self.out = out.resolve()
+        self.folder = self.out.with_suffix(".training")
+        self.checkpoint = self.folder / "checkpoint"
+        try:
+            self._descriptor = self._locked()
+        except BlockingIOError as error:
+            raise StoreLocked(f"another training is making {out}: give another --out") from error
+        except OSError as error:
+            raise StorageError(
+                f"--out {out}: {self.folder} cannot be made ({error.strerror or error})"
+            ) from error
+        for left in self.folder.iterdir():
+            if left != self.checkpoint:
+                _remove(left)
+
+    def __enter__(self) -> Workplace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the folder; with a checkpoint in it, it stays."""
+        if not self.checkpoint.exists():
+            shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._descriptor)
+
+    def _locked(self) -> int:
+        """Return a locked descriptor of the folder. Raises BlockingIOError, OSError."""
+        while True:
+            self.folder.mkdir(exist_ok=True)
+            descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(descriptor), os.stat(self.folder)):
+                    return descriptor
+            except FileNotFoundError:
+                pass  # its last holder removed it meanwhile: make it again
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
