@@ -1,7 +1,7 @@
 """Deeper is worse without shortcuts: `python -m benchmarks.degradation TINY_IMAGENET OUT.png`
 
 The claim of He et al. (CVPR 2016, fig. 6): of plain networks the one with 56 layers fits its own
-training pictures worse than the one with 20; of residual ones it does not. Ten classes of Tiny
+training pictures worse than the one with 20; of residual ones it does not. Five classes of Tiny
 ImageNet at 32 px, the four networks of the paper's section 4.2, some minutes on two processors.
 Plots the training error by epoch and prints a Markdown table.
 """
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from embedsearch.learning.augment import random_views
 from embedsearch.network.resnet import ARCHITECTURES, BasicBlock, initialise
 
-SIDE, CLASSES, EPOCHS, BATCH, LR = 32, 10, 12, 64, 0.05
+SIDE, CLASSES, EPOCHS, BATCH, LR = 32, 5, 8, 64, 0.05
 KIND = ARCHITECTURES["resnet18"]  # basic blocks, ReLU
 NETWORKS = [(depth, residual) for residual in (False, True) for depth in (20, 56)]
 
