@@ -1,7 +1,8 @@
 """Random views of pictures, a whole batch at once; in: uint8 pixels, out: float pixels.
 
-One affine map a picture cuts, scales, stretches and mirrors it; one matrix a picture changes its
-colours. The chances are drawn on the CPU from a seeded generator: a resumed run sees the same.
+One affine map a picture cuts, scales, stretches and mirrors it; brightness, contrast and
+saturation change by one draw a picture. The chances are drawn on the CPU from a seeded generator:
+a resumed run sees the same.
 """
 
 from __future__ import annotations

@@ -336,9 +336,9 @@ class _Run:
     def _enter(self, done: Epoch, dead: dict[str, float]) -> None:
         """Note an epoch: warnings, the best weights, and that the next one begins."""
         course = self.course
-        guessing = health.guessing_loss(self.targets, self.config.label_smoothing)
         found = health.dead_words(course.dead, dead)
         if done.number * self.steps >= _STEPS_TO_LEARN:
+            guessing = health.guessing_loss(self.targets, self.config.label_smoothing)
             found |= health.stuck_words(done.loss, guessing, done.number)
         for kind, words in found.items():
             if kind not in course.warnings:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedsearch.learning.labels import MISSING_CLASS, Target
-from embedsearch.network.extractor import pooling_of
+from embedsearch.network.extractor import from_center, pooling_of
 from embedsearch.network.pooling import expected_features
 from embedsearch.network.resnet import STAGES, ResNet
 from embedsearch.records import ModelSpec
@@ -83,7 +83,7 @@ class Trainee(nn.Module):
 
     def vectors(self, features: Tensor) -> Tensor:
         """Return unit vectors, float32 (B, dim), as a store keeps them, of pooled features."""
-        return functional.normalize(functional.normalize(features, dim=1) - self.center, dim=1)
+        return from_center(features, self.center)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return each target's scores, float32, of normalised pixels (B, 3, S, S)."""

@@ -15,7 +15,7 @@ from embedsearch.errors import StorageError, StoreLocked, UsageError
 
 
 class Workplace:
-    """Held from construction to `close`; the kernel drops the lock when its process dies."""
+    """Held until its `with` ends; the kernel drops the lock when its process dies."""
 
     def __init__(self, out: Path) -> None:
         """Take the folder. Raises UsageError, StorageError, and StoreLocked where it is taken."""

@@ -35,14 +35,15 @@ class Extractor(nn.Module):
         """Return float32 (B, D), unit rows, of uint8 (B, S, S, 3)."""
         x = (float_pixels(pixels) - self.mean) / self.deviation
         x = x.to(next(self.network.parameters()).dtype)
-        vectors = self._pooled(x)
+        features = self._features(x)
         if self.flip:
-            vectors = _unit(vectors + self._pooled(x.flip(3)))
-        return _unit(vectors - self.center)
+            features = _unit(features) + _unit(self._features(x.flip(3)))
+        return from_center(features, self.center)
 
-    def _pooled(self, x: Tensor) -> Tensor:
+    def _features(self, x: Tensor) -> Tensor:
         last = self.network.extract_stages(x)[STAGES[-1]].float()  # powers and sums need the range
-        return _unit(self.pooling(last))
+        pooled: Tensor = self.pooling(last)
+        return pooled
 
 
 def build_extractor(spec: ModelSpec, weights: dict[str, Tensor]) -> Extractor:
@@ -61,6 +62,11 @@ def pooling_of(spec: ModelSpec) -> GeM:
     if not spec.pooling.startswith("gem"):
         raise ValueError(f"unknown pooling {spec.pooling!r}")
     return GeM(float(spec.pooling.removeprefix("gem")))
+
+
+def from_center(features: Tensor, center: Tensor) -> Tensor:
+    """Return unit vectors, float32 (B, D), of pooled features, measured from a centre (D,)."""
+    return _unit(_unit(features) - center)
 
 
 def _unit(vectors: Tensor) -> Tensor:
