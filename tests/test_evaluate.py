@@ -100,7 +100,7 @@ def test_pairs_of_a_csv(tmp_path: Path) -> None:
     assert found.measures["P@10"].value == pytest.approx(0.1)
     for text, words in (
         ("query,relevant\n0a.png,none.jpg\n", "no picture has another one to find"),
-        ("a,b\n0a.png,0b.jpg\n", "needs the columns query and relevant"),
+        ("a,b\n0a.png,0b.jpg\n", "no column 'query'; it has a, b"),
         ("query,relevant\n0a.png,0a.png\n", "no picture has another one to find"),
     ):
         pairs.write_text(text)

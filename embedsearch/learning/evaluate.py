@@ -6,7 +6,6 @@ gets. Every picture asks for the others of its class, or for those that a CSV na
 
 from __future__ import annotations
 
-import csv
 import os
 import tempfile
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from embedsearch.config import IndexConfig
 from embedsearch.errors import UsageError
 from embedsearch.indexing import index
 from embedsearch.learning.metrics import NAMES, estimate, measure_all
+from embedsearch.learning.table import read_rows
 from embedsearch.network.catalog import AUTO
 from embedsearch.paths import printable
 from embedsearch.records import Evaluation, Hit, Progress, WorstQuery
@@ -61,7 +61,10 @@ def evaluate(
             "--model, --input-side and --flip go with a folder of pictures: a store has its model"
         )
     session = session or Session()
-    pairs = None if relevant is None else _read_pairs(Path(relevant))
+    pairs = None
+    if relevant is not None:
+        rows = read_rows(Path(relevant), ["query", "relevant"])
+        pairs = [(row["query"], row["relevant"]) for _, row in rows]
     if folder is None:
         return [_evaluate_store(store, pairs, config, session)]
     results = []
@@ -222,15 +225,3 @@ def _served_recall(
         hits = _others(searcher, vectors[place], paths[place])
         found += sum(hit.score >= least for hit in hits)
     return float(found / (count * wanted))
-
-
-def _read_pairs(path: Path) -> list[tuple[str, str]]:
-    """Return the (query, relevant) keys of a CSV. Raises UsageError."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = csv.DictReader(file)
-            if not {"query", "relevant"} <= set(rows.fieldnames or ()):
-                raise UsageError(f"{path} needs the columns query and relevant")
-            return [(row["query"], row["relevant"]) for row in rows]
-    except (OSError, csv.Error) as error:
-        raise UsageError(f"{path} cannot be read: {error}") from error

@@ -6,7 +6,6 @@ classes, or numbers to regress.
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.errors import UsageError
+from embedsearch.learning.table import read_rows
 from embedsearch.paths import printable
 from embedsearch.records import ImageRef
 from embedsearch.sources.folder import FolderScan
@@ -156,7 +156,7 @@ def _from_csv(
     regress: Sequence[str],
     notice: Callable[[str], None],
 ) -> Labels:
-    rows = _read_rows(path, [*classify, *regress])
+    rows = read_rows(path, ["path", *classify, *regress])
     known = {ref.key: ref for ref in refs}
     found = [(line, row) for line, row in rows if row["path"] in known]
     absent = [
@@ -184,21 +184,6 @@ def _from_csv(
     for name in regress:
         columns.append(_numbers(name, [(line, row[name]) for line, row in found], path))
     return Labels(root, tuple(known[row["path"]] for _, row in found), tuple(columns))
-
-
-def _read_rows(path: Path, wanted: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Return line numbers and cells by column. Raises UsageError."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or ())
-            for name in ["path", *wanted]:
-                if name not in columns:
-                    raise UsageError(f"{path} has no column {name!r}; it has {', '.join(columns)}")
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, csv.Error) as error:
-        raise UsageError(f"--targets {path} cannot be read: {error}") from error
-    return [(line, {k: v or "" for k, v in row.items() if k is not None}) for line, row in rows]
 
 
 def _classes(name: str, words: Sequence[str | None]) -> Target:
