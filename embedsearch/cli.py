@@ -377,7 +377,7 @@ def evaluate(
     with ProgressDisplay(_notice) as on_progress:
         results = measured(
             folder,
-            models=model or [IndexConfig.model],
+            models=model,
             store=store,
             relevant=relevant,
             config=config,
@@ -418,11 +418,14 @@ def train(
     epochs: Annotated[int, typer.Option(help="Passes over the pictures.")] = TrainConfig.epochs,
     batch: Annotated[int, typer.Option(help="Pictures a step.")] = TrainConfig.batch,
     lr: Annotated[
-        float, typer.Option(help="Learning rate of the heads; stages have less.")
+        float, typer.Option(help="Learning rate of the heads; with few pictures, stages have less.")
     ] = TrainConfig.lr,
     loss: Annotated[
         str, typer.Option(help=f"Of classes: {' or '.join(LOSSES)}.")
     ] = TrainConfig.loss,
+    margin: Annotated[
+        float, typer.Option(help="Of proxies: how much nearer, as a cosine, its own has to be.")
+    ] = TrainConfig.margin,
     label_smoothing: Annotated[
         float, typer.Option(help="Of classes.")
     ] = TrainConfig.label_smoothing,
@@ -453,6 +456,7 @@ def train(
         batch=batch,
         lr=lr,
         loss=loss,
+        margin=margin,
         label_smoothing=label_smoothing,
         frozen=frozen,
         holdout=holdout,

@@ -89,10 +89,12 @@ class TrainConfig:
     model: str = "auto"  # where it starts: a catalogue entry or a file of weights
     from_scratch: bool = False  # only that model's architecture, with random weights
     input_side: int | None = None  # pixels, a side; None is the model's own
-    epochs: int = 12
+    epochs: int = 20
     batch: int = 64
-    lr: float = 0.05  # of the heads, and of all where it starts from scratch; stages have less
+    # Of the heads, and of all from scratch or with many pictures; else stages have less.
+    lr: float = 0.1
     loss: str = "proxy"  # of classes; see LOSSES
+    margin: float = 0.35  # of proxies: how much nearer, as a cosine, a picture is to get to its own
     label_smoothing: float = 0.0  # of classes: for cross-entropy; it makes neighbours worse
     # A stage and all before it stay as they are: faster, and safer with few pictures.
     frozen: str | None = None
@@ -112,6 +114,10 @@ class TrainConfig:
             raise UsageError("--lr is above 0 and at most 10")
         if self.loss not in LOSSES:
             raise UsageError(f"--loss is one of {', '.join(LOSSES)}, not {self.loss!r}")
+        if not 0.0 <= self.margin < 1.0:
+            raise UsageError("--margin is at least 0 and below 1")
+        if self.loss != "proxy" and self.margin != TrainConfig.margin:
+            raise UsageError("--margin goes with --loss proxy")
         if not 0.0 <= self.label_smoothing < 1.0:
             raise UsageError("--label-smoothing is at least 0 and below 1")
         if self.frozen is not None and self.frozen not in FREEZABLE:

@@ -114,7 +114,7 @@ def test_what_cannot_be_evaluated(tmp_path: Path) -> None:
         paint(tmp_path / "singles" / f"c{seed}" / "x.png", seed)
         paint(tmp_path / "flat" / f"{seed}.png", seed)
     for name, words in (
-        ("one", "all pictures are of one class, a"),
+        ("one", "all pictures in folders are of one class, a"),
         ("singles", "no picture has another one to find"),
         ("flat", "one folder a class"),
         ("none", "does not exist"),

@@ -34,7 +34,7 @@ from embedsearch.network.resnet import (
     initialise,
     load,
 )
-from embedsearch.network.torch_runtime import TorchExtractor
+from embedsearch.network.torch_runtime import TorchExtractor, training_precision
 from embedsearch.network.weights import resolve
 from embedsearch.records import ModelSpec
 from embedsearch.session import Session
@@ -140,8 +140,7 @@ def test_the_catalogue_is_what_is_published() -> None:
         if tag in ("", "v2"):
             members = torchvision.models.get_model_weights(base)
             weights = next(w for w in members if w.url == entry.url)
-            newest = list(members)[-1]
-            assert weights.name == f"IMAGENET1K_{tag.upper() or newest.name[-2:]}" or not tag
+            assert weights.name == f"IMAGENET1K_{tag.upper() or 'V1'}"
             assert entry.megabytes == pytest.approx(weights.meta["_file_size"] * 1.048576, abs=0.2)
             assert f"{weights.meta['_metrics']['ImageNet-1K']['acc@1']:.1f}" in entry.quality
             mean, std = weights.transforms().mean, weights.transforms().std
@@ -296,6 +295,19 @@ def real_resnet50(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -
     tool = shared_data.parent / "tools" / "decode_weights.py"
     subprocess.run([sys.executable, str(tool), "resnet50", str(target)], check=True)
     return target
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "wanted"),
+    [((9, 0), None, "bf16"), ((8, 0), None, "bf16"), ((7, 5), None, "fp16"), ((7, 5), "6", "bf16")],
+)
+def test_bf16_is_taken_only_where_it_is_native(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], hip: str | None, wanted: str
+) -> None:
+    """A stand-in for GPUs of several ages."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    assert training_precision("auto", torch.device("cuda", 1)) == wanted
 
 
 def test_runtimes_agree_with_real_weights(real_resnet50: Path, shared_data: Path) -> None:

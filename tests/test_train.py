@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import shutil
 import signal
@@ -405,9 +406,23 @@ def test_a_resume_may_change_its_precision(patterns: Path, tmp_path: Path) -> No
     for precision in ("fp32", "fp16", "bf16"):
         with pytest.raises(Interrupted):
             train_until(Stop(after=2), patterns, out, **{**options, "precision": precision})
+    said: list[str] = []
     with contextlib.suppress(TrainingFailed):
-        train(patterns, out, **options)
+        train(patterns, out, session=Session(notice=said.append), **options)
     assert not training_folder(out).exists()
+    checkpoint = training_folder(out) / "checkpoint"
+    assert f"going on from {checkpoint}: epoch 1, 6 of 6 steps done" in said
+
+
+def test_a_folder_with_the_name_of_the_workplace_is_left_alone(
+    patterns: Path, tmp_path: Path
+) -> None:
+    """Of pictures, even: the labelled ones themselves."""
+    patterns = Path(shutil.copytree(patterns, tmp_path / "animals.training"))
+    before = sorted(patterns.rglob("*"))
+    with pytest.raises(UsageError, match=r"holds c\d: give another --out"):
+        train(patterns, tmp_path / "animals.safetensors", epochs=1, holdout=0.5, **SMALL)
+    assert before and sorted(patterns.rglob("*")) == before
 
 
 def test_two_trainings_do_not_share_a_file(patterns: Path, tmp_path: Path) -> None:
@@ -454,7 +469,9 @@ def test_a_killed_process_goes_on(patterns: Path, tmp_path: Path, number: int) -
     child.communicate(timeout=60)
     assert child.returncode == (143 if number == signal.SIGTERM else -9)
     assert (training_folder(out) / "checkpoint").exists() and not out.exists()
-    (training_folder(out) / "tmp-0-checkpoint").write_bytes(b"of a write that was killed")
+    (training_folder(out) / "tmp-0123456789abcdef-checkpoint").write_bytes(
+        b"of a write that was killed"
+    )
     stop = Stop(after=3)
     said: list[str] = []
     session = Session(stop=stop, notice=said.append)
@@ -491,6 +508,54 @@ def test_unreadable_pictures_are_counted(patterns: Path, tmp_path: Path) -> None
     )
     assert report.failed == 4 and report.images + report.held_out == 44
     assert sum("left out: c" in line and "not_an_image" in line for line in said) == 4
+
+
+@pytest.mark.parametrize(("loss", "wanted"), [("proxy", 7.0), ("cross-entropy", 0.0)])
+def test_the_margin_reaches_the_loss_as_scores(
+    patterns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str, wanted: float
+) -> None:
+    """0.35 of a cosine is 7 of a score, which is a cosine over the temperature of 0.05."""
+    seen: list[float] = []
+
+    def watched(*arguments: Any) -> torch.Tensor:
+        seen.append(arguments[4])
+        return total_loss(*arguments)
+
+    monkeypatch.setattr(training, "total_loss", watched)
+    with contextlib.suppress(TrainingFailed):
+        train(patterns, tmp_path / "o.safetensors", epochs=1, holdout=0.5, loss=loss, **SMALL)
+    assert seen and seen == pytest.approx([wanted] * len(seen))
+
+
+@pytest.mark.parametrize(
+    ("pictures", "asked", "size"),
+    [(1500, 64, 62), (500, 128, 29), (24, 64, 12), (14, 10, 7), (11, 2, 2), (2, 64, 2)],
+)
+def test_a_step_has_at_most_the_batch_asked_for(pictures: int, asked: int, size: int) -> None:
+    assert training.batch_size(pictures, asked) == size <= asked
+    assert pictures % size < max(2, pictures // size)
+
+
+def test_numbers_are_held_out_or_it_is_said_at_once(patterns: Path, tmp_path: Path) -> None:
+    paths = [str(path.relative_to(patterns)) for path in sorted(patterns.rglob("*.png"))]
+    few = "\n".join(["path,age", *(f"{p},{i if i < 4 else ''}" for i, p in enumerate(paths))])
+    labels = read_labels(patterns, write(tmp_path, few), [], ["age"], print)
+    for seed in range(8):  # in any split there are numbers on both sides
+        parts = [labels.keep(places).targets[0].known.sum() for places in labels.split(0.2, seed)]
+        assert parts == [2, 2]
+    _, held = labels.split(0.2, 0)
+    for place in held[labels.targets[0].known[held]]:
+        (patterns / labels.refs[place].key).write_bytes(b"no picture")
+    with pytest.raises(UsageError, match="no picture held out has a number to judge by"):
+        train(
+            patterns,
+            tmp_path / "o.safetensors",
+            targets=tmp_path / "t.csv",
+            regress=["age"],
+            epochs=1,
+            holdout=0.2,
+            **SMALL,
+        )
 
 
 def test_a_loss_that_is_no_number_ends_the_training(
@@ -562,17 +627,24 @@ def test_guessing_is_the_loss_of_knowing_nothing() -> None:
     classes = Target("c", counts, ("a", "b", "c"))
     shares = torch.tensor([0.5, 0.3, 0.2])
     truth = torch.from_numpy(counts)
-    for smoothing in (0.0, 0.1):
-        loss = torch.nn.functional.cross_entropy(
-            shares.log().expand(100, 3), truth, label_smoothing=smoothing
-        )
-        assert health.guessing_loss([classes], smoothing) == pytest.approx(float(loss), abs=1e-5)
+    for smoothing, margin in itertools.product((0.0, 0.1), (0.0, 7.0)):
+        guessing = health.guessing_loss([classes], smoothing, margin)
+
+        def loss(scores: torch.Tensor, with_: tuple[float, float] = (smoothing, margin)) -> float:
+            return float(total_loss([scores.expand(100, 3)], [truth], [classes], *with_))
+
+        nearest = min(loss(shares.log() * stretch) for stretch in np.arange(0.0, 16.0, 0.02))
+        assert guessing <= nearest + 1e-5 and guessing > 0.98 * nearest
+        if not margin and not smoothing:
+            assert guessing == pytest.approx(loss(shares.log()), abs=1e-5)
+    alone = Target("c", np.repeat(np.arange(2), [90, 10]), ("a", "b"))
+    assert health.guessing_loss([alone], 0.0, 7.0) == pytest.approx(1.71, abs=0.01)
     assert health.stuck_words(1.02, 1.0297, 2)["stuck"].startswith("after epoch 2 the loss is 1.0")
     assert health.stuck_words(0.9, 1.0297, 2) == {}
     numbers = Target("n", np.linspace(-1, 1, 50, dtype=np.float32), ())
     values = torch.from_numpy(standardised(numbers).values)
     of_the_mean = torch.nn.functional.smooth_l1_loss(torch.zeros(50), values)
-    assert float(of_the_mean) <= health.guessing_loss([numbers], 0.0)
+    assert float(of_the_mean) <= health.guessing_loss([numbers], 0.0, 0.0)
 
 
 def test_views_are_seeded_and_in_range() -> None:
@@ -598,12 +670,24 @@ def test_missing_values_teach_nothing() -> None:
     numbers = Target("n", np.array([0.5, 1.0], np.float32), ())
     scores = [torch.randn(2, 2, requires_grad=True), torch.randn(2, 1, requires_grad=True)]
     wanted = [torch.tensor([-1, 1]), torch.tensor([0.5, float("nan")])]
-    total_loss(scores, wanted, [classes, numbers], 0.0).backward()
+    total_loss(scores, wanted, [classes, numbers], 0.0, 0.0).backward()
     assert scores[0].grad is not None and scores[1].grad is not None
     assert torch.all(scores[0].grad[0] == 0) and torch.any(scores[0].grad[1] != 0)
     assert scores[1].grad[1] == 0 and scores[1].grad[0] != 0
     nothing = [torch.tensor([-1, -1]), torch.tensor([float("nan")] * 2)]
-    assert total_loss(scores, nothing, [classes, numbers], 0.0) == 0.0
+    assert total_loss(scores, nothing, [classes, numbers], 0.0, 4.0) == 0.0
+
+
+def test_a_margin_is_taken_from_the_right_class_alone() -> None:
+    classes = Target("c", np.array([1, 0]), ("a", "b"))
+    numbers = Target("n", np.array([0.5, 1.0], np.float32), ())
+    right, number = torch.tensor([1, 0]), torch.tensor([0.5, 1.0])
+    scores, guess = torch.tensor([[3.0, 5.0], [1.0, -1.0]]), torch.zeros(2, 1)
+    less = torch.tensor([[3.0, 1.0], [-3.0, -1.0]])
+    with_margin = total_loss([scores], [right], [classes], 0.1, 4.0)
+    assert with_margin == pytest.approx(total_loss([less], [right], [classes], 0.1, 0.0))
+    of_numbers = total_loss([guess], [number], [numbers], 0.1, 4.0)
+    assert of_numbers == total_loss([guess], [number], [numbers], 0.1, 0.0)
 
 
 def test_what_is_learnt_is_what_is_searched() -> None:
@@ -635,6 +719,7 @@ def test_what_is_learnt_is_what_is_searched() -> None:
         (["--out", "o.safetensors", "--frozen", "layer4"], "--frozen is one of stem"),
         (["--out", "o.safetensors", "--epochs", "0"], "--epochs"),
         (["--out", "o.safetensors", "--lr", "nan"], "--lr"),
+        (["--out", "o.safetensors", "--margin", "1"], "--margin"),
         (["--out", "o.safetensors", "--loss", "hinge"], "--loss is one of"),
         (["--out", "o.safetensors", "--frozen", "layer9"], "--frozen is one of"),
         (["--out", "o.safetensors", "--holdout", "1"], "--holdout"),

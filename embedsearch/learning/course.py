@@ -38,9 +38,17 @@ class Course:
     warnings: dict[str, str] = field(default_factory=dict)  # words by kind
 
 
-def identity(config: TrainConfig, spec: ModelSpec, parts: Iterable[Labels]) -> dict[str, Any]:
-    """Return what a run must have in common with a checkpoint to go on from it."""
+def identity(config: TrainConfig, spec: ModelSpec) -> dict[str, Any]:
+    """Return what a run must have in common with a checkpoint to go on from it.
+
+    And the same pictures, which are known later: see `digest_of`.
+    """
     own = {name: v for name, v in asdict(config).items() if name not in _OF_THE_MACHINE}
+    return {"version": VERSION, **own, **spec.identity()}
+
+
+def digest_of(parts: Iterable[Labels]) -> str:
+    """Return a digest of which pictures there are, and of their targets."""
     digest = hashlib.sha256()
     for labels in parts:
         for ref in labels.refs:
@@ -49,34 +57,47 @@ def identity(config: TrainConfig, spec: ModelSpec, parts: Iterable[Labels]) -> d
         for target in labels.targets:
             digest.update(f"{target.name}\0{target.classes}".encode(errors="surrogateescape"))
             digest.update(target.values.tobytes())
-    return {"version": VERSION, **own, **spec.identity(), "pictures": digest.hexdigest()}
+    return digest.hexdigest()
 
 
-def save(file: Path, whose: dict[str, Any], course: Course, state: Mapping[str, Any]) -> None:
+def save(
+    file: Path, whose: dict[str, Any], pictures: str, course: Course, state: Mapping[str, Any]
+) -> None:
     """Write a checkpoint; one that is there is replaced in one step. Raises StorageError."""
     data = io.BytesIO()
     notes = {"identity": json.dumps(whose), "course": json.dumps(asdict(course))}
-    torch.save({**notes, **state}, data)
+    torch.save({**notes, "pictures": pictures, **state}, data)
     try:
         write_atomically(file, data.getvalue())
     except OSError as error:
         raise StorageError(f"{file}: {error.strerror or error}") from error
 
 
-def resume(
-    file: Path, whose: dict[str, Any], device: torch.device
-) -> tuple[Course, dict[str, Any]] | None:
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds: where to go on, of which pictures, and every part's state."""
+
+    course: Course
+    pictures: str
+    state: Mapping[str, Any]  # tensors on the CPU
+
+
+def read_checkpoint(file: Path, whose: dict[str, Any]) -> Checkpoint | None:
     """Return what a checkpoint holds, None where there is none.
 
-    Raises UsageError for one that is of another training, or damaged.
+    Raises UsageError for one that is of another training, or damaged, and StorageError.
     """
     if not file.exists():
         return None
     try:
-        content: dict[str, Any] = torch.load(file, map_location=device, weights_only=True)
+        content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         theirs = json.loads(content["identity"])
         if theirs.get("version") == VERSION:
-            course = _course(json.loads(content["course"]))
+            found = Checkpoint(_course(json.loads(content["course"])), content["pictures"], content)
+    except OSError as error:
+        raise StorageError(f"{file}: {error.strerror or error}") from error
+    except MemoryError:
+        raise
     except Exception as error:  # whatever a cut or foreign file makes torch raise
         words = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UsageError(f"{file} cannot be read ({words}): delete it to start anew") from error
@@ -89,7 +110,7 @@ def resume(
             f"{file} is of a training with other {', '.join(differing)}: delete it, or give "
             "another --out"
         )
-    return course, content
+    return found
 
 
 def _course(values: dict[str, Any]) -> Course:

@@ -1,7 +1,8 @@
 """How well a model finds what belongs together; in: labelled pictures, out: an Evaluation.
 
-The pictures go through `index` and the store's own search, so what is measured is what a user
-gets. Every picture asks for the others of its class, or for those that a CSV names.
+The pictures go through `index`; every one asks for the others of its class, or for those that a
+CSV names. They are ranked by the vectors that the store keeps, exactly; how much of that the
+store's own search answers is measured beside it.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ _NAMED = 3
 def evaluate(
     folder: str | Path | None = None,
     *,
-    models: Sequence[str] = (AUTO,),
+    models: Sequence[str] | None = None,
     store: str | Path | None = None,
     relevant: str | Path | None = None,
     config: IndexConfig | None = None,
@@ -55,6 +56,7 @@ def evaluate(
     if folder is not None and store is not None:
         raise UsageError("evaluate takes a folder of labelled pictures, or --store, not both")
     config = config or IndexConfig()
+    models = models or (config.model,)
     given = tuple(models) != (AUTO,) or config.input_side is not None or config.flip
     if folder is None and given:
         raise UsageError(
@@ -110,7 +112,8 @@ class _Truth:
             self._labels = np.array([numbers.get(name, -1) for name in names], dtype=np.int64)
             if len(found) == 1:
                 raise UsageError(
-                    f"all pictures are of one class, {printable(found[0])}: nothing to tell apart"
+                    f"all pictures in folders are of one class, {printable(found[0])}: nothing to "
+                    "tell apart"
                 )
             self.classes = len(found)
             members = np.bincount(self._labels + 1, minlength=len(found) + 1) - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -58,20 +59,37 @@ def dead_words(before: dict[str, float], now: dict[str, float]) -> dict[str, str
     }
 
 
-def guessing_loss(targets: Sequence[Target], label_smoothing: float) -> float:
-    """Return the loss of heads that know nothing but the shares of the classes."""
+def guessing_loss(targets: Sequence[Target], label_smoothing: float, score_margin: float) -> float:
+    """Return the least `total_loss` of heads that say the same of every picture."""
     total = 0.0
     for target in targets:
         if target.classes:
             counts = torch.bincount(torch.from_numpy(target.values[target.known]))
             shares = counts[counts > 0] / counts.sum()
-            entropy = float(-(shares * shares.log()).sum())
-            flat = -float(shares.log().mean())
-            total += (1 - label_smoothing) * entropy + label_smoothing * flat
+            total += _constant_loss(shares.double(), label_smoothing, score_margin)
         else:
             # Of standardised numbers: smooth L1 is at most half the square, whose mean is 1.
             total += 0.5
     return total
+
+
+def _constant_loss(shares: Tensor, label_smoothing: float, score_margin: float) -> float:
+    """Return the least cross-entropy of constant scores, for float64 (C,) shares of classes."""
+    scores = shares.log().requires_grad_()
+    search = torch.optim.LBFGS([scores], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        centred = scores - scores.mean()
+        # Of each right class: all scores' exponentials, its own lessened by the margin.
+        sums = centred.exp().sum() - centred.exp() * (1 - math.exp(-score_margin))
+        own = (1 - label_smoothing) * (score_margin - centred)
+        found = (shares * (sums.log() + own)).sum() + label_smoothing * score_margin / len(shares)
+        found.backward()  # type: ignore[no-untyped-call]
+        return found
+
+    search.step(loss)  # type: ignore[no-untyped-call]
+    return float(loss().detach())
 
 
 def stuck_words(loss: float, guessing: float, epoch: int) -> dict[str, str]:

@@ -66,12 +66,12 @@ class Labels:
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Return places to train on and places held out, a share of each class.
 
-        A class of one picture is trained on. Of four or more, at least two are held out: one
-        alone has no other to find.
+        Without classes, of those with a number and of those without. A class of one picture is
+        trained on. Of four or more, at least two are held out: one alone has no other to find.
         """
         rng = np.random.default_rng(seed)
         main = self.main
-        groups = np.zeros(len(self.refs), np.int64) if main is None else main.values
+        groups = self.targets[0].known.astype(np.int64) if main is None else main.values
         train, held = [], []
         for group in np.unique(groups):
             members = rng.permutation(np.flatnonzero(groups == group))

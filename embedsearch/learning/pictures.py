@@ -51,7 +51,7 @@ class Pictures:
 def take_pictures(
     labels: Labels, side: int, holdout: float, seed: int, scratch: Path, session: Session
 ) -> Pictures:
-    """Split the pictures and decode them as `index` would; `scratch` is a folder with room.
+    """Split the pictures and decode them as `index` would; `scratch` is a file to map.
 
     Raises UsageError for too few, StorageError for a full disk, and Interrupted.
     """
@@ -61,9 +61,7 @@ def take_pictures(
     )
     parts, failed = [], 0
     for part in chosen:
-        pixels, places, failures = _decode_all(
-            part.folder, part.refs, side, scratch / "pixels", session
-        )
+        pixels, places, failures = _decode_all(part.folder, part.refs, side, scratch, session)
         for failure in failures[:_NAMED]:
             session.notice(f"left out: {printable(failure.key)}: {failure.reason}")
         failed += len(failures)

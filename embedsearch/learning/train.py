@@ -25,12 +25,20 @@ from embedsearch.config import TrainConfig
 from embedsearch.errors import Interrupted, StorageError, TrainingFailed, UsageError
 from embedsearch.learning import health
 from embedsearch.learning.augment import random_views
-from embedsearch.learning.course import Course, identity, resume, save
+from embedsearch.learning.course import (
+    Checkpoint,
+    Course,
+    digest_of,
+    identity,
+    read_checkpoint,
+    save,
+)
 from embedsearch.learning.judging import judge
 from embedsearch.learning.labels import Labels, main_of, read_labels, standardised
 from embedsearch.learning.pictures import Part, take_pictures
 from embedsearch.learning.schedule import Schedule
 from embedsearch.learning.trainee import (
+    TEMPERATURE,
     ProxyHead,
     Trainee,
     set_learning,
@@ -43,7 +51,7 @@ from embedsearch.network.extractor import normalisation
 from embedsearch.network.prepare import MODEL_RECORD
 from embedsearch.network.resnet import ResNet, build, float_pixels, load
 from embedsearch.network.tensors import dump_tensors, load_tensors
-from embedsearch.network.torch_runtime import DTYPES, pick_device, training_precision
+from embedsearch.network.torch_runtime import DTYPES, memory_format, pick_device, training_precision
 from embedsearch.network.weights import resolve, weights_path
 from embedsearch.paths import printable
 from embedsearch.records import Epoch, ModelSpec, Progress, Quality, StagePlan, TrainReport
@@ -52,8 +60,8 @@ from embedsearch.writing import write_atomically
 
 AVERAGING = 0.999  # of the weights, over the last thousand steps; fewer at the beginning
 LARGEST_GRADIENT = 5.0  # a longer one is cut to this norm
-# With few pictures, smaller batches: at least so many steps an epoch, of at least so many.
-STEPS_AN_EPOCH, SMALLEST_BATCH = 32, 16
+# With few pictures, smaller batches: so many steps an epoch, if each has so many pictures.
+STEPS_AN_EPOCH, SMALLEST_BATCH = 16, 16
 SCRATCH_ARCHITECTURE = "resnet18"  # of --weights none, where --model says nothing
 # Views cut from a picture show its objects larger than they are searched at. Smaller views
 # bring them back to size, and train faster (Touvron et al., "FixRes", NeurIPS 2019).
@@ -87,15 +95,25 @@ def train(
     session = session or Session()
     labels = read_labels(folder, targets, classify, regress, session.notice)
     with Workplace(Path(out)) as workplace:
+        run = _Run(labels, workplace, config, session)
         try:
-            run = _Run(labels, workplace, config, session)
             return run.train(on_plan, on_epoch, on_progress)
         except torch.OutOfMemoryError as error:
+            smaller = f"--batch {run.batch // 2}" if run.batch > 3 else "a smaller --input-side"
             again = f", once {workplace.checkpoint} is deleted"
             raise TrainingFailed(
-                f"{config.device} has no memory for {config.batch} pictures at once: --batch "
-                f"{max(2, config.batch // 2)}{again if workplace.checkpoint.exists() else ''}"
+                f"{run.device} has no memory for {run.batch} pictures at once: {smaller}"
+                f"{again if workplace.checkpoint.exists() else ''}"
             ) from error
+
+
+def batch_size(pictures: int, asked: int) -> int:
+    """Return how many of the pictures make a step: at most as many as asked, two at least.
+
+    They are spread evenly, so that few are left over at an epoch's end.
+    """
+    enough = max(min(SMALLEST_BATCH, pictures), pictures // STEPS_AN_EPOCH)
+    return max(2, pictures // math.ceil(pictures / min(asked, enough)))
 
 
 class _Run:
@@ -111,24 +129,25 @@ class _Run:
         self.started = self.saved_at = time.monotonic()
         self.device = pick_device(config.device)
         self.precision = training_precision(config.precision, self.device)
+        self.layout = memory_format(self.device)
         self.spec, network = self._start()
         self.mean, self.deviation = (t.to(self.device) for t in normalisation(self.spec))
+        self.identity = identity(config, self.spec)
+        self.found = read_checkpoint(self.checkpoint, self.identity)
         self.pictures = take_pictures(
-            labels, self.spec.input_side, config.holdout, config.seed, workplace.folder, session
+            labels, self.spec.input_side, config.holdout, config.seed, workplace.pixels, session
         )
-        parts = (self.pictures.train.labels, self.pictures.held.labels)
-        self.identity = identity(config, self.spec, parts)
+        self.digest = digest_of((self.pictures.train.labels, self.pictures.held.labels))
         self.targets = [standardised(target) for target in self.pictures.train.labels.targets]
         self.wanted = [torch.from_numpy(target.values).to(self.device) for target in self.targets]
         count = len(self.pictures.train)
-        enough = max(min(SMALLEST_BATCH, count), count // STEPS_AN_EPOCH)
-        self.steps = max(1, round(count / min(config.batch, enough)))  # an epoch
-        self.batch = count // self.steps  # fewer than `steps` pictures wait for the next epoch
+        self.batch = batch_size(count, config.batch)
+        self.steps = count // self.batch  # an epoch; the pictures left over wait for the next
+        is_proxy = config.loss == "proxy"
+        self.score_margin = config.margin / TEMPERATURE if is_proxy else 0.0
         torch.manual_seed(config.seed)
         trainee = Trainee(network, self.spec, self.targets, config.loss).to(self.device)
-        self.trainee = trainee.to(memory_format=torch.channels_last)
-        if not config.from_scratch:
-            self._imprint()
+        self.trainee = trainee.to(memory_format=self.layout)
         self.average = copy.deepcopy(self.trainee).eval()
         self.best: dict[str, Tensor] = {}
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
@@ -145,14 +164,14 @@ class _Run:
         """Run the epochs that are left, and write the best weights."""
         if on_plan is not None:
             on_plan(self.schedule.plans(self.trainee))
-        self._resume()
+        self.session.notice(f"an epoch is {self.steps} steps of {self.batch} pictures")
+        if self.found is not None:
+            self._resume(self.found)
+        elif not self.config.from_scratch:
+            self._imprint()
         if self.course.before is None:
             before, self.course.dead = self._quality(heads=())
-            if before.recall_1 is None and main_of(self.targets) is not None:
-                raise UsageError(
-                    "no class has two pictures held out, and one alone has no other to find: a "
-                    f"higher --holdout than {self.config.holdout:g}, or more pictures a class"
-                )
+            self._check_judgeable(before)
             self.course.before = self.course.best = before
             self.session.notice(f"before: {printable(before.words)}")
             self._save()
@@ -166,6 +185,18 @@ class _Run:
                 on_epoch(done)
             self._save()
         return self._finish()
+
+    def _check_judgeable(self, before: Quality) -> None:
+        """Raise UsageError where no picture held out says whether anything was learnt."""
+        more = f"a higher --holdout than {self.config.holdout:g}, or more pictures"
+        if main_of(self.targets) is None:
+            if not any(target.known.any() for target in self.pictures.held.labels.targets):
+                raise UsageError(f"no picture held out has a number to judge by: {more} with one")
+        elif before.recall_1 is None:
+            raise UsageError(
+                "no class has two pictures held out, and one alone has no other to find: "
+                f"{more} a class"
+            )
 
     def _start(self) -> tuple[ModelSpec, ResNet]:
         """Return the record and the network that training starts from."""
@@ -203,6 +234,7 @@ class _Run:
             seen = sums.norm(dim=1) > 0  # a class may have all its pictures held out or unreadable
             with torch.no_grad():
                 head.proxies[seen] = nn.functional.normalize(sums[seen], dim=1)
+        self.average.load_state_dict(self.trainee.state_dict())
 
     @property
     def _view_side(self) -> int:
@@ -210,7 +242,7 @@ class _Run:
         return max(32, round(self.spec.input_side * VIEW_SHARE / 32) * 32)
 
     def _one_epoch(self, on_progress: Callable[[Progress], None] | None) -> float:
-        """Learn from every picture once, from where the course stands; return images/s."""
+        """Learn from the pictures once, from where the course stands; return images/s."""
         course, count = self.course, len(self.pictures.train)
         for stage, modules in stage_modules(self.trainee.network).items():
             first = self.schedule.first_epoch(stage)
@@ -251,7 +283,8 @@ class _Run:
         with self._autocast():
             scores = self.trainee(self._normalised(views))
         wanted = [values[at] for values in self.wanted]
-        loss = total_loss(scores, wanted, self.targets, self.config.label_smoothing)
+        smoothing = self.config.label_smoothing
+        loss = total_loss(scores, wanted, self.targets, smoothing, self.score_margin)
         self.schedule.set_rates(self.optimizer, number / (self.steps * self.config.epochs))
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
@@ -303,7 +336,7 @@ class _Run:
     def _normalised(self, x: Tensor) -> Tensor:
         """Return float pixels (B, 3, S, S) in 0 to 255 as the network wants them."""
         x = (x - self.mean) / self.deviation
-        return x.contiguous(memory_format=torch.channels_last)
+        return x.contiguous(memory_format=self.layout)
 
     def _autocast(self) -> torch.autocast:
         lower = None if self.precision == "fp32" else DTYPES[self.precision]
@@ -338,7 +371,8 @@ class _Run:
         course = self.course
         found = health.dead_words(course.dead, dead)
         if done.number * self.steps >= _STEPS_TO_LEARN:
-            guessing = health.guessing_loss(self.targets, self.config.label_smoothing)
+            smoothing = self.config.label_smoothing
+            guessing = health.guessing_loss(self.targets, smoothing, self.score_margin)
             found |= health.stuck_words(done.loss, guessing, done.number)
         for kind, words in found.items():
             if kind not in course.warnings:
@@ -360,24 +394,27 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        save(self.checkpoint, self.identity, self.course, state)
+        save(self.checkpoint, self.identity, self.digest, self.course, state)
         self.saved_at = time.monotonic()
 
-    def _resume(self) -> None:
-        """Go on from the checkpoint, if there is one."""
-        found = resume(self.checkpoint, self.identity, self.device)
-        if found is None:
-            return
-        self.course, state = found
+    def _resume(self, found: Checkpoint) -> None:
+        """Go on from a checkpoint. Raises UsageError where the pictures are others."""
+        if found.pictures != self.digest:
+            raise UsageError(
+                f"{self.checkpoint} is of a training with other pictures or labels: delete it, or "
+                "give another --out"
+            )
+        self.course, state = found.course, found.state
         self.trainee.load_state_dict(state["trainee"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] and self.scaler.is_enabled():  # the precision may be another one now
             self.scaler.load_state_dict(state["scaler"])
-        self.best = {name: tensor.cpu() for name, tensor in state["best"].items()}
+        self.best = state["best"]
+        self.found = None  # and its memory
         self.session.notice(
             f"going on from {self.checkpoint}: epoch {self.course.epoch + 1}, "
-            f"step {self.course.step + 1} of {self.steps}"
+            f"{self.course.step} of {self.steps} steps done"
         )
 
     def _finish(self) -> TrainReport:

@@ -26,7 +26,8 @@ TEMPERATURE = 0.05  # of the proxies' softmax (Zhai & Wu, BMVC 2019)
 class ProxyHead(nn.Module):
     """Normalised softmax: cosines with one learnt proxy a class, over a temperature.
 
-    Zhai & Wu, "Classification is a Strong Baseline for Deep Metric Learning", BMVC 2019.
+    Zhai & Wu, "Classification is a Strong Baseline for Deep Metric Learning", BMVC 2019. Its loss
+    has a margin: see `total_loss`.
     """
 
     def __init__(self, dim: int, classes: int) -> None:
@@ -98,18 +99,32 @@ def total_loss(
     wanted: Sequence[Tensor],
     targets: Sequence[Target],
     label_smoothing: float,
+    score_margin: float,
 ) -> Tensor:
-    """Return the sum of the targets' mean losses; missing values count for nothing."""
+    """Return the sum of the targets' mean losses; missing values count for nothing.
+
+    The score of the right class counts for `score_margin` less: to be nearest to its own proxy is
+    not enough for a picture, it has to be nearer by so much (Wang et al., "CosFace", CVPR 2018).
+    Nothing here waits for the device.
+    """
     losses = []
     for target, mine, theirs in zip(targets, scores, wanted, strict=True):
         if target.classes:
             known = theirs != MISSING_CLASS
+            places = theirs.clamp(min=0).unsqueeze(1)
+            less = torch.full_like(places, -score_margin, dtype=mine.dtype)
             part = functional.cross_entropy(
-                mine[known], theirs[known], label_smoothing=label_smoothing, reduction="sum"
+                mine.scatter_add(1, places, less),
+                theirs,
+                ignore_index=MISSING_CLASS,
+                label_smoothing=label_smoothing,
+                reduction="sum",
             )
         else:
             known = ~torch.isnan(theirs)
-            part = functional.smooth_l1_loss(mine[known, 0], theirs[known], reduction="sum")
+            part = functional.smooth_l1_loss(
+                mine[:, 0].where(known, 0.0), theirs.where(known, 0.0), reduction="sum"
+            )
         losses.append(part / known.sum().clamp(min=1))
     return torch.stack(losses).sum()
 

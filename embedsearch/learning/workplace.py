@@ -1,17 +1,22 @@
 """The folder beside the output that one training has to itself; in: OUT, out: places for its files.
 
-It holds the checkpoint and, while they are decoded, the pictures. Whatever a killed run left in
-it is swept by the next one, and all of it when the training is done.
+It holds the checkpoint and, while they are decoded, the pictures. What a killed run left in it is
+swept by the next one, and all of it when the training is done. A folder of that name with anything
+else in it is someone else's, and left alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
-import shutil
+import re
 from pathlib import Path
 
 from embedsearch.errors import StorageError, StoreLocked, UsageError
+from embedsearch.paths import printable
+
+_OURS = re.compile(r"checkpoint|pixels|tmp-[0-9a-f]{16}-checkpoint")
 
 
 class Workplace:
@@ -26,6 +31,7 @@ class Workplace:
         self.out = out.resolve()
         self.folder = self.out.with_suffix(".training")
         self.checkpoint = self.folder / "checkpoint"
+        self.pixels = self.folder / "pixels"
         try:
             self._descriptor = self._locked()
         except BlockingIOError as error:
@@ -34,18 +40,33 @@ class Workplace:
             raise StorageError(
                 f"--out {out}: {self.folder} cannot be made ({error.strerror or error})"
             ) from error
-        for left in self.folder.iterdir():
-            if left != self.checkpoint:
-                _remove(left)
+        try:
+            self._sweep()
+        except BaseException:
+            os.close(self._descriptor)
+            raise
 
     def __enter__(self) -> Workplace:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Let go of the folder; with a checkpoint in it, it stays."""
-        if not self.checkpoint.exists():
-            shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a checkpoint is in it, or what someone put there
+            self.folder.rmdir()
         os.close(self._descriptor)
+
+    def _sweep(self) -> None:
+        """Remove what a killed run left. Raises UsageError, before that, for anything foreign."""
+        files = list(self.folder.iterdir())
+        for file in files:
+            if not _OURS.fullmatch(file.name) or file.is_dir():
+                raise UsageError(
+                    f"{self.folder} would be the folder of this training, and holds "
+                    f"{printable(file.name)}: give another --out"
+                )
+        for file in files:
+            if file != self.checkpoint:
+                file.unlink(missing_ok=True)
 
     def _locked(self) -> int:
         """Return a locked descriptor of the folder. Raises BlockingIOError, OSError."""
@@ -62,10 +83,3 @@ class Workplace:
                 os.close(descriptor)
                 raise
             os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -28,7 +28,7 @@ class TorchExtractor:
         self.precision = _auto_precision(self._device) if precision == "auto" else precision
         extractor = build_extractor(spec, load_tensors(weights_path(spec)))
         extractor.network.to(dtype=DTYPES[self.precision])
-        layout = torch.channels_last if self._device.type != "mps" else torch.contiguous_format
+        layout = memory_format(self._device)
         self._extractor = extractor.to(self._device).to(memory_format=layout)
 
     def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -71,6 +71,14 @@ def training_precision(asked: str, device: torch.device) -> str:
     return "bf16" if "avx512_bf16" in flags or "amx_bf16" in flags else "fp32"
 
 
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Return how a network's weights and maps lie in memory: channels last where that is safe.
+
+    On MPS the gradients of BatchNorm were wrong for it (pytorch issue 175189).
+    """
+    return torch.contiguous_format if device.type == "mps" else torch.channels_last
+
+
 def best_device() -> str:
     """Return cuda or mps where torch can use it, else cpu."""
     if torch.cuda.is_available():
@@ -90,5 +98,7 @@ def _check_present(device: torch.device) -> None:
 
 def _auto_precision(device: torch.device) -> str:
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        # Asked whether it supports bf16, torch counts emulation, which is slow or fails.
+        is_native = torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip
+        return "bf16" if is_native else "fp16"
     return "fp32"
