@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import statistics
 import subprocess
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+
+import embedsearch
 
 SAMPLE_S = 0.02
 
 
 @dataclass(frozen=True)
 class Run:
-    """Seconds of one process, and the largest sum of its tree's proportional memory, in MB."""
+    """Seconds of one process, and the largest sum of its tree's proportional memory, in MiB."""
 
     seconds: float
-    peak_mb: float
+    peak_mib: float
     libraries: frozenset[str]  # shared libraries seen mapped in any process of the tree
     last_line: str  # of what it printed
 
@@ -41,7 +46,7 @@ def run(command: Sequence[str | Path], environment: dict[str, str], *, memory: b
         raise subprocess.CalledProcessError(process.returncode, command, output)
     return Run(
         seconds,
-        0.0 if watch is None else watch.peak_mb,
+        0.0 if watch is None else watch.peak_mib,
         frozenset() if watch is None else frozenset(watch.libraries),
         output.decode(errors="replace").rstrip().rpartition("\n")[2],
     )
@@ -53,7 +58,7 @@ class _Watch(threading.Thread):
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self.stop = threading.Event()
-        self.peak_mb = 0.0
+        self.peak_mib = 0.0
         self.libraries: set[str] = set()
         self._pid = pid
 
@@ -74,7 +79,7 @@ class _Watch(threading.Thread):
                     for name in ("libtorch_cpu", "libopenvino.so", "_imaging.", "swigfaiss")
                     if name in maps
                 }
-            self.peak_mb = max(self.peak_mb, total / 1024)
+            self.peak_mib = max(self.peak_mib, total / 1024)
 
 
 def _tree(pid: int) -> list[int]:
@@ -92,3 +97,22 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
     """Return `median (min–max)`."""
     middle = statistics.median(values)
     return f"{middle:.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+
+
+def machine() -> str:
+    """Return what a figure depends on, in a line: day, commit, processors, versions."""
+    model, flags = platform.processor(), list[str]()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+        if line.startswith("flags"):
+            flags = [f for f in ("avx2", "avx512_vnni", "avx512_bf16", "amx_bf16") if f in line]
+            break
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return (
+        f"{time.strftime('%Y-%m-%d')}, commit {commit}, embedsearch {embedsearch.__version__}, "
+        f"{len(os.sched_getaffinity(0))} processors: {model} ({' '.join(flags)}), "
+        f"Python {platform.python_version()}, torch {version('torch')}"
+    )

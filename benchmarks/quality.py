@@ -3,7 +3,8 @@
 DATA is the folder that holds `caltech101_dev/` (one folder a class) and `tiny_imagenet/`
 (Parquet files of JPEGs); MODEL is a name or a file that `--model` takes. Prints Markdown: for each
 network, what pooling, input rule, centre, PCA, mirror image and several scales do to leave-one-out
-mAP and recall@1, and to the images a second of the network (bf16 in torch, decoding apart).
+mAP and recall@1, and to the images a second of the network with every pooling (bf16 in torch, one
+pass, decoding apart): they compare rows of one table.
 
 Most of these are not options of the tool; that is what the table is for.
 """
@@ -25,6 +26,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
+from benchmarks.measure import machine
 from embedsearch.decode.image import square
 from embedsearch.learning.metrics import measure, rank_others
 from embedsearch.network.extractor import normalisation
@@ -226,6 +228,7 @@ def read_others(folder: Path) -> list[Image.Image]:
 def main() -> None:
     """Print the tables."""
     data = Path(sys.argv[1])
+    print(machine())
     photos, labels = read_photos(data / "caltech101_dev")
     others = read_others(data / "tiny_imagenet")
     for model in sys.argv[2:]:

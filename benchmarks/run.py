@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-import embedsearch
-from benchmarks.measure import Run, run, spread
+from benchmarks.measure import Run, machine, run, spread
 
 SHARED = Path(__file__).parent.parent.parent / "shared"
 PHOTOS = 1_000
@@ -57,7 +54,9 @@ def main() -> None:
             *no_op(base, environment),
             *memory_by_size(base, weights, environment),
         ]
-    print(f"\n{_machine()}\n")
+    print(
+        f"\n{machine()}; {ROUNDS} rounds in turn, {COLD_ROUNDS} cold starts, one warm-up of each.\n"
+    )
     print("| figure | measured: median (min–max) | wanted | reached |")
     print("|---|---|---|---|")
     for name, measured, wanted, reached in rows:
@@ -104,12 +103,12 @@ def index_against_plain_loop(base: Path, weights: Path, environment: dict[str, s
         ("plain loop, images/s", spread([PHOTOS / r.seconds for r in loops], 1), "", True),
         ("index / plain loop", spread(ratios), ">= 5", statistics.median(ratios) >= 5),
         (
-            "peak memory of index, all processes, MB",
-            f"{watched.peak_mb:.0f}",
+            "peak memory of index, all processes, MiB",
+            f"{watched.peak_mib:.0f}",
             "<= 800, no torch",
-            watched.peak_mb <= 800 and "libtorch_cpu" not in watched.libraries,
+            watched.peak_mib <= 800 and "libtorch_cpu" not in watched.libraries,
         ),
-        ("peak memory of the plain loop, MB", f"{watched_loop.peak_mb:.0f}", "", True),
+        ("peak memory of the plain loop, MiB", f"{watched_loop.peak_mib:.0f}", "", True),
     ]
 
 
@@ -175,12 +174,12 @@ def memory_by_size(base: Path, weights: Path, environment: dict[str, str]) -> li
         folder = tiny_images(base / f"tiny{count}", count)
         store = base / f"tiny{count}.es"
         command: list[str | Path] = [sys.executable, "-c", TINY, folder, store, weights]
-        peaks.append(run(command, environment, memory=True).peak_mb)
+        peaks.append(run(command, environment, memory=True).peak_mib)
     small, large = MEMORY_FILES
-    growth = (peaks[1] - peaks[0]) * 1e6 / (large - small)
+    growth = (peaks[1] - peaks[0]) * (1 << 20) / (large - small)
     return [
         (
-            f"peak memory of {small:,} and {large:,} images, stand-in network, MB",
+            f"peak memory of {small:,} and {large:,} images, stand-in network, MiB",
             f"{peaks[0]:.0f} and {peaks[1]:.0f} ({growth:.0f} bytes an image)",
             "no vectors kept: < 500 bytes an image",
             growth < 500,
@@ -227,25 +226,6 @@ def tiny_images(folder: Path, count: int) -> Path:
         pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(home / f"{number:06d}.bmp")
     return folder
-
-
-def _machine() -> str:
-    model, flags = platform.processor(), list[str]()
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            model = line.partition(":")[2].strip()
-        if line.startswith("flags"):
-            flags = [f for f in ("avx2", "avx512_vnni", "avx512_bf16", "amx_bf16") if f in line]
-            break
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return (
-        f"{time.strftime('%Y-%m-%d')}, commit {commit}, embedsearch {embedsearch.__version__}, "
-        f"{os.cpu_count()} processors: {model} ({' '.join(flags)}), "
-        f"Python {platform.python_version()}; {ROUNDS} rounds in turn, {COLD_ROUNDS} cold starts, "
-        "one warm-up of each."
-    )
 
 
 if __name__ == "__main__":
