@@ -1,10 +1,10 @@
 """Train the packaged weights: `python -m benchmarks.packaged_weights.make TINY_IMAGENET WORK`
 
 TINY_IMAGENET holds `train-*.parquet` with the columns jpeg and label. The pictures are laid out in
-WORK as one folder a class, `embedsearch train` goes on from the weights that are packaged now, and
-what comes out is written in half precision to WORK/packaged_resnet18.safetensors, to be copied
-over the old file once benchmarks/packaged_weights/README.md has its figures. Interrupted, the same
-command goes on.
+WORK as one folder a class; `embedsearch train` goes on from the weights that are packaged now, with
+small views and then with larger ones; and the mean of what it began with and what it ended with is
+written in half precision to WORK/packaged_resnet18.safetensors, to be copied over the old file once
+benchmarks/packaged_weights/README.md has its figures. Interrupted, the same command goes on.
 """
 
 from __future__ import annotations
@@ -17,10 +17,20 @@ import pyarrow.parquet as pq
 import torch
 
 from embedsearch.network.prepare import MODEL_RECORD, read_weights
-from embedsearch.network.tensors import dump_tensors
+from embedsearch.network.tensors import dump_tensors, load_tensors
+from embedsearch.network.weights import resolve, weights_path
+from embedsearch.session import Session
 from embedsearch.writing import write_atomically
 
-COMMAND = "--model packaged --holdout 0.02 --epochs 5 --batch 128 --lr 0.05"
+START = "packaged"
+COMMON = "--holdout 0.02 --batch 128 --margin 0"
+TRAININGS = {
+    "small": "--input-side 96 --epochs 10 --lr 0.1",
+    "full": "--input-side 128 --epochs 5 --lr 0.05",
+}
+# What two trainings of one origin agree on is what they share of the world, and not of their
+# pictures: their mean is better than either (Wortsman et al., "Robust fine-tuning", CVPR 2022).
+SHARE = 0.5  # of the new weights
 
 
 def lay_out(source: Path, folder: Path) -> None:
@@ -39,24 +49,34 @@ def lay_out(source: Path, folder: Path) -> None:
     staging.rename(folder)
 
 
+def train(work: Path) -> Path:
+    """Run the trainings that are not done yet, each from the one before; return the last file."""
+    model: str | Path = START
+    for name, options in TRAININGS.items():
+        out = work / f"{name}.safetensors"
+        if not out.exists():
+            command = [sys.executable, "-m", "embedsearch", "train", work / "tiny", "--out", out]
+            subprocess.run(
+                [*command, "--model", model, *COMMON.split(), *options.split()], check=True
+            )
+        model = out
+    return Path(model)
+
+
 def main() -> None:
-    """Lay out, train, shrink."""
+    """Lay out, train, take the mean, shrink."""
     source, work = Path(sys.argv[1]), Path(sys.argv[2])
     work.mkdir(parents=True, exist_ok=True)
     lay_out(source, work / "tiny")
-    trained = work / "trained.safetensors"
-    if not trained.exists():
-        command = [sys.executable, "-m", "embedsearch", "train", str(work / "tiny")]
-        subprocess.run([*command, *COMMAND.split(), "--out", str(trained)], check=True)
-    weights, metadata = read_weights(trained)
-    halves = {
-        name: tensor.half() if tensor.is_floating_point() else tensor
-        for name, tensor in weights.items()
+    trained, metadata = read_weights(train(work))
+    start = load_tensors(weights_path(resolve(START, Session())))
+    mean = {
+        name: old.float().lerp(trained[name].float(), SHARE).half()
+        for name, old in start.items()
         if not name.endswith("num_batches_tracked")
     }
-    record = {MODEL_RECORD: metadata[MODEL_RECORD]}
-    assert all(torch.isfinite(tensor.float()).all() for tensor in halves.values())
-    data = dump_tensors(halves, record)
+    assert all(torch.isfinite(tensor.float()).all() for tensor in mean.values())
+    data = dump_tensors(mean, {MODEL_RECORD: metadata[MODEL_RECORD]})
     write_atomically(work / "packaged_resnet18.safetensors", data)
     print(f"{len(data) / 1e6:.1f} MB written to {work / 'packaged_resnet18.safetensors'}")
 
