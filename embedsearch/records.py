@@ -374,7 +374,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What one `train` run did."""
+    """What one `train` run did.
+
+    `before` and `after` are of the pictures held out. They chose `best_epoch`, which flatters.
+    """
 
     model: str  # where it started
     out: str
