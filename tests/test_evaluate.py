@@ -146,3 +146,14 @@ def test_the_command_compares_and_draws(tmp_path: Path) -> None:
     done = run_cli("evaluate", photos, "--model", "packaged", "--json")
     report = json.loads(done.stdout)
     assert report["measures"]["mAP"]["value"] > 0.5 and report["failed"] == 1
+
+
+def test_the_model_of_the_configuration_counts(samples_store: Path, tmp_path: Path) -> None:
+    config = IndexConfig(model="packaged")
+    with pytest.raises(UsageError, match="a store has its model"):
+        evaluate(store=samples_store, config=config)
+    for seed in range(2):
+        paint(tmp_path / "a" / f"{seed}.png", seed)
+        paint(tmp_path / "b" / f"{seed}.png", seed + 5)
+    (found,) = evaluate(tmp_path, config=config)
+    assert found.model == "packaged"
