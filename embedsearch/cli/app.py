@@ -1,0 +1,98 @@
+"""What all commands share: the app they register with, their common options, notices, signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import embedsearch
+from embedsearch.session import Session
+
+app = typer.Typer(
+    name="embedsearch",
+    help="Find images by image: folders of photos in, nearest neighbours out.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+_show_traceback = False
+_stop_signal = 0
+
+
+def notice(words: str) -> None:
+    """Say a line on stderr."""
+    print(f"embedsearch: {words}", file=sys.stderr, flush=True)
+
+
+def session_with_signals() -> Session:
+    """Return a session that the first signal stops gently; the second ends at once."""
+
+    def note(number: int, _: object) -> None:
+        global _stop_signal
+        if _stop_signal:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        _stop_signal = number
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup's wish
+            signal.signal(number, note)
+    return Session(notice=notice, stop=lambda: _stop_signal)
+
+
+def explain(error: Exception) -> None:
+    """Print an error as one line on stderr, after its traceback if -v asked for that."""
+    if _show_traceback:
+        traceback.print_exception(error)
+    print(f"embedsearch: {error}", file=sys.stderr)
+
+
+def _verbose(value: bool) -> None:
+    global _show_traceback
+    _show_traceback = _show_traceback or value
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"embedsearch {embedsearch.__version__}")
+        raise typer.Exit
+
+
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        help="The store's folder.  [default: EMBEDSEARCH_STORE, else the nearest .embedsearch]",
+    ),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+InputSideOption = Annotated[
+    int | None, typer.Option(help="Pixels the network sees, a side.  [default: the model's]")
+]
+FlipOption = Annotated[
+    bool, typer.Option("--flip", help="Average with the mirror image: better, half as fast.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", callback=_verbose, help="Show tracebacks of errors.")
+]
+WaitOption = Annotated[
+    float, typer.Option("--wait", help="Seconds to wait for another writer of the store.")
+]
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass

@@ -1,0 +1,77 @@
+"""The entry point: run one command, turn its end into an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+from typing import NoReturn
+
+import typer
+
+# isort: off  importing registers a command, in the order of --help
+from embedsearch.cli.app import app, explain
+from embedsearch.errors import EmbedSearchError
+
+# isort: on
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the code that `errors.py` gives the outcome."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # started with it closed, as by `>&-`
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  lives as long as we do
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a file name's letters
+            stream.reconfigure(errors="backslashreplace")
+    _allow_many_files()
+    # typer's pydantic would search every installed package for plugins of its own.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    code = run(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # what an error's code says already
+            stream.flush()
+    # Everything is closed and flushed by now; taking OpenVINO's runtime apart piece by piece
+    # would be a seventh of a cold query.
+    os._exit(code)
+
+
+def _allow_many_files() -> None:
+    """Raise the soft limit of open files: a reader of millions of rows holds hundreds open."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 16384 if hard == resource.RLIM_INFINITY else min(hard, 16384)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code; an error is one line on stderr."""
+    try:
+        code = app(arguments, standalone_mode=False, prog_name="embedsearch")
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except typer.TyperException as error:
+        words = error.format_message().rstrip(".")
+        shown = words if "\n" in words else f"embedsearch: {words}; see --help"
+        print(shown, file=sys.stderr)
+        return error.exit_code
+    except EmbedSearchError as error:
+        explain(error)
+        return error.exit_code
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise  # the end of a shell's request for completions
+        # The reader of our output has gone, as `| head` does; typer makes SystemExit of that.
+        # Keep Python from saying so when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (KeyboardInterrupt, typer.Abort):
+        return 128 + signal.SIGINT
+    except OSError as error:
+        explain(error)
+        return 4

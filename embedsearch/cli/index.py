@@ -1,0 +1,96 @@
+"""`embedsearch index`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from embedsearch.cli.app import (
+    DeviceOption,
+    FlipOption,
+    InputSideOption,
+    JsonOption,
+    PrecisionOption,
+    StoreOption,
+    VerboseOption,
+    WaitOption,
+    app,
+    notice,
+    session_with_signals,
+)
+from embedsearch.config import DecodeLimits, IndexConfig
+
+
+@app.command()
+def index(
+    folders: Annotated[
+        list[str] | None, typer.Argument(help="Folders of images; without, all known ones.")
+    ] = None,
+    store: StoreOption = None,
+    model: Annotated[
+        str, typer.Option(help="A name from `embedsearch models`, or a file of weights.")
+    ] = IndexConfig.model,
+    input_side: InputSideOption = IndexConfig.input_side,
+    flip: FlipOption = IndexConfig.flip,
+    device: DeviceOption = IndexConfig.device,
+    precision: PrecisionOption = IndexConfig.precision,
+    workers: Annotated[
+        int | None, typer.Option(help="Decoding processes.  [default: one a processor]")
+    ] = None,
+    max_pixels: Annotated[
+        int, typer.Option(help="Refuse pictures of more pixels.")
+    ] = DecodeLimits.max_pixels,
+    max_bytes: Annotated[
+        int, typer.Option(help="Refuse files of more bytes.")
+    ] = DecodeLimits.max_bytes,
+    allow_truncated: Annotated[
+        bool, typer.Option("--allow-truncated", help="Accept pictures whose end is missing.")
+    ] = False,
+    rebuild: Annotated[
+        bool,
+        typer.Option("--rebuild", help="Embed everything anew, the one way to another model."),
+    ] = False,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Accept that a folder has vanished or is empty.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 if any file or folder failed.")
+    ] = False,
+    wait: WaitOption = IndexConfig.wait_s,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> int:
+    """Bring the store into step with folders: embed new and changed images, drop deleted ones."""
+    from embedsearch import indexing
+    from embedsearch.present.progress import ProgressDisplay
+    from embedsearch.present.text import json_line, report_lines
+
+    config = IndexConfig(
+        model=model,
+        input_side=input_side,
+        flip=flip,
+        device=device,
+        precision=precision,
+        workers=workers,
+        limits=DecodeLimits(
+            max_pixels=max_pixels, max_bytes=max_bytes, allow_truncated=allow_truncated
+        ),
+        wait_s=wait,
+        rebuild=rebuild,
+        allow_empty=allow_empty,
+        dry_run=dry_run,
+    )
+    session = session_with_signals()
+    if workers is not None and config.worker_count() < workers:
+        session.notice(f"--workers {workers} is more than pays here: {config.worker_count()} used")
+    with ProgressDisplay(notice) as on_progress:
+        report = indexing.index(
+            folders or [], store=store, config=config, session=session, on_progress=on_progress
+        )
+    sys.stdout.write(json_line(report.to_dict()) + "\n" if json else report_lines(report))
+    return 1 if strict and (report.failed or report.unreadable_folders) else 0

@@ -1,0 +1,36 @@
+"""Contact sheets that commands write."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embedsearch.cli.app import notice
+
+if TYPE_CHECKING:
+    from embedsearch.records import Hit
+
+
+def write_rows(path: Path, rows: list[tuple[str | bytes, str, str, list[Hit]]]) -> None:
+    """Write rows of a query (where to read it, its title and name) and its hits as one PNG."""
+    from embedsearch.present.sheet import MAX_TILES, THUMBNAIL_SIDE, Tile, write_sheet
+    from embedsearch.searching import thumbnails
+
+    images: list[str | bytes] = []
+    kept = []
+    for image, title, name, hits in rows:
+        if len(images) < MAX_TILES:
+            shown = hits[: MAX_TILES - len(images) - 1]
+            images += [image, *(hit.path for hit in shown)]
+            kept.append((title, name, shown))
+    if len(images) < sum(1 + len(hits) for *_, hits in rows):
+        notice(f"the contact sheet is cut after {len(images)} pictures")
+    pixels = thumbnails(images, THUMBNAIL_SIDE)
+    tiles = []
+    for title, name, hits in kept:
+        row = [Tile(next(pixels), title, os.path.basename(name), is_query=True)]
+        row += [Tile(next(pixels), f"{h.rank}.  {h.score:.3f}", h.key) for h in hits]
+        tiles.append(row)
+    write_sheet(path, tiles)
+    notice(f"contact sheet written to {path}")

@@ -1,0 +1,89 @@
+"""Commands about what is there: `info`, `check`, `repair`, `failures`, `models`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from embedsearch.cli.app import JsonOption, StoreOption, VerboseOption, WaitOption, app
+
+
+@app.command()
+def info(
+    store: StoreOption = None, json: JsonOption = False, verbose: VerboseOption = False
+) -> None:
+    """Show what the store holds: images, model, sizes, generation."""
+    from embedsearch import upkeep
+    from embedsearch.present.text import info_lines, json_line
+    from embedsearch.store.locate import locate_store
+
+    facts = upkeep.info(locate_store(store)).to_dict()
+    sys.stdout.write(json_line(facts) + "\n" if json else info_lines(facts))
+
+
+@app.command()
+def check(
+    store: StoreOption = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Checksums of files only, not every row.")
+    ] = False,
+    verbose: VerboseOption = False,
+) -> int:
+    """Verify every checksum and every row of the store; exit with 5 if anything is wrong."""
+    from embedsearch.store.check import check_store
+    from embedsearch.store.locate import locate_store
+
+    manifest, problems = check_store(locate_store(store), read_data=not quick)
+    for problem in problems:
+        print(problem.words, file=sys.stderr)
+    if problems:
+        return 5
+    files = len(manifest.files())
+    print(f"generation {manifest.generation} is whole: {manifest.live} images in {files} files")
+    return 0
+
+
+@app.command()
+def repair(
+    store: StoreOption = None, wait: WaitOption = 0.0, verbose: VerboseOption = False
+) -> None:
+    """Build the FAISS files again from the shards, and find the newest whole generation."""
+    from embedsearch.store.locate import locate_store
+    from embedsearch.upkeep import repair as repair_store
+
+    done = repair_store(locate_store(store), wait)
+    print("\n".join(done) or "nothing to repair")
+
+
+@app.command()
+def failures(
+    store: StoreOption = None, json: JsonOption = False, verbose: VerboseOption = False
+) -> None:
+    """List the files that could not be indexed, with stage and reason."""
+    from embedsearch import upkeep
+    from embedsearch.present.text import failure_values, json_line, table
+    from embedsearch.store.locate import locate_store
+
+    rows = [failure_values(folder, item) for folder, item in upkeep.failures(locate_store(store))]
+    if json:
+        sys.stdout.writelines(json_line(row) + "\n" for row in rows)
+    elif rows:
+        names = ("stage", "reason", "path", "detail")
+        sys.stdout.write(table(names, [[row[name] for name in names] for row in rows]))
+    else:
+        print("no failures")
+
+
+@app.command()
+def models(json: JsonOption = False, verbose: VerboseOption = False) -> None:
+    """List the models that --model knows, with dims, size, licence, and which are here."""
+    from embedsearch import upkeep
+    from embedsearch.present.text import json_line, model_lines
+
+    entries = upkeep.models()
+    if json:
+        sys.stdout.writelines(json_line(entry) + "\n" for entry in entries)
+    else:
+        sys.stdout.write(model_lines(entries))
