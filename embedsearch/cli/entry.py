@@ -11,11 +11,15 @@ from typing import NoReturn
 
 import typer
 
-# isort: off  importing registers a command, in the order of --help
 from embedsearch.cli.app import app, explain
+from embedsearch.cli.index import index
+from embedsearch.cli.learn import evaluate, train
+from embedsearch.cli.query import query
+from embedsearch.cli.stores import check, failures, info, models, repair
 from embedsearch.errors import EmbedSearchError
 
-# isort: on
+for command in (index, query, info, check, repair, failures, models, evaluate, train):
+    app.command()(command)  # in the order of --help
 
 
 def main() -> NoReturn:

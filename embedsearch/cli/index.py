@@ -16,14 +16,12 @@ from embedsearch.cli.app import (
     StoreOption,
     VerboseOption,
     WaitOption,
-    app,
     notice,
     session_with_signals,
 )
 from embedsearch.config import DecodeLimits, IndexConfig
 
 
-@app.command()
 def index(
     folders: Annotated[
         list[str] | None, typer.Argument(help="Folders of images; without, all known ones.")

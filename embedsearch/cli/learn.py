@@ -16,7 +16,6 @@ from embedsearch.cli.app import (
     PrecisionOption,
     StoreOption,
     VerboseOption,
-    app,
     notice,
     session_with_signals,
 )
@@ -27,7 +26,6 @@ from embedsearch.errors import MissingLibrary, UsageError
 SHEET_HITS = 6  # beside each of the worst queries: one line
 
 
-@app.command()
 def evaluate(
     folder: Annotated[
         str | None, typer.Argument(help="Pictures, one folder a class; without, a store's.")
@@ -78,7 +76,6 @@ def evaluate(
         )
 
 
-@app.command()
 def train(
     folder: Annotated[str, typer.Argument(help="Labelled pictures: one folder a class.")],
     out: Annotated[Path, typer.Option(help="Where to write the model, a .safetensors file.")],

@@ -15,7 +15,6 @@ from embedsearch.cli.app import (
     PrecisionOption,
     StoreOption,
     VerboseOption,
-    app,
     notice,
 )
 from embedsearch.cli.sheet import write_rows
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 MAX_STDIN_BYTES = 512 << 20
 
 
-@app.command()
 def query(
     images: Annotated[list[str], typer.Argument(help="Images to look for; - reads stdin.")],
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Neighbours a query.")] = DEFAULT_K,

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from embedsearch.cli.app import JsonOption, StoreOption, VerboseOption, WaitOption, app
+from embedsearch.cli.app import JsonOption, StoreOption, VerboseOption, WaitOption
 
 
-@app.command()
 def info(
     store: StoreOption = None, json: JsonOption = False, verbose: VerboseOption = False
 ) -> None:
@@ -23,7 +22,6 @@ def info(
     sys.stdout.write(json_line(facts) + "\n" if json else info_lines(facts))
 
 
-@app.command()
 def check(
     store: StoreOption = None,
     quick: Annotated[
@@ -45,7 +43,6 @@ def check(
     return 0
 
 
-@app.command()
 def repair(
     store: StoreOption = None, wait: WaitOption = 0.0, verbose: VerboseOption = False
 ) -> None:
@@ -57,7 +54,6 @@ def repair(
     print("\n".join(done) or "nothing to repair")
 
 
-@app.command()
 def failures(
     store: StoreOption = None, json: JsonOption = False, verbose: VerboseOption = False
 ) -> None:
@@ -76,7 +72,6 @@ def failures(
         print("no failures")
 
 
-@app.command()
 def models(json: JsonOption = False, verbose: VerboseOption = False) -> None:
     """List the models that --model knows, with dims, size, licence, and which are here."""
     from embedsearch import upkeep
