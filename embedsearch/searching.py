@@ -301,13 +301,15 @@ def thumbnails(
         DecodePool(side, DecodeLimits(), workers=workers, fit=True) as pool,
     ):
         jobs = (_job(place, _path_of(image, folder, place)) for place, image in enumerate(images))
+        found: dict[int, npt.NDArray[np.uint8] | None] = {}
+        place = 0
         for batch in pool.run(jobs):
-            found = {
-                ref.root: pixels.copy()
-                for ref, pixels in zip(batch.images.refs, batch.images.pixels, strict=True)
-            }
-            for place in sorted([*found, *(failure.root for failure in batch.failures)]):
-                yield found.get(place)
+            for ref, pixels in zip(batch.images.refs, batch.images.pixels, strict=True):
+                found[ref.root] = pixels.copy()
+            found |= {failure.root: None for failure in batch.failures}
+            while place in found:  # a slow one comes later than those after it
+                yield found.pop(place)
+                place += 1
 
 
 def _sort_key(score: float, image: StoredImage) -> tuple[float, int, bytes]:

@@ -1,13 +1,13 @@
-"""Decoding processes under a watch; in: jobs in order, out: batches of pixels in that order.
+"""Decoding processes under a watch; in: jobs in order, out: batches of pixels.
 
 One pump thread feeds the workers and gathers their answers, so that decoding goes on while the
-caller embeds. Pixels come through a shared ring of batches: nothing is copied on the way.
-A worker that crashes, hangs or eats memory costs the file it was working on.
+caller embeds. Batches come in the order of their jobs, but for files that take long: those follow
+later, alone, and hold up nobody. A worker that crashes, hangs or eats memory costs the file it
+was working on. While the caller has to wait, workers are added.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
 import queue
 import selectors
@@ -24,42 +24,60 @@ import numpy.typing as npt
 
 from embedsearch.config import DecodeLimits
 from embedsearch.decode.process import DecodeJob, Task, Worker, outcome
+from embedsearch.decode.ring import Ring
 from embedsearch.errors import EmbedSearchError
 from embedsearch.records import Failure, ImageBatch, ImageFacts, ImageRef, Reason, Stage
 
-RING_BATCHES = 4
+BATCH = 32
+SPARE_REGIONS = 4  # one being filled, one ready, two that files which take long may block
 JOBS_AHEAD = 2  # a worker never waits for its next job, and a crash re-queues at most one
+SLOW_S = 1.0  # a file that takes longer is left behind by its batch
 
 _STOP_POLL_S = 0.2
-
+_GROW_EVERY_S = 0.25
+_GROW_AT = 0.1  # of that time the caller waited, with every worker busy
 _RETRY_CRASH = 1  # a worker killed from outside must not cost a good file
 
 
 @dataclass(frozen=True)
 class DecodedBatch:
-    """What became of the next jobs: `images` in job order, and the failures among them.
+    """What became of some jobs: `images` in job order, and the failures among them.
 
-    The pixels are a view of the shared ring and valid until the next batch is asked for.
+    The pixels are a view of the shared ring, valid until `release` is called.
     """
 
     images: ImageBatch
     failures: list[Failure]
     read_s: float  # busy seconds, summed over the workers
     decode_s: float
+    release: Callable[[], None]
 
 
 @dataclass
 class _Batch:
-    first_slot: int
-    tasks: int
+    region: int
+    refs: dict[int, ImageRef]  # by slot, in job order
     outcomes: dict[int, ImageFacts | Failure] = field(default_factory=dict)
-    refs: dict[int, ImageRef] = field(default_factory=dict)
     read_s: float = 0.0
     decode_s: float = 0.0
 
+    @property
+    def open_slots(self) -> set[int]:
+        return self.refs.keys() - self.outcomes.keys()
+
+    def split(self) -> _Batch:
+        """Take what is still open out of this batch and return it as one of its own."""
+        return _Batch(self.region, {slot: self.refs.pop(slot) for slot in sorted(self.open_slots)})
+
+
+_Done = queue.SimpleQueue[_Batch | BaseException | None]
+
 
 class DecodePool:
-    """Worker processes for one stream of jobs; use as a context manager."""
+    """Worker processes for one stream of jobs; use as a context manager.
+
+    It starts with `workers` and adds more, up to `most`, while the caller waits for them.
+    """
 
     def __init__(
         self,
@@ -67,27 +85,31 @@ class DecodePool:
         limits: DecodeLimits,
         *,
         workers: int = 1,
-        batch: int = 32,
+        most: int | None = None,
+        batch: int = BATCH,
+        in_flight: int = 1,
         fit: bool = False,
     ) -> None:
-        self._side = side
+        """`in_flight` is how many batches the caller holds at a time."""
         self._limits = limits
-        self._batch = batch
-        self._ring_bytes = RING_BATCHES * batch * side * side * 3
-        self._ring_fd = _anonymous_file(self._ring_bytes)
-        self._pixels = _map_pixels(self._ring_fd, RING_BATCHES * batch, side)
+        self._most = workers if most is None else most
+        self._ring = Ring(in_flight + SPARE_REGIONS, batch, side)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
         self._spec = {
             "side": side,
             "fit": fit,
             "limits": asdict(limits),
-            "slots": RING_BATCHES * batch,
+            "slots": self._ring.slots,
         }
         self._selector = selectors.DefaultSelector()
         self._wake_read, self._wake_write = os.pipe()
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
         self._workers: list[Worker] = []
         self._start_failures = 0
+        self._released: deque[int] = deque()
+        self._waited_s = 0.0  # of the caller, for batches
+        self._waiting_since: float | None = None
+        self._looked_at, self._waited_then = 0.0, 0.0
         self._closing = threading.Event()
         self._pump: threading.Thread | None = None
         try:
@@ -103,6 +125,16 @@ class DecodePool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def workers(self) -> int:
+        """Return how many workers there are now."""
+        return len(self._workers)
+
+    @property
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """Return the ring's memory, uint8 (slots, S, S, 3): what a GPU's driver may pin."""
+        return self._ring.pixels
+
     def close(self) -> None:
         """Kill the workers and release the ring. A second call does nothing."""
         if self._closing.is_set():
@@ -114,104 +146,120 @@ class DecodePool:
         for worker in self._workers:
             worker.close()
         self._selector.close()
-        for descriptor in (self._ring_fd, self._wake_read, self._wake_write):
-            os.close(descriptor)
+        self._ring.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
         self._errors.close()
 
     def run(
         self, jobs: Iterator[DecodeJob], stop: Callable[[], int] = lambda: 0
     ) -> Iterator[DecodedBatch]:
-        """Start on the jobs at once and return an iterator over their outcome, in their order.
+        """Start on the jobs at once and return an iterator over their outcome.
 
-        It yields `batch` jobs at a time and ends early once `stop` says so. One stream at a time:
-        call it again only after the last one came to its end.
+        A batch is released when the next one is asked for.
         """
-        free: deque[int] = deque(range(RING_BATCHES))
-        done: queue.Queue[_Batch | BaseException | None] = queue.Queue()
+        leased = self.lease(jobs, stop)
+
+        def released() -> Iterator[DecodedBatch]:
+            for batch in leased:
+                yield batch
+                batch.release()
+
+        return released()
+
+    def lease(
+        self, jobs: Iterator[DecodeJob], stop: Callable[[], int] = lambda: 0
+    ) -> Iterator[DecodedBatch]:
+        """Start on the jobs at once and return an iterator over batches that the caller releases.
+
+        It yields `batch` jobs at a time, fewer where files take long, and ends early once `stop`
+        says so. One stream at a time: call it again only after the last one came to its end.
+        """
+        self._ring.reset()
+        self._released.clear()
+        done: _Done = queue.SimpleQueue()
         self._pump = threading.Thread(
-            target=self._guarded_pump, args=(jobs, free, done), name="decode-pump", daemon=True
+            target=self._guarded_pump, args=(jobs, done), name="decode-pump", daemon=True
         )
         self._pump.start()
-        return self._outcomes(free, done, stop)
+        return self._outcomes(done, stop)
 
-    def _outcomes(
-        self,
-        free: deque[int],
-        done: queue.Queue[_Batch | BaseException | None],
-        stop: Callable[[], int],
-    ) -> Iterator[DecodedBatch]:
+    def _outcomes(self, done: _Done, stop: Callable[[], int]) -> Iterator[DecodedBatch]:
         while not stop():
+            self._waiting_since = time.monotonic()
             try:
                 batch = done.get(timeout=_STOP_POLL_S)
             except queue.Empty:
                 continue
+            finally:
+                self._waited_s += time.monotonic() - self._waiting_since
+                self._waiting_since = None
             if batch is None:
                 return
             if isinstance(batch, BaseException):
                 raise batch
             yield self._finish(batch)
-            free.append(batch.first_slot // self._batch)
-            os.write(self._wake_write, b".")
 
     def _finish(self, batch: _Batch) -> DecodedBatch:
         """Return the batch as records; failures leave holes, which are cut out of the pixels."""
-        slots = range(batch.first_slot, batch.first_slot + batch.tasks)
+        slots = list(batch.refs)
         good = [slot for slot in slots if isinstance(batch.outcomes[slot], ImageFacts)]
         facts = [fact for s in good if isinstance(fact := batch.outcomes[s], ImageFacts)]
         failures = [f for s in slots if isinstance(f := batch.outcomes[s], Failure)]
-        whole = len(good) == batch.tasks
-        pixels = self._pixels[slots.start : slots.stop] if whole else self._pixels[good]
+        in_a_row = bool(good) and good[-1] - good[0] + 1 == len(good)
+        pixels = self._ring.pixels[slice(good[0], good[-1] + 1) if in_a_row else good]
         images = ImageBatch([batch.refs[slot] for slot in good], facts, pixels)
-        return DecodedBatch(images, failures, batch.read_s, batch.decode_s)
 
-    def _guarded_pump(
-        self,
-        jobs: Iterator[DecodeJob],
-        free: deque[int],
-        done: queue.Queue[_Batch | BaseException | None],
-    ) -> None:
+        def release() -> None:
+            self._released.append(batch.region)
+            self._wake()
+
+        return DecodedBatch(images, failures, batch.read_s, batch.decode_s, release)
+
+    def _wake(self) -> None:
+        if not self._closing.is_set():
+            os.write(self._wake_write, b".")
+
+    def _guarded_pump(self, jobs: Iterator[DecodeJob], done: _Done) -> None:
         try:
-            self._pump_jobs(jobs, free, done)
+            self._pump_jobs(jobs, done)
         except BaseException as error:  # must reach the caller's thread, whatever it is
             done.put(error)
         else:
             done.put(None)
 
-    def _pump_jobs(
-        self,
-        jobs: Iterator[DecodeJob],
-        free: deque[int],
-        done: queue.Queue[_Batch | BaseException | None],
-    ) -> None:
+    def _pump_jobs(self, jobs: Iterator[DecodeJob], done: _Done) -> None:
         waiting: deque[Task] = deque()
-        open_batches: deque[_Batch] = deque()
+        batches: deque[_Batch] = deque()  # begun, in order
+        late: list[_Batch] = []  # left behind by their batches
         more = True
         while not self._closing.is_set():
-            while more and free and len(waiting) < self._batch:
-                batch, tasks = self._next_batch(jobs, free[0] * self._batch)
-                more = len(tasks) == self._batch
+            while self._released:
+                self._ring.let_go(self._released.popleft())
+            while more and self._ring.has_free and len(waiting) < self._ring.batch:
+                tasks = self._next_tasks(jobs)
+                more = len(tasks) == self._ring.batch
                 if not tasks:
                     break
-                free.popleft()
-                open_batches.append(batch)
+                batches.append(_Batch(self._ring.take(), {t.slot: t.job.ref for t in tasks}))
                 waiting.extend(tasks)
             self._hand_out(waiting)
-            while open_batches and len(open_batches[0].outcomes) == open_batches[0].tasks:
-                done.put(open_batches.popleft())
-            if not more and not open_batches:
+            self._pass_on(batches, late, done)
+            if not more and not batches and not late:
                 return
-            self._wait(waiting, open_batches)
+            self._wait(waiting, [*batches, *late])
+            self._grow(waiting)
 
-    def _next_batch(self, jobs: Iterator[DecodeJob], first_slot: int) -> tuple[_Batch, list[Task]]:
+    def _next_tasks(self, jobs: Iterator[DecodeJob]) -> list[Task]:
+        """Return tasks for the slots of the region that is taken next."""
+        first = self._ring.next_region * self._ring.batch
         tasks = []
-        for slot in range(first_slot, first_slot + self._batch):
+        for slot in range(first, first + self._ring.batch):
             job = next(jobs, None)
             if job is None:
                 break
             tasks.append(Task(job, slot))
-        batch = _Batch(first_slot, len(tasks))
-        batch.refs = {task.slot: task.job.ref for task in tasks}
-        return batch, tasks
+        return tasks
 
     def _hand_out(self, waiting: deque[Task]) -> None:
         for ahead in range(JOBS_AHEAD):
@@ -219,7 +267,52 @@ class DecodePool:
                 if waiting and len(worker.tasks) <= ahead:
                     worker.send(waiting.popleft())
 
-    def _wait(self, waiting: deque[Task], open_batches: deque[_Batch]) -> None:
+    def _pass_on(self, batches: deque[_Batch], late: list[_Batch], done: _Done) -> None:
+        """Give the caller what is ready, in order; a batch does not wait for a slow file."""
+        while batches:
+            first = batches[0]
+            if first.open_slots:
+                if not first.open_slots <= self._slow_slots():
+                    break
+                late.append(first.split())
+                self._ring.hold(first.region)
+            batches.popleft()
+            if first.refs:
+                done.put(first)
+            else:
+                self._ring.let_go(first.region)
+        for batch in [batch for batch in late if not batch.open_slots]:
+            late.remove(batch)
+            done.put(batch)
+
+    def _slow_slots(self) -> set[int]:
+        """Return the slots whose worker has been busy with one file for long."""
+        return {task.slot for worker in self._slow_workers() for task in worker.tasks}
+
+    def _slow_workers(self) -> list[Worker]:
+        now = time.monotonic()
+        return [w for w in self._workers if w.ready and w.tasks and now - w.since > SLOW_S]
+
+    def _grow(self, waiting: deque[Task]) -> None:
+        """Start more workers while the caller waits and every worker is busy.
+
+        Workers that sit on a slow file do not count: others take their place for the time.
+        """
+        now = time.monotonic()
+        if now - self._looked_at < _GROW_EVERY_S:
+            return
+        since = self._waiting_since
+        waited = self._waited_s + (0.0 if since is None else now - since)
+        share = (waited - self._waited_then) / (now - self._looked_at)
+        self._looked_at, self._waited_then = now, waited
+        busy = all(worker.ready and worker.tasks for worker in self._workers)
+        slow = len(self._slow_workers())
+        room = min(self._most + slow, 2 * self._most) - len(self._workers)
+        if share > _GROW_AT and busy and waiting:
+            for _ in range(min(room, max(1, len(self._workers) // 2))):
+                self._start_worker()
+
+    def _wait(self, waiting: deque[Task], batches: list[_Batch]) -> None:
         """Sleep until a worker answers, dies or overruns its time, and note what it did."""
         for key, _ in self._selector.select(timeout=self._seconds_left()):
             worker = key.data
@@ -228,7 +321,7 @@ class DecodePool:
                 continue
             answers = worker.answers()
             if answers is None:
-                self._bury(worker, waiting, open_batches)
+                self._bury(worker, waiting, batches)
                 continue
             for answer in answers:
                 if "ready" in answer:
@@ -236,26 +329,29 @@ class DecodePool:
                     self._start_failures = 0
                     worker.since = time.monotonic()
                 else:
-                    _note(worker.tasks.popleft(), answer, open_batches)
+                    _note(worker.tasks.popleft(), answer, batches)
                     worker.since = time.monotonic()
         for worker in list(self._workers):
             if worker.tasks and time.monotonic() - worker.since > self._limit(worker):
-                self._time_out(worker, waiting, open_batches)
+                self._time_out(worker, waiting, batches)
 
     def _limit(self, worker: Worker) -> float:
         # A worker's own start is no fault of its first file.
         return self._limits.image_timeout_s + (0.0 if worker.ready else 60.0)
 
     def _seconds_left(self) -> float | None:
+        """Return when to look again at the latest, None while there is nothing to watch."""
         deadlines = [w.since + self._limit(w) for w in self._workers if w.tasks]
-        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        if not deadlines:
+            return None
+        return min(_GROW_EVERY_S, max(0.0, min(deadlines) - time.monotonic()))
 
-    def _time_out(self, worker: Worker, waiting: deque[Task], open_batches: deque[_Batch]) -> None:
+    def _time_out(self, worker: Worker, waiting: deque[Task], batches: list[_Batch]) -> None:
         detail = f"more than {self._limits.image_timeout_s:g} s"
-        _note(worker.tasks.popleft(), _failed(Reason.TIMEOUT, detail), open_batches)
+        _note(worker.tasks.popleft(), _failed(Reason.TIMEOUT, detail), batches)
         self._replace(worker, waiting)
 
-    def _bury(self, worker: Worker, waiting: deque[Task], open_batches: deque[_Batch]) -> None:
+    def _bury(self, worker: Worker, waiting: deque[Task], batches: list[_Batch]) -> None:
         """Replace a worker that died; its oldest task is at fault if it dies of it twice."""
         status = worker.process.wait()
         if not worker.ready:
@@ -273,7 +369,7 @@ class DecodePool:
             else:
                 how = f"signal {-status}" if status < 0 else f"exit status {status}"
                 detail = f"the decoder ended by {how}"
-                _note(task, _failed(Reason.DECODER_CRASH, detail), open_batches)
+                _note(task, _failed(Reason.DECODER_CRASH, detail), batches)
         self._replace(worker, waiting)
 
     def _replace(self, worker: Worker, waiting: deque[Task]) -> None:
@@ -284,7 +380,7 @@ class DecodePool:
         self._start_worker()
 
     def _start_worker(self) -> None:
-        worker = Worker(self._spec, self._ring_fd, self._errors.fileno())
+        worker = Worker(self._spec, self._ring.descriptor, self._errors.fileno())
         self._workers.append(worker)
         self._selector.register(worker.results, selectors.EVENT_READ, worker)
 
@@ -293,25 +389,9 @@ def _failed(reason: Reason, detail: str) -> dict[str, Any]:
     return {"stage": Stage.DECODE, "reason": reason, "detail": detail}
 
 
-def _note(task: Task, answer: dict[str, Any], open_batches: deque[_Batch]) -> None:
+def _note(task: Task, answer: dict[str, Any], batches: list[_Batch]) -> None:
     """Enter a worker's answer into the batch that holds the task's slot."""
-    batch = next(b for b in open_batches if 0 <= task.slot - b.first_slot < b.tasks)
+    batch = next(b for b in batches if task.slot in b.refs)
     batch.outcomes[task.slot] = outcome(task.job.ref, answer)
     batch.read_s += answer.get("read_s", 0.0)
     batch.decode_s += answer.get("decode_s", 0.0)
-
-
-def _anonymous_file(size: int) -> int:
-    """Return a descriptor of `size` zero bytes that child processes can map; no /dev/shm used."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("embedsearch-ring")
-    else:
-        descriptor, path = tempfile.mkstemp()
-        os.unlink(path)
-    os.ftruncate(descriptor, size)
-    return descriptor
-
-
-def _map_pixels(descriptor: int, slots: int, side: int) -> npt.NDArray[np.uint8]:
-    ring = mmap.mmap(descriptor, slots * side * side * 3)
-    return np.frombuffer(ring, dtype=np.uint8).reshape(slots, side, side, 3)

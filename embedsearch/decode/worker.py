@@ -10,16 +10,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import mmap
 import os
 import sys
 import time
 from typing import IO, Any
 
-import numpy as np
-
 from embedsearch.config import DecodeLimits
 from embedsearch.decode.image import DecodeError, decode
+from embedsearch.decode.ring import map_pixels
 from embedsearch.paths import open_regular
 from embedsearch.records import Reason, Stage
 
@@ -30,8 +28,7 @@ def main() -> None:
     limits = DecodeLimits(**spec["limits"])
     _limit_memory(limits.worker_memory_bytes)
     side, fit = spec["side"], spec["fit"]
-    ring = mmap.mmap(spec["ring_fd"], spec["slots"] * side * side * 3)
-    slots = np.frombuffer(ring, dtype=np.uint8).reshape(spec["slots"], side, side, 3)
+    slots = map_pixels(spec["ring_fd"], spec["slots"], side)
     with os.fdopen(spec["job_fd"], "rb") as jobs, os.fdopen(spec["result_fd"], "wb") as results:
         _answer(results, {"ready": True})
         for line in jobs:
