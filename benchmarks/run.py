@@ -193,7 +193,7 @@ import numpy as np
 import embedsearch
 
 class Stand:
-    device, precision = "cpu", "fp32"
+    device, precision, lanes = "cpu", "fp32", 1
     def __init__(self, spec):
         self.projection = np.random.default_rng(0).standard_normal((192, spec.dim), np.float32)
     def __call__(self, pixels):

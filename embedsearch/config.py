@@ -23,6 +23,7 @@ MIN_SIDE, MAX_SIDE = 32, 1024  # a network halves its input five times
 # A 200-Mpx phone picture fits once the user says so; the default keeps a worker below 1 GB.
 DEFAULT_MAX_PIXELS = 100_000_000
 DEFAULT_MAX_BYTES = 512 << 20
+MAX_WORKERS = 64
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class IndexConfig:
     flip: bool = False  # also embed the mirror image and average: twice the time
     device: str = "auto"
     precision: str = "auto"  # auto takes bf16 where it was measured to be faster
-    workers: int | None = None  # decoding processes; None is one a processor, at most 16
+    workers: int | None = None  # decoding processes; None takes what the network keeps busy
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     checkpoint_s: float = 60.0  # a killed run loses at most this much work ...
     checkpoint_images: int = 5_000  # ... or this many images
@@ -75,11 +76,19 @@ class IndexConfig:
         if self.wait_s < 0:
             raise UsageError("--wait must not be negative")
 
-    def worker_count(self) -> int:
-        """Return how many decoding processes to start, never more than twice the processors."""
+    def worker_range(self, *, on_gpu: bool) -> tuple[int, int]:
+        """Return how many decoding processes to start, and how many at most.
+
+        A number asked for is kept, up to twice the processors. Else a run begins with one where
+        the network needs the same processors, with half of them beside a GPU, and adds more
+        while the network waits for pictures.
+        """
         processors = available_processors()
-        wanted = min(processors, 16) if self.workers is None else self.workers
-        return min(wanted, max(2 * processors, 2))
+        if self.workers is not None:
+            asked = min(self.workers, max(2 * processors, 2))
+            return asked, asked
+        most = min(processors, MAX_WORKERS)
+        return (max(1, most // 2) if on_gpu else 1), most
 
 
 @dataclass(frozen=True)

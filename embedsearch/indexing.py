@@ -1,6 +1,6 @@
 """Folders of images to a store, as a sync; in: folders and a config, out: an IndexReport.
 
-plan (planning.py) → decode (worker processes) → embed (this process) → rows and commits
+plan (planning.py) → decode and embed, overlapped (pipeline.py) → rows and commits
 (ledger.py). Whatever ends the run, the store stands at its last commit.
 """
 
@@ -14,11 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import embedsearch
 from embedsearch.config import IndexConfig
-from embedsearch.decode.pool import DecodedBatch, DecodePool
 from embedsearch.decode.process import DecodeJob
 from embedsearch.errors import (
     IncompatibleStore,
@@ -28,22 +25,20 @@ from embedsearch.errors import (
 )
 from embedsearch.ledger import Ledger
 from embedsearch.network.catalog import AUTO
-from embedsearch.network.runtime import PixelExtractor, load_extractor
+from embedsearch.network.runtime import PixelExtractor, load_stream_extractor
 from embedsearch.network.weights import resolve
+from embedsearch.pipeline import Embedded, Pipeline
 from embedsearch.planning import Plan, make_plan
 from embedsearch.records import (
-    EmbeddingBatch,
     Failure,
-    ImageBatch,
     IndexReport,
     ModelSpec,
     Progress,
-    Reason,
-    Stage,
-    check_unit_rows,
 )
 from embedsearch.scope import Scope, holds_image, resolve_scope
 from embedsearch.session import Session
+from embedsearch.stages import Setup, advice, shares, slowest_stage
+from embedsearch.stages import words as stage_words
 from embedsearch.store.current import check_format, read_current
 from embedsearch.store.files import FORMAT_NAME
 from embedsearch.store.locate import locate_store
@@ -61,7 +56,7 @@ def index(
     config: IndexConfig | None = None,
     session: Session | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    extractor_factory: ExtractorFactory = load_extractor,
+    extractor_factory: ExtractorFactory = load_stream_extractor,
     **options: Any,
 ) -> IndexReport:
     """Bring a store into step with folders of images: embed what is new or changed.
@@ -96,6 +91,8 @@ class _Run:
         self.started = time.monotonic()
         self.seconds: defaultdict[str, float] = defaultdict(float)  # busy seconds a stage
         self.extractor: PixelExtractor | None = None
+        self.workers = 0  # decoding processes
+        self.side: int | None = None
         self.failures: list[Failure] = []
         self.outcome: Counter[str] = Counter()
         self.old_manifest: Manifest | None = None
@@ -247,72 +244,58 @@ class _Run:
             return 0
         paths = {root.id: root.path for root in scope.roots}
         jobs = (DecodeJob(ref, paths[ref.root]) for ref in plan.embed)
-        side, limits = model.input_side, self.config.limits
-        with DecodePool(side, limits, workers=self._workers(plan)) as pool:
-            batches = pool.run(jobs, self.session.stop)
+        self.side, stop = model.input_side, self.session.stop
+        with Pipeline(model.input_side, self.config, jobs, total, stop) as pipeline:
             # The workers start and decode while this process loads the network.
             started = time.monotonic()
             self.extractor = self.extractor_factory(
                 model, self.config.device, self.config.precision, self.session
             )
-            self.seconds["load"] = time.monotonic() - started
-            for batch in batches:
+            streaming_since = time.monotonic()
+            self.seconds["load"] = streaming_since - started
+            for batch in pipeline.embed(self.extractor):
                 self._take(batch, plan, ledger)
-                if self.on_progress is not None:
-                    done = self.outcome["embedded"] + self.outcome["failed"]
-                    elapsed = time.monotonic() - self.started
-                    self.on_progress(Progress(done, total, self.outcome["failed"], elapsed))
+                self.workers = pipeline.workers
+                self.seconds |= pipeline.busy_s()
+                self.seconds["write"] = ledger.write_s
+                self._tell(total, time.monotonic() - streaming_since)
                 # A rebuild commits once: readers keep the old rows until the new are all there.
                 if not self._replaces and self._is_due(ledger):
                     ledger.set_failures(self.failures)
                     ledger.commit(self._run_record(plan))
             return self.session.stop()
 
-    def _workers(self, plan: Plan) -> int:
-        return max(1, min(self.config.worker_count(), len(plan.embed)))
+    def _tell(self, total: int, elapsed_s: float) -> None:
+        if self.on_progress is None:
+            return
+        stages = ("read", "decode", "embed", "write")
+        busy_s = {name: self.seconds[name] for name in stages}
+        done = self.outcome["embedded"] + self.outcome["failed"]
+        note = stage_words(busy_s, elapsed_s, self._setup())
+        self.on_progress(Progress(done, total, self.outcome["failed"], elapsed_s, note))
+
+    def _setup(self) -> Setup:
+        assert self.extractor is not None and self.side is not None
+        return Setup(self.extractor.device, self.extractor.precision, self.workers, self.side)
 
     def _is_due(self, ledger: Ledger) -> bool:
         late = time.monotonic() - ledger.committed_at >= self.config.checkpoint_s
         return late or ledger.images_since_commit >= self.config.checkpoint_images
 
-    def _take(self, batch: DecodedBatch, plan: Plan, ledger: Ledger) -> None:
-        """Embed one batch and enter it into the ledger, with its failures."""
-        self.seconds["read"] += batch.read_s
-        self.seconds["decode"] += batch.decode_s
-        failures = list(batch.failures)
-        if len(batch.images.refs):
-            started = time.monotonic()
-            embedded, unusable = self._vectors(batch.images)
-            self.seconds["embed"] += time.monotonic() - started
-            failures += unusable
-            ledger.add(embedded)
-            self.outcome["embedded"] += len(embedded.refs)
-            for ref in embedded.refs:
-                kind = "changed" if (ref.root, ref.key) in plan.replaced else "added"
-                self.outcome[kind] += 1
-        self.failures += failures
-        self.outcome["failed"] += len(failures)
-        done = [(ref.root, ref.key) for ref in batch.images.refs]
+    def _take(self, batch: Embedded, plan: Plan, ledger: Ledger) -> None:
+        """Enter one batch into the ledger, with its failures."""
+        refs = batch.images.refs
+        if len(refs):
+            ledger.add(batch.images)
+        self.outcome["embedded"] += len(refs)
+        changed = sum((ref.root, ref.key) in plan.replaced for ref in refs)
+        self.outcome["changed"] += changed
+        self.outcome["added"] += len(refs) - changed
+        self.failures += batch.failures
+        self.outcome["failed"] += len(batch.failures)
+        done = [(ref.root, ref.key) for ref in refs]
         done += [(failure.root, failure.key) for failure in batch.failures]
         ledger.delete(plan.replaced[key] for key in done if key in plan.replaced)
-
-    def _vectors(self, images: ImageBatch) -> tuple[EmbeddingBatch, list[Failure]]:
-        """Return the embeddings, and failures for images of which the network made no vector."""
-        assert self.extractor is not None
-        vectors = self.extractor(images.pixels)
-        try:
-            return EmbeddingBatch(images.refs, images.facts, vectors), []
-        except ValueError:
-            good = [_is_unit(vectors[i : i + 1]) for i in range(len(vectors))]
-        detail = "the network gave no finite unit vector"
-        failures = [
-            Failure(r.root, r.key, Stage.EMBED, Reason.NOT_FINITE, detail, r.size, r.mtime_ns)
-            for r, usable in zip(images.refs, good, strict=True)
-            if not usable
-        ]
-        refs = [ref for ref, usable in zip(images.refs, good, strict=True) if usable]
-        facts = [fact for fact, usable in zip(images.facts, good, strict=True) if usable]
-        return EmbeddingBatch(refs, facts, vectors[np.array(good)]), failures
 
     def _verdict_key(self) -> dict[str, Any]:
         """Return what recorded failures depend on besides the file itself."""
@@ -354,16 +337,11 @@ class _Run:
     def _report(
         self, plan: Plan, model: str, manifest: Manifest | None, images: int
     ) -> IndexReport:
-        workers = self._workers(plan)
         handled = self.outcome["embedded"] + self.outcome["failed"]
-        seconds = {
-            "scan": self.seconds["scan"],
-            "load": self.seconds["load"],
-            "read": self.seconds["read"] / workers,
-            "decode": self.seconds["decode"] / workers,
-            "embed": self.seconds["embed"],
-            "write": self.seconds["write"],
-        }
+        stages = ("scan", "load", "read", "decode", "embed", "write")
+        seconds = {stage: self.seconds[stage] for stage in stages}
+        elapsed_s = time.monotonic() - self.started
+        slowest = slowest_stage(seconds)
         rates = {
             stage: (plan.found if stage == "scan" else handled) / value
             for stage, value in seconds.items()
@@ -382,17 +360,12 @@ class _Run:
             ignored=plan.ignored,
             unreadable_folders=plan.unreadable_folders,
             embedded=self.outcome["embedded"],
-            elapsed_s=round(time.monotonic() - self.started, 3),
+            elapsed_s=round(elapsed_s, 3),
             stage_s={stage: round(value, 3) for stage, value in seconds.items()},
             stage_rate={stage: round(value, 1) for stage, value in rates.items()},
-            slowest_stage=max(seconds, key=lambda stage: seconds[stage]),
+            stage_share=shares(seconds, elapsed_s),
+            slowest_stage=slowest,
+            advice="" if self.extractor is None else advice(slowest, self._setup()),
+            workers=self.workers,
             dry_run=self.config.dry_run,
         )
-
-
-def _is_unit(vectors: Any) -> bool:
-    try:
-        check_unit_rows(vectors)
-    except ValueError:
-        return False
-    return True

@@ -77,8 +77,10 @@ class Ledger:
 
     def add(self, batch: EmbeddingBatch) -> None:
         """Add the rows of a batch; a full shard is written, not yet committed."""
+        started = time.monotonic()
         self._add_rows(batch_table(batch, self._manifest.next_row))
         self.images_since_commit += len(batch.refs)
+        self.write_s += time.monotonic() - started
 
     def carry(self, carries: list[Carry], snapshot: Snapshot) -> None:
         """Give old rows new refs: the vectors move into new rows, the old ones are deleted."""

@@ -281,9 +281,13 @@ class IndexReport:
     unreadable_folders: int
     embedded: int
     elapsed_s: float
-    stage_s: Mapping[str, float]  # busy seconds; `load` is loading or converting the network
+    # Busy seconds, per worker or lane; `load` is loading or converting the network.
+    stage_s: Mapping[str, float]
+    stage_share: Mapping[str, float]  # of the time, 0 to 1; stages overlap
     stage_rate: Mapping[str, float]  # images/s that the stage alone would reach
     slowest_stage: str
+    advice: str  # what would make the slowest stage faster
+    workers: int  # decoding processes at the end
     dry_run: bool = False
 
     def __post_init__(self) -> None:

@@ -48,7 +48,7 @@ class CountingExtractor:
     Deterministic, and near for near pictures: a fixed projection of the picture at 8 × 8.
     """
 
-    device, precision = "cpu", "fp32"
+    device, precision, lanes = "cpu", "fp32", 1
     embedded = 0
 
     def __init__(self, dim: int) -> None:

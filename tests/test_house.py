@@ -22,14 +22,15 @@ FLOORS = [
     ["cli", "__main__"],
     ["__init__"],
     ["learning"],
-    ["indexing", "searching", "upkeep", "ledger", "planning", "scope", "neighbors"],
+    ["indexing", "searching", "upkeep", "ledger", "planning", "scope", "neighbors", "pipeline"],
     ["sources", "decode", "network", "store", "ann", "present"],
-    ["records", "config", "errors", "paths", "session", "children", "writing"],
+    ["records", "config", "errors", "paths", "session", "children", "writing", "stages"],
 ]
 SAME_FLOOR = {
     ("__main__", "cli"),
     ("indexing", "ledger"),
     ("indexing", "planning"),
+    ("indexing", "pipeline"),
     ("indexing", "scope"),
     ("planning", "scope"),
     ("searching", "neighbors"),
@@ -37,6 +38,7 @@ SAME_FLOOR = {
     ("upkeep", "ledger"),
     ("config", "errors"),
     ("session", "errors"),
+    ("stages", "config"),
 }
 HEAVY = {
     "PIL": {"decode", "present", "searching"},

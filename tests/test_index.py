@@ -80,7 +80,7 @@ def test_the_second_run_reads_and_embeds_nothing(
     assert CountingExtractor.embedded == 12
     generation = read_current(library.store).generation
     before = sorted(path.name for path in library.store.rglob("*"))
-    monkeypatch.setattr("embedsearch.indexing.DecodePool", None)  # would fail if it were used
+    monkeypatch.setattr("embedsearch.pipeline.DecodePool", None)  # would fail if it were used
     monkeypatch.setattr("embedsearch.planning.open_regular", None)
     report = library.index(photos)
     assert counts(report) == (12, 0, 0, 0, 12, 0, 0)
@@ -231,7 +231,7 @@ def test_many_checkpoints_leave_few_shards(
                     else 0)  # fmt: skip
 
     assert library.index(photos, checkpoint_images=1, on_progress=watch).added == 312
-    assert len(most) == 10 and max(most) <= 4
+    assert len(most) >= 30 and max(most) <= 4
     assert len(rows_of(library.store)) == 312
     assert check_store(library.store, read_data=True)[1] == []
 
@@ -356,11 +356,12 @@ def test_vectors_that_are_not_finite_are_failures(
 
         def broken(pixels: Any) -> Any:
             vectors = network(pixels)
-            vectors[3] = np.nan
-            vectors[5] *= 2
+            if len(vectors) == 8:  # the first batch of two
+                vectors[3] = np.nan
+                vectors[5] *= 2
             return vectors
 
-        broken.device, broken.precision = "cpu", "fp32"  # type: ignore[attr-defined]
+        broken.device, broken.precision, broken.lanes = "cpu", "fp32", 1  # type: ignore[attr-defined]
         return broken
 
     store = tmp_path / "n.es"

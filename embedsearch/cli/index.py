@@ -35,7 +35,7 @@ def index(
     device: DeviceOption = IndexConfig.device,
     precision: PrecisionOption = IndexConfig.precision,
     workers: Annotated[
-        int | None, typer.Option(help="Decoding processes.  [default: one a processor]")
+        int | None, typer.Option(help="Decoding processes.  [default: what keeps the network busy]")
     ] = None,
     max_pixels: Annotated[
         int, typer.Option(help="Refuse pictures of more pixels.")
@@ -84,8 +84,9 @@ def index(
         dry_run=dry_run,
     )
     session = session_with_signals()
-    if workers is not None and config.worker_count() < workers:
-        session.notice(f"--workers {workers} is more than pays here: {config.worker_count()} used")
+    used, _ = config.worker_range(on_gpu=False)
+    if workers is not None and used < workers:
+        session.notice(f"--workers {workers} is more than pays here: {used} used")
     with ProgressDisplay(notice) as on_progress:
         report = indexing.index(
             folders or [], store=store, config=config, session=session, on_progress=on_progress

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.config import DecodeLimits, IndexConfig
+from embedsearch.config import MAX_WORKERS, DecodeLimits, available_processors
 from embedsearch.decode.pool import DecodePool
 from embedsearch.decode.process import DecodeJob
 from embedsearch.errors import StorageError, UsageError
@@ -99,7 +99,7 @@ def _decode_all(
     failures: list[Failure] = []
     numbers = {ref.key: number for number, ref in enumerate(refs)}
     count = 0
-    workers = min(IndexConfig().worker_count(), len(refs))
+    workers = min(available_processors(), MAX_WORKERS, len(refs))
     with DecodePool(side, DecodeLimits(), workers=workers) as pool:
         for batch in pool.run((DecodeJob(ref, folder) for ref in refs), session.stop):
             good = batch.images

@@ -20,6 +20,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 class TorchExtractor:
     """Callable: uint8 (B, S, S, 3) to float32 (B, D), unit rows."""
 
+    lanes = 1
+
     def __init__(self, spec: ModelSpec, device: str, precision: str) -> None:
         """Load the weights onto `device`. Raises MissingLibrary or WeightsUnavailable."""
         self._device = torch.device(device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,24 +36,34 @@ class ProgressDisplay:
             self._draw(progress)
         elif time.monotonic() - self._said_at >= LINE_EVERY_S:
             self._said_at = time.monotonic()
-            self._notice(
-                f"{progress.done} of {progress.total} images, {progress.rate:.0f} images/s, "
-                f"{progress.note or f'{progress.failed} failed'}"
-            )
+            self._notice(_words(progress))
 
     def _draw(self, progress: Progress) -> None:
         if self._bar is None:
             from rich.console import Console
-            from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
             columns = (
-                BarColumn(),
-                TextColumn("{task.completed}/{task.total} images  {task.fields[rate]}"),
-                TimeRemainingColumn(),
+                BarColumn(bar_width=20),
+                TextColumn("{task.completed}/{task.total} images  {task.fields[words]}"),
             )
             self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task("", total=progress.total, rate="")
+            self._task = self._bar.add_task("", total=progress.total, words="")
             self._bar.start()
-        rate = f"{progress.rate:.0f} images/s  {progress.note}"
-        self._bar.update(self._task, completed=progress.done, rate=rate)
+        self._bar.update(self._task, completed=progress.done, words=_rest(progress))
+
+
+def _words(progress: Progress) -> str:
+    return f"{progress.done} of {progress.total} images, {_rest(progress)}"
+
+
+def _rest(progress: Progress) -> str:
+    """Return speed, time left, failures and what else there is to say, with two blanks between."""
+    parts = [f"{progress.rate:.0f} images/s"]
+    if progress.rate and progress.done < progress.total:
+        left_s = round((progress.total - progress.done) / progress.rate)
+        parts.append(f"{timedelta(seconds=left_s)} left")
+    if progress.failed:
+        parts.append(f"{progress.failed} failed")
+    return "  ".join([*parts, *filter(None, [progress.note])])

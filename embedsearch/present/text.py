@@ -100,9 +100,9 @@ def report_lines(report: IndexReport) -> str:
         rate = report.embedded / report.elapsed_s if report.elapsed_s else 0.0
         lines.append(
             f"{report.embedded} embedded with {report.model} on {report.device} "
-            f"({report.precision}) in {report.elapsed_s:.1f} s, {rate:.0f} images/s; "
-            f"slowest stage: {report.slowest_stage}"
+            f"({report.precision}) in {report.elapsed_s:.1f} s, {rate:.0f} images/s"
         )
+        lines.append(_stage_line(report))
     if report.failed:
         listed = f"embedsearch failures --store {report.store}"
         lines.append(f"{report.failed} files failed, listed by: {listed}")
@@ -110,6 +110,14 @@ def report_lines(report: IndexReport) -> str:
     verb = "committed generation" if touched else "nothing new; the store is at generation"
     lines.append(f"{verb} {report.generation}: {report.images} images")
     return "\n".join(lines) + "\n"
+
+
+def _stage_line(report: IndexReport) -> str:
+    """Return which stages were busy for which part of the time, and what would help."""
+    shown = sorted(report.stage_share.items(), key=lambda item: -item[1])
+    parts = [f"{name} {100 * share:.0f} %" for name, share in shown if share >= 0.005]
+    hint = f" → {report.advice}" if report.advice else ""
+    return f"slowest stage: {report.slowest_stage}{hint} ({' · '.join(parts)})"
 
 
 def info_lines(facts: Mapping[str, Any]) -> str:

@@ -1,0 +1,231 @@
+"""Files to embeddings, all stages at once; in: DecodeJobs, out: Embedded batches in order.
+
+read and decode (worker processes) → a ring of pixels → embed (one thread a lane of the network).
+Every queue is bounded: a stage that is slower than the others keeps them waiting, and the busy
+seconds of each say which one that is.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from embedsearch.config import IndexConfig
+from embedsearch.decode.pool import DecodedBatch, DecodePool
+from embedsearch.decode.process import DecodeJob
+from embedsearch.network.runtime import PixelExtractor, feed_for
+from embedsearch.records import (
+    EmbeddingBatch,
+    Failure,
+    ImageBatch,
+    Reason,
+    Stage,
+    check_unit_rows,
+)
+
+RESULTS_AHEAD = 16  # batches embedded and not yet asked for, beyond those on the lanes
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What became of one batch of jobs."""
+
+    images: EmbeddingBatch
+    failures: list[Failure]
+
+
+class Pipeline:
+    """Decodes from the start, embeds once it has the network; use as a context manager."""
+
+    def __init__(
+        self,
+        side: int,
+        config: IndexConfig,
+        jobs: Iterator[DecodeJob],
+        count: int,
+        stop: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`count` is how many jobs there are; `stop` ends the stream early, see Session."""
+        self._stop = stop
+        self._closed = threading.Event()
+        self._lock = threading.Lock()  # of the busy seconds
+        self._read_s = self._decode_s = self._embed_s = 0.0
+        self._lanes: _Lanes | None = None
+        feed = feed_for(config.device)
+        workers, most = config.worker_range(on_gpu=feed.on_gpu)
+        self._pool = DecodePool(
+            side,
+            config.limits,
+            workers=min(workers, count),
+            most=min(most, count),
+            batch=feed.batch,
+            in_flight=feed.lanes,
+        )
+        self._batches = self._pool.lease(jobs, self._must_end)
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        if self._lanes is not None:
+            self._lanes.close()
+        self._pool.close()
+
+    def embed(self, extractor: PixelExtractor) -> Iterator[Embedded]:
+        """Return an iterator over the outcome of every job; what a lane raised, it raises."""
+        self._lanes = _Lanes(
+            extractor.lanes, self._batches, lambda batch: self._embed(batch, extractor)
+        )
+        return iter(self._lanes)
+
+    @property
+    def workers(self) -> int:
+        """Return how many decoding processes there are now."""
+        return self._pool.workers
+
+    def busy_s(self) -> dict[str, float]:
+        """Return for how long each stage was busy so far, per worker or lane."""
+        workers = max(1, self._pool.workers)
+        lanes = 1 if self._lanes is None else self._lanes.count
+        with self._lock:
+            return {
+                Stage.READ: self._read_s / workers,
+                Stage.DECODE: self._decode_s / workers,
+                Stage.EMBED: self._embed_s / lanes,
+            }
+
+    def _must_end(self) -> int:
+        return self._stop() or self._closed.is_set()
+
+    def _embed(self, batch: DecodedBatch, extractor: PixelExtractor) -> Embedded:
+        started = time.monotonic()
+        embedded, unusable = embed_images(batch.images, extractor)
+        seconds = time.monotonic() - started
+        with self._lock:
+            self._read_s += batch.read_s
+            self._decode_s += batch.decode_s
+            self._embed_s += seconds
+        return Embedded(embedded, [*batch.failures, *unusable])
+
+
+class _Lanes:
+    """Threads that take the next batch, work on it, and leave the result in its place."""
+
+    def __init__(
+        self,
+        count: int,
+        batches: Iterator[DecodedBatch],
+        work: Callable[[DecodedBatch], Embedded],
+    ) -> None:
+        self.count = count
+        self._batches = batches
+        self._work = work
+        self._taking = threading.Lock()
+        self._changed = threading.Condition()
+        self._results: dict[int, Embedded | BaseException | None] = {}
+        self._taken = 0  # batches that a lane took
+        self._given = 0  # results that were asked for
+        self._over = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"lane-{number}", daemon=True)
+            for number in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """End the threads after the batches that they are on."""
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def __iter__(self) -> Iterator[Embedded]:
+        while True:
+            with self._changed:
+                while self._given not in self._results:
+                    self._changed.wait()
+                result = self._results.pop(self._given)
+                self._given += 1
+                self._changed.notify_all()
+            if result is None:
+                return
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+
+    def _run(self) -> None:
+        while (taken := self._take()) is not None:
+            place, batch = taken
+            result: Embedded | BaseException
+            try:
+                result = self._work(batch)
+            except BaseException as error:  # must reach the caller's thread, whatever it is
+                result = error
+            finally:
+                batch.release()
+            self._put(place, result)
+
+    def _take(self) -> tuple[int, DecodedBatch] | None:
+        """Return the next batch and its place, None once there are no more."""
+        with self._taking:
+            with self._changed:
+                while self._taken - self._given >= self.count + RESULTS_AHEAD and not self._over:
+                    self._changed.wait()
+                if self._over:
+                    return None
+            try:
+                batch = next(self._batches, None)
+            except BaseException as error:
+                self._over = True
+                self._put(self._taken, error)
+                return None
+            place = self._taken
+            if batch is None:
+                self._over = True
+                self._put(place, None)
+                return None
+            self._taken += 1
+            return place, batch
+
+    def _put(self, place: int, result: Embedded | BaseException | None) -> None:
+        with self._changed:
+            self._results[place] = result
+            self._changed.notify_all()
+
+
+def embed_images(
+    images: ImageBatch, extractor: PixelExtractor
+) -> tuple[EmbeddingBatch, list[Failure]]:
+    """Return the embeddings, and failures for images of which the network made no vector."""
+    if not len(images.refs):
+        return EmbeddingBatch([], [], np.empty((0, 0), dtype=np.float32)), []
+    vectors = extractor(images.pixels)
+    try:
+        return EmbeddingBatch(images.refs, images.facts, vectors), []
+    except ValueError:
+        good = [_is_unit(vectors[i : i + 1]) for i in range(len(vectors))]
+    detail = "the network gave no finite unit vector"
+    failures = [
+        Failure(r.root, r.key, Stage.EMBED, Reason.NOT_FINITE, detail, r.size, r.mtime_ns)
+        for r, usable in zip(images.refs, good, strict=True)
+        if not usable
+    ]
+    refs = [ref for ref, usable in zip(images.refs, good, strict=True) if usable]
+    facts = [fact for fact, usable in zip(images.facts, good, strict=True) if usable]
+    return EmbeddingBatch(refs, facts, vectors[np.array(good)]), failures
+
+
+def _is_unit(vectors: Any) -> bool:
+    try:
+        check_unit_rows(vectors)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,88 @@
+"""What a run spent its time on, in words; in: seconds a stage, out: the slowest and what helps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from embedsearch.config import available_processors
+
+
+@dataclass(frozen=True)
+class Setup:
+    """On what a run works, which decides what could make it faster."""
+
+    device: str
+    precision: str
+    workers: int
+    input_side: int
+
+
+def slowest_stage(busy_s: Mapping[str, float]) -> str:
+    """Return the stage that kept the others waiting, "" where nothing was done.
+
+    Stages overlap, so it is the one that was busy longest. Reading and decoding are the work of
+    the same processes and count together.
+    """
+    if not any(busy_s.values()):
+        return ""
+    together = {name: s for name, s in busy_s.items() if name not in {"read", "decode"}}
+    together["files"] = busy_s.get("read", 0.0) + busy_s.get("decode", 0.0)
+    slowest = max(together, key=lambda name: together[name])
+    if slowest != "files":
+        return slowest
+    return "read" if busy_s.get("read", 0.0) > busy_s.get("decode", 0.0) else "decode"
+
+
+def shares(busy_s: Mapping[str, float], elapsed_s: float) -> dict[str, float]:
+    """Return which part of the time each stage was busy, 0 to 1; stages overlap."""
+    if elapsed_s <= 0:
+        return {}
+    return {name: round(min(1.0, s / elapsed_s), 3) for name, s in busy_s.items()}
+
+
+def advice(stage: str, setup: Setup) -> str:
+    """Return the option or the means that would make the slowest stage faster."""
+    if stage in {"read", "decode"}:
+        return _more_workers(stage, setup)
+    if stage == "embed":
+        return _faster_network(setup)
+    return {
+        "scan": "a faster disk for the folders",
+        "load": "nothing: it happens once",
+        "write": "--store on a faster disk",
+    }.get(stage, "")
+
+
+def words(busy_s: Mapping[str, float], elapsed_s: float, setup: Setup) -> str:
+    """Return e.g. `decode 71 % · embed 22 % → --workers 8`, the slowest stage first."""
+    first = slowest_stage(busy_s)
+    part = shares(busy_s, elapsed_s)
+    order = sorted(part, key=lambda name: (name != first, -part[name]))
+    shown = [f"{name} {part[name]:.0%}".replace("%", " %") for name in order if part[name] >= 0.01]
+    hint = advice(first, setup)
+    return " · ".join(shown) + (f" → {hint}" if hint else "")
+
+
+def _more_workers(stage: str, setup: Setup) -> str:
+    processors = available_processors()
+    if setup.workers < processors:
+        return f"--workers {processors}"
+    if stage == "read":
+        return f"a faster disk, or --workers {2 * processors} to wait for several files at once"
+    return f"more processors: all {processors} decode"
+
+
+def _faster_network(setup: Setup) -> str:
+    if setup.device != "cpu":
+        if setup.precision == "fp32":
+            return "--precision auto"
+        return "another GPU, or a smaller --model"
+    if setup.precision == "fp32" or setup.precision == "bf16":
+        has_nncf = find_spec("nncf") is not None
+        return "--precision int8" if has_nncf else "--precision int8 (needs: pip install nncf)"
+    side = min(160, setup.input_side)
+    return "a GPU, or a smaller --model" + (
+        f" or --input-side {side}" if side < setup.input_side else ""
+    )
