@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "bench": "embedsearch.benching",
     "index": "embedsearch.indexing",
     "open_store": "embedsearch.searching",
     "Searcher": "embedsearch.searching",
@@ -18,6 +19,7 @@ _HOMES = {
     "DecodeLimits": "embedsearch.config",
     "Hit": "embedsearch.records",
     "IndexReport": "embedsearch.records",
+    "BenchReport": "embedsearch.records",
     "Evaluation": "embedsearch.records",
     "TrainReport": "embedsearch.records",
     "Failure": "embedsearch.records",
@@ -26,6 +28,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BenchReport",
     "DecodeLimits",
     "EmbedSearchError",
     "Evaluation",
@@ -38,6 +41,7 @@ __all__ = [
     "TrainConfig",
     "TrainReport",
     "__version__",
+    "bench",
     "evaluate",
     "index",
     "open_store",
@@ -45,12 +49,14 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from embedsearch.benching import bench
     from embedsearch.config import DecodeLimits, IndexConfig, TrainConfig
     from embedsearch.errors import EmbedSearchError
     from embedsearch.indexing import index
     from embedsearch.learning.evaluate import evaluate
     from embedsearch.learning.train import train
     from embedsearch.records import (
+        BenchReport,
         Evaluation,
         Failure,
         Hit,

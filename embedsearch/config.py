@@ -17,8 +17,9 @@ STORE_NAME = ".embedsearch"
 DEVICES = ("auto", "cpu", "cuda", "mps")  # or cuda:N
 FREEZABLE = ("stem", "layer1", "layer2", "layer3")  # stages of a network; the last one must learn
 LOSSES = ("proxy", "cross-entropy")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")  # int8: to embed with, on a CPU
 DEFAULT_K = 10
+BENCH_IMAGES = 256
 MIN_SIDE, MAX_SIDE = 32, 1024  # a network halves its input five times
 # A 200-Mpx phone picture fits once the user says so; the default keeps a worker below 1 GB.
 DEFAULT_MAX_PIXELS = 100_000_000
@@ -116,6 +117,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         check_device(self.device)
         check_precision(self.precision)
+        if self.precision == "int8":
+            raise UsageError("--precision int8 is for embedding: train in another one")
         _check_side(self.input_side)
         if self.epochs < 1 or self.batch < 2:
             raise UsageError("--epochs must be at least 1 and --batch at least 2")

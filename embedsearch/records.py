@@ -301,6 +301,32 @@ class IndexReport:
 
 
 @dataclass(frozen=True)
+class BenchReport:
+    """How fast a machine indexes a sample of a folder's photos."""
+
+    folder: str
+    found: int
+    images: int  # of the sample
+    passes: int  # how often the sample was gone through
+    failed: int
+    megapixels: float  # the median of the sample
+    model: str
+    device: str
+    precision: str
+    workers: int  # decoding processes when all stages ran
+    load_s: float  # until the network was ready
+    rates: Mapping[str, float]  # images/s of each stage alone
+    images_per_s: float  # of all stages together, without the network's load
+    stage_share: Mapping[str, float]  # of that time; stages overlap
+    slowest_stage: str
+    advice: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class Estimate:
     """A mean over queries with its 95 % confidence interval, by bootstrap over queries."""
 

@@ -79,9 +79,11 @@ def _faster_network(setup: Setup) -> str:
         if setup.precision == "fp32":
             return "--precision auto"
         return "another GPU, or a smaller --model"
-    if setup.precision == "fp32" or setup.precision == "bf16":
+    if setup.precision in {"fp32", "bf16"}:
         has_nncf = find_spec("nncf") is not None
-        return "--precision int8" if has_nncf else "--precision int8 (needs: pip install nncf)"
+        return (
+            "--precision int8" if has_nncf else "--precision int8 (pip install 'embedsearch[int8]')"
+        )
     side = min(160, setup.input_side)
     return "a GPU, or a smaller --model" + (
         f" or --input-side {side}" if side < setup.input_side else ""

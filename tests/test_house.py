@@ -21,7 +21,7 @@ PACKAGE = REPOSITORY / "embedsearch"
 FLOORS = [
     ["cli", "__main__"],
     ["__init__"],
-    ["learning"],
+    ["learning", "benching"],
     ["indexing", "searching", "upkeep", "ledger", "planning", "scope", "neighbors", "pipeline"],
     ["sources", "decode", "network", "store", "ann", "present"],
     ["records", "config", "errors", "paths", "session", "children", "writing", "stages"],
@@ -48,6 +48,7 @@ HEAVY = {
     "torchvision": set(),
     "safetensors": {"network"},
     "openvino": {"network"},
+    "nncf": {"network"},
     "faiss": {"ann"},
     "typer": {"cli"},
     "rich": {"present"},

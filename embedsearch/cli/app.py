@@ -72,8 +72,14 @@ StoreOption = Annotated[
         help="The store's folder.  [default: EMBEDSEARCH_STORE, else the nearest .embedsearch]",
     ),
 ]
+ModelOption = Annotated[
+    str, typer.Option(help="A name from `embedsearch models`, or a file of weights.")
+]
+WorkersOption = Annotated[
+    int | None, typer.Option(help="Decoding processes.  [default: what keeps the network busy]")
+]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16; int8: a CPU, faster.")]
 InputSideOption = Annotated[
     int | None, typer.Option(help="Pixels the network sees, a side.  [default: the model's]")
 ]

@@ -12,13 +12,14 @@ from typing import NoReturn
 import typer
 
 from embedsearch.cli.app import app, explain
+from embedsearch.cli.bench import bench
 from embedsearch.cli.index import index
 from embedsearch.cli.learn import evaluate, train
 from embedsearch.cli.query import query
 from embedsearch.cli.stores import check, failures, info, models, repair
 from embedsearch.errors import EmbedSearchError
 
-for command in (index, query, info, check, repair, failures, models, evaluate, train):
+for command in (index, query, info, check, repair, failures, models, bench, evaluate, train):
     app.command()(command)  # in the order of --help
 
 

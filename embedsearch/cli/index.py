@@ -12,10 +12,12 @@ from embedsearch.cli.app import (
     FlipOption,
     InputSideOption,
     JsonOption,
+    ModelOption,
     PrecisionOption,
     StoreOption,
     VerboseOption,
     WaitOption,
+    WorkersOption,
     notice,
     session_with_signals,
 )
@@ -27,16 +29,12 @@ def index(
         list[str] | None, typer.Argument(help="Folders of images; without, all known ones.")
     ] = None,
     store: StoreOption = None,
-    model: Annotated[
-        str, typer.Option(help="A name from `embedsearch models`, or a file of weights.")
-    ] = IndexConfig.model,
+    model: ModelOption = IndexConfig.model,
     input_side: InputSideOption = IndexConfig.input_side,
     flip: FlipOption = IndexConfig.flip,
     device: DeviceOption = IndexConfig.device,
     precision: PrecisionOption = IndexConfig.precision,
-    workers: Annotated[
-        int | None, typer.Option(help="Decoding processes.  [default: what keeps the network busy]")
-    ] = None,
+    workers: WorkersOption = IndexConfig.workers,
     max_pixels: Annotated[
         int, typer.Option(help="Refuse pictures of more pixels.")
     ] = DecodeLimits.max_pixels,

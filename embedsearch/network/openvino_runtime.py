@@ -12,6 +12,7 @@ import platform
 import queue
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ class OpenVinoExtractor:
         folder = _converted(spec, session)
         note = json.loads((folder / "runtime.json").read_text())
         self.precision = note["precision"]["best"] if precision == "auto" else precision
+        if self.precision == "int8":
+            _quantize(folder, spec, session)
         compiled = compile_model(folder, self.precision, streaming=streaming)
         if compiled is None:
             raise MissingLibrary(f"this processor does not run {self.precision}: --precision auto")
@@ -49,6 +52,9 @@ class OpenVinoExtractor:
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()  # each for one call at a time
         for _ in range(self.lanes):
             self._requests.put(compiled.create_infer_request())
+        if streaming:
+            # The first tensors that several threads made at once have deadlocked in OpenVINO.
+            self(np.zeros((1, spec.input_side, spec.input_side, 3), dtype=np.uint8))
 
     def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return the embeddings of a batch."""
@@ -66,21 +72,25 @@ def compile_model(folder: Path, precision: str, *, streaming: bool = False) -> A
     import openvino as ov
 
     core = ov.Core()
-    if precision not in _HINTS or (
-        precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    ):
+    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    # What int8 leaves as floats, and all else asked for.
+    floats = ("bf16" if has_bf16 else "fp32") if precision == "int8" else precision
+    if floats not in _HINTS or (floats == "bf16" and not has_bf16):
         return None
     core.set_property({"CACHE_DIR": str(folder / "compiled")})
-    hint = "THROUGHPUT" if streaming else "LATENCY"
-    settings = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": _HINTS[precision]}
-    return core.compile_model(str(folder / "model.xml"), "CPU", settings)
+    settings = {
+        "PERFORMANCE_HINT": "THROUGHPUT" if streaming else "LATENCY",
+        "INFERENCE_PRECISION_HINT": _HINTS[floats],
+    }
+    name = "int8.xml" if precision == "int8" else "model.xml"
+    return core.compile_model(str(folder / name), "CPU", settings)
 
 
 def _converted(spec: ModelSpec, session: Session) -> Path:
     """Return the folder of the converted model, converting it first where it is missing."""
     name = f"{spec.fingerprint[:32]}-{version('openvino')}-{_processor()}"
     folder = cache_folder() / "openvino" / name
-    if not _is_whole(folder):
+    if not _is_whole(folder, "model", "runtime"):
         session.notice(f"converting {spec.name} for this processor (once)")
         values = {
             "spec": spec.to_dict(),
@@ -91,11 +101,22 @@ def _converted(spec: ModelSpec, session: Session) -> Path:
     return folder
 
 
-def _is_whole(folder: Path) -> bool:
+def _quantize(folder: Path, spec: ModelSpec, session: Session) -> None:
+    """Make the int8 form of a converted model where it is missing."""
+    if _is_whole(folder, "int8", "int8"):
+        return
+    if find_spec("nncf") is None:
+        raise MissingLibrary("--precision int8 needs NNCF: pip install 'embedsearch[int8]'")
+    session.notice(f"quantising {spec.name} to int8 (once)")
+    run_prepare("quantize", {"folder": str(folder), "side": spec.input_side}, session)
+
+
+def _is_whole(folder: Path, model: str, note: str) -> bool:
+    """Return whether a model's files are those that its note was written for."""
     try:
-        note = json.loads((folder / "runtime.json").read_text())
-        for suffix, digest in note["sha256"].items():
-            with (folder / f"model{suffix}").open("rb") as file:
+        digests = json.loads((folder / f"{note}.json").read_text())["sha256"]
+        for suffix, digest in digests.items():
+            with (folder / f"{model}{suffix}").open("rb") as file:
                 if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                     return False
     except (OSError, ValueError, KeyError):

@@ -1,8 +1,9 @@
 """The short-lived child that may load torch: `python -m embedsearch.network.prepare TASK`.
 
 Task `import` turns a file of weights into safetensors in the cache; task `convert` turns a
-model into OpenVINO's form, measures which precision is faster here, and compiles it once. The
-indexing process itself stays below half the memory for it. Arguments come as JSON on stdin.
+model into OpenVINO's form, measures which precision is faster here, and compiles it once; task
+`quantize` makes an int8 form of that. The indexing process itself stays below half the memory for
+it. Arguments come as JSON on stdin.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 
 from embedsearch.config import MAX_SIDE, MIN_SIDE
 from embedsearch.network.extractor import build_extractor, pooling_of
+from embedsearch.network.quantize import quantize
 from embedsearch.network.resnet import ARCHITECTURES, STAGES, Architecture, load
 from embedsearch.network.tensors import dump_tensors, load_tensors
 from embedsearch.records import ModelSpec
@@ -43,6 +45,8 @@ def main() -> None:
         elif task == "convert":
             spec = ModelSpec.from_dict(values["spec"])
             convert(spec, Path(values["weights"]), Path(values["folder"]))
+        elif task == "quantize":
+            quantize(Path(values["folder"]), values["side"])
         else:
             raise ValueError(f"unknown task {task!r}")
     except Exception as error:  # whatever a hostile checkpoint makes torch raise is one line here

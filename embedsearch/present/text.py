@@ -14,6 +14,7 @@ from typing import Any
 
 from embedsearch.paths import printable
 from embedsearch.records import (
+    BenchReport,
     Epoch,
     Evaluation,
     Failure,
@@ -118,6 +119,30 @@ def _stage_line(report: IndexReport) -> str:
     parts = [f"{name} {100 * share:.0f} %" for name, share in shown if share >= 0.005]
     hint = f" → {report.advice}" if report.advice else ""
     return f"slowest stage: {report.slowest_stage}{hint} ({' · '.join(parts)})"
+
+
+def bench_lines(report: BenchReport) -> str:
+    """Return what each stage does alone and in the run, and which one to make faster."""
+    failed = f", {report.failed} failed" if report.failed else ""
+    passes = f" {report.passes} times" if report.passes > 1 else ""
+    rows = [
+        (name, f"{rate:,.0f}", _percent(report.stage_share.get(name)))
+        for name, rate in report.rates.items()
+    ]
+    hint = f" → {report.advice}" if report.advice else ""
+    return (
+        f"{report.images} of {report.found} images{passes}{failed}, {report.megapixels:.1f} megapixels "
+        f"(median), with {report.model} on {report.device} ({report.precision})\n"
+        + table(("stage", "images/s alone", "busy in the run"), rows, right=(1, 2))
+        + f"all together: {report.images_per_s:,.0f} images/s with {report.workers} decoding "
+        f"process{'es' if report.workers > 1 else ''}; the network was ready after "
+        f"{report.load_s:.1f} s\n"
+        f"slowest stage: {report.slowest_stage}{hint}\n"
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f} %"
 
 
 def info_lines(facts: Mapping[str, Any]) -> str:

@@ -1,0 +1,178 @@
+"""How fast this machine indexes these photos, stage by stage; nothing is written.
+
+In: a folder and a config, out: a BenchReport. Each stage runs alone, then all of them as `index`
+runs them.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.config import BENCH_IMAGES, IndexConfig
+from embedsearch.decode.pool import DecodePool
+from embedsearch.decode.process import DecodeJob
+from embedsearch.errors import NothingIndexed, UsageError
+from embedsearch.network.runtime import PixelExtractor, feed_for, load_stream_extractor
+from embedsearch.network.weights import resolve
+from embedsearch.pipeline import Pipeline
+from embedsearch.records import BenchReport, ImageRef
+from embedsearch.session import Session
+from embedsearch.sources.folder import FolderScan
+from embedsearch.stages import Setup, advice, shares, slowest_stage
+
+NETWORK_SECONDS = 3.0
+
+
+def bench(
+    folder: str | Path,
+    *,
+    images: int = BENCH_IMAGES,
+    config: IndexConfig | None = None,
+    session: Session | None = None,
+    **options: Any,
+) -> BenchReport:
+    """Measure how fast a sample of a folder's photos is read, decoded and embedded.
+
+    A folder of fewer photos than `images` is gone through several times.
+
+    `options` are fields of IndexConfig. Raises UsageError, NothingIndexed and what `index`
+    raises for its model and device.
+    """
+    config, session = replace(config or IndexConfig(), **options), session or Session()
+    if images < 1:
+        raise UsageError("--images must be at least 1")
+    root = Path(folder).resolve()
+    if not root.is_dir():
+        raise UsageError(f"{folder}: there is no such folder")
+    started = time.monotonic()
+    refs, found = _sample(root, images, session)
+    scan_s = time.monotonic() - started
+    if not refs:
+        raise NothingIndexed(f"no images found in {folder}")
+    spec = resolve(config.model, session)
+    side = config.input_side or spec.input_side
+    spec = replace(spec, input_side=side, flip=config.flip or spec.flip)
+    passes = -(-images // len(refs))  # a few photos would measure the start of the processes
+    jobs = [DecodeJob(ref, str(root)) for ref in refs] * passes
+    started = time.monotonic()
+    extractor = load_stream_extractor(spec, config.device, config.precision, session)
+    load_s = time.monotonic() - started
+    alone = _decode_alone(side, config, jobs, session)
+    if not len(alone.pixels):
+        raise NothingIndexed(f"none of {len(refs)} images of {folder} can be read")
+    embed_rate = network_rate(extractor, alone.pixels, feed_for(config.device).batch)
+    session.check()
+    started = time.monotonic()
+    done = 0
+    with Pipeline(side, config, iter(jobs), len(jobs), session.stop) as pipeline:
+        for batch in pipeline.embed(extractor):
+            done += len(batch.images.refs) + len(batch.failures)
+        busy_s, workers = pipeline.busy_s(), pipeline.workers
+    all_s = time.monotonic() - started
+    session.check()
+    slowest = slowest_stage(busy_s)
+    setup = Setup(extractor.device, extractor.precision, workers, side)
+    return BenchReport(
+        folder=str(root),
+        found=found,
+        images=len(refs),
+        passes=passes,
+        failed=alone.failed // passes,
+        megapixels=round(alone.megapixels, 2),
+        model=spec.name,
+        device=extractor.device,
+        precision=extractor.precision,
+        workers=workers,
+        load_s=round(load_s, 2),
+        rates={
+            "scan": round(found / scan_s, 1),
+            "read": round(alone.read_rate, 1),
+            "decode": round(alone.decode_rate, 1),
+            "embed": round(embed_rate, 1),
+        },
+        images_per_s=round(done / all_s, 1),
+        stage_share=shares(busy_s, all_s),
+        slowest_stage=slowest,
+        advice=advice(slowest, setup),
+    )
+
+
+def network_rate(extractor: PixelExtractor, pixels: npt.NDArray[np.uint8], batch: int) -> float:
+    """Return the images/s of a network alone, on all its lanes, fed from memory."""
+    fed = np.resize(pixels, (batch, *pixels.shape[1:]))
+    with ThreadPoolExecutor(extractor.lanes) as threads:
+        # The first calls take memory and, on some devices, compile.
+        list(threads.map(lambda _: extractor(fed), range(extractor.lanes)))
+        started = time.monotonic()
+
+        def work(_: int) -> int:
+            count = 0
+            while time.monotonic() - started < NETWORK_SECONDS:
+                extractor(fed)
+                count += batch
+            return count
+
+        counts = list(threads.map(work, range(extractor.lanes)))
+        return sum(counts) / (time.monotonic() - started)
+
+
+def _sample(root: Path, count: int, session: Session) -> tuple[list[ImageRef], int]:
+    """Return some images of a folder, the same at every call, and how many there are."""
+    chosen: list[ImageRef] = []
+    rng = random.Random(0)
+    found = 0
+    for found, ref in enumerate(FolderScan(0, str(root)), start=1):
+        if found % 1024 == 0:
+            session.check()
+        if len(chosen) < count:
+            chosen.append(ref)
+        elif (place := rng.randrange(found)) < count:
+            chosen[place] = ref
+    return chosen, found
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    """What became of the sample with all decoding processes at work, and nothing else."""
+
+    pixels: npt.NDArray[np.uint8]  # of the first batch
+    megapixels: float  # the median
+    failed: int
+    read_rate: float  # images/s
+    decode_rate: float
+
+
+def _decode_alone(
+    side: int, config: IndexConfig, jobs: list[DecodeJob], session: Session
+) -> _Decoded:
+    workers = min(config.worker_range(on_gpu=True)[1], len(jobs))
+    pixels = np.empty((0, side, side, 3), dtype=np.uint8)
+    sizes: list[int] = []
+    read_s = decode_s = 0.0
+    failed = 0
+    with DecodePool(side, config.limits, workers=workers, batch=8) as pool:
+        for batch in pool.run(iter(jobs), session.stop):
+            if not len(pixels):
+                pixels = batch.images.pixels.copy()
+            sizes += [fact.width * fact.height for fact in batch.images.facts]
+            failed += len(batch.failures)
+            read_s += batch.read_s
+            decode_s += batch.decode_s
+    session.check()
+    good = len(sizes)
+    return _Decoded(
+        pixels,
+        statistics.median(sizes) / 1e6 if sizes else 0.0,
+        failed,
+        good * workers / read_s if read_s else 0.0,
+        good * workers / decode_s if decode_s else 0.0,
+    )
