@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from embedsearch.config import DecodeLimits
+from embedsearch.config import DecodeLimits, TrainConfig
 from embedsearch.decode import image as decode_image
 from embedsearch.decode.pool import DecodePool
 from embedsearch.decode.process import DecodeJob
+from embedsearch.errors import MissingLibrary, UsageError
 from embedsearch.network.catalog import CATALOG
 from embedsearch.network.extractor import build_extractor
 from embedsearch.network.openvino_runtime import OpenVinoExtractor
 from embedsearch.network.pooling import GeM, expected_features
 from embedsearch.network.prepare import recognise
+from embedsearch.network.quantize import CALIBRATION, quantize
 from embedsearch.network.resnet import (
     ACTIVATIONS,
     ARCHITECTURES,
@@ -34,6 +36,7 @@ from embedsearch.network.resnet import (
     initialise,
     load,
 )
+from embedsearch.network.runtime import load_extractor
 from embedsearch.network.torch_runtime import TorchExtractor, training_precision
 from embedsearch.network.weights import resolve
 from embedsearch.records import ModelSpec
@@ -318,6 +321,72 @@ def test_runtimes_agree_with_real_weights(real_resnet50: Path, shared_data: Path
     reference = embed(TorchExtractor(spec, "cpu", "fp32"), pixels)
     for precision in ("fp32", "bf16"):
         assert_parity(reference, embed(OpenVinoExtractor(spec, precision, Session()), pixels))
+
+
+def test_the_calibration_pictures_are_of_the_samples() -> None:
+    """Every third sample, whole at 128 px: nothing that a stranger cannot make again."""
+    paths = sorted(path for path in SAMPLES.glob("*/*") if path.suffix in {".jpg", ".png", ".webp"})
+    with np.load(CALIBRATION) as file:
+        pictures = file["pixels"]
+    assert len(paths[::3]) == len(pictures) == 18
+    for path, picture in zip(paths[::3], pictures, strict=True):
+        with path.open("rb") as opened:
+            decoded_now = decode_image.decode(opened, 128, DecodeLimits()).pixels
+        assert np.abs(decoded_now.astype(int) - picture).mean() < 1.0, path
+
+
+def top_ten_overlap(reference: np.ndarray, other: np.ndarray) -> float:
+    """Return which share of each picture's ten nearest others stays the same."""
+    places = []
+    for vectors in (reference, other):
+        scores = vectors @ vectors.T
+        np.fill_diagonal(scores, -2.0)
+        places.append(np.argsort(-scores, axis=1)[:, :10])
+    return float(np.mean([len({*a} & {*b}) / 10 for a, b in zip(*places, strict=True)]))
+
+
+def test_int8_finds_what_fp32_finds(shared_data: Path) -> None:
+    """Of the ten nearest 0.95 stay; benchmarks/precision.py has the same for larger networks."""
+    pytest.importorskip("nncf")
+    spec = resolve("packaged", Session())
+    pixels = decoded(shared_data / "caltech101_dev", spec.input_side, 2013)
+    exact = embed(OpenVinoExtractor(spec, "fp32", Session()), pixels)
+    small = embed(OpenVinoExtractor(spec, "int8", Session()), pixels)
+    assert (exact * small).sum(axis=1).min() > 0.99
+    assert top_ten_overlap(exact, small) >= 0.95
+    # The mutant: vectors that are off by as little as seven degrees do not pass.
+    noise = np.random.default_rng(0).standard_normal(exact.shape).astype(np.float32)
+    off = exact + 0.12 * noise / np.linalg.norm(noise, axis=1, keepdims=True)
+    assert top_ten_overlap(exact, off / np.linalg.norm(off, axis=1, keepdims=True)) < 0.95
+
+
+def test_int8_is_refused_where_it_would_spoil_the_vectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate itself: with a limit that no 8 bits can keep, nothing is made."""
+    pytest.importorskip("nncf")
+    monkeypatch.setenv("EMBEDSEARCH_CACHE", str(tmp_path))
+    spec = resolve("packaged", Session())
+    monkeypatch.setattr("embedsearch.network.quantize.MIN_COSINE", 0.99999)
+    OpenVinoExtractor(spec, "fp32", Session())
+    (model,) = tmp_path.glob("openvino/*/model.xml")
+    with pytest.raises(ValueError, match="changes this network's vectors too much"):
+        quantize(model.parent, spec.input_side)
+    assert not list(model.parent.glob("*int8*")), "a refused network was left behind"
+
+
+def test_int8_is_for_processors_and_for_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = resolve("packaged", Session())
+    with pytest.raises(MissingLibrary, match="for CPUs"):
+        load_extractor(spec, "cuda", "int8", Session())
+    with pytest.raises(UsageError, match="for embedding"):
+        TrainConfig(precision="int8")
+    monkeypatch.setattr("embedsearch.network.openvino_runtime.find_spec", lambda name: None)
+    monkeypatch.setattr(
+        "embedsearch.network.openvino_runtime._is_whole", lambda *_: "int8" not in _
+    )
+    with pytest.raises(MissingLibrary, match=r"embedsearch\[int8\]"):
+        OpenVinoExtractor(spec, "int8", Session())
 
 
 def test_packaged_quality_is_what_the_card_says(shared_data: Path) -> None:

@@ -107,6 +107,7 @@ class DecodePool:
         self._workers: list[Worker] = []
         self._start_failures = 0
         self._released: deque[int] = deque()
+        self._given = 0  # batches
         self._waited_s = 0.0  # of the caller, for batches
         self._waiting_since: float | None = None
         self._looked_at, self._waited_then = 0.0, 0.0
@@ -177,6 +178,7 @@ class DecodePool:
         """
         self._ring.reset()
         self._released.clear()
+        self._given = 0
         done: _Done = queue.SimpleQueue()
         self._pump = threading.Thread(
             target=self._guarded_pump, args=(jobs, done), name="decode-pump", daemon=True
@@ -198,6 +200,9 @@ class DecodePool:
                 return
             if isinstance(batch, BaseException):
                 raise batch
+            if not self._given:  # its wait was everybody's start
+                self._looked_at, self._waited_then = time.monotonic(), self._waited_s
+            self._given += 1
             yield self._finish(batch)
 
     def _finish(self, batch: _Batch) -> DecodedBatch:
@@ -308,7 +313,8 @@ class DecodePool:
         busy = all(worker.ready and worker.tasks for worker in self._workers)
         slow = len(self._slow_workers())
         room = min(self._most + slow, 2 * self._most) - len(self._workers)
-        if share > _GROW_AT and busy and waiting:
+        starting = not self._given and not slow  # the caller waits for the first batch
+        if share > _GROW_AT and busy and waiting and not starting:
             for _ in range(min(room, max(1, len(self._workers) // 2))):
                 self._start_worker()
 

@@ -131,8 +131,9 @@ def bench_lines(report: BenchReport) -> str:
     ]
     hint = f" → {report.advice}" if report.advice else ""
     return (
-        f"{report.images} of {report.found} images{passes}{failed}, {report.megapixels:.1f} megapixels "
-        f"(median), with {report.model} on {report.device} ({report.precision})\n"
+        f"{report.images} of {report.found} images{passes}{failed}, "
+        f"{report.megapixels:.1f} megapixels (median), "
+        f"with {report.model} on {report.device} ({report.precision})\n"
         + table(("stage", "images/s alone", "busy in the run"), rows, right=(1, 2))
         + f"all together: {report.images_per_s:,.0f} images/s with {report.workers} decoding "
         f"process{'es' if report.workers > 1 else ''}; the network was ready after "
