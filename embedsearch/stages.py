@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 
 from embedsearch.config import available_processors
@@ -88,3 +89,8 @@ def _faster_network(setup: Setup) -> str:
     return "a GPU, or a smaller --model" + (
         f" or --input-side {side}" if side < setup.input_side else ""
     )
+
+
+@cache
+def _has_nncf() -> bool:
+    return find_spec("nncf") is not None

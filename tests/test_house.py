@@ -156,6 +156,33 @@ def test_index_and_query_on_a_cpu_load_no_torch(tmp_path: Path) -> None:
         assert not loaded(code) & {"torch", "openvino", "PIL", "faiss"}
 
 
+# What each command loads, beyond typer: a slow start is a module that nobody needed.
+NO_NETWORK = {"numpy", "pyarrow"}
+LOADS = {
+    ("info",): NO_NETWORK,
+    ("failures",): NO_NETWORK,
+    ("check",): NO_NETWORK,
+    ("models",): {"numpy"},
+    ("index",): {"numpy", "pyarrow"},  # with nothing to do
+    ("query", "IMAGE"): {"numpy", "pyarrow", "faiss", "openvino"},
+    ("bench", "FOLDER", "--images", "4", "--model", "packaged"): {"numpy", "openvino"},
+}
+
+
+@pytest.mark.parametrize("command", LOADS, ids=lambda command: command[0])
+def test_each_command_loads_what_it_needs_only(command: tuple[str, ...], tmp_path: Path) -> None:
+    store = str(tmp_path / "s.es")
+    arguments = ["index", str(SAMPLES), "--store", store, "--model", "packaged", "--device", "cpu"]
+    assert run_cli(*arguments).returncode == 0
+    places = {"IMAGE": str(next(SAMPLES.glob("*/*.jpg"))), "FOLDER": str(SAMPLES)}
+    words = [places.get(word, word) for word in command]
+    if command[0] not in {"models", "bench"}:
+        words += ["--store", store]
+    code = f"from embedsearch.cli import run; assert run({words!r}) == 0"
+    heavy = {*HEAVY, "numpy", "pandas", "scipy", "nncf"} - {"typer"}
+    assert loaded(code) & heavy <= LOADS[command]
+
+
 def test_nothing_connects_when_weights_are_here(tmp_path: Path) -> None:
     """Neither indexing nor a conversion child opens an internet socket."""
     hook = tmp_path / "hook"

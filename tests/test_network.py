@@ -19,6 +19,7 @@ from embedsearch.decode.process import DecodeJob
 from embedsearch.errors import MissingLibrary, UsageError
 from embedsearch.network.catalog import CATALOG
 from embedsearch.network.extractor import build_extractor
+from embedsearch.network.folding import fold_batchnorm
 from embedsearch.network.openvino_runtime import OpenVinoExtractor
 from embedsearch.network.pooling import GeM, expected_features
 from embedsearch.network.prepare import recognise
@@ -37,7 +38,7 @@ from embedsearch.network.resnet import (
     load,
 )
 from embedsearch.network.runtime import load_extractor
-from embedsearch.network.torch_runtime import TorchExtractor, training_precision
+from embedsearch.network.torch_runtime import TorchExtractor, _Lane, training_precision
 from embedsearch.network.weights import resolve
 from embedsearch.records import ModelSpec
 from embedsearch.session import Session
@@ -290,6 +291,49 @@ def test_runtimes_agree_on_the_samples(flip: bool) -> None:
     # The mutant: BGR in place of RGB must not pass for parity.
     with pytest.raises(AssertionError):
         assert_parity(reference, embed(TorchExtractor(spec, "cpu", "fp32"), pixels[..., ::-1]))
+
+
+FAMILY = ["resnet18", "resnet50", "resnet18d", "resnet50d", "seresnet50", "resnext50_32x4d"]
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_folding_batchnorm_changes_nothing(name: str) -> None:
+    network = untrained(build(name))
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = network.extract_features(x)  # type: ignore[operator]
+        fold_batchnorm(network)
+        got = network.extract_features(x)  # type: ignore[operator]
+    assert not [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert torch.allclose(got, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_a_device_short_of_memory_gets_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for a GPU with room for three pictures, and then for none."""
+    spec = resolve("packaged", Session())
+    pixels = decoded(SAMPLES, spec.input_side, 10)
+    extractor = TorchExtractor(spec, "cpu", "fp32")
+    wanted = extractor(pixels)
+    room, tried = 3, []
+    real = _Lane.embed
+
+    def embed_within(lane: _Lane, some: np.ndarray) -> np.ndarray:
+        tried.append(len(some))
+        if len(some) > room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(lane, some)
+
+    monkeypatch.setattr(_Lane, "embed", embed_within)
+    assert np.allclose(extractor(pixels), wanted, atol=1e-6)
+    assert tried == [10, 5, 2, 2, 2, 2, 2]
+    tried.clear()
+    extractor(pixels)
+    assert tried == [2] * 5, "what did not fit once was tried again"
+    room = 0
+    with pytest.raises(MissingLibrary, match="no memory for a single image"):
+        extractor(pixels)
+    room = 10
+    assert np.allclose(extractor(pixels), wanted, atol=1e-6), "its lane was lost with the error"
 
 
 @pytest.fixture(scope="session")

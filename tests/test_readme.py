@@ -15,7 +15,7 @@ from tests.conftest import REPOSITORY, SAMPLES
 
 README = (REPOSITORY / "README.md").read_text()
 # What differs from run to run and machine to machine.
-TIMES = re.compile(r"\((fp32|bf16)\) in [\d.]+ s, \d+ images/s; slowest stage: \w+")
+TIMES = re.compile(r"\((fp32|bf16)\) in [\d.]+ s, \d+ images/s\nslowest stage: .*")
 SCORE = re.compile(r"\b[01]\.\d{3}\b")
 
 
@@ -71,6 +71,20 @@ def test_the_training_session_is_true(home: Path) -> None:
     assert after > before
 
 
+def test_the_bench_session_has_the_shape_that_is_shown(home: Path) -> None:
+    """Every figure in it is the machine's; words and columns are ours."""
+    (session,) = [block for block in blocks("console") if "embedsearch bench" in block]
+    command, wanted = session.removeprefix("$ ").split("\n", 1)
+    words = [sys.executable, "-P", "-m", "embedsearch", *shlex.split(command)[1:]]
+    done = subprocess.run(words, cwd=home, capture_output=True, text=True, check=True)
+    shown, told = (
+        masked(re.sub(r" process(es)?", " process", text)) for text in (done.stdout, wanted)
+    )
+    assert shown[:6] == told[:6]
+    assert shown[6].split(" ")[:5] == told[6].split(" ")[:5]
+    assert shown[7].startswith("slowest stage: ")
+
+
 def test_the_python_lines_run(home: Path) -> None:
     (code,) = blocks("python")
     assert len([line for line in code.splitlines() if line]) == 6
@@ -93,7 +107,7 @@ def test_every_command_stands_in_the_readme() -> None:
 
 def test_options_named_in_the_readme_exist() -> None:
     known = ""
-    for command in ("index", "query", "check", "repair", "evaluate", "train"):
+    for command in ("index", "query", "check", "repair", "bench", "evaluate", "train"):
         arguments = [sys.executable, "-m", "embedsearch", command, "--help"]
         known += subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--index-url"}:

@@ -95,17 +95,19 @@ def _decode_all(
             f"{file.parent} has no room for {math.prod(shape) / 1e9:.1f} GB of decoded "
             f"pictures ({error.strerror or error}): give --out on another disk"
         ) from error
-    places = np.empty(len(refs), dtype=np.int64)
+    is_good = np.zeros(len(refs), dtype=np.bool_)
     failures: list[Failure] = []
     numbers = {ref.key: number for number, ref in enumerate(refs)}
-    count = 0
     workers = min(available_processors(), MAX_WORKERS, len(refs))
     with DecodePool(side, DecodeLimits(), workers=workers) as pool:
         for batch in pool.run((DecodeJob(ref, folder) for ref in refs), session.stop):
-            good = batch.images
-            pixels[count : count + len(good.refs)] = good.pixels
-            places[count : count + len(good.refs)] = [numbers[ref.key] for ref in good.refs]
-            count += len(good.refs)
+            mine = [numbers[ref.key] for ref in batch.images.refs]
+            pixels[mine] = batch.images.pixels  # slow ones come late: each has its own place
+            is_good[mine] = True
             failures += batch.failures
     session.check()
-    return pixels[:count], places[:count], failures
+    places = np.flatnonzero(is_good)
+    for row, place in enumerate(places):  # close the gaps that failures left
+        if row != place:
+            pixels[row] = pixels[place]
+    return pixels[: len(places)], places, sorted(failures, key=lambda f: numbers[f.key])

@@ -34,9 +34,9 @@ class OpenVinoExtractor:
     device = "cpu"
 
     def __init__(
-        self, spec: ModelSpec, precision: str, session: Session, *, streaming: bool = False
+        self, spec: ModelSpec, precision: str, session: Session, *, lanes: int = 1
     ) -> None:
-        """Load the converted model; `streaming` gives it a lane for each of its streams.
+        """Load the converted model for one answer soon, or for batches on up to `lanes` lanes.
 
         Raises MissingLibrary or WeightsUnavailable.
         """
@@ -45,10 +45,12 @@ class OpenVinoExtractor:
         self.precision = note["precision"]["best"] if precision == "auto" else precision
         if self.precision == "int8":
             _quantize(folder, spec, session)
+        streaming = lanes > 1
         compiled = compile_model(folder, self.precision, streaming=streaming)
         if compiled is None:
             raise MissingLibrary(f"this processor does not run {self.precision}: --precision auto")
-        self.lanes = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") if streaming else 1
+        best = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        self.lanes = min(best, lanes)
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()  # each for one call at a time
         for _ in range(self.lanes):
             self._requests.put(compiled.create_infer_request())

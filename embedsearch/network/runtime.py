@@ -17,8 +17,9 @@ from embedsearch.records import ModelSpec
 from embedsearch.session import Session
 
 CPU_BATCH = 8
+MAX_CPU_LANES = 16
 GPU_BATCH = 128
-GPU_LANES = 2  # one batch is copied while the other is computed
+GPU_LANES = 2  # a GPU
 
 
 class PixelExtractor(Protocol):
@@ -47,8 +48,9 @@ def feed_for(device: str) -> Feed:
     On a CPU batches of 8 are as fast as larger ones, take less memory and end sooner.
     """
     if device == "cpu" or (device == "auto" and not _may_have_gpu()):
-        return Feed(CPU_BATCH, available_processors(), on_gpu=False)
-    return Feed(GPU_BATCH, GPU_LANES, on_gpu=True)
+        return Feed(CPU_BATCH, min(available_processors(), MAX_CPU_LANES), on_gpu=False)
+    gpus = len(list(Path("/dev").glob("nvidia[0-9]*"))) if device in {"auto", "cuda"} else 1
+    return Feed(GPU_BATCH, GPU_LANES * max(1, gpus), on_gpu=True)
 
 
 def load_extractor(
@@ -78,7 +80,8 @@ def _load(
         if find_spec("openvino") is not None:
             from embedsearch.network.openvino_runtime import OpenVinoExtractor
 
-            return OpenVinoExtractor(spec, precision, session, streaming=streaming)
+            lanes = feed_for("cpu").lanes if streaming else 1
+            return OpenVinoExtractor(spec, precision, session, lanes=lanes)
         session.notice("openvino is not installed: embedding with torch, which is slower on a CPU")
     if precision == "int8":
         raise MissingLibrary("--precision int8 is for CPUs, through OpenVINO: --precision auto")
@@ -86,7 +89,7 @@ def _load(
         from embedsearch.network.torch_runtime import TorchExtractor
     except (ImportError, OSError) as error:  # OSError: a CUDA library that does not load
         raise MissingLibrary(f"torch does not load ({error}): pip install torch") from error
-    return TorchExtractor(spec, device, precision)
+    return TorchExtractor(spec, device, precision, streaming=streaming)
 
 
 def _auto_device() -> str:

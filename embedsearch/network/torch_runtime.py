@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import queue
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +13,8 @@ import numpy.typing as npt
 import torch
 
 from embedsearch.errors import MissingLibrary
-from embedsearch.network.extractor import build_extractor
+from embedsearch.network.extractor import Extractor, build_extractor
+from embedsearch.network.folding import fold_batchnorm
 from embedsearch.network.tensors import load_tensors
 from embedsearch.network.weights import weights_path
 from embedsearch.records import ModelSpec
@@ -17,37 +22,158 @@ from embedsearch.records import ModelSpec
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+# A graph saves launching two hundred kernels a batch and costs about as much as this many batches.
+GRAPH_AFTER = 16
+LANES_A_GPU = 2  # one batch is copied while another is computed
+
+
 class TorchExtractor:
-    """Callable: uint8 (B, S, S, 3) to float32 (B, D), unit rows."""
+    """Callable: uint8 (B, S, S, 3) to float32 (B, D), unit rows.
 
-    lanes = 1
+    On CUDA it has two lanes a GPU, each with a stream of its own, and with `streaming` all GPUs
+    that are visible; elsewhere one lane. As many threads may call it as it has lanes.
+    """
 
-    def __init__(self, spec: ModelSpec, device: str, precision: str) -> None:
+    def __init__(
+        self, spec: ModelSpec, device: str, precision: str, *, streaming: bool = False
+    ) -> None:
         """Load the weights onto `device`. Raises MissingLibrary or WeightsUnavailable."""
-        self._device = torch.device(device)
-        _check_present(self._device)
+        first = torch.device(device)
+        _check_present(first)
         self.device = device
-        self.precision = _auto_precision(self._device) if precision == "auto" else precision
+        self.precision = _auto_precision(first) if precision == "auto" else precision
         extractor = build_extractor(spec, load_tensors(weights_path(spec)))
+        fold_batchnorm(extractor.network)
         extractor.network.to(dtype=DTYPES[self.precision])
-        layout = memory_format(self._device)
-        self._extractor = extractor.to(self._device).to(memory_format=layout)
+        extractor = extractor.to(memory_format=memory_format(first))
+        self._lanes: queue.SimpleQueue[_Lane | _CudaLane] = queue.SimpleQueue()
+        if first.type != "cuda":
+            self.lanes = 1
+            self._lanes.put(_Lane(extractor.to(first), first))
+            return
+        devices = [first]
+        if streaming and first.index is None:
+            devices = [torch.device("cuda", place) for place in range(torch.cuda.device_count())]
+        lanes = LANES_A_GPU if streaming else 1
+        self.lanes = lanes * len(devices)
+        shared = [(copy.deepcopy(extractor).to(gpu), gpu, threading.Lock()) for gpu in devices]
+        for _ in range(lanes):  # the first batches go to different GPUs
+            for parts in shared:
+                self._lanes.put(_CudaLane(*parts))
 
     def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Return the embeddings of a batch, in halves where the device's memory is short."""
+        """Return the embeddings of a batch, in parts where the device's memory is short."""
+        lane = self._lanes.get()
         try:
             with torch.inference_mode():
-                batch = torch.from_numpy(np.ascontiguousarray(pixels)).to(self._device)
-                vectors: npt.NDArray[np.float32] = self._extractor(batch).cpu().numpy()
-                return vectors
-        except torch.OutOfMemoryError:
-            if len(pixels) == 1:
-                raise MissingLibrary(
-                    f"{self.device} has no memory for a single image: --device cpu"
-                ) from None
+                return self._in_parts(lane, np.ascontiguousarray(pixels))
+        finally:
+            self._lanes.put(lane)
+
+    def _in_parts(
+        self, lane: _Lane | _CudaLane, pixels: npt.NDArray[np.uint8]
+    ) -> npt.NDArray[np.float32]:
+        done: list[npt.NDArray[np.float32]] = []
+        start = 0
+        while start < len(pixels):
+            part = pixels[start : start + lane.most]
+            try:
+                done.append(lane.embed(part))
+                start += len(part)
+            except torch.OutOfMemoryError:
+                if len(part) == 1:
+                    raise MissingLibrary(
+                        f"{self.device} has no memory for a single image: --device cpu"
+                    ) from None
+                lane.most = len(part) // 2  # for all later batches, too
+                lane.free_memory()
+        return done[0] if len(done) == 1 else np.concatenate(done)
+
+
+class _Lane:
+    """The network on a device where one batch is worked on at a time."""
+
+    def __init__(self, extractor: Extractor, device: torch.device) -> None:
+        self.most = sys.maxsize  # images a batch
+        self._extractor = extractor
+        self._device = device
+
+    def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return float32 (B, D), unit rows. Raises torch.OutOfMemoryError."""
+        vectors: npt.NDArray[np.float32] = (
+            self._extractor(torch.from_numpy(pixels).to(self._device)).cpu().numpy()
+        )
+        return vectors
+
+    def free_memory(self) -> None:
+        """Give back what is not in use."""
+
+
+class _CudaLane:
+    """A stream of one GPU with memory of its own: its copies run beside other lanes' kernels.
+
+    Batches of one size are replayed as a CUDA graph once there were so many that it pays.
+    """
+
+    def __init__(
+        self, extractor: Extractor, device: torch.device, launching: threading.Lock
+    ) -> None:
+        self.most = sys.maxsize
+        self._extractor = extractor
+        self._device = device
+        self._launching = launching  # of a GPU's lanes one at a time: a capture bears no other
+        self._stream = torch.cuda.Stream(device)
+        self._staging = torch.empty(0, dtype=torch.uint8)  # pinned, for pixels on their way in
+        self._same_size = 0  # batches in a row
+        self._graph: tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor] | None = None
+
+    def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Return float32 (B, D), unit rows. Raises torch.OutOfMemoryError."""
+        staged = self._stage(pixels)
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
+            with self._launching:
+                vectors = self._launch(staged).to("cpu", non_blocking=True)
+            self._stream.synchronize()  # other threads run meanwhile
+        found: npt.NDArray[np.float32] = vectors.numpy().copy()
+        return found
+
+    def _stage(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
+        """Return the pixels in pinned memory: only from there copies are asynchronous."""
+        if self._staging.shape[1:] != pixels.shape[1:] or len(self._staging) < len(pixels):
+            self._staging = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
+            self._same_size, self._graph = 0, None
+        staged = self._staging[: len(pixels)]
+        staged.numpy()[:] = pixels
+        return staged
+
+    def _launch(self, staged: torch.Tensor) -> torch.Tensor:
+        whole = len(staged) == len(self._staging)
+        self._same_size += whole
+        if whole and self._graph is None and self._same_size > GRAPH_AFTER:
+            self._graph = self._capture(staged.shape)
+        if whole and self._graph is not None:
+            graph, taken, vectors = self._graph
+            taken.copy_(staged, non_blocking=True)
+            graph.replay()
+            return vectors
+        vectors: torch.Tensor = self._extractor(staged.to(self._device, non_blocking=True))
+        return vectors
+
+    def _capture(
+        self, shape: torch.Size
+    ) -> tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]:
+        taken = torch.zeros(shape, dtype=torch.uint8, device=self._device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            vectors = self._extractor(taken)
+        return graph, taken, vectors
+
+    def free_memory(self) -> None:
+        """Give back what is not in use, the graph included."""
+        self._same_size, self._graph = 0, None
+        self._staging = torch.empty(0, dtype=torch.uint8)
+        with torch.cuda.device(self._device):
             torch.cuda.empty_cache()
-            middle = len(pixels) // 2
-            return np.concatenate([self(pixels[:middle]), self(pixels[middle:])])
 
 
 def pick_device(name: str) -> torch.device:

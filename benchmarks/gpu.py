@@ -1,0 +1,163 @@
+"""Everything a GPU is for, checked and measured in one call: `python -m benchmarks.gpu PHOTOS`
+
+PHOTOS is a folder of JPEGs; `--model` names a network or a file of weights. Prints a Markdown table
+with the machine's name: parity with the processor, the network alone by precision, batch size and
+with or without CUDA graphs, decoding alone, JPEG decoding on the GPU and its parity, `index` from
+end to end, and a run while the GPU's memory is nearly full. A few minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import embedsearch
+from benchmarks.measure import machine
+from embedsearch.benching import bench, network_rate
+from embedsearch.config import IndexConfig
+from embedsearch.decode.image import decode
+from embedsearch.network import torch_runtime
+from embedsearch.network.torch_runtime import TorchExtractor
+from embedsearch.network.weights import resolve
+from embedsearch.records import ModelSpec
+from embedsearch.session import Session
+
+PARITY_IMAGES = 256
+RUN_IMAGES = 20_000  # the photos again and again, as files of their own
+BATCHES = (64, 128, 256)
+Row = tuple[str, str]
+Pixels = npt.NDArray[np.uint8]
+Vectors = npt.NDArray[np.float32]
+
+
+def main() -> None:
+    """Run every measurement and print the table as it grows."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--model", default="auto")
+    arguments = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("no CUDA device here: nothing was measured")
+    spec = resolve(arguments.model, Session())
+    paths = sorted(arguments.photos.rglob("*.jpg"))
+    print(f"{machine()}, {torch.cuda.get_device_name()}, CUDA {torch.version.cuda}; {spec.name}\n")
+    print("| figure | measured |\n|---|---|")
+    for name, measured in rows(spec, paths, arguments.model):
+        print(f"| {name} | {measured} |", flush=True)
+
+
+def rows(spec: ModelSpec, paths: list[Path], model: str) -> Iterator[Row]:
+    """Yield each figure."""
+    limits = IndexConfig().limits
+    side = spec.input_side
+    pixels = np.stack([decode(p.open("rb"), side, limits).pixels for p in paths[:PARITY_IMAGES]])
+    exact = TorchExtractor(spec, "cpu", "fp32")(pixels)
+    for precision in ("fp32", "bf16", "fp16"):
+        yield (
+            f"{precision} against the processor's fp32",
+            parity(exact, TorchExtractor(spec, "cuda", precision)(pixels)),
+        )
+    yield from network_alone(spec, pixels)
+    yield from jpeg_on_gpu(spec, paths, exact)
+    with tempfile.TemporaryDirectory(prefix="embedsearch-gpu-") as folder:
+        base = Path(folder)
+        many = copies(paths, base / "photos")
+        yield from end_to_end(many, base, model)
+        yield nearly_full(paths, base, model)
+
+
+def parity(exact: Vectors, other: Vectors) -> str:
+    """Return the cosines and the share of the ten nearest that stay the same."""
+    cosines = np.einsum("nd,nd->n", exact, other)
+    places = []
+    for vectors in (exact, other):
+        scores = vectors @ vectors.T
+        np.fill_diagonal(scores, -2.0)
+        places.append(np.argsort(-scores, axis=1)[:, :10].tolist())
+    shared = np.mean([len({*a} & {*b}) / 10 for a, b in zip(*places, strict=True)])
+    return f"cosine {cosines.mean():.5f}, least {cosines.min():.5f}; top 10 {shared:.3f}"
+
+
+def network_alone(spec: ModelSpec, pixels: Pixels) -> Iterator[Row]:
+    """The network on all its lanes, fed from memory."""
+    for precision in ("fp32", "bf16"):
+        for batch in BATCHES:
+            for name, after in (("graphs", torch_runtime.GRAPH_AFTER), ("no graphs", sys.maxsize)):
+                torch_runtime.GRAPH_AFTER = after
+                extractor = TorchExtractor(spec, "cuda", precision, streaming=True)
+                network_rate(extractor, pixels, batch)  # until the graphs are there
+                rate = network_rate(extractor, pixels, batch)
+                yield f"network alone, {precision}, batches of {batch}, {name}", f"{rate:,.0f} /s"
+
+
+def jpeg_on_gpu(spec: ModelSpec, paths: list[Path], exact: Vectors) -> Iterator[Row]:
+    """nvJPEG's full decode and a resize on the GPU, against the vectors of our own decoding."""
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    files = [torch.from_numpy(np.fromfile(path, dtype=np.uint8)) for path in paths[:PARITY_IMAGES]]
+    side = (spec.input_side, spec.input_side)
+    resize = torch.nn.functional.interpolate
+
+    def all_of_them() -> torch.Tensor:
+        decoded = decode_jpeg(files, mode=ImageReadMode.RGB, device="cuda")
+        small = [resize(one[None].float(), side, mode="bicubic", antialias=True) for one in decoded]
+        return torch.cat(small).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+    pixels = all_of_them()
+    torch.cuda.synchronize()
+    started = time.perf_counter()
+    pixels = all_of_them()
+    torch.cuda.synchronize()
+    rate = len(files) / (time.perf_counter() - started)
+    vectors = TorchExtractor(spec, "cuda", "fp32")(pixels.contiguous().cpu().numpy())
+    yield "JPEG decoding on the GPU", f"{rate:,.0f} /s"
+    yield "JPEG decoding on the GPU, parity with our decoding", parity(exact, vectors)
+
+
+def end_to_end(folder: Path, base: Path, model: str) -> Iterator[Row]:
+    """`index`, against the slower of decoding and network alone."""
+    alone = bench(folder, images=4_096, model=model, device="cuda")
+    limit = min(alone.rates["decode"], alone.rates["embed"])
+    yield "decoding alone, all workers", f"{alone.rates['decode']:,.0f} /s"
+    report = embedsearch.index(folder, store=base / "all.es", model=model, device="cuda")
+    streaming_s = report.elapsed_s - report.stage_s["load"] - report.stage_s["scan"]
+    rate = report.embedded / streaming_s
+    yield f"index of {report.embedded:,} photos", f"{rate:,.0f} /s without the network's load"
+    yield "index / min(decode, network)", f"{rate / limit:.2f} (wanted 0.9)"
+    shares = " · ".join(f"{name} {100 * part:.0f} %" for name, part in report.stage_share.items())
+    yield f"slowest stage: {report.slowest_stage} → {report.advice}", shares
+
+
+def nearly_full(paths: list[Path], base: Path, model: str) -> Row:
+    """A run that has to make its batches smaller."""
+    few = copies(paths, base / "few", 1_024)
+    spec = resolve(model, Session())
+    warm = TorchExtractor(spec, "cuda", "bf16")
+    warm(np.zeros((1, spec.input_side, spec.input_side, 3), dtype=np.uint8))
+    free, _ = torch.cuda.mem_get_info()
+    taken = torch.empty(max(0, free - (700 << 20)), dtype=torch.uint8, device="cuda")
+    report = embedsearch.index(few, store=base / "full.es", model=model, device="cuda")
+    left = torch.cuda.mem_get_info()[0] >> 20
+    del taken
+    return "index with 700 MiB of GPU memory free", f"{report.embedded} embedded, {left} MiB left"
+
+
+def copies(paths: list[Path], folder: Path, count: int = RUN_IMAGES) -> Path:
+    """Copy photos into a folder, again and again up to `count`."""
+    folder.mkdir()
+    for number in range(count):
+        shutil.copy(paths[number % len(paths)], folder / f"{number:06d}.jpg")
+    return folder
+
+
+if __name__ == "__main__":
+    main()
