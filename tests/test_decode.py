@@ -52,7 +52,10 @@ def outcomes(folder: Path, names: list[str]) -> dict[str, ImageFacts | Failure]:
 def test_every_name_in_the_allow_list_is_one_pillow_knows() -> None:
     """One bad name would make Pillow refuse every file with a KeyError."""
     Image.init()
-    assert set(decode_image.FORMATS) <= set(Image.OPEN)
+    assert decode_image._formats(b"\xff\xd8\xff\xe0") == decode_image.FORMATS
+    heif = decode_image._formats(b"\0\0\0\x18ftypheic")
+    assert set(heif) - set(decode_image.FORMATS) == {"AVIF", "HEIF"}
+    assert set(heif) <= set(Image.OPEN)
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import signal
@@ -32,6 +33,7 @@ def main() -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a file name's letters
             stream.reconfigure(errors="backslashreplace")
     _allow_many_files()
+    gc.set_threshold(100_000)  # imports make no garbage worth a twentieth of a cold query
     # typer's pydantic would search every installed package for plugins of its own.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     code = run(sys.argv[1:])

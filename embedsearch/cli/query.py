@@ -47,6 +47,8 @@ def query(
     verbose: VerboseOption = False,
 ) -> int:
     """Show the nearest images of the store, best first."""
+    # A single answer is too small to share: starting and stopping threads would cost more.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from embedsearch.searching import open_store
 
     if json + paths + csv > 1:

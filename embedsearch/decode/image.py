@@ -12,13 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
+from importlib.util import find_spec
 from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from PIL import (
-    AvifImagePlugin,  # noqa: F401  importing a plugin registers its format
-    BmpImagePlugin,  # noqa: F401
+    BmpImagePlugin,  # noqa: F401  importing a plugin registers its format
     ExifTags,
     GifImagePlugin,  # noqa: F401
     Image,
@@ -35,7 +35,7 @@ from embedsearch.config import DecodeLimits
 from embedsearch.records import Reason
 
 # MPO (two-picture JPEGs of phones) is opened by the JPEG plugin; naming it raises KeyError.
-FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
 DRAFT_SCALE = 2
 BAND_ROWS = 256
 
@@ -49,14 +49,7 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 
-try:
-    from pillow_heif import register_heif_opener
-except ImportError:
-    _HEIF = False
-else:
-    register_heif_opener(thumbnails=False)
-    FORMATS.append("HEIF")
-    _HEIF = True
+_HEIF = find_spec("pillow_heif") is not None
 
 
 class DecodeError(Exception):
@@ -94,7 +87,7 @@ def decode(file: BinaryIO, side: int, limits: DecodeLimits, *, fit: bool = False
         raise DecodeError(Reason.EMPTY, "the file has no bytes")
     Image.MAX_IMAGE_PIXELS = None  # --max-pixels decides; Pillow's own limit is a lower one
     try:
-        image = Image.open(file, formats=FORMATS)
+        image = Image.open(file, formats=_formats(head))
     except Exception as error:  # Pillow raises eight classes here, and any is this file's fault
         raise _open_failure(error, head) from error
     width, height = image.size
@@ -127,6 +120,24 @@ def decode(file: BinaryIO, side: int, limits: DecodeLimits, *, fit: bool = False
         gps=exif.gps,
         truncated=truncated,
     )
+
+
+def _formats(head: bytes) -> list[str]:
+    """Return the formats that a file may have, by its first bytes.
+
+    The libraries for AVIF and HEIF are loaded by the first such file: they are a fifth of the
+    start of a worker, which a query waits for.
+    """
+    if head[4:8] != b"ftyp":
+        return FORMATS
+    from PIL import AvifImagePlugin  # noqa: F401
+
+    if not _HEIF:
+        return [*FORMATS, "AVIF"]
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener(thumbnails=False)
+    return [*FORMATS, "AVIF", "HEIF"]
 
 
 def square(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:

@@ -122,7 +122,7 @@ class _CudaLane:
         self._extractor = extractor
         self._device = device
         self._launching = launching  # of a GPU's lanes one at a time: a capture bears no other
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._staging = torch.empty(0, dtype=torch.uint8)  # pinned, for pixels on their way in
         self._same_size = 0  # batches in a row
         self._graph: tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor] | None = None
@@ -152,10 +152,10 @@ class _CudaLane:
         if whole and self._graph is None and self._same_size > GRAPH_AFTER:
             self._graph = self._capture(staged.shape)
         if whole and self._graph is not None:
-            graph, taken, vectors = self._graph
+            graph, taken, given = self._graph
             taken.copy_(staged, non_blocking=True)
             graph.replay()
-            return vectors
+            return given
         vectors: torch.Tensor = self._extractor(staged.to(self._device, non_blocking=True))
         return vectors
 
