@@ -81,10 +81,8 @@ def _faster_network(setup: Setup) -> str:
             return "--precision auto"
         return "another GPU, or a smaller --model"
     if setup.precision in {"fp32", "bf16"}:
-        has_nncf = find_spec("nncf") is not None
-        return (
-            "--precision int8" if has_nncf else "--precision int8 (pip install 'embedsearch[int8]')"
-        )
+        needs = "" if _has_nncf() else " (pip install 'embedsearch[int8]')"
+        return f"--precision int8{needs}"
     side = min(160, setup.input_side)
     return "a GPU, or a smaller --model" + (
         f" or --input-side {side}" if side < setup.input_side else ""

@@ -76,6 +76,21 @@ def test_heic(tmp_path: Path) -> None:
     assert np.abs(picture.pixels.astype(int) - wanted).mean() < 6
 
 
+def test_without_its_library_heic_is_refused_and_avif_still_decodes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether it is absent or does not load, as without a shared library of its own."""
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)  # importing it raises ImportError
+    decode_image._has_heif.cache_clear()
+    try:
+        assert decode(encoded(gradient(), "AVIF"), 32, LIMITS).format == "AVIF"
+        with pytest.raises(DecodeError, match="pip install pillow-heif") as caught:
+            decode(io.BytesIO(b"\0\0\0\x18ftypheic" + b"\0" * 64), 32, LIMITS)
+        assert caught.value.reason is Reason.UNSUPPORTED_FORMAT
+    finally:
+        decode_image._has_heif.cache_clear()
+
+
 def test_alpha_is_shown_over_white() -> None:
     logo = Image.new("RGBA", (40, 40), (0, 0, 0, 0))  # black under full transparency
     logo.paste((0, 0, 0, 255), (10, 10, 30, 30))

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
-from importlib.util import find_spec
+from functools import cache
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -48,8 +48,6 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-_HEIF = find_spec("pillow_heif") is not None
 
 
 class DecodeError(Exception):
@@ -132,12 +130,18 @@ def _formats(head: bytes) -> list[str]:
         return FORMATS
     from PIL import AvifImagePlugin  # noqa: F401
 
-    if not _HEIF:
-        return [*FORMATS, "AVIF"]
-    from pillow_heif import register_heif_opener
+    return [*FORMATS, "AVIF", "HEIF"] if _has_heif() else [*FORMATS, "AVIF"]
 
+
+@cache
+def _has_heif() -> bool:
+    """Return whether HEIF can be decoded, and register its decoder."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:  # absent, or without a library that it needs
+        return False
     register_heif_opener(thumbnails=False)
-    return [*FORMATS, "AVIF", "HEIF"]
+    return True
 
 
 def square(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
@@ -267,7 +271,7 @@ def _read_exif(image: Image.Image) -> _Exif:
         orientation = tags.get(ExifTags.Base.Orientation)
     except Exception:  # noisy EXIF raises anything from struct.error to RecursionError
         return _Exif()
-    upright = _HEIF and image.format == "HEIF"  # libheif has already turned the picture
+    upright = image.format == "HEIF"  # libheif has already turned the picture
     valid = isinstance(orientation, int) and 1 <= orientation <= 8 and not upright
     return _Exif(
         orientation=orientation if valid and orientation is not None else 1,
@@ -355,7 +359,7 @@ def _open_failure(error: Exception, head: bytes) -> DecodeError:
     if isinstance(error, ValueError) and "too" in words.lower():  # zTXt, iTXt and iCCP limits
         return DecodeError(Reason.METADATA_BOMB, words)
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
-        if not _HEIF and not head[8:12].startswith(b"avi"):
+        if not _has_heif() and not head[8:12].startswith(b"avi"):
             return DecodeError(Reason.UNSUPPORTED_FORMAT, "HEIC: pip install pillow-heif")
         return DecodeError(Reason.CORRUPT, "damaged HEIF or AVIF")
     sides = (head[16:20], head[20:24]) if head.startswith(b"\x89PNG") else ()
