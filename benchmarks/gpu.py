@@ -22,6 +22,7 @@ import torch
 
 import embedsearch
 from benchmarks.measure import machine
+from benchmarks.precision import Vectors, overlap, top_ten
 from embedsearch.benching import bench, network_rate
 from embedsearch.config import IndexConfig
 from embedsearch.decode.image import decode
@@ -36,7 +37,6 @@ RUN_IMAGES = 20_000  # the photos again and again, as files of their own
 BATCHES = (64, 128, 256)
 Row = tuple[str, str]
 Pixels = npt.NDArray[np.uint8]
-Vectors = npt.NDArray[np.float32]
 
 
 def main() -> None:
@@ -78,12 +78,7 @@ def rows(spec: ModelSpec, paths: list[Path], model: str) -> Iterator[Row]:
 def parity(exact: Vectors, other: Vectors) -> str:
     """Return the cosines and the share of the ten nearest that stay the same."""
     cosines = np.einsum("nd,nd->n", exact, other)
-    places = []
-    for vectors in (exact, other):
-        scores = vectors @ vectors.T
-        np.fill_diagonal(scores, -2.0)
-        places.append(np.argsort(-scores, axis=1)[:, :10].tolist())
-    shared = np.mean([len({*a} & {*b}) / 10 for a, b in zip(*places, strict=True)])
+    shared = overlap(top_ten(exact, exact), top_ten(other, other))
     return f"cosine {cosines.mean():.5f}, least {cosines.min():.5f}; top 10 {shared:.3f}"
 
 

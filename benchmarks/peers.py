@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.measure import Run, machine, run, spread
-from benchmarks.run import CLI, SHARED, reached, some_photos
+from benchmarks.run import CLI, reached, real_weights, some_photos
 
 PHOTOS = 320
 ROUNDS = 3
@@ -71,13 +71,9 @@ PEERS = {"DeepImageSearch": DEEP_IMAGE_SEARCH, "imagededup": IMAGEDEDUP, "img2ve
 
 def main() -> None:
     """Install the tools, run them and ours in turn, print the table."""
-    if not (SHARED / "data").is_dir():
-        sys.exit("needs ../shared/data beside this checkout")
     with tempfile.TemporaryDirectory(prefix="embedsearch-peers-") as folder:
         base = Path(folder)
-        weights = base / "resnet50.pth"
-        tool = SHARED / "tools" / "decode_weights.py"
-        subprocess.run([sys.executable, str(tool), "resnet50", str(weights)], check=True)
+        weights = real_weights(base)
         python = install(base / "venv")
         environment = {
             **os.environ,

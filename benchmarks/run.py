@@ -39,15 +39,11 @@ WALK = (
 
 def main() -> None:
     """Run every measurement and print the table."""
-    if not (SHARED / "data").is_dir():
-        sys.exit("needs ../shared/data beside this checkout")
     with tempfile.TemporaryDirectory(prefix="embedsearch-bench-") as folder:
         base = Path(folder)
         environment = {**os.environ, "EMBEDSEARCH_CACHE": str(base / "cache")}
         os.environ["EMBEDSEARCH_CACHE"] = environment["EMBEDSEARCH_CACHE"]
-        weights = base / "resnet50.pth"
-        tool = SHARED / "tools" / "decode_weights.py"
-        subprocess.run([sys.executable, str(tool), "resnet50", str(weights)], check=True)
+        weights = real_weights(base)
         tiny = tiny_images(base / "tiny")
         rows = [
             *index_against_plain_loop(base, weights, environment),
@@ -61,8 +57,8 @@ def main() -> None:
     )
     print("| figure | measured: median (min–max) | wanted | reached |")
     print("|---|---|---|---|")
-    for name, measured, wanted, reached in rows:
-        verdict = ("yes" if reached else "**no**") if wanted else ""
+    for name, measured, wanted, is_reached in rows:
+        verdict = ("yes" if is_reached else "**no**") if wanted else ""
         print(f"| {name} | {measured} | {wanted} | {verdict} |")
 
 
@@ -316,6 +312,16 @@ class Stand:
 embedsearch.index(sys.argv[1].split("\\n"), store=sys.argv[2], model=sys.argv[3],
                   extractor_factory=lambda spec, *_: Stand(spec))
 """
+
+
+def real_weights(folder: Path) -> Path:
+    """Return ResNet-50's weights, decoded into a folder; exits where `../shared` is absent."""
+    if not (SHARED / "data").is_dir():
+        sys.exit("needs ../shared/data beside this checkout")
+    weights = folder / "resnet50.pth"
+    tool = SHARED / "tools" / "decode_weights.py"
+    subprocess.run([sys.executable, str(tool), "resnet50", str(weights)], check=True)
+    return weights
 
 
 def some_photos(folder: Path, count: int) -> Path:

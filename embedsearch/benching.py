@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,29 +59,20 @@ def bench(
     scan_s = time.monotonic() - started
     if not refs:
         raise NothingIndexed(f"no images found in {folder}")
-    spec = resolve(config.model, session)
-    side = config.input_side or spec.input_side
-    spec = replace(spec, input_side=side, flip=config.flip or spec.flip)
+    spec = resolve(config.model, session).asked(config.input_side, config.flip)
     passes = -(-images // len(refs))  # a few photos would measure the start of the processes
     jobs = [DecodeJob(ref, str(root)) for ref in refs] * passes
     started = time.monotonic()
     extractor = load_stream_extractor(spec, config.device, config.precision, session)
     load_s = time.monotonic() - started
-    alone = _decode_alone(side, config, jobs, session)
+    alone = _decode_alone(spec.input_side, config, jobs, session)
     if not len(alone.pixels):
         raise NothingIndexed(f"none of {len(refs)} images of {folder} can be read")
     embed_rate = network_rate(extractor, alone.pixels, feed_for(config.device).batch)
     session.check()
-    started = time.monotonic()
-    done = 0
-    with Pipeline(side, config, iter(jobs), len(jobs), session.stop) as pipeline:
-        for batch in pipeline.embed(extractor):
-            done += len(batch.images.refs) + len(batch.failures)
-        busy_s, workers = pipeline.busy_s(), pipeline.workers
-    all_s = time.monotonic() - started
-    session.check()
-    slowest = slowest_stage(busy_s)
-    setup = Setup(extractor.device, extractor.precision, workers, side)
+    together = _all_together(spec.input_side, config, jobs, extractor, session)
+    slowest = slowest_stage(together.busy_s)
+    setup = Setup(extractor.device, extractor.precision, together.workers, spec.input_side)
     return BenchReport(
         folder=str(root),
         found=found,
@@ -91,7 +83,7 @@ def bench(
         model=spec.name,
         device=extractor.device,
         precision=extractor.precision,
-        workers=workers,
+        workers=together.workers,
         load_s=round(load_s, 2),
         rates={
             "scan": round(found / scan_s, 1),
@@ -99,8 +91,8 @@ def bench(
             "decode": round(alone.decode_rate, 1),
             "embed": round(embed_rate, 1),
         },
-        images_per_s=round(done / all_s, 1),
-        stage_share=shares(busy_s, all_s),
+        images_per_s=round(len(jobs) / together.seconds, 1),
+        stage_share=shares(together.busy_s, together.seconds),
         slowest_stage=slowest,
         advice=advice(slowest, setup),
     )
@@ -154,7 +146,8 @@ class _Decoded:
 def _decode_alone(
     side: int, config: IndexConfig, jobs: list[DecodeJob], session: Session
 ) -> _Decoded:
-    workers = min(config.worker_range(on_gpu=True)[1], len(jobs))
+    _, most = config.worker_range(on_gpu=True)
+    workers = min(most, len(jobs))
     pixels = np.empty((0, side, side, 3), dtype=np.uint8)
     sizes: list[int] = []
     read_s = decode_s = 0.0
@@ -176,3 +169,29 @@ def _decode_alone(
         good * workers / read_s if read_s else 0.0,
         good * workers / decode_s if decode_s else 0.0,
     )
+
+
+@dataclass(frozen=True)
+class _Together:
+    """The sample gone through as `index` does it, without a store."""
+
+    seconds: float
+    busy_s: Mapping[str, float]
+    workers: int  # at the end
+
+
+def _all_together(
+    side: int,
+    config: IndexConfig,
+    jobs: list[DecodeJob],
+    extractor: PixelExtractor,
+    session: Session,
+) -> _Together:
+    started = time.monotonic()
+    with Pipeline(side, config, iter(jobs), len(jobs), session.stop) as pipeline:
+        for _ in pipeline.embed(extractor):
+            pass
+        busy_s, workers = pipeline.busy_s(), pipeline.workers
+    seconds = time.monotonic() - started
+    session.check()
+    return _Together(seconds, busy_s, workers)

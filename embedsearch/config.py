@@ -88,7 +88,7 @@ class IndexConfig:
         if self.workers is not None:
             asked = min(self.workers, max(2 * processors, 2))
             return asked, asked
-        most = min(processors, MAX_WORKERS)
+        most = most_workers()
         return (max(1, most // 2) if on_gpu else 1), most
 
 
@@ -164,6 +164,11 @@ def available_processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def most_workers() -> int:
+    """Return how many decoding processes pay: one a processor, at most MAX_WORKERS."""
+    return min(available_processors(), MAX_WORKERS)
 
 
 def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:

@@ -148,11 +148,7 @@ class _Run:
             asked = manifest.model
         else:
             asked = resolve(config.model, self.session)
-        asked = replace(
-            asked,
-            input_side=config.input_side or asked.input_side,
-            flip=config.flip or asked.flip,
-        )
+        asked = asked.asked(config.input_side, config.flip)
         if manifest is None or self.config.rebuild:
             return asked
         if asked.fingerprint != manifest.model.fingerprint:

@@ -181,19 +181,17 @@ class _Lanes:
                     self._changed.wait()
                 if self._over:
                     return None
+            batch, why = None, None
             try:
                 batch = next(self._batches, None)
-            except BaseException as error:
-                self._over = True
-                self._put(self._taken, error)
-                return None
-            place = self._taken
+            except BaseException as error:  # as in _run
+                why = error
             if batch is None:
                 self._over = True
-                self._put(place, None)
+                self._put(self._taken, why)
                 return None
             self._taken += 1
-            return place, batch
+            return self._taken - 1, batch
 
     def _put(self, place: int, result: Embedded | BaseException | None) -> None:
         with self._changed:

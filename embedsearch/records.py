@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -211,6 +211,10 @@ class ModelSpec:
         return {
             f.name: getattr(self, f.name) for f in fields(self) if f.name not in self._DESCRIPTIVE
         }
+
+    def asked(self, input_side: int | None, flip: bool = False) -> ModelSpec:
+        """Return the model at another input side, or with mirror images, where that is asked."""
+        return replace(self, input_side=input_side or self.input_side, flip=flip or self.flip)
 
     def differences(self, other: ModelSpec) -> list[str]:
         """Return `field: mine != other's` for each field that changes a vector and differs."""

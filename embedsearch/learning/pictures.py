@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.config import MAX_WORKERS, DecodeLimits, available_processors
+from embedsearch.config import DecodeLimits, most_workers
 from embedsearch.decode.pool import DecodePool
 from embedsearch.decode.process import DecodeJob
 from embedsearch.errors import StorageError, UsageError
@@ -98,7 +98,7 @@ def _decode_all(
     is_good = np.zeros(len(refs), dtype=np.bool_)
     failures: list[Failure] = []
     numbers = {ref.key: number for number, ref in enumerate(refs)}
-    workers = min(available_processors(), MAX_WORKERS, len(refs))
+    workers = min(most_workers(), len(refs))
     with DecodePool(side, DecodeLimits(), workers=workers) as pool:
         for batch in pool.run((DecodeJob(ref, folder) for ref in refs), session.stop):
             mine = [numbers[ref.key] for ref in batch.images.refs]

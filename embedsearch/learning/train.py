@@ -213,7 +213,7 @@ class _Run:
         else:
             spec = resolve(config.model, self.session)
             network = load(spec.architecture, load_tensors(weights_path(spec)))
-        return replace(spec, input_side=config.input_side or spec.input_side), network
+        return spec.asked(config.input_side), network
 
     def _imprint(self) -> None:
         """Begin each class's proxy at the mean of its pictures' vectors, of a few of them.

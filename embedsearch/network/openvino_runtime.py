@@ -68,12 +68,21 @@ class OpenVinoExtractor:
             self._requests.put(request)
 
 
+def import_openvino() -> Any:
+    """Return the library, kept from reporting its use.
+
+    Present but None, openvino_telemetry cannot be imported: converting or quantising a model
+    would otherwise write a client id to the home folder and report it.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino
+
+    return openvino
+
+
 def compile_model(folder: Path, precision: str, *, streaming: bool = False) -> Any:
     """Return the compiled model, or None where this processor cannot run the precision."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino as ov
-
-    core = ov.Core()
+    core = import_openvino().Core()
     has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     # What int8 leaves as floats, and all else asked for.
     floats = ("bf16" if has_bf16 else "fp32") if precision == "int8" else precision
@@ -111,6 +120,16 @@ def _quantize(folder: Path, spec: ModelSpec, session: Session) -> None:
         raise MissingLibrary("--precision int8 needs NNCF: pip install 'embedsearch[int8]'")
     session.notice(f"quantising {spec.name} to int8 (once)")
     run_prepare("quantize", {"folder": str(folder), "side": spec.input_side}, session)
+
+
+def place_model(staging: Path, folder: Path, name: str) -> dict[str, str]:
+    """Move a saved model's two files to `folder`; return their sha256, for `name`'s note."""
+    digests = {}
+    for suffix in (".bin", ".xml"):
+        written = staging.with_suffix(suffix)
+        digests[suffix] = hashlib.sha256(written.read_bytes()).hexdigest()
+        written.replace(folder / f"{name}{suffix}")
+    return digests
 
 
 def _is_whole(folder: Path, model: str, note: str) -> bool:

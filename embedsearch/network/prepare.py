@@ -21,6 +21,7 @@ import torch
 
 from embedsearch.config import MAX_SIDE, MIN_SIDE
 from embedsearch.network.extractor import build_extractor, pooling_of
+from embedsearch.network.openvino_runtime import compile_model, import_openvino, place_model
 from embedsearch.network.quantize import quantize
 from embedsearch.network.resnet import ARCHITECTURES, STAGES, Architecture, load
 from embedsearch.network.tensors import dump_tensors, load_tensors
@@ -161,11 +162,7 @@ def recognise(weights: dict[str, torch.Tensor]) -> str:
 
 def convert(spec: ModelSpec, weights: Path, folder: Path) -> None:
     """Write `model.xml`, `model.bin` and `runtime.json` for OpenVINO into `folder`."""
-    # Present but None, the module cannot be imported: convert_model would otherwise write a
-    # client id to the home folder and report its use.
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    import openvino as ov
-
+    ov = import_openvino()
     extractor = build_extractor(spec, load_tensors(weights))
     side = spec.input_side
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
@@ -174,13 +171,8 @@ def convert(spec: ModelSpec, weights: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     staging = folder / f"tmp-{os.getpid()}.xml"
     ov.save_model(model, staging, compress_to_fp16=True)
-    digests = {}
-    for suffix in (".bin", ".xml"):
-        written = staging.with_suffix(suffix)
-        digests[suffix] = hashlib.sha256(written.read_bytes()).hexdigest()
-        written.replace(folder / f"model{suffix}")
     note = {
-        "sha256": digests,
+        "sha256": place_model(staging, folder, "model"),
         "openvino": ov.__version__,
         "precision": measure_precision(folder, side),
     }
@@ -193,8 +185,6 @@ def measure_precision(folder: Path, side: int) -> dict[str, Any]:
     A processor may offer bf16 and still run fp32 faster: of two with AVX-512 BF16 but without
     AMX, one did 21 images/s of ResNet-50 in bf16 and 36 in fp32, the other 48 and 26.
     """
-    from embedsearch.network.openvino_runtime import compile_model
-
     pixels = np.zeros((_PROBE_BATCH, side, side, 3), dtype=np.uint8)
     rates = {}
     for precision in ("fp32", "bf16"):

@@ -8,10 +8,8 @@ everything left a top-10 overlap with fp32 of .75, all but the head .89, this .9
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from embedsearch.network.openvino_runtime import import_openvino, place_model
 from embedsearch.writing import write_atomically
 
 # 18 of sample_images/, whole at 128 × 128 px; 300 photos instead of them were no better.
@@ -31,10 +30,8 @@ def quantize(folder: Path, side: int) -> None:
 
     Raises ValueError where the int8 vectors are too far from those of fp32.
     """
-    # Present but None, it cannot be imported: NNCF and OpenVINO would report their use by it.
-    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    ov = import_openvino()  # before NNCF, which would report its use the same way
     import nncf
-    import openvino as ov
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
@@ -63,11 +60,7 @@ def quantize(folder: Path, side: int) -> None:
             f"int8 changes this network's vectors too much: a cosine of {cosines.min():.3f} with "
             f"fp32, and at least {MIN_COSINE} is needed; use --precision auto"
         )
-    digests = {}
-    for suffix in (".bin", ".xml"):
-        written = staging.with_suffix(suffix)
-        digests[suffix] = hashlib.sha256(written.read_bytes()).hexdigest()
-        written.replace(folder / f"int8{suffix}")
+    digests = place_model(staging, folder, "int8")
     note = {"sha256": digests, "cosine": {"mean": cosines.mean(), "min": cosines.min()}}
     text = json.dumps(note, sort_keys=True, default=float)
     write_atomically(folder / "int8.json", text.encode())

@@ -19,7 +19,7 @@ from embedsearch.session import Session
 CPU_BATCH = 8
 MAX_CPU_LANES = 16
 GPU_BATCH = 128
-GPU_LANES = 2  # a GPU
+GPU_LANES = 2  # a GPU: one batch is copied while another is computed
 
 
 class PixelExtractor(Protocol):

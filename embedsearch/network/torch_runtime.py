@@ -15,16 +15,14 @@ import torch
 from embedsearch.errors import MissingLibrary
 from embedsearch.network.extractor import Extractor, build_extractor
 from embedsearch.network.folding import fold_batchnorm
+from embedsearch.network.runtime import GPU_LANES
 from embedsearch.network.tensors import load_tensors
 from embedsearch.network.weights import weights_path
 from embedsearch.records import ModelSpec
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
 # A graph saves launching two hundred kernels a batch and costs about as much as this many batches.
 GRAPH_AFTER = 16
-LANES_A_GPU = 2  # one batch is copied while another is computed
 
 
 class TorchExtractor:
@@ -54,7 +52,7 @@ class TorchExtractor:
         devices = [first]
         if streaming and first.index is None:
             devices = [torch.device("cuda", place) for place in range(torch.cuda.device_count())]
-        lanes = LANES_A_GPU if streaming else 1
+        lanes = GPU_LANES if streaming else 1
         self.lanes = lanes * len(devices)
         shared = [(copy.deepcopy(extractor).to(gpu), gpu, threading.Lock()) for gpu in devices]
         for _ in range(lanes):  # the first batches go to different GPUs
@@ -124,7 +122,7 @@ class _CudaLane:
         self._launching = launching  # of a GPU's lanes one at a time: a capture bears no other
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._staging = torch.empty(0, dtype=torch.uint8)  # pinned, for pixels on their way in
-        self._same_size = 0  # batches in a row
+        self._whole_batches = 0
         self._graph: tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor] | None = None
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -141,15 +139,15 @@ class _CudaLane:
         """Return the pixels in pinned memory: only from there copies are asynchronous."""
         if self._staging.shape[1:] != pixels.shape[1:] or len(self._staging) < len(pixels):
             self._staging = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
-            self._same_size, self._graph = 0, None
+            self._whole_batches, self._graph = 0, None
         staged = self._staging[: len(pixels)]
         staged.numpy()[:] = pixels
         return staged
 
     def _launch(self, staged: torch.Tensor) -> torch.Tensor:
         whole = len(staged) == len(self._staging)
-        self._same_size += whole
-        if whole and self._graph is None and self._same_size > GRAPH_AFTER:
+        self._whole_batches += whole
+        if whole and self._graph is None and self._whole_batches > GRAPH_AFTER:
             self._graph = self._capture(staged.shape)
         if whole and self._graph is not None:
             graph, taken, given = self._graph
@@ -170,7 +168,7 @@ class _CudaLane:
 
     def free_memory(self) -> None:
         """Give back what is not in use, the graph included."""
-        self._same_size, self._graph = 0, None
+        self._whole_batches, self._graph = 0, None
         self._staging = torch.empty(0, dtype=torch.uint8)
         with torch.cuda.device(self._device):
             torch.cuda.empty_cache()

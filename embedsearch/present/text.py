@@ -116,9 +116,13 @@ def report_lines(report: IndexReport) -> str:
 def _stage_line(report: IndexReport) -> str:
     """Return which stages were busy for which part of the time, and what would help."""
     shown = sorted(report.stage_share.items(), key=lambda item: -item[1])
-    parts = [f"{name} {100 * share:.0f} %" for name, share in shown if share >= 0.005]
+    parts = [f"{name} {_percent(share)}" for name, share in shown if share >= 0.005]
+    return f"{_slowest(report)} ({' · '.join(parts)})"
+
+
+def _slowest(report: IndexReport | BenchReport) -> str:
     hint = f" → {report.advice}" if report.advice else ""
-    return f"slowest stage: {report.slowest_stage}{hint} ({' · '.join(parts)})"
+    return f"slowest stage: {report.slowest_stage}{hint}"
 
 
 def bench_lines(report: BenchReport) -> str:
@@ -129,7 +133,6 @@ def bench_lines(report: BenchReport) -> str:
         (name, f"{rate:,.0f}", _percent(report.stage_share.get(name)))
         for name, rate in report.rates.items()
     ]
-    hint = f" → {report.advice}" if report.advice else ""
     return (
         f"{report.images} of {report.found} images{passes}{failed}, "
         f"{report.megapixels:.1f} megapixels (median), "
@@ -138,7 +141,7 @@ def bench_lines(report: BenchReport) -> str:
         + f"all together: {report.images_per_s:,.0f} images/s with {report.workers} decoding "
         f"process{'es' if report.workers > 1 else ''}; the network was ready after "
         f"{report.load_s:.1f} s\n"
-        f"slowest stage: {report.slowest_stage}{hint}\n"
+        f"{_slowest(report)}\n"
     )
 
 
