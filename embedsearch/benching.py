@@ -6,6 +6,7 @@ runs them.
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 import time
@@ -26,6 +27,7 @@ from embedsearch.network.runtime import PixelExtractor, feed_for, load_stream_ex
 from embedsearch.network.weights import resolve
 from embedsearch.pipeline import Pipeline
 from embedsearch.records import BenchReport, ImageRef
+from embedsearch.scope import real_folder
 from embedsearch.session import Session
 from embedsearch.sources.folder import FolderScan
 from embedsearch.stages import Setup, advice, shares, slowest_stage
@@ -51,9 +53,7 @@ def bench(
     config, session = replace(config or IndexConfig(), **options), session or Session()
     if images < 1:
         raise UsageError("--images must be at least 1")
-    root = Path(folder).resolve()
-    if not root.is_dir():
-        raise UsageError(f"{folder}: there is no such folder")
+    root = Path(real_folder(os.fspath(folder)))
     started = time.monotonic()
     refs, found = _sample(root, images, session)
     scan_s = time.monotonic() - started

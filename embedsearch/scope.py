@@ -39,10 +39,7 @@ def resolve_scope(folders: Sequence[str], known: Sequence[Root]) -> Scope:
     next_id = max((root.id for root in known), default=-1) + 1
     dropped: set[int] = set()
     for folder in folders:
-        path = os.path.realpath(folder)
-        if not os.path.isdir(path):
-            words = "is a file, not a folder" if os.path.exists(path) else "does not exist"
-            raise UsageError(f"{folder} {words}")
+        path = real_folder(folder)
         home = next((r for r in roots.values() if _is_inside(path, r.path)), None)
         if home is None:
             home = Root(next_id, path)
@@ -61,6 +58,15 @@ def resolve_scope(folders: Sequence[str], known: Sequence[Root]) -> Scope:
         targets=tuple(_outermost(t for t in targets.values() if t.root.id in kept)),
         dropped=frozenset(dropped),
     )
+
+
+def real_folder(folder: str) -> str:
+    """Return the absolute path of a folder, links followed. Raises UsageError."""
+    path = os.path.realpath(folder)
+    if not os.path.isdir(path):
+        words = "is a file, not a folder" if os.path.exists(path) else "does not exist"
+        raise UsageError(f"{folder} {words}")
+    return path
 
 
 def holds_image(scope: Scope) -> bool:

@@ -43,7 +43,7 @@ def test_bench_prints_a_table(tmp_path: Path) -> None:
 
 
 def test_bench_of_nothing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no such folder"):
+    with pytest.raises(UsageError, match="does not exist"):
         embedsearch.bench(tmp_path / "none")
     with pytest.raises(NothingIndexed, match="no images found"):
         embedsearch.bench(tmp_path)

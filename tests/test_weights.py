@@ -249,6 +249,25 @@ def test_a_damaged_conversion_is_made_again(
     assert any("converting" in line for line in said)
 
 
+def test_a_conversion_that_cannot_be_kept_says_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBEDSEARCH_CACHE", str(tmp_path))
+    (tmp_path / "openvino").write_text("a file where a folder should be")
+    with pytest.raises(
+        WeightsUnavailable, match=r"converting .* EMBEDSEARCH_CACHE moves"
+    ) as caught:
+        OpenVinoExtractor(resolve("packaged", Session()), "auto", Session())
+    assert str(tmp_path / "openvino") in str(caught.value)
+
+
+def test_a_killed_child_is_called_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the system does where memory is short."""
+    monkeypatch.setattr(weights, "python_command", lambda _: ["sh", "-c", "kill -9 $$"])
+    with pytest.raises(WeightsUnavailable, match=r"quantising .* killed .SIGKILL.; out of memory"):
+        weights.run_prepare("quantize", {}, Session())
+
+
 def test_offline_index_works_and_explicit_model_is_exit_4(tmp_path: Path) -> None:
     """Real processes, with a proxy that refuses: no network, whatever this machine has."""
 

@@ -6,11 +6,16 @@ is made by the child in `prepare.py`.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import platform
 import queue
+import shutil
 import sys
+import tempfile
+import time
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +31,7 @@ from embedsearch.records import ModelSpec
 from embedsearch.session import Session
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
+_DEBRIS_AGE_S = 3600.0
 
 
 class OpenVinoExtractor:
@@ -122,13 +128,28 @@ def _quantize(folder: Path, spec: ModelSpec, session: Session) -> None:
     run_prepare("quantize", {"folder": str(folder), "side": spec.input_side}, session)
 
 
-def place_model(staging: Path, folder: Path, name: str) -> dict[str, str]:
-    """Move a saved model's two files to `folder`; return their sha256, for `name`'s note."""
+def place_model(model: Any, folder: Path, name: str) -> dict[str, str]:
+    """Save a model as two files in `folder`; return their sha256, for `name`'s note.
+
+    Raises OSError.
+    """
     digests = {}
-    for suffix in (".bin", ".xml"):
-        written = staging.with_suffix(suffix)
-        digests[suffix] = hashlib.sha256(written.read_bytes()).hexdigest()
-        written.replace(folder / f"{name}{suffix}")
+    for left in folder.glob("tmp-*"):  # by a process that was killed
+        with contextlib.suppress(OSError):  # it costs space only; the next one tries again
+            if left.stat().st_mtime < time.time() - _DEBRIS_AGE_S:
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix="tmp-", dir=folder) as staging:
+        written = Path(staging, f"{name}.xml")
+        try:
+            import_openvino().save_model(model, written, compress_to_fp16=True)
+        except RuntimeError as error:
+            free = shutil.disk_usage(folder).free >> 20
+            words = f"cannot be written ({error}), {free} MB are free"
+            raise OSError(errno.EIO, words, str(folder)) from error
+        for suffix in (".bin", ".xml"):
+            file = written.with_suffix(suffix)
+            digests[suffix] = hashlib.sha256(file.read_bytes()).hexdigest()
+            file.replace(folder / file.name)
     return digests
 
 

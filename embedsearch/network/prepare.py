@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -50,6 +49,9 @@ def main() -> None:
             quantize(Path(values["folder"]), values["side"])
         else:
             raise ValueError(f"unknown task {task!r}")
+    except OSError as error:
+        where = error.filename or values["folder"]
+        sys.exit(f"{where}: {error.strerror or error}; EMBEDSEARCH_CACHE moves the cache folder")
     except Exception as error:  # whatever a hostile checkpoint makes torch raise is one line here
         sys.exit(" ".join(str(error).split())[:500] or type(error).__name__)
 
@@ -169,10 +171,8 @@ def convert(spec: ModelSpec, weights: Path, folder: Path) -> None:
     with torch.no_grad():
         model = ov.convert_model(extractor, example_input=example, input=[-1, side, side, 3])
     folder.mkdir(parents=True, exist_ok=True)
-    staging = folder / f"tmp-{os.getpid()}.xml"
-    ov.save_model(model, staging, compress_to_fp16=True)
     note = {
-        "sha256": place_model(staging, folder, "model"),
+        "sha256": place_model(model, folder, "model"),
         "openvino": ov.__version__,
         "precision": measure_precision(folder, side),
     }

@@ -9,7 +9,6 @@ everything left a top-10 overlap with fp32 of .75, all but the head .89, this .9
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +49,13 @@ def quantize(folder: Path, side: int) -> None:
         ignored_scope=nncf.IgnoredScope(names=kept_as_floats(model.get_ordered_ops())),
         advanced_parameters=whole_range,
     )
-    staging = folder / f"tmp-{os.getpid()}-int8.xml"
-    ov.save_model(quantized, staging)
-    cosines = _cosines(core, folder / "model.xml", staging, pictures)
+    cosines = _cosines(core, model, quantized, pictures)
     if cosines.min() < MIN_COSINE:
-        staging.unlink()
-        staging.with_suffix(".bin").unlink()
         raise ValueError(
             f"int8 changes this network's vectors too much: a cosine of {cosines.min():.3f} with "
             f"fp32, and at least {MIN_COSINE} is needed; use --precision auto"
         )
-    digests = place_model(staging, folder, "int8")
+    digests = place_model(quantized, folder, "int8")
     note = {"sha256": digests, "cosine": {"mean": cosines.mean(), "min": cosines.min()}}
     text = json.dumps(note, sort_keys=True, default=float)
     write_atomically(folder / "int8.json", text.encode())
@@ -94,13 +89,13 @@ def kept_as_floats(operations: list[Any]) -> list[str]:
 
 
 def _cosines(
-    core: Any, exact: Path, quantized: Path, pictures: list[npt.NDArray[np.uint8]]
+    core: Any, exact: Any, quantized: Any, pictures: list[npt.NDArray[np.uint8]]
 ) -> npt.NDArray[np.float64]:
     """Return the cosine of both networks' vectors for each picture."""
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
     vectors = []
-    for path in (exact, quantized):
-        compiled = core.compile_model(str(path), "CPU", settings)
+    for model in (exact, quantized):
+        compiled = core.compile_model(model, "CPU", settings)
         vectors.append(np.concatenate([compiled(picture)[0] for picture in pictures]))
     products: npt.NDArray[np.float64] = np.einsum("nd,nd->n", *vectors, dtype=np.float64)
     return products

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import signal
 import subprocess
 from dataclasses import fields, replace
 from importlib.resources import as_file, files
@@ -28,6 +29,11 @@ from embedsearch.writing import write_atomically
 CONNECT_TIMEOUT_S = 3.0  # after twice that the server counts as unreachable
 READ_TIMEOUT_S = 30.0  # for a download that has begun and stalls
 _STOP_POLL_S = 0.2
+_DOING = {
+    "import": "reading the weights",
+    "convert": "converting the network",
+    "quantize": "quantising the network",
+}
 PACKAGED_FILE = "packaged_resnet18.safetensors"
 SUFFIXES = (".safetensors", ".pth", ".pt")
 # What a file's own model record decides; name, hash and source are the file's.
@@ -101,6 +107,7 @@ def run_prepare(task: str, values: dict[str, Any], session: Session) -> None:
 
     Raises WeightsUnavailable with the child's last line where it fails, and Interrupted.
     """
+    doing = _DOING[task]
     child = subprocess.Popen(
         [*python_command("embedsearch.network.prepare"), task],
         stdin=subprocess.PIPE,
@@ -121,8 +128,16 @@ def run_prepare(task: str, values: dict[str, Any], session: Session) -> None:
             child.kill()
             raise
     if child.returncode != 0:
-        lines = errors.strip().splitlines() or [f"ended with status {child.returncode}"]
-        raise WeightsUnavailable(lines[-1])
+        raise WeightsUnavailable(f"{doing} failed: {_why(child.returncode, errors)}")
+
+
+def _why(code: int, errors: str) -> str:
+    """Return why a child ended, in words; its last line speaks unless a signal killed it."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = "out of memory? " if code == -signal.SIGKILL else ""
+        return f"the process was killed ({name}); {hint}run the same command again"
+    return (errors.strip().splitlines() or [f"it ended with status {code}"])[-1]
 
 
 def is_cached(entry: CatalogEntry) -> bool:
