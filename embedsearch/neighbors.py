@@ -1,24 +1,29 @@
-"""The nearest rows of one generation, exactly; in: unit vectors, out: Neighbors a query.
+"""The nearest rows of one generation; in: unit vectors, out: Neighbors a query.
 
 Candidates by inner product come from the FAISS files and from the shards that none covers; the
-scores are true cosines of the stored rows.
+scores are true cosines of the stored rows. A row is named by its ordinal: the rows of all shards
+counted end to end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.ann.search import Candidates, FlatFile, cosines, search_rows
-from embedsearch.config import cache_folder
+from embedsearch.ann.search import Candidates, FlatFile, cosines, search_rows, use_one_thread
+from embedsearch.config import available_processors, cache_folder
 from embedsearch.errors import DamagedStore
 from embedsearch.records import Neighbors
 from embedsearch.session import Session
 from embedsearch.store.files import damaged, verify, verify_once
-from embedsearch.store.manifest import ExactRecord, Manifest
+from embedsearch.store.manifest import ExactRecord
+from embedsearch.store.shards import vector_array
 from embedsearch.store.snapshot import Snapshot
 
 # Up to here FAISS files are hashed at every opening, above once per file (see `verify_once`).
@@ -26,21 +31,139 @@ VERIFY_ALWAYS_BYTES = 128 << 20
 _SPARE = 16  # candidates beyond k, so that one round is nearly always enough
 _PRODUCT_ERROR = 2e-6  # of FAISS's float32 sums
 _MAX_NORM = 1.002  # of a unit vector rounded to float16, with room
+# A thread goes through this much of a file in half a millisecond: less is not worth sharing.
+_THREAD_BYTES = 8 << 20
+_FEW_ROWS = 4096  # so many are scored one by one, which is faster than passing over all others
+
+Queries = npt.NDArray[np.float32]
+Vectors = npt.NDArray[np.float16]
+Ordinals = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]  # (all shard rows,): which count
 
 
-def open_sources(snapshot: Snapshot, session: Session) -> Iterator[Source]:
-    """Yield a source for each FAISS file, and one for the shards that none covers.
+class RowSearch:
+    """All rows of a generation, open for search."""
 
-    A missing file is noticed and done without. Raises DamagedStore for a damaged one.
+    def __init__(self, snapshot: Snapshot, session: Session) -> None:
+        """Open the FAISS files. A missing one is noticed and done without.
+
+        Raises DamagedStore for a damaged one.
+        """
+        self._snapshot = snapshot
+        self._alive = snapshot.live_mask() if snapshot.manifest.deleted_rows else None
+        self._files = list(_open_files(snapshot, session))
+        self._homes = {number: file for file in self._files for number in file.shards}
+        rest = [i for i in range(len(snapshot.shards)) if i not in self._homes]
+        for number in rest:
+            snapshot.shards[number].verify()
+        self._rest = _ShardRows(snapshot, rest)
+        self._threads: ThreadPoolExecutor | None = None
+
+    def close(self) -> None:
+        """Release the threads; the files belong to the snapshot."""
+        if self._threads is not None:
+            self._threads.shutdown()
+            self._threads = None
+        self._files, self._homes = [], {}
+
+    def nearest(self, queries: Queries, k: int, allowed: Mask | None = None) -> list[Neighbors]:
+        """Return the neighbors of each query, float32 (Q, D), unit rows, among allowed rows."""
+        counted = self._counted(allowed)
+        count = self._snapshot.manifest.live if counted is None else int(counted.sum())
+        k = min(k, count)
+        if k == 0:
+            return [_NOBODY for _ in queries]
+        if counted is not None and count <= _FEW_ROWS:
+            ordinals = np.flatnonzero(counted)
+            vectors = self.vectors(ordinals)
+            return [_best(ordinals, cosines(query, vectors), k) for query in queries]
+        return self._exact(queries, k, counted)
+
+    def vectors(self, ordinals: Ordinals) -> Vectors:
+        """Return the stored vectors of rows, float16 (n, D)."""
+        found = np.empty((len(ordinals), self._snapshot.manifest.model.dim), np.float16)
+        which = np.searchsorted(self._snapshot.starts, ordinals, side="right") - 1
+        for number in np.unique(which).tolist():
+            mine = np.flatnonzero(which == number)
+            file = self._homes.get(number)
+            if file is not None:
+                found[mine] = file.vectors(number, ordinals[mine])
+            else:
+                table = self._snapshot.take(ordinals[mine], ["vector"])
+                found[mine] = vector_array(table.column("vector"))
+        return found
+
+    def _counted(self, allowed: Mask | None) -> Mask | None:
+        if allowed is None or self._alive is None:
+            return self._alive if allowed is None else allowed
+        both: Mask = allowed & self._alive
+        return both
+
+    def _exact(self, queries: Queries, k: int, counted: Mask | None) -> list[Neighbors]:
+        """Return the neighbors, whatever the cost.
+
+        Sources rank by inner product with rows that are unit to fp16 rounding only, so more is
+        fetched until no row that was not can reach the kth cosine.
+        """
+        answers = [_NOBODY for _ in queries]
+        open_queries = list(range(len(queries)))
+        fetch = k + _SPARE
+        smallest = min((record.min_norm for record in self._snapshot.manifest.shards), default=1.0)
+        while open_queries:
+            still_open = []
+            found = self._search(queries[open_queries], fetch, counted)
+            for number, place in enumerate(open_queries):
+                parts = [some[number] for some in found]
+                ordinals = np.concatenate([part.ordinals for part in parts])
+                vectors = np.concatenate([part.vectors for part in parts])
+                scores = cosines(queries[place], vectors)
+                kth = np.sort(scores)[-k]
+                bound = max(part.bound for part in parts)
+                reach = max(bound / smallest, bound / _MAX_NORM) + _PRODUCT_ERROR
+                if kth > reach or bound == -np.inf:
+                    answers[place] = _best(ordinals, scores, k)
+                else:
+                    still_open.append(place)
+            open_queries = still_open
+            fetch *= 4
+        return answers
+
+    def _search(self, queries: Queries, k: int, counted: Mask | None) -> list[list[_Found]]:
+        """Return what each source, or part of one, has found for each query."""
+        parts = [part for file in self._files for part in file.parts(queries, k, counted)]
+        found = [self._rest.search(queries, k, counted)] if self._rest.numbers else []
+        if len(parts) < 2:
+            return found + [search() for search in parts]
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(available_processors(), initializer=use_one_thread)
+        return found + list(self._threads.map(lambda search: search(), parts))
+
+
+@dataclass(frozen=True)
+class _Found:
+    """One query's candidates of one source: ordinals int64 (c,), vectors float16 (c, D).
+
+    `bound` is the largest inner product that a row not among them can have, -inf if none is.
     """
-    manifest = snapshot.manifest
-    alive = snapshot.live_mask() if manifest.deleted_rows else None
-    starts = {
-        r.name: int(start) for r, start in zip(manifest.shards, snapshot.starts, strict=False)
-    }
-    covered: set[str] = set()
-    total = sum(record.bytes for record in manifest.exact)
-    for record in manifest.exact:
+
+    ordinals: Ordinals
+    vectors: Vectors
+    bound: float
+
+
+_NOBODY = Neighbors(np.empty(0, np.int64), np.empty(0, np.float32))
+
+
+def _best(ordinals: Ordinals, scores: npt.NDArray[np.float32], k: int) -> Neighbors:
+    """Return the k best rows and all that tie with the kth."""
+    kept = scores >= np.partition(scores, -k)[-k]
+    return Neighbors(ordinals[kept], scores[kept])
+
+
+def _open_files(snapshot: Snapshot, session: Session) -> Iterator[_FileRows]:
+    """Yield the FAISS files that are there, verified."""
+    total = sum(record.bytes for record in snapshot.manifest.exact)
+    for record in snapshot.manifest.exact:
         descriptor = snapshot.exact.get(record.name)
         if descriptor is None:
             session.notice(
@@ -54,121 +177,97 @@ def open_sources(snapshot: Snapshot, session: Session) -> Iterator[Source]:
             verify(snapshot.store, record, descriptor)
         else:
             verify_once(snapshot.store, record, descriptor, cache_folder() / "verified")
-        yield FileSource(snapshot, record, descriptor, starts, alive)
-        covered |= {part.shard for part in record.segments}
-    rest = [i for i, record in enumerate(manifest.shards) if record.name not in covered]
-    if rest:
-        yield ShardSource(snapshot, rest, alive)
+        yield _FileRows(snapshot, record, descriptor)
 
 
-def nearest(
-    manifest: Manifest, sources: Sequence[Source], queries: npt.NDArray[np.float32], k: int
-) -> list[Neighbors]:
-    """Return the neighbors of each of the queries, float32 (Q, D), unit rows.
+class _FileRows:
+    """The rows of one flat FAISS file."""
 
-    Sources rank by inner product with rows that are unit to fp16 rounding only, so more is
-    fetched until no row that was not can reach the kth cosine.
-    """
-    k = min(k, manifest.live)
-    none = Neighbors(np.empty(0, np.int64), np.empty(0, np.float32))
-    answers = [none for _ in queries]
-    open_queries = list(range(len(queries))) if k else []
-    fetch = k + _SPARE
-    smallest = min((record.min_norm for record in manifest.shards), default=1.0)
-    while open_queries:
-        still_open = []
-        found = [source.search(queries[open_queries], fetch) for source in sources]
-        for number, place in enumerate(open_queries):
-            parts = [some[number] for some in found]
-            ordinals = np.concatenate([part.ordinals for part in parts])
-            vectors = np.concatenate([part.vectors for part in parts])
-            scores = cosines(queries[place], vectors)
-            kth = np.sort(scores)[-k]
-            bound = max((part.bound for part in parts), default=-np.inf)
-            if kth > max(bound / smallest, bound / _MAX_NORM) + _PRODUCT_ERROR or bound == -np.inf:
-                kept = scores >= kth
-                answers[place] = Neighbors(ordinals[kept], scores[kept])
-            else:
-                still_open.append(place)
-        open_queries = still_open
-        fetch *= 4
-    return answers
-
-
-@dataclass(frozen=True)
-class _Found:
-    """One query's candidates of one source: ordinals int64 (c,), vectors float16 (c, D).
-
-    `bound` is the largest inner product that a row not among them can have, -inf if none is.
-    """
-
-    ordinals: npt.NDArray[np.int64]
-    vectors: npt.NDArray[np.float16]
-    bound: float
-
-
-class FileSource:
-    """The rows of one FAISS file."""
-
-    def __init__(
-        self,
-        snapshot: Snapshot,
-        record: ExactRecord,
-        descriptor: int,
-        starts: dict[str, int],
-        alive: npt.NDArray[np.bool_] | None,
-    ) -> None:
+    def __init__(self, snapshot: Snapshot, record: ExactRecord, descriptor: int) -> None:
         try:
             self._file = FlatFile(descriptor, snapshot.manifest.model.dim, record.rows)
         except ValueError as error:
             raise damaged(snapshot.store, record.relative, str(error)) from error
-        # -1: the shard was merged into another one since, its rows are found there
-        self._ordinals = np.concatenate(
-            [
-                np.arange(starts[part.shard], starts[part.shard] + part.rows, dtype=np.int64)
-                if part.shard in starts
-                else np.full(part.rows, -1, dtype=np.int64)
-                for part in record.segments
-            ]
+        numbers = {shard.name: number for number, shard in enumerate(snapshot.manifest.shards)}
+        sizes = [part.rows for part in record.segments]
+        self._positions = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        # None: the shard was merged into another one since, its rows are found there
+        self._numbers = [numbers.get(part.shard) for part in record.segments]
+        self._ordinals = np.array(
+            [-1 if number is None else snapshot.starts[number] for number in self._numbers]
         )
-        mask = self._ordinals >= 0
-        if alive is not None:
-            mask &= alive[self._ordinals]
-        self._alive = None if mask.all() else mask
-        self._live = int(mask.sum())
+        self._all_count = None not in self._numbers
 
-    def search(self, queries: npt.NDArray[np.float32], k: int) -> list[_Found]:
+    @property
+    def shards(self) -> list[int]:
+        """Return the numbers of the shards whose rows these are."""
+        return [number for number in self._numbers if number is not None]
+
+    def vectors(self, number: int, ordinals: Ordinals) -> Vectors:
+        """Return the vectors of rows of the shard `number`."""
+        place = self._numbers.index(number)
+        positions = ordinals - self._ordinals[place] + self._positions[place]
+        vectors: Vectors = self._file.vectors[positions]
+        return vectors
+
+    def parts(
+        self, queries: Queries, k: int, counted: Mask | None
+    ) -> Iterable[Callable[[], list[_Found]]]:
+        """Return searches that together go through the file, one a thread at most."""
+        rows, dim = self._file.vectors.shape
+        worth = max(1, min(available_processors(), 2 * rows * dim // _THREAD_BYTES))
+        edges = np.linspace(0, rows, worth + 1).astype(np.int64).tolist()
+        mask = self._mask(counted)
+        for start, stop in pairwise(edges):
+            yield partial(self._search, queries, k, mask, start, stop)
+
+    def _mask(self, counted: Mask | None) -> Mask | None:
+        """Return which positions count, None where all do."""
+        if counted is None and self._all_count:
+            return None
+        mask = np.zeros(len(self._file.vectors), np.bool_)
+        for place, ordinal in enumerate(self._ordinals.tolist()):
+            if ordinal >= 0:
+                start, stop = self._positions[place : place + 2].tolist()
+                rows = counted[ordinal : ordinal + stop - start] if counted is not None else True
+                mask[start:stop] = rows
+        return mask
+
+    def _search(
+        self, queries: Queries, k: int, mask: Mask | None, start: int, stop: int
+    ) -> list[_Found]:
+        count = stop - start if mask is None else int(mask[start:stop].sum())
         return [
             _Found(
-                self._ordinals[c.positions],
+                self._to_ordinals(c.positions),
                 self._file.vectors[c.positions],
-                float(c.products[-1]) if len(c.positions) < self._live else -np.inf,
+                float(c.products[-1]) if len(c.positions) < count else -np.inf,
             )
-            for c in self._file.search(queries, k, self._alive)
+            for c in self._file.search(queries, k, mask, start, stop)
         ]
 
+    def _to_ordinals(self, positions: npt.NDArray[np.int64]) -> Ordinals:
+        which = np.searchsorted(self._positions, positions, side="right") - 1
+        ordinals: Ordinals = positions - self._positions[which] + self._ordinals[which]
+        return ordinals
 
-class ShardSource:
+
+class _ShardRows:
     """The rows of shards that no FAISS file covers, read from Parquet at every query."""
 
-    def __init__(
-        self, snapshot: Snapshot, numbers: list[int], alive: npt.NDArray[np.bool_] | None
-    ) -> None:
+    def __init__(self, snapshot: Snapshot, numbers: list[int]) -> None:
         self._snapshot = snapshot
-        self._numbers = numbers
-        self._alive = alive
-        for number in numbers:
-            snapshot.shards[number].verify()
+        self.numbers = numbers
 
-    def search(self, queries: npt.NDArray[np.float32], k: int) -> list[_Found]:
+    def search(self, queries: Queries, k: int, counted: Mask | None) -> list[_Found]:
         dim = self._snapshot.manifest.model.dim
         best = [_Best(dim, k) for _ in queries]
-        for number in self._numbers:
+        for number in self.numbers:
             start = int(self._snapshot.starts[number])
             for vectors in self._snapshot.shards[number].vectors():
-                alive = None if self._alive is None else self._alive[start : start + len(vectors)]
-                live = len(vectors) if alive is None else int(alive.sum())
-                for mine, new in zip(best, search_rows(vectors, queries, k, alive), strict=True):
+                mask = None if counted is None else counted[start : start + len(vectors)]
+                live = len(vectors) if mask is None else int(mask.sum())
+                for mine, new in zip(best, search_rows(vectors, queries, k, mask), strict=True):
                     mine.take(new, vectors, start, live)
                 start += len(vectors)
         return [mine.found() for mine in best]
@@ -184,9 +283,7 @@ class _Best:
         self._products = np.empty(0, np.float32)
         self._bound = -np.inf
 
-    def take(
-        self, new: Candidates, vectors: npt.NDArray[np.float16], start: int, live: int
-    ) -> None:
+    def take(self, new: Candidates, vectors: Vectors, start: int, live: int) -> None:
         """Take up candidates among `vectors`, of which `live` count, at ordinals from `start`."""
         if not len(new.positions):
             return
@@ -204,6 +301,3 @@ class _Best:
     def found(self) -> _Found:
         """Return the candidates."""
         return _Found(self._ordinals, self._vectors, self._bound)
-
-
-Source = FileSource | ShardSource

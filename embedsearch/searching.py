@@ -28,7 +28,7 @@ from embedsearch.config import (
 from embedsearch.decode.pool import DecodedBatch, DecodePool
 from embedsearch.decode.process import DecodeJob
 from embedsearch.errors import StoreNotFound, UnreadableImage, UsageError
-from embedsearch.neighbors import nearest, open_sources
+from embedsearch.neighbors import RowSearch
 from embedsearch.network.runtime import PixelExtractor, load_extractor
 from embedsearch.paths import printable
 from embedsearch.records import Hit, ImageRef, Neighbors, Reason, StoredImage, check_unit_rows
@@ -86,7 +86,7 @@ class Searcher:
         self._extractor: PixelExtractor | None = None
         self._pool: DecodePool | None = None
         try:
-            self._sources = list(open_sources(snapshot, session))
+            self._rows = RowSearch(snapshot, session)
         except BaseException:
             snapshot.close()
             raise
@@ -112,7 +112,7 @@ class Searcher:
             if self._pool is not None:
                 self._pool.close()
                 self._pool = None
-            self._sources = []
+            self._rows.close()
             self._snapshot.close()
             self._extractor = None
 
@@ -262,7 +262,7 @@ class Searcher:
     ) -> list[list[Hit]]:
         with self._reading:
             self._check_open()
-            found = nearest(self.manifest, self._sources, queries, k)
+            found = self._rows.nearest(queries, k)
             return [self._ranked(neighbors, k, min_score) for neighbors in found]
 
     def _ranked(self, neighbors: Neighbors, k: int, min_score: float | None) -> list[Hit]:

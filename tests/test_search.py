@@ -67,7 +67,14 @@ def big_store(photos: Path, tmp_path: Path, extractor: Callable[..., Any]) -> Pa
 
 
 @pytest.mark.parametrize("k", [1, 5, 40, 1000])
-def test_hits_are_the_oracles(big_store: Path, k: int) -> None:
+@pytest.mark.parametrize("how", ["one by one", "by FAISS", "by threads"])
+def test_hits_are_the_oracles(
+    big_store: Path, k: int, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbors, "_FEW_ROWS", 4096 if how == "one by one" else 0)
+    if how == "by threads":
+        monkeypatch.setattr(neighbors, "available_processors", lambda: 5)
+        monkeypatch.setattr(neighbors, "_THREAD_BYTES", 1)
     with embedsearch.open_store(big_store) as searcher:
         for seed in range(5):
             query = unit(seed)
@@ -172,14 +179,15 @@ def test_the_bound_is_needed(monkeypatch: pytest.MonkeyPatch, big_store: Path) -
         row = searcher._snapshot.take(np.array([40]), ["vector"]).column("vector")[0].as_py()
         query = np.array(row, np.float32) / np.linalg.norm(np.array(row, np.float32))
         rounds = []
-        real = searcher._sources[0].search
+        real = searcher._rows._search
 
-        def watch(queries: Any, k: int) -> Any:
+        def watch(queries: Any, k: int, counted: Any) -> Any:
             rounds.append(k)
-            return real(queries, k)
+            return real(queries, k, counted)
 
+        monkeypatch.setattr(neighbors, "_FEW_ROWS", 0)
         monkeypatch.setattr(neighbors, "_SPARE", 0)
-        monkeypatch.setattr(searcher._sources[0], "search", watch)
+        monkeypatch.setattr(searcher._rows, "_search", watch)
         assert_right(searcher.query(query, k=1), oracle(big_store, query, 1))
     assert len(rounds) > 1, "the first round cannot have been enough: three rows are equal"
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 _search_parameters: Any = faiss.SearchParameters
 Queries = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float16]
-Alive = npt.NDArray[np.bool_]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -52,26 +52,38 @@ class FlatFile:
         codes = faiss.rev_swig_ptr(index.codes.data(), rows * dim * 2)
         self.vectors: Vectors = codes.view(np.float16).reshape(rows, dim)
 
-    def search(self, queries: Queries, k: int, alive: Alive | None) -> list[Candidates]:
-        """Return up to k candidates a query, among the rows that `alive` (rows,) marks."""
+    def search(
+        self, queries: Queries, k: int, mask: Mask | None, start: int, stop: int
+    ) -> list[Candidates]:
+        """Return up to k candidates a query among positions start to stop that `mask` marks.
+
+        Several threads may each search a part of the file.
+        """
         parameters = None
-        if alive is not None:
-            bits = np.packbits(alive, bitorder="little")  # must outlive the selector
-            selector = faiss.IDSelectorBitmap(len(alive), faiss.swig_ptr(bits))
+        if mask is not None:
+            bits = np.packbits(mask[:stop], bitorder="little")  # must outlive the selector
+            bits[: start // 8] = 0
+            if start % 8:
+                bits[start // 8] &= 0xFF << start % 8 & 0xFF
+            selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
             parameters = _search_parameters(sel=selector)
-        k = min(k, len(self.vectors))
-        products, positions = self._index.search(queries, k, params=parameters)
+        elif stop - start < len(self.vectors):
+            parameters = _search_parameters(sel=faiss.IDSelectorRange(start, stop))
+        products, positions = self._index.search(queries, min(k, stop - start), params=parameters)
         return [
             Candidates(row[row >= 0], product[row >= 0])  # FAISS fills up with -1
             for row, product in zip(positions, products, strict=True)
         ]
 
 
-def search_rows(
-    vectors: Vectors, queries: Queries, k: int, alive: Alive | None
-) -> list[Candidates]:
+def use_one_thread() -> None:
+    """Keep FAISS from starting threads of its own in the calling one."""
+    faiss.omp_set_num_threads(1)
+
+
+def search_rows(vectors: Vectors, queries: Queries, k: int, mask: Mask | None) -> list[Candidates]:
     """Return up to k candidates a query among float16 (n, D), without a FAISS file."""
-    positions = np.arange(len(vectors)) if alive is None else np.flatnonzero(alive)
+    positions = np.arange(len(vectors)) if mask is None else np.flatnonzero(mask)
     if not len(positions):
         nothing = Candidates(positions, np.empty(0, dtype=np.float32))
         return [nothing for _ in queries]
