@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ FREEZABLE = ("stem", "layer1", "layer2", "layer3")  # stages of a network; the l
 LOSSES = ("proxy", "cross-entropy")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")  # int8: to embed with, on a CPU
 DEFAULT_K = 10
+DIVERSE_POOL = 256  # the nearest among which diverse hits are chosen
+MAX_EXPAND = 100
 BENCH_IMAGES = 256
 MIN_SIDE, MAX_SIDE = 32, 1024  # a network halves its input five times
 # A 200-Mpx phone picture fits once the user says so; the default keeps a worker below 1 GB.
@@ -90,6 +93,37 @@ class IndexConfig:
             return asked, asked
         most = most_workers()
         return (max(1, most // 2) if on_gpu else 1), most
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """What a query is to return."""
+
+    k: int = DEFAULT_K
+    offset: int = 0  # so many of the nearest are left out: page by page
+    where: str | None = None  # SQL condition on the columns of a row: only rows that meet it
+    min_score: float | None = None  # leave out lower cosines
+    # Leave out hits whose cosine with a better one reaches this: copies, bursts.
+    collapse: float | None = None
+    # How much hits are to differ from each other: 0 not at all, 1 only that.
+    diverse: float | None = None
+    expand: int = 0  # ask again with the mean of the query and so many of its neighbors
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.k, Integral) or self.k < 1:
+            raise UsageError(f"k must be a whole number of at least 1, not {self.k!r}")
+        if not isinstance(self.offset, Integral) or self.offset < 0:
+            raise UsageError(f"offset must be a whole number of at least 0, not {self.offset!r}")
+        if self.min_score is not None and not -1.0 <= self.min_score <= 1.0:
+            raise UsageError(f"min_score is a cosine between -1 and 1, not {self.min_score}")
+        if self.collapse is not None and not 0.0 < self.collapse <= 1.0:
+            raise UsageError(f"collapse is a cosine above 0 and at most 1, not {self.collapse}")
+        if self.diverse is not None and not 0.0 <= self.diverse <= 1.0:
+            raise UsageError(f"diverse is between 0 and 1, not {self.diverse}")
+        if self.diverse is not None and self.offset + self.k > DIVERSE_POOL:
+            raise UsageError(f"diverse hits are chosen among the {DIVERSE_POOL} nearest")
+        if not isinstance(self.expand, Integral) or not 0 <= self.expand <= MAX_EXPAND:
+            raise UsageError(f"expand is between 0 and {MAX_EXPAND}, not {self.expand!r}")
 
 
 @dataclass(frozen=True)

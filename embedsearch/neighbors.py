@@ -50,7 +50,7 @@ class RowSearch:
         Raises DamagedStore for a damaged one.
         """
         self._snapshot = snapshot
-        self._alive = snapshot.live_mask() if snapshot.manifest.deleted_rows else None
+        self.alive = snapshot.live_mask() if snapshot.manifest.deleted_rows else None
         self._files = list(_open_files(snapshot, session))
         self._homes = {number: file for file in self._files for number in file.shards}
         rest = [i for i in range(len(snapshot.shards)) if i not in self._homes]
@@ -94,9 +94,9 @@ class RowSearch:
         return found
 
     def _counted(self, allowed: Mask | None) -> Mask | None:
-        if allowed is None or self._alive is None:
-            return self._alive if allowed is None else allowed
-        both: Mask = allowed & self._alive
+        if allowed is None or self.alive is None:
+            return self.alive if allowed is None else allowed
+        both: Mask = allowed & self.alive
         return both
 
     def _exact(self, queries: Queries, k: int, counted: Mask | None) -> list[Neighbors]:

@@ -72,6 +72,19 @@ class ImageRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Box:
+    """A rectangle of an upright picture, in its pixels; x and y are those of its top left."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def __str__(self) -> str:
+        return f"the crop {self.x},{self.y},{self.width},{self.height}"
+
+
+@dataclass(frozen=True, slots=True)
 class Failure:
     """A file (or, at stage `scan`, a folder) that was given up."""
 

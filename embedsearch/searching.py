@@ -1,7 +1,7 @@
-"""A query to hits: images, bytes, arrays or vectors in, the nearest images of a store out.
+"""A query to hits: images, keys or vectors in, the nearest images of a store out.
 
-decode (worker process) → embed → candidates from the FAISS files and from shards that none
-covers → true cosines → hits. Everything answers from one generation.
+decode and embed (queries.py) → the rows that a filter leaves (filters.py) → the nearest of
+them (neighbors.py) → hits. Everything answers from one generation.
 """
 
 from __future__ import annotations
@@ -9,42 +9,43 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from embedsearch.columns import RowColumns
 from embedsearch.config import (
     DEFAULT_K,
+    DIVERSE_POOL,
     DecodeLimits,
+    SearchConfig,
     available_processors,
     check_device,
     check_precision,
 )
-from embedsearch.decode.pool import DecodedBatch, DecodePool
-from embedsearch.decode.process import DecodeJob
+from embedsearch.decode.pool import DecodePool
 from embedsearch.errors import StoreNotFound, UnreadableImage, UsageError
-from embedsearch.neighbors import RowSearch
-from embedsearch.network.runtime import PixelExtractor, load_extractor
-from embedsearch.paths import printable
-from embedsearch.records import Hit, ImageRef, Neighbors, Reason, StoredImage, check_unit_rows
+from embedsearch.neighbors import Mask, RowSearch
+from embedsearch.queries import Crop, Key, Mix, Query, QueryEmbedder, Vector, decode_job, path_of
+from embedsearch.records import Hit, Neighbors, StoredImage
 from embedsearch.session import Session
 from embedsearch.store.locate import locate_store
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import Snapshot, open_snapshot
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-# A path, the bytes of an image file, a PIL image, uint8 (H, W, 3), or a unit vector float (D,).
-Query: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]"
+__all__ = ["Answer", "Crop", "Key", "Mix", "Query", "Searcher", "open_store", "thumbnails"]
 
 _CHUNK = 32
-NOT_FINITE = "the network gave no finite vector for the image"
+_FILTERS_KEPT = 8
+_COLLAPSE_MORE = 4  # times as many are fetched where too few are left after collapsing
+# The weight of a neighbor in an expanded query is its score to this power: Radenović, Tolias and
+# Chum, "Fine-tuning CNN image retrieval with no human annotation" (2018).
+_EXPAND_ALPHA = 3.0
 
 
 @dataclass(frozen=True)
@@ -78,18 +79,18 @@ class Searcher:
 
     def __init__(self, snapshot: Snapshot, device: str, precision: str, session: Session) -> None:
         self._snapshot = snapshot
-        self._device = device
-        self._precision = precision
-        self._session = session
-        self._embedding = threading.Lock()  # one decoder pool and one network serve all threads
-        self._reading = threading.Lock()  # a Parquet reader is not thread-safe
-        self._extractor: PixelExtractor | None = None
-        self._pool: DecodePool | None = None
+        self._reading = threading.RLock()  # a Parquet reader is not thread-safe
+        self._is_open = True
         try:
             self._rows = RowSearch(snapshot, session)
+            self._columns = RowColumns(snapshot)
         except BaseException:
             snapshot.close()
             raise
+        self._masks: OrderedDict[str, Mask] = OrderedDict()
+        self._embedder = QueryEmbedder(
+            self.manifest.model, self._limits(), device, precision, session, self._stored
+        )
 
     def __enter__(self) -> Searcher:
         return self
@@ -108,50 +109,63 @@ class Searcher:
 
     def close(self) -> None:
         """Release files, processes and memory; a later query raises StoreNotFound."""
-        with self._embedding, self._reading:
-            if self._pool is not None:
-                self._pool.close()
-                self._pool = None
+        self._embedder.close()
+        with self._reading:
+            self._is_open = False
             self._rows.close()
             self._snapshot.close()
-            self._extractor = None
+            self._masks.clear()
 
     def query(
-        self, image: Query, k: int = DEFAULT_K, *, min_score: float | None = None
+        self,
+        image: Query | None = None,
+        k: int = DEFAULT_K,
+        *,
+        like: Sequence[Any] = (),
+        unlike: Sequence[Any] = (),
+        **options: Any,
     ) -> list[Hit]:
-        """Return the min(k, images) nearest images, best first.
+        """Return the min(k, matching images) nearest images, best first.
 
-        Ties are broken by root and key, so that an answer is reproducible. Raises
-        UnreadableImage and UsageError.
+        With `like` and `unlike`, hits are to have in common what `image` and those like it
+        have, and not what the others have (`Mix`). `options` are fields of SearchConfig:
+        `query("a.jpg", where="width > 1000", offset=10)`. Ties are broken by root and key, so
+        that an answer is reproducible. Raises UnreadableImage and UsageError.
         """
-        return self.query_batch([image], k, min_score=min_score)[0]
+        liked = list(like) if image is None else [image, *like]
+        return self.query_batch([Mix(liked, list(unlike))], k, **options)[0]
 
     def query_batch(
-        self, images: Iterable[Query], k: int = DEFAULT_K, *, min_score: float | None = None
+        self, images: Iterable[Query], k: int = DEFAULT_K, **options: Any
     ) -> list[list[Hit]]:
-        """Return the hits of each query, in order. Raises UnreadableImage for the first bad one."""
+        """Return the hits of each query, in order; `options` are fields of SearchConfig.
+
+        Raises UnreadableImage for the first that cannot be read, and UsageError.
+        """
         answers = []
-        for answer in self.answers(images, k, min_score=min_score):
+        for answer in self.answers(images, k, **options):
             if answer.failure is not None:
                 raise answer.failure
             answers.append(answer.hits)
         return answers
 
     def answers(
-        self, images: Iterable[Query], k: int = DEFAULT_K, *, min_score: float | None = None
+        self,
+        images: Iterable[Query],
+        k: int = DEFAULT_K,
+        *,
+        config: SearchConfig | None = None,
+        **options: Any,
     ) -> Iterator[Answer]:
         """Yield an Answer a query, in order; one that cannot be read does not stop the others."""
         if isinstance(images, str | bytes):
             raise UsageError("several queries are a list; for one image there is query()")
-        if not isinstance(k, int | np.integer) or k < 1:
-            raise UsageError(f"k must be a whole number of at least 1, not {k!r}")
-        if min_score is not None and not -1.0 <= min_score <= 1.0:
-            raise UsageError(f"min_score is a cosine between -1 and 1, not {min_score}")
+        config = config or _search_config(k, options)
         queries = iter(images)
         while chunk := list(islice(queries, _CHUNK)):
             vectors = self._vectors(chunk)
             good = [v for v in vectors if not isinstance(v, UnreadableImage)]
-            hits = iter(self._hits(np.array(good, dtype=np.float32), k, min_score) if good else [])
+            hits = iter(self._hits(np.array(good, dtype=np.float32), config) if good else [])
             for query, vector in zip(chunk, vectors, strict=True):
                 if isinstance(vector, UnreadableImage):
                     yield Answer(query, [], vector)
@@ -166,68 +180,13 @@ class Searcher:
                 raise vector
         return np.array(vectors, dtype=np.float32).reshape(len(images), self.manifest.model.dim)
 
-    def _vectors(self, queries: Sequence[Query]) -> list[npt.NDArray[np.float32] | UnreadableImage]:
-        """Return the unit vector of each query, or why there is none."""
-        found: dict[int, npt.NDArray[np.float32] | UnreadableImage] = {}
-        pixels: dict[int, npt.NDArray[np.uint8]] = {}
-        with tempfile.TemporaryDirectory(prefix="embedsearch-") as folder, self._embedding:
-            paths: dict[int, str] = {}
-            for place, query in enumerate(queries):
-                if isinstance(query, bytes | str | os.PathLike):
-                    paths[place] = _path_of(query, folder, place)
-                elif isinstance(query, np.ndarray) and query.ndim == 1:
-                    found[place] = self._checked_vector(query)
-                else:
-                    pixels[place] = _square(query, self.manifest.model.input_side)
-            self._check_open()
-            for place, outcome in self._decode(paths, queries):
-                if isinstance(outcome, UnreadableImage):
-                    found[place] = outcome
-                else:
-                    pixels[place] = outcome
-            if pixels:
-                vectors = self._network()(np.stack(list(pixels.values())))
-                for place, vector in zip(pixels, vectors, strict=True):
-                    finite = np.isfinite(vector).all()
-                    found[place] = vector if finite else UnreadableImage(NOT_FINITE)
-        return [found[place] for place in range(len(queries))]
+    def _vectors(self, queries: Sequence[Query]) -> list[Vector | UnreadableImage]:
+        self._check_open()
+        return self._embedder.vectors(queries)
 
     def _check_open(self) -> None:
-        if self._snapshot.shards == [] and self.manifest.shards:
+        if not self._is_open:
             raise StoreNotFound("this Searcher is closed: open the store again")
-
-    def _decode(
-        self, paths: dict[int, str], queries: Sequence[Query]
-    ) -> Iterator[tuple[int, npt.NDArray[np.uint8] | UnreadableImage]]:
-        if not paths:
-            return
-        if self._pool is None:
-            workers = min(len(paths), available_processors())
-            side = self.manifest.model.input_side
-            self._pool = DecodePool(side, self._limits(), workers=workers)
-        jobs = (_job(place, path) for place, path in paths.items())
-        try:
-            batches = self._pool.run(jobs)
-            self._network()  # loads while the worker starts and decodes
-            yield from self._outcomes(batches, queries)
-        except BaseException:  # an abandoned stream's late answers must not reach the next one
-            self._pool.close()
-            self._pool = None
-            raise
-
-    def _outcomes(
-        self, batches: Iterator[DecodedBatch], queries: Sequence[Query]
-    ) -> Iterator[tuple[int, npt.NDArray[np.uint8] | UnreadableImage]]:
-        for batch in batches:
-            for ref, pixels in zip(batch.images.refs, batch.images.pixels, strict=True):
-                yield ref.root, pixels.copy()
-            for failure in batch.failures:
-                query = queries[failure.root]
-                name = "the image given" if isinstance(query, bytes) else printable(str(query))
-                words = f"{name} cannot be read: {failure.reason} ({failure.detail})"
-                if failure.reason is Reason.VANISHED:
-                    words = f"{name}: there is no such file"
-                yield failure.root, UnreadableImage(words)
 
     def _limits(self) -> DecodeLimits:
         """Return the limits, raised as `index` runs did: what is in the store can be asked for."""
@@ -238,52 +197,155 @@ class Searcher:
             allow_truncated=last.get("allow_truncated", False),
         )
 
-    def _network(self) -> PixelExtractor:
-        if self._extractor is None:
-            self._extractor = load_extractor(
-                self.manifest.model, self._device, self._precision, self._session
-            )
-        return self._extractor
-
-    def _checked_vector(self, query: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        vector: npt.NDArray[np.float32] = np.asarray(query, dtype=np.float32)
-        if vector.shape != (self.manifest.model.dim,):
-            raise UsageError(
-                f"a query vector has {self.manifest.model.dim} components here, not {vector.size}"
-            )
-        try:
-            check_unit_rows(vector.reshape(1, -1))
-        except ValueError as error:
-            raise UsageError(f"a query vector has length 1: {error}") from error
-        return vector
-
-    def _hits(
-        self, queries: npt.NDArray[np.float32], k: int, min_score: float | None
-    ) -> list[list[Hit]]:
+    def _stored(self, key: str) -> Vector:
+        """Return the vector of an image of the store as a query. Raises UsageError."""
         with self._reading:
             self._check_open()
-            found = self._rows.nearest(queries, k)
-            return [self._ranked(neighbors, k, min_score) for neighbors in found]
+            ordinals = self._columns.find(key)
+            alive = self._rows.alive
+            found = [int(place) for place in ordinals if alive is None or alive[place]]
+            if len(found) != 1:
+                folders = f": give its whole path, {len(found)} folders have it" if found else ""
+                raise UsageError(f"no single image of the store has the key {key!r}{folders}")
+            vector = self._rows.vectors(np.array(found))[0].astype(np.float32)
+        unit: Vector = vector / np.linalg.norm(vector)
+        return unit
 
-    def _ranked(self, neighbors: Neighbors, k: int, min_score: float | None) -> list[Hit]:
-        scores = neighbors.scores.tolist()
-        if not scores:
-            return []
-        images = self._snapshot.images(neighbors.ordinals)
-        order = sorted(range(len(images)), key=lambda i: _sort_key(scores[i], images[i]))[:k]
+    def _mask(self, where: str | None) -> Mask | None:
+        """Return which rows meet a condition, bool (all shard rows,); the last ones are kept."""
+        if where is None:
+            return None
+        if where not in self._masks:
+            self._masks[where] = self._columns.where(where)
+        self._masks.move_to_end(where)
+        while len(self._masks) > _FILTERS_KEPT:
+            self._masks.popitem(last=False)
+        return self._masks[where]
+
+    def _hits(self, queries: Vector, config: SearchConfig) -> list[list[Hit]]:
+        """Return the hits of each of the queries, float32 (Q, D), unit rows."""
+        with self._reading:
+            self._check_open()
+            mask = self._mask(config.where)
+            if config.expand:
+                queries = self._expanded(queries, config.expand, mask)
+            fetch = DIVERSE_POOL if config.diverse is not None else config.offset + config.k
+            found = self._rows.nearest(queries, fetch, mask)
+            return [
+                self._page(query, neighbors, fetch, mask, config)
+                for query, neighbors in zip(queries, found, strict=True)
+            ]
+
+    def _expanded(self, queries: Vector, count: int, mask: Mask | None) -> Vector:
+        """Return the queries drawn towards their nearest rows."""
+        expanded = queries.astype(np.float64)
+        for place, near in enumerate(self._rows.nearest(queries, count, mask)):
+            weights = np.clip(near.scores.astype(np.float64), 0.0, 1.0) ** _EXPAND_ALPHA
+            expanded[place] += weights @ self._rows.vectors(near.ordinals).astype(np.float64)
+        lengths = np.linalg.norm(expanded, axis=1, keepdims=True)
+        units: Vector = (expanded / lengths).astype(np.float32)
+        return units
+
+    def _page(
+        self,
+        query: Vector,
+        neighbors: Neighbors,
+        fetch: int,
+        mask: Mask | None,
+        config: SearchConfig,
+    ) -> list[Hit]:
+        """Return the hits that the config asks for, of the nearest rows and more if need be."""
+        wanted = config.offset + config.k
+        while True:
+            ranked = self._ranked(neighbors, fetch, config.min_score)
+            is_all = len(ranked) < fetch
+            if config.collapse is not None:
+                ranked = self._distinct(ranked, config.collapse, wanted)
+                if len(ranked) < wanted and not is_all:
+                    fetch *= _COLLAPSE_MORE
+                    neighbors = self._rows.nearest(query[None], fetch, mask)[0]
+                    continue
+            break
+        if config.diverse is not None:
+            ranked = self._diversified(ranked, config.diverse, wanted)
         roots = {root.id: root.path for root in self.manifest.roots}
         return [
             Hit(
                 rank=rank,
-                score=scores[i],
-                path=os.path.join(roots[images[i].root], os.fsdecode(images[i].key)),
-                key=os.fsdecode(images[i].key),
-                width=images[i].width,
-                height=images[i].height,
+                score=row.score,
+                path=os.path.join(roots[row.image.root], os.fsdecode(row.image.key)),
+                key=os.fsdecode(row.image.key),
+                width=row.image.width,
+                height=row.image.height,
             )
-            for rank, i in enumerate(order, start=1)
-            if min_score is None or scores[i] >= min_score
+            for rank, row in enumerate(ranked[:wanted], start=1)
+            if rank > config.offset
         ]
+
+    def _ranked(self, neighbors: Neighbors, count: int, min_score: float | None) -> list[_Row]:
+        """Return the first `count` rows in their final order, those of too low a score cut off."""
+        scores = neighbors.scores.tolist()
+        if not scores:
+            return []
+        images = self._snapshot.images(neighbors.ordinals)
+        rows = [_Row(*row) for row in zip(scores, neighbors.ordinals.tolist(), images, strict=True)]
+        rows.sort(key=lambda row: (-row.score, row.image.root, row.image.key))
+        least = -1.0 if min_score is None else min_score
+        return [row for row in rows[:count] if row.score >= least]
+
+    def _distinct(self, ranked: list[_Row], limit: float, count: int) -> list[_Row]:
+        """Return up to `count` rows of which no two reach a cosine of `limit`, the best first."""
+        vectors = self._units(ranked)
+        kept: list[int] = []
+        for place in range(len(ranked)):
+            if not kept or float((vectors[kept] @ vectors[place]).max()) < limit:
+                kept.append(place)
+                if len(kept) == count:
+                    break
+        return [ranked[place] for place in kept]
+
+    def _diversified(self, ranked: list[_Row], weight: float, count: int) -> list[_Row]:
+        """Return rows by maximal marginal relevance.
+
+        Each is the best of (1 - weight) score - weight (its highest cosine with those before):
+        Carbonell and Goldstein, "The use of MMR" (1998).
+        """
+        vectors = self._units(ranked)
+        scores = np.array([row.score for row in ranked], np.float64)
+        nearest = np.zeros(len(ranked))
+        left = np.ones(len(ranked), np.bool_)
+        chosen: list[_Row] = []
+        while left.any() and len(chosen) < count:
+            worth = np.where(left, (1.0 - weight) * scores - weight * nearest, -np.inf)
+            best = int(worth.argmax())
+            chosen.append(ranked[best])
+            left[best] = False
+            cosine = vectors @ vectors[best]
+            nearest = cosine if len(chosen) == 1 else np.maximum(nearest, cosine)
+        return chosen
+
+    def _units(self, rows: list[_Row]) -> npt.NDArray[np.float64]:
+        """Return the stored vectors of rows, float64 (n, D), of length 1."""
+        ordinals = np.array([row.ordinal for row in rows], np.int64)
+        vectors = self._rows.vectors(ordinals).astype(np.float64)
+        units: npt.NDArray[np.float64] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return units
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row among the nearest, before it becomes a hit."""
+
+    score: float
+    ordinal: int
+    image: StoredImage
+
+
+def _search_config(k: int, options: dict[str, Any]) -> SearchConfig:
+    try:
+        return replace(SearchConfig(k=k), **options)
+    except TypeError as error:  # an option that there is not
+        raise UsageError(str(error)) from error
 
 
 def thumbnails(
@@ -300,7 +362,9 @@ def thumbnails(
         tempfile.TemporaryDirectory(prefix="embedsearch-") as folder,
         DecodePool(side, DecodeLimits(), workers=workers, fit=True) as pool,
     ):
-        jobs = (_job(place, _path_of(image, folder, place)) for place, image in enumerate(images))
+        jobs = (
+            decode_job(place, path_of(image, folder, place)) for place, image in enumerate(images)
+        )
         found: dict[int, npt.NDArray[np.uint8] | None] = {}
         place = 0
         for batch in pool.run(jobs):
@@ -310,42 +374,3 @@ def thumbnails(
             while place in found:  # a slow one comes later than those after it
                 yield found.pop(place)
                 place += 1
-
-
-def _sort_key(score: float, image: StoredImage) -> tuple[float, int, bytes]:
-    return -score, image.root, image.key
-
-
-def _job(place: int, path: str) -> DecodeJob:
-    """Return the job for a real path; its folder may be one that can be passed, not listed."""
-    folder, name = os.path.split(path)
-    return DecodeJob(ImageRef(place, name, -1, -1), folder)
-
-
-def _path_of(image: str | os.PathLike[str] | bytes, folder: str, place: int) -> str:
-    """Return where a worker process can open an image; bytes are written into `folder`."""
-    if not isinstance(image, bytes):
-        if "\0" in os.fsdecode(image):
-            raise UsageError(f"a path holds no NUL: {os.fsdecode(image)!r}")
-        return os.path.realpath(os.fsdecode(image))
-    path = Path(os.path.realpath(folder)) / str(place)
-    path.write_bytes(image)
-    return str(path)
-
-
-def _square(query: Any, side: int) -> npt.NDArray[np.uint8]:
-    """Return a PIL image or a uint8 array as pixels of the network's size."""
-    from PIL import Image
-
-    from embedsearch.decode.image import square
-
-    if isinstance(query, np.ndarray):
-        if query.dtype != np.uint8 or query.ndim != 3 or query.shape[2] != 3 or not query.size:
-            raise UsageError(
-                f"a query array is uint8 (H, W, 3) or a unit vector, not {query.dtype} "
-                f"{query.shape}"
-            )
-        query = Image.fromarray(query)
-    if not isinstance(query, Image.Image):
-        raise UsageError(f"a query is a path, bytes, an image or an array, not {type(query)}")
-    return square(query, side)

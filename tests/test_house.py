@@ -22,28 +22,24 @@ FLOORS = [
     ["cli", "__main__"],
     ["__init__"],
     ["learning", "benching"],
-    ["indexing", "searching", "upkeep", "ledger", "planning", "scope", "neighbors", "pipeline"],
-    ["sources", "decode", "network", "store", "ann", "present"],
+    ["indexing", "searching", "upkeep"],
+    ["ledger", "planning", "scope", "pipeline", "queries", "columns", "neighbors"],
+    ["sources", "decode", "network", "store", "ann", "filters", "present"],
     ["records", "config", "errors", "paths", "session", "children", "writing", "stages"],
 ]
 SAME_FLOOR = {
     ("__main__", "cli"),
-    ("indexing", "ledger"),
-    ("indexing", "planning"),
-    ("indexing", "pipeline"),
-    ("indexing", "scope"),
     ("planning", "scope"),
-    ("searching", "neighbors"),
     ("ledger", "planning"),
-    ("upkeep", "ledger"),
     ("config", "errors"),
     ("session", "errors"),
     ("stages", "config"),
 }
 HEAVY = {
-    "PIL": {"decode", "present", "searching"},
+    "PIL": {"decode", "present", "queries"},
     "pillow_heif": {"decode"},
-    "pyarrow": {"store", "planning", "ledger"},
+    "pyarrow": {"store", "planning", "ledger", "columns", "filters"},
+    "duckdb": {"filters"},
     "torch": {"network", "learning"},
     "torchvision": set(),
     "safetensors": {"network"},
@@ -161,9 +157,9 @@ NO_NETWORK = {"numpy", "pyarrow"}
 LOADS = {
     ("info",): NO_NETWORK,
     ("failures",): NO_NETWORK,
-    ("check",): NO_NETWORK,
+    ("check",): {*NO_NETWORK, "pandas"},  # which pyarrow loads to make arrays, where it is there
     ("models",): {"numpy"},
-    ("index",): {"numpy", "pyarrow"},  # with nothing to do
+    ("index",): {"numpy", "pyarrow", "pandas"},  # with nothing to do
     ("query", "IMAGE"): {"numpy", "pyarrow", "faiss", "openvino"},
     ("bench", "FOLDER", "--images", "4", "--model", "packaged"): {"numpy", "openvino"},
 }

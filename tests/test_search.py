@@ -18,6 +18,7 @@ import embedsearch
 from embedsearch import neighbors
 from embedsearch.ann.search import cosines, search_rows
 from embedsearch.errors import StoreNotFound, UnreadableImage, UsageError
+from embedsearch.queries import QueryEmbedder
 from embedsearch.records import EmbeddingBatch, Hit, ImageFacts, ImageRef
 from embedsearch.session import Session
 from embedsearch.store.current import read_current
@@ -267,7 +268,7 @@ def test_an_abandoned_query_does_not_answer_the_next(
         searcher.query(first)  # the processes run, so that answers come at once
         for _ in range(5):
             with monkeypatch.context() as patch:
-                patch.setattr(type(searcher), "_network", interrupt)
+                patch.setattr(QueryEmbedder, "_network", interrupt)
                 with pytest.raises(KeyboardInterrupt):
                     searcher.query_batch([first] * 30)
             hits = searcher.query_batch([second] * 30, k=1)

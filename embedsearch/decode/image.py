@@ -32,7 +32,7 @@ from PIL import (
 )
 
 from embedsearch.config import DecodeLimits
-from embedsearch.records import Reason
+from embedsearch.records import Box, Reason
 
 # MPO (two-picture JPEGs of phones) is opened by the JPEG plugin; naming it raises KeyError.
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
@@ -73,11 +73,18 @@ class Picture:
     truncated: bool
 
 
-def decode(file: BinaryIO, side: int, limits: DecodeLimits, *, fit: bool = False) -> Picture:
+def decode(
+    file: BinaryIO,
+    side: int,
+    limits: DecodeLimits,
+    *,
+    fit: bool = False,
+    crop: Box | None = None,
+) -> Picture:
     """Decode the first picture of `file` to side × side pixels.
 
-    The whole picture is squashed to the square; with `fit` it keeps its proportions, centred
-    on white. Raises DecodeError, whatever the decoder raised.
+    The whole picture, or what of it lies in `crop`, is squashed to the square; with `fit` it
+    keeps its proportions, centred on white. Raises DecodeError, whatever the decoder raised.
     """
     head = file.read(64)
     file.seek(0)
@@ -96,18 +103,20 @@ def decode(file: BinaryIO, side: int, limits: DecodeLimits, *, fit: bool = False
             Reason.TOO_LARGE,
             f"{width} x {height} pixels are more than --max-pixels {limits.max_pixels}",
         )
-    image.draft("RGB", (DRAFT_SCALE * side, DRAFT_SCALE * side))
+    if crop is None:
+        image.draft("RGB", (DRAFT_SCALE * side, DRAFT_SCALE * side))
     truncated = _load(image, limits)
     exif = _read_exif(image)
     orientation = exif.orientation
-    if orientation >= 5:
-        width, height = height, width
     try:
-        small = _resize(_simple_mode(image), side, fit=fit)
+        box = None if crop is None else _stored_box(crop, image.size, orientation)
+        small = _resize(_simple_mode(image), side, fit=fit, box=box)
     except (DecodeError, MemoryError):
         raise
     except Exception as error:
         raise DecodeError(Reason.UNSUPPORTED_MODE, _words(error)) from error
+    if orientation >= 5:
+        width, height = height, width
     return Picture(
         pixels=_upright(small, orientation),
         width=width,
@@ -144,10 +153,29 @@ def _has_heif() -> bool:
     return True
 
 
-def square(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:
+def square(image: Image.Image, side: int, crop: Box | None = None) -> npt.NDArray[np.uint8]:
     """Return a Pillow image as uint8 (side, side, 3), upright, like `decode`."""
     orientation = _read_exif(image).orientation
-    return _upright(_resize(_simple_mode(image), side, fit=False), orientation)
+    box = None if crop is None else _stored_box(crop, image.size, orientation)
+    return _upright(_resize(_simple_mode(image), side, fit=False, box=box), orientation)
+
+
+def _stored_box(crop: Box, size: tuple[int, int], orientation: int) -> tuple[int, int, int, int]:
+    """Return left, top, right, bottom in the stored picture of a box in the upright one.
+
+    What lies outside the picture is cut off. Raises DecodeError where nothing is left.
+    """
+    width, height = size if orientation < 5 else size[::-1]
+    left, top = max(crop.x, 0), max(crop.y, 0)
+    right, bottom = min(crop.x + crop.width, width), min(crop.y + crop.height, height)
+    if left >= right or top >= bottom:
+        words = f"{crop} holds nothing of a picture of {width} x {height} pixels"
+        raise DecodeError(Reason.ZERO_SIZE, words)
+    if orientation in {2, 3, 7, 6}:  # mirrored sideways once it stands
+        left, right = width - right, width - left
+    if orientation in {3, 4, 7, 8}:
+        top, bottom = height - bottom, height - top
+    return (left, top, right, bottom) if orientation < 5 else (top, left, bottom, right)
 
 
 def _upright(small: Image.Image, orientation: int) -> npt.NDArray[np.uint8]:
@@ -237,8 +265,12 @@ def _stretch(image: Image.Image) -> Image.Image:
     return _by_bands(image, scale)
 
 
-def _resize(image: Image.Image, side: int, *, fit: bool) -> Image.Image:
+def _resize(
+    image: Image.Image, side: int, *, fit: bool, box: tuple[int, int, int, int] | None
+) -> Image.Image:
     """Return RGB, side × side. Alpha is weighed in while reducing, then shown over white."""
+    if box is not None:
+        image = image.crop(box)
     width, height = side, side
     if fit:
         scale = min(side / image.width, side / image.height)

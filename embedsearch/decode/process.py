@@ -11,12 +11,12 @@ import os
 import subprocess
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
 from embedsearch.children import child_environment, python_command
-from embedsearch.records import Failure, ImageFacts, ImageRef, Reason, Stage
+from embedsearch.records import Box, Failure, ImageFacts, ImageRef, Reason, Stage
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class DecodeJob:
 
     ref: ImageRef
     root_path: str
+    crop: Box | None = None
 
 
 @dataclass
@@ -74,6 +75,7 @@ class Worker:
             "slot": task.slot,
             "size": None if ref.size < 0 else ref.size,
             "mtime_ns": ref.mtime_ns,
+            "crop": task.job.crop and asdict(task.job.crop),
         }
         with contextlib.suppress(BrokenPipeError):
             os.write(self._job_write, json.dumps(job).encode() + b"\n")

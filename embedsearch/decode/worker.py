@@ -19,7 +19,7 @@ from embedsearch.config import DecodeLimits
 from embedsearch.decode.image import DecodeError, decode
 from embedsearch.decode.ring import map_pixels
 from embedsearch.paths import open_regular
-from embedsearch.records import Reason, Stage
+from embedsearch.records import Box, Reason, Stage
 
 
 def main() -> None:
@@ -70,7 +70,8 @@ def _work(
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             file.seek(0)
             read_s = time.perf_counter() - started
-            picture = decode(file, side, limits, fit=fit)
+            crop = job["crop"] and Box(**job["crop"])
+            picture = decode(file, side, limits, fit=fit, crop=crop)
         except DecodeError as error:
             return _failure(Stage.DECODE, error.reason, error.detail)
         except MemoryError:

@@ -1,0 +1,174 @@
+"""WHERE text to the rows it holds for; in: SQL boolean text and columns, out: a mask.
+
+DuckDB parses and evaluates it on the tables handed over and on nothing else: no file, no
+network, no setting can be reached. Each row is judged by itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from embedsearch.errors import UsageError
+
+TIME_LIMIT_S = 30.0  # for all rows of a store
+MAX_CHARACTERS = 10_000
+_MEMORY = "1GB"
+_PLACE = "place_4d1e9f0a"  # no column of a user's is called so
+_BEFORE = f"SELECT {_PLACE} FROM images WHERE ("
+_AFTER = "\n)"  # on a line of its own: the text may end in a comment
+# Expressions that look at one row. Not among them: subqueries, window functions, stars.
+_ALLOWED = frozenset(
+    {"BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT"}
+    | {"FUNCTION", "LAMBDA", "LAMBDA_REF", "OPERATOR", "TYPE"}
+)
+_SETTINGS: dict[str, str | bool | int | float | list[str]] = {
+    "enable_external_access": "false",
+    "autoload_known_extensions": "false",
+    "autoinstall_known_extensions": "false",
+    "memory_limit": _MEMORY,
+    "errors_as_json": "true",
+    "lock_configuration": "true",
+}
+
+
+class Where:
+    """A filter, parsed against the columns there are. Close it, or use it with `with`."""
+
+    def __init__(self, text: str, schema: pa.Schema) -> None:
+        """Parse the text. Raises UsageError with the place of the error and the columns."""
+        self._text = text
+        self._names: list[str] = sorted(schema.names)
+        if not text.strip():
+            raise UsageError("--where is empty")
+        if len(text) > MAX_CHARACTERS:
+            raise UsageError(f"--where has more than {MAX_CHARACTERS:,} characters")
+        self._left_s = TIME_LIMIT_S
+        self._connection = duckdb.connect(":memory:", config=_SETTINGS)
+        try:
+            self.columns = self._parse()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def __enter__(self) -> Where:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def holds(self, table: pa.Table) -> npt.NDArray[np.bool_]:
+        """Return bool (rows,) for a table of at least `columns`: null counts as no.
+
+        Raises UsageError where a value cannot be compared so.
+        """
+        places = pa.array(np.arange(len(table)))
+        self._connection.register("images", table.append_column(_PLACE, places))
+        timer = threading.Timer(self._left_s, self._connection.interrupt)
+        timer.start()
+        started = time.monotonic()
+        try:
+            result = self._connection.execute(_BEFORE + self._text + _AFTER).fetchnumpy()
+        except duckdb.InterruptException as error:
+            raise UsageError(f"--where took more than {TIME_LIMIT_S:.0f} s") from error
+        except duckdb.Error as error:
+            raise self._error(*_said(error)) from error
+        finally:
+            timer.cancel()
+            self._left_s -= time.monotonic() - started
+            self._connection.unregister("images")
+        mask = np.zeros(len(table), np.bool_)
+        mask[result[_PLACE]] = True
+        return mask
+
+    def _parse(self) -> list[str]:
+        """Return the names of the columns that the text uses."""
+        query = _BEFORE + self._text + _AFTER
+        result = self._connection.execute("SELECT json_serialize_sql(?)", [query])
+        tree = json.loads(result.fetchall()[0][0])
+        if tree["error"]:
+            raise self._error(tree["error_message"], int(tree.get("position") or -1))
+        node = tree["statements"][0]["node"]
+        if (
+            len(tree["statements"]) != 1
+            or node["type"] != "SELECT_NODE"
+            or any(node[part] for part in _PARTS)
+            or node["where_clause"] is None
+        ):
+            raise self._error("more than one condition", -1)
+        parts = list(_expressions(node["where_clause"]))
+        variables = {name for part in parts for name in _variables(part)}
+        used = set()
+        for part in parts:
+            place = part.get("query_location", -1)
+            if part["class"] not in _ALLOWED:
+                raise self._error(f"no {part['class'].lower()} here: each row by itself", place)
+            if part["class"] == "COLUMN_REF" and part["column_names"][0] not in variables:
+                used.add(self._column(part["column_names"], place))
+        return sorted(used)
+
+    def _column(self, path: list[str], place: int) -> str:
+        """Return the column that a reference means."""
+        names: dict[str, str] = {name.lower(): name for name in self._names}
+        for name in path[:2] if path[0].lower() == "images" else path[:1]:
+            if name.lower() in names:
+                return names[name.lower()]
+        wanted = path[-1] if path[0].lower() == "images" else path[0]
+        near = difflib.get_close_matches(wanted.lower(), names, 1, 0.7)
+        hint = f", did you mean {names[near[0]]}?" if near else ""
+        raise self._error(f"there is no column {wanted}{hint}", place)
+
+    def _error(self, words: str, place: int) -> UsageError:
+        """Return the error, with what stands at byte `place` of the whole query."""
+        start = len(_BEFORE)
+        data = self._text.encode()
+        where = ""
+        if 0 <= place - start <= len(data):
+            before = data[: place - start].decode(errors="replace")
+            rest = " ".join(self._text[len(before) :].split())
+            at = f"at {rest[:30]!r}" if rest else "at the end"
+            where = f", character {len(before) + 1} ({at})"
+        words = " ".join(words.split())
+        return UsageError(f"--where: {words}{where}; columns: {', '.join(self._names)}")
+
+
+# Parts of a SELECT that a text could smuggle in by closing the parenthesis.
+_PARTS = ("modifiers", "group_expressions", "having", "qualify", "sample")
+
+
+def _expressions(node: Any) -> Iterator[dict[str, Any]]:
+    """Yield every expression of a parsed condition."""
+    if isinstance(node, dict):
+        if "class" in node:
+            yield node
+        for value in node.values():
+            yield from _expressions(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _expressions(value)
+
+
+def _variables(part: dict[str, Any]) -> Iterator[str]:
+    """Yield the names of the variables that an expression brings along, if it is a lambda."""
+    if part["class"] == "LAMBDA":
+        for left in _expressions(part["lhs"]):
+            yield from left.get("column_names", ())
+
+
+def _said(error: duckdb.Error) -> tuple[str, int]:
+    """Return the words of an error of DuckDB, and the byte where it is, or -1."""
+    text = str(error)
+    try:
+        values = json.loads(text[text.index("{") :])
+        return values["exception_message"], int(values.get("position") or -1)
+    except (ValueError, KeyError):
+        return text, -1

@@ -1,0 +1,273 @@
+"""Queries to unit vectors; in: images, parts of images, keys, vectors, and mixtures of them.
+
+Images are decoded in a worker process, as those of the store were, and embedded by its network.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.config import DecodeLimits, available_processors
+from embedsearch.decode.pool import DecodedBatch, DecodePool
+from embedsearch.decode.process import DecodeJob
+from embedsearch.errors import UnreadableImage, UsageError
+from embedsearch.network.runtime import PixelExtractor, load_extractor
+from embedsearch.paths import printable
+from embedsearch.records import Box, ImageRef, ModelSpec, Reason, check_unit_rows
+from embedsearch.session import Session
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# A path, the bytes of an image file, a PIL image, or uint8 (H, W, 3).
+ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]"
+Vector: TypeAlias = npt.NDArray[np.float32]
+# What an unlike image takes away, of what a like image adds: Rocchio's gamma over beta.
+UNLIKE_WEIGHT = 0.5
+_NOT_FINITE = "the network gave no finite vector for the image"
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of an image: x, y of its top left, width and height, in upright pixels."""
+
+    image: ImageLike
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        numbers = (self.x, self.y, self.width, self.height)
+        if not all(isinstance(n, Integral) and abs(n) < 1 << 31 for n in numbers):
+            raise UsageError(f"a crop is four whole numbers, not {numbers}")
+        if self.width < 1 or self.height < 1:
+            raise UsageError(f"a crop is at least 1 x 1, not {self.width} x {self.height}")
+
+
+@dataclass(frozen=True)
+class Key:
+    """An image of the store: its key, or its whole path where two folders have that key."""
+
+    key: str
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What all of `like` have in common, and none of `unlike`: one query of several images.
+
+    The mean of the like vectors minus UNLIKE_WEIGHT times the mean of the unlike ones, after
+    Rocchio, "Relevance feedback in information retrieval" (1971), where the first query is one
+    of `like`.
+    """
+
+    like: Sequence[ImageLike | Crop | Key | Vector]
+    unlike: Sequence[ImageLike | Crop | Key | Vector] = ()
+
+    def __post_init__(self) -> None:
+        if not self.like:
+            raise UsageError("a query needs an image that hits are to be like")
+
+
+# A unit vector is float (D,).
+Query: TypeAlias = "ImageLike | Crop | Key | Mix | npt.NDArray[Any]"
+_Outcome: TypeAlias = "Vector | UnreadableImage"
+
+
+class QueryEmbedder:
+    """Turns queries into vectors; one decoder pool and one network serve all threads."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        limits: DecodeLimits,
+        device: str,
+        precision: str,
+        session: Session,
+        stored: Callable[[str], Vector],
+    ) -> None:
+        """`stored` gives the vector of the image with a key, or raises UsageError."""
+        self._spec = spec
+        self._limits = limits
+        self._device = device
+        self._precision = precision
+        self._session = session
+        self._stored = stored
+        self._lock = threading.Lock()
+        self._extractor: PixelExtractor | None = None
+        self._pool: DecodePool | None = None
+
+    def close(self) -> None:
+        """Release processes and memory."""
+        with self._lock:
+            if self._pool is not None:
+                self._pool.close()
+                self._pool = None
+            self._extractor = None
+
+    def vectors(self, queries: Sequence[Query]) -> list[_Outcome]:
+        """Return the unit vector of each query, float32 (D,), or why an image gives none.
+
+        Raises UsageError for what is no query.
+        """
+        parts = [_parts(query) for query in queries]
+        flat = iter(self._embed([part for mix in parts for part in (*mix.like, *mix.unlike)]))
+        return [
+            _mixed([next(flat) for _ in mix.like], [next(flat) for _ in mix.unlike])
+            for mix in parts
+        ]
+
+    def _embed(self, queries: Sequence[Any]) -> list[_Outcome]:
+        """Return the vector of each query that is no mixture."""
+        found: dict[int, _Outcome] = {}
+        pixels: dict[int, npt.NDArray[np.uint8]] = {}
+        with tempfile.TemporaryDirectory(prefix="embedsearch-") as folder, self._lock:
+            jobs: dict[int, DecodeJob] = {}
+            for place, query in enumerate(queries):
+                image, box = _whole(query)
+                if isinstance(query, Key):
+                    found[place] = self._stored(query.key)
+                elif isinstance(image, bytes | str | os.PathLike):
+                    jobs[place] = decode_job(place, path_of(image, folder, place), box)
+                elif isinstance(image, np.ndarray) and image.ndim == 1 and box is None:
+                    found[place] = self._checked(image)
+                else:
+                    pixels[place] = _square(image, self._spec.input_side, box)
+            for place, outcome in self._decode(jobs, queries):
+                if isinstance(outcome, UnreadableImage):
+                    found[place] = outcome
+                else:
+                    pixels[place] = outcome
+            if pixels:
+                vectors = self._network()(np.stack(list(pixels.values())))
+                for place, vector in zip(pixels, vectors, strict=True):
+                    finite = np.isfinite(vector).all()
+                    found[place] = vector if finite else UnreadableImage(_NOT_FINITE)
+        return [found[place] for place in range(len(queries))]
+
+    def _decode(
+        self, jobs: dict[int, DecodeJob], queries: Sequence[Any]
+    ) -> Iterator[tuple[int, npt.NDArray[np.uint8] | UnreadableImage]]:
+        if not jobs:
+            return
+        if self._pool is None:
+            workers = min(len(jobs), available_processors())
+            self._pool = DecodePool(self._spec.input_side, self._limits, workers=workers)
+        try:
+            batches = self._pool.run(iter(jobs.values()))
+            self._network()  # loads while the worker starts and decodes
+            yield from _outcomes(batches, queries)
+        except BaseException:  # an abandoned stream's late answers must not reach the next one
+            self._pool.close()
+            self._pool = None
+            raise
+
+    def _network(self) -> PixelExtractor:
+        if self._extractor is None:
+            self._extractor = load_extractor(
+                self._spec, self._device, self._precision, self._session
+            )
+        return self._extractor
+
+    def _checked(self, query: npt.NDArray[Any]) -> Vector:
+        vector: Vector = np.asarray(query, dtype=np.float32)
+        if vector.shape != (self._spec.dim,):
+            raise UsageError(
+                f"a query vector has {self._spec.dim} components here, not {vector.size}"
+            )
+        try:
+            check_unit_rows(vector.reshape(1, -1))
+        except ValueError as error:
+            raise UsageError(f"a query vector has length 1: {error}") from error
+        return vector
+
+
+def decode_job(place: int, path: str, box: Box | None = None) -> DecodeJob:
+    """Return the job for a real path; its folder may be one that can be passed, not listed."""
+    folder, name = os.path.split(path)
+    return DecodeJob(ImageRef(place, name, -1, -1), folder, box)
+
+
+def path_of(image: str | os.PathLike[str] | bytes, folder: str, place: int) -> str:
+    """Return where a worker process can open an image; bytes are written into `folder`."""
+    if not isinstance(image, bytes):
+        if "\0" in os.fsdecode(image):
+            raise UsageError(f"a path holds no NUL: {os.fsdecode(image)!r}")
+        return os.path.realpath(os.fsdecode(image))
+    path = Path(os.path.realpath(folder)) / str(place)
+    path.write_bytes(image)
+    return str(path)
+
+
+def _parts(query: Query) -> Mix:
+    return query if isinstance(query, Mix) else Mix([query])
+
+
+def _mixed(like: list[_Outcome], unlike: list[_Outcome]) -> _Outcome:
+    """Return the vector of a mixture, or the first failure among its parts."""
+    for outcome in (*like, *unlike):
+        if isinstance(outcome, UnreadableImage):
+            return outcome
+    if len(like) == 1 and not unlike:
+        return like[0]
+    total = np.mean(np.array(like, np.float64), axis=0)
+    if unlike:
+        total = total - UNLIKE_WEIGHT * np.mean(np.array(unlike, np.float64), axis=0)
+    length = float(np.linalg.norm(total))
+    if length < 1e-6:
+        raise UsageError("the images to be like and unlike cancel each other out")
+    vector: Vector = (total / length).astype(np.float32)
+    return vector
+
+
+def _whole(query: Any) -> tuple[Any, Box | None]:
+    """Return the image of a query, and which part of it is meant."""
+    if isinstance(query, Crop):
+        return query.image, Box(int(query.x), int(query.y), int(query.width), int(query.height))
+    return query, None
+
+
+def _outcomes(
+    batches: Iterator[DecodedBatch], queries: Sequence[Any]
+) -> Iterator[tuple[int, npt.NDArray[np.uint8] | UnreadableImage]]:
+    for batch in batches:
+        for ref, pixels in zip(batch.images.refs, batch.images.pixels, strict=True):
+            yield ref.root, pixels.copy()
+        for failure in batch.failures:
+            image, _ = _whole(queries[failure.root])
+            name = "the image given" if isinstance(image, bytes) else printable(str(image))
+            words = f"{name} cannot be read: {failure.reason} ({failure.detail})"
+            if failure.reason is Reason.VANISHED:
+                words = f"{name}: there is no such file"
+            yield failure.root, UnreadableImage(words)
+
+
+def _square(image: Any, side: int, box: Box | None) -> npt.NDArray[np.uint8]:
+    """Return a PIL image or a uint8 array as pixels of the network's size."""
+    from PIL import Image
+
+    from embedsearch.decode.image import DecodeError, square
+
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise UsageError(
+                f"a query array is uint8 (H, W, 3) or a unit vector, not {image.dtype} "
+                f"{image.shape}"
+            )
+        image = Image.fromarray(image)
+    if not isinstance(image, Image.Image):
+        raise UsageError(f"a query is a path, bytes, an image or an array, not {type(image)}")
+    try:
+        return square(image, side, box)
+    except DecodeError as error:
+        raise UsageError(error.detail) from error
