@@ -53,6 +53,24 @@ class DecodeLimits:
 
 
 @dataclass(frozen=True)
+class SearchBudget:
+    """What a search may cost, and how right it has to be; a store remembers its own."""
+
+    recall: float = 0.98  # of the 10 nearest by exact search, the share to be found
+    latency_s: float = 0.01  # of one query against an open store, the network not counted
+    memory_bytes: int = 4 << 30  # of the index that is searched; it is mapped, not loaded
+    factory: str = ""  # a FAISS factory string instead of one that is chosen; "exact" for none
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.recall <= 1.0:
+            raise UsageError("--recall is above 0 and at most 1")
+        if not self.latency_s > 0.0:
+            raise UsageError("--latency must be above 0")
+        if self.memory_bytes < 1:
+            raise UsageError("--memory must be above 0")
+
+
+@dataclass(frozen=True)
 class IndexConfig:
     """How one `index` run works. Only the first three change vectors beyond rounding."""
 
@@ -63,6 +81,7 @@ class IndexConfig:
     device: str = "auto"
     precision: str = "auto"  # auto takes bf16 where it was measured to be faster
     workers: int | None = None  # decoding processes; None takes what the network keeps busy
+    budget: SearchBudget | None = None  # of queries against the store; None is what it had
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     checkpoint_s: float = 60.0  # a killed run loses at most this much work ...
     checkpoint_images: int = 5_000  # ... or this many images

@@ -39,6 +39,7 @@ from embedsearch.scope import Scope, holds_image, resolve_scope
 from embedsearch.session import Session
 from embedsearch.stages import Setup, advice, shares, slowest_stage
 from embedsearch.stages import words as stage_words
+from embedsearch.staleness import Due, due
 from embedsearch.store.current import check_format, read_current
 from embedsearch.store.files import FORMAT_NAME
 from embedsearch.store.locate import locate_store
@@ -223,8 +224,11 @@ class _Run:
                 stopped_by,
             )
         ledger.tidy()
+        stopped = self._tune(ledger)
         if not ledger.is_tidy:
             ledger.commit(self._run_record(plan))
+        if stopped is not None:
+            raise stopped
         self.seconds["write"] = ledger.write_s
         if not ledger.images:
             why = f"all {plan.found} files failed, see embedsearch failures --store {self.store}"
@@ -232,6 +236,24 @@ class _Run:
                 f"the store holds no image: {why if plan.found else 'the folders hold none'}"
             )
         return self._report(plan, model.name, writer.manifest, ledger.images)
+
+    def _tune(self, ledger: Ledger) -> Interrupted | None:
+        """Choose how the rows are searched; return what interrupted that, if anything did."""
+        started = time.monotonic()
+        manifest = ledger.manifest
+        budget = self.config.budget or manifest.search.budget
+        if due(manifest, budget) is Due.NOTHING:
+            return None
+        from embedsearch.tuning import tune  # a run that changes nothing does without FAISS
+
+        try:
+            ledger.manifest = tune(ledger.writer, manifest, budget, self.session)
+        except Interrupted as error:
+            words = f"interrupted; all {manifest.live} images are committed, the same command goes "
+            return Interrupted(f"{words}on with the search index", error.exit_code - 128)
+        finally:
+            self.seconds["tune"] = time.monotonic() - started
+        return None
 
     def _embed(self, plan: Plan, ledger: Ledger, model: ModelSpec, scope: Scope) -> int:
         """Decode and embed what the plan names; return the signal that stopped it, or 0."""

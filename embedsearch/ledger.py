@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 import embedsearch
-from embedsearch.ann.build import build_flat
+from embedsearch.ann.build import flat_bytes
+from embedsearch.config import SearchBudget
 from embedsearch.paths import printable
 from embedsearch.planning import Carry
 from embedsearch.records import EmbeddingBatch, Failure, ModelSpec
-from embedsearch.store.manifest import ExactRecord, Manifest, Root, ShardRecord
+from embedsearch.store.manifest import ExactRecord, Manifest, Root, SearchRecord, ShardRecord
 from embedsearch.store.merge import merge_shards, rows_per_shard
 from embedsearch.store.shards import (
     Shard,
@@ -42,9 +43,9 @@ class Ledger:
     def __init__(
         self, writer: StoreWriter, model: ModelSpec, roots: tuple[Root, ...], *, rebuild: bool
     ) -> None:
-        self._writer = writer
+        self.writer = writer
         old = None if rebuild else writer.manifest
-        self._manifest = Manifest(
+        self.manifest = Manifest(
             generation=0,
             parent=0,
             created="",
@@ -59,13 +60,15 @@ class Ledger:
             failures=None if old is None else old.failures,
             failure_rows=0 if old is None else old.failure_rows,
             exact=() if old is None else old.exact,
+            ann=None if old is None else old.ann,
+            search=_search(writer.manifest) if old is None else old.search,
         )
         self._pending: list[pa.Table] = []
         self._pending_rows = 0
         self._fresh: list[ShardRecord] = []
         self._deleted: list[int] = []
         self._failures: list[Failure] | None = None
-        self._tidy_shards = len(self._manifest.shards)
+        self._tidy_shards = len(self.manifest.shards)
         self.images_since_commit = 0
         self.committed_at = time.monotonic()
         self.write_s = 0.0
@@ -73,12 +76,12 @@ class Ledger:
     @property
     def images(self) -> int:
         """Return the rows that the store will hold."""
-        return self._manifest.live + self._pending_rows - len(self._deleted)
+        return self.manifest.live + self._pending_rows - len(self._deleted)
 
     def add(self, batch: EmbeddingBatch) -> None:
         """Add the rows of a batch; a full shard is written, not yet committed."""
         started = time.monotonic()
-        self._add_rows(batch_table(batch, self._manifest.next_row))
+        self._add_rows(batch_table(batch, self.manifest.next_row))
         self.images_since_commit += len(batch.refs)
         self.write_s += time.monotonic() - started
 
@@ -90,7 +93,7 @@ class Ledger:
         for start in range(0, len(carries), _CARRY_ROWS):
             some = carries[start : start + _CARRY_ROWS]
             table = snapshot.take(np.array([carry.ordinal for carry in some]), names)
-            rows = range(self._manifest.next_row, self._manifest.next_row + len(some))
+            rows = range(self.manifest.next_row, self.manifest.next_row + len(some))
             changes: dict[str, Iterable[Any]] = {
                 "row": rows,
                 "root": [carry.ref.root for carry in some],
@@ -117,8 +120,8 @@ class Ledger:
         """Write what is pending and make it the current generation. Raises StorageError."""
         started = time.monotonic()
         self._close_shard()
-        manifest, number = self._manifest, self._writer.next_generation
-        store = self._writer.store
+        manifest, number = self.manifest, self.writer.next_generation
+        store = self.writer.store
         if self._deleted:
             everything = np.sort([*read_deleted(store, manifest), *self._deleted])
             record = write_small(store, "d", number, pa.table({"row": pa.array(everything)}))
@@ -134,8 +137,8 @@ class Ledger:
             failures = write_small(store, "f", number, table) if some else None
             manifest = replace(manifest, failures=failures, failure_rows=some)
         manifest = replace(manifest, shards=(*manifest.shards, *self._fresh), run=dict(run))
-        self._writer.commit(manifest)
-        self._manifest = manifest
+        self.writer.commit(manifest)
+        self.manifest = manifest
         self._fresh, self._deleted, self._failures = [], [], None
         self.images_since_commit = 0
         self.committed_at = time.monotonic()
@@ -147,7 +150,7 @@ class Ledger:
     def tidy(self) -> None:
         """Merge small shards and bring the FAISS files up to date; the next commit takes both."""
         started = time.monotonic()
-        writer, manifest = self._writer, self._manifest
+        writer, manifest = self.writer, self.manifest
         assert writer.manifest is not None, "tidy follows a commit"
         dim = manifest.model.dim
         with Snapshot(writer.store, writer.manifest) as snapshot:
@@ -164,37 +167,43 @@ class Ledger:
                 if len(deleted)
                 else None,
             )
-        self._manifest = replace(manifest, exact=refresh_exact(writer, manifest))
+        self.manifest = replace(manifest, exact=refresh_exact(writer, manifest))
         self._tidy_shards = len(manifest.shards)
         self.write_s += time.monotonic() - started
 
     @property
     def is_tidy(self) -> bool:
         """Return whether the current generation holds all that `tidy` would make."""
-        return self._manifest == self._writer.manifest or self._same_files()
+        return self.manifest == self.writer.manifest or self._has_same_files()
 
-    def _same_files(self) -> bool:
-        current = self._writer.manifest
-        return current is not None and (
-            (current.shards, current.exact) == (self._manifest.shards, self._manifest.exact)
+    def _has_same_files(self) -> bool:
+        mine, theirs = self.manifest, self.writer.manifest
+        return theirs is not None and (
+            (mine.shards, mine.exact, mine.ann, mine.search)
+            == (theirs.shards, theirs.exact, theirs.ann, theirs.search)
         )
 
     def _add_rows(self, table: pa.Table) -> None:
         self._pending.append(table)
         self._pending_rows += len(table)
-        self._manifest = replace(self._manifest, next_row=self._manifest.next_row + len(table))
-        if self._pending_rows >= rows_per_shard(self._manifest.model.dim):
+        self.manifest = replace(self.manifest, next_row=self.manifest.next_row + len(table))
+        if self._pending_rows >= rows_per_shard(self.manifest.model.dim):
             self._close_shard()
 
     def _close_shard(self) -> None:
         if not self._pending_rows:
             return
-        schema = row_schema(self._manifest.model.dim)
+        schema = row_schema(self.manifest.model.dim)
         rows = pa.concat_tables(self._pending)
-        number = self._writer.next_generation
-        self._fresh.append(write_shard(self._writer.store, number, [rows], schema))
-        self._manifest = replace(self._manifest, live=self._manifest.live + self._pending_rows)
+        number = self.writer.next_generation
+        self._fresh.append(write_shard(self.writer.store, number, [rows], schema))
+        self.manifest = replace(self.manifest, live=self.manifest.live + self._pending_rows)
         self._pending, self._pending_rows = [], 0
+
+
+def _search(before: Manifest | None) -> SearchRecord:
+    """Return the record of a store that begins anew: what was asked of it is kept."""
+    return SearchRecord(SearchBudget() if before is None else before.search.budget)
 
 
 def refresh_exact(writer: StoreWriter, manifest: Manifest) -> tuple[ExactRecord, ...]:
@@ -254,4 +263,4 @@ def _write_exact(writer: StoreWriter, dim: int, records: list[ShardRecord]) -> E
             finally:
                 shard.close()
 
-    return write_exact(writer.store, writer.next_generation, records, build_flat(dim, rows()))
+    return write_exact(writer.store, writer.next_generation, records, flat_bytes(dim, rows()))

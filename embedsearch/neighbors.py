@@ -1,8 +1,9 @@
 """The nearest rows of one generation; in: unit vectors, out: Neighbors a query.
 
-Candidates by inner product come from the FAISS files and from the shards that none covers; the
-scores are true cosines of the stored rows. A row is named by its ordinal: the rows of all shards
-counted end to end.
+Candidates come from an ANN index where the store has one, else, and for rows that it does not
+know, from flat FAISS files, else from the shards. Scores are true cosines of the stored rows,
+whatever named the candidates. A row is named by its ordinal: the rows of all shards counted end
+to end.
 """
 
 from __future__ import annotations
@@ -16,13 +17,20 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.ann.search import Candidates, FlatFile, cosines, search_rows, use_one_thread
+from embedsearch.ann.search import (
+    CandidateIndex,
+    Candidates,
+    FlatFile,
+    cosines,
+    search_rows,
+    use_one_thread,
+)
 from embedsearch.config import available_processors, cache_folder
 from embedsearch.errors import DamagedStore
 from embedsearch.records import Neighbors
 from embedsearch.session import Session
 from embedsearch.store.files import damaged, verify, verify_once
-from embedsearch.store.manifest import ExactRecord
+from embedsearch.store.manifest import FaissRecord, Segment
 from embedsearch.store.shards import vector_array
 from embedsearch.store.snapshot import Snapshot
 
@@ -33,6 +41,10 @@ _PRODUCT_ERROR = 2e-6  # of FAISS's float32 sums
 _MAX_NORM = 1.002  # of a unit vector rounded to float16, with room
 # A thread goes through this much of a file in half a millisecond: less is not worth sharing.
 _THREAD_BYTES = 8 << 20
+# An index finds among few of its rows less well than by passing over them all.
+MIN_ANN_SHARE = 0.1
+_MAX_ANN_SHARE = 0.01  # of the rows that count: more are asked for than an index is made for
+_RESCORED = 4  # candidates for each neighbor wanted
 _FEW_ROWS = 4096  # so many are scored one by one, which is faster than passing over all others
 
 Queries = npt.NDArray[np.float32]
@@ -58,6 +70,13 @@ class RowSearch:
             snapshot.shards[number].verify()
         self._rest = _ShardRows(snapshot, rest)
         self._threads: ThreadPoolExecutor | None = None
+        self._ann = _open_ann(snapshot, session)
+        self._outside = None if self._ann is None else self._ann.uncovered()
+
+    def use(self, index: CandidateIndex, segments: Iterable[Segment], setting: int) -> None:
+        """Take candidates from an index over these segments: to measure it before it is kept."""
+        self._ann = _AnnRows(self._snapshot, index, tuple(segments), setting)
+        self._outside = self._ann.uncovered()
 
     def close(self) -> None:
         """Release the threads; the files belong to the snapshot."""
@@ -77,7 +96,28 @@ class RowSearch:
             ordinals = np.flatnonzero(counted)
             vectors = self.vectors(ordinals)
             return [_best(ordinals, cosines(query, vectors), k) for query in queries]
-        return self._exact(queries, k, counted)
+        ann = self._ann
+        share = 1.0 if counted is None else count / self._snapshot.manifest.live
+        if ann is None or share < MIN_ANN_SHARE or k > count * _MAX_ANN_SHARE:
+            return self._exact(queries, k, counted)
+        outside = self._outside
+        if outside is not None and counted is not None:
+            outside = outside & counted
+        answers = []
+        found = ann.search(queries, k, share, counted)
+        for query, ordinals in zip(queries, found, strict=True):
+            if outside is not None:
+                near = self._exact(query[None], min(k, int(outside.sum())), outside)[0]
+                ordinals = np.concatenate([ordinals, near.ordinals])
+            if len(ordinals) < k:  # what an index cannot find, it cannot hide
+                answers += self._exact(query[None], k, counted)
+                continue
+            answers.append(_best(ordinals, cosines(query, self.vectors(ordinals)), k))
+        return answers
+
+    def exact(self, queries: Queries, k: int) -> list[Neighbors]:
+        """Return the true neighbors of each query, without the ANN index."""
+        return self._exact(queries, min(k, self._snapshot.manifest.live), self.alive)
 
     def vectors(self, ordinals: Ordinals) -> Vectors:
         """Return the stored vectors of rows, float16 (n, D)."""
@@ -106,7 +146,7 @@ class RowSearch:
         fetched until no row that was not can reach the kth cosine.
         """
         answers = [_NOBODY for _ in queries]
-        open_queries = list(range(len(queries)))
+        open_queries = list(range(len(queries))) if k else []
         fetch = k + _SPARE
         smallest = min((record.min_norm for record in self._snapshot.manifest.shards), default=1.0)
         while open_queries:
@@ -161,77 +201,128 @@ def _best(ordinals: Ordinals, scores: npt.NDArray[np.float32], k: int) -> Neighb
 
 
 def _open_files(snapshot: Snapshot, session: Session) -> Iterator[_FileRows]:
-    """Yield the FAISS files that are there, verified."""
-    total = sum(record.bytes for record in snapshot.manifest.exact)
+    """Yield the flat FAISS files that are there, verified."""
+    dim = snapshot.manifest.model.dim
     for record in snapshot.manifest.exact:
-        descriptor = snapshot.exact.get(record.name)
-        if descriptor is None:
-            session.notice(
-                f"{record.relative} is missing: searching the shards, slower; "
-                f"embedsearch repair --store {snapshot.store} makes it again"
-            )
-            continue
-        if isinstance(descriptor, DamagedStore):
-            raise descriptor
-        if total <= VERIFY_ALWAYS_BYTES:
-            verify(snapshot.store, record, descriptor)
-        else:
-            verify_once(snapshot.store, record, descriptor, cache_folder() / "verified")
-        yield _FileRows(snapshot, record, descriptor)
+        descriptor = _verified(snapshot, record, session)
+        if descriptor is not None:
+            try:
+                file = FlatFile(descriptor, dim, record.rows)
+            except ValueError as error:
+                raise damaged(snapshot.store, record.relative, str(error)) from error
+            yield _FileRows(_Places(snapshot, record.segments), file)
 
 
-class _FileRows:
-    """The rows of one flat FAISS file."""
+def _open_ann(snapshot: Snapshot, session: Session) -> _AnnRows | None:
+    """Return the ANN index, verified, None where there is none."""
+    record = snapshot.manifest.ann
+    descriptor = None if record is None else _verified(snapshot, record, session)
+    if record is None or descriptor is None:
+        return None
+    try:
+        index = CandidateIndex.open(descriptor, snapshot.manifest.model.dim, record.rows)
+    except ValueError as error:
+        raise damaged(snapshot.store, record.relative, str(error)) from error
+    return _AnnRows(snapshot, index, record.segments, record.setting)
 
-    def __init__(self, snapshot: Snapshot, record: ExactRecord, descriptor: int) -> None:
-        try:
-            self._file = FlatFile(descriptor, snapshot.manifest.model.dim, record.rows)
-        except ValueError as error:
-            raise damaged(snapshot.store, record.relative, str(error)) from error
-        numbers = {shard.name: number for number, shard in enumerate(snapshot.manifest.shards)}
-        sizes = [part.rows for part in record.segments]
-        self._positions = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-        # None: the shard was merged into another one since, its rows are found there
-        self._numbers = [numbers.get(part.shard) for part in record.segments]
-        self._ordinals = np.array(
-            [-1 if number is None else snapshot.starts[number] for number in self._numbers]
+
+def _verified(snapshot: Snapshot, record: FaissRecord, session: Session) -> int | None:
+    """Return the descriptor of a FAISS file; None, with a notice, for a missing one.
+
+    Raises DamagedStore.
+    """
+    descriptor = snapshot.faiss.get(record.name)
+    if descriptor is None:
+        session.notice(
+            f"{record.relative} is missing: searching without it, slower; "
+            f"embedsearch repair --store {snapshot.store} makes it again"
         )
-        self._all_count = None not in self._numbers
+        return None
+    if isinstance(descriptor, DamagedStore):
+        raise descriptor
+    manifest = snapshot.manifest
+    files = (*manifest.exact, *([manifest.ann] if manifest.ann else []))
+    if sum(file.bytes for file in files) <= VERIFY_ALWAYS_BYTES:
+        verify(snapshot.store, record, descriptor)
+    else:
+        verify_once(snapshot.store, record, descriptor, cache_folder() / "verified")
+    return descriptor
+
+
+class _Places:
+    """Which rows the positions of a FAISS file stand for: those of its segments, end to end."""
+
+    def __init__(self, snapshot: Snapshot, segments: tuple[Segment, ...]) -> None:
+        numbers = {shard.name: number for number, shard in enumerate(snapshot.manifest.shards)}
+        sizes = [segment.rows for segment in segments]
+        self._edges = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
+        # None: the shard was merged into another one since, its rows are found there
+        self._numbers = [numbers.get(segment.shard) for segment in segments]
+        self._ordinals = np.array(
+            [-1 if number is None else snapshot.starts[number] for number in self._numbers],
+            dtype=np.int64,
+        )
 
     @property
     def shards(self) -> list[int]:
         """Return the numbers of the shards whose rows these are."""
         return [number for number in self._numbers if number is not None]
 
+    def positions(self, number: int, ordinals: Ordinals) -> npt.NDArray[np.int64]:
+        """Return the positions of rows of the shard `number`."""
+        place = self._numbers.index(number)
+        positions: npt.NDArray[np.int64] = ordinals - self._ordinals[place] + self._edges[place]
+        return positions
+
+    def ordinals(self, positions: npt.NDArray[np.int64]) -> Ordinals:
+        """Return the rows at positions."""
+        which = np.searchsorted(self._edges, positions, side="right") - 1
+        ordinals: Ordinals = positions - self._edges[which] + self._ordinals[which]
+        return ordinals
+
+    def mask(self, counted: Mask | None) -> Mask | None:
+        """Return which positions count, bool (positions,), None where all do."""
+        if counted is None and None not in self._numbers:
+            return None
+        mask = np.zeros(int(self._edges[-1]), np.bool_)
+        for start, stop, ordinal in zip(
+            self._edges[:-1].tolist(), self._edges[1:].tolist(), self._ordinals, strict=True
+        ):
+            if ordinal >= 0:
+                rows = True if counted is None else counted[ordinal : ordinal + stop - start]
+                mask[start:stop] = rows
+        return mask
+
+
+class _FileRows:
+    """The rows of one flat FAISS file."""
+
+    def __init__(self, places: _Places, file: FlatFile) -> None:
+        self._places = places
+        self._file = file
+
+    @property
+    def shards(self) -> list[int]:
+        """Return the numbers of the shards whose rows these are."""
+        return self._places.shards
+
     def vectors(self, number: int, ordinals: Ordinals) -> Vectors:
         """Return the vectors of rows of the shard `number`."""
-        place = self._numbers.index(number)
-        positions = ordinals - self._ordinals[place] + self._positions[place]
-        vectors: Vectors = self._file.vectors[positions]
+        vectors: Vectors = self._file.vectors[self._places.positions(number, ordinals)]
         return vectors
 
     def parts(
         self, queries: Queries, k: int, counted: Mask | None
     ) -> Iterable[Callable[[], list[_Found]]]:
         """Return searches that together go through the file, one a thread at most."""
+        mask = self._places.mask(counted)
+        if mask is not None and not mask.any():
+            return
         rows, dim = self._file.vectors.shape
         worth = max(1, min(available_processors(), 2 * rows * dim // _THREAD_BYTES))
         edges = np.linspace(0, rows, worth + 1).astype(np.int64).tolist()
-        mask = self._mask(counted)
         for start, stop in pairwise(edges):
             yield partial(self._search, queries, k, mask, start, stop)
-
-    def _mask(self, counted: Mask | None) -> Mask | None:
-        """Return which positions count, None where all do."""
-        if counted is None and self._all_count:
-            return None
-        mask = np.zeros(len(self._file.vectors), np.bool_)
-        for place, ordinal in enumerate(self._ordinals.tolist()):
-            if ordinal >= 0:
-                start, stop = self._positions[place : place + 2].tolist()
-                rows = counted[ordinal : ordinal + stop - start] if counted is not None else True
-                mask[start:stop] = rows
-        return mask
 
     def _search(
         self, queries: Queries, k: int, mask: Mask | None, start: int, stop: int
@@ -239,17 +330,44 @@ class _FileRows:
         count = stop - start if mask is None else int(mask[start:stop].sum())
         return [
             _Found(
-                self._to_ordinals(c.positions),
+                self._places.ordinals(c.positions),
                 self._file.vectors[c.positions],
                 float(c.products[-1]) if len(c.positions) < count else -np.inf,
             )
             for c in self._file.search(queries, k, mask, start, stop)
         ]
 
-    def _to_ordinals(self, positions: npt.NDArray[np.int64]) -> Ordinals:
-        which = np.searchsorted(self._positions, positions, side="right") - 1
-        ordinals: Ordinals = positions - self._positions[which] + self._ordinals[which]
-        return ordinals
+
+class _AnnRows:
+    """The rows that an ANN index knows."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        index: CandidateIndex,
+        segments: tuple[Segment, ...],
+        setting: int,
+    ) -> None:
+        self._places = _Places(snapshot, segments)
+        self._index = index
+        self._setting = setting
+        self._starts = snapshot.starts
+
+    def uncovered(self) -> Mask | None:
+        """Return which rows the index does not know, bool (all shard rows,), None for none."""
+        outside = np.ones(int(self._starts[-1]), np.bool_)
+        for number in self._places.shards:
+            outside[self._starts[number] : self._starts[number + 1]] = False
+        return outside if outside.any() else None
+
+    def search(
+        self, queries: Queries, k: int, share: float, counted: Mask | None
+    ) -> list[Ordinals]:
+        """Return candidates, more than k where there are; only a `share` of the rows counts."""
+        wanted, setting = _RESCORED * k, round(self._setting / share)
+        mask = self._places.mask(counted)
+        found = self._index.search(queries, wanted, setting, mask)
+        return [self._places.ordinals(positions) for positions in found]
 
 
 class _ShardRows:

@@ -23,7 +23,8 @@ FLOORS = [
     ["__init__"],
     ["learning", "benching"],
     ["indexing", "searching", "upkeep"],
-    ["ledger", "planning", "scope", "pipeline", "queries", "columns", "neighbors"],
+    ["tuning"],
+    ["ledger", "planning", "scope", "pipeline", "queries", "columns", "neighbors", "staleness"],
     ["sources", "decode", "network", "store", "ann", "filters", "present"],
     ["records", "config", "errors", "paths", "session", "children", "writing", "stages"],
 ]

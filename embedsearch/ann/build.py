@@ -1,21 +1,30 @@
-"""Vectors to the bytes of a flat fp16 FAISS file; in: float16 rows, out: a file for `search`."""
+"""Vectors to FAISS files for `search`; in: float16 rows, out: an index, and its bytes in pieces."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import queue
+import re
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from embedsearch.ann.search import CandidateIndex
+
 _PIECE_BYTES = 1 << 20
+_PIECES_AHEAD = 8
+_SEED = 1234
+
+Rows = npt.NDArray[np.float16]
 
 
-def build_flat(dim: int, vectors: Iterable[npt.NDArray[np.float16]]) -> list[bytes]:
-    """Return, in pieces, a serialised inner-product index whose position i is row i of `vectors`.
+def flat_bytes(dim: int, vectors: Iterable[Rows]) -> Iterator[bytes]:
+    """Yield, in pieces, an inner-product index whose position i is row i of `vectors`.
 
-    Codes are fp16, so the rows are kept bit for bit. FAISS does not write the file itself: on a
-    full disk it can return normally with a file of 0 bytes.
+    Codes are fp16, so the rows are kept bit for bit.
     """
     import faiss  # not before there is something to build: a run without changes does without
 
@@ -24,8 +33,109 @@ def build_flat(dim: int, vectors: Iterable[npt.NDArray[np.float16]]) -> list[byt
     )
     for rows in vectors:
         index.add(np.ascontiguousarray(rows, dtype=np.float32))
-    # In pieces: `serialize_index` would hold the whole three times over while it grows.
-    pieces: list[bytes] = []
-    library: Any = faiss  # its stubs leave this writer out
-    faiss.write_index(index, library.PyCallbackIOWriter(pieces.append, _PIECE_BYTES))
-    return pieces
+    yield from _serialized(index)
+
+
+class CandidateBuilder:
+    """An ANN index being filled, row after row."""
+
+    def __init__(self, index: Any) -> None:
+        self._index = index
+
+    @classmethod
+    def trained(cls, factory: str, dim: int, training: npt.NDArray[np.float32]) -> CandidateBuilder:
+        """Return an empty index of a FAISS factory string, trained on float32 (n, D).
+
+        Raises ValueError where FAISS knows no such index, or has too few rows to train it.
+        """
+        import faiss
+
+        from embedsearch.ann.search import CandidateIndex
+
+        try:
+            index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+            CandidateIndex(index)
+            for clustering in _clusterings(index):
+                clustering.seed = _SEED
+                clustering.min_points_per_centroid = 1  # their number was chosen already
+                clustering.max_points_per_centroid = len(training)
+            index.train(training)
+        except RuntimeError as error:
+            words = re.sub(r"^Error in .*?\.(cpp|h):[0-9]+: (Error: )?", "", str(error))
+            raise ValueError(" ".join(words.split())) from error
+        return cls(index)
+
+    @classmethod
+    def opened(cls, descriptor: int) -> CandidateBuilder:
+        """Return the index in a verified file, read into memory, to add rows to."""
+        import faiss
+
+        library: Any = faiss  # its stubs leave this reader out
+        with open(f"/dev/fd/{descriptor}", "rb") as file:
+            return cls(faiss.read_index(library.PyCallbackIOReader(file.read, _PIECE_BYTES)))
+
+    def add(self, rows: Rows) -> None:
+        """Add rows at the end."""
+        self._index.add(np.ascontiguousarray(rows, dtype=np.float32))
+
+    def index(self) -> CandidateIndex:
+        """Return the index, to be searched."""
+        from embedsearch.ann.search import CandidateIndex
+
+        return CandidateIndex(self._index)
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield the bytes of the index."""
+        return _serialized(self._index)
+
+
+def _clusterings(index: Any) -> Iterator[Any]:
+    """Yield what can be set of the k-means of an index."""
+    import faiss
+
+    inner = faiss.downcast_index(index)
+    if isinstance(inner, faiss.IndexPreTransform):
+        inner = faiss.downcast_index(inner.index)
+    if isinstance(inner, faiss.IndexIVF):
+        yield inner.cp
+
+
+def _serialized(index: Any) -> Iterator[bytes]:
+    """Yield the bytes of an index in pieces.
+
+    FAISS does not write the file itself: on a full disk it can return normally with a file of
+    0 bytes. It calls back with its bytes; a thread of its own turns that into an iterator, so that
+    they are never held all at once.
+    """
+    import faiss
+
+    pieces: queue.Queue[bytes | Exception | None] = queue.Queue(_PIECES_AHEAD)
+    abandoned = threading.Event()
+
+    def put(piece: bytes | Exception | None) -> None:
+        while not abandoned.is_set():
+            try:
+                return pieces.put(piece, timeout=0.1)
+            except queue.Full:
+                continue
+        raise RuntimeError("nobody takes the bytes")
+
+    def write() -> None:
+        try:
+            library: Any = faiss  # its stubs leave this writer out
+            faiss.write_index(index, library.PyCallbackIOWriter(put, _PIECE_BYTES))
+            put(None)
+        except Exception as error:
+            if not abandoned.is_set():
+                put(error)
+
+    thread = threading.Thread(target=write, daemon=True)
+    thread.start()
+    try:
+        while (piece := pieces.get()) is not None:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+    finally:
+        abandoned.set()
+        thread.join()

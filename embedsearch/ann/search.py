@@ -1,4 +1,4 @@
-"""Exact search over fp16 rows, in a memory-mapped FAISS file or in arrays.
+"""Search in FAISS files, memory-mapped, and in arrays: exact, or candidates of an ANN index.
 
 In: queries float32 (Q, D), unit rows; out: candidates by inner product. The score that leaves
 this room is always `cosines`.
@@ -14,8 +14,10 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-# FAISS's stubs know the C++ constructor only, not the keywords that its Python layer takes.
-_search_parameters: Any = faiss.SearchParameters
+# FAISS's stubs leave out classes, members, and the keywords that its Python layer takes.
+_faiss: Any = faiss
+_WRAPPERS = (faiss.IndexIDMap, faiss.IndexIDMap2, faiss.IndexRefine)
+_STEPS = sorted({round(2 ** (step / 2)) for step in range(40)})  # each some 1.4 times the last
 Queries = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float16]
 Mask = npt.NDArray[np.bool_]
@@ -34,13 +36,7 @@ class FlatFile:
 
     def __init__(self, descriptor: int, dim: int, rows: int) -> None:
         """Open a verified file. Raises ValueError if it is not the index it should be."""
-        path = f"/dev/fd/{os.dup(descriptor)}"
-        try:
-            index: Any = faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC)
-        except RuntimeError as error:
-            raise ValueError(f"FAISS does not read it: {error}") from error
-        finally:
-            os.close(int(path.rpartition("/")[2]))
+        index = _mapped(descriptor)
         flat = isinstance(index, faiss.IndexScalarQuantizer) and index.sq.qtype == (
             faiss.ScalarQuantizer.QT_fp16
         )
@@ -66,14 +62,87 @@ class FlatFile:
             if start % 8:
                 bits[start // 8] &= 0xFF << start % 8 & 0xFF
             selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
-            parameters = _search_parameters(sel=selector)
+            parameters = _faiss.SearchParameters(sel=selector)
         elif stop - start < len(self.vectors):
-            parameters = _search_parameters(sel=faiss.IDSelectorRange(start, stop))
+            parameters = _faiss.SearchParameters(sel=faiss.IDSelectorRange(start, stop))
         products, positions = self._index.search(queries, min(k, stop - start), params=parameters)
         return [
             Candidates(row[row >= 0], product[row >= 0])  # FAISS fills up with -1
             for row, product in zip(positions, products, strict=True)
         ]
+
+
+class CandidateIndex:
+    """An ANN index whose position i is row i of what it was built from.
+
+    `setting` is what it trades recall for speed with: lists probed by IVF, nodes that HNSW keeps
+    in sight; others have none.
+    """
+
+    def __init__(self, index: Any) -> None:
+        """Wrap an index, which may begin with a transformation. Raises ValueError."""
+        self._owner = index  # what is downcast does not keep it alive
+        self._index = _faiss.downcast_index(index)
+        self._is_transformed = isinstance(self._index, faiss.IndexPreTransform)
+        inner = _faiss.downcast_index(self._index.index) if self._is_transformed else self._index
+        self._is_ivf = isinstance(inner, faiss.IndexIVF)
+        self._is_hnsw = isinstance(inner, faiss.IndexHNSW)
+        if isinstance(inner, _WRAPPERS):
+            raise ValueError(
+                f"{type(inner).__name__} is not needed: rows go by position, and hits "
+                "are scored by their stored vectors"
+            )
+        if self._index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise ValueError("it does not rank by inner product")
+        self._lists = int(inner.nlist) if self._is_ivf else 0
+
+    @classmethod
+    def open(cls, descriptor: int, dim: int, rows: int) -> CandidateIndex:
+        """Open a verified file. Raises ValueError if it is not the index it should be."""
+        index = cls(_mapped(descriptor))
+        if (index._index.d, len(index)) != (dim, rows):
+            raise ValueError(f"it holds {len(index)} x {index._index.d}, not {rows} x {dim}")
+        return index
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    @property
+    def settings(self) -> list[int]:
+        """Return the settings worth trying, from fast to thorough."""
+        if self._is_ivf:
+            return [n for n in _STEPS if n < self._lists] + [self._lists]
+        return [n for n in _STEPS if 16 <= n <= 1024] if self._is_hnsw else [1]
+
+    def search(
+        self, queries: Queries, k: int, setting: int, mask: Mask | None
+    ) -> list[npt.NDArray[np.int64]]:
+        """Return up to k positions a query, int64 (c,), among those that `mask` marks."""
+        chosen = {}
+        if mask is not None:
+            bits = np.packbits(mask, bitorder="little")  # must outlive the selector
+            chosen["sel"] = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
+        if self._is_ivf:
+            parameters = _faiss.SearchParametersIVF(nprobe=min(setting, self._lists), **chosen)
+        elif self._is_hnsw:
+            parameters = _faiss.SearchParametersHNSW(efSearch=max(setting, k), **chosen)
+        else:
+            parameters = _faiss.SearchParameters(**chosen)
+        if self._is_transformed:
+            parameters = _faiss.SearchParametersPreTransform(index_params=parameters)
+        _, positions = self._index.search(queries, min(k, len(self)), params=parameters)
+        return [row[row >= 0] for row in positions]
+
+
+def _mapped(descriptor: int) -> Any:
+    """Return the index in a file, mapped into memory: opening it reads next to nothing."""
+    path = f"/dev/fd/{os.dup(descriptor)}"
+    try:
+        return faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as error:
+        raise ValueError(f"FAISS does not read it: {error}") from error
+    finally:
+        os.close(int(path.rpartition("/")[2]))
 
 
 def use_one_thread() -> None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from embedsearch.errors import IncompatibleStore
+from embedsearch.config import SearchBudget
+from embedsearch.errors import IncompatibleStore, UsageError
 from embedsearch.records import ModelSpec
 from embedsearch.store.files import FileRecord, strict_json
 
@@ -43,8 +44,8 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class ExactRecord(FileRecord):
-    """A flat fp16 FAISS file: its positions are the rows of its segments, one after another."""
+class FaissRecord(FileRecord):
+    """A FAISS file: its positions are the rows of its segments, one after another."""
 
     segments: tuple[Segment, ...]
 
@@ -52,6 +53,38 @@ class ExactRecord(FileRecord):
     def rows(self) -> int:
         """Return the number of vectors in the file."""
         return sum(segment.rows for segment in self.segments)
+
+
+@dataclass(frozen=True)
+class ExactRecord(FaissRecord):
+    """A flat fp16 FAISS file: the rows bit for bit."""
+
+
+@dataclass(frozen=True)
+class AnnRecord(FaissRecord):
+    """An ANN index that names candidates; their scores come from the rows themselves."""
+
+    factory: str  # as FAISS's index_factory reads it
+    setting: int  # lists to probe, or nodes to keep in sight
+    trained_rows: int  # of the store when it was trained
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """How a generation is searched, and what was measured on its own rows to choose that.
+
+    `curve` holds (setting, recall@10, seconds) of the index that was chosen, from fast to
+    thorough. `pair_levels` and `pair_cosines` are the distribution of the cosine of two rows
+    drawn at random: the share of pairs below each cosine.
+    """
+
+    budget: SearchBudget
+    measured_rows: int = 0  # live rows when the index was chosen; 0 where it never was
+    exact_latency_s: float = 0.0  # of one query by exact search; 0 where it was not measured
+    curve: tuple[tuple[int, float, float], ...] = ()
+    is_reached: bool = True  # whether the budget is kept
+    pair_levels: tuple[float, ...] = ()
+    pair_cosines: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,12 +105,14 @@ class Manifest:
     failures: FileRecord | None = None
     failure_rows: int = 0
     exact: tuple[ExactRecord, ...] = ()
+    ann: AnnRecord | None = None
+    search: SearchRecord = field(default_factory=lambda: SearchRecord(SearchBudget()))
     run: Mapping[str, Any] = field(default_factory=dict)  # counts and settings of the last run
 
     def files(self) -> list[FileRecord]:
         """Return every file that this generation needs."""
-        optional = [record for record in (self.deleted, self.failures) if record is not None]
-        return [*self.shards, *self.exact, *optional]
+        optional = (self.deleted, self.failures, self.ann)
+        return [*self.shards, *self.exact, *(record for record in optional if record is not None)]
 
     def to_bytes(self) -> bytes:
         """Return the manifest as JSON."""
@@ -85,8 +120,9 @@ class Manifest:
         values["model"] = self.model.to_dict()
         for name in ("roots", "shards", "exact"):
             values[name] = [asdict(item) for item in values[name]]
-        for name in ("deleted", "failures"):
+        for name in ("deleted", "failures", "ann"):
             values[name] = None if values[name] is None else asdict(values[name])
+        values["search"] = asdict(values["search"])
         values |= {"format_version": FORMAT_VERSION, "min_reader_version": FORMAT_VERSION}
         return json.dumps(values, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
 
@@ -110,7 +146,7 @@ class Manifest:
             )
         try:
             manifest = cls(**_records(values))
-        except (TypeError, KeyError, AttributeError) as error:
+        except (TypeError, KeyError, AttributeError, UsageError) as error:
             raise ValueError(f"malformed manifest: {error}") from error
         manifest._check()
         return manifest
@@ -129,16 +165,25 @@ class Manifest:
 
 def _records(values: dict[str, Any]) -> dict[str, Any]:
     """Return the JSON values with records in place of objects."""
-    exact = [
-        ExactRecord(**{**item, "segments": tuple(Segment(**part) for part in item["segments"])})
-        for item in values["exact"]
-    ]
+    if "search" in values:  # older stores have none
+        search = dict(values["search"])
+        search["budget"] = SearchBudget(**search["budget"])
+        search["curve"] = tuple((int(s), float(r), float(t)) for s, r, t in search["curve"])
+        for name in ("pair_levels", "pair_cosines"):
+            search[name] = tuple(map(float, search[name]))
+        values = {**values, "search": SearchRecord(**search)}
+    if values.get("ann") is not None:
+        values = {**values, "ann": AnnRecord(**_with_segments(values["ann"]))}
     return {
         **values,
         "model": ModelSpec.from_dict(values["model"]),
         "roots": tuple(Root(**root) for root in values["roots"]),
         "shards": tuple(ShardRecord(**shard) for shard in values["shards"]),
-        "exact": tuple(exact),
+        "exact": tuple(ExactRecord(**_with_segments(item)) for item in values["exact"]),
         "deleted": None if values["deleted"] is None else FileRecord(**values["deleted"]),
         "failures": None if values["failures"] is None else FileRecord(**values["failures"]),
     }
+
+
+def _with_segments(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {**item, "segments": tuple(Segment(**part) for part in item["segments"])}

@@ -24,7 +24,7 @@ from embedsearch.store.files import (
     open_verified,
     read_verified,
 )
-from embedsearch.store.manifest import ExactRecord, Manifest
+from embedsearch.store.manifest import FaissRecord, Manifest
 from embedsearch.store.shards import Shard, failures_of
 
 
@@ -35,13 +35,13 @@ class Snapshot:
         self.store = store
         self.manifest = manifest
         self.shards: list[Shard] = []
-        self.exact: dict[str, int | DamagedStore] = {}  # absent where the file is missing
+        self.faiss: dict[str, int | DamagedStore] = {}  # absent where the file is missing
         try:
             for record in manifest.shards:
                 self.shards.append(Shard(store, record, manifest.model.dim))
-            for exact in manifest.exact:
-                if (opened := _open_cache(store, exact)) is not None:
-                    self.exact[exact.name] = opened
+            for faiss in (*manifest.exact, *([manifest.ann] if manifest.ann else [])):
+                if (opened := _open_cache(store, faiss)) is not None:
+                    self.faiss[faiss.name] = opened
             rows = [record.rows for record in manifest.shards]
             self.starts = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]).astype(np.int64)
             self.deleted = read_deleted(store, manifest)
@@ -60,10 +60,10 @@ class Snapshot:
         for shard in self.shards:
             shard.close()
         self.shards = []
-        for descriptor in self.exact.values():
+        for descriptor in self.faiss.values():
             if isinstance(descriptor, int):
                 os.close(descriptor)
-        self.exact = {}
+        self.faiss = {}
 
     def live_mask(self) -> npt.NDArray[np.bool_]:
         """Return bool (all shard rows,): False for deleted rows. Reads row numbers if any is."""
@@ -117,7 +117,7 @@ def open_snapshot(store: Path) -> Snapshot:
 
     def open_all(manifest: Manifest) -> Snapshot:
         snapshot = Snapshot(store, manifest)
-        whole = len(snapshot.exact) == len(manifest.exact)
+        whole = len(snapshot.faiss) == len(manifest.exact) + (manifest.ann is not None)
         if whole or read_current(store).generation == manifest.generation:
             return snapshot
         snapshot.close()
@@ -143,7 +143,7 @@ def read_deleted(store: Path, manifest: Manifest) -> npt.NDArray[np.int64]:
     return np.sort(rows)
 
 
-def _open_cache(store: Path, record: ExactRecord) -> int | DamagedStore | None:
+def _open_cache(store: Path, record: FaissRecord) -> int | DamagedStore | None:
     """Open a FAISS file, None if it is missing; what damage means is for the searcher to say."""
     try:
         return open_verified(store, record)

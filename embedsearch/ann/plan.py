@@ -1,0 +1,94 @@
+"""Which index serves a store; in: its size and a budget, out: factory strings to try, measured.
+
+What is known beforehand (bytes a row) leaves indexes out; what is not (recall, latency) is
+measured on rows of the store itself.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.config import SearchBudget
+
+Answer = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.int64]]
+
+RECALL_AT = 10
+QUERIES = 400  # rows held out: 4,000 neighbours, so that a recall of .98 is known to .002
+_ROWS_PER_LIST = 40  # to train k-means on, of which FAISS wants 39 at least
+_TRAINING_BYTES = 512 << 20
+_HNSW_LINKS = 32
+_MAX_HNSW_ROWS = 2_000_000  # beyond, building it takes hours
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One setting of an index: recall@10 against exact search, and the median latency."""
+
+    setting: int
+    recall: float
+    latency_s: float
+
+
+def factories(rows: int, dim: int, budget: SearchBudget, *, loses_rows: bool) -> list[str]:
+    """Return the indexes worth building within the memory of the budget, the first one first.
+
+    Of rows of 8 bits a component, IVF is quick to build and HNSW quick to search, but it cannot
+    forget: it is for stores that never lost a row. RaBitQ takes half and an eighth of that.
+    """
+    if budget.factory:
+        return [budget.factory]
+    lists = list_count(rows)
+    listed = {
+        f"IVF{lists},SQ8": dim + 8,
+        f"HNSW{_HNSW_LINKS},SQ8": dim + 8 * _HNSW_LINKS + 16,
+        f"IVF{lists},RaBitQ4": dim // 2 + 40,
+        f"IVF{lists},RaBitQ": dim // 8 + 40,
+    }
+    if loses_rows or rows > _MAX_HNSW_ROWS:
+        listed = {name: size for name, size in listed.items() if not name.startswith("HNSW")}
+    fixed = 4 * dim * lists  # the centroids
+    return [name for name, size in listed.items() if rows * size + fixed <= budget.memory_bytes]
+
+
+def list_count(rows: int) -> int:
+    """Return how many lists an IVF index of so many rows has: 4 √n, and enough rows to train on."""
+    return max(1, min(round(4 * math.sqrt(rows)), rows // _ROWS_PER_LIST))
+
+
+def training_rows(rows: int, dim: int) -> int:
+    """Return how many rows to train on."""
+    return min(rows, _ROWS_PER_LIST * list_count(rows), _TRAINING_BYTES // (4 * dim))
+
+
+def measure(
+    answer_at: Callable[[int], Answer],
+    settings: list[int],
+    queries: npt.NDArray[np.float32],
+    truth: list[frozenset[int]],
+    budget: SearchBudget,
+) -> list[Measured]:
+    """Return what settings reach, from fast to thorough, until one reaches the recall.
+
+    `answer_at` gives what answers a query at a setting; `truth` has the rows that exact search
+    found for each query. One that is far beyond the latency is the last, too.
+    """
+    curve = []
+    for setting in settings:
+        answer = answer_at(setting)
+        answer(queries[0])  # what a first call alone costs
+        seconds, shares = [], []
+        for query, wanted in zip(queries, truth, strict=True):
+            started = time.perf_counter()
+            found = answer(query)
+            seconds.append(time.perf_counter() - started)
+            shares.append(len(wanted.intersection(found.tolist())) / max(len(wanted), 1))
+        curve.append(Measured(setting, float(np.mean(shares)), float(np.median(seconds))))
+        if curve[-1].recall >= budget.recall or curve[-1].latency_s > 4 * budget.latency_s:
+            break
+    return curve

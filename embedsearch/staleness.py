@@ -1,0 +1,52 @@
+"""Whether the way a store is searched still suits its rows; in: a manifest and a budget, from
+the manifest alone; out: what is to be done.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from embedsearch.config import SearchBudget
+from embedsearch.store.manifest import AnnRecord, Manifest, ShardRecord
+
+_ADD_AT = 0.25  # of the latency: what exact search of rows beside the index may take
+_BUILD_AT_DEAD = 0.2  # of the rows of an index
+_BUILD_AT_DEAD_HNSW = 0.05  # which goes through dead rows to find live ones
+_BUILD_AT_GROWTH = 2.0  # of the rows since training
+_MEASURE_AT_CHANGE = 0.1  # of the rows since the last measurement
+
+
+class Due(Enum):
+    """What is to be done about how a store is searched."""
+
+    NOTHING = "nothing"
+    ADD = "add"  # rows to the index
+    CHOOSE = "choose"  # anew, by measuring
+
+
+def due(manifest: Manifest, budget: SearchBudget) -> Due:
+    """Return what is to be done before the next commit of this manifest."""
+    search, ann = manifest.search, manifest.ann
+    if not manifest.live:
+        return Due.NOTHING
+    if search.budget != budget or not search.measured_rows:
+        return Due.CHOOSE
+    if ann is None:
+        changed = abs(manifest.live - search.measured_rows)
+        is_far = changed > _MEASURE_AT_CHANGE * search.measured_rows
+        return Due.CHOOSE if is_far else Due.NOTHING
+    known = {shard.name for shard in manifest.shards}
+    inside = sum(part.rows for part in ann.segments if part.shard in known)
+    dead = ann.rows - inside + manifest.deleted_rows
+    limit = _BUILD_AT_DEAD_HNSW if "HNSW" in ann.factory else _BUILD_AT_DEAD
+    if dead > limit * ann.rows or manifest.live > _BUILD_AT_GROWTH * ann.trained_rows:
+        return Due.CHOOSE
+    rows = sum(shard.rows for shard in outside(manifest, ann))
+    expected_s = search.exact_latency_s * rows / search.measured_rows
+    return Due.ADD if expected_s > _ADD_AT * budget.latency_s else Due.NOTHING
+
+
+def outside(manifest: Manifest, ann: AnnRecord) -> list[ShardRecord]:
+    """Return the shards that an index does not know."""
+    known = {part.shard for part in ann.segments}
+    return [shard for shard in manifest.shards if shard.name not in known]

@@ -1,0 +1,282 @@
+"""How a store is searched, chosen by measuring; in: a manifest, out: what it says of its search.
+
+Exact search while it keeps the budget, else the ANN index that does on rows of this very store.
+Rows that come later are searched exactly beside it, until `staleness` says to add them, or to
+choose anew.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as NotReady
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.ann import plan
+from embedsearch.ann.build import CandidateBuilder
+from embedsearch.ann.plan import Measured
+from embedsearch.ann.search import CandidateIndex
+from embedsearch.config import SearchBudget
+from embedsearch.neighbors import RowSearch
+from embedsearch.session import Session
+from embedsearch.staleness import Due, due, outside
+from embedsearch.store.files import write_new
+from embedsearch.store.manifest import AnnRecord, Manifest, SearchRecord, Segment
+from embedsearch.store.shards import Shard
+from embedsearch.store.snapshot import Snapshot
+from embedsearch.store.writer import StoreWriter, segments_of
+
+# Gone through in a millisecond: nothing is gained, and a busy moment must not decide.
+_ALWAYS_EXACT_BYTES = 16 << 20
+EXACT = "exact"  # the factory of a budget that wants no index
+_EXACT_QUERIES = 9
+_EXACT_BATCH = 32
+_PAIR_ROWS = 2000
+_PAIR_LEVELS = (
+    *(0.0, 0.001, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98),
+    *(0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999, 0.99999, 1.0),
+)
+_SEED = 20240607
+_STOP_POLL_S = 0.2
+
+T = TypeVar("T")
+
+
+def tune(
+    writer: StoreWriter, manifest: Manifest, budget: SearchBudget, session: Session
+) -> Manifest:
+    """Return the manifest with how its rows are searched; an index that it names is written.
+
+    Raises Interrupted.
+    """
+    with Snapshot(writer.store, manifest) as snapshot:
+        tuner = _Tuner(snapshot, budget, session)
+        try:
+            ann, search = tuner.choose()
+            if isinstance(ann, _Built):
+                ann = ann.write(writer)
+        finally:
+            tuner.close()
+    return replace(manifest, ann=ann, search=search)
+
+
+@dataclass(frozen=True)
+class _Built:
+    """An index that was built and measured, and is to be written."""
+
+    builder: CandidateBuilder
+    segments: tuple[Segment, ...]
+    factory: str
+    trained_rows: int
+    curve: list[Measured]
+
+    def write(self, writer: StoreWriter) -> AnnRecord:
+        """Write the index file of the next generation."""
+        pieces = self.builder.pieces()
+        file = write_new(writer.store, "a", writer.next_generation, "faiss", pieces)
+        return AnnRecord(
+            name=file.name,
+            bytes=file.bytes,
+            sha256=file.sha256,
+            segments=self.segments,
+            factory=self.factory,
+            setting=self.curve[-1].setting,
+            trained_rows=self.trained_rows,
+        )
+
+
+_Choice = tuple[AnnRecord | _Built | None, SearchRecord]
+
+
+class _Tuner:
+    """One choice: holds the open generation, and the queries that candidates are measured with."""
+
+    def __init__(self, snapshot: Snapshot, budget: SearchBudget, session: Session) -> None:
+        self._snapshot = snapshot
+        self._manifest = snapshot.manifest
+        self._budget = budget
+        self._session = session
+        self._rows = RowSearch(snapshot, session)
+        self._live = np.arange(int(snapshot.starts[-1]))
+        if self._rows.alive is not None:
+            self._live = self._live[self._rows.alive]
+        self._rng = np.random.default_rng(_SEED)
+
+    def close(self) -> None:
+        """Release what the search holds."""
+        self._rows.close()
+
+    def choose(self) -> _Choice:
+        """Return the index to search with, None for none, and what was measured."""
+        pairs = self._pair_cosines()
+        search = replace(
+            self._manifest.search,
+            budget=self._budget,
+            pair_levels=_PAIR_LEVELS if pairs else (),
+            pair_cosines=pairs,
+        )
+        old = self._manifest.ann
+        descriptor = None if old is None else self._snapshot.faiss.get(old.name)
+        if (
+            old is not None
+            and isinstance(descriptor, int)
+            and due(self._manifest, self._budget) is not Due.CHOOSE
+        ):
+            return self._grown(old, descriptor, search)
+        return self._planned(search)
+
+    def _grown(self, old: AnnRecord, descriptor: int, search: SearchRecord) -> _Choice:
+        """Return an index with the rows that came since it was built."""
+        names = {record.name for record in outside(self._manifest, old)}
+        fresh = [shard for shard in self._snapshot.shards if shard.record.name in names]
+        rows = sum(shard.record.rows for shard in fresh)
+        self._session.notice(f"adding {rows:,} images to the search index {old.factory}")
+        builder = CandidateBuilder.opened(os.dup(descriptor))
+        segments = (*old.segments, *segments_of(shard.record for shard in fresh))
+        index = self._filled(builder, fresh)
+        built = self._measured(builder, index, segments, old.factory, old.trained_rows)
+        return built, self._with_curve(search, built)
+
+    def _planned(self, search: SearchRecord) -> _Choice:
+        """Return the first candidate that keeps the budget, else the one that comes closest."""
+        live, dim = len(self._live), self._manifest.model.dim
+        search = replace(search, measured_rows=live, exact_latency_s=0.0, curve=(), is_reached=True)
+        size, factory = 2 * live * dim, self._budget.factory
+        if factory == EXACT or (not factory and size <= _ALWAYS_EXACT_BYTES):
+            return None, search
+        exact_s = self._exact_latency_s()
+        search = replace(search, exact_latency_s=exact_s)
+        fits = size <= self._budget.memory_bytes
+        if not factory and fits and exact_s <= self._budget.latency_s:
+            return None, search
+        loses_rows = self._manifest.deleted_rows > 0
+        names = plan.factories(live, dim, self._budget, loses_rows=loses_rows)
+        best: _Built | None = None
+        for name in names:
+            self._session.notice(f"building the search index {name} of {live:,} images")
+            try:
+                built = self._built(name)
+            except ValueError as error:
+                self._session.notice(f"no index {name} of {live:,} images: {error}")
+                continue
+            if best is None or self._rank(built) > self._rank(best):
+                best = built
+            if self._is_reached(built):
+                break
+        if best is None or (not factory and fits and best.curve[-1].latency_s > exact_s):
+            return None, replace(search, is_reached=False)
+        return best, self._with_curve(search, best)
+
+    def _built(self, factory: str) -> _Built:
+        """Build a candidate from all shards and measure it. Raises ValueError."""
+        dim = self._manifest.model.dim
+        training = self._sample(plan.training_rows(len(self._live), dim))
+        builder = self._patiently(lambda: CandidateBuilder.trained(factory, dim, training))
+        index = self._filled(builder, self._snapshot.shards)
+        segments = segments_of(self._manifest.shards)
+        return self._measured(builder, index, segments, factory, len(self._live))
+
+    def _filled(self, builder: CandidateBuilder, shards: list[Shard]) -> CandidateIndex:
+        """Add the rows of shards to an index; return it, to be searched."""
+        for shard in shards:
+            shard.verify()
+            for vectors in shard.vectors():
+                builder.add(vectors)
+                self._session.check()
+        return builder.index()
+
+    def _measured(
+        self,
+        builder: CandidateBuilder,
+        index: CandidateIndex,
+        segments: tuple[Segment, ...],
+        factory: str,
+        trained_rows: int,
+    ) -> _Built:
+        """Find the setting that reaches the recall."""
+        queries, truth = self._questions
+
+        def answer_at(setting: int) -> plan.Answer:
+            self._session.check()
+            self._rows.use(index, segments, setting)
+            return lambda query: self._rows.nearest(query[None], plan.RECALL_AT + 1)[0].ordinals
+
+        curve = plan.measure(answer_at, index.settings, queries, truth, self._budget)
+        return _Built(builder, segments, factory, trained_rows, curve)
+
+    @cached_property
+    def _questions(self) -> tuple[npt.NDArray[np.float32], list[frozenset[int]]]:
+        """Return rows as queries, float32 (Q, D), and the 10 nearest others of each."""
+        count = min(plan.QUERIES, len(self._live))
+        asked = self._rng.choice(self._live, count, replace=False)
+        queries = self._units(asked)
+        truth = []
+        for start in range(0, count, _EXACT_BATCH):
+            self._session.check()
+            some = slice(start, start + _EXACT_BATCH)
+            found = self._rows.exact(queries[some], plan.RECALL_AT + 1)
+            for own, near in zip(asked[some].tolist(), found, strict=True):
+                order = np.argsort(-near.scores, kind="stable")
+                others = [row for row in near.ordinals[order].tolist() if row != own]
+                truth.append(frozenset(others[: plan.RECALL_AT]))
+        return queries, truth
+
+    def _sample(self, count: int) -> npt.NDArray[np.float32]:
+        """Return that many live rows, in the order of the store."""
+        return self._units(np.sort(self._rng.choice(self._live, count, replace=False)))
+
+    def _units(self, ordinals: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        vectors = self._rows.vectors(ordinals).astype(np.float32)
+        units: npt.NDArray[np.float32] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return units
+
+    def _exact_latency_s(self) -> float:
+        """Return the median time of a query by exact search."""
+        seconds = []
+        for query in self._sample(min(_EXACT_QUERIES, len(self._live))):
+            started = time.perf_counter()
+            self._rows.exact(query[None], plan.RECALL_AT)
+            seconds.append(time.perf_counter() - started)
+        return statistics.median(seconds)
+
+    def _pair_cosines(self) -> tuple[float, ...]:
+        """Return the cosines below which those shares of pairs of rows lie; none for one row."""
+        if len(self._live) < 2:
+            return ()
+        rows = self._sample(min(_PAIR_ROWS, len(self._live)))
+        cosines = (rows @ rows.T)[np.triu_indices(len(rows), 1)]
+        return tuple(round(value, 6) for value in np.quantile(cosines, _PAIR_LEVELS).tolist())
+
+    def _is_reached(self, built: _Built) -> bool:
+        last, budget = built.curve[-1], self._budget
+        return last.recall >= budget.recall and last.latency_s <= budget.latency_s
+
+    def _rank(self, built: _Built) -> tuple[bool, float, float]:
+        """Return what makes one index better than another: right answers first."""
+        last = built.curve[-1]
+        return last.recall >= self._budget.recall, -last.latency_s, last.recall
+
+    def _with_curve(self, search: SearchRecord, built: _Built) -> SearchRecord:
+        curve = tuple((m.setting, round(m.recall, 4), m.latency_s) for m in built.curve)
+        return replace(search, curve=curve, is_reached=self._is_reached(built))
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Return what a long call of FAISS gives; a request to stop does not wait for it."""
+        executor = ThreadPoolExecutor(1)
+        try:
+            future = executor.submit(work)
+            while True:
+                try:
+                    return future.result(_STOP_POLL_S)
+                except NotReady:
+                    self._session.check()
+        finally:
+            executor.shutdown(wait=False)
