@@ -22,6 +22,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")  # int8: to embed with, on
 DEFAULT_K = 10
 DIVERSE_POOL = 256  # the nearest among which diverse hits are chosen
 MAX_EXPAND = 100
+AUTO_ANN, EXACT_ANN = "auto", "exact"
 BENCH_IMAGES = 256
 MIN_SIDE, MAX_SIDE = 32, 1024  # a network halves its input five times
 # A 200-Mpx phone picture fits once the user says so; the default keeps a worker below 1 GB.
@@ -59,7 +60,8 @@ class SearchBudget:
     recall: float = 0.98  # of the 10 nearest by exact search, the share to be found
     latency_s: float = 0.01  # of one query against an open store, the network not counted
     memory_bytes: int = 4 << 30  # of the index that is searched; it is mapped, not loaded
-    factory: str = ""  # a FAISS factory string instead of one that is chosen; "exact" for none
+    # A FAISS factory string instead of one that is chosen, "exact" for none, "auto" to choose.
+    factory: str = AUTO_ANN
 
     def __post_init__(self) -> None:
         if not 0.0 < self.recall <= 1.0:
@@ -81,7 +83,11 @@ class IndexConfig:
     device: str = "auto"
     precision: str = "auto"  # auto takes bf16 where it was measured to be faster
     workers: int | None = None  # decoding processes; None takes what the network keeps busy
-    budget: SearchBudget | None = None  # of queries against the store; None is what it had
+    # Of queries against the store, see SearchBudget; None is what the store had.
+    recall: float | None = None
+    latency_s: float | None = None
+    memory_bytes: int | None = None
+    ann: str | None = None
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     checkpoint_s: float = 60.0  # a killed run loses at most this much work ...
     checkpoint_images: int = 5_000  # ... or this many images
@@ -98,6 +104,16 @@ class IndexConfig:
             raise UsageError("--workers must be at least 1")
         if self.wait_s < 0:
             raise UsageError("--wait must not be negative")
+        self.budget(SearchBudget())
+
+    def budget(self, before: SearchBudget) -> SearchBudget:
+        """Return the budget with what is asked for in the place of what it was before."""
+        return SearchBudget(
+            recall=before.recall if self.recall is None else self.recall,
+            latency_s=before.latency_s if self.latency_s is None else self.latency_s,
+            memory_bytes=before.memory_bytes if self.memory_bytes is None else self.memory_bytes,
+            factory=before.factory if self.ann is None else self.ann,
+        )
 
     def worker_range(self, *, on_gpu: bool) -> tuple[int, int]:
         """Return how many decoding processes to start, and how many at most.

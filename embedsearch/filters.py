@@ -113,26 +113,25 @@ class Where:
             if part["class"] not in _ALLOWED:
                 raise self._error(f"no {part['class'].lower()} here: each row by itself", place)
             if part["class"] == "COLUMN_REF" and part["column_names"][0] not in variables:
-                used.add(self._column(part["column_names"], place))
+                used.update(self._meant(part["column_names"], place))
         return sorted(used)
 
-    def _column(self, path: list[str], place: int) -> str:
-        """Return the column that a reference means."""
+    def _meant(self, path: list[str], place: int) -> list[str]:
+        """Return the columns that a reference may mean: `a`, `a.field`, `images.a`."""
         names: dict[str, str] = {name.lower(): name for name in self._names}
-        for name in path[:2] if path[0].lower() == "images" else path[:1]:
-            if name.lower() in names:
-                return names[name.lower()]
-        wanted = path[-1] if path[0].lower() == "images" else path[0]
-        near = difflib.get_close_matches(wanted.lower(), names, 1, 0.7)
-        hint = f", did you mean {names[near[0]]}?" if near else ""
-        raise self._error(f"there is no column {wanted}{hint}", place)
+        is_qualified = path[0].lower() == "images" and len(path) > 1
+        found = [names[name.lower()] for name in path[: 1 + is_qualified] if name.lower() in names]
+        if not found:
+            wanted = path[is_qualified]
+            near = difflib.get_close_matches(wanted.lower(), names, 1, 0.7)
+            hint = f", did you mean {names[near[0]]}?" if near else ""
+            raise self._error(f"there is no column {wanted}{hint}", place)
+        return found
 
     def _error(self, words: str, place: int) -> UsageError:
         """Return the error, with what stands at byte `place` of the whole query."""
-        start = len(_BEFORE)
-        data = self._text.encode()
-        where = ""
-        if 0 <= place - start <= len(data):
+        start, data, where = len(_BEFORE), self._text.encode(), ""
+        if place >= start:
             before = data[: place - start].decode(errors="replace")
             rest = " ".join(self._text[len(before) :].split())
             at = f"at {rest[:30]!r}" if rest else "at the end"

@@ -241,7 +241,7 @@ class _Run:
         """Choose how the rows are searched; return what interrupted that, if anything did."""
         started = time.monotonic()
         manifest = ledger.manifest
-        budget = self.config.budget or manifest.search.budget
+        budget = self.config.budget(manifest.search.budget)
         if due(manifest, budget) is Due.NOTHING:
             return None
         from embedsearch.tuning import tune  # a run that changes nothing does without FAISS

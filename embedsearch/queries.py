@@ -71,16 +71,17 @@ class Mix:
     of `like`.
     """
 
-    like: Sequence[ImageLike | Crop | Key | Vector]
-    unlike: Sequence[ImageLike | Crop | Key | Vector] = ()
+    like: Sequence[Single]
+    unlike: Sequence[Single] = ()
 
     def __post_init__(self) -> None:
         if not self.like:
             raise UsageError("a query needs an image that hits are to be like")
 
 
-# A unit vector is float (D,).
-Query: TypeAlias = "ImageLike | Crop | Key | Mix | npt.NDArray[Any]"
+# One image: a unit vector is float (D,).
+Single: TypeAlias = "ImageLike | Crop | Key | npt.NDArray[Any]"
+Query: TypeAlias = "Single | Mix"
 _Outcome: TypeAlias = "Vector | UnreadableImage"
 
 

@@ -24,7 +24,7 @@ from embedsearch.ann import plan
 from embedsearch.ann.build import CandidateBuilder
 from embedsearch.ann.plan import Measured
 from embedsearch.ann.search import CandidateIndex
-from embedsearch.config import SearchBudget
+from embedsearch.config import AUTO_ANN, EXACT_ANN, SearchBudget
 from embedsearch.neighbors import RowSearch
 from embedsearch.session import Session
 from embedsearch.staleness import Due, due, outside
@@ -36,7 +36,6 @@ from embedsearch.store.writer import StoreWriter, segments_of
 
 # Gone through in a millisecond: nothing is gained, and a busy moment must not decide.
 _ALWAYS_EXACT_BYTES = 16 << 20
-EXACT = "exact"  # the factory of a budget that wants no index
 _EXACT_QUERIES = 9
 _EXACT_BATCH = 32
 _PAIR_ROWS = 2000
@@ -149,13 +148,13 @@ class _Tuner:
         """Return the first candidate that keeps the budget, else the one that comes closest."""
         live, dim = len(self._live), self._manifest.model.dim
         search = replace(search, measured_rows=live, exact_latency_s=0.0, curve=(), is_reached=True)
-        size, factory = 2 * live * dim, self._budget.factory
-        if factory == EXACT or (not factory and size <= _ALWAYS_EXACT_BYTES):
+        size, is_free = 2 * live * dim, self._budget.factory == AUTO_ANN
+        if self._budget.factory == EXACT_ANN or (is_free and size <= _ALWAYS_EXACT_BYTES):
             return None, search
         exact_s = self._exact_latency_s()
         search = replace(search, exact_latency_s=exact_s)
         fits = size <= self._budget.memory_bytes
-        if not factory and fits and exact_s <= self._budget.latency_s:
+        if is_free and fits and exact_s <= self._budget.latency_s:
             return None, search
         loses_rows = self._manifest.deleted_rows > 0
         names = plan.factories(live, dim, self._budget, loses_rows=loses_rows)
@@ -171,7 +170,7 @@ class _Tuner:
                 best = built
             if self._is_reached(built):
                 break
-        if best is None or (not factory and fits and best.curve[-1].latency_s > exact_s):
+        if best is None or (is_free and fits and best.curve[-1].latency_s > exact_s):
             return None, replace(search, is_reached=False)
         return best, self._with_curve(search, best)
 

@@ -6,7 +6,7 @@ Each function imports what it alone needs: `info` does without pyarrow and FAISS
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ class StoreInfo:
     store: str
     manifest: Manifest
     shard_bytes: int
-    exact_bytes: int
+    faiss_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as JSON-ready values."""
@@ -42,11 +42,13 @@ class StoreInfo:
             "generation": manifest.generation,
             "created": manifest.created,
             "tool": manifest.tool,
-            "search": "exact",
+            "search": "exact" if manifest.ann is None else manifest.ann.factory,
+            "search_budget": asdict(manifest.search.budget),
+            "search_measured": _measured(manifest),
             "shards": len(manifest.shards),
             "shard_bytes": self.shard_bytes,
-            "faiss_files": len(manifest.exact),
-            "faiss_bytes": self.exact_bytes,
+            "faiss_files": len(manifest.exact) + (manifest.ann is not None),
+            "faiss_bytes": self.faiss_bytes,
             "deleted_rows": manifest.deleted_rows,
         }
 
@@ -59,8 +61,22 @@ def info(store: Path) -> StoreInfo:
         store=str(store),
         manifest=manifest,
         shard_bytes=sum(record.bytes for record in manifest.shards),
-        exact_bytes=sum(record.bytes for record in manifest.exact),
+        faiss_bytes=sum(record.bytes for record in (*manifest.exact, manifest.ann) if record),
     )
+
+
+def _measured(manifest: Manifest) -> dict[str, Any]:
+    """Return what was measured when the way of searching was chosen."""
+    search = manifest.search
+    return {
+        "rows": search.measured_rows,
+        "exact_latency_ms": round(1000 * search.exact_latency_s, 3),
+        "curve": [
+            {"setting": setting, "recall_at_10": recall, "latency_ms": round(1000 * seconds, 3)}
+            for setting, recall, seconds in search.curve
+        ],
+        "reached": search.is_reached,
+    }
 
 
 def failures(store: Path) -> Iterator[tuple[str, Failure]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.config import SearchBudget
+from embedsearch.config import AUTO_ANN, SearchBudget
 
 Answer = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.int64]]
 
@@ -41,7 +41,7 @@ def factories(rows: int, dim: int, budget: SearchBudget, *, loses_rows: bool) ->
     Of rows of 8 bits a component, IVF is quick to build and HNSW quick to search, but it cannot
     forget: it is for stores that never lost a row. RaBitQ takes half and an eighth of that.
     """
-    if budget.factory:
+    if budget.factory != AUTO_ANN:
         return [budget.factory]
     lists = list_count(rows)
     listed = {

@@ -19,7 +19,9 @@ from embedsearch.cli.app import (
     WaitOption,
     WorkersOption,
     notice,
+    seconds,
     session_with_signals,
+    size,
 )
 from embedsearch.config import DecodeLimits, IndexConfig
 
@@ -44,6 +46,22 @@ def index(
     allow_truncated: Annotated[
         bool, typer.Option("--allow-truncated", help="Accept pictures whose end is missing.")
     ] = False,
+    recall: Annotated[
+        float | None,
+        typer.Option(help="Of the true 10 nearest, the share that queries have to find.  [0.98]"),
+    ] = IndexConfig.recall,
+    latency: Annotated[
+        float | None,
+        typer.Option(parser=seconds, metavar="TIME", help="What a query may take.  [10ms]"),
+    ] = IndexConfig.latency_s,
+    memory: Annotated[
+        int | None,
+        typer.Option(parser=size, metavar="SIZE", help="What may be searched, mapped.  [4G]"),
+    ] = IndexConfig.memory_bytes,
+    ann: Annotated[
+        str | None,
+        typer.Option(help="auto, exact, or a FAISS factory string as IVF1024,SQ8.  [auto]"),
+    ] = IndexConfig.ann,
     rebuild: Annotated[
         bool,
         typer.Option("--rebuild", help="Embed everything anew, the one way to another model."),
@@ -76,6 +94,10 @@ def index(
         limits=DecodeLimits(
             max_pixels=max_pixels, max_bytes=max_bytes, allow_truncated=allow_truncated
         ),
+        recall=recall,
+        latency_s=latency,
+        memory_bytes=memory,
+        ann=ann,
         wait_s=wait,
         rebuild=rebuild,
         allow_empty=allow_empty,

@@ -160,12 +160,32 @@ def info_lines(facts: Mapping[str, Any]) -> str:
         f"{model['pooling']}), fingerprint {model['fingerprint'][:16]}",
         "dims": str(facts["dim"]),
         "generation": f"{facts['generation']}, {facts['created']}, by {facts['tool']}",
-        "search": f"{facts['search']}, {facts['faiss_files']} FAISS file(s), "
+        "search": f"{_search_words(facts)}; {facts['faiss_files']} FAISS file(s), "
         f"{_size(facts['faiss_bytes'])}",
         "shards": f"{facts['shards']}, {_size(facts['shard_bytes'])}",
     }
     width = max(map(len, shown))
     return "".join(f"{name:<{width}}  {printable(text)}\n" for name, text in shown.items())
+
+
+def _search_words(facts: Mapping[str, Any]) -> str:
+    """Return how a store is searched, and what that was measured to do."""
+    measured, budget = facts["search_measured"], facts["search_budget"]
+    exact = measured["exact_latency_ms"]
+    words = f"{facts['search']}"
+    if measured["curve"]:
+        last = measured["curve"][-1]
+        words += (
+            f": recall@10 {last['recall_at_10']:.3f} in {last['latency_ms']:.2f} ms at "
+            f"{last['setting']}, exact takes {exact:.2f} ms"
+        )
+    elif exact:
+        words += f": {exact:.2f} ms"
+    if not measured["reached"]:
+        words += (
+            f"; not the recall {budget['recall']} in {1000 * budget['latency_s']:g} ms asked for"
+        )
+    return words
 
 
 def model_lines(entries: Sequence[Mapping[str, Any]]) -> str:
