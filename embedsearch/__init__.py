@@ -12,9 +12,13 @@ _HOMES = {
     "index": "embedsearch.indexing",
     "open_store": "embedsearch.searching",
     "Searcher": "embedsearch.searching",
+    "Crop": "embedsearch.queries",
+    "Key": "embedsearch.queries",
+    "Mix": "embedsearch.queries",
     "evaluate": "embedsearch.learning.evaluate",
     "train": "embedsearch.learning.train",
     "IndexConfig": "embedsearch.config",
+    "SearchConfig": "embedsearch.config",
     "TrainConfig": "embedsearch.config",
     "DecodeLimits": "embedsearch.config",
     "Hit": "embedsearch.records",
@@ -29,6 +33,7 @@ _HOMES = {
 
 __all__ = [
     "BenchReport",
+    "Crop",
     "DecodeLimits",
     "EmbedSearchError",
     "Evaluation",
@@ -36,7 +41,10 @@ __all__ = [
     "Hit",
     "IndexConfig",
     "IndexReport",
+    "Key",
+    "Mix",
     "ModelSpec",
+    "SearchConfig",
     "Searcher",
     "TrainConfig",
     "TrainReport",
@@ -50,11 +58,12 @@ __all__ = [
 
 if TYPE_CHECKING:
     from embedsearch.benching import bench
-    from embedsearch.config import DecodeLimits, IndexConfig, TrainConfig
+    from embedsearch.config import DecodeLimits, IndexConfig, SearchConfig, TrainConfig
     from embedsearch.errors import EmbedSearchError
     from embedsearch.indexing import index
     from embedsearch.learning.evaluate import evaluate
     from embedsearch.learning.train import train
+    from embedsearch.queries import Crop, Key, Mix
     from embedsearch.records import (
         BenchReport,
         Evaluation,

@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import embedsearch
-from embedsearch.config import IndexConfig
+from embedsearch.config import AUTO_ANN, EXACT_ANN, IndexConfig
 from embedsearch.decode.process import DecodeJob
 from embedsearch.errors import (
     IncompatibleStore,
     Interrupted,
     NothingIndexed,
     StoreNotFound,
+    UsageError,
 )
 from embedsearch.ledger import Ledger
 from embedsearch.network.catalog import AUTO
@@ -113,6 +114,7 @@ class _Run:
         if self.config.dry_run:
             return self._dry_run(manifest, scope)
         model = self._model(manifest)
+        self._check_factory(model)
         create_store(self.store)
         with StoreWriter(self.store, self.config.wait_s, self.session.check) as writer:
             if writer.manifest != manifest:  # another run committed while this one waited
@@ -159,6 +161,17 @@ class _Run:
                 "everything anew with --rebuild"
             )
         return manifest.model
+
+    def _check_factory(self, model: ModelSpec) -> None:
+        """Raise UsageError for a kind of index that there is not, before anything is done."""
+        if self.config.ann in (None, AUTO_ANN, EXACT_ANN):
+            return
+        from embedsearch.ann.build import untrained
+
+        try:
+            untrained(self.config.ann, model.dim)
+        except ValueError as error:
+            raise UsageError(f"--ann {self.config.ann}: {error}") from error
 
     def _plan(self, snapshot: Snapshot | None, scope: Scope) -> Plan:
         started = time.monotonic()

@@ -18,7 +18,7 @@ from embedsearch.paths import printable
 from embedsearch.planning import Carry
 from embedsearch.records import EmbeddingBatch, Failure, ModelSpec
 from embedsearch.store.manifest import ExactRecord, Manifest, Root, SearchRecord, ShardRecord
-from embedsearch.store.merge import merge_shards, rows_per_shard
+from embedsearch.store.merge import merge_shards, relocated, rows_per_shard
 from embedsearch.store.shards import (
     Shard,
     batch_table,
@@ -154,18 +154,20 @@ class Ledger:
         assert writer.manifest is not None, "tidy follows a commit"
         dim = manifest.model.dim
         with Snapshot(writer.store, writer.manifest) as snapshot:
-            records, deleted = merge_shards(
+            merged = merge_shards(
                 writer.store, writer.next_generation, snapshot.shards, snapshot.deleted, dim
             )
-        if tuple(records) != manifest.shards:
-            dead = pa.table({"row": pa.array(deleted)})
+        if tuple(merged.records) != manifest.shards:
+            dead = pa.table({"row": pa.array(merged.deleted)})
+            ann = manifest.ann
             manifest = replace(
                 manifest,
-                shards=tuple(records),
-                deleted_rows=len(deleted),
+                shards=tuple(merged.records),
+                deleted_rows=len(dead),
                 deleted=write_small(writer.store, "d", writer.next_generation, dead)
-                if len(deleted)
+                if len(dead)
                 else None,
+                ann=ann and replace(ann, segments=relocated(ann.segments, merged.moves)),
             )
         self.manifest = replace(manifest, exact=refresh_exact(writer, manifest))
         self._tidy_shards = len(manifest.shards)

@@ -64,26 +64,26 @@ class RowSearch:
         self._snapshot = snapshot
         self.alive = snapshot.live_mask() if snapshot.manifest.deleted_rows else None
         self._files = list(_open_files(snapshot, session))
-        self._homes = {number: file for file in self._files for number in file.shards}
-        rest = [i for i in range(len(snapshot.shards)) if i not in self._homes]
+        self._vectors = {n: rows for file in self._files for n, rows in file.shards(snapshot)}
+        rest = [i for i in range(len(snapshot.shards)) if i not in self._vectors]
         for number in rest:
             snapshot.shards[number].verify()
         self._rest = _ShardRows(snapshot, rest)
         self._threads: ThreadPoolExecutor | None = None
         self._ann = _open_ann(snapshot, session)
-        self._outside = None if self._ann is None else self._ann.uncovered()
+        self.outside = None if self._ann is None else self._ann.outside()
 
     def use(self, index: CandidateIndex, segments: Iterable[Segment], setting: int) -> None:
         """Take candidates from an index over these segments: to measure it before it is kept."""
         self._ann = _AnnRows(self._snapshot, index, tuple(segments), setting)
-        self._outside = self._ann.uncovered()
+        self.outside = self._ann.outside()
 
     def close(self) -> None:
         """Release the threads; the files belong to the snapshot."""
         if self._threads is not None:
             self._threads.shutdown()
             self._threads = None
-        self._files, self._homes = [], {}
+        self._files, self._vectors = [], {}
 
     def nearest(self, queries: Queries, k: int, allowed: Mask | None = None) -> list[Neighbors]:
         """Return the neighbors of each query, float32 (Q, D), unit rows, among allowed rows."""
@@ -100,7 +100,7 @@ class RowSearch:
         share = 1.0 if counted is None else count / self._snapshot.manifest.live
         if ann is None or share < MIN_ANN_SHARE or k > count * _MAX_ANN_SHARE:
             return self._exact(queries, k, counted)
-        outside = self._outside
+        outside = self.outside
         if outside is not None and counted is not None:
             outside = outside & counted
         answers = []
@@ -125,9 +125,9 @@ class RowSearch:
         which = np.searchsorted(self._snapshot.starts, ordinals, side="right") - 1
         for number in np.unique(which).tolist():
             mine = np.flatnonzero(which == number)
-            file = self._homes.get(number)
-            if file is not None:
-                found[mine] = file.vectors(number, ordinals[mine])
+            vectors = self._vectors.get(number)
+            if vectors is not None:
+                found[mine] = vectors[ordinals[mine] - self._snapshot.starts[number]]
             else:
                 table = self._snapshot.take(ordinals[mine], ["vector"])
                 found[mine] = vector_array(table.column("vector"))
@@ -253,26 +253,25 @@ class _Places:
     """Which rows the positions of a FAISS file stand for: those of its segments, end to end."""
 
     def __init__(self, snapshot: Snapshot, segments: tuple[Segment, ...]) -> None:
-        numbers = {shard.name: number for number, shard in enumerate(snapshot.manifest.shards)}
+        shards = enumerate(snapshot.manifest.shards)
+        starts = {shard.name: int(snapshot.starts[number]) for number, shard in shards}
         sizes = [segment.rows for segment in segments]
         self._edges = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
-        # None: the shard was merged into another one since, its rows are found there
-        self._numbers = [numbers.get(segment.shard) for segment in segments]
+        # -1: the rows have gone, or are found in another file
         self._ordinals = np.array(
-            [-1 if number is None else snapshot.starts[number] for number in self._numbers],
+            [
+                starts[segment.shard] + segment.start if segment.shard in starts else -1
+                for segment in segments
+            ],
             dtype=np.int64,
         )
 
-    @property
-    def shards(self) -> list[int]:
-        """Return the numbers of the shards whose rows these are."""
-        return [number for number in self._numbers if number is not None]
-
-    def positions(self, number: int, ordinals: Ordinals) -> npt.NDArray[np.int64]:
-        """Return the positions of rows of the shard `number`."""
-        place = self._numbers.index(number)
-        positions: npt.NDArray[np.int64] = ordinals - self._ordinals[place] + self._edges[place]
-        return positions
+    def runs(self) -> Iterator[tuple[int, int, int]]:
+        """Yield (first position, first ordinal, rows) of the rows that are still there."""
+        edges = self._edges.tolist()
+        for start, stop, ordinal in zip(edges, edges[1:], self._ordinals.tolist(), strict=False):
+            if ordinal >= 0:
+                yield start, ordinal, stop - start
 
     def ordinals(self, positions: npt.NDArray[np.int64]) -> Ordinals:
         """Return the rows at positions."""
@@ -282,15 +281,13 @@ class _Places:
 
     def mask(self, counted: Mask | None) -> Mask | None:
         """Return which positions count, bool (positions,), None where all do."""
-        if counted is None and None not in self._numbers:
+        if counted is None and (self._ordinals >= 0).all():
             return None
         mask = np.zeros(int(self._edges[-1]), np.bool_)
-        for start, stop, ordinal in zip(
-            self._edges[:-1].tolist(), self._edges[1:].tolist(), self._ordinals, strict=True
-        ):
-            if ordinal >= 0:
-                rows = True if counted is None else counted[ordinal : ordinal + stop - start]
-                mask[start:stop] = rows
+        for start, ordinal, rows in self.runs():
+            mask[start : start + rows] = (
+                True if counted is None else counted[ordinal : ordinal + rows]
+            )
         return mask
 
 
@@ -301,15 +298,11 @@ class _FileRows:
         self._places = places
         self._file = file
 
-    @property
-    def shards(self) -> list[int]:
-        """Return the numbers of the shards whose rows these are."""
-        return self._places.shards
-
-    def vectors(self, number: int, ordinals: Ordinals) -> Vectors:
-        """Return the vectors of rows of the shard `number`."""
-        vectors: Vectors = self._file.vectors[self._places.positions(number, ordinals)]
-        return vectors
+    def shards(self, snapshot: Snapshot) -> Iterator[tuple[int, Vectors]]:
+        """Yield (number, vectors float16 (rows, D)) of each shard whose rows these are."""
+        for start, ordinal, rows in self._places.runs():
+            number = int(np.searchsorted(snapshot.starts, ordinal, side="right")) - 1
+            yield number, self._file.vectors[start : start + rows]
 
     def parts(
         self, queries: Queries, k: int, counted: Mask | None
@@ -351,13 +344,13 @@ class _AnnRows:
         self._places = _Places(snapshot, segments)
         self._index = index
         self._setting = setting
-        self._starts = snapshot.starts
+        self._rows = int(snapshot.starts[-1])
 
-    def uncovered(self) -> Mask | None:
+    def outside(self) -> Mask | None:
         """Return which rows the index does not know, bool (all shard rows,), None for none."""
-        outside = np.ones(int(self._starts[-1]), np.bool_)
-        for number in self._places.shards:
-            outside[self._starts[number] : self._starts[number + 1]] = False
+        outside = np.ones(self._rows, np.bool_)
+        for _, ordinal, rows in self._places.runs():
+            outside[ordinal : ordinal + rows] = False
         return outside if outside.any() else None
 
     def search(

@@ -7,7 +7,7 @@ from __future__ import annotations
 from enum import Enum
 
 from embedsearch.config import SearchBudget
-from embedsearch.store.manifest import AnnRecord, Manifest, ShardRecord
+from embedsearch.store.manifest import AnnRecord, Manifest
 
 _ADD_AT = 0.25  # of the latency: what exact search of rows beside the index may take
 _BUILD_AT_DEAD = 0.2  # of the rows of an index
@@ -35,18 +35,17 @@ def due(manifest: Manifest, budget: SearchBudget) -> Due:
         changed = abs(manifest.live - search.measured_rows)
         is_far = changed > _MEASURE_AT_CHANGE * search.measured_rows
         return Due.CHOOSE if is_far else Due.NOTHING
-    known = {shard.name for shard in manifest.shards}
-    inside = sum(part.rows for part in ann.segments if part.shard in known)
+    inside = covered_rows(manifest, ann)
     dead = ann.rows - inside + manifest.deleted_rows
     limit = _BUILD_AT_DEAD_HNSW if "HNSW" in ann.factory else _BUILD_AT_DEAD
     if dead > limit * ann.rows or manifest.live > _BUILD_AT_GROWTH * ann.trained_rows:
         return Due.CHOOSE
-    rows = sum(shard.rows for shard in outside(manifest, ann))
-    expected_s = search.exact_latency_s * rows / search.measured_rows
+    outside = sum(shard.rows for shard in manifest.shards) - inside
+    expected_s = search.exact_latency_s * outside / search.measured_rows
     return Due.ADD if expected_s > _ADD_AT * budget.latency_s else Due.NOTHING
 
 
-def outside(manifest: Manifest, ann: AnnRecord) -> list[ShardRecord]:
-    """Return the shards that an index does not know."""
-    known = {part.shard for part in ann.segments}
-    return [shard for shard in manifest.shards if shard.name not in known]
+def covered_rows(manifest: Manifest, ann: AnnRecord) -> int:
+    """Return how many rows of the shards an index knows."""
+    known = {shard.name for shard in manifest.shards}
+    return sum(part.rows for part in ann.segments if part.shard in known)

@@ -23,11 +23,10 @@ import numpy.typing as npt
 from embedsearch.ann import plan
 from embedsearch.ann.build import CandidateBuilder
 from embedsearch.ann.plan import Measured
-from embedsearch.ann.search import CandidateIndex
 from embedsearch.config import AUTO_ANN, EXACT_ANN, SearchBudget
 from embedsearch.neighbors import RowSearch
 from embedsearch.session import Session
-from embedsearch.staleness import Due, due, outside
+from embedsearch.staleness import Due, due
 from embedsearch.store.files import write_new
 from embedsearch.store.manifest import AnnRecord, Manifest, SearchRecord, Segment
 from embedsearch.store.shards import Shard
@@ -133,15 +132,20 @@ class _Tuner:
         return self._planned(search)
 
     def _grown(self, old: AnnRecord, descriptor: int, search: SearchRecord) -> _Choice:
-        """Return an index with the rows that came since it was built."""
-        names = {record.name for record in outside(self._manifest, old)}
-        fresh = [shard for shard in self._snapshot.shards if shard.record.name in names]
-        rows = sum(shard.record.rows for shard in fresh)
-        self._session.notice(f"adding {rows:,} images to the search index {old.factory}")
+        """Return an index with the rows that it does not know yet."""
+        outside = self._rows.outside
+        assert outside is not None, "nothing else is due"
+        self._session.notice(f"adding {outside.sum():,} images to the search index {old.factory}")
         builder = CandidateBuilder.opened(os.dup(descriptor))
-        segments = (*old.segments, *segments_of(shard.record for shard in fresh))
-        index = self._filled(builder, fresh)
-        built = self._measured(builder, index, segments, old.factory, old.trained_rows)
+        segments = list(old.segments)
+        for shard, start in zip(self._snapshot.shards, self._snapshot.starts, strict=False):
+            mask = outside[start : start + shard.record.rows]
+            edges = np.flatnonzero(np.diff(mask, prepend=False, append=False)).tolist()
+            for first, end in zip(edges[::2], edges[1::2], strict=True):
+                segments.append(Segment(shard.record.name, end - first, first))
+            if edges:
+                self._add(builder, shard, mask)
+        built = self._measured(builder, tuple(segments), old.factory, old.trained_rows)
         return built, self._with_curve(search, built)
 
     def _planned(self, search: SearchRecord) -> _Choice:
@@ -179,29 +183,33 @@ class _Tuner:
         dim = self._manifest.model.dim
         training = self._sample(plan.training_rows(len(self._live), dim))
         builder = self._patiently(lambda: CandidateBuilder.trained(factory, dim, training))
-        index = self._filled(builder, self._snapshot.shards)
+        for shard in self._snapshot.shards:
+            self._add(builder, shard)
         segments = segments_of(self._manifest.shards)
-        return self._measured(builder, index, segments, factory, len(self._live))
+        return self._measured(builder, segments, factory, len(self._live))
 
-    def _filled(self, builder: CandidateBuilder, shards: list[Shard]) -> CandidateIndex:
-        """Add the rows of shards to an index; return it, to be searched."""
-        for shard in shards:
-            shard.verify()
-            for vectors in shard.vectors():
-                builder.add(vectors)
-                self._session.check()
-        return builder.index()
+    def _add(
+        self, builder: CandidateBuilder, shard: Shard, mask: npt.NDArray[np.bool_] | None = None
+    ) -> None:
+        """Add the rows of a shard to an index, all or those that a mask marks."""
+        shard.verify()
+        start = 0
+        for vectors in shard.vectors():
+            end = start + len(vectors)
+            builder.add(vectors if mask is None else vectors[mask[start:end]])
+            start = end
+            self._session.check()
 
     def _measured(
         self,
         builder: CandidateBuilder,
-        index: CandidateIndex,
         segments: tuple[Segment, ...],
         factory: str,
         trained_rows: int,
     ) -> _Built:
         """Find the setting that reaches the recall."""
         queries, truth = self._questions
+        index = builder.index()
 
         def answer_at(setting: int) -> plan.Answer:
             self._session.check()

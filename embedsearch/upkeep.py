@@ -14,6 +14,7 @@ from embedsearch.errors import DamagedStore
 from embedsearch.network.catalog import AUTO_MODEL, CATALOG
 from embedsearch.network.weights import is_cached
 from embedsearch.records import Failure
+from embedsearch.session import Session
 from embedsearch.store.current import check_format, read_current, read_generation
 from embedsearch.store.files import is_own_name
 from embedsearch.store.lock import WriterLock
@@ -92,7 +93,7 @@ def failures(store: Path) -> Iterator[tuple[str, Failure]]:
     yield from read_generation(store, read)
 
 
-def repair(store: Path, wait_s: float = 0.0) -> list[str]:
+def repair(store: Path, wait_s: float = 0.0, session: Session | None = None) -> list[str]:
     """Make a store whole from what is sound of it; return what was done, in words.
 
     The FAISS files are built again from the shards; a damaged CURRENT or manifest falls back to
@@ -102,6 +103,7 @@ def repair(store: Path, wait_s: float = 0.0) -> list[str]:
     from embedsearch.ledger import refresh_exact
     from embedsearch.store.check import check_store
     from embedsearch.store.writer import StoreWriter, restore_pointer
+    from embedsearch.tuning import tune
 
     check_format(store)
     done = []
@@ -122,12 +124,17 @@ def repair(store: Path, wait_s: float = 0.0) -> list[str]:
         wrong = [p for p in ours if p.file.startswith("shards")]
         if wrong:
             raise DamagedStore(wrong[0].words)
-        broken = {p.file for p in problems if p.file.startswith("ann/e-")}
-        assert writer.manifest is not None, "check has read it"
-        sound = tuple(r for r in writer.manifest.exact if r.relative not in broken)
-        exact = refresh_exact(writer, replace(writer.manifest, exact=sound))
-        if exact != writer.manifest.exact:
-            writer.commit(replace(writer.manifest, exact=exact))
+        broken = {p.file for p in problems if p.file.startswith("ann/")}
+        manifest = writer.manifest
+        assert manifest is not None, "check has read it"
+        sound = tuple(record for record in manifest.exact if record.relative not in broken)
+        exact = refresh_exact(writer, replace(manifest, exact=sound))
+        mended = replace(manifest, exact=exact)
+        if manifest.ann is not None and manifest.ann.relative in broken:
+            mended = replace(mended, ann=None)
+            mended = tune(writer, mended, manifest.search.budget, session or Session())
+        if mended != manifest:
+            writer.commit(mended)
             done.append("the FAISS files were built again from the shards")
     return done
 

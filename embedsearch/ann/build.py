@@ -36,6 +36,26 @@ def flat_bytes(dim: int, vectors: Iterable[Rows]) -> Iterator[bytes]:
     yield from _serialized(index)
 
 
+def untrained(factory: str, dim: int) -> Any:
+    """Return the index of a FAISS factory string. Raises ValueError for what cannot be used."""
+    import faiss
+
+    from embedsearch.ann.search import CandidateIndex
+
+    try:
+        index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
+    except RuntimeError as error:
+        raise ValueError(_said(error)) from error
+    CandidateIndex(index)
+    return index
+
+
+def _said(error: RuntimeError) -> str:
+    """Return what FAISS says, without the place in its source."""
+    words = re.sub(r"^Error in .*?\.(cpp|h):[0-9]+: (Error: )?", "", str(error))
+    return " ".join(words.split())
+
+
 class CandidateBuilder:
     """An ANN index being filled, row after row."""
 
@@ -48,21 +68,15 @@ class CandidateBuilder:
 
         Raises ValueError where FAISS knows no such index, or has too few rows to train it.
         """
-        import faiss
-
-        from embedsearch.ann.search import CandidateIndex
-
+        index = untrained(factory, dim)
+        for clustering in _clusterings(index):
+            clustering.seed = _SEED
+            clustering.min_points_per_centroid = 1  # their number was chosen already
+            clustering.max_points_per_centroid = len(training)
         try:
-            index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
-            CandidateIndex(index)
-            for clustering in _clusterings(index):
-                clustering.seed = _SEED
-                clustering.min_points_per_centroid = 1  # their number was chosen already
-                clustering.max_points_per_centroid = len(training)
             index.train(training)
         except RuntimeError as error:
-            words = re.sub(r"^Error in .*?\.(cpp|h):[0-9]+: (Error: )?", "", str(error))
-            raise ValueError(" ".join(words.split())) from error
+            raise ValueError(_said(error)) from error
         return cls(index)
 
     @classmethod

@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from embedsearch.cli.app import JsonOption, StoreOption, VerboseOption, WaitOption
+from embedsearch.cli.app import (
+    JsonOption,
+    StoreOption,
+    VerboseOption,
+    WaitOption,
+    session_with_signals,
+)
 
 
 def info(
@@ -50,7 +56,7 @@ def repair(
     from embedsearch.store.locate import locate_store
     from embedsearch.upkeep import repair as repair_store
 
-    done = repair_store(locate_store(store), wait)
+    done = repair_store(locate_store(store), wait, session_with_signals())
     print("\n".join(done) or "nothing to repair")
 
 

@@ -37,10 +37,14 @@ class ShardRecord(FileRecord):
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of positions in a FAISS file that stands for the rows of one shard."""
+    """A run of positions in a FAISS file that stands for rows of one shard, `start` its first.
+
+    Rows whose shard is no longer in the manifest have gone, or are to be found elsewhere.
+    """
 
     shard: str
     rows: int
+    start: int = 0
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embedsearch.store.manifest import ShardRecord
+from embedsearch.store.manifest import Segment, ShardRecord
 from embedsearch.store.shards import ROW_GROUP_ROWS, Shard, row_schema, write_shard
 
 # Of the vectors before compression. A shard of this size fills one flat FAISS file.
@@ -22,17 +23,34 @@ def rows_per_shard(dim: int) -> int:
     return max(1, SHARD_BYTES // (2 * dim))
 
 
+@dataclass(frozen=True)
+class Move:
+    """A run of rows that a merge took from one shard to another."""
+
+    old: str
+    old_start: int
+    new: str
+    new_start: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What a merge made: records in their order, deleted rows still in a shard, and moves."""
+
+    records: list[ShardRecord]
+    deleted: npt.NDArray[np.int64]
+    moves: list[Move]
+
+
 def merge_shards(
     store: Path,
     generation: int,
     shards: list[Shard],
     deleted: npt.NDArray[np.int64],
     dim: int,
-) -> tuple[list[ShardRecord], npt.NDArray[np.int64]]:
-    """Rewrite small shards as one, and shards of which most rows are deleted.
-
-    Returns the records in their new order and the deleted rows that are still in a shard.
-    """
+) -> Merged:
+    """Rewrite small shards as one, and shards of which most rows are deleted."""
     dead = {shard.record.name: _dead_rows(shard, deleted) for shard in shards}
     small = [s for s in shards if 2 * dim * s.record.rows < SMALL_BYTES]
     sparse = [s for s in shards if 2 * len(dead[s.record.name]) > s.record.rows]
@@ -43,13 +61,61 @@ def merge_shards(
     live = sum(s.record.rows - len(dead[s.record.name]) for s in worn)
     tables = _chunks(_live_tables(worn, dead), ROW_GROUP_ROWS)
     schema = row_schema(dim)
+    written = []
     while live > 0:
         groups = max(1, rows_per_shard(dim) // ROW_GROUP_ROWS)
         record = write_shard(store, generation, _first(tables, groups), schema)
         live -= record.rows
-        kept.append(record)
+        written.append(record)
     gone = [dead[s.record.name] for s in worn]
-    return kept, np.setdiff1d(deleted, np.concatenate([np.empty(0, np.int64), *gone]))
+    left = np.setdiff1d(deleted, np.concatenate([np.empty(0, np.int64), *gone]))
+    return Merged([*kept, *written], left, list(_moves(worn, dead, written)))
+
+
+def _moves(
+    worn: list[Shard], dead: dict[str, npt.NDArray[np.int64]], written: list[ShardRecord]
+) -> Iterator[Move]:
+    """Yield where the live rows of the worn shards went, in runs without a gap."""
+    edges = np.cumsum([0, *(record.rows for record in written)])
+    total = 0
+    for shard in worn:
+        rows = np.concatenate([t.column("row").to_numpy() for t in shard.columns(["row"])])
+        old = np.flatnonzero(~np.isin(rows, dead[shard.record.name]))
+        new = total + np.arange(len(old))
+        total += len(old)
+        home = np.searchsorted(edges, new, side="right") - 1
+        breaks = np.flatnonzero((np.diff(old) != 1) | (np.diff(home) != 0)) + 1
+        for run in np.split(np.arange(len(old)), breaks):
+            if len(run):
+                first, target = run[0], written[home[run[0]]].name
+                start = int(new[first] - edges[home[first]])
+                yield Move(shard.record.name, int(old[first]), target, start, len(run))
+
+
+def relocated(segments: Iterable[Segment], moves: list[Move]) -> tuple[Segment, ...]:
+    """Return the segments of a FAISS file after a merge: runs that moved are followed."""
+    by_shard: dict[str, list[Move]] = {}
+    for move in moves:
+        by_shard.setdefault(move.old, []).append(move)
+    found: list[Segment] = []
+    for segment in segments:
+        place, end = segment.start, segment.start + segment.rows
+        if segment.shard not in by_shard:
+            found.append(segment)
+            continue
+        for move in by_shard[segment.shard]:
+            start = max(move.old_start, place)
+            stop = min(move.old_start + move.rows, end)
+            if start < stop:
+                if place < start:  # rows that the merge dropped
+                    found.append(Segment(segment.shard, start - place, place))
+                found.append(
+                    Segment(move.new, stop - start, move.new_start + start - move.old_start)
+                )
+                place = stop
+        if place < end:
+            found.append(Segment(segment.shard, end - place, place))
+    return tuple(found)
 
 
 def _dead_rows(shard: Shard, deleted: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
