@@ -77,6 +77,8 @@ class Mix:
     def __post_init__(self) -> None:
         if not self.like:
             raise UsageError("a query needs an image that hits are to be like")
+        if any(isinstance(part, Mix) for part in (*self.like, *self.unlike)):
+            raise UsageError("a mixture holds images, no mixtures")
 
 
 # One image: a unit vector is float (D,).

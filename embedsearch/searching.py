@@ -132,8 +132,10 @@ class Searcher:
         `query("a.jpg", where="width > 1000", offset=10)`. Ties are broken by root and key, so
         that an answer is reproducible. Raises UnreadableImage and UsageError.
         """
-        liked = list(like) if image is None else [image, *like]
-        return self.query_batch([Mix(liked, list(unlike))], k, **options)[0]
+        if image is None or like or unlike:
+            first: list[Any] = [] if image is None else [image]
+            image = Mix([*first, *like], list(unlike))
+        return self.query_batch([image], k, **options)[0]
 
     def query_batch(
         self, images: Iterable[Query], k: int = DEFAULT_K, **options: Any
