@@ -24,7 +24,7 @@ class RowColumns:
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         shown = [field for field in row_schema(1) if field.name not in _INTERNAL]
-        made = [pa.field("folder", pa.string()), pa.field("modified", pa.timestamp("ns"))]
+        made = [pa.field("folder", pa.string()), pa.field("modified", pa.timestamp("us"))]
         self.schema = pa.schema([*shown, *made])
 
     def tables(self, names: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
@@ -72,5 +72,5 @@ class RowColumns:
             folders = [paths[root] for root in table.column("root").to_pylist()]
             return pa.chunked_array([pa.array(folders, pa.string())])
         if name == "modified":
-            return table.column("mtime_ns").cast(pa.timestamp("ns"))
+            return pc.divide(table.column("mtime_ns"), 1000).cast(pa.timestamp("us"))
         return table.column(name)

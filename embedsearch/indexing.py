@@ -38,9 +38,9 @@ from embedsearch.records import (
 )
 from embedsearch.scope import Scope, holds_image, resolve_scope
 from embedsearch.session import Session
+from embedsearch.settling import settle
 from embedsearch.stages import Setup, advice, shares, slowest_stage
 from embedsearch.stages import words as stage_words
-from embedsearch.staleness import Due, due
 from embedsearch.store.current import check_format, read_current
 from embedsearch.store.files import FORMAT_NAME
 from embedsearch.store.locate import locate_store
@@ -236,12 +236,11 @@ class _Run:
                 "images is committed, the same command goes on from there",
                 stopped_by,
             )
-        ledger.tidy()
-        stopped = self._tune(ledger)
-        if not ledger.is_tidy:
-            ledger.commit(self._run_record(plan))
-        if stopped is not None:
-            raise stopped
+        started, written_s = time.monotonic(), ledger.write_s
+        budget = self.config.budget(ledger.manifest.search.budget)
+        settle(ledger, budget, self._run_record(plan), self.session)
+        written_s = ledger.write_s - written_s
+        self.seconds["tune"] = time.monotonic() - started - written_s
         self.seconds["write"] = ledger.write_s
         if not ledger.images:
             why = f"all {plan.found} files failed, see embedsearch failures --store {self.store}"
@@ -249,24 +248,6 @@ class _Run:
                 f"the store holds no image: {why if plan.found else 'the folders hold none'}"
             )
         return self._report(plan, model.name, writer.manifest, ledger.images)
-
-    def _tune(self, ledger: Ledger) -> Interrupted | None:
-        """Choose how the rows are searched; return what interrupted that, if anything did."""
-        started = time.monotonic()
-        manifest = ledger.manifest
-        budget = self.config.budget(manifest.search.budget)
-        if due(manifest, budget) is Due.NOTHING:
-            return None
-        from embedsearch.tuning import tune  # a run that changes nothing does without FAISS
-
-        try:
-            ledger.manifest = tune(ledger.writer, manifest, budget, self.session)
-        except Interrupted as error:
-            words = f"interrupted; all {manifest.live} images are committed, the same command goes "
-            return Interrupted(f"{words}on with the search index", error.exit_code - 128)
-        finally:
-            self.seconds["tune"] = time.monotonic() - started
-        return None
 
     def _embed(self, plan: Plan, ledger: Ledger, model: ModelSpec, scope: Scope) -> int:
         """Decode and embed what the plan names; return the signal that stopped it, or 0."""

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from embedsearch.config import DecodeLimits, available_processors
 from embedsearch.decode.pool import DecodedBatch, DecodePool
 from embedsearch.decode.process import DecodeJob
-from embedsearch.errors import UnreadableImage, UsageError
+from embedsearch.errors import IncompatibleStore, UnreadableImage, UsageError
 from embedsearch.network.runtime import PixelExtractor, load_extractor
 from embedsearch.paths import printable
 from embedsearch.records import Box, ImageRef, ModelSpec, Reason, check_unit_rows
@@ -140,10 +140,15 @@ class QueryEmbedder:
                 image, box = _whole(query)
                 if isinstance(query, Key):
                     found[place] = self._stored(query.key)
-                elif isinstance(image, bytes | str | os.PathLike):
-                    jobs[place] = decode_job(place, path_of(image, folder, place), box)
                 elif isinstance(image, np.ndarray) and image.ndim == 1 and box is None:
                     found[place] = self._checked(image)
+                elif self._spec.is_foreign:
+                    raise IncompatibleStore(
+                        f"the vectors of this store were made elsewhere, by {self._spec.name}: "
+                        "ask with a key or with a vector"
+                    )
+                elif isinstance(image, bytes | str | os.PathLike):
+                    jobs[place] = decode_job(place, path_of(image, folder, place), box)
                 else:
                     pixels[place] = _square(image, self._spec.input_side, box)
             for place, outcome in self._decode(jobs, queries):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -173,10 +173,15 @@ class Neighbors:
 
 @dataclass(frozen=True)
 class Hit:
-    """One neighbor. `rank` counts from 1; `score` is the cosine in [-1, 1], higher is nearer."""
+    """One neighbor. `rank` counts from 1; `score` is the cosine in [-1, 1], higher is nearer.
+
+    `percentile` says how many of 100 pairs of images of the store, drawn at random, have a lower
+    cosine; None where the store has too few to tell.
+    """
 
     rank: int
     score: float
+    percentile: float | None
     path: str
     key: str
     width: int
@@ -211,7 +216,20 @@ class ModelSpec:
     licence: str = ""
     source: str = ""
 
-    _DESCRIPTIVE = frozenset({"name", "licence", "source"})
+    FOREIGN: ClassVar[str] = "foreign"  # the architecture of vectors that were made elsewhere
+
+    _DESCRIPTIVE: ClassVar[frozenset[str]] = frozenset({"name", "licence", "source"})
+
+    @classmethod
+    def foreign(cls, name: str, dim: int) -> ModelSpec:
+        """Return the spec of vectors made elsewhere, which their maker's name alone tells apart."""
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        return cls(name, cls.FOREIGN, digest, dim, input_side=0, pooling="", source="imported")
+
+    @property
+    def is_foreign(self) -> bool:
+        """Return whether no network here makes such vectors."""
+        return self.architecture == self.FOREIGN
 
     @property
     def fingerprint(self) -> str:

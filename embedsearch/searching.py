@@ -6,6 +6,7 @@ them (neighbors.py) → hits. Everything answers from one generation.
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import threading
@@ -275,6 +276,7 @@ class Searcher:
             Hit(
                 rank=rank,
                 score=row.score,
+                percentile=self._percentile(row.score),
                 path=os.path.join(roots[row.image.root], os.fsdecode(row.image.key)),
                 key=os.fsdecode(row.image.key),
                 width=row.image.width,
@@ -325,6 +327,14 @@ class Searcher:
             cosine = vectors @ vectors[best]
             nearest = cosine if len(chosen) == 1 else np.maximum(nearest, cosine)
         return chosen
+
+    def _percentile(self, score: float) -> float | None:
+        """Return the percentage of pairs of rows, drawn at random, that have a lower cosine."""
+        search = self.manifest.search
+        if not search.pair_cosines:
+            return None
+        share = np.interp(score, search.pair_cosines, search.pair_levels)
+        return math.floor(1e6 * float(share)) / 1e4
 
     def _units(self, rows: list[_Row]) -> npt.NDArray[np.float64]:
         """Return the stored vectors of rows, float64 (n, D), of length 1."""

@@ -53,6 +53,7 @@ def advice(stage: str, setup: Setup) -> str:
         "scan": "a faster disk for the folders",
         "load": "nothing: it happens once",
         "write": "--store on a faster disk",
+        "tune": "nothing: a search index is chosen when the store has grown",
     }.get(stage, "")
 
 

@@ -37,8 +37,8 @@ def test_table(store: Path) -> None:
     done = run_cli("query", CLOCK, "--store", store, "-k", "3", cwd=REPOSITORY)
     assert done.returncode == 0 and done.stderr == ""
     title, header, *rows = done.stdout.splitlines()
-    assert title == str(CLOCK) and header.split() == ["rank", "score", "size", "path"]
-    assert rows[0].split()[:5] == ["1", "1.000", "640", "x", "480"]
+    assert title == str(CLOCK) and header == "  rank  score  nearer than       size  path"
+    assert rows[0].split()[:7] == ["1", "1.000", "100.00", "%", "640", "x", "480"]
     assert rows[0].endswith("  sample_images/clocks/clocks_1.jpg")  # below the current folder
     assert len(rows) == 3 and all("/clocks/" in row for row in rows)
     away = run_cli("query", CLOCK, "--store", store, "-k", "1", cwd="/usr")
@@ -49,7 +49,7 @@ def test_json_csv_and_paths_tell_the_same(store: Path) -> None:
     arguments = ["query", CLOCK, SAMPLES / "boats" / "boats_1.jpg", "--store", store, "-k", "4"]
     lines = [json.loads(line) for line in run_cli(*arguments, "--json").stdout.splitlines()]
     assert len(lines) == 8
-    names = ["query", "rank", "score", "path", "key", "width", "height", "metadata"]
+    names = ["query", "rank", "score", "percentile", "path", "key", "width", "height", "metadata"]
     assert list(lines[0]) == names
     assert lines[0]["key"] == "clocks/clocks_1.jpg" and lines[0]["score"] > 0.9999
     assert [line["rank"] for line in lines] == [1, 2, 3, 4, 1, 2, 3, 4]
@@ -112,7 +112,7 @@ def test_contact_sheet(store: Path, tmp_path: Path) -> None:
     [
         (["nonsense"], 2, "No such command"),
         (["quer"], 2, "Did you mean 'query'"),
-        (["query"], 2, "Missing argument"),
+        (["query"], 2, "name an image"),
         (["query", "--frobnicate", "x"], 2, "No such option"),
         (["query", "x.jpg", "-k", "0"], 2, "-k"),
         (["query", "x.jpg", "-k", "-1"], 2, "-k"),

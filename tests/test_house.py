@@ -22,7 +22,8 @@ FLOORS = [
     ["cli", "__main__"],
     ["__init__"],
     ["learning", "benching"],
-    ["indexing", "searching", "upkeep"],
+    ["indexing", "searching", "upkeep", "importing", "exporting"],
+    ["settling"],
     ["tuning"],
     ["ledger", "planning", "scope", "pipeline", "queries", "columns", "neighbors", "staleness"],
     ["sources", "decode", "network", "store", "ann", "filters", "present"],
@@ -39,7 +40,7 @@ SAME_FLOOR = {
 HEAVY = {
     "PIL": {"decode", "present", "queries"},
     "pillow_heif": {"decode"},
-    "pyarrow": {"store", "planning", "ledger", "columns", "filters"},
+    "pyarrow": {"store", "planning", "ledger", "columns", "filters", "importing", "exporting"},
     "duckdb": {"filters"},
     "torch": {"network", "learning"},
     "torchvision": set(),

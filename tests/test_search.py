@@ -396,3 +396,26 @@ def test_bytes_never_reach_the_store(real_store: Path) -> None:
     with embedsearch.open_store(real_store) as searcher:
         searcher.query(data.getvalue())
     assert sorted(path.name for path in real_store.rglob("*")) == before
+
+
+def test_the_percentile_is_the_share_of_pairs_below(real_store: Path) -> None:
+    vectors = np.array([*(np.frombuffer(v, np.float16) for v in rows_of(real_store).values())])
+    units = vectors.astype(np.float64)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    pairs = (units @ units.T)[np.triu_indices(len(units), 1)]
+    with embedsearch.open_store(real_store) as searcher:
+        hits = searcher.query(units[3].astype(np.float32), 10)
+    assert hits[0].percentile == 100.0
+    for hit in hits:
+        share = 100 * float(np.mean(pairs < hit.score - 1e-6))
+        assert hit.percentile == pytest.approx(share, abs=100 / len(pairs) + 1)
+    assert hits == sorted(hits, key=lambda hit: -(hit.percentile or 0))
+
+
+def test_one_image_has_no_percentile(tmp_path: Path, extractor: Callable[..., Any]) -> None:
+    paint(tmp_path / "p" / "only.png", 1)
+    store = tmp_path / "s.es"
+    embedsearch.index(tmp_path / "p", store=store, model="packaged", extractor_factory=extractor)
+    with embedsearch.open_store(store) as searcher:
+        (hit,) = searcher.query(unit(0))
+    assert hit.percentile is None and hit.to_dict()["percentile"] is None

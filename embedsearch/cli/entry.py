@@ -14,14 +14,18 @@ import typer
 
 from embedsearch.cli.app import app, explain
 from embedsearch.cli.bench import bench
+from embedsearch.cli.exchange import export, import_
 from embedsearch.cli.index import index
 from embedsearch.cli.learn import evaluate, train
 from embedsearch.cli.query import query
 from embedsearch.cli.stores import check, failures, info, models, repair
 from embedsearch.errors import EmbedSearchError
 
+# In the order of --help.
 for command in (index, query, info, check, repair, failures, models, bench, evaluate, train):
-    app.command()(command)  # in the order of --help
+    app.command()(command)
+app.command()(export)
+app.command("import")(import_)
 
 
 def main() -> NoReturn:

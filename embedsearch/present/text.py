@@ -24,7 +24,9 @@ from embedsearch.records import (
     TrainReport,
 )
 
-HIT_COLUMNS = ["query", "rank", "score", "path", "key", "width", "height", "metadata"]
+HIT_COLUMNS = [
+    *("query", "rank", "score", "percentile", "path", "key", "width", "height", "metadata")
+]
 # What a spreadsheet takes for the beginning of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -52,11 +54,18 @@ def hit_csv(rows: Iterable[Mapping[str, Any]]) -> str:
 def hit_table(query: str, hits: Sequence[Hit]) -> str:
     """Return the hits of one query as a table for a terminal."""
     rows = [
-        (str(h.rank), f"{h.score:.3f}", f"{h.width} x {h.height}", _from_here(h.path)) for h in hits
+        (
+            str(hit.rank),
+            f"{hit.score:.3f}",
+            "" if hit.percentile is None else f"{hit.percentile:.2f} %",
+            f"{hit.width} x {hit.height}",
+            _from_here(hit.path),
+        )
+        for hit in hits
     ]
     if not rows:
-        return f"{printable(query)}: no image reaches the minimum score\n"
-    lines = table(("rank", "score", "size", "path"), rows, right=(0, 1, 2))
+        return f"{printable(query)}: no image is left by what was asked\n"
+    lines = table(("rank", "score", "nearer than", "size", "path"), rows, right=(0, 1, 2, 3))
     return f"{printable(query)}\n{lines}"
 
 

@@ -1,0 +1,181 @@
+"""Rows and vectors out of a store; in: a store and a file's name, out: that file.
+
+Parquet with a list column, NumPy with a CSV, JSON lines, or a FAISS index with a CSV: by suffix.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedsearch.ann.build import flat_bytes
+from embedsearch.columns import RowColumns
+from embedsearch.errors import StorageError, UsageError
+from embedsearch.session import Session
+from embedsearch.store.snapshot import Snapshot, open_snapshot
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What `export` wrote."""
+
+    files: list[str]
+    rows: int
+    dim: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return {"files": self.files, "rows": self.rows, "dim": self.dim}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some rows: their columns, and vectors float32 (n, D), unit rows."""
+
+    table: pa.Table
+    vectors: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is to be written: the rows in parts, the names of their columns."""
+
+    parts: Iterator[_Part]
+    names: list[str]
+    rows: int
+    dim: int
+
+
+def export(
+    store: Path, out: Path, *, where: str | None = None, session: Session | None = None
+) -> ExportReport:
+    """Write the rows of a store, or those that meet a condition, in their order.
+
+    The vectors are those stored, scaled to length 1. `.npy` and `.faiss` get a `.csv` beside
+    them with a line a row. Raises UsageError and StorageError; no unfinished file is left.
+    """
+    if out.suffix not in _WRITERS:
+        raise UsageError(f"{out} does not end in one of {', '.join(_WRITERS)}")
+    with open_snapshot(store) as snapshot:
+        columns = RowColumns(snapshot)
+        mask = snapshot.live_mask()
+        if where is not None:
+            mask &= columns.where(where)
+        job = _Job(
+            parts=_parts(snapshot, columns, mask, session or Session()),
+            names=columns.schema.names,
+            rows=int(mask.sum()),
+            dim=snapshot.manifest.model.dim,
+        )
+        if not job.rows:
+            raise UsageError(f"{store} holds no such row: nothing was written")
+        files = [out, out.with_suffix(".csv")] if out.suffix in {".npy", ".faiss"} else [out]
+        with _in_place(files) as temporary:
+            _WRITERS[out.suffix](temporary, job)
+    return ExportReport([str(file) for file in files], job.rows, job.dim)
+
+
+def _parts(
+    snapshot: Snapshot, columns: RowColumns, mask: npt.NDArray[np.bool_], session: Session
+) -> Iterator[_Part]:
+    """Yield the rows that a mask marks, a row group at a time."""
+    vectors = (some for shard in snapshot.shards for some in shard.vectors())
+    for (start, table), some in zip(columns.tables(columns.schema.names), vectors, strict=True):
+        session.check()
+        here = mask[start : start + len(table)]
+        if here.any():
+            kept = some[here].astype(np.float32)
+            kept /= np.linalg.norm(kept, axis=1, keepdims=True)
+            yield _Part(table.filter(pa.array(here)), kept)
+
+
+@contextlib.contextmanager
+def _in_place(files: Sequence[Path]) -> Iterator[list[Path]]:
+    """Give names to write under; on success they become `files`, else they are removed."""
+    temporary = [file.with_name(f".{file.name}.{os.getpid()}.tmp") for file in files]
+    try:
+        yield temporary
+        for written, file in zip(temporary, files, strict=True):
+            written.replace(file)
+    except OSError as error:
+        name = error.filename or files[0]
+        raise StorageError(f"{name}: {error.strerror or error}") from error
+    finally:
+        for written in temporary:
+            written.unlink(missing_ok=True)
+
+
+def _write_parquet(files: list[Path], job: _Job) -> None:
+    with contextlib.ExitStack() as stack:
+        writer: pq.ParquetWriter | None = None
+        for part in job.parts:
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(part.vectors.reshape(-1)), job.dim)
+            table = part.table.append_column("vector", vectors)
+            if writer is None:
+                writer = pq.ParquetWriter(files[0], table.schema, compression="zstd")
+                stack.enter_context(writer)
+            writer.write_table(table)
+
+
+def _write_numpy(files: list[Path], job: _Job) -> None:
+    header = np.lib.format.header_data_from_array_1_0(np.empty((0, job.dim), np.float32))
+    with files[0].open("wb") as file, _table_file(files[1], job.names) as write_table:
+        np.lib.format.write_array_header_1_0(file, {**header, "shape": (job.rows, job.dim)})
+        for part in job.parts:
+            file.write(part.vectors.tobytes())
+            write_table(part.table)
+
+
+def _write_json_lines(files: list[Path], job: _Job) -> None:
+    with files[0].open("w") as file:
+        for part in job.parts:
+            for row, vector in zip(part.table.to_pylist(), part.vectors.tolist(), strict=True):
+                file.write(json.dumps({**row, "vector": vector}, default=str) + "\n")
+
+
+def _write_faiss(files: list[Path], job: _Job) -> None:
+    with files[0].open("wb") as file, _table_file(files[1], job.names) as write_table:
+
+        def vectors() -> Iterator[npt.NDArray[np.float16]]:
+            for part in job.parts:
+                write_table(part.table)
+                yield part.vectors.astype(np.float16)
+
+        for piece in flat_bytes(job.dim, vectors()):
+            file.write(piece)
+
+
+_WRITERS = {
+    ".parquet": _write_parquet,
+    ".npy": _write_numpy,
+    ".jsonl": _write_json_lines,
+    ".faiss": _write_faiss,
+}
+
+
+@contextlib.contextmanager
+def _table_file(path: Path, names: list[str]) -> Iterator[Any]:
+    """Give a function that writes tables to a CSV with a header."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+
+        def write(table: pa.Table) -> None:
+            for row in table.to_pylist():
+                writer.writerow(
+                    json.dumps(v, default=str) if isinstance(v, dict | list) else v
+                    for v in row.values()
+                )
+
+        yield write

@@ -1,0 +1,315 @@
+"""Vectors made elsewhere into a store; in: Parquet, or .npy and paths, out: a commit.
+
+Rows are known by their paths, as those of `index` are: a path that the store has already gets the
+new vector.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedsearch.config import SearchBudget
+from embedsearch.errors import IncompatibleStore, NothingIndexed, UsageError
+from embedsearch.ledger import Ledger
+from embedsearch.network.catalog import AUTO, CATALOG
+from embedsearch.network.weights import SUFFIXES, resolve
+from embedsearch.records import (
+    EmbeddingBatch,
+    Failure,
+    ImageFacts,
+    ImageRef,
+    ModelSpec,
+    Reason,
+    Stage,
+)
+from embedsearch.session import Session
+from embedsearch.settling import settle
+from embedsearch.store.locate import locate_store
+from embedsearch.store.manifest import Manifest, Root
+from embedsearch.store.snapshot import Snapshot, read_failures
+from embedsearch.store.writer import StoreWriter
+
+VECTOR_COLUMNS = ("vector", "embedding")
+_ROWS = 8192  # at once
+_NO_DIGEST = bytes(32)
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What `import` did: rows = added + replaced + failed + repeated."""
+
+    store: str
+    model: str
+    generation: int
+    images: int  # of the store afterwards
+    rows: int
+    added: int
+    replaced: int
+    failed: int  # no finite vector that could be scaled to length 1
+    repeated: int  # a path again: the first one counts
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return dict(vars(self))
+
+
+def import_vectors(
+    source: str | Path,
+    *,
+    model: str,
+    paths: str | Path | None = None,
+    root: str | Path = ".",
+    store: str | Path | None = None,
+    session: Session | None = None,
+) -> ImportReport:
+    """Take vectors into a store, all or nothing.
+
+    `source` is Parquet with the columns `path` and `vector` or `embedding`, or a .npy file of
+    (rows, D) with `paths`, a text file of one path a line, or a CSV with the column `path`. Paths
+    lie below the folder `root`. `model` says what made the vectors: one of the catalogue or a
+    file of weights, whose network then embeds query images, or any other name, for a store that
+    is asked with keys and vectors. Vectors are scaled to length 1. Raises EmbedSearchError.
+    """
+    session = session or Session()
+    reader = _reader(Path(source), None if paths is None else Path(paths))
+    spec = _spec(model, reader.dim, session)
+    with StoreWriter(locate_store(store, create=True)) as writer:
+        return _Import(writer, spec, os.path.realpath(root), session).run(reader)
+
+
+def _spec(model: str, dim: int, session: Session) -> ModelSpec:
+    if model not in {AUTO, *CATALOG} and not model.endswith(SUFFIXES):
+        return ModelSpec.foreign(model, dim)
+    spec = resolve(model, session)
+    if spec.dim != dim:
+        raise UsageError(f"{model} makes vectors of {spec.dim} components, these have {dim}")
+    return spec
+
+
+class _Import:
+    """One import: holds what its steps share."""
+
+    def __init__(self, writer: StoreWriter, spec: ModelSpec, root: str, session: Session) -> None:
+        self._writer = writer
+        self._spec = spec
+        self._root = root.rstrip("/") or "/"
+        self._session = session
+        self._counts = dict.fromkeys(("rows", "added", "replaced", "failed", "repeated"), 0)
+        self._failures: list[Failure] = []
+        self._seen: set[bytes] = set()
+
+    def run(self, reader: _Reader) -> ImportReport:
+        """Read all blocks into the ledger, then commit."""
+        before = self._writer.manifest
+        if before is not None and before.model.fingerprint != self._spec.fingerprint:
+            raise IncompatibleStore(
+                f"{self._writer.store} was made with {before.model.name}, not {self._spec.name} "
+                f"({'; '.join(self._spec.differences(before.model))})"
+            )
+        roots, home = self._roots(before)
+        known = self._known(before, home)
+        ledger = Ledger(self._writer, self._spec, roots, rebuild=False)
+        for paths, vectors in reader.blocks():
+            self._session.check()
+            self._take(ledger, home, known, paths, vectors)
+        if self._failures:
+            mine = {(failure.root, failure.key) for failure in self._failures}
+            old = [] if before is None else read_failures(self._writer.store, before)
+            ledger.set_failures([*self._failures, *(f for f in old if (f.root, f.key) not in mine)])
+        ledger.commit(self._counts)
+        budget = SearchBudget() if before is None else before.search.budget
+        settle(ledger, budget, self._counts, self._session)
+        if not ledger.images:
+            raise NothingIndexed(f"none of {self._counts['rows']} rows holds a vector")
+        manifest = self._writer.manifest
+        assert manifest is not None, "it was committed"
+        return ImportReport(
+            store=str(self._writer.store),
+            model=self._spec.name,
+            generation=manifest.generation,
+            images=manifest.live,
+            **self._counts,
+        )
+
+    def _roots(self, before: Manifest | None) -> tuple[tuple[Root, ...], Root]:
+        """Return the roots with that of the import among them, and that one."""
+        roots = () if before is None else before.roots
+        for root in roots:
+            if root.path == self._root:
+                return roots, root
+        home = Root(max((root.id for root in roots), default=-1) + 1, self._root)
+        return (*roots, home), home
+
+    def _known(self, before: Manifest | None, home: Root) -> dict[bytes, int]:
+        """Return the row of each key that the store has below the root."""
+        if before is None or not before.live:
+            return {}
+        known = {}
+        with Snapshot(self._writer.store, before) as snapshot:
+            deleted = set(snapshot.deleted.tolist())
+            for shard in snapshot.shards:
+                for table in shard.columns(["row", "root", "key"]):
+                    for row, root, key in zip(*(c.to_pylist() for c in table.columns), strict=True):
+                        if root == home.id and row not in deleted:
+                            known[key] = row
+        return known
+
+    def _take(
+        self,
+        ledger: Ledger,
+        home: Root,
+        known: dict[bytes, int],
+        paths: list[str],
+        vectors: npt.NDArray[np.float32],
+    ) -> None:
+        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+        good, refs, facts = [], [], []
+        for place, path in enumerate(paths):
+            self._counts["rows"] += 1
+            key = self._key(path)
+            name = os.fsencode(key)
+            if name in self._seen:
+                self._counts["repeated"] += 1
+                continue
+            self._seen.add(name)
+            if not (np.isfinite(lengths[place]) and lengths[place] > 0):
+                self._counts["failed"] += 1
+                detail = "the vector is zero" if lengths[place] == 0 else "NaN or infinity"
+                failure = Failure(home.id, key, Stage.EMBED, Reason.NOT_FINITE, detail)
+                self._failures.append(failure)
+                continue
+            if name in known:
+                ledger.delete([known[name]])
+            self._counts["replaced" if name in known else "added"] += 1
+            good.append(place)
+            refs.append(self._ref(home, key))
+            facts.append(ImageFacts(0, 0, "", _NO_DIGEST))
+        if good:
+            units = vectors[good] / lengths[good, None]
+            ledger.add(EmbeddingBatch(refs, facts, units.astype(np.float32)))
+
+    def _key(self, path: str) -> str:
+        """Return the path inside the root. Raises UsageError for one outside it."""
+        whole = os.path.normpath(os.path.join(self._root, path))
+        inside = self._root if self._root == "/" else self._root + "/"
+        if "\0" in path or not path or not whole.startswith(inside):
+            raise UsageError(f"{path!r} does not lie below {self._root}: name its folder by --root")
+        return whole.removeprefix(inside)
+
+    def _ref(self, home: Root, key: str) -> ImageRef:
+        """Return the ref with what the file is now, where it is there: `index` then keeps it."""
+        try:
+            facts = os.stat(os.path.join(self._root, key), follow_symlinks=False)
+        except OSError:
+            return ImageRef(home.id, key, -1, -1)
+        return ImageRef(home.id, key, facts.st_size, facts.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Rows of a file, to be read in blocks."""
+
+    source: Path
+    paths: Path | None
+    column: str  # of the vectors in Parquet; "" for .npy
+    dim: int
+
+    def blocks(self) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
+        """Yield paths and float32 (n, D). Raises UsageError."""
+        return self._parquet_blocks() if self.column else self._numpy_blocks()
+
+    def _parquet_blocks(self) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
+        with pq.ParquetFile(self.source) as file:
+            for batch in file.iter_batches(_ROWS, columns=["path", self.column]):
+                paths = batch.column("path").to_pylist()
+                if None in paths:
+                    raise UsageError(f"{self.source}: a row has no path")
+                yield list(map(_text, paths)), self._matrix(batch.column(self.column))
+
+    def _matrix(self, column: pa.Array) -> npt.NDArray[np.float32]:
+        lengths = {len(value) if value is not None else 0 for value in column}
+        if lengths - {self.dim}:
+            raise UsageError(
+                f"{self.source}: vectors of {sorted(lengths)} components among those of {self.dim}"
+            )
+        flat = column.flatten().to_numpy(zero_copy_only=False)
+        matrix: npt.NDArray[np.float32] = flat.astype(np.float32).reshape(-1, self.dim)
+        return matrix
+
+    def _numpy_blocks(self) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
+        assert self.paths is not None, "a .npy file comes with paths"
+        vectors = np.load(self.source, mmap_mode="r", allow_pickle=False)
+        names = _listed(self.paths)
+        for start in range(0, len(vectors), _ROWS):
+            some = np.asarray(vectors[start : start + _ROWS], dtype=np.float32)
+            paths = [name for _, name in zip(some, names, strict=False)]
+            if len(paths) < len(some):
+                raise UsageError(f"{self.paths} names fewer than the {len(vectors)} rows")
+            yield paths, some
+        if next(names, None) is not None:
+            raise UsageError(f"{self.paths} names more than the {len(vectors)} rows")
+
+
+def _reader(source: Path, paths: Path | None) -> _Reader:
+    """Look at a file's form. Raises UsageError."""
+    if not source.is_file():
+        raise UsageError(f"{source}: there is no such file")
+    if source.suffix == ".npy":
+        if paths is None or not paths.is_file():
+            raise UsageError(f"{source} needs --paths FILE with the path of each row")
+        try:
+            array = np.load(source, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise UsageError(f"{source} cannot be read: {error}") from error
+        if array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
+            raise UsageError(f"{source} is {array.dtype} {array.shape}, not float (rows, D)")
+        return _Reader(source, paths, "", array.shape[1])
+    if paths is not None:
+        raise UsageError("--paths goes with a .npy file")
+    try:
+        with pq.ParquetFile(source) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+            column = next((name for name in VECTOR_COLUMNS if name in schema.names), "")
+            if not column or "path" not in schema.names or not rows:
+                raise UsageError(
+                    f"{source} has {rows} rows of {', '.join(schema.names)}; path and vector are "
+                    "needed"
+                )
+            kind = schema.field(column).type
+            if not _is_list_of_floats(kind):
+                raise UsageError(f"{source}: {column} is {kind}, not a list of floats")
+            first = next(file.iter_batches(1, columns=[column])).column(column)
+            return _Reader(source, None, column, len(first[0]) if first[0].is_valid else 0)
+    except (pa.ArrowException, OSError) as error:
+        raise UsageError(f"{source} is no Parquet file: {error}") from error
+
+
+def _is_list_of_floats(kind: pa.DataType) -> bool:
+    listed = [pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list]
+    return any(is_kind(kind) for is_kind in listed) and bool(pa.types.is_floating(kind.value_type))
+
+
+def _text(path: str | bytes) -> str:
+    return os.fsdecode(path)
+
+
+def _listed(paths: Path) -> Iterator[str]:
+    """Yield the paths of a text file, one a line, or of the column `path` of a CSV."""
+    with paths.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        if paths.suffix != ".csv":
+            yield from (line.rstrip("\r\n") for line in file)
+            return
+        rows = csv.DictReader(file)
+        if "path" not in (rows.fieldnames or []):
+            raise UsageError(f"{paths} has no column path, but {', '.join(rows.fieldnames or [])}")
+        yield from (row["path"] for row in rows)
