@@ -254,6 +254,11 @@ class _Run:
         total = len(plan.embed)
         if not total:
             return 0
+        if model.is_foreign:
+            raise IncompatibleStore(
+                f"no network here makes the vectors of {model.name}, which {total} images need; "
+                "--rebuild --model NAME embeds everything anew"
+            )
         paths = {root.id: root.path for root in scope.roots}
         jobs = (DecodeJob(ref, paths[ref.root]) for ref in plan.embed)
         self.side, stop = model.input_side, self.session.stop

@@ -82,7 +82,8 @@ def test_shards_are_ordinary_parquet(store: Path, photos: Path) -> None:
     assert table.schema.field("vector").type.list_size == 512
     column = pq.ParquetFile(store / shard.relative).metadata.row_group(0).column(15)
     assert column.path_in_schema == "vector.list.element"
-    assert "BYTE_STREAM_SPLIT" in column.encodings and column.compression == "ZSTD"
+    assert "BYTE_STREAM_SPLIT" not in column.encodings, "DuckDB reads none of float16"
+    assert column.compression == "ZSTD"
     row = next(r for r in table.to_pylist() if r["key"] == b"b/02.png")
     assert row["path"] == "b/02.png" and (row["width"], row["height"]) == (48, 40)
     assert row["mtime_ns"] == (photos / "b/02.png").stat().st_mtime_ns

@@ -39,21 +39,22 @@ def factories(rows: int, dim: int, budget: SearchBudget, *, loses_rows: bool) ->
     """Return the indexes worth building within the memory of the budget, the first one first.
 
     Of rows of 8 bits a component, IVF is quick to build and HNSW quick to search, but it cannot
-    forget: it is for stores that never lost a row. RaBitQ takes half and an eighth of that.
+    forget: it is for stores that never lost a row. RaBitQ takes half and an eighth of their
+    memory, and finds less: it is for where they do not fit.
     """
     if budget.factory != AUTO_ANN:
         return [budget.factory]
     lists = list_count(rows)
-    listed = {
-        f"IVF{lists},SQ8": dim + 8,
-        f"HNSW{_HNSW_LINKS},SQ8": dim + 8 * _HNSW_LINKS + 16,
-        f"IVF{lists},RaBitQ4": dim // 2 + 40,
-        f"IVF{lists},RaBitQ": dim // 8 + 40,
-    }
-    if loses_rows or rows > _MAX_HNSW_ROWS:
-        listed = {name: size for name, size in listed.items() if not name.startswith("HNSW")}
     fixed = 4 * dim * lists  # the centroids
-    return [name for name, size in listed.items() if rows * size + fixed <= budget.memory_bytes]
+
+    def fits(row_bytes: int) -> bool:
+        return rows * row_bytes + fixed <= budget.memory_bytes
+
+    by_size = {"SQ8": dim + 8, "RaBitQ4": dim // 2 + 40, "RaBitQ": dim // 8 + 40}
+    names = [f"IVF{lists},{code}" for code, size in by_size.items() if fits(size)][:1]
+    if not loses_rows and rows <= _MAX_HNSW_ROWS and fits(dim + 8 * _HNSW_LINKS + 16):
+        names.append(f"HNSW{_HNSW_LINKS},SQ8")
+    return names
 
 
 def list_count(rows: int) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.config import available_processors
-from embedsearch.errors import IncompatibleStore, MissingLibrary
+from embedsearch.errors import MissingLibrary
 from embedsearch.records import ModelSpec
 from embedsearch.session import Session
 
@@ -74,10 +74,6 @@ def load_stream_extractor(
 def _load(
     spec: ModelSpec, device: str, precision: str, session: Session, *, streaming: bool
 ) -> PixelExtractor:
-    if spec.is_foreign:
-        raise IncompatibleStore(
-            f"no network here makes the vectors of {spec.name}; --rebuild --model NAME embeds anew"
-        )
     if device == "auto":
         device = _auto_device()
     if device == "cpu" and precision != "fp16":

@@ -20,6 +20,7 @@ from embedsearch.records import (
     Failure,
     Hit,
     IndexReport,
+    ModelSpec,
     StagePlan,
     TrainReport,
 )
@@ -58,7 +59,7 @@ def hit_table(query: str, hits: Sequence[Hit]) -> str:
             str(hit.rank),
             f"{hit.score:.3f}",
             "" if hit.percentile is None else f"{hit.percentile:.2f} %",
-            f"{hit.width} x {hit.height}",
+            f"{hit.width} x {hit.height}" if hit.width else "",
             _from_here(hit.path),
         )
         for hit in hits
@@ -165,8 +166,7 @@ def info_lines(facts: Mapping[str, Any]) -> str:
         "store": facts["store"],
         "images": f"{facts['images']:,} ({facts['failures']:,} files failed)",
         "folders": ", ".join(facts["roots"]),
-        "model": f"{model['name']} ({model['architecture']}, {model['input_side']} px, "
-        f"{model['pooling']}), fingerprint {model['fingerprint'][:16]}",
+        "model": f"{_model_words(model)}, fingerprint {model['fingerprint'][:16]}",
         "dims": str(facts["dim"]),
         "generation": f"{facts['generation']}, {facts['created']}, by {facts['tool']}",
         "search": f"{_search_words(facts)}; {facts['faiss_files']} FAISS file(s), "
@@ -175,6 +175,13 @@ def info_lines(facts: Mapping[str, Any]) -> str:
     }
     width = max(map(len, shown))
     return "".join(f"{name:<{width}}  {printable(text)}\n" for name, text in shown.items())
+
+
+def _model_words(model: Mapping[str, Any]) -> str:
+    if model["architecture"] == ModelSpec.FOREIGN:
+        return f"{model['name']}, made elsewhere"
+    how = f"{model['architecture']}, {model['input_side']} px, {model['pooling']}"
+    return f"{model['name']} ({how})"
 
 
 def _search_words(facts: Mapping[str, Any]) -> str:
