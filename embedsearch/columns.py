@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedsearch.errors import MissingLibrary
 from embedsearch.store.shards import row_schema
 from embedsearch.store.snapshot import Snapshot
 
@@ -38,8 +39,10 @@ class RowColumns:
 
     def where(self, text: str) -> npt.NDArray[np.bool_]:
         """Return bool (all shard rows,): where a condition holds. Raises UsageError."""
-        from embedsearch.filters import Where  # a query without a filter does without DuckDB
-
+        try:
+            from embedsearch.filters import Where  # a query without one does without DuckDB
+        except ImportError as error:
+            raise MissingLibrary(f"--where needs DuckDB ({error}): pip install duckdb") from error
         mask = np.zeros(int(self._snapshot.starts[-1]), np.bool_)
         with Where(text, self.schema) as condition:
             for start, table in self.tables(condition.columns or ["row"]):

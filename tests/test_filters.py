@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+import embedsearch
 from embedsearch import filters
-from embedsearch.errors import UsageError
+from embedsearch.errors import MissingLibrary, UsageError
 from embedsearch.filters import Where
 
 ROWS = pa.table(
@@ -151,3 +155,16 @@ def test_a_condition_that_takes_for_ever_is_stopped(monkeypatch: pytest.MonkeyPa
     ):
         where.holds(many)
     assert time.monotonic() - started < 5
+
+
+def test_without_duckdb_only_conditions_are_missing(
+    photos: Path, tmp_path: Path, extractor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "s.es"
+    embedsearch.index(photos, store=store, model="packaged", extractor_factory=extractor)
+    monkeypatch.setitem(sys.modules, "duckdb", None)
+    monkeypatch.delitem(sys.modules, "embedsearch.filters")
+    with embedsearch.open_store(store) as searcher:
+        assert len(searcher.query(embedsearch.Key("a/01.png"), 3)) == 3
+        with pytest.raises(MissingLibrary, match="pip install duckdb"):
+            searcher.query(embedsearch.Key("a/01.png"), 3, where="width > 1")

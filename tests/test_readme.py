@@ -17,6 +17,7 @@ README = (REPOSITORY / "README.md").read_text()
 # What differs from run to run and machine to machine.
 TIMES = re.compile(r"\((fp32|bf16)\) in [\d.]+ s, \d+ images/s\nslowest stage: .*")
 SCORE = re.compile(r"\b[01]\.\d{3}\b")
+PERCENTILE = re.compile(r" *\b(\d+\.\d{2}) %")
 
 
 def blocks(language: str) -> list[str]:
@@ -26,6 +27,9 @@ def blocks(language: str) -> list[str]:
 def assert_same(shown: str, wanted: str) -> None:
     """Compare what a command printed; a score may differ in its third digit by the processor."""
     theirs, ours = (TIMES.sub("(…)", text) for text in (shown, wanted))
+    percentiles = [[float(p) for p in PERCENTILE.findall(text)] for text in (theirs, ours)]
+    assert percentiles[0] == pytest.approx(percentiles[1], abs=1.5)
+    theirs, ours = (PERCENTILE.sub(" … %", text) for text in (theirs, ours))
     assert SCORE.sub("0.…", theirs) == SCORE.sub("0.…", ours)
     scores = [[float(score) for score in SCORE.findall(text)] for text in (theirs, ours)]
     assert scores[0] == pytest.approx(scores[1], abs=0.006)
@@ -40,7 +44,7 @@ def home(tmp_path: Path) -> Path:
 def test_the_session_is_true(home: Path) -> None:
     (session,) = [block for block in blocks("console") if "-k 4" in block]
     steps = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE)
-    assert len(steps) == 6
+    assert len(steps) == 7
     for command, wanted in steps:
         words = shlex.split(command)
         if words[0] == "embedsearch":

@@ -231,7 +231,10 @@ class Shard:
         groups = np.searchsorted(self._group_starts, offsets, side="right") - 1
         needed = np.unique(groups)
         with self._guard():
-            table = self._file.read_row_groups(needed.tolist(), columns=list(names))
+            # A few small columns: handing them to threads would take longer than reading them.
+            table = self._file.read_row_groups(
+                needed.tolist(), columns=list(names), use_threads=False
+            )
         sizes = self._group_starts[needed + 1] - self._group_starts[needed]
         starts_in_table = np.concatenate([[0], np.cumsum(sizes)])[:-1]
         slot = np.searchsorted(needed, groups)
