@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from embedsearch.errors import MissingLibrary
 from embedsearch.store.shards import row_schema
@@ -17,6 +17,13 @@ from embedsearch.store.snapshot import Snapshot
 # Shown under another name and in another form than the shards have them.
 _MADE_OF = {"folder": "root", "modified": "mtime_ns"}
 _INTERNAL = frozenset({"root", "key", "mtime_ns", "digest", "vector"})
+_FIELDS = [
+    *(field for field in row_schema(1) if field.name not in _INTERNAL),
+    pa.field("folder", pa.string()),
+    pa.field("modified", pa.timestamp("us")),
+]
+# What a column of the user's cannot be called.
+BUILT_IN = frozenset(field.name for field in _FIELDS) | _INTERNAL
 
 
 class RowColumns:
@@ -24,16 +31,18 @@ class RowColumns:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        shown = [field for field in row_schema(1) if field.name not in _INTERNAL]
-        made = [pa.field("folder", pa.string()), pa.field("modified", pa.timestamp("us"))]
-        self.schema = pa.schema([*shown, *made])
+        self._user = snapshot.metadata()
+        users = [] if self._user is None else list(self._user.schema)[1:]
+        self.schema = pa.schema([*_FIELDS, *users])
 
     def tables(self, names: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
         """Yield the named columns of all shard rows in parts: (first ordinal, table)."""
-        stored = sorted({_MADE_OF.get(name, name) for name in names} or {"row"})
+        stored = {_MADE_OF.get(name, name) for name in names if name in BUILT_IN}
+        if len(stored) < len(names):
+            stored.add("row")  # by which the user's columns are found
         for shard, start in zip(self._snapshot.shards, self._snapshot.starts, strict=False):
             position = int(start)
-            for table in shard.columns(stored):
+            for table in shard.columns(sorted(stored)):
                 yield position, pa.table({name: self._column(table, name) for name in names})
                 position += len(table)
 
@@ -51,6 +60,8 @@ class RowColumns:
 
     def find(self, key: str) -> list[int]:
         """Return the ordinals of the rows, deleted ones too, that a key or a whole path names."""
+        import pyarrow.compute as pc  # a twentieth of a second of a query that does without
+
         roots = self._snapshot.manifest.roots
         wanted = {root.id: os.fsencode(key) for root in roots}
         if key.startswith("/"):
@@ -75,5 +86,29 @@ class RowColumns:
             folders = [paths[root] for root in table.column("root").to_pylist()]
             return pa.chunked_array([pa.array(folders, pa.string())])
         if name == "modified":
+            import pyarrow.compute as pc
+
             return pc.divide(table.column("mtime_ns"), 1000).cast(pa.timestamp("us"))
+        if name not in BUILT_IN:
+            return self._of_user(table.column("row").to_numpy(), [name]).column(name)
         return table.column(name)
+
+    def metadata(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the user's columns of rows, by their numbers; {} for one that has none."""
+        if self._user is None:
+            return [{} for _ in rows]
+        found = self._of_user(np.array(rows, np.int64), self._user.column_names)
+        return [
+            {name: value for name, value in row.items() if name != "row"}
+            if row["row"] is not None
+            else {}
+            for row in found.to_pylist()
+        ]
+
+    def _of_user(self, rows: npt.NDArray[np.int64], names: list[str]) -> pa.Table:
+        """Return the user's columns of rows, null where a row has none."""
+        assert self._user is not None, "one of its columns is asked for"
+        known = self._user.column("row").to_numpy()
+        places = np.searchsorted(known, rows)
+        there = known[np.minimum(places, len(known) - 1)] == rows
+        return self._user.select(names).take(pa.array(places, mask=~there))

@@ -91,6 +91,7 @@ class IndexConfig:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     checkpoint_s: float = 60.0  # a killed run loses at most this much work ...
     checkpoint_images: int = 5_000  # ... or this many images
+    metadata: str | None = None  # a file with columns of the user's, see sources/table.py
     wait_s: float = 0.0  # how long to wait for another writer of the store
     rebuild: bool = False  # embed everything anew, the one way to change a store's model
     allow_empty: bool = False  # accept that a root has vanished or holds no image any more

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import embedsearch
 from embedsearch.config import AUTO_ANN, EXACT_ANN, IndexConfig
@@ -33,6 +33,7 @@ from embedsearch.planning import Plan, make_plan
 from embedsearch.records import (
     Failure,
     IndexReport,
+    MetadataReport,
     ModelSpec,
     Progress,
 )
@@ -47,6 +48,9 @@ from embedsearch.store.locate import locate_store
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import Snapshot, open_snapshot, read_failures
 from embedsearch.store.writer import StoreWriter, check_creatable, create_store
+
+if TYPE_CHECKING:
+    from embedsearch.sources.table import UserTable
 
 ExtractorFactory = Callable[[ModelSpec, str, str, Session], PixelExtractor]
 
@@ -99,6 +103,8 @@ class _Run:
         self.outcome: Counter[str] = Counter()
         self.old_manifest: Manifest | None = None
         self.old_verdicts: Any = None
+        self.table: UserTable | None = None
+        self.metadata: MetadataReport | None = None
 
     def index(self, folders: list[str]) -> IndexReport:
         """Check before anything is made, then plan and work under the writer's lock."""
@@ -115,6 +121,7 @@ class _Run:
             return self._dry_run(manifest, scope)
         model = self._model(manifest)
         self._check_factory(model)
+        self._read_table()
         create_store(self.store)
         with StoreWriter(self.store, self.config.wait_s, self.session.check) as writer:
             if writer.manifest != manifest:  # another run committed while this one waited
@@ -172,6 +179,34 @@ class _Run:
             untrained(self.config.ann, model.dim)
         except ValueError as error:
             raise UsageError(f"--ann {self.config.ann}: {error}") from error
+
+    def _read_table(self) -> None:
+        """Read the user's table before anything is done: it may well be another file than meant."""
+        if self.config.metadata is not None:
+            from embedsearch.columns import BUILT_IN
+            from embedsearch.sources.table import read_user_table
+
+            self.table = read_user_table(Path(self.config.metadata), BUILT_IN)
+
+    def _join_table(self, ledger: Ledger, base: Manifest | None) -> None:
+        """Give the user's columns to the rows that they name."""
+        old = self.old_manifest
+        keeps = base is None and old is not None and old.metadata is not None
+        if self.table is None and not keeps:
+            return
+        from embedsearch.metadata import carried, join
+
+        with Snapshot(self.store, ledger.manifest) as snapshot:
+            known = snapshot.metadata()
+            if keeps and old is not None:  # the rows of a rebuild have new numbers
+                with Snapshot(self.store, old) as before:
+                    kept = carried(before)
+                if kept is not None:
+                    known, _ = join(snapshot, kept, None)
+            if self.table is not None:
+                known, self.metadata = join(snapshot, self.table, known)
+        if known is not None:
+            ledger.set_metadata(known)
 
     def _plan(self, snapshot: Snapshot | None, scope: Scope) -> Plan:
         started = time.monotonic()
@@ -236,6 +271,7 @@ class _Run:
                 "images is committed, the same command goes on from there",
                 stopped_by,
             )
+        self._join_table(ledger, base)
         started, written_s = time.monotonic(), ledger.write_s
         budget = self.config.budget(ledger.manifest.search.budget)
         settle(ledger, budget, self._run_record(plan), self.session)
@@ -303,16 +339,18 @@ class _Run:
         """Enter one batch into the ledger, with its failures."""
         refs = batch.images.refs
         if len(refs):
-            ledger.add(batch.images)
+            first = ledger.add(batch.images)
+            for row, ref in enumerate(refs, start=first):
+                if (old := plan.replaced.get((ref.root, ref.key))) is not None:
+                    ledger.replace(old, row)
         self.outcome["embedded"] += len(refs)
         changed = sum((ref.root, ref.key) in plan.replaced for ref in refs)
         self.outcome["changed"] += changed
         self.outcome["added"] += len(refs) - changed
         self.failures += batch.failures
         self.outcome["failed"] += len(batch.failures)
-        done = [(ref.root, ref.key) for ref in refs]
-        done += [(failure.root, failure.key) for failure in batch.failures]
-        ledger.delete(plan.replaced[key] for key in done if key in plan.replaced)
+        lost = [(failure.root, failure.key) for failure in batch.failures]
+        ledger.delete(plan.replaced[key] for key in lost if key in plan.replaced)
 
     def _verdict_key(self) -> dict[str, Any]:
         """Return what recorded failures depend on besides the file itself."""
@@ -384,5 +422,6 @@ class _Run:
             slowest_stage=slowest,
             advice="" if self.extractor is None else advice(slowest, self._setup()),
             workers=self.workers,
+            metadata=self.metadata,
             dry_run=self.config.dry_run,
         )

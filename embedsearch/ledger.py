@@ -27,7 +27,7 @@ from embedsearch.store.shards import (
     write_shard,
     write_small,
 )
-from embedsearch.store.snapshot import Snapshot, read_deleted
+from embedsearch.store.snapshot import Snapshot, read_deleted, read_metadata
 from embedsearch.store.writer import StoreWriter, write_exact
 
 # FAISS builds and serialises a file in memory, up to four times over for a moment; several files
@@ -57,6 +57,7 @@ class Ledger:
             shards=() if old is None else old.shards,
             deleted=None if old is None else old.deleted,
             deleted_rows=0 if old is None else old.deleted_rows,
+            metadata=None if old is None else old.metadata,
             failures=None if old is None else old.failures,
             failure_rows=0 if old is None else old.failure_rows,
             exact=() if old is None else old.exact,
@@ -68,6 +69,8 @@ class Ledger:
         self._fresh: list[ShardRecord] = []
         self._deleted: list[int] = []
         self._failures: list[Failure] | None = None
+        self._metadata: pa.Table | None = None
+        self._moved: dict[int, int] = {}  # old row number to new, of an image that stays
         self._tidy_shards = len(self.manifest.shards)
         self.images_since_commit = 0
         self.committed_at = time.monotonic()
@@ -78,12 +81,16 @@ class Ledger:
         """Return the rows that the store will hold."""
         return self.manifest.live + self._pending_rows - len(self._deleted)
 
-    def add(self, batch: EmbeddingBatch) -> None:
-        """Add the rows of a batch; a full shard is written, not yet committed."""
-        started = time.monotonic()
+    def add(self, batch: EmbeddingBatch) -> int:
+        """Add the rows of a batch; a full shard is written, not yet committed.
+
+        Returns the number of the first row.
+        """
+        started, first = time.monotonic(), self.manifest.next_row
         self._add_rows(batch_table(batch, self.manifest.next_row))
         self.images_since_commit += len(batch.refs)
         self.write_s += time.monotonic() - started
+        return first
 
     def carry(self, carries: list[Carry], snapshot: Snapshot) -> None:
         """Give old rows new refs: the vectors move into new rows, the old ones are deleted."""
@@ -106,7 +113,17 @@ class Ledger:
                 column = table.schema.field(place)
                 table = table.set_column(place, column, pa.array(values, column.type))
             self._add_rows(table)
-            self.delete(carry.row for carry in some)
+            for carry, row in zip(some, rows, strict=True):
+                self.replace(carry.row, row)
+
+    def replace(self, old: int, new: int) -> None:
+        """Delete a row of which another has taken the place; what the user said of it stays."""
+        self._moved[old] = new
+        self.delete([old])
+
+    def set_metadata(self, table: pa.Table) -> None:
+        """Replace the user's columns, sorted by the column `row`."""
+        self._metadata = table
 
     def delete(self, rows: Iterable[int]) -> None:
         """Delete rows by number."""
@@ -131,6 +148,11 @@ class Ledger:
                 deleted_rows=len(everything),
                 live=manifest.live - len(self._deleted),
             )
+        if self._moved and manifest.metadata is not None and self._metadata is None:
+            self._metadata = read_metadata(store, manifest.metadata)
+        if self._metadata is not None and len(self._metadata):
+            table = _renumbered(self._metadata, self._moved)
+            manifest = replace(manifest, metadata=write_small(store, "u", number, table))
         if self._failures is not None:
             some = len(self._failures)
             table = failure_table(self._failures)
@@ -140,6 +162,7 @@ class Ledger:
         self.writer.commit(manifest)
         self.manifest = manifest
         self._fresh, self._deleted, self._failures = [], [], None
+        self._metadata, self._moved = None, {}
         self.images_since_commit = 0
         self.committed_at = time.monotonic()
         self.write_s += self.committed_at - started
@@ -176,6 +199,8 @@ class Ledger:
     @property
     def is_tidy(self) -> bool:
         """Return whether the current generation holds all that `tidy` would make."""
+        if self._metadata is not None:
+            return False
         return self.manifest == self.writer.manifest or self._has_same_files()
 
     def _has_same_files(self) -> bool:
@@ -206,6 +231,16 @@ class Ledger:
 def _search(before: Manifest | None) -> SearchRecord:
     """Return the record of a store that begins anew: what was asked of it is kept."""
     return SearchRecord(SearchBudget() if before is None else before.search.budget)
+
+
+def _renumbered(table: pa.Table, moved: Mapping[int, int]) -> pa.Table:
+    """Return the user's columns with rows that got another number under it, sorted."""
+    if not moved:
+        return table
+    rows = table.column("row").to_pylist()
+    changed = np.array([moved.get(row, row) for row in rows], np.int64)
+    order = pa.array(np.argsort(changed, kind="stable"))
+    return table.set_column(0, "row", pa.array(changed)).take(order)
 
 
 def refresh_exact(writer: StoreWriter, manifest: Manifest) -> tuple[ExactRecord, ...]:

@@ -154,6 +154,7 @@ def check_unit_rows(vectors: npt.NDArray[np.float32]) -> None:
 class StoredImage:
     """What a store knows of the image in one row; `key` is the exact bytes of its path."""
 
+    row: int
     root: int
     key: bytes
     width: int
@@ -296,6 +297,19 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class MetadataReport:
+    """What became of a table: its rows = matched + unmatched."""
+
+    source: str
+    columns: list[str]
+    rows: int
+    matched: int
+    unmatched: int
+    images: int  # that have metadata now
+    unmatched_names: list[str] = field(default_factory=list)  # the first of them
+
+
+@dataclass(frozen=True)
 class IndexReport:
     """What one `index` run did: found = added + changed + moved + unchanged + failed."""
 
@@ -323,6 +337,7 @@ class IndexReport:
     slowest_stage: str
     advice: str  # what would make the slowest stage faster
     workers: int  # decoding processes at the end
+    metadata: MetadataReport | None = None
     dry_run: bool = False
 
     def __post_init__(self) -> None:

@@ -271,7 +271,9 @@ class Searcher:
             break
         if config.diverse is not None:
             ranked = self._diversified(ranked, config.diverse, wanted)
+        page = ranked[config.offset : wanted]
         roots = {root.id: root.path for root in self.manifest.roots}
+        metadata = self._columns.metadata([row.image.row for row in page])
         return [
             Hit(
                 rank=rank,
@@ -281,9 +283,11 @@ class Searcher:
                 key=os.fsdecode(row.image.key),
                 width=row.image.width,
                 height=row.image.height,
+                metadata=user,
             )
-            for rank, row in enumerate(ranked[:wanted], start=1)
-            if rank > config.offset
+            for rank, (row, user) in enumerate(
+                zip(page, metadata, strict=True), start=config.offset + 1
+            )
         ]
 
     def _ranked(self, neighbors: Neighbors, count: int, min_score: float | None) -> list[_Row]:

@@ -130,12 +130,17 @@ def repair(store: Path, wait_s: float = 0.0, session: Session | None = None) -> 
         sound = tuple(record for record in manifest.exact if record.relative not in broken)
         exact = refresh_exact(writer, replace(manifest, exact=sound))
         mended = replace(manifest, exact=exact)
+        lost = {p.file for p in problems if p.file.startswith("meta/")}
+        if manifest.metadata is not None and manifest.metadata.relative in lost:
+            mended = replace(mended, metadata=None)
+            done.append("your own columns are lost: index --metadata FILE brings them again")
         if manifest.ann is not None and manifest.ann.relative in broken:
             mended = replace(mended, ann=None)
             mended = tune(writer, mended, manifest.search.budget, session or Session())
+        if (mended.exact, mended.ann) != (manifest.exact, manifest.ann):
+            done.append("the FAISS files were built again from the shards")
         if mended != manifest:
             writer.commit(mended)
-            done.append("the FAISS files were built again from the shards")
     return done
 
 

@@ -25,7 +25,8 @@ FLOORS = [
     ["indexing", "searching", "upkeep", "importing", "exporting"],
     ["settling"],
     ["tuning"],
-    ["ledger", "planning", "scope", "pipeline", "queries", "columns", "neighbors", "staleness"],
+    ["ledger", "planning", "scope", "pipeline", "queries"],
+    ["columns", "neighbors", "staleness", "metadata"],
     ["sources", "decode", "network", "store", "ann", "filters", "present"],
     ["records", "config", "errors", "paths", "session", "children", "writing", "stages"],
 ]
@@ -40,7 +41,10 @@ SAME_FLOOR = {
 HEAVY = {
     "PIL": {"decode", "present", "queries"},
     "pillow_heif": {"decode"},
-    "pyarrow": {"store", "planning", "ledger", "columns", "filters", "importing", "exporting"},
+    "pyarrow": {
+        *("store", "planning", "ledger", "columns", "filters", "sources", "metadata"),
+        *("importing", "exporting"),
+    },
     "duckdb": {"filters"},
     "torch": {"network", "learning"},
     "torchvision": set(),

@@ -46,6 +46,12 @@ def index(
     allow_truncated: Annotated[
         bool, typer.Option("--allow-truncated", help="Accept pictures whose end is missing.")
     ] = False,
+    metadata: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="CSV, JSON lines or Parquet: more columns, by path or name."
+        ),
+    ] = IndexConfig.metadata,
     recall: Annotated[
         float | None,
         typer.Option(help="Of the true 10 nearest, the share that queries have to find.  [0.98]"),
@@ -94,6 +100,7 @@ def index(
         limits=DecodeLimits(
             max_pixels=max_pixels, max_bytes=max_bytes, allow_truncated=allow_truncated
         ),
+        metadata=metadata,
         recall=recall,
         latency_s=latency,
         memory_bytes=memory,

@@ -20,6 +20,7 @@ from embedsearch.records import (
     Failure,
     Hit,
     IndexReport,
+    MetadataReport,
     ModelSpec,
     StagePlan,
     TrainReport,
@@ -114,6 +115,8 @@ def report_lines(report: IndexReport) -> str:
             f"({report.precision}) in {report.elapsed_s:.1f} s, {rate:.0f} images/s"
         )
         lines.append(_stage_line(report))
+    if report.metadata is not None:
+        lines.append(_metadata_line(report.metadata))
     if report.failed:
         listed = f"embedsearch failures --store {report.store}"
         lines.append(f"{report.failed} files failed, listed by: {listed}")
@@ -121,6 +124,19 @@ def report_lines(report: IndexReport) -> str:
     verb = "committed generation" if touched else "nothing new; the store is at generation"
     lines.append(f"{verb} {report.generation}: {report.images} images")
     return "\n".join(lines) + "\n"
+
+
+def _metadata_line(table: MetadataReport) -> str:
+    words = (
+        f"{table.matched} of {table.rows} rows of {printable(table.source)} name images; "
+        f"{table.images} images have metadata"
+    )
+    if table.unmatched:
+        names = ", ".join(printable(name) for name in table.unmatched_names[:5])
+        words += f"\n{table.unmatched} rows name no image: {names}" + (
+            ", …" if table.unmatched > 5 else ""
+        )
+    return words
 
 
 def _stage_line(report: IndexReport) -> str:

@@ -26,7 +26,7 @@ from embedsearch.store.manifest import Manifest
 from embedsearch.store.shards import Shard
 from embedsearch.store.snapshot import Snapshot, read_failures
 
-_OWN_NAMES = {FORMAT_NAME, CURRENT_NAME, LOCK_NAME, TMP_NAME, "meta", *FOLDERS.values()}
+_OWN_NAMES = {FORMAT_NAME, CURRENT_NAME, LOCK_NAME, TMP_NAME, *FOLDERS.values()}
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ def _problems(store: Path, manifest: Manifest, *, read_data: bool) -> Iterator[P
         with Snapshot(store, manifest) as snapshot:
             snapshot.live_mask()
             read_failures(store, manifest)
+            snapshot.metadata()
             seen: set[int] = set()
             for shard in snapshot.shards:
                 _check_rows(store, shard, seen)

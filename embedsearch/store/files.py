@@ -26,7 +26,10 @@ FORMAT_TEXT = b"embedsearch 1\n"
 CURRENT_NAME = "CURRENT"
 LOCK_NAME = "writer.lock"
 TMP_NAME = "tmp"
-FOLDERS = {"m": "manifests", "s": "shards", "d": "shards", "f": "shards", "e": "ann", "a": "ann"}
+FOLDERS = {
+    **{"m": "manifests", "s": "shards", "d": "shards", "f": "shards"},
+    **{"e": "ann", "a": "ann", "u": "meta"},
+}
 _NAME = re.compile(r"[a-z]-[0-9]{8}(-[0-9a-z]+)*\.(parquet|faiss|json)")
 _READ_BYTES = 1 << 20
 

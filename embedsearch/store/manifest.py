@@ -106,6 +106,7 @@ class Manifest:
     shards: tuple[ShardRecord, ...] = ()
     deleted: FileRecord | None = None
     deleted_rows: int = 0
+    metadata: FileRecord | None = None  # columns of the user's, by row number
     failures: FileRecord | None = None
     failure_rows: int = 0
     exact: tuple[ExactRecord, ...] = ()
@@ -115,7 +116,7 @@ class Manifest:
 
     def files(self) -> list[FileRecord]:
         """Return every file that this generation needs."""
-        optional = (self.deleted, self.failures, self.ann)
+        optional = (self.deleted, self.failures, self.metadata, self.ann)
         return [*self.shards, *self.exact, *(record for record in optional if record is not None)]
 
     def to_bytes(self) -> bytes:
@@ -124,7 +125,7 @@ class Manifest:
         values["model"] = self.model.to_dict()
         for name in ("roots", "shards", "exact"):
             values[name] = [asdict(item) for item in values[name]]
-        for name in ("deleted", "failures", "ann"):
+        for name in ("deleted", "failures", "metadata", "ann"):
             values[name] = None if values[name] is None else asdict(values[name])
         values["search"] = asdict(values["search"])
         values |= {"format_version": FORMAT_VERSION, "min_reader_version": FORMAT_VERSION}
@@ -176,6 +177,8 @@ def _records(values: dict[str, Any]) -> dict[str, Any]:
         for name in ("pair_levels", "pair_cosines"):
             search[name] = tuple(map(float, search[name]))
         values = {**values, "search": SearchRecord(**search)}
+    if values.get("metadata") is not None:
+        values = {**values, "metadata": FileRecord(**values["metadata"])}
     if values.get("ann") is not None:
         values = {**values, "ann": AnnRecord(**_with_segments(values["ann"]))}
     return {

@@ -218,7 +218,7 @@ class Shard:
 
     def images(self, offsets: npt.NDArray[np.int64]) -> list[StoredImage]:
         """Return what the rows at `offsets` say of their images, in that order."""
-        names = ["root", "key", "width", "height"]
+        names = ["row", "root", "key", "width", "height"]
         # Not by take(): that loads pyarrow.compute, a twentieth of a second of a cold query.
         table, places = self._around(offsets, names)
         columns = [table.column(name) for name in names]
@@ -246,11 +246,11 @@ class Shard:
         if hashlib.sha256(footer).hexdigest() != record.footer_sha256:
             raise damaged(self._store, record.relative, "was changed: its footer is another one")
 
-    def _guard(self) -> _DamageGuard:
-        return _DamageGuard(self._store, self.record)
+    def _guard(self) -> DamageGuard:
+        return DamageGuard(self._store, self.record)
 
 
-class _DamageGuard:
+class DamageGuard:
     """Turn what pyarrow raises over damaged pages into DamagedStore."""
 
     def __init__(self, store: Path, record: FileRecord) -> None:

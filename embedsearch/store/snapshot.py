@@ -23,9 +23,10 @@ from embedsearch.store.files import (
     damaged,
     open_verified,
     read_verified,
+    verify,
 )
 from embedsearch.store.manifest import FaissRecord, Manifest
-from embedsearch.store.shards import Shard, failures_of
+from embedsearch.store.shards import DamageGuard, Shard, failures_of
 
 
 class Snapshot:
@@ -36,12 +37,16 @@ class Snapshot:
         self.manifest = manifest
         self.shards: list[Shard] = []
         self.faiss: dict[str, int | DamagedStore] = {}  # absent where the file is missing
+        self._metadata_fd: int | None = None
+        self._metadata: pa.Table | None = None
         try:
             for record in manifest.shards:
                 self.shards.append(Shard(store, record, manifest.model.dim))
             for faiss in (*manifest.exact, *([manifest.ann] if manifest.ann else [])):
                 if (opened := _open_cache(store, faiss)) is not None:
                     self.faiss[faiss.name] = opened
+            if manifest.metadata is not None:
+                self._metadata_fd = open_verified(store, manifest.metadata)
             rows = [record.rows for record in manifest.shards]
             self.starts = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)]).astype(np.int64)
             self.deleted = read_deleted(store, manifest)
@@ -64,6 +69,9 @@ class Snapshot:
             if isinstance(descriptor, int):
                 os.close(descriptor)
         self.faiss = {}
+        if self._metadata_fd is not None:
+            os.close(self._metadata_fd)
+            self._metadata_fd = None
 
     def live_mask(self) -> npt.NDArray[np.bool_]:
         """Return bool (all shard rows,): False for deleted rows. Reads row numbers if any is."""
@@ -79,6 +87,13 @@ class Snapshot:
         if int(mask.sum()) != self.manifest.live:
             raise damaged(self.store, "manifests", "do not agree with the rows of the shards")
         return mask
+
+    def metadata(self) -> pa.Table | None:
+        """Return the user's columns, sorted by the column `row`; None where there are none."""
+        if self._metadata is None and self._metadata_fd is not None:
+            assert self.manifest.metadata is not None, "its descriptor is open"
+            self._metadata = _user_table(self.store, self.manifest.metadata, self._metadata_fd)
+        return self._metadata
 
     def take(self, ordinals: npt.NDArray[np.int64], names: list[str]) -> pa.Table:
         """Return the named columns of the rows at `ordinals` (shard rows end to end), in order."""
@@ -132,6 +147,15 @@ def read_failures(store: Path, manifest: Manifest) -> list[Failure]:
     return [] if record is None else failures_of(_small_table(store, record))
 
 
+def read_metadata(store: Path, record: FileRecord) -> pa.Table:
+    """Return the user's columns, sorted by the column `row`. Raises DamagedStore."""
+    descriptor = open_verified(store, record)
+    try:
+        return _user_table(store, record, descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def read_deleted(store: Path, manifest: Manifest) -> npt.NDArray[np.int64]:
     """Return the row numbers that count as deleted, sorted. Raises DamagedStore."""
     record = manifest.deleted
@@ -149,6 +173,12 @@ def _open_cache(store: Path, record: FaissRecord) -> int | DamagedStore | None:
         return open_verified(store, record)
     except DamagedStore as error:
         return None if isinstance(error.__cause__, FileNotFoundError) else error
+
+
+def _user_table(store: Path, record: FileRecord, descriptor: int) -> pa.Table:
+    verify(store, record, descriptor)
+    with DamageGuard(store, record), pa.OSFile(f"/dev/fd/{descriptor}") as file:
+        return pq.read_table(file, page_checksum_verification=True)
 
 
 def _small_table(store: Path, record: FileRecord) -> pa.Table:

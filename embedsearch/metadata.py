@@ -1,0 +1,132 @@
+"""Columns of the user's, joined to rows; in: a table and a generation, out: columns by row number.
+
+They lie apart from the shards, so that they change without touching a vector.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from embedsearch.records import MetadataReport
+from embedsearch.sources.table import UserTable
+from embedsearch.store.snapshot import Snapshot
+
+_SHOWN = 20  # names that matched nothing
+
+
+def join(
+    snapshot: Snapshot, user: UserTable, before: pa.Table | None
+) -> tuple[pa.Table, MetadataReport]:
+    """Return the columns of live rows, those known `before` and the table's, and what matched.
+
+    A table replaces columns of the same name for the images that it names, and adds others; an
+    image that it does not name keeps what it has.
+    """
+    numbers, live = _row_numbers(snapshot, user)
+    matched = [place for place, name in enumerate(user.names) if name in numbers]
+    pairs = [(row, place) for place in matched for row in numbers[user.names[place]]]
+    rows = np.array([row for row, _ in pairs], np.int64)
+    places = np.array([place for _, place in pairs], np.int64)
+    order = np.argsort(rows, kind="stable")
+    new = user.columns.take(pa.array(places[order]))
+    new = new.add_column(0, "row", pa.array(rows[order]))
+    table = _merged(before, new)
+    table = table.filter(pa.array(np.isin(table.column("row").to_numpy(), live)))
+    unmatched = [name for name in user.names if name not in numbers]
+    report = MetadataReport(
+        source=user.source,
+        columns=user.columns.column_names,
+        rows=len(user.names),
+        matched=len(matched),
+        unmatched=len(unmatched),
+        images=len(table),
+        unmatched_names=unmatched[:_SHOWN],
+    )
+    return table, report
+
+
+def carried(snapshot: Snapshot) -> UserTable | None:
+    """Return the columns of a generation by path, for one whose rows have other numbers."""
+    table = snapshot.metadata()
+    if table is None:
+        return None
+    roots = {root.id: root.path.rstrip("/") + "/" for root in snapshot.manifest.roots}
+    paths: dict[int, str] = {}
+    for shard in snapshot.shards:
+        for rows in shard.columns(["row", "root", "key"]):
+            for row, root, key in zip(*(c.to_pylist() for c in rows.columns), strict=True):
+                paths[row] = roots[root] + os.fsdecode(key)
+    rows = table.column("row").to_pylist()
+    places = [place for place, row in enumerate(rows) if row in paths]
+    names = [paths[rows[place]] for place in places]
+    columns = table.drop_columns(["row"]).take(pa.array(places, pa.int64()))
+    return UserTable("before", "path", names, columns)
+
+
+def _row_numbers(
+    snapshot: Snapshot, user: UserTable
+) -> tuple[dict[str, list[int]], npt.NDArray[np.int64]]:
+    """Return the rows that each name of the table means, and all live rows."""
+    wanted = set(user.names)
+    roots = {root.id: root.path.rstrip("/") + "/" for root in snapshot.manifest.roots}
+    deleted = set(snapshot.deleted.tolist())
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    live: list[int] = []
+    for shard in snapshot.shards:
+        for table in shard.columns(["row", "root", "key"]):
+            for row, root, key in zip(*(c.to_pylist() for c in table.columns), strict=True):
+                if row in deleted:
+                    continue
+                live.append(row)
+                path = os.fsdecode(key)
+                names = [path, roots[root] + path]
+                if user.by == "name":
+                    names = [path.rpartition("/")[2]]
+                for name in names:
+                    if name in wanted:
+                        found[name].append(row)
+    return found, np.array(live, np.int64)
+
+
+def _merged(old: pa.Table | None, new: pa.Table) -> pa.Table:
+    """Return old and new columns by row; where both have a value, the new table's counts."""
+    if old is None:
+        return new
+    rows = np.union1d(old.column("row").to_numpy(), new.column("row").to_numpy())
+    merged = {"row": pa.array(rows)}
+    in_new = np.isin(rows, new.column("row").to_numpy())
+    for name in [
+        *old.column_names[1:],
+        *(n for n in new.column_names if n not in old.column_names),
+    ]:
+        before = _spread(old, name, rows) if name in old.column_names else None
+        after = _spread(new, name, rows) if name in new.column_names else None
+        if before is None or after is None:
+            merged[name] = after if before is None else before
+        else:
+            if before.type != after.type:
+                before = before.cast(after.type, safe=False) if _fits(before, after) else None
+            merged[name] = after if before is None else pc.if_else(pa.array(in_new), after, before)
+    return pa.table(merged)
+
+
+def _fits(before: pa.Array, after: pa.Array) -> bool:
+    try:
+        before.cast(after.type)
+    except (pa.ArrowException, ValueError):
+        return False
+    return True
+
+
+def _spread(table: pa.Table, name: str, rows: npt.NDArray[np.int64]) -> pa.Array:
+    """Return a column at these row numbers, null where the table has no such row."""
+    have = table.column("row").to_numpy()
+    places = np.searchsorted(have, rows)
+    there = (places < len(have)) & (have[np.minimum(places, max(len(have) - 1, 0))] == rows)
+    return table.column(name).combine_chunks().take(pa.array(places, mask=~there))
