@@ -109,8 +109,7 @@ def _in_place(files: Sequence[Path]) -> Iterator[list[Path]]:
         for written, file in zip(temporary, files, strict=True):
             written.replace(file)
     except OSError as error:
-        name = error.filename or files[0]
-        raise StorageError(f"{name}: {error.strerror or error}") from error
+        raise StorageError(f"{files[0]}: {error.strerror or error}") from error
     finally:
         for written in temporary:
             written.unlink(missing_ok=True)

@@ -94,7 +94,10 @@ class Where:
         """Return the names of the columns that the text uses."""
         query = _BEFORE + self._text + _AFTER
         result = self._connection.execute("SELECT json_serialize_sql(?)", [query])
-        tree = json.loads(result.fetchall()[0][0])
+        try:
+            tree = json.loads(result.fetchall()[0][0])
+        except RecursionError as error:
+            raise self._error("too deeply nested", -1) from error
         if tree["error"]:
             raise self._error(tree["error_message"], int(tree.get("position") or -1))
         node = tree["statements"][0]["node"]
@@ -144,16 +147,17 @@ class Where:
 _PARTS = ("modifiers", "group_expressions", "having", "qualify", "sample")
 
 
-def _expressions(node: Any) -> Iterator[dict[str, Any]]:
-    """Yield every expression of a parsed condition."""
-    if isinstance(node, dict):
-        if "class" in node:
-            yield node
-        for value in node.values():
-            yield from _expressions(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _expressions(value)
+def _expressions(tree: Any) -> Iterator[dict[str, Any]]:
+    """Yield every expression of a parsed condition, however deep."""
+    left = [tree]
+    while left:
+        node = left.pop()
+        if isinstance(node, dict):
+            if "class" in node:
+                yield node
+            left += node.values()
+        elif isinstance(node, list):
+            left += node
 
 
 def _variables(part: dict[str, Any]) -> Iterator[str]:

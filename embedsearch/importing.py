@@ -88,6 +88,8 @@ def import_vectors(
 
 
 def _spec(model: str, dim: int, session: Session) -> ModelSpec:
+    if not model.strip():
+        raise UsageError("--model is the name of what made the vectors")
     if model not in {AUTO, *CATALOG} and not model.endswith(SUFFIXES):
         return ModelSpec.foreign(model, dim)
     spec = resolve(model, session)

@@ -167,8 +167,9 @@ class _Tuner:
             self._session.notice(f"building the search index {name} of {live:,} images")
             try:
                 built = self._built(name)
-            except ValueError as error:
-                self._session.notice(f"no index {name} of {live:,} images: {error}")
+            except (ValueError, RuntimeError) as error:  # FAISS's own are RuntimeErrors
+                words = " ".join(str(error).split())
+                self._session.notice(f"no index {name} of {live:,} images: {words}")
                 continue
             if best is None or self._rank(built) > self._rank(best):
                 best = built

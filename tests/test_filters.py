@@ -96,6 +96,8 @@ HOSTILE = [
     "nosuch(width)",
     "regexp_matches(path, '(')",
     "x" * 20_000,
+    "not " * 2_000 + "true",
+    "not " * 990 + "path",
 ]
 
 

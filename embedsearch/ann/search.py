@@ -92,9 +92,13 @@ class CandidateIndex:
                 f"{type(inner).__name__} is not needed: rows go by position, and hits "
                 "are scored by their stored vectors"
             )
+        if not (self._is_ivf or self._is_hnsw or isinstance(inner, faiss.IndexFlatCodes)):
+            raise ValueError(f"{type(inner).__name__} is not among the kinds that are used here")
         if self._index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise ValueError("it does not rank by inner product")
         self._lists = int(inner.nlist) if self._is_ivf else 0
+        if self._is_ivf and self._lists < 1:
+            raise ValueError("IVF has at least one list")
 
     @classmethod
     def open(cls, descriptor: int, dim: int, rows: int) -> CandidateIndex:
