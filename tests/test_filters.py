@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -102,8 +101,10 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_anything_else_is_refused(text: str, tmp_path: Path) -> None:
-    os.chdir(tmp_path)
+def test_anything_else_is_refused(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"--where"):
         answer(text)
     assert not list(tmp_path.iterdir()), "something was written"
