@@ -140,11 +140,11 @@ SLOW = """
 import time
 import embedsearch.decode.image as image
 real = image.decode
-def decode(file, side, limits, *, fit=False):
+def decode(file, side, limits, **options):
     head = file.read(4); file.seek(0)
     time.sleep(4.0 if head == b"LATE" else 0.02)
     if head == b"LATE": raise image.DecodeError(image.Reason.CORRUPT, "late")
-    return real(file, side, limits, fit=fit)
+    return real(file, side, limits, **options)
 image.decode = decode
 """
 

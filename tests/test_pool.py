@@ -23,7 +23,7 @@ FAKE = """
 import os, signal, sys, time
 import embedsearch.decode.image as image
 real = image.decode
-def decode(file, side, limits, *, fit=False):
+def decode(file, side, limits, **options):
     head = file.read(8); file.seek(0)
     if head == b"SEGFAULT": os.kill(os.getpid(), signal.SIGSEGV)
     if head == b"EXITZERO": os._exit(0)
@@ -33,7 +33,7 @@ def decode(file, side, limits, *, fit=False):
         os.write(1, b"noise " * 10_000); os.write(2, b"noise " * 10_000)
         raise image.DecodeError(image.Reason.CORRUPT, "babbled")
     if head == b"RAISEXXX": raise RuntimeError("a bug of ours")
-    return real(file, side, limits, fit=fit)
+    return real(file, side, limits, **options)
 image.decode = decode
 """
 
