@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from embedsearch.errors import MissingLibrary
 from embedsearch.store.shards import row_schema
-from embedsearch.store.snapshot import Snapshot
+from embedsearch.store.snapshot import Snapshot, user_columns
 
 # Shown under another name and in another form than the shards have them.
 _MADE_OF = {"folder": "root", "modified": "mtime_ns"}
@@ -40,11 +40,8 @@ class RowColumns:
         stored = {_MADE_OF.get(name, name) for name in names if name in BUILT_IN}
         if len(stored) < len(names):
             stored.add("row")  # by which the user's columns are found
-        for shard, start in zip(self._snapshot.shards, self._snapshot.starts, strict=False):
-            position = int(start)
-            for table in shard.columns(sorted(stored)):
-                yield position, pa.table({name: self._column(table, name) for name in names})
-                position += len(table)
+        for start, table in self._snapshot.tables(sorted(stored)):
+            yield start, pa.table({name: self._column(table, name) for name in names})
 
     def where(self, text: str) -> npt.NDArray[np.bool_]:
         """Return bool (all shard rows,): where a condition holds. Raises UsageError."""
@@ -69,15 +66,12 @@ class RowColumns:
             inside = [root for root in roots if path.startswith(root.path.rstrip("/") + "/")]
             wanted = {root.id: os.fsencode(os.path.relpath(path, root.path)) for root in inside}
         found = []
-        for shard, start in zip(self._snapshot.shards, self._snapshot.starts, strict=False):
-            position = int(start)
-            for table in shard.columns(["root", "key"]):
-                same = pc.is_in(table.column("key"), pa.array(set(wanted.values()), pa.binary()))
-                for place in np.flatnonzero(same.to_numpy()).tolist():
-                    root, name = (table.column(column)[place].as_py() for column in ("root", "key"))
-                    if wanted.get(root) == name:
-                        found.append(position + place)
-                position += len(table)
+        for start, table in self._snapshot.tables(["root", "key"]):
+            same = pc.is_in(table.column("key"), pa.array(set(wanted.values()), pa.binary()))
+            for place in np.flatnonzero(same.to_numpy()).tolist():
+                root, name = (table.column(column)[place].as_py() for column in ("root", "key"))
+                if wanted.get(root) == name:
+                    found.append(start + place)
         return found
 
     def _column(self, table: pa.Table, name: str) -> pa.ChunkedArray:
@@ -90,25 +84,19 @@ class RowColumns:
 
             return pc.divide(table.column("mtime_ns"), 1000).cast(pa.timestamp("us"))
         if name not in BUILT_IN:
-            return self._of_user(table.column("row").to_numpy(), [name]).column(name)
+            assert self._user is not None, "one of its columns is asked for"
+            own = self._user.select(["row", name])
+            return user_columns(own, table.column("row").to_numpy()).column(name)
         return table.column(name)
 
     def metadata(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Return the user's columns of rows, by their numbers; {} for one that has none."""
         if self._user is None:
             return [{} for _ in rows]
-        found = self._of_user(np.array(rows, np.int64), self._user.column_names)
+        found = user_columns(self._user, np.array(rows, np.int64))
         return [
             {name: value for name, value in row.items() if name != "row"}
             if row["row"] is not None
             else {}
             for row in found.to_pylist()
         ]
-
-    def _of_user(self, rows: npt.NDArray[np.int64], names: list[str]) -> pa.Table:
-        """Return the user's columns of rows, null where a row has none."""
-        assert self._user is not None, "one of its columns is asked for"
-        known = self._user.column("row").to_numpy()
-        places = np.searchsorted(known, rows)
-        there = known[np.minimum(places, len(known) - 1)] == rows
-        return self._user.select(names).take(pa.array(places, mask=~there))

@@ -156,15 +156,8 @@ class _Import:
         """Return the row of each key that the store has below the root."""
         if before is None or not before.live:
             return {}
-        known = {}
         with Snapshot(self._writer.store, before) as snapshot:
-            deleted = set(snapshot.deleted.tolist())
-            for shard in snapshot.shards:
-                for table in shard.columns(["row", "root", "key"]):
-                    for row, root, key in zip(*(c.to_pylist() for c in table.columns), strict=True):
-                        if root == home.id and row not in deleted:
-                            known[key] = row
-        return known
+            return {key: row for row, root, key in snapshot.live_keys() if root == home.id}
 
     def _take(
         self,

@@ -199,15 +199,12 @@ class Ledger:
     @property
     def is_tidy(self) -> bool:
         """Return whether the current generation holds all that `tidy` would make."""
-        if self._metadata is not None:
-            return False
-        return self.manifest == self.writer.manifest or self._has_same_files()
-
-    def _has_same_files(self) -> bool:
         mine, theirs = self.manifest, self.writer.manifest
-        return theirs is not None and (
-            (mine.shards, mine.exact, mine.ann, mine.search)
-            == (theirs.shards, theirs.exact, theirs.ann, theirs.search)
+        return (
+            self._metadata is None
+            and theirs is not None
+            and (mine.shards, mine.faiss, mine.search)
+            == (theirs.shards, theirs.faiss, theirs.search)
         )
 
     def _add_rows(self, table: pa.Table) -> None:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from embedsearch.records import MetadataReport
 from embedsearch.sources.table import UserTable
-from embedsearch.store.snapshot import Snapshot
+from embedsearch.store.snapshot import Snapshot, user_columns
 
 _SHOWN = 20  # names that matched nothing
 
@@ -57,11 +57,7 @@ def carried(snapshot: Snapshot) -> UserTable | None:
     if table is None:
         return None
     roots = {root.id: root.path.rstrip("/") + "/" for root in snapshot.manifest.roots}
-    paths: dict[int, str] = {}
-    for shard in snapshot.shards:
-        for rows in shard.columns(["row", "root", "key"]):
-            for row, root, key in zip(*(c.to_pylist() for c in rows.columns), strict=True):
-                paths[row] = roots[root] + os.fsdecode(key)
+    paths = {row: roots[root] + os.fsdecode(key) for row, root, key in snapshot.live_keys()}
     rows = table.column("row").to_pylist()
     places = [place for place, row in enumerate(rows) if row in paths]
     names = [paths[rows[place]] for place in places]
@@ -75,22 +71,17 @@ def _row_numbers(
     """Return the rows that each name of the table means, and all live rows."""
     wanted = set(user.names)
     roots = {root.id: root.path.rstrip("/") + "/" for root in snapshot.manifest.roots}
-    deleted = set(snapshot.deleted.tolist())
     found: defaultdict[str, list[int]] = defaultdict(list)
     live: list[int] = []
-    for shard in snapshot.shards:
-        for table in shard.columns(["row", "root", "key"]):
-            for row, root, key in zip(*(c.to_pylist() for c in table.columns), strict=True):
-                if row in deleted:
-                    continue
-                live.append(row)
-                path = os.fsdecode(key)
-                names = [path, roots[root] + path]
-                if user.by == "name":
-                    names = [path.rpartition("/")[2]]
-                for name in names:
-                    if name in wanted:
-                        found[name].append(row)
+    for row, root, key in snapshot.live_keys():
+        live.append(row)
+        path = os.fsdecode(key)
+        names = [path, roots[root] + path]
+        if user.by == "name":
+            names = [path.rpartition("/")[2]]
+        for name in names:
+            if name in wanted:
+                found[name].append(row)
     return found, np.array(live, np.int64)
 
 
@@ -99,34 +90,24 @@ def _merged(old: pa.Table | None, new: pa.Table) -> pa.Table:
     if old is None:
         return new
     rows = np.union1d(old.column("row").to_numpy(), new.column("row").to_numpy())
+    in_new = pa.array(np.isin(rows, new.column("row").to_numpy()))
+    before, after = (user_columns(table, rows).combine_chunks() for table in (old, new))
     merged = {"row": pa.array(rows)}
-    in_new = np.isin(rows, new.column("row").to_numpy())
-    for name in [
-        *old.column_names[1:],
-        *(n for n in new.column_names if n not in old.column_names),
-    ]:
-        before = _spread(old, name, rows) if name in old.column_names else None
-        after = _spread(new, name, rows) if name in new.column_names else None
-        if before is None or after is None:
-            merged[name] = after if before is None else before
-        else:
-            if before.type != after.type:
-                before = before.cast(after.type, safe=False) if _fits(before, after) else None
-            merged[name] = after if before is None else pc.if_else(pa.array(in_new), after, before)
+    for name in dict.fromkeys([*old.column_names[1:], *new.column_names[1:]]):
+        if name not in new.column_names:
+            merged[name] = before.column(name)
+            continue
+        newer = after.column(name)
+        known = _as_type(before, name, newer.type)
+        merged[name] = newer if known is None else pc.if_else(in_new, newer, known)
     return pa.table(merged)
 
 
-def _fits(before: pa.Array, after: pa.Array) -> bool:
+def _as_type(table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray | None:
+    """Return a column as another type, None where it is absent or its values do not fit."""
+    if name not in table.column_names:
+        return None
     try:
-        before.cast(after.type)
+        return table.column(name).cast(kind)
     except (pa.ArrowException, ValueError):
-        return False
-    return True
-
-
-def _spread(table: pa.Table, name: str, rows: npt.NDArray[np.int64]) -> pa.Array:
-    """Return a column at these row numbers, null where the table has no such row."""
-    have = table.column("row").to_numpy()
-    places = np.searchsorted(have, rows)
-    there = (places < len(have)) & (have[np.minimum(places, max(len(have) - 1, 0))] == rows)
-    return table.column(name).combine_chunks().take(pa.array(places, mask=~there))
+        return None

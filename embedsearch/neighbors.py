@@ -88,7 +88,8 @@ class RowSearch:
     def nearest(self, queries: Queries, k: int, allowed: Mask | None = None) -> list[Neighbors]:
         """Return the neighbors of each query, float32 (Q, D), unit rows, among allowed rows."""
         counted = self._counted(allowed)
-        count = self._snapshot.manifest.live if counted is None else int(counted.sum())
+        live = self._snapshot.manifest.live
+        count = live if counted is None or allowed is None else int(counted.sum())
         k = min(k, count)
         if k == 0:
             return [_NOBODY for _ in queries]
@@ -97,7 +98,7 @@ class RowSearch:
             vectors = self.vectors(ordinals)
             return [_best(ordinals, cosines(query, vectors), k) for query in queries]
         ann = self._ann
-        share = 1.0 if counted is None else count / self._snapshot.manifest.live
+        share = count / live
         if ann is None or share < MIN_ANN_SHARE or k > count * _MAX_ANN_SHARE:
             return self._exact(queries, k, counted)
         outside = self.outside
@@ -240,9 +241,7 @@ def _verified(snapshot: Snapshot, record: FaissRecord, session: Session) -> int 
         return None
     if isinstance(descriptor, DamagedStore):
         raise descriptor
-    manifest = snapshot.manifest
-    files = (*manifest.exact, *([manifest.ann] if manifest.ann else []))
-    if sum(file.bytes for file in files) <= VERIFY_ALWAYS_BYTES:
+    if sum(file.bytes for file in snapshot.manifest.faiss) <= VERIFY_ALWAYS_BYTES:
         verify(snapshot.store, record, descriptor)
     else:
         verify_once(snapshot.store, record, descriptor, cache_folder() / "verified")

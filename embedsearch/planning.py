@@ -181,13 +181,10 @@ class _KnownRows:
         parts = []
         if snapshot is not None:
             alive = snapshot.live_mask()
-            for shard, start in zip(snapshot.shards, snapshot.starts, strict=False):
-                position = int(start)
-                for table in shard.columns(IDENTITY_COLUMNS):
-                    ordinals = pa.array(np.arange(position, position + len(table)))
-                    table = table.append_column("ordinal", ordinals)
-                    parts.append(table.filter(pa.array(alive[position : position + len(table)])))
-                    position += len(table)
+            for start, table in snapshot.tables(IDENTITY_COLUMNS):
+                end = start + len(table)
+                table = table.append_column("ordinal", pa.array(np.arange(start, end)))
+                parts.append(table.filter(pa.array(alive[start:end])))
         if not parts:
             self._table: pa.Table | None = None
             return

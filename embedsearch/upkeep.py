@@ -48,7 +48,7 @@ class StoreInfo:
             "search_measured": _measured(manifest),
             "shards": len(manifest.shards),
             "shard_bytes": self.shard_bytes,
-            "faiss_files": len(manifest.exact) + (manifest.ann is not None),
+            "faiss_files": len(manifest.faiss),
             "faiss_bytes": self.faiss_bytes,
             "deleted_rows": manifest.deleted_rows,
         }
@@ -62,7 +62,7 @@ def info(store: Path) -> StoreInfo:
         store=str(store),
         manifest=manifest,
         shard_bytes=sum(record.bytes for record in manifest.shards),
-        faiss_bytes=sum(record.bytes for record in (*manifest.exact, manifest.ann) if record),
+        faiss_bytes=sum(record.bytes for record in manifest.faiss),
     )
 
 

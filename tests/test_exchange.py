@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import faiss
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -89,7 +91,6 @@ def test_json_lines(store: Path, tmp_path: Path) -> None:
 
 
 def test_faiss(store: Path, tmp_path: Path) -> None:
-    faiss = pytest.importorskip("faiss")
     export(store, tmp_path / "out.faiss")
     index = faiss.read_index(str(tmp_path / "out.faiss"))
     with (tmp_path / "out.csv").open() as file:
@@ -126,14 +127,13 @@ def test_shards_are_read_by_others_as_they_are(store: Path) -> None:
     files = [str(store / shard.relative) for shard in read_current(store).shards]
     wanted = rows_of(store)
     paths = {key.decode() for key in wanted} | {"a/03.png"}  # deleted rows are listed apart
-    duckdb = pytest.importorskip("duckdb")
     rows = duckdb.sql(f"select path, width, vector::float[{DIM}] from read_parquet({files})")
     found = {path: (width, vector) for path, width, vector in rows.fetchall()}
     assert set(found) == paths
-    polars = pytest.importorskip("polars")
+    polars = pytest.importorskip("polars", reason="needs the test extra")
     frame = polars.read_parquet(files)
     assert set(frame["path"]) == paths and frame["vector"].dtype.size == DIM
-    datasets = pytest.importorskip("datasets")
+    datasets = pytest.importorskip("datasets", reason="needs the test extra")
     other = datasets.Dataset.from_parquet(files, cache_dir=str(store.parent / "datasets"))
     assert set(other["path"]) == paths
     for path, vector in zip(other["path"], other["vector"], strict=True):

@@ -144,6 +144,12 @@ def test_metadata_stays_with_its_image(
     paint(photos / "a" / "03.png", 3)
     sync()
     assert said(store, "a/03.png") == {}
+    (photos / "a" / "05.png").unlink()
+    sync()
+    paint(photos / "a" / "05.png", 5)
+    sync()
+    sync(rebuild=True, model="packaged")
+    assert said(store, "a/05.png") == {}, "that was another image, and it is gone"
 
 
 def test_wrong_tables_change_nothing(

@@ -114,10 +114,15 @@ class Manifest:
     search: SearchRecord = field(default_factory=lambda: SearchRecord(SearchBudget()))
     run: Mapping[str, Any] = field(default_factory=dict)  # counts and settings of the last run
 
+    @property
+    def faiss(self) -> list[FaissRecord]:
+        """Return the FAISS files, which are caches."""
+        return [*self.exact, *([] if self.ann is None else [self.ann])]
+
     def files(self) -> list[FileRecord]:
         """Return every file that this generation needs."""
-        optional = (self.deleted, self.failures, self.metadata, self.ann)
-        return [*self.shards, *self.exact, *(record for record in optional if record is not None)]
+        optional = (self.deleted, self.failures, self.metadata)
+        return [*self.shards, *self.faiss, *(record for record in optional if record is not None)]
 
     def to_bytes(self) -> bytes:
         """Return the manifest as JSON."""

@@ -79,8 +79,10 @@ def _moves(
     edges = np.cumsum([0, *(record.rows for record in written)])
     total = 0
     for shard in worn:
-        rows = np.concatenate([t.column("row").to_numpy() for t in shard.columns(["row"])])
-        old = np.flatnonzero(~np.isin(rows, dead[shard.record.name]))
+        old = np.arange(shard.record.rows)
+        if len(dead[shard.record.name]):
+            rows = np.concatenate([t.column("row").to_numpy() for t in shard.columns(["row"])])
+            old = np.flatnonzero(~np.isin(rows, dead[shard.record.name]))
         new = total + np.arange(len(old))
         total += len(old)
         home = np.searchsorted(edges, new, side="right") - 1

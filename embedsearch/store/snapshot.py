@@ -7,7 +7,7 @@ writer does them no harm, and start over with the newer generation when one was 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ class Snapshot:
         try:
             for record in manifest.shards:
                 self.shards.append(Shard(store, record, manifest.model.dim))
-            for faiss in (*manifest.exact, *([manifest.ann] if manifest.ann else [])):
+            for faiss in manifest.faiss:
                 if (opened := _open_cache(store, faiss)) is not None:
                     self.faiss[faiss.name] = opened
             if manifest.metadata is not None:
@@ -73,17 +73,30 @@ class Snapshot:
             os.close(self._metadata_fd)
             self._metadata_fd = None
 
+    def tables(self, names: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+        """Yield the named columns of all shard rows in parts: (first ordinal, table)."""
+        for shard, start in zip(self.shards, self.starts, strict=False):
+            position = int(start)
+            for table in shard.columns(names):
+                yield position, table
+                position += len(table)
+
+    def live_keys(self) -> Iterator[tuple[int, int, bytes]]:
+        """Yield (row, root, key) of each live row."""
+        deleted = set(self.deleted.tolist())
+        for _, table in self.tables(["row", "root", "key"]):
+            for row, root, key in zip(*(c.to_pylist() for c in table.columns), strict=True):
+                if row not in deleted:
+                    yield row, root, key
+
     def live_mask(self) -> npt.NDArray[np.bool_]:
         """Return bool (all shard rows,): False for deleted rows. Reads row numbers if any is."""
         mask = np.ones(int(self.starts[-1]), dtype=np.bool_)
         if self.deleted.size:
-            for shard, start in zip(self.shards, self.starts, strict=False):
-                position = int(start)
-                for table in shard.columns(["row"]):
-                    rows = table.column("row").to_numpy()
-                    dead = np.isin(rows, self.deleted, assume_unique=True)
-                    mask[position : position + len(rows)] = ~dead
-                    position += len(rows)
+            for start, table in self.tables(["row"]):
+                rows = table.column("row").to_numpy()
+                dead = np.isin(rows, self.deleted, assume_unique=True)
+                mask[start : start + len(rows)] = ~dead
         if int(mask.sum()) != self.manifest.live:
             raise damaged(self.store, "manifests", "do not agree with the rows of the shards")
         return mask
@@ -132,7 +145,7 @@ def open_snapshot(store: Path) -> Snapshot:
 
     def open_all(manifest: Manifest) -> Snapshot:
         snapshot = Snapshot(store, manifest)
-        whole = len(snapshot.faiss) == len(manifest.exact) + (manifest.ann is not None)
+        whole = len(snapshot.faiss) == len(manifest.faiss)
         if whole or read_current(store).generation == manifest.generation:
             return snapshot
         snapshot.close()
@@ -154,6 +167,16 @@ def read_metadata(store: Path, record: FileRecord) -> pa.Table:
         return _user_table(store, record, descriptor)
     finally:
         os.close(descriptor)
+
+
+def user_columns(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
+    """Return the user's columns of rows, by their numbers, null where a row has none."""
+    known = table.column("row").to_numpy()
+    places = np.searchsorted(known, rows)
+    there = np.zeros(len(rows), np.bool_)
+    if len(known):
+        there = known[np.minimum(places, len(known) - 1)] == rows
+    return table.take(pa.array(places, mask=~there))
 
 
 def read_deleted(store: Path, manifest: Manifest) -> npt.NDArray[np.int64]:
