@@ -119,16 +119,16 @@ class IndexConfig:
     def worker_range(self, *, on_gpu: bool) -> tuple[int, int]:
         """Return how many decoding processes to start, and how many at most.
 
-        A number asked for is kept, up to twice the processors. Else a run begins with one where
-        the network needs the same processors, with half of them beside a GPU, and adds more
-        while the network waits for pictures.
+        A number asked for is kept, up to twice the processors. Else there is one a processor
+        beside a GPU, which is nearly always faster; where the network needs the same processors
+        a run begins with one and adds more while the network waits for pictures.
         """
         processors = available_processors()
         if self.workers is not None:
             asked = min(self.workers, max(2 * processors, 2))
             return asked, asked
         most = most_workers()
-        return (max(1, most // 2) if on_gpu else 1), most
+        return (most if on_gpu else 1), most
 
 
 @dataclass(frozen=True)

@@ -393,14 +393,14 @@ class _Run:
         self, plan: Plan, model: str, manifest: Manifest | None, images: int
     ) -> IndexReport:
         handled = self.outcome["embedded"] + self.outcome["failed"]
-        stages = ("scan", "load", "read", "decode", "embed", "write")
+        stages = ("scan", "load", "read", "decode", "embed", "write", "tune")
         seconds = {stage: self.seconds[stage] for stage in stages}
         elapsed_s = time.monotonic() - self.started
         slowest = slowest_stage(seconds)
         rates = {
             stage: (plan.found if stage == "scan" else handled) / value
             for stage, value in seconds.items()
-            if value > 0 and stage != "load"
+            if value > 0 and stage not in {"load", "tune"}
         }
         return IndexReport(
             store=str(self.store),

@@ -28,8 +28,6 @@ from embedsearch.records import (
     check_unit_rows,
 )
 
-RESULTS_AHEAD = 16  # batches embedded and not yet asked for, beyond those on the lanes
-
 
 @dataclass(frozen=True)
 class Embedded:
@@ -57,6 +55,7 @@ class Pipeline:
         self._read_s = self._decode_s = self._embed_s = 0.0
         self._lanes: _Lanes | None = None
         feed = feed_for(config.device)
+        self._ahead = feed.ahead
         workers, most = config.worker_range(on_gpu=feed.on_gpu)
         self._pool = DecodePool(
             side,
@@ -80,7 +79,7 @@ class Pipeline:
     def embed(self, extractor: PixelExtractor) -> Iterator[Embedded]:
         """Return an iterator over the outcome of every job; what a lane raised, it raises."""
         self._lanes = _Lanes(
-            extractor.lanes, self._batches, lambda batch: self._embed(batch, extractor)
+            extractor.lanes, self._ahead, self._batches, lambda b: self._embed(b, extractor)
         )
         return iter(self._lanes)
 
@@ -120,10 +119,12 @@ class _Lanes:
     def __init__(
         self,
         count: int,
+        ahead: int,
         batches: Iterator[DecodedBatch],
         work: Callable[[DecodedBatch], Embedded],
     ) -> None:
         self.count = count
+        self._most_open = count + ahead
         self._batches = batches
         self._work = work
         self._taking = threading.Lock()
@@ -177,7 +178,7 @@ class _Lanes:
         """Return the next batch and its place, None once there are no more."""
         with self._taking:
             with self._changed:
-                while self._taken - self._given >= self.count + RESULTS_AHEAD and not self._over:
+                while self._taken - self._given >= self._most_open and not self._over:
                     self._changed.wait()
                 if self._over:
                     return None

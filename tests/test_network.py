@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from embedsearch.errors import MissingLibrary, UsageError
 from embedsearch.network.catalog import CATALOG
 from embedsearch.network.extractor import build_extractor
 from embedsearch.network.folding import fold_batchnorm
+from embedsearch.network.fusing import fuse_kernels
 from embedsearch.network.openvino_runtime import OpenVinoExtractor
 from embedsearch.network.pooling import GeM, expected_features
 from embedsearch.network.prepare import recognise
@@ -306,6 +308,37 @@ def test_folding_batchnorm_changes_nothing(name: str) -> None:
         got = network.extract_features(x)  # type: ignore[operator]
     assert not [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert torch.allclose(got, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("name", [*FAMILY, "resnet18d-gelu", "resnet50-leaky_relu"])
+def test_fused_kernels_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a CPU with stand-ins for cuDNN's two operators; on CUDA with the real ones."""
+    calls: list[str] = []
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        convolution = torch.nn.functional.conv2d
+
+        def relu(x: Any, weight: Any, bias: Any, *shape: Any) -> Any:
+            calls.append("relu")
+            return torch.relu(convolution(x, weight, bias, *shape))
+
+        def add_relu(x: Any, weight: Any, z: Any, alpha: float, bias: Any, *shape: Any) -> Any:
+            calls.append("add_relu")
+            return torch.relu(convolution(x, weight, bias, *shape) + alpha * z)
+
+        monkeypatch.setattr(torch, "cudnn_convolution_relu", relu)
+        monkeypatch.setattr(torch, "cudnn_convolution_add_relu", add_relu)
+    network = untrained(build(name)).to(device)
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(device)
+    with torch.inference_mode():
+        wanted = network.extract_features(x)  # type: ignore[operator]
+        fold_batchnorm(network)
+        fuse_kernels(network)  # type: ignore[arg-type]
+        got = network.extract_features(x)  # type: ignore[operator]
+    cosines = torch.nn.functional.cosine_similarity(got, wanted)
+    assert cosines.min() > 0.9999, cosines
+    if device == "cpu":
+        assert bool(calls) is ("-" not in name), "an activation that is no ReLU is not to be fused"
 
 
 def test_a_device_short_of_memory_gets_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,8 @@ from embedsearch.config import DecodeLimits, IndexConfig
 from embedsearch.decode.pool import DecodePool
 from embedsearch.decode.process import DecodeJob
 from embedsearch.errors import MissingLibrary
-from embedsearch.pipeline import RESULTS_AHEAD, Pipeline
+from embedsearch.network.runtime import CPU_AHEAD
+from embedsearch.pipeline import Pipeline
 from embedsearch.records import ImageRef
 from embedsearch.stages import Setup, advice, shares, slowest_stage, words
 from tests.conftest import paint
@@ -102,7 +103,7 @@ def test_what_is_not_asked_for_is_not_made(folder: Path) -> None:
         batches = pipeline.embed(stand)
         next(batches)
         time.sleep(1.0)
-        assert stand.calls <= 1 + stand.lanes + RESULTS_AHEAD
+        assert stand.calls <= 1 + stand.lanes + CPU_AHEAD
         assert sum(len(batch.images.refs) for batch in batches) > 300
 
 
@@ -202,6 +203,6 @@ def test_the_slowest_stage_and_what_helps() -> None:
 def test_workers_asked_for_are_kept_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedsearch.config.available_processors", lambda: 8)
     assert IndexConfig().worker_range(on_gpu=False) == (1, 8)
-    assert IndexConfig().worker_range(on_gpu=True) == (4, 8)
+    assert IndexConfig().worker_range(on_gpu=True) == (8, 8)
     assert IndexConfig(workers=3).worker_range(on_gpu=True) == (3, 3)
     assert IndexConfig(workers=999).worker_range(on_gpu=False) == (16, 16)

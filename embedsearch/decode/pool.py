@@ -19,9 +19,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from embedsearch.config import DecodeLimits
 from embedsearch.decode.process import DecodeJob, Task, Worker, outcome
 from embedsearch.decode.ring import Ring
@@ -130,11 +127,6 @@ class DecodePool:
     def workers(self) -> int:
         """Return how many workers there are now."""
         return len(self._workers)
-
-    @property
-    def pixels(self) -> npt.NDArray[np.uint8]:
-        """Return the ring's memory, uint8 (slots, S, S, 3): what a GPU's driver may pin."""
-        return self._ring.pixels
 
     def close(self) -> None:
         """Kill the workers and release the ring. A second call does nothing."""

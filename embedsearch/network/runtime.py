@@ -18,7 +18,9 @@ from embedsearch.session import Session
 
 CPU_BATCH = 8
 MAX_CPU_LANES = 16
+CPU_AHEAD = 16
 GPU_BATCH = 128
+GPU_AHEAD = 64  # while one shard is written a GPU embeds thousands of images
 GPU_LANES = 2  # a GPU: one batch is copied while another is computed
 
 
@@ -35,10 +37,14 @@ class PixelExtractor(Protocol):
 
 @dataclass(frozen=True)
 class Feed:
-    """How a device wants its pictures: so many a batch, and batches on so many lanes at most."""
+    """How a device wants its pictures: so many a batch, and batches on so many lanes at most.
+
+    `ahead` batches, beyond those on the lanes, may be embedded before they are asked for.
+    """
 
     batch: int
     lanes: int
+    ahead: int
     on_gpu: bool
 
 
@@ -48,9 +54,10 @@ def feed_for(device: str) -> Feed:
     On a CPU batches of 8 are as fast as larger ones, take less memory and end sooner.
     """
     if device == "cpu" or (device == "auto" and not _may_have_gpu()):
-        return Feed(CPU_BATCH, min(available_processors(), MAX_CPU_LANES), on_gpu=False)
+        lanes = min(available_processors(), MAX_CPU_LANES)
+        return Feed(CPU_BATCH, lanes, CPU_AHEAD, on_gpu=False)
     gpus = len(list(Path("/dev").glob("nvidia[0-9]*"))) if device in {"auto", "cuda"} else 1
-    return Feed(GPU_BATCH, GPU_LANES * max(1, gpus), on_gpu=True)
+    return Feed(GPU_BATCH, GPU_LANES * max(1, gpus), GPU_AHEAD, on_gpu=True)
 
 
 def load_extractor(

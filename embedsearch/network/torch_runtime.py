@@ -15,6 +15,7 @@ import torch
 from embedsearch.errors import MissingLibrary
 from embedsearch.network.extractor import Extractor, build_extractor
 from embedsearch.network.folding import fold_batchnorm
+from embedsearch.network.fusing import fuse_kernels
 from embedsearch.network.runtime import GPU_LANES
 from embedsearch.network.tensors import load_tensors
 from embedsearch.network.weights import weights_path
@@ -42,6 +43,8 @@ class TorchExtractor:
         self.precision = _auto_precision(first) if precision == "auto" else precision
         extractor = build_extractor(spec, load_tensors(weights_path(spec)))
         fold_batchnorm(extractor.network)
+        if first.type == "cuda" and not torch.version.hip:
+            fuse_kernels(extractor.network)
         extractor.network.to(dtype=DTYPES[self.precision])
         extractor = extractor.to(memory_format=memory_format(first))
         self._lanes: queue.SimpleQueue[_Lane | _CudaLane] = queue.SimpleQueue()
