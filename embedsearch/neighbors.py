@@ -37,6 +37,7 @@ from embedsearch.store.snapshot import Snapshot
 # Up to here FAISS files are hashed at every opening, above once per file (see `verify_once`).
 VERIFY_ALWAYS_BYTES = 128 << 20
 _SPARE = 16  # candidates beyond k, so that one round is nearly always enough
+_MORE = 16  # times as many where it is not: passing over the rows costs more than keeping some
 _PRODUCT_ERROR = 2e-6  # of FAISS's float32 sums
 _MAX_NORM = 1.002  # of a unit vector rounded to float16, with room
 # A thread goes through this much of a file in half a millisecond: less is not worth sharing.
@@ -166,7 +167,7 @@ class RowSearch:
                 else:
                     still_open.append(place)
             open_queries = still_open
-            fetch *= 4
+            fetch *= _MORE
         return answers
 
     def _search(self, queries: Queries, k: int, counted: Mask | None) -> list[list[_Found]]:

@@ -160,6 +160,11 @@ class _Tuner:
         fits = size <= self._budget.memory_bytes
         if is_free and fits and exact_s <= self._budget.latency_s:
             return None, search
+        if is_free and fits:
+            self._session.notice(
+                f"exact search takes {1000 * exact_s:.3g} ms, "
+                f"more than {1000 * self._budget.latency_s:.3g} ms"
+            )
         loses_rows = self._manifest.deleted_rows > 0
         names = plan.factories(live, dim, self._budget, loses_rows=loses_rows)
         best: _Built | None = None
@@ -209,33 +214,34 @@ class _Tuner:
         trained_rows: int,
     ) -> _Built:
         """Find the setting that reaches the recall."""
-        queries, truth = self._questions
+        questions = self._questions
         index = builder.index()
 
         def answer_at(setting: int) -> plan.Answer:
             self._session.check()
             self._rows.use(index, segments, setting)
-            return lambda query: self._rows.nearest(query[None], plan.RECALL_AT + 1)[0].ordinals
+            return lambda query: self._rows.nearest(query[None], plan.RECALL_AT + 1)[0]
 
-        curve = plan.measure(answer_at, index.settings, queries, truth, self._budget)
+        curve = plan.measure(answer_at, index.settings, questions, self._budget)
         return _Built(builder, segments, factory, trained_rows, curve)
 
     @cached_property
-    def _questions(self) -> tuple[npt.NDArray[np.float32], list[frozenset[int]]]:
-        """Return rows as queries, float32 (Q, D), and the 10 nearest others of each."""
+    def _questions(self) -> list[plan.Question]:
+        """Return rows as queries, with what exact search finds for each."""
         count = min(plan.QUERIES, len(self._live))
+        wanted = min(plan.RECALL_AT, len(self._live) - 1)
         asked = self._rng.choice(self._live, count, replace=False)
-        queries = self._units(asked)
-        truth = []
+        questions = []
         for start in range(0, count, _EXACT_BATCH):
             self._session.check()
-            some = slice(start, start + _EXACT_BATCH)
-            found = self._rows.exact(queries[some], plan.RECALL_AT + 1)
-            for own, near in zip(asked[some].tolist(), found, strict=True):
-                order = np.argsort(-near.scores, kind="stable")
-                others = [row for row in near.ordinals[order].tolist() if row != own]
-                truth.append(frozenset(others[: plan.RECALL_AT]))
-        return queries, truth
+            rows = asked[start : start + _EXACT_BATCH]
+            queries = self._units(rows)
+            found = self._rows.exact(queries, wanted + 1)
+            for own, query, near in zip(rows.tolist(), queries, found, strict=True):
+                others = np.sort(near.scores[near.ordinals != own])
+                least = float(others[-wanted]) if wanted else 1.0
+                questions.append(plan.Question(query, own, wanted, least))
+        return questions
 
     def _sample(self, count: int) -> npt.NDArray[np.float32]:
         """Return that many live rows, in the order of the store."""

@@ -22,7 +22,7 @@ from embedsearch.ann.build import CandidateBuilder, flat_bytes
 from embedsearch.ann.search import CandidateIndex
 from embedsearch.config import IndexConfig, SearchBudget
 from embedsearch.errors import DamagedStore, Interrupted, UsageError
-from embedsearch.records import Hit, ModelSpec
+from embedsearch.records import Hit, ModelSpec, Neighbors
 from embedsearch.session import Session
 from embedsearch.staleness import Due, due
 from embedsearch.store.check import check_store
@@ -162,7 +162,8 @@ def test_what_is_built_is_chosen_by_measuring(
     session = Session(notice=said.append)
     manifest = index(store, folder, latency_s=1e-9, session=session)
     assert not manifest.search.is_reached, "no index answers in a nanosecond"
-    assert len(said) == 2, said  # every candidate was tried
+    assert said[0].startswith("exact search takes ")
+    assert len(said) == 3, said  # every candidate was tried
     manifest = index(store, folder, latency_s=10.0)
     assert manifest.ann is None and manifest.search.is_reached
     assert manifest.search.exact_latency_s > 0
@@ -175,6 +176,29 @@ def test_what_is_built_is_chosen_by_measuring(
     facts = info(store).to_dict()["search_measured"]
     assert facts["curve"][-1]["recall_at_10"] == recall and facts["reached"]
     assert index(store, folder) == manifest, "nothing is due, the budget is remembered"
+
+
+def test_of_copies_of_a_picture_any_is_a_right_answer(
+    tmp_path: Path, extractor: Callable[..., Any]
+) -> None:
+    """Of 120 equal rows 10 are wanted: recall counts what is as near, exact search ends."""
+    photos, store = tmp_path / "photos", tmp_path / "s.es"
+    for number in range(600):
+        paint(photos / f"{number:03d}.png", number % 5)
+    embedsearch.index(
+        photos, store=store, model="packaged", extractor_factory=extractor, ann="IVF4,SQ8"
+    )
+    manifest = read_current(store)
+    assert manifest.search.is_reached and manifest.search.curve[-1][1] == 1.0
+    with embedsearch.open_store(store) as searcher:
+        hits = searcher.query(embedsearch.Key("023.png"), 10)
+    assert keys(hits) == [f"{number:03d}.png" for number in range(3, 53, 5)]
+    assert {hit.score for hit in hits} == {hits[0].score}
+    question = plan.Question(unit(0), ordinal=3, wanted=2, least=0.75)
+    other_copies = Neighbors(np.array([3, 8, 9]), np.array([1.0, 0.75, 0.75], np.float32))
+    assert question.share(other_copies) == 1.0
+    further = Neighbors(np.array([3, 8, 9]), np.array([1.0, 0.75, 0.5], np.float32))
+    assert question.share(further) == 0.5, "a row is no neighbor of its own"
 
 
 def test_candidates_fit_the_memory_and_the_history() -> None:

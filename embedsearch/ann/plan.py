@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.config import AUTO_ANN, SearchBudget
+from embedsearch.records import Neighbors
 
-Answer = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.int64]]
+Answer = Callable[[npt.NDArray[np.float32]], Neighbors]
 
 RECALL_AT = 10
 QUERIES = 400  # rows held out: 4,000 neighbours, so that a recall of .98 is known to .002
@@ -24,6 +25,24 @@ _ROWS_PER_LIST = 40  # to train k-means on, of which FAISS wants 39 at least
 _TRAINING_BYTES = 512 << 20
 _HNSW_LINKS = 32
 _MAX_HNSW_ROWS = 2_000_000  # beyond, building it takes hours
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row as a query, float32 (D,), and its `wanted` nearest others, by their least score.
+
+    Of rows that tie, any is right.
+    """
+
+    query: npt.NDArray[np.float32]
+    ordinal: int
+    wanted: int
+    least: float
+
+    def share(self, found: Neighbors) -> float:
+        """Return the share of the wanted that was found."""
+        right = (found.scores >= self.least) & (found.ordinals != self.ordinal)
+        return min(int(right.sum()), self.wanted) / max(self.wanted, 1)
 
 
 @dataclass(frozen=True)
@@ -70,25 +89,24 @@ def training_rows(rows: int, dim: int) -> int:
 def measure(
     answer_at: Callable[[int], Answer],
     settings: list[int],
-    queries: npt.NDArray[np.float32],
-    truth: list[frozenset[int]],
+    questions: list[Question],
     budget: SearchBudget,
 ) -> list[Measured]:
     """Return what settings reach, from fast to thorough, until one reaches the recall.
 
-    `answer_at` gives what answers a query at a setting; `truth` has the rows that exact search
-    found for each query. One that is far beyond the latency is the last, too.
+    `answer_at` gives what answers a query at a setting. One that is far beyond the latency is the
+    last, too.
     """
     curve = []
     for setting in settings:
         answer = answer_at(setting)
-        answer(queries[0])  # what a first call alone costs
+        answer(questions[0].query)  # what a first call alone costs
         seconds, shares = [], []
-        for query, wanted in zip(queries, truth, strict=True):
+        for question in questions:
             started = time.perf_counter()
-            found = answer(query)
+            found = answer(question.query)
             seconds.append(time.perf_counter() - started)
-            shares.append(len(wanted.intersection(found.tolist())) / max(len(wanted), 1))
+            shares.append(question.share(found))
         curve.append(Measured(setting, float(np.mean(shares)), float(np.median(seconds))))
         if curve[-1].recall >= budget.recall or curve[-1].latency_s > 4 * budget.latency_s:
             break
