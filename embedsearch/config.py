@@ -90,7 +90,7 @@ class IndexConfig:
     ann: str | None = None
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     checkpoint_s: float = 60.0  # a killed run loses at most this much work ...
-    checkpoint_images: int = 5_000  # ... or this many images
+    checkpoint_images: int = 100_000  # ... or this many images
     metadata: str | None = None  # a file with columns of the user's, see sources/table.py
     wait_s: float = 0.0  # how long to wait for another writer of the store
     rebuild: bool = False  # embed everything anew, the one way to change a store's model

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,7 +68,7 @@ class Ledger:
         )
         self._pending: list[pa.Table] = []
         self._pending_rows = 0
-        self._fresh: list[ShardRecord] = []
+        self._fresh: list[Future[ShardRecord]] = []
         self._deleted: list[int] = []
         self._failures: list[Failure] | None = None
         self._metadata: pa.Table | None = None
@@ -82,9 +84,9 @@ class Ledger:
         return self.manifest.live + self._pending_rows - len(self._deleted)
 
     def add(self, batch: EmbeddingBatch) -> int:
-        """Add the rows of a batch; a full shard is written, not yet committed.
+        """Add the rows of a batch; a full shard is written beside, not yet committed.
 
-        Returns the number of the first row.
+        Returns the number of the first row. Raises StorageError for an earlier shard.
         """
         started, first = time.monotonic(), self.manifest.next_row
         self._add_rows(batch_table(batch, self.manifest.next_row))
@@ -137,6 +139,7 @@ class Ledger:
         """Write what is pending and make it the current generation. Raises StorageError."""
         started = time.monotonic()
         self._close_shard()
+        fresh = [shard.result() for shard in self._fresh]
         manifest, number = self.manifest, self.writer.next_generation
         store = self.writer.store
         if self._deleted:
@@ -158,7 +161,7 @@ class Ledger:
             table = failure_table(self._failures)
             failures = write_small(store, "f", number, table) if some else None
             manifest = replace(manifest, failures=failures, failure_rows=some)
-        manifest = replace(manifest, shards=(*manifest.shards, *self._fresh), run=dict(run))
+        manifest = replace(manifest, shards=(*manifest.shards, *fresh), run=dict(run))
         self.writer.commit(manifest)
         self.manifest = manifest
         self._fresh, self._deleted, self._failures = [], [], None
@@ -215,12 +218,15 @@ class Ledger:
             self._close_shard()
 
     def _close_shard(self) -> None:
+        """Have the pending rows written, once those before them are."""
         if not self._pending_rows:
             return
+        if self._fresh:
+            self._fresh[-1].result()
         schema = row_schema(self.manifest.model.dim)
         rows = pa.concat_tables(self._pending)
-        number = self.writer.next_generation
-        self._fresh.append(write_shard(self.writer.store, number, [rows], schema))
+        store, number = self.writer.store, self.writer.next_generation
+        self._fresh.append(self.writer.beside(partial(write_shard, store, number, [rows], schema)))
         self.manifest = replace(self.manifest, live=self.manifest.live + self._pending_rows)
         self._pending, self._pending_rows = [], 0
 

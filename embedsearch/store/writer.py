@@ -12,8 +12,10 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from embedsearch.errors import (
     DamagedStore,
@@ -40,6 +42,8 @@ from embedsearch.store.snapshot import Snapshot
 
 _TMP_FILE = re.compile(r"[0-9]+-[0-9a-f]{16}")
 
+T = TypeVar("T")
+
 
 class StoreWriter:
     """The one writer of a store, from lock to release; use as a context manager."""
@@ -62,17 +66,23 @@ class StoreWriter:
         except BaseException:
             self._lock.release()
             raise
+        self._thread = ThreadPoolExecutor(1, "store-writer")
 
     def __enter__(self) -> StoreWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._thread.shutdown(cancel_futures=True)  # nothing is written without the lock
         self._lock.release()
 
     @property
     def next_generation(self) -> int:
         """Return the number that the next commit will have."""
         return 1 if self.manifest is None else self.manifest.generation + 1
+
+    def beside(self, work: Callable[[], T]) -> Future[T]:
+        """Have a file written while the caller goes on; one after the other."""
+        return self._thread.submit(work)
 
     def commit(self, manifest: Manifest) -> None:
         """Make `manifest` the current generation. When this returns it survives a power cut.
