@@ -13,7 +13,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -41,7 +40,8 @@ from embedsearch.store.snapshot import Snapshot, open_snapshot
 
 __all__ = ["Answer", "Crop", "Key", "Mix", "Query", "Searcher", "open_store", "thumbnails"]
 
-_CHUNK = 32
+_IMAGES = 32  # embedded at a time
+_QUERIES = 512  # answered at a time: many share the passes over the rows
 _FILTERS_KEPT = 8
 _COLLAPSE_MORE = 4  # times as many are fetched where too few are left after collapsing
 # The weight of a neighbor in an expanded query is its score to this power: Radenović, Tolias and
@@ -164,8 +164,7 @@ class Searcher:
         if isinstance(images, str | bytes):
             raise UsageError("several queries are a list; for one image there is query()")
         config = config or _search_config(k, options)
-        queries = iter(images)
-        while chunk := list(islice(queries, _CHUNK)):
+        for chunk in _chunks(images):
             vectors = self._vectors(chunk)
             good = [v for v in vectors if not isinstance(v, UnreadableImage)]
             hits = iter(self._hits(np.array(good, dtype=np.float32), config) if good else [])
@@ -234,9 +233,10 @@ class Searcher:
                 queries = self._expanded(queries, config.expand, mask)
             fetch = DIVERSE_POOL if config.diverse is not None else config.offset + config.k
             found = self._rows.nearest(queries, fetch, mask)
+            candidates = self._candidates(found)
             return [
-                self._page(query, neighbors, fetch, mask, config)
-                for query, neighbors in zip(queries, found, strict=True)
+                self._page(query, rows, fetch, mask, config)
+                for query, rows in zip(queries, candidates, strict=True)
             ]
 
     def _expanded(self, queries: Vector, count: int, mask: Mask | None) -> Vector:
@@ -252,21 +252,22 @@ class Searcher:
     def _page(
         self,
         query: Vector,
-        neighbors: Neighbors,
+        candidates: list[_Row],
         fetch: int,
         mask: Mask | None,
         config: SearchConfig,
     ) -> list[Hit]:
-        """Return the hits that the config asks for, of the nearest rows and more if need be."""
+        """Return the hits that the config asks for, of `fetch` nearest rows and more if need be."""
         wanted = config.offset + config.k
         while True:
-            ranked = self._ranked(neighbors, fetch, config.min_score)
+            ranked = _ranked(candidates, fetch, config.min_score)
             is_all = len(ranked) < fetch
             if config.collapse is not None:
                 ranked = self._distinct(ranked, config.collapse, wanted)
                 if len(ranked) < wanted and not is_all:
                     fetch *= _COLLAPSE_MORE
-                    neighbors = self._rows.nearest(query[None], fetch, mask)[0]
+                    more = self._rows.nearest(query[None], fetch, mask)
+                    (candidates,) = self._candidates(more)
                     continue
             break
         if config.diverse is not None:
@@ -290,16 +291,16 @@ class Searcher:
             )
         ]
 
-    def _ranked(self, neighbors: Neighbors, count: int, min_score: float | None) -> list[_Row]:
-        """Return the first `count` rows in their final order, those of too low a score cut off."""
-        scores = neighbors.scores.tolist()
-        if not scores:
-            return []
-        images = self._snapshot.images(neighbors.ordinals)
-        rows = [_Row(*row) for row in zip(scores, neighbors.ordinals.tolist(), images, strict=True)]
-        rows.sort(key=lambda row: (-row.score, row.image.root, row.image.key))
-        least = -1.0 if min_score is None else min_score
-        return [row for row in rows[:count] if row.score >= least]
+    def _candidates(self, found: list[Neighbors]) -> list[list[_Row]]:
+        """Return the neighbors of each query with their images, in no order."""
+        images = iter(self._snapshot.images(np.concatenate([near.ordinals for near in found])))
+        return [
+            [
+                _Row(score, ordinal, next(images))
+                for score, ordinal in zip(near.scores.tolist(), near.ordinals.tolist(), strict=True)
+            ]
+            for near in found
+        ]
 
     def _distinct(self, ranked: list[_Row], limit: float, count: int) -> list[_Row]:
         """Return up to `count` rows of which no two reach a cosine of `limit`, the best first."""
@@ -355,6 +356,28 @@ class _Row:
     score: float
     ordinal: int
     image: StoredImage
+
+
+def _ranked(candidates: list[_Row], count: int, min_score: float | None) -> list[_Row]:
+    """Return the first `count` in their final order, those of too low a score cut off."""
+    rows = sorted(candidates, key=lambda row: (-row.score, row.image.root, row.image.key))
+    least = -1.0 if min_score is None else min_score
+    return [row for row in rows[:count] if row.score >= least]
+
+
+def _chunks(queries: Iterable[Query]) -> Iterator[list[Query]]:
+    """Yield the queries in lists that are answered together."""
+    chunk: list[Query] = []
+    images = 0
+    for query in queries:
+        chunk.append(query)
+        is_vector = isinstance(query, np.ndarray) and query.ndim == 1
+        images += not (is_vector or isinstance(query, Key))
+        if len(chunk) == _QUERIES or images == _IMAGES:
+            yield chunk
+            chunk, images = [], 0
+    if chunk:
+        yield chunk
 
 
 def _search_config(k: int, options: dict[str, Any]) -> SearchConfig:

@@ -16,6 +16,7 @@ from PIL import ExifTags, Image
 
 import embedsearch
 from embedsearch import neighbors
+from embedsearch.ann import search
 from embedsearch.ann.search import cosines, search_rows
 from embedsearch.errors import StoreNotFound, UnreadableImage, UsageError
 from embedsearch.queries import QueryEmbedder
@@ -84,6 +85,20 @@ def test_hits_are_the_oracles(
         query = np.array(own[0].as_py(), np.float32)
         query /= np.linalg.norm(query)
         assert_right(searcher.query(query, k=k), oracle(big_store, query, k))
+
+
+@pytest.mark.parametrize(("where", "count"), [(None, 20), ("row % 3 = 0", 20), ("row = 8", 1)])
+def test_many_queries_get_what_each_alone_gets(
+    big_store: Path, where: str | None, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many are searched by matrix products, block by block: another way to the same answers."""
+    monkeypatch.setattr(search, "_BLOCK_ROWS", 7)
+    monkeypatch.setattr(neighbors, "_FEW_ROWS", 0)
+    queries = [unit(seed) for seed in range(200)]
+    with embedsearch.open_store(big_store) as searcher:
+        together = searcher.query_batch(queries, 20, where=where)
+        assert together == [searcher.query(query, 20, where=where) for query in queries]
+    assert len(together[0]) == count
 
 
 def test_a_reversed_order_would_be_noticed(big_store: Path) -> None:

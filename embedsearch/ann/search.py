@@ -18,6 +18,8 @@ import numpy.typing as npt
 _faiss: Any = faiss
 _WRAPPERS = (faiss.IndexIDMap, faiss.IndexIDMap2, faiss.IndexRefine)
 _STEPS = sorted({round(2 ** (step / 2)) for step in range(40)})  # each some 1.4 times the last
+_MANY_QUERIES = 128  # from which on matrix products are faster than a pass a query
+_BLOCK_ROWS = 8192
 Queries = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float16]
 Mask = npt.NDArray[np.bool_]
@@ -55,6 +57,8 @@ class FlatFile:
 
         Several threads may each search a part of the file.
         """
+        if len(queries) >= _MANY_QUERIES:
+            return self._search_by_blocks(queries, k, mask, start, stop)
         parameters = None
         if mask is not None:
             bits = np.packbits(mask[:stop], bitorder="little")  # must outlive the selector
@@ -70,6 +74,28 @@ class FlatFile:
             Candidates(row[row >= 0], product[row >= 0])  # FAISS fills up with -1
             for row, product in zip(positions, products, strict=True)
         ]
+
+    def _search_by_blocks(
+        self, queries: Queries, k: int, mask: Mask | None, start: int, stop: int
+    ) -> list[Candidates]:
+        """Do the same by matrix products, which take a row's numbers apart once for all queries."""
+        codes = self.vectors.view(np.uint8)
+        positions = np.empty((len(queries), 0), np.int64)
+        products = np.empty((len(queries), 0), np.float32)
+        for first in range(start, stop, _BLOCK_ROWS):
+            rows = np.arange(first, min(first + _BLOCK_ROWS, stop))
+            if mask is not None:
+                rows = rows[mask[rows]]
+            if not len(rows):
+                continue
+            vectors = self._index.sq.decode(codes[rows])
+            found = faiss.knn(queries, vectors, min(k, len(rows)), faiss.METRIC_INNER_PRODUCT)
+            products = np.concatenate([products, found[0]], axis=1)
+            positions = np.concatenate([positions, rows[found[1]]], axis=1)
+            order = np.argsort(-products, axis=1, kind="stable")[:, :k]
+            products = np.take_along_axis(products, order, axis=1)
+            positions = np.take_along_axis(positions, order, axis=1)
+        return [Candidates(*row) for row in zip(positions, products, strict=True)]
 
 
 class CandidateIndex:
