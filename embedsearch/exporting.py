@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,10 @@ import pyarrow.parquet as pq
 
 from embedsearch.ann.build import flat_bytes
 from embedsearch.columns import RowColumns
-from embedsearch.errors import StorageError, UsageError
+from embedsearch.errors import UsageError
 from embedsearch.session import Session
 from embedsearch.store.snapshot import Snapshot, open_snapshot
+from embedsearch.writing import in_place
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def export(
         if not job.rows:
             raise UsageError(f"{store} holds no such row: nothing was written")
         files = [out, out.with_suffix(".csv")] if out.suffix in {".npy", ".faiss"} else [out]
-        with _in_place(files) as temporary:
+        with in_place(files) as temporary:
             _WRITERS[out.suffix](temporary, job)
     return ExportReport([str(file) for file in files], job.rows, job.dim)
 
@@ -98,21 +98,6 @@ def _parts(
             kept = some[here].astype(np.float32)
             kept /= np.linalg.norm(kept, axis=1, keepdims=True)
             yield _Part(table.filter(pa.array(here)), kept)
-
-
-@contextlib.contextmanager
-def _in_place(files: Sequence[Path]) -> Iterator[list[Path]]:
-    """Give names to write under; on success they become `files`, else they are removed."""
-    temporary = [file.with_name(f".{file.name}.{os.getpid()}.tmp") for file in files]
-    try:
-        yield temporary
-        for written, file in zip(temporary, files, strict=True):
-            written.replace(file)
-    except OSError as error:
-        raise StorageError(f"{files[0]}: {error.strerror or error}") from error
-    finally:
-        for written in temporary:
-            written.unlink(missing_ok=True)
 
 
 def _write_parquet(files: list[Path], job: _Job) -> None:

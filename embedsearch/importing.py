@@ -34,6 +34,7 @@ from embedsearch.records import (
 )
 from embedsearch.session import Session
 from embedsearch.settling import settle
+from embedsearch.sources.vectors import open_vectors
 from embedsearch.store.locate import locate_store
 from embedsearch.store.manifest import Manifest, Root
 from embedsearch.store.snapshot import Snapshot, read_failures
@@ -243,7 +244,7 @@ class _Reader:
 
     def _numpy_blocks(self) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
         assert self.paths is not None, "a .npy file comes with paths"
-        vectors = np.load(self.source, mmap_mode="r", allow_pickle=False)
+        vectors = open_vectors(self.source)
         names = _listed(self.paths)
         for start in range(0, len(vectors), _ROWS):
             some = np.asarray(vectors[start : start + _ROWS], dtype=np.float32)
@@ -262,13 +263,7 @@ def _reader(source: Path, paths: Path | None) -> _Reader:
     if source.suffix == ".npy":
         if paths is None or not paths.is_file():
             raise UsageError(f"{source} needs --paths FILE with the path of each row")
-        try:
-            array = np.load(source, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
-            raise UsageError(f"{source} cannot be read: {error}") from error
-        if array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
-            raise UsageError(f"{source} is {array.dtype} {array.shape}, not float (rows, D)")
-        return _Reader(source, paths, "", array.shape[1])
+        return _Reader(source, paths, "", open_vectors(source).shape[1])
     if paths is not None:
         raise UsageError("--paths goes with a .npy file")
     try:

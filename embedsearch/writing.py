@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from embedsearch.errors import StorageError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -18,3 +22,21 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def in_place(files: Sequence[Path]) -> Iterator[list[Path]]:
+    """Give names to write under; on success they become `files`, else they are removed.
+
+    Raises StorageError where that cannot be done.
+    """
+    temporary = [file.with_name(f".{file.name}.{os.getpid()}.tmp") for file in files]
+    try:
+        yield temporary
+        for written, file in zip(temporary, files, strict=True):
+            written.replace(file)
+    except OSError as error:
+        raise StorageError(f"{files[0]}: {error.strerror or error}") from error
+    finally:
+        for written in temporary:
+            written.unlink(missing_ok=True)

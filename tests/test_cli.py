@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -77,6 +79,67 @@ def test_stdin(store: Path) -> None:
     assert done.returncode == 1 and "empty" in one_line(done.stderr)
 
 
+def test_a_list_of_queries_into_a_file(store: Path, tmp_path: Path) -> None:
+    """Every form of the file holds what --json prints, of the queries that could be answered."""
+    boat = SAMPLES / "boats" / "boats_1.jpg"
+    names = tmp_path / "names.txt"
+    names.write_text(f"{CLOCK}\n\n{tmp_path}/none.jpg\r\n{boat}")
+    at = ["--store", store, "-k", "3"]
+    wanted = run_cli("query", CLOCK, boat, *at, "--json").stdout
+    for out in ("hits.jsonl", "hits.csv", "hits.parquet"):
+        with names.open("rb") as file:
+            done = run_cli("query", "--from", "-", *at, "--out", tmp_path / out, stdin=file)
+        assert done.returncode == 1 and done.stdout == ""
+        bad, told = done.stderr.splitlines()
+        assert "none.jpg: there is no such file" in bad
+        assert told == f"embedsearch: the hits of 2 queries, 1 failed, written to {tmp_path / out}"
+    lines = (tmp_path / "hits.jsonl").read_text()
+    assert lines == wanted
+    rows = [json.loads(line) for line in lines.splitlines()]
+    with (tmp_path / "hits.csv").open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    assert [(row["path"], float(row["score"])) for row in cells] == [
+        (row["path"], row["score"]) for row in rows
+    ]
+    table = pq.read_table(tmp_path / "hits.parquet").to_pylist()
+    assert [{**row, "metadata": json.loads(row["metadata"])} for row in table] == rows
+    assert run_cli("query", "--from", names, *at, "--json").stdout == wanted
+
+
+def test_vectors_of_a_file_as_queries(store: Path, tmp_path: Path) -> None:
+    out = run_cli("export", tmp_path / "v.npy", "--store", store)
+    assert out.returncode == 0, out.stderr
+    vectors = np.load(tmp_path / "v.npy")
+    np.save(tmp_path / "long.npy", 3.0 * vectors[:2].astype(np.float64))
+    at = ["--store", store, "-k", "1", "--json"]
+    done = run_cli("query", "--from", tmp_path / "long.npy", *at)
+    hits = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [hit["query"] for hit in hits] == [f"{tmp_path}/long.npy:{n}" for n in (0, 1)]
+    with (tmp_path / "v.csv").open() as file:
+        assert [hit["key"] for hit in hits] == [row["path"] for row in csv.DictReader(file)][:2]
+    bad = vectors[:3].copy()
+    bad[1] = 0.0
+    np.save(tmp_path / "zero.npy", bad)
+    bad[1] = np.nan
+    np.save(tmp_path / "nan.npy", bad)
+    np.save(tmp_path / "short.npy", vectors[:, :7])
+    np.save(tmp_path / "objects.npy", np.array([{}, {}], dtype=object))
+    for name, words in {
+        "zero": "row 1 of",
+        "nan": "row 1 of",
+        "short": "7 components a row, the store 512",
+        "objects": "cannot be read",
+        "absent": "cannot be read",
+    }.items():
+        done = run_cli("query", "--from", tmp_path / f"{name}.npy", *at)
+        assert done.returncode == 2 and words in one_line(done.stderr), done.stderr
+    target = tmp_path / "kept.csv"
+    target.write_text("old")
+    done = run_cli("query", "--from", tmp_path / "zero.npy", *at[:-1], "--out", target)
+    assert done.returncode == 2 and target.read_text() == "old"
+    assert sorted(path.name for path in tmp_path.glob(".*")) == [], "nothing unfinished is left"
+
+
 def test_a_bad_query_among_good_ones(store: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_text("<html>")
     done = run_cli("query", tmp_path / "bad.jpg", CLOCK, "--store", store, "-k", "1", "--paths")
@@ -119,6 +182,10 @@ def test_contact_sheet(store: Path, tmp_path: Path) -> None:
         (["query", "x.jpg", "-k", "many"], 2, "-k"),
         (["query", "x.jpg", "--min-score", "7"], 2, "--min-score"),
         (["query", "x.jpg", "--json", "--csv"], 2, "exclude"),
+        (["query", "x.jpg", "--json", "--out", "h.csv"], 2, "exclude"),
+        (["query", "--from", "/nowhere.txt"], 2, "No such file"),
+        (["query", "--from", "x.npy", "--crop", "1,2,3,4"], 2, "cannot be cropped"),
+        (["query", "-", "--from", "-"], 2, "once"),
         (["query", "x.jpg", "--device", "gpu"], 2, "--device"),
         (["query", "x.jpg", "--store", "/nowhere"], 7, "no store"),
         (["info"], 7, "embedsearch index FOLDER"),

@@ -37,13 +37,14 @@ SAME_FLOOR = {
     ("config", "errors"),
     ("session", "errors"),
     ("stages", "config"),
+    ("writing", "errors"),
 }
 HEAVY = {
     "PIL": {"decode", "present", "queries"},
     "pillow_heif": {"decode"},
     "pyarrow": {
         *("store", "planning", "ledger", "columns", "filters", "sources", "metadata"),
-        *("importing", "exporting"),
+        *("importing", "exporting", "present"),
     },
     "duckdb": {"filters"},
     "torch": {"network", "learning"},

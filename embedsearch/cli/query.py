@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
+from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,17 +19,15 @@ from embedsearch.cli.app import (
     VerboseOption,
     notice,
 )
-from embedsearch.cli.sheet import write_rows
+from embedsearch.cli.asking import Asked
+from embedsearch.cli.sheet import SheetRow, write_rows
 from embedsearch.config import DEFAULT_K, IndexConfig, SearchConfig
 from embedsearch.errors import NothingIndexed, UnreadableImage, UsageError
 from embedsearch.session import Session
 
 if TYPE_CHECKING:
-    from embedsearch.queries import Query, Single
     from embedsearch.records import Hit
     from embedsearch.searching import Answer
-
-MAX_STDIN_BYTES = 512 << 20
 
 
 def query(
@@ -47,6 +47,14 @@ def query(
         list[str] | None, typer.Option(help="Hits are to be like this image, too.")
     ] = None,
     unlike: Annotated[list[str] | None, typer.Option(help="Hits are not to be like it.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Look for all that a file lists: an image a line, or vectors as .npy.",
+        ),
+    ] = None,
     crop: Annotated[
         str | None,
         typer.Option(metavar="X,Y,W,H", help="Look for this part of the images, in pixels."),
@@ -68,6 +76,9 @@ def query(
     json: Annotated[bool, typer.Option("--json", help="One JSON object a hit.")] = False,
     paths: Annotated[bool, typer.Option("--paths", help="Only the paths of the hits.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write the hits to this .jsonl, .csv or .parquet.")
+    ] = None,
     sheet: Annotated[
         Path | None, typer.Option(help="Also write a contact sheet, a PNG, to this file.")
     ] = None,
@@ -80,8 +91,8 @@ def query(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from embedsearch.searching import open_store
 
-    if json + paths + csv > 1:
-        raise UsageError("--json, --paths and --csv exclude each other")
+    if json + paths + csv + (out is not None) > 1:
+        raise UsageError("--json, --paths, --csv and --out exclude each other")
     form = "json" if json else "paths" if paths else "csv" if csv else "table"
     config = SearchConfig(
         k=k,
@@ -92,99 +103,87 @@ def query(
         diverse=diverse,
         expand=expand,
     )
-    asked = _queries(images or [], key or [], like or [], unlike or [], crop)
+    asked = Asked(images or [], key or [], like or [], unlike or [], crop, source)
     session = Session(notice=notice)
     with open_store(store, device=device, precision=precision, session=session) as searcher:
         if not len(searcher):
             raise NothingIndexed("the store holds no image; embedsearch failures may say why")
-        answers = searcher.answers([query for _, query in asked], config=config)
-        return _show(answers, [name for name, _ in asked], form, sheet)
-
-
-def _queries(
-    images: list[str], keys: list[str], like: list[str], unlike: list[str], crop: str | None
-) -> list[tuple[str, Query]]:
-    """Return the queries with their names."""
-    from embedsearch.queries import Crop, Key, Mix
-
-    def image_of(name: str) -> str | bytes:
-        return _stdin_image() if name == "-" else name
-
-    asked: list[tuple[str, Single]] = []
-    for name in images:
-        if crop is None:
-            asked.append((name, image_of(name)))
+        named, queries = tee(asked.queries(searcher.manifest.model.dim))
+        found = searcher.answers((query for _, query in queries), config=config)
+        answers = _Answers(zip((name for name, _ in named), found, strict=True), sheet is not None)
+        if out is None:
+            _show(answers, form)
         else:
-            asked.append((f"{name} {crop}", Crop(image_of(name), *_numbers(crop))))
-    if crop is not None and not images:
-        raise UsageError("--crop needs an image")
-    asked += [(name, Key(name)) for name in keys]
-    if not (like or unlike):
-        if not asked:
-            raise UsageError("name an image to look for, or --key or --like")
-        return [*asked]
-    more, less = [image_of(name) for name in like], [image_of(name) for name in unlike]
-    words = "".join(f" + {name}" for name in like) + "".join(f" - {name}" for name in unlike)
-    if not asked:
-        return [(words.removeprefix(" + "), Mix(more, less))]
-    return [(name + words, Mix([query, *more], less)) for name, query in asked]
+            _write(answers, out, len(asked))
+    if sheet is not None and answers.pictured:
+        write_rows(sheet, answers.pictured)
+    return UnreadableImage.exit_code if answers.failed else 0
 
 
-def _numbers(crop: str) -> tuple[int, int, int, int]:
-    try:
-        x, y, width, height = (int(part) for part in crop.split(","))
-    except ValueError as error:
-        raise UsageError(f"--crop is four whole numbers X,Y,W,H, not {crop!r}") from error
-    return x, y, width, height
+class _Answers:
+    """The answers with the names of their queries; failures are said on stderr and left out."""
+
+    def __init__(self, pairs: Iterator[tuple[str, Answer]], pictured: bool) -> None:
+        self._pairs = pairs
+        self._is_pictured = pictured
+        self.failed = 0
+        self.pictured: list[SheetRow] = []
+
+    def __iter__(self) -> Iterator[tuple[str, list[Hit]]]:
+        for name, answer in self._pairs:
+            if answer.failure is not None:
+                print(f"embedsearch: {answer.failure}", file=sys.stderr)
+                self.failed += 1
+                continue
+            if self._is_pictured:
+                self.pictured.append((_picture(answer), "query", name, answer.hits))
+            yield name, answer.hits
 
 
-def _show(answers: Iterator[Answer], names: list[str], form: str, sheet: Path | None) -> int:
-    """Print the answers as they come; return 1 if an image could not be read."""
+def _show(answers: _Answers, form: str) -> None:
+    """Print the hits as they come."""
     from embedsearch.present.text import HIT_COLUMNS, hit_csv, hit_table, hit_values, json_line
 
-    code = 0
-    shown: list[tuple[str | bytes, str, str, list[Hit]]] = []
     if form == "csv":
         sys.stdout.write(",".join(HIT_COLUMNS) + "\n")
-    for name, answer in zip(names, answers, strict=True):
-        if answer.failure is not None:
-            print(f"embedsearch: {answer.failure}", file=sys.stderr)
-            code = UnreadableImage.exit_code
-            continue
-        shown.append((_picture(answer), "query", name, answer.hits))
-        rows = [hit_values(name, hit) for hit in answer.hits]
+    for name, hits in answers:
+        rows = [hit_values(name, hit) for hit in hits]
         if form == "json":
             sys.stdout.writelines(json_line(row) + "\n" for row in rows)
         elif form == "csv":
             sys.stdout.write(hit_csv(rows))
         elif form == "paths":
             sys.stdout.flush()
-            for hit in answer.hits:
+            for hit in hits:
                 sys.stdout.buffer.write(os.fsencode(hit.path) + b"\n")
         else:
-            sys.stdout.write(hit_table(name, answer.hits))
-    if sheet is not None and shown:
-        write_rows(sheet, shown)
-    return code
+            sys.stdout.write(hit_table(name, hits))
+
+
+def _write(answers: _Answers, out: Path, total: int) -> None:
+    """Write the hits to a file as they come, and show how far that is."""
+    from embedsearch.present.hits import hits_file
+    from embedsearch.present.progress import ProgressDisplay
+    from embedsearch.present.text import hit_values
+    from embedsearch.records import Progress
+
+    done, started = 0, time.monotonic()
+    with hits_file(out) as write, ProgressDisplay(notice) as show:
+        for done, (name, hits) in enumerate(answers, start=1):
+            write([hit_values(name, hit) for hit in hits])
+            show(Progress(done + answers.failed, total, answers.failed, time.monotonic() - started))
+    notice(f"the hits of {done:,} queries, {answers.failed:,} failed, written to {out}")
 
 
 def _picture(answer: Answer) -> str | bytes:
     """Return a picture that stands for a query: its first image, or the first hit of a key."""
-    from embedsearch.queries import Crop, Key, Mix
+    from embedsearch.queries import Crop, Mix
 
     query: object = answer.query
     if isinstance(query, Mix):
         query = query.like[0]
     if isinstance(query, Crop):
         query = query.image
-    if isinstance(query, Key):
+    if not isinstance(query, str | bytes):  # a key or a vector
         return answer.hits[0].path if answer.hits else ""
-    assert isinstance(query, str | bytes), "the command line asks by path or stdin"
     return query
-
-
-def _stdin_image() -> bytes:
-    data = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
-    if len(data) > MAX_STDIN_BYTES:
-        raise UsageError(f"stdin holds more than {MAX_STDIN_BYTES >> 20} MB")
-    return data

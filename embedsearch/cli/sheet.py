@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from embedsearch.cli.app import notice
 
 if TYPE_CHECKING:
     from embedsearch.records import Hit
 
+# A query: where to read its picture, its title and its name; and its hits.
+SheetRow: TypeAlias = "tuple[str | bytes, str, str, list[Hit]]"
 
-def write_rows(path: Path, rows: list[tuple[str | bytes, str, str, list[Hit]]]) -> None:
-    """Write rows of a query (where to read it, its title and name) and its hits as one PNG."""
+
+def write_rows(path: Path, rows: list[SheetRow]) -> None:
+    """Write queries and their hits as one PNG, a row each."""
     from embedsearch.present.sheet import MAX_TILES, THUMBNAIL_SIDE, Tile, write_sheet
     from embedsearch.searching import thumbnails
 

@@ -1,0 +1,137 @@
+"""What `embedsearch query` asks for; in: its arguments, out: queries with their names."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedsearch.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from embedsearch.queries import Query, Single
+
+MAX_STDIN_BYTES = 512 << 20
+STDIN = "-"
+_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Images, keys of the store, what a file lists, and what all are to be like and unlike."""
+
+    images: Sequence[str]
+    keys: Sequence[str]
+    like: Sequence[str]
+    unlike: Sequence[str]
+    crop: str | None
+    source: str | None
+
+    def __post_init__(self) -> None:
+        if not (self.images or self.keys or self.like or self.source):
+            raise UsageError("name an image to look for, or --key, --like or --from")
+        if self.crop is not None and not (self.images or self.source):
+            raise UsageError("--crop needs an image")
+        if self._box and self._is_vectors:
+            raise UsageError("a vector cannot be cropped")
+        if [*self.images, *self.like, *self.unlike, self.source].count(STDIN) > 1:
+            raise UsageError("stdin can be read once only")
+        _ = self._listed  # a list that cannot be read is said before a store is opened
+
+    def __len__(self) -> int:
+        """Return how many queries these are."""
+        count = len(self.images) + len(self.keys) + len(self._listed)
+        return count or min(1, len(self.like))
+
+    def queries(self, dim: int) -> Iterator[tuple[str, Query]]:
+        """Yield the queries; `dim` is the length of the store's vectors. Raises UsageError."""
+        from embedsearch.queries import Mix
+
+        more = [_image_of(name) for name in self.like]
+        less = [_image_of(name) for name in self.unlike]
+        words = "".join(f" + {name}" for name in self.like)
+        words += "".join(f" - {name}" for name in self.unlike)
+        is_alone = True
+        for name, query in self._single(dim):
+            is_alone = False
+            yield name + words, Mix([query, *more], less) if more or less else query
+        if is_alone and more:
+            yield words.removeprefix(" + "), Mix(more, less)
+
+    def _single(self, dim: int) -> Iterator[tuple[str, Single]]:
+        """Yield what is asked for by itself."""
+        from embedsearch.queries import Crop, Key
+
+        listed: Iterable[str] = () if self._is_vectors else self._listed
+        for name in (*self.images, *listed):
+            if self._box is None:
+                yield name, _image_of(name)
+            else:
+                yield f"{name} {self.crop}", Crop(_image_of(name), *self._box)
+        for name in self.keys:
+            yield name, Key(name)
+        if self._is_vectors:
+            yield from self._units(dim)
+
+    def _units(self, dim: int) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
+        """Yield the vectors of the file, float32 (dim,), scaled to length 1."""
+        import numpy as np
+
+        rows = self._listed
+        if rows.shape[1] != dim:
+            raise UsageError(f"{self.source} has {rows.shape[1]} components a row, the store {dim}")
+        for start in range(0, len(rows), _ROWS):
+            some = np.asarray(rows[start : start + _ROWS], np.float32)
+            lengths = np.linalg.norm(some, axis=1, keepdims=True)
+            bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
+            if len(bad):
+                raise UsageError(f"row {start + bad[0]} of {self.source} is zero or not finite")
+            for number, unit in enumerate(some / lengths, start=start):
+                yield f"{self.source}:{number}", unit
+
+    @property
+    def _is_vectors(self) -> bool:
+        return self.source is not None and self.source.endswith(".npy")
+
+    @cached_property
+    def _box(self) -> tuple[int, int, int, int] | None:
+        if self.crop is None:
+            return None
+        try:
+            x, y, width, height = (int(part) for part in self.crop.split(","))
+        except ValueError as error:
+            raise UsageError(f"--crop is four whole numbers X,Y,W,H, not {self.crop!r}") from error
+        return x, y, width, height
+
+    @cached_property
+    def _listed(self) -> Any:
+        """Return what the file lists: names, or an array of vectors that stays on the disk."""
+        if self.source is None:
+            return []
+        try:
+            if self._is_vectors:
+                from embedsearch.sources.vectors import open_vectors
+
+                return open_vectors(Path(self.source))
+            is_stdin = self.source == STDIN
+            data = sys.stdin.buffer.read() if is_stdin else Path(self.source).read_bytes()
+        except OSError as error:
+            raise UsageError(f"--from {self.source}: {error.strerror or error}") from error
+        lines = (line.removesuffix(b"\r") for line in data.split(b"\n"))
+        return [os.fsdecode(line) for line in lines if line]
+
+
+def _image_of(name: str) -> str | bytes:
+    if name != STDIN:
+        return name
+    data = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
+    if len(data) > MAX_STDIN_BYTES:
+        raise UsageError(f"stdin holds more than {MAX_STDIN_BYTES >> 20} MB")
+    return data

@@ -1,0 +1,73 @@
+"""The hits of many queries in one file; in: rows of `hit_values`, out: CSV, JSON or Parquet."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from embedsearch.errors import UsageError
+from embedsearch.paths import printable
+from embedsearch.present.text import HIT_COLUMNS, hit_csv, json_line
+from embedsearch.writing import in_place
+
+Write: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], None]
+_ROW_GROUP = 16_384
+
+
+@contextlib.contextmanager
+def hits_file(path: Path) -> Iterator[Write]:
+    """Give what takes the rows; `path` is there when all are, by its suffix in one of the forms.
+
+    Raises UsageError for another suffix, StorageError where it cannot be written.
+    """
+    if path.suffix not in _FORMS:
+        raise UsageError(f"--out {path} does not end in one of {', '.join(_FORMS)}")
+    with in_place([path]) as (temporary,), _FORMS[path.suffix](temporary) as write:
+        yield write
+
+
+@contextlib.contextmanager
+def _csv(path: Path) -> Iterator[Write]:
+    with path.open("w", newline="") as file:
+        file.write(",".join(HIT_COLUMNS) + "\n")
+        yield lambda rows: file.writelines([hit_csv(rows)])
+
+
+@contextlib.contextmanager
+def _json_lines(path: Path) -> Iterator[Write]:
+    with path.open("w") as file:
+        yield lambda rows: file.writelines(json_line(row) + "\n" for row in rows)
+
+
+@contextlib.contextmanager
+def _parquet(path: Path) -> Iterator[Write]:
+    """Bytes of a name that are no text are escaped, as they are shown; metadata is JSON text."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = {"rank": pa.int64(), "score": pa.float64(), "percentile": pa.float64()}
+    kinds |= {"width": pa.int64(), "height": pa.int64()}
+    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in HIT_COLUMNS])
+    waiting: list[dict[str, Any]] = []
+
+    def flush() -> None:
+        writer.write_table(pa.Table.from_pylist(waiting, schema))
+        waiting.clear()
+
+    def take(rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            names = {name: printable(row[name]) for name in ("query", "path", "key")}
+            said = json.dumps(row["metadata"], default=str)
+            waiting.append({**row, **names, "metadata": said})
+        if len(waiting) >= _ROW_GROUP:
+            flush()
+
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        yield take
+        flush()
+
+
+_FORMS = {".csv": _csv, ".jsonl": _json_lines, ".parquet": _parquet}
