@@ -18,9 +18,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embedsearch.columns import BUILT_IN
 from embedsearch.config import SearchBudget
 from embedsearch.errors import IncompatibleStore, NothingIndexed, UsageError
 from embedsearch.ledger import Ledger
+from embedsearch.metadata import join
 from embedsearch.network.catalog import AUTO, CATALOG
 from embedsearch.network.weights import SUFFIXES, resolve
 from embedsearch.records import (
@@ -34,6 +36,7 @@ from embedsearch.records import (
 )
 from embedsearch.session import Session
 from embedsearch.settling import settle
+from embedsearch.sources.table import LEFT_OUT, UserTable, own_names, read_table
 from embedsearch.sources.vectors import open_vectors
 from embedsearch.store.locate import locate_store
 from embedsearch.store.manifest import Manifest, Root
@@ -79,7 +82,8 @@ def import_vectors(
     (rows, D) with `paths`, a text file of one path a line, or a CSV with the column `path`. Paths
     lie below the folder `root`. `model` says what made the vectors: one of the catalogue or a
     file of weights, whose network then embeds query images, or any other name, for a store that
-    is asked with keys and vectors. Vectors are scaled to length 1. Raises EmbedSearchError.
+    is asked with keys and vectors. Vectors are scaled to length 1. Other columns of the Parquet or
+    CSV become the user's, but for those called like ours. Raises EmbedSearchError.
     """
     session = session or Session()
     reader = _reader(Path(source), None if paths is None else Path(paths))
@@ -119,6 +123,7 @@ class _Import:
                 f"{self._writer.store} was made with {before.model.name}, not {self._spec.name} "
                 f"({'; '.join(self._spec.differences(before.model))})"
             )
+        user = self._user_columns(reader)
         roots, home = self._roots(before)
         known = self._known(before, home)
         ledger = Ledger(self._writer, self._spec, roots, rebuild=False)
@@ -130,6 +135,9 @@ class _Import:
             old = [] if before is None else read_failures(self._writer.store, before)
             ledger.set_failures([*self._failures, *(f for f in old if (f.root, f.key) not in mine)])
         ledger.commit(self._counts)
+        if user is not None:
+            with Snapshot(self._writer.store, ledger.manifest) as snapshot:
+                ledger.set_metadata(join(snapshot, user, snapshot.metadata())[0])
         budget = SearchBudget() if before is None else before.search.budget
         settle(ledger, budget, self._counts, self._session)
         if not ledger.images:
@@ -143,6 +151,28 @@ class _Import:
             images=manifest.live,
             **self._counts,
         )
+
+    def _user_columns(self, reader: _Reader) -> UserTable | None:
+        """Return the other columns of the file, but for those called like ours."""
+        source = reader.source if reader.paths is None else reader.paths
+        if source.suffix not in {".parquet", ".csv"}:
+            return None
+        try:
+            table = read_table(source)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            words = " ".join(str(error).split())[:200]
+            raise UsageError(f"{source} cannot be read: {words}") from error
+        taken = BUILT_IN | LEFT_OUT
+        names = [name for name in table.column_names if name.lower() not in taken]
+        if not names or "path" not in table.column_names:
+            return None
+        first: dict[str, int] = {}
+        for place, path in enumerate(table.column("path").to_pylist()):
+            if path is not None:  # which is said where the vectors are read
+                first.setdefault(os.path.join(self._root, self._key(_text(path))), place)
+        columns = table.select(own_names(names, frozenset(), str(source)))
+        columns = columns.take(pa.array(list(first.values()), pa.int64()))
+        return UserTable(str(source), "path", list(first), columns)
 
     def _roots(self, before: Manifest | None) -> tuple[tuple[Root, ...], Root]:
         """Return the roots with that of the import among them, and that one."""
@@ -169,7 +199,7 @@ class _Import:
         vectors: npt.NDArray[np.float32],
     ) -> None:
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-        good, refs, facts = [], [], []
+        good, refs, facts, old = [], [], [], []
         for place, path in enumerate(paths):
             self._counts["rows"] += 1
             key = self._key(path)
@@ -184,15 +214,17 @@ class _Import:
                 failure = Failure(home.id, key, Stage.EMBED, Reason.NOT_FINITE, detail)
                 self._failures.append(failure)
                 continue
-            if name in known:
-                ledger.delete([known[name]])
+            old.append(known.get(name))
             self._counts["replaced" if name in known else "added"] += 1
             good.append(place)
             refs.append(self._ref(home, key))
             facts.append(ImageFacts(0, 0, "", _NO_DIGEST))
         if good:
             units = vectors[good] / lengths[good, None]
-            ledger.add(EmbeddingBatch(refs, facts, units.astype(np.float32)))
+            first = ledger.add(EmbeddingBatch(refs, facts, units.astype(np.float32)))
+            for row, before in enumerate(old, start=first):
+                if before is not None:
+                    ledger.replace(before, row)
 
     def _key(self, path: str) -> str:
         """Return the path inside the root. Raises UsageError for one outside it."""

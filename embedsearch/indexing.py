@@ -192,9 +192,10 @@ class _Run:
         """Give the user's columns to the rows that they name."""
         old = self.old_manifest
         keeps = base is None and old is not None and old.metadata is not None
-        if self.table is None and not keeps:
+        if self.table is None and not self.config.sidecars and not keeps:
             return
-        from embedsearch.metadata import carried, join
+        from embedsearch.columns import BUILT_IN
+        from embedsearch.metadata import beside, carried, join
 
         with Snapshot(self.store, ledger.manifest) as snapshot:
             known = snapshot.metadata()
@@ -203,6 +204,8 @@ class _Run:
                     kept = carried(before)
                 if kept is not None:
                     known, _ = join(snapshot, kept, None)
+            if self.config.sidecars:
+                self.table = beside(snapshot, BUILT_IN)
             if self.table is not None:
                 known, self.metadata = join(snapshot, self.table, known)
         if known is not None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedsearch.records import MetadataReport
+from embedsearch.sources.sidecars import read_sidecars
 from embedsearch.sources.table import UserTable
 from embedsearch.store.snapshot import Snapshot, user_columns
 
@@ -47,8 +48,18 @@ def join(
         unmatched=len(unmatched),
         images=len(table),
         unmatched_names=unmatched[:_SHOWN],
+        unreadable=len(user.unreadable),
+        unreadable_names=user.unreadable[:_SHOWN],
     )
     return table, report
+
+
+def beside(snapshot: Snapshot, taken: frozenset[str]) -> UserTable:
+    """Return what lies in files beside the images, none under a name taken. Raises UsageError."""
+    roots = {root.id: root.path for root in snapshot.manifest.roots}
+    keys = ((root, os.fsdecode(key)) for _, root, key in snapshot.live_keys())
+    images = sorted((roots[root], *os.path.split(key)) for root, key in keys)
+    return read_sidecars(((root, os.path.join(*key)) for root, *key in images), taken)
 
 
 def carried(snapshot: Snapshot) -> UserTable | None:

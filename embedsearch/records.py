@@ -298,7 +298,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class MetadataReport:
-    """What became of a table: its rows = matched + unmatched."""
+    """What became of a table or of sidecars: rows = matched + unmatched."""
 
     source: str
     columns: list[str]
@@ -307,6 +307,10 @@ class MetadataReport:
     unmatched: int
     images: int  # that have metadata now
     unmatched_names: list[str] = field(default_factory=list)  # the first of them
+    unreadable: int = 0  # sidecars
+    unreadable_names: list[str] = field(default_factory=list)
+
+    SIDECARS: ClassVar[str] = "sidecars"  # the source that is no file
 
 
 @dataclass(frozen=True)

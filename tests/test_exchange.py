@@ -14,6 +14,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
@@ -168,6 +169,39 @@ def test_what_was_exported_comes_back(
     assert (done.unchanged, done.embedded) == (11, 0), "imported rows of files there are kept"
 
 
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_other_columns_come_along(tmp_path: Path, form: str) -> None:
+    """With their types; images, vectors and what is called like a column of ours stay out."""
+    columns = {
+        "path": ["a", "./b", "a"],
+        "label": ["x", "y", "twice"],
+        "stars": [1, None, 3],
+        "width": [7, 7, 7],
+    }
+    source, paths, store = tmp_path / "t.parquet", None, tmp_path / "s.es"
+    if form == "parquet":
+        more = {"image": [{"bytes": b"x"}] * 3, "vector": np.eye(3, 4).tolist()}
+        pq.write_table(pa.table({**columns, **more}), source)
+    else:
+        source, _ = npy(tmp_path, np.eye(3, 4), [])
+        paths = tmp_path / "t.csv"
+        pa_csv.write_csv(pa.table(columns), paths)
+    for _ in range(2):
+        import_vectors(source, model="m", paths=paths, root=tmp_path, store=store)
+        with embedsearch.open_store(store) as searcher:
+            hits = searcher.query(embedsearch.Key("b"), 2, where="label <> 'z'")
+        assert [(hit.key, hit.metadata) for hit in hits] == [
+            ("b", {"label": "y", "stars": None}),
+            ("a", {"label": "x", "stars": 1}),
+        ]
+        assert check_store(store, read_data=True)[1] == []
+    vectors, names = npy(tmp_path, np.eye(2, 4), ["a", "c"])
+    import_vectors(vectors, model="m", paths=names, root=tmp_path, store=store)
+    with embedsearch.open_store(store) as searcher:
+        hits = searcher.query(embedsearch.Key("a"), 3, where="label = 'x'")
+    assert [hit.key for hit in hits] == ["a"], "a new vector leaves the columns as they are"
+
+
 def npy(folder: Path, vectors: Any, names: list[str]) -> tuple[Path, Path]:
     np.save(folder / "v.npy", np.asarray(vectors))
     (folder / "p.txt").write_text("".join(name + "\n" for name in names))
@@ -257,7 +291,7 @@ def test_wrong_files_change_nothing(tmp_path: Path) -> None:
         ({"path": ["a"], "vector": [["x"]]}, "not a list of floats"),
         ({"path": ["a", "b"], "vector": [[1.0, 2.0], [1.0]]}, "components"),
         ({"path": ["a", "b"], "vector": [[1.0, 2.0], None]}, "components"),
-        ({"path": ["a", None], "vector": [[1.0, 2.0], [1.0, 2.0]]}, "no path|components"),
+        ({"path": ["a", None], "vector": [[1.0] * 4] * 2, "n": [1, 2]}, "no path"),
     ):
         pq.write_table(pa.table(columns), table)
         with pytest.raises((UsageError, IncompatibleStore), match=words + "|dim"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,8 @@ def test_by_name_by_whole_path_and_taken_names(
     assert (report.matched, report.images) == (1, 2)
     day = datetime.date(2024, 5, 6)
     assert said(store, "a/01.png") == {"user_Width": 7, "when": day} == said(store, "c/01.png")
+    report = sync(metadata=table(tmp_path, "name,n\n007,1\n"))
+    assert report.unmatched_names == ["007"], "a name of digits stays one"
     sync(metadata=table(tmp_path, f"path,tag\n{photos}/c/01.png,x\n"))
     assert said(store, "c/01.png") == {"user_Width": 7, "when": day, "tag": "x"}
     assert said(store, "a/01.png") == {"user_Width": 7, "when": day, "tag": None}
@@ -174,6 +177,69 @@ def test_wrong_tables_change_nothing(
         with pytest.raises(UsageError, match="--metadata"):
             sync(metadata=str(tmp_path / name))
     assert read_current(store) == before, "the table is read before anything is done"
+
+
+def test_sidecars(sync: Callable[..., Any], store: Path, photos: Path) -> None:
+    """What lies beside an image, with types; what cannot be read costs only itself."""
+    (photos / "a" / "01.png.json").write_text('{"stars": 5, "tags": ["x", "y"], "Exif": {"n": 1}}')
+    (photos / "a" / "01.txt").write_text("\ufeffa cat\n")
+    (photos / "b" / "02.json").write_text('{"stars": 3, "Tags": [], "row": 9, "odd": 1, "e": {}}')
+    (photos / "b" / "02.png.txt").write_text("größe")
+    (photos / "a" / "03.json").write_text('{"caption": "by json", "odd": "text", "vector": [1]}')
+    (photos / "a" / "03.txt").write_text("by text")
+    embedded = CountingExtractor.embedded
+    report = sync(sidecars=True)
+    assert CountingExtractor.embedded == embedded, "nothing is embedded again"
+    assert (report.source, report.matched, report.images, report.unreadable) == (
+        "sidecars",
+        3,
+        3,
+        0,
+    )
+    nothing = {"stars": None, "tags": None, "Exif": None, "user_row": None, "odd": None, "e": None}
+    first = {"stars": 5, "tags": ["x", "y"], "Exif": {"n": 1}, "caption": "a cat"}
+    assert said(store, "a/01.png") == {**nothing, **first}
+    second = {"stars": 3, "tags": [], "user_row": 9, "odd": "1", "e": "{}", "caption": "größe"}
+    assert said(store, "b/02.png") == {**nothing, **second}
+    assert said(store, "a/03.png") == {**nothing, "caption": "by json", "odd": '"text"'}
+    with embedsearch.open_store(store) as searcher:
+        hits = searcher.query(unit(0), 20, where="list_contains(tags, 'x') and exif.n = 1")
+        assert [hit.key for hit in hits] == ["a/01.png"]
+    before = read_current(store)
+    (photos / "a" / "01.txt").unlink()
+    sync(sidecars=True)
+    assert said(store, "a/01.png")["caption"] is None, "a file counts as a whole"
+    assert read_current(store).shards == before.shards
+    assert check_store(store, read_data=True)[1] == []
+
+
+def test_sidecars_that_cannot_be_read(
+    sync: Callable[..., Any], store: Path, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "secret.txt").write_text("not of the photos")
+    (photos / "a" / "01.txt").symlink_to(tmp_path / "secret.txt")
+    os.mkfifo(photos / "a" / "01.json")
+    (photos / "a" / "03.json").write_text("[" * 100_000)
+    (photos / "a" / "05.json").write_text("[1]")
+    (photos / "a" / "07.txt").write_bytes(b"\xff\xfe")
+    (photos / "a" / "09.txt").write_bytes(b"x" * (1 << 20) + b"x")
+    (photos / "b" / "00.json").mkdir()
+    (photos / "b" / "02.json").write_text('{"n": 123456789012345678901234567890}')
+    (photos / "b" / "04.txt").write_text("  \n")
+    report = sync(sidecars=True)
+    assert (report.matched, report.images, report.unreadable) == (1, 1, 7)
+    names = " ".join(report.unreadable_names)
+    for name in ("a/01.txt", "a/01.json", "a/03.json", "a/05.json (no JSON object)", "b/00.json"):
+        assert name in names
+    assert said(store, "b/02.png") == {"n": "123456789012345678901234567890"}
+    done = run_cli("index", photos, "--store", store, "--sidecars")
+    assert "1 images have sidecars" in done.stdout and "7 sidecars cannot be read: " in done.stdout
+    fields = json.dumps({f"f{number}": 1 for number in range(1001)})
+    (photos / "a" / "05.json").write_text(fields)
+    done = run_cli("index", photos, "--store", store, "--sidecars")
+    assert done.returncode == 2 and "more than 1000 different fields" in done.stderr
+    done = run_cli("index", photos, "--store", store, "--sidecars", "--metadata", "x.csv")
+    assert done.returncode == 2 and "exclude each other" in done.stderr
 
 
 def test_many_rows_that_name_nothing(sync: Callable[..., Any], store: Path, tmp_path: Path) -> None:

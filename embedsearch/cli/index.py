@@ -52,6 +52,12 @@ def index(
             metavar="FILE", help="CSV, JSON lines or Parquet: more columns, by path or name."
         ),
     ] = IndexConfig.metadata,
+    sidecars: Annotated[
+        bool,
+        typer.Option(
+            "--sidecars", help="More columns from photo.jpg.json and photo.txt beside the pictures."
+        ),
+    ] = IndexConfig.sidecars,
     recall: Annotated[
         float | None,
         typer.Option(help="Of the true 10 nearest, the share that queries have to find.  [0.98]"),
@@ -101,6 +107,7 @@ def index(
             max_pixels=max_pixels, max_bytes=max_bytes, allow_truncated=allow_truncated
         ),
         metadata=metadata,
+        sidecars=sidecars,
         recall=recall,
         latency_s=latency,
         memory_bytes=memory,

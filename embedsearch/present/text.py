@@ -127,16 +127,25 @@ def report_lines(report: IndexReport) -> str:
 
 
 def _metadata_line(table: MetadataReport) -> str:
+    if table.source == MetadataReport.SIDECARS:
+        words = f"{table.matched} images have sidecars; {table.images} images have metadata"
+        if table.unreadable:
+            words += f"\n{table.unreadable} sidecars cannot be read: "
+            words += _some(table.unreadable_names, table.unreadable)
+        return words
     words = (
         f"{table.matched} of {table.rows} rows of {printable(table.source)} name images; "
         f"{table.images} images have metadata"
     )
     if table.unmatched:
-        names = ", ".join(printable(name) for name in table.unmatched_names[:5])
-        words += f"\n{table.unmatched} rows name no image: {names}" + (
-            ", …" if table.unmatched > 5 else ""
-        )
+        words += f"\n{table.unmatched} rows name no image: "
+        words += _some(table.unmatched_names, table.unmatched)
     return words
+
+
+def _some(names: Sequence[str], count: int) -> str:
+    """Return the first names of so many."""
+    return ", ".join(map(printable, names[:5])) + (", …" if count > 5 else "")
 
 
 def _stage_line(report: IndexReport) -> str:

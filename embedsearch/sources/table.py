@@ -5,7 +5,7 @@ The column `path` names images by their path, or else `name` by the last part of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from embedsearch.errors import UsageError
 
 MAX_COLUMNS = 1000
-_LEFT_OUT = frozenset({"vector", "embedding"})  # of an exported table: the rows have their own
+NAMES = ("path", "name")  # the columns that say which image a row is about
+LEFT_OUT = frozenset({"vector", "embedding"})  # of an exported table: the rows have their own
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class UserTable:
     by: str  # path or name
     names: list[str]
     columns: pa.Table
+    unreadable: list[str] = field(default_factory=list)  # of several files, with the reason
 
 
 def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
@@ -36,11 +38,11 @@ def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
     if not source.is_file():
         raise UsageError(f"--metadata {source}: there is no such file")
     try:
-        table = _read(source)
+        table = read_table(source)
     except (pa.ArrowException, OSError, ValueError) as error:
         words = " ".join(str(error).split())[:200]
         raise UsageError(f"--metadata {source} cannot be read: {words}") from error
-    by = next((name for name in ("path", "name") if name in table.column_names), "")
+    by = next((name for name in NAMES if name in table.column_names), "")
     if not by or table.num_columns > MAX_COLUMNS:
         raise UsageError(
             f"--metadata {source} needs a column path or name; it has "
@@ -50,18 +52,30 @@ def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
         raise UsageError(f"--metadata {source} has a column twice")
     names = pc.cast(table.column(by), pa.string()).to_pylist()
     _check_names(source, by, names)
-    left_out = {by, *_LEFT_OUT}
+    left_out = {by, *LEFT_OUT}
     columns = table.select([name for name in table.column_names if name not in left_out])
-    renamed = [f"user_{name}" if name.lower() in taken else name for name in columns.column_names]
-    if len({name.lower() for name in renamed}) < len(renamed):
-        raise UsageError(f"--metadata {source}: two columns differ in upper and lower case only")
+    renamed = own_names(columns.column_names, taken, f"--metadata {source}")
     return UserTable(str(source), by, names, columns.rename_columns(renamed).combine_chunks())
 
 
-def _read(source: Path) -> pa.Table:
+def own_names(names: list[str], taken: frozenset[str], source: str) -> list[str]:
+    """Return names that are not `taken`: `user_…` for one that is. Raises UsageError."""
+    renamed = [f"user_{name}" if name.lower() in taken else name for name in names]
+    if len({name.lower() for name in renamed}) < len(renamed):
+        raise UsageError(f"{source}: two columns differ in upper and lower case only")
+    return renamed
+
+
+def read_table(source: Path) -> pa.Table:
+    """Read a table, of Parquet without vectors and columns of bytes, such as the images.
+
+    Raises what Arrow does, OSError, and ValueError for another suffix.
+    """
     suffix = source.suffix.lower()
     if suffix == ".parquet":
-        return pq.read_table(source)
+        fields = list(pq.read_schema(source))
+        wanted = [f.name for f in fields if f.name in NAMES or not _is_left_out(f)]
+        return pq.read_table(source, columns=wanted)
     if suffix in {".jsonl", ".ndjson", ".json"}:
         from pyarrow import json
 
@@ -73,8 +87,19 @@ def _read(source: Path) -> pa.Table:
         form = csv.ParseOptions(
             delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True
         )
-        return csv.read_csv(source, parse_options=form)
+        texts = csv.ConvertOptions(column_types=dict.fromkeys(NAMES, pa.string()))  # 007 stays
+        return csv.read_csv(source, parse_options=form, convert_options=texts)
     raise ValueError("it ends in none of .csv, .tsv, .jsonl, .ndjson, .json and .parquet")
+
+
+def _is_left_out(field: pa.Field) -> bool:
+    return field.name in LEFT_OUT or _holds_bytes(field.type)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    is_bytes = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    inner = [kind.field(number).type for number in range(kind.num_fields)]
+    return any(is_kind(kind) for is_kind in is_bytes) or any(map(_holds_bytes, inner))
 
 
 def _check_names(source: Path, by: str, names: list[str | None]) -> None:
