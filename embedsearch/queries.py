@@ -34,6 +34,9 @@ ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArr
 Vector: TypeAlias = npt.NDArray[np.float32]
 # What an unlike image takes away, of what a like image adds: Rocchio's gamma over beta.
 UNLIKE_WEIGHT = 0.5
+# The weight of a neighbor in an expanded query is its score to this power: Radenović, Tolias and
+# Chum, "Fine-tuning CNN image retrieval with no human annotation" (2018).
+_EXPAND_ALPHA = 3.0
 _NOT_FINITE = "the network gave no finite vector for the image"
 
 
@@ -198,6 +201,16 @@ class QueryEmbedder:
         except ValueError as error:
             raise UsageError(f"a query vector has length 1: {error}") from error
         return vector
+
+
+def drawn_towards(
+    query: Vector, scores: npt.NDArray[np.float32], vectors: npt.NDArray[Any]
+) -> Vector:
+    """Return a unit query, float32 (D,), expanded by its nearest rows, (n, D), and their scores."""
+    weights = np.clip(scores.astype(np.float64), 0.0, 1.0) ** _EXPAND_ALPHA
+    total = query.astype(np.float64) + weights @ vectors.astype(np.float64)
+    unit: Vector = (total / np.linalg.norm(total)).astype(np.float32)
+    return unit
 
 
 def decode_job(place: int, path: str, box: Box | None = None) -> DecodeJob:

@@ -412,6 +412,7 @@ class Evaluation:
     measures: dict[str, Estimate]
     served_recall: float  # of the 10 nearest by exact search, the share that `query` returns
     worst: list[WorstQuery]
+    expand: int = 0  # neighbors that each query was expanded by
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""

@@ -31,7 +31,17 @@ from embedsearch.config import (
 from embedsearch.decode.pool import DecodePool
 from embedsearch.errors import StoreNotFound, UnreadableImage, UsageError
 from embedsearch.neighbors import Mask, RowSearch
-from embedsearch.queries import Crop, Key, Mix, Query, QueryEmbedder, Vector, decode_job, path_of
+from embedsearch.queries import (
+    Crop,
+    Key,
+    Mix,
+    Query,
+    QueryEmbedder,
+    Vector,
+    decode_job,
+    drawn_towards,
+    path_of,
+)
 from embedsearch.records import Hit, Neighbors, StoredImage
 from embedsearch.session import Session
 from embedsearch.store.locate import locate_store
@@ -44,9 +54,6 @@ _IMAGES = 32  # embedded at a time
 _QUERIES = 512  # answered at a time: many share the passes over the rows
 _FILTERS_KEPT = 8
 _COLLAPSE_MORE = 4  # times as many are fetched where too few are left after collapsing
-# The weight of a neighbor in an expanded query is its score to this power: Radenović, Tolias and
-# Chum, "Fine-tuning CNN image retrieval with no human annotation" (2018).
-_EXPAND_ALPHA = 3.0
 
 
 @dataclass(frozen=True)
@@ -241,13 +248,13 @@ class Searcher:
 
     def _expanded(self, queries: Vector, count: int, mask: Mask | None) -> Vector:
         """Return the queries drawn towards their nearest rows."""
-        expanded = queries.astype(np.float64)
-        for place, near in enumerate(self._rows.nearest(queries, count, mask)):
-            weights = np.clip(near.scores.astype(np.float64), 0.0, 1.0) ** _EXPAND_ALPHA
-            expanded[place] += weights @ self._rows.vectors(near.ordinals).astype(np.float64)
-        lengths = np.linalg.norm(expanded, axis=1, keepdims=True)
-        units: Vector = (expanded / lengths).astype(np.float32)
-        return units
+        found = self._rows.nearest(queries, count, mask)
+        return np.array(
+            [
+                drawn_towards(query, near.scores, self._rows.vectors(near.ordinals))
+                for query, near in zip(queries, found, strict=True)
+            ]
+        )
 
     def _page(
         self,

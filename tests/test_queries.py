@@ -135,7 +135,7 @@ def test_a_mixture_is_rocchios(samples: embedsearch.Searcher) -> None:
     assert samples.query(Mix([unit(1)]), 9) == samples.query(unit(1), 9)
     assert samples.query_batch([unit(1), Mix(like, unlike)], 9)[1] == wanted
     for wrong in (lambda: samples.query(), lambda: Mix([]), lambda: samples.query(unlike=unlike)):
-        with pytest.raises(UsageError, match="to be like"):
+        with pytest.raises(UsageError, match="name an image"):
             wrong()
     with pytest.raises(UsageError, match="no mixtures"):
         samples.query(Mix(like), like=[unit(2)])
@@ -286,7 +286,7 @@ def test_the_command_line_asks_the_same(store: Path, tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         ([], "name an image"),
-        (["--unlike", CLOCK], "to be like"),
+        (["--unlike", CLOCK], "name an image"),
         (["--crop", "1,2,3,4"], "--crop needs an image"),
         ([CLOCK, "--crop", "1,2,3"], "four whole numbers"),
         ([CLOCK, "--crop", "1,2,3,x"], "four whole numbers"),

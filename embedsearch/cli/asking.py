@@ -35,10 +35,10 @@ class Asked:
     source: str | None
 
     def __post_init__(self) -> None:
-        if not (self.images or self.keys or self.like or self.source):
-            raise UsageError("name an image to look for, or --key, --like or --from")
         if self.crop is not None and not (self.images or self.source):
             raise UsageError("--crop needs an image")
+        if not (self.images or self.keys or self.like or self.source):
+            raise UsageError("name an image to look for, or --key, --like or --from")
         if self._box and self._is_vectors:
             raise UsageError("a vector cannot be cropped")
         if [*self.images, *self.like, *self.unlike, self.source].count(STDIN) > 1:

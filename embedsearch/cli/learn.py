@@ -20,7 +20,7 @@ from embedsearch.cli.app import (
     session_with_signals,
 )
 from embedsearch.cli.sheet import write_rows
-from embedsearch.config import FREEZABLE, LOSSES, IndexConfig, TrainConfig
+from embedsearch.config import FREEZABLE, LOSSES, IndexConfig, SearchConfig, TrainConfig
 from embedsearch.errors import MissingLibrary, UsageError
 
 SHEET_HITS = 6  # beside each of the worst queries: one line
@@ -38,6 +38,9 @@ def evaluate(
         Path | None,
         typer.Option(help="CSV of two columns, query and relevant, in place of classes."),
     ] = None,
+    expand: Annotated[
+        int, typer.Option(help="Measure queries expanded by so many neighbours, too.")
+    ] = SearchConfig.expand,
     input_side: InputSideOption = IndexConfig.input_side,
     flip: FlipOption = IndexConfig.flip,
     sheet: Annotated[
@@ -60,6 +63,7 @@ def evaluate(
             models=model,
             store=store,
             relevant=relevant,
+            expand=expand,
             config=config,
             session=session_with_signals(),
             on_progress=on_progress,

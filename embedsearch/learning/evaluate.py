@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.config import IndexConfig
+from embedsearch.config import IndexConfig, SearchConfig
 from embedsearch.errors import UsageError
 from embedsearch.indexing import index
 from embedsearch.learning.metrics import NAMES, estimate, measure_all
 from embedsearch.learning.table import read_rows
 from embedsearch.network.catalog import AUTO
 from embedsearch.paths import printable
+from embedsearch.queries import drawn_towards
 from embedsearch.records import Evaluation, Hit, Progress, WorstQuery
 from embedsearch.searching import Searcher, open_store
 from embedsearch.session import Session
@@ -35,6 +36,7 @@ _SERVED_QUERIES = 500
 _TIE = 1e-5  # scores nearer than this are equal: the agreement that exact search promises
 MOST_QUERIES = 20_000  # more change no figure's third digit
 _NAMED = 3
+_BETWEEN = 256  # queries
 
 
 def evaluate(
@@ -43,6 +45,7 @@ def evaluate(
     models: Sequence[str] | None = None,
     store: str | Path | None = None,
     relevant: str | Path | None = None,
+    expand: int = 0,
     config: IndexConfig | None = None,
     session: Session | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -51,10 +54,12 @@ def evaluate(
 
     Without a folder that is `store`, else the nearest one. A picture's class is the first folder
     of its key. `relevant` names a CSV of two columns, query and relevant, keys both, instead.
+    With `expand` each is followed by the Evaluation of queries expanded by so many neighbors.
     Raises UsageError and what `index` raises.
     """
     if folder is not None and store is not None:
         raise UsageError("evaluate takes a folder of labelled pictures, or --store, not both")
+    SearchConfig(expand=expand)  # refuses what cannot be
     config = config or IndexConfig()
     models = models or (config.model,)
     given = tuple(models) != (AUTO,) or config.input_side is not None or config.flip
@@ -68,7 +73,7 @@ def evaluate(
         rows = read_rows(Path(relevant), ["query", "relevant"])
         pairs = [(row["query"], row["relevant"]) for _, row in rows]
     if folder is None:
-        return [_evaluate_store(store, pairs, config, session)]
+        return _evaluate_store(store, pairs, expand, config, session)
     results = []
     for model in models:
         with tempfile.TemporaryDirectory(prefix="embedsearch-") as base:
@@ -80,17 +85,18 @@ def evaluate(
                 session=session,
                 on_progress=on_progress,
             )
-            found = _evaluate_store(path, pairs, config, session)
+            found = _evaluate_store(path, pairs, expand, config, session)
         stages = [report.stage_rate[stage] for stage in ("decode", "embed")]
-        results.append(
+        results += [
             replace(
-                found,
+                result,
                 model=report.model,
                 precision=report.precision,
                 failed=report.failed,
                 images_per_s=min(stages),
             )
-        )
+            for result in found
+        ]
     return results
 
 
@@ -147,9 +153,10 @@ class _Truth:
 def _evaluate_store(
     store: str | Path | None,
     pairs: list[tuple[str, str]] | None,
+    expand: int,
     config: IndexConfig,
     session: Session,
-) -> Evaluation:
+) -> list[Evaluation]:
     path = locate_store(store)
     with open_snapshot(path) as snapshot:
         keys, paths, vectors = _stored(snapshot)
@@ -164,30 +171,60 @@ def _evaluate_store(
             "no picture has another one to find: evaluate needs one folder a class, of at least "
             "two pictures each, or --relevant pairs.csv"
         )
-    values = measure_all(vectors, queries, truth.wanted, truth.relevant, session.check)
-    hardest = np.argsort(values["mAP"], kind="stable")[:WORST]
     device, precision = config.device, config.precision
     with open_store(path, device=device, precision=precision, session=session) as searcher:
-        worst = [
-            WorstQuery(
-                path=paths[queries[place]],
-                average_precision=round(float(values["mAP"][place]), 4),
-                hits=_others(searcher, vectors[queries[place]], paths[queries[place]]),
+        served_recall = _served_recall(searcher, vectors, paths)
+        results = []
+        for count in (0, expand) if expand else (0,):
+            asked = vectors[queries]
+            if count:
+                asked = _expanded(vectors, queries, count, session.check)
+            values = measure_all(
+                vectors, queries, truth.wanted, truth.relevant, session.check, asked
             )
-            for place in hardest
-        ]
-        return Evaluation(
-            model=searcher.manifest.model.name,
-            precision="",
-            images=len(keys),
-            queries=len(queries),
-            classes=truth.classes,
-            failed=searcher.manifest.run.get("failed", 0),
-            images_per_s=0.0,
-            measures={name: estimate(values[name]) for name in NAMES},
-            served_recall=_served_recall(searcher, vectors, paths),
-            worst=worst,
-        )
+            worst = [
+                WorstQuery(
+                    path=paths[queries[place]],
+                    average_precision=round(float(values["mAP"][place]), 4),
+                    hits=_others(searcher, asked[place], paths[queries[place]]),
+                )
+                for place in np.argsort(values["mAP"], kind="stable")[:WORST]
+            ]
+            results.append(
+                Evaluation(
+                    model=searcher.manifest.model.name,
+                    precision="",
+                    images=len(keys),
+                    queries=len(queries),
+                    classes=truth.classes,
+                    failed=searcher.manifest.run.get("failed", 0),
+                    images_per_s=0.0,
+                    measures={name: estimate(values[name]) for name in NAMES},
+                    served_recall=served_recall,
+                    worst=worst,
+                    expand=count,
+                )
+            )
+    return results
+
+
+def _expanded(
+    vectors: npt.NDArray[np.float32],
+    queries: npt.NDArray[np.int64],
+    count: int,
+    between: Callable[[], None],
+) -> npt.NDArray[np.float32]:
+    """Return queries, rows of float32 (N, D), drawn towards their nearest others: (Q, D)."""
+    asked = np.empty((len(queries), vectors.shape[1]), np.float32)
+    for place, query in enumerate(queries):
+        if place % _BETWEEN == 0:
+            between()
+        scores = vectors @ vectors[query]
+        scores[query] = -np.inf
+        near = np.argpartition(-scores, min(count, len(scores) - 1))[:count]
+        near = near[near != query]
+        asked[place] = drawn_towards(vectors[query], scores[near], vectors[near])
+    return asked
 
 
 def _stored(snapshot: Snapshot) -> tuple[list[str], list[str], npt.NDArray[np.float32]]:

@@ -47,19 +47,22 @@ def measure_all(
     wanted: npt.NDArray[np.int64],
     relevant: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.bool_]],
     between: Callable[[], None] = lambda: None,
+    asked: npt.NDArray[np.float32] | None = None,
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Return each of NAMES a query, each asking all other rows of float32 (N, D), unit rows.
 
     `wanted` int64 (N,) counts what each row should find; `relevant` tells it of queries (Q,) and
     their ranked rows (Q, N - 1). Some queries at a time: memory does not grow with all of them.
-    `between` is called now and then, and may raise.
+    `between` is called now and then, and may raise. `asked`, float32 (Q, D), is asked instead of
+    the rows themselves.
     """
     size = max(1, _ELEMENTS // max(1, len(vectors)))
     parts = []
     for start in range(0, len(queries), size):
         between()
         chunk = queries[start : start + size]
-        ranked = relevant(chunk, rank_others(vectors, chunk))
+        instead = None if asked is None else asked[start : start + size]
+        ranked = relevant(chunk, rank_others(vectors, chunk, instead))
         parts.append(measure(ranked, wanted[chunk]))
     return {name: np.concatenate([part[name] for part in parts]) for name in NAMES}
 
@@ -74,13 +77,15 @@ def estimate(values: npt.NDArray[np.float64], seed: int = 0) -> Estimate:
 
 
 def rank_others(
-    vectors: npt.NDArray[np.float32], queries: npt.NDArray[np.int64]
+    vectors: npt.NDArray[np.float32],
+    queries: npt.NDArray[np.int64],
+    asked: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[np.int64]:
     """Return for each query, a row of float32 (N, D), all other rows, best first: (Q, N - 1).
 
-    Ties keep the order of the rows.
+    `asked`, float32 (Q, D), takes the place of those rows. Ties keep the order of the rows.
     """
-    scores = vectors[queries] @ vectors.T
+    scores = (vectors[queries] if asked is None else asked) @ vectors.T
     scores[np.arange(len(queries)), queries] = -np.inf  # sorts last, and is cut off
     return np.argsort(-scores, axis=1, kind="stable")[:, :-1]
 

@@ -284,7 +284,7 @@ def evaluation_lines(results: Sequence[Evaluation]) -> str:
     header = ["model", "images", *names, "served", "images/s"]
     rows = [
         [
-            result.model,
+            result.model + (f" --expand {result.expand}" if result.expand else ""),
             str(result.images),
             *(f"{result.measures[name].value:.3f}" for name in names),
             f"{result.served_recall:.3f}",
