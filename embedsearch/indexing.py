@@ -425,6 +425,7 @@ class _Run:
             slowest_stage=slowest,
             advice="" if self.extractor is None else advice(slowest, self._setup()),
             workers=self.workers,
+            committed=manifest != self.old_manifest,
             metadata=self.metadata,
             dry_run=self.config.dry_run,
         )

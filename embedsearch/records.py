@@ -341,6 +341,7 @@ class IndexReport:
     slowest_stage: str
     advice: str  # what would make the slowest stage faster
     workers: int  # decoding processes at the end
+    committed: bool  # whether there was anything to change
     metadata: MetadataReport | None = None
     dry_run: bool = False
 

@@ -29,6 +29,7 @@ class StoreInfo:
     manifest: Manifest
     shard_bytes: int
     faiss_bytes: int
+    columns: dict[str, str]  # the user's: name to type
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as JSON-ready values."""
@@ -50,20 +51,34 @@ class StoreInfo:
             "shard_bytes": self.shard_bytes,
             "faiss_files": len(manifest.faiss),
             "faiss_bytes": self.faiss_bytes,
+            "columns": self.columns,
             "deleted_rows": manifest.deleted_rows,
         }
 
 
 def info(store: Path) -> StoreInfo:
-    """Return what a store holds, from its manifest alone. Raises EmbedSearchError."""
+    """Return what a store holds: its manifest, and the names of the user's columns.
+
+    Raises EmbedSearchError.
+    """
     check_format(store)
-    manifest = read_current(store)
+    manifest, columns = read_generation(store, lambda found: (found, _columns(store, found)))
     return StoreInfo(
         store=str(store),
         manifest=manifest,
         shard_bytes=sum(record.bytes for record in manifest.shards),
         faiss_bytes=sum(record.bytes for record in manifest.faiss),
+        columns=columns,
     )
+
+
+def _columns(store: Path, manifest: Manifest) -> dict[str, str]:
+    if manifest.metadata is None:
+        return {}
+    from embedsearch.store.snapshot import read_metadata
+
+    schema = read_metadata(store, manifest.metadata).schema
+    return {field.name: str(field.type) for field in schema if field.name != "row"}
 
 
 def _measured(manifest: Manifest) -> dict[str, Any]:

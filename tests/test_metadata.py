@@ -20,7 +20,7 @@ from embedsearch.exporting import export
 from embedsearch.records import MetadataReport
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
-from embedsearch.upkeep import repair
+from embedsearch.upkeep import info, repair
 from tests.conftest import SAMPLES, CountingExtractor, paint, run_cli
 from tests.test_search import unit
 
@@ -232,7 +232,10 @@ def test_sidecars_that_cannot_be_read(
     for name in ("a/01.txt", "a/01.json", "a/03.json", "a/05.json (no JSON object)", "b/00.json"):
         assert name in names
     assert said(store, "b/02.png") == {"n": "123456789012345678901234567890"}
+    assert info(store).to_dict()["columns"] == {"n": "string"}
     done = run_cli("index", photos, "--store", store, "--sidecars")
+    assert "nothing new" not in done.stdout and "committed generation" in done.stdout
+    assert "nothing new" in run_cli("index", photos, "--store", store).stdout
     assert "1 images have sidecars" in done.stdout and "7 sidecars cannot be read: " in done.stdout
     fields = json.dumps({f"f{number}": 1 for number in range(1001)})
     (photos / "a" / "05.json").write_text(fields)

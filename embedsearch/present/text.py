@@ -120,8 +120,7 @@ def report_lines(report: IndexReport) -> str:
     if report.failed:
         listed = f"embedsearch failures --store {report.store}"
         lines.append(f"{report.failed} files failed, listed by: {listed}")
-    touched = report.added + report.changed + report.moved + report.deleted
-    verb = "committed generation" if touched else "nothing new; the store is at generation"
+    verb = "committed generation" if report.committed else "nothing new; the store is at generation"
     lines.append(f"{verb} {report.generation}: {report.images} images")
     return "\n".join(lines) + "\n"
 
@@ -196,6 +195,7 @@ def info_lines(facts: Mapping[str, Any]) -> str:
         "generation": f"{facts['generation']}, {facts['created']}, by {facts['tool']}",
         "search": f"{_search_words(facts)}; {facts['faiss_files']} FAISS file(s), "
         f"{_size(facts['faiss_bytes'])}",
+        "columns": f"{', '.join(facts['columns']) or 'none of your own'}",
         "shards": f"{facts['shards']}, {_size(facts['shard_bytes'])}",
     }
     width = max(map(len, shown))
