@@ -9,6 +9,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -137,7 +138,7 @@ class QueryEmbedder:
         """Return the vector of each query that is no mixture."""
         found: dict[int, _Outcome] = {}
         pixels: dict[int, npt.NDArray[np.uint8]] = {}
-        with tempfile.TemporaryDirectory(prefix="embedsearch-") as folder, self._lock:
+        with self._lock, _folder_for(queries) as folder:
             jobs: dict[int, DecodeJob] = {}
             for place, query in enumerate(queries):
                 image, box = _whole(query)
@@ -249,6 +250,13 @@ def _mixed(like: list[_Outcome], unlike: list[_Outcome]) -> _Outcome:
         raise UsageError("the images to be like and unlike cancel each other out")
     vector: Vector = (total / length).astype(np.float32)
     return vector
+
+
+def _folder_for(queries: Sequence[Any]) -> AbstractContextManager[str]:
+    """Give a folder for those that are bytes, "" where none is."""
+    if any(isinstance(_whole(query)[0], bytes) for query in queries):
+        return tempfile.TemporaryDirectory(prefix="embedsearch-")
+    return nullcontext("")
 
 
 def _whole(query: Any) -> tuple[Any, Box | None]:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from embedsearch.errors import StorageError
 from embedsearch.paths import printable
-from embedsearch.records import EmbeddingBatch, Failure, Reason, Stage, StoredImage
+from embedsearch.records import EmbeddingBatch, Failure, Reason, Stage
 from embedsearch.store.files import FileRecord, damaged, open_verified, verify, write_new
 from embedsearch.store.manifest import ShardRecord
 
@@ -213,32 +213,27 @@ class Shard:
 
     def take(self, offsets: npt.NDArray[np.int64], names: Sequence[str]) -> pa.Table:
         """Return the rows at `offsets`, in that order; reads only their row groups."""
-        table, places = self._around(offsets, names)
-        return table.take(places)
-
-    def images(self, offsets: npt.NDArray[np.int64]) -> list[StoredImage]:
-        """Return what the rows at `offsets` say of their images, in that order."""
-        names = ["row", "root", "key", "width", "height"]
-        # Not by take(): that loads pyarrow.compute, a twentieth of a second of a cold query.
-        table, places = self._around(offsets, names)
-        columns = [table.column(name) for name in names]
-        return [StoredImage(*(column[i].as_py() for column in columns)) for i in places.tolist()]
-
-    def _around(
-        self, offsets: npt.NDArray[np.int64], names: Sequence[str]
-    ) -> tuple[pa.Table, npt.NDArray[np.int64]]:
-        """Return the row groups that hold `offsets`, and where in them each offset lies."""
-        groups = np.searchsorted(self._group_starts, offsets, side="right") - 1
+        groups, places = self.places(offsets)
         needed = np.unique(groups)
         with self._guard():
-            # A few small columns: handing them to threads would take longer than reading them.
-            table = self._file.read_row_groups(
-                needed.tolist(), columns=list(names), use_threads=False
-            )
+            table = self._file.read_row_groups(needed.tolist(), columns=list(names))
         sizes = self._group_starts[needed + 1] - self._group_starts[needed]
         starts_in_table = np.concatenate([[0], np.cumsum(sizes)])[:-1]
-        slot = np.searchsorted(needed, groups)
-        return table, offsets - self._group_starts[groups] + starts_in_table[slot]
+        return table.take(places + starts_in_table[np.searchsorted(needed, groups)])
+
+    def places(
+        self, offsets: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the row group that each offset lies in, and where in it."""
+        groups = np.searchsorted(self._group_starts, offsets, side="right") - 1
+        return groups, offsets - self._group_starts[groups]
+
+    def group(self, number: int, names: Sequence[str]) -> pa.RecordBatch:
+        """Return the named columns of a row group. Raises DamagedStore."""
+        with self._guard():
+            # A few small columns: handing them to threads would take longer than reading them.
+            table = self._file.read_row_group(number, columns=list(names), use_threads=False)
+        return table.combine_chunks().to_batches()[0].select(list(names))
 
     def _check_footer(self) -> None:
         record = self.record

@@ -7,7 +7,9 @@ writer does them no harm, and start over with the newer generation when one was 
 from __future__ import annotations
 
 import os
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +30,9 @@ from embedsearch.store.files import (
 from embedsearch.store.manifest import FaissRecord, Manifest
 from embedsearch.store.shards import DamageGuard, Shard, failures_of
 
+# Row groups of 4,096 images whose names are kept at hand, a quarter of a megabyte each.
+_GROUPS_KEPT = 256
+
 
 class Snapshot:
     """One generation, every file of it open; close it, or use it as a context manager."""
@@ -39,6 +44,7 @@ class Snapshot:
         self.faiss: dict[str, int | DamagedStore] = {}  # absent where the file is missing
         self._metadata_fd: int | None = None
         self._metadata: pa.Table | None = None
+        self._groups: OrderedDict[tuple[str, int], list[pa.Array]] = OrderedDict()
         try:
             for record in manifest.shards:
                 self.shards.append(Shard(store, record, manifest.model.dim))
@@ -65,6 +71,7 @@ class Snapshot:
         for shard in self.shards:
             shard.close()
         self.shards = []
+        self._groups.clear()
         for descriptor in self.faiss.values():
             if isinstance(descriptor, int):
                 os.close(descriptor)
@@ -123,8 +130,25 @@ class Snapshot:
         """Return what the rows at `ordinals` say of their images, in order."""
         found: dict[int, StoredImage] = {}
         for shard, mine, offsets in self._by_shard(ordinals):
-            found.update(zip(mine.tolist(), shard.images(offsets), strict=True))
+            groups, places = shard.places(offsets)
+            for row, group, place in zip(
+                mine.tolist(), groups.tolist(), places.tolist(), strict=True
+            ):
+                # Not by take(): that loads pyarrow.compute, a twentieth of a second of a cold query
+                columns = self._image_columns(shard, group)
+                found[row] = StoredImage(*(column[place].as_py() for column in columns))
         return [found[place] for place in range(len(ordinals))]
+
+    def _image_columns(self, shard: Shard, group: int) -> list[pa.Array]:
+        """Return the columns of StoredImage of a row group; those last asked for are kept."""
+        name = (shard.record.name, group)
+        if name not in self._groups:
+            batch = shard.group(group, [field.name for field in fields(StoredImage)])
+            self._groups[name] = batch.columns
+            if len(self._groups) > _GROUPS_KEPT:
+                self._groups.popitem(last=False)
+        self._groups.move_to_end(name)
+        return self._groups[name]
 
     def _by_shard(
         self, ordinals: npt.NDArray[np.int64]
