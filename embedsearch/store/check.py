@@ -23,7 +23,7 @@ from embedsearch.store.files import (
     verify,
 )
 from embedsearch.store.manifest import Manifest
-from embedsearch.store.shards import Shard
+from embedsearch.store.shards import Shard, numbers, vector_array
 from embedsearch.store.snapshot import Snapshot, read_failures
 
 _OWN_NAMES = {FORMAT_NAME, CURRENT_NAME, LOCK_NAME, TMP_NAME, *FOLDERS.values()}
@@ -82,12 +82,12 @@ def _problems(store: Path, manifest: Manifest, *, read_data: bool) -> Iterator[P
 
 def _check_rows(store: Path, shard: Shard, seen: set[int]) -> None:
     for table in shard.columns(["row", "vector"]):
-        rows = table.column("row").to_numpy()
+        rows = numbers(table.column("row"))
         if not seen.isdisjoint(rows.tolist()) or len(np.unique(rows)) != len(rows):
             raise damaged(store, shard.record.relative, "has a row number twice")
         seen.update(rows.tolist())
-        vectors = table.column("vector").combine_chunks().flatten().to_numpy()
-        norms = np.linalg.norm(vectors.astype(np.float32).reshape(len(rows), -1), axis=1)
+        vectors = vector_array(table.column("vector"))
+        norms = np.linalg.norm(vectors.astype(np.float32), axis=1)
         if not np.all(np.abs(norms - 1.0) < 2e-3):  # float16 keeps a unit norm to 1e-3
             raise damaged(store, shard.record.relative, "has vectors that are not unit vectors")
 

@@ -28,7 +28,7 @@ from embedsearch.store.files import (
     verify,
 )
 from embedsearch.store.manifest import FaissRecord, Manifest
-from embedsearch.store.shards import DamageGuard, Shard, failures_of
+from embedsearch.store.shards import DamageGuard, Shard, failures_of, numbers
 
 # Row groups of 4,096 images whose names are kept at hand, a quarter of a megabyte each.
 _GROUPS_KEPT = 256
@@ -101,7 +101,7 @@ class Snapshot:
         mask = np.ones(int(self.starts[-1]), dtype=np.bool_)
         if self.deleted.size:
             for start, table in self.tables(["row"]):
-                rows = table.column("row").to_numpy()
+                rows = numbers(table.column("row"))
                 dead = np.isin(rows, self.deleted, assume_unique=True)
                 mask[start : start + len(rows)] = ~dead
         if int(mask.sum()) != self.manifest.live:
@@ -208,7 +208,7 @@ def read_deleted(store: Path, manifest: Manifest) -> npt.NDArray[np.int64]:
     record = manifest.deleted
     if record is None:
         return np.empty(0, dtype=np.int64)
-    rows = _small_table(store, record).column("row").to_numpy().astype(np.int64)
+    rows = numbers(_small_table(store, record).column("row")).astype(np.int64)
     if len(rows) != manifest.deleted_rows:
         raise damaged(store, record.relative, "has another number of rows than it should")
     return np.sort(rows)
@@ -225,9 +225,13 @@ def _open_cache(store: Path, record: FaissRecord) -> int | DamagedStore | None:
 def _user_table(store: Path, record: FileRecord, descriptor: int) -> pa.Table:
     verify(store, record, descriptor)
     with DamageGuard(store, record), pa.OSFile(f"/dev/fd/{descriptor}") as file:
-        return pq.read_table(file, page_checksum_verification=True)
+        return _read(file)
 
 
 def _small_table(store: Path, record: FileRecord) -> pa.Table:
-    data = read_verified(store, record)
-    return pq.read_table(pa.BufferReader(data), page_checksum_verification=True)
+    return _read(pa.BufferReader(read_verified(store, record)))
+
+
+def _read(file: pa.NativeFile) -> pa.Table:
+    """Return a whole file. Not by read_table(): that loads pyarrow.dataset, and pandas by it."""
+    return pq.ParquetFile(file, page_checksum_verification=True).read()
