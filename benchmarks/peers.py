@@ -74,7 +74,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="embedsearch-peers-") as folder:
         base = Path(folder)
         weights = real_weights(base)
-        python = install(base / "venv")
+        python = install(base / "venv", *PACKAGES)
         environment = {
             **os.environ,
             "TORCH_HOME": str(base / "torch"),
@@ -87,15 +87,15 @@ def main() -> None:
         measure(base, python, weights, environment)
 
 
-def install(folder: Path) -> Path:
-    """Return the Python of a virtual environment with the tools in it."""
+def install(folder: Path, *packages: str) -> Path:
+    """Return the Python of a virtual environment with tools in it, beside our libraries."""
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     python = folder / "bin" / "python"
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    packages = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
-    ours = Path(packages.stdout.strip()) / "ours.pth"
+    place = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True)
+    ours = Path(place.stdout.strip()) / "ours.pth"
     ours.write_text(sysconfig.get_path("purelib") + "\n")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+    subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
     return python
 
 

@@ -314,13 +314,13 @@ embedsearch.index(sys.argv[1].split("\\n"), store=sys.argv[2], model=sys.argv[3]
 """
 
 
-def real_weights(folder: Path) -> Path:
-    """Return ResNet-50's weights, decoded into a folder; exits where `../shared` is absent."""
+def real_weights(folder: Path, name: str = "resnet50") -> Path:
+    """Return a network's weights, decoded into a folder; exits where `../shared` is absent."""
     if not (SHARED / "data").is_dir():
         sys.exit("needs ../shared/data beside this checkout")
-    weights = folder / "resnet50.pth"
+    weights = folder / f"{name}.pth"
     tool = SHARED / "tools" / "decode_weights.py"
-    subprocess.run([sys.executable, str(tool), "resnet50", str(weights)], check=True)
+    subprocess.run([sys.executable, str(tool), name, str(weights)], check=True)
     return weights
 
 
