@@ -75,9 +75,9 @@ class RowSearch:
         self.outside = None if self._ann is None else self._ann.outside()
 
     def use(self, index: CandidateIndex, segments: Iterable[Segment], setting: int) -> None:
-        """Take candidates from an index over these segments: to measure it before it is kept."""
+        """Take candidates from an index over these segments alone: to measure what it finds."""
         self._ann = _AnnRows(self._snapshot, index, tuple(segments), setting)
-        self.outside = self._ann.outside()
+        self.outside = None
 
     def close(self) -> None:
         """Release the threads; the files belong to the snapshot."""
@@ -117,9 +117,12 @@ class RowSearch:
             answers.append(_best(ordinals, cosines(query, self.vectors(ordinals)), k))
         return answers
 
-    def exact(self, queries: Queries, k: int) -> list[Neighbors]:
-        """Return the true neighbors of each query, without the ANN index."""
-        return self._exact(queries, min(k, self._snapshot.manifest.live), self.alive)
+    def exact(self, queries: Queries, k: int, counted: Mask | None = None) -> list[Neighbors]:
+        """Return the true k neighbors of each query without the ANN index.
+
+        `counted` are at least k live rows; without, all that are live.
+        """
+        return self._exact(queries, k, self.alive if counted is None else counted)
 
     def vectors(self, ordinals: Ordinals) -> Vectors:
         """Return the stored vectors of rows, float16 (n, D)."""

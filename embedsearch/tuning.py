@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotReady
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -29,9 +28,8 @@ from embedsearch.session import Session
 from embedsearch.staleness import Due, due
 from embedsearch.store.files import write_new
 from embedsearch.store.manifest import AnnRecord, Manifest, SearchRecord, Segment
-from embedsearch.store.shards import Shard
 from embedsearch.store.snapshot import Snapshot
-from embedsearch.store.writer import StoreWriter, segments_of
+from embedsearch.store.writer import StoreWriter
 
 # Gone through in a millisecond: nothing is gained, and a busy moment must not decide.
 _ALWAYS_EXACT_BYTES = 16 << 20
@@ -42,6 +40,7 @@ _PAIR_LEVELS = (
     *(0.0, 0.001, 0.01, *(step / 40 for step in range(1, 39)), 0.96, 0.97, 0.98),
     *(0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999, 0.99999, 1.0),
 )
+_HELD_RUN = 4  # rows side by side: each run is two more segments of the index
 _SEED = 20240607
 _STOP_POLL_S = 0.2
 
@@ -137,15 +136,7 @@ class _Tuner:
         assert outside is not None, "nothing else is due"
         self._session.notice(f"adding {outside.sum():,} images to the search index {old.factory}")
         builder = CandidateBuilder.opened(os.dup(descriptor))
-        segments = list(old.segments)
-        for shard, start in zip(self._snapshot.shards, self._snapshot.starts, strict=False):
-            mask = outside[start : start + shard.record.rows]
-            edges = np.flatnonzero(np.diff(mask, prepend=False, append=False)).tolist()
-            for first, end in zip(edges[::2], edges[1::2], strict=True):
-                segments.append(Segment(shard.record.name, end - first, first))
-            if edges:
-                self._add(builder, shard, mask)
-        built = self._measured(builder, tuple(segments), old.factory, old.trained_rows)
+        built = self._filled(builder, outside, old.segments, old.factory, old.trained_rows)
         return built, self._with_curve(search, built)
 
     def _planned(self, search: SearchRecord) -> _Choice:
@@ -189,59 +180,77 @@ class _Tuner:
         dim = self._manifest.model.dim
         training = self._sample(plan.training_rows(len(self._live), dim))
         builder = self._patiently(lambda: CandidateBuilder.trained(factory, dim, training))
-        for shard in self._snapshot.shards:
-            self._add(builder, shard)
-        segments = segments_of(self._manifest.shards)
-        return self._measured(builder, segments, factory, len(self._live))
+        everything = np.ones(int(self._snapshot.starts[-1]), np.bool_)
+        return self._filled(builder, everything, (), factory, len(self._live))
 
-    def _add(
-        self, builder: CandidateBuilder, shard: Shard, mask: npt.NDArray[np.bool_] | None = None
-    ) -> None:
-        """Add the rows of a shard to an index, all or those that a mask marks."""
-        shard.verify()
-        start = 0
-        for vectors in shard.vectors():
-            end = start + len(vectors)
-            builder.add(vectors if mask is None else vectors[mask[start:end]])
-            start = end
-            self._session.check()
+    def _filled(
+        self,
+        builder: CandidateBuilder,
+        new: npt.NDArray[np.bool_],
+        segments: tuple[Segment, ...],
+        factory: str,
+        trained_rows: int,
+    ) -> _Built:
+        """Add the rows that a mask marks, and measure: first without those that are to ask."""
+        held = self._held_out(new)
+        segments = (*segments, *self._add(builder, new & ~held))
+        curve = self._measured(builder, segments, held)
+        segments = (*segments, *self._add(builder, held))
+        return _Built(builder, segments, factory, trained_rows, curve)
+
+    def _add(self, builder: CandidateBuilder, mask: npt.NDArray[np.bool_]) -> Iterator[Segment]:
+        """Add the rows that a mask marks to an index; yield what they are."""
+        for shard, start in zip(self._snapshot.shards, self._snapshot.starts, strict=False):
+            mine = mask[start : start + shard.record.rows]
+            edges = np.flatnonzero(np.diff(mine, prepend=False, append=False)).tolist()
+            for first, end in zip(edges[::2], edges[1::2], strict=True):
+                yield Segment(shard.record.name, end - first, first)
+            if not edges:
+                continue
+            shard.verify()
+            at = 0
+            for vectors in shard.vectors():
+                builder.add(vectors[mine[at : at + len(vectors)]])
+                at += len(vectors)
+                self._session.check()
+
+    def _held_out(self, new: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Return some live rows among the new ones, in short runs: what an index does not know.
+
+        A row that it does know is easier to find, and what lies around it with it.
+        """
+        live = self._live[new[self._live]]
+        runs = min(plan.QUERIES, len(live) // 2) // _HELD_RUN
+        starts = self._rng.choice(len(live) // _HELD_RUN, runs, replace=False) * _HELD_RUN
+        held = np.zeros(len(new), np.bool_)
+        held[live[np.add.outer(starts, np.arange(_HELD_RUN)).ravel()]] = True
+        return held
 
     def _measured(
         self,
         builder: CandidateBuilder,
         segments: tuple[Segment, ...],
-        factory: str,
-        trained_rows: int,
-    ) -> _Built:
-        """Find the setting that reaches the recall."""
-        questions = self._questions
+        held: npt.NDArray[np.bool_],
+    ) -> list[Measured]:
+        """Find the setting that reaches the recall, asking for the rows that are held out."""
+        known = ~held if self._rows.alive is None else self._rows.alive & ~held
+        wanted = min(plan.RECALL_AT, int(known.sum()))
+        queries = self._units(np.flatnonzero(held))
+        questions = []
+        for start in range(0, len(queries), _EXACT_BATCH):
+            self._session.check()
+            some = queries[start : start + _EXACT_BATCH]
+            for query, near in zip(some, self._rows.exact(some, wanted, known), strict=True):
+                least = float(np.sort(near.scores)[-wanted])
+                questions.append(plan.Question(query, wanted, least))
         index = builder.index()
 
         def answer_at(setting: int) -> plan.Answer:
             self._session.check()
             self._rows.use(index, segments, setting)
-            return lambda query: self._rows.nearest(query[None], plan.RECALL_AT + 1)[0]
+            return lambda query: self._rows.nearest(query[None], plan.RECALL_AT)[0]
 
-        curve = plan.measure(answer_at, index.settings, questions, self._budget)
-        return _Built(builder, segments, factory, trained_rows, curve)
-
-    @cached_property
-    def _questions(self) -> list[plan.Question]:
-        """Return rows as queries, with what exact search finds for each."""
-        count = min(plan.QUERIES, len(self._live))
-        wanted = min(plan.RECALL_AT, len(self._live) - 1)
-        asked = self._rng.choice(self._live, count, replace=False)
-        questions = []
-        for start in range(0, count, _EXACT_BATCH):
-            self._session.check()
-            rows = asked[start : start + _EXACT_BATCH]
-            queries = self._units(rows)
-            found = self._rows.exact(queries, wanted + 1)
-            for own, query, near in zip(rows.tolist(), queries, found, strict=True):
-                others = np.sort(near.scores[near.ordinals != own])
-                least = float(others[-wanted]) if wanted else 1.0
-                questions.append(plan.Question(query, own, wanted, least))
-        return questions
+        return plan.measure(answer_at, index.settings, questions, self._budget)
 
     def _sample(self, count: int) -> npt.NDArray[np.float32]:
         """Return that many live rows, in the order of the store."""
@@ -257,7 +266,7 @@ class _Tuner:
         seconds = []
         for query in self._sample(min(_EXACT_QUERIES, len(self._live))):
             started = time.perf_counter()
-            self._rows.exact(query[None], plan.RECALL_AT)
+            self._rows.exact(query[None], min(plan.RECALL_AT, len(self._live)))
             seconds.append(time.perf_counter() - started)
         return statistics.median(seconds)
 
@@ -271,12 +280,12 @@ class _Tuner:
 
     def _is_reached(self, built: _Built) -> bool:
         last, budget = built.curve[-1], self._budget
-        return last.recall >= budget.recall and last.latency_s <= budget.latency_s
+        return last.reaches(budget.recall) and last.latency_s <= budget.latency_s
 
     def _rank(self, built: _Built) -> tuple[bool, float, float]:
         """Return what makes one index better than another: right answers first."""
         last = built.curve[-1]
-        return last.recall >= self._budget.recall, -last.latency_s, last.recall
+        return last.reaches(self._budget.recall), -last.latency_s, last.recall
 
     def _with_curve(self, search: SearchRecord, built: _Built) -> SearchRecord:
         curve = tuple((m.setting, round(m.recall, 4), m.latency_s) for m in built.curve)

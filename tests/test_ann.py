@@ -168,11 +168,21 @@ def test_what_is_built_is_chosen_by_measuring(
     assert manifest.ann is None and manifest.search.is_reached
     assert manifest.search.exact_latency_s > 0
     monkeypatch.setattr(tuning._Tuner, "_exact_latency_s", lambda self: 11.0)
+    asked: list[int] = []
+    use = neighbors.RowSearch.use
+
+    def watch(self: Any, index: CandidateIndex, *rest: Any) -> None:
+        asked.append(len(index))
+        use(self, index, *rest)
+
+    monkeypatch.setattr(neighbors.RowSearch, "use", watch)
     manifest = index(store, folder, latency_s=9.0, recall=0.9)
     assert manifest.ann is not None and manifest.ann.factory == "IVF15,SQ8"
     setting, recall, seconds = manifest.search.curve[-1]
     assert setting == manifest.ann.setting and recall >= 0.9 and 0 < seconds < 9
-    assert all(before[1] < 0.9 for before in manifest.search.curve[:-1])
+    assert all(before[1] < 0.9 for before in manifest.search.curve[:-2])
+    assert manifest.ann.rows == sum(shard.rows for shard in manifest.shards)
+    assert asked and all(known == manifest.ann.rows - 300 for known in asked), "300 were held out"
     facts = info(store).to_dict()["search_measured"]
     assert facts["curve"][-1]["recall_at_10"] == recall and facts["reached"]
     assert index(store, folder) == manifest, "nothing is due, the budget is remembered"
@@ -194,11 +204,11 @@ def test_of_copies_of_a_picture_any_is_a_right_answer(
         hits = searcher.query(embedsearch.Key("023.png"), 10)
     assert keys(hits) == [f"{number:03d}.png" for number in range(3, 53, 5)]
     assert {hit.score for hit in hits} == {hits[0].score}
-    question = plan.Question(unit(0), ordinal=3, wanted=2, least=0.75)
-    other_copies = Neighbors(np.array([3, 8, 9]), np.array([1.0, 0.75, 0.75], np.float32))
-    assert question.share(other_copies) == 1.0
-    further = Neighbors(np.array([3, 8, 9]), np.array([1.0, 0.75, 0.5], np.float32))
-    assert question.share(further) == 0.5, "a row is no neighbor of its own"
+    question = plan.Question(unit(0), wanted=2, least=0.75)
+    copies = Neighbors(np.array([7, 8, 9]), np.array([0.75, 0.75, 0.75], np.float32))
+    assert question.share(copies) == 1.0
+    further = Neighbors(np.array([8, 9]), np.array([0.75, 0.5], np.float32))
+    assert question.share(further) == 0.5
 
 
 def test_candidates_fit_the_memory_and_the_history() -> None:
