@@ -132,7 +132,7 @@ def main() -> None:
         large = real.grown(base / "large", arguments.rows)
         print(f"{machine()}; {len(real):,} and {len(large):,} × {real.dim}\n")
         print("| figure | measured | wanted |\n|---|---|---|")
-        for name, measured, wanted in [*rows(real, large, base, python)]:
+        for name, measured, wanted in rows(real, large, base, python):
             print(f"| {name} | {measured} | {wanted} |", flush=True)
 
 

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,22 @@ def test_vectors_of_a_file_as_queries(store: Path, tmp_path: Path) -> None:
     done = run_cli("query", "--from", tmp_path / "zero.npy", *at[:-1], "--out", target)
     assert done.returncode == 2 and target.read_text() == "old"
     assert sorted(path.name for path in tmp_path.glob(".*")) == [], "nothing unfinished is left"
+
+
+def test_an_interrupted_list_leaves_no_file(store: Path, tmp_path: Path) -> None:
+    vectors = np.random.default_rng(0).standard_normal((400_000, 512)).astype(np.float16)
+    np.save(tmp_path / "many.npy", vectors)
+    options = ["--from", tmp_path / "many.npy", "--out", tmp_path / "hits.jsonl", "--store", store]
+    command = [sys.executable, "-m", "embedsearch", "query", *map(str, options)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not any(path.stat().st_size for path in tmp_path.glob(".hits*")):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 143 and "interrupted" in one_line(said)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["many.npy"]
 
 
 def test_a_bad_query_among_good_ones(store: Path, tmp_path: Path) -> None:

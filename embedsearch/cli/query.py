@@ -18,6 +18,7 @@ from embedsearch.cli.app import (
     StoreOption,
     VerboseOption,
     notice,
+    session_with_signals,
 )
 from embedsearch.cli.asking import Asked
 from embedsearch.cli.sheet import SheetRow, write_rows
@@ -104,7 +105,7 @@ def query(
         expand=expand,
     )
     asked = Asked(images or [], key or [], like or [], unlike or [], crop, source)
-    session = Session(notice=notice)
+    session = Session(notice=notice) if out is None else session_with_signals()
     with open_store(store, device=device, precision=precision, session=session) as searcher:
         if not len(searcher):
             raise NothingIndexed("the store holds no image; embedsearch failures may say why")
@@ -114,7 +115,7 @@ def query(
         if out is None:
             _show(answers, form)
         else:
-            _write(answers, out, len(asked))
+            _write(answers, out, len(asked), session)
     if sheet is not None and answers.pictured:
         write_rows(sheet, answers.pictured)
     return UnreadableImage.exit_code if answers.failed else 0
@@ -160,7 +161,7 @@ def _show(answers: _Answers, form: str) -> None:
             sys.stdout.write(hit_table(name, hits))
 
 
-def _write(answers: _Answers, out: Path, total: int) -> None:
+def _write(answers: _Answers, out: Path, total: int, session: Session) -> None:
     """Write the hits to a file as they come, and show how far that is."""
     from embedsearch.present.hits import hits_file
     from embedsearch.present.progress import ProgressDisplay
@@ -170,6 +171,7 @@ def _write(answers: _Answers, out: Path, total: int) -> None:
     done, started = 0, time.monotonic()
     with hits_file(out) as write, ProgressDisplay(notice) as show:
         for done, (name, hits) in enumerate(answers, start=1):
+            session.check()
             write([hit_values(name, hit) for hit in hits])
             show(Progress(done + answers.failed, total, answers.failed, time.monotonic() - started))
     notice(f"the hits of {done:,} queries, {answers.failed:,} failed, written to {out}")
