@@ -90,6 +90,15 @@ class _Built:
         )
 
 
+@dataclass(frozen=True)
+class _Exam:
+    """What all candidates are measured with."""
+
+    new: npt.NDArray[np.bool_]  # (all shard rows,): which an index is to learn
+    held: npt.NDArray[np.bool_]  # which of them only after it was asked for them
+    questions: list[plan.Question]
+
+
 _Choice = tuple[AnnRecord | _Built | None, SearchRecord]
 
 
@@ -136,7 +145,8 @@ class _Tuner:
         assert outside is not None, "nothing else is due"
         self._session.notice(f"adding {outside.sum():,} images to the search index {old.factory}")
         builder = CandidateBuilder.opened(os.dup(descriptor))
-        built = self._filled(builder, outside, old.segments, old.factory, old.trained_rows)
+        exam = self._exam(outside)
+        built = self._filled(builder, exam, old.segments, old.factory, old.trained_rows)
         return built, self._with_curve(search, built)
 
     def _planned(self, search: SearchRecord) -> _Choice:
@@ -158,11 +168,12 @@ class _Tuner:
             )
         loses_rows = self._manifest.deleted_rows > 0
         names = plan.factories(live, dim, self._budget, loses_rows=loses_rows)
+        exam = self._exam(np.ones(int(self._snapshot.starts[-1]), np.bool_))
         best: _Built | None = None
         for name in names:
             self._session.notice(f"building the search index {name} of {live:,} images")
             try:
-                built = self._built(name)
+                built = self._built(name, exam)
             except (ValueError, RuntimeError) as error:  # FAISS's own are RuntimeErrors
                 words = " ".join(str(error).split())
                 self._session.notice(f"no index {name} of {live:,} images: {words}")
@@ -175,64 +186,61 @@ class _Tuner:
             return None, replace(search, is_reached=False)
         return best, self._with_curve(search, best)
 
-    def _built(self, factory: str) -> _Built:
+    def _built(self, factory: str, exam: _Exam) -> _Built:
         """Build a candidate from all shards and measure it. Raises ValueError."""
         dim = self._manifest.model.dim
         training = self._sample(plan.training_rows(len(self._live), dim))
         builder = self._patiently(lambda: CandidateBuilder.trained(factory, dim, training))
-        everything = np.ones(int(self._snapshot.starts[-1]), np.bool_)
-        return self._filled(builder, everything, (), factory, len(self._live))
+        return self._filled(builder, exam, (), factory, len(self._live))
 
     def _filled(
         self,
         builder: CandidateBuilder,
-        new: npt.NDArray[np.bool_],
+        exam: _Exam,
         segments: tuple[Segment, ...],
         factory: str,
         trained_rows: int,
     ) -> _Built:
-        """Add the rows that a mask marks, and measure: first without those that are to ask."""
-        held = self._held_out(new)
-        segments = (*segments, *self._add(builder, new & ~held))
-        curve = self._measured(builder, segments, held)
-        segments = (*segments, *self._add(builder, held))
+        """Add the new rows, and measure before those that are held out follow."""
+        taught = exam.new & ~exam.held
+        self._add(builder, taught)
+        segments = (*segments, *self._segments(taught))
+        curve = self._measured(builder, segments, exam.questions)
+        builder.add(self._rows.vectors(np.flatnonzero(exam.held)))
+        segments = (*segments, *self._segments(exam.held))
         return _Built(builder, segments, factory, trained_rows, curve)
 
-    def _add(self, builder: CandidateBuilder, mask: npt.NDArray[np.bool_]) -> Iterator[Segment]:
-        """Add the rows that a mask marks to an index; yield what they are."""
+    def _add(self, builder: CandidateBuilder, mask: npt.NDArray[np.bool_]) -> None:
+        """Add the rows that a mask marks to an index."""
+        start = 0
+        for shard in self._snapshot.shards:
+            if not mask[start : start + shard.record.rows].any():
+                start += shard.record.rows
+                continue
+            shard.verify()
+            for vectors in shard.vectors():
+                builder.add(vectors[mask[start : start + len(vectors)]])
+                start += len(vectors)
+                self._session.check()
+
+    def _segments(self, mask: npt.NDArray[np.bool_]) -> Iterator[Segment]:
+        """Yield the runs of rows that a mask marks."""
         for shard, start in zip(self._snapshot.shards, self._snapshot.starts, strict=False):
             mine = mask[start : start + shard.record.rows]
             edges = np.flatnonzero(np.diff(mine, prepend=False, append=False)).tolist()
             for first, end in zip(edges[::2], edges[1::2], strict=True):
                 yield Segment(shard.record.name, end - first, first)
-            if not edges:
-                continue
-            shard.verify()
-            at = 0
-            for vectors in shard.vectors():
-                builder.add(vectors[mine[at : at + len(vectors)]])
-                at += len(vectors)
-                self._session.check()
 
-    def _held_out(self, new: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Return some live rows among the new ones, in short runs: what an index does not know.
+    def _exam(self, new: npt.NDArray[np.bool_]) -> _Exam:
+        """Hold some live rows among the new ones out, in short runs, and ask exact search for them.
 
-        A row that it does know is easier to find, and what lies around it with it.
+        A row that an index knows is easier to find, and what lies around it with it.
         """
         live = self._live[new[self._live]]
         runs = min(plan.QUERIES, len(live) // 2) // _HELD_RUN
         starts = self._rng.choice(len(live) // _HELD_RUN, runs, replace=False) * _HELD_RUN
         held = np.zeros(len(new), np.bool_)
         held[live[np.add.outer(starts, np.arange(_HELD_RUN)).ravel()]] = True
-        return held
-
-    def _measured(
-        self,
-        builder: CandidateBuilder,
-        segments: tuple[Segment, ...],
-        held: npt.NDArray[np.bool_],
-    ) -> list[Measured]:
-        """Find the setting that reaches the recall, asking for the rows that are held out."""
         known = ~held if self._rows.alive is None else self._rows.alive & ~held
         wanted = min(plan.RECALL_AT, int(known.sum()))
         queries = self._units(np.flatnonzero(held))
@@ -243,6 +251,15 @@ class _Tuner:
             for query, near in zip(some, self._rows.exact(some, wanted, known), strict=True):
                 least = float(np.sort(near.scores)[-wanted])
                 questions.append(plan.Question(query, wanted, least))
+        return _Exam(new, held, questions)
+
+    def _measured(
+        self,
+        builder: CandidateBuilder,
+        segments: tuple[Segment, ...],
+        questions: list[plan.Question],
+    ) -> list[Measured]:
+        """Find the setting that reaches the recall."""
         index = builder.index()
 
         def answer_at(setting: int) -> plan.Answer:
