@@ -157,11 +157,7 @@ class _Import:
         source = reader.source if reader.paths is None else reader.paths
         if source.suffix not in {".parquet", ".csv"}:
             return None
-        try:
-            table = read_table(source)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            words = " ".join(str(error).split())[:200]
-            raise UsageError(f"{source} cannot be read: {words}") from error
+        table = read_table(source, str(source))
         taken = BUILT_IN | LEFT_OUT
         names = [name for name in table.column_names if name.lower() not in taken]
         if not names or "path" not in table.column_names:

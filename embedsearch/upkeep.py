@@ -1,6 +1,7 @@
 """Looking after a store: what it holds, whether it is whole, and making it whole again.
 
-Each function imports what it alone needs: `info` does without pyarrow and FAISS.
+Each function imports what it alone needs: `info` does without FAISS, and
+without pyarrow where a store has no columns of the user's.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ def _evaluate_store(
     with open_store(path, device=device, precision=precision, session=session) as searcher:
         served_recall = _served_recall(searcher, vectors, paths)
         results = []
-        for count in (0, expand) if expand else (0,):
+        for count in sorted({0, expand}):
             asked = vectors[queries]
             if count:
                 asked = _expanded(vectors, queries, count, session.check)

@@ -37,11 +37,7 @@ def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
     """
     if not source.is_file():
         raise UsageError(f"--metadata {source}: there is no such file")
-    try:
-        table = read_table(source)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        words = " ".join(str(error).split())[:200]
-        raise UsageError(f"--metadata {source} cannot be read: {words}") from error
+    table = read_table(source, f"--metadata {source}")
     by = next((name for name in NAMES if name in table.column_names), "")
     if not by or table.num_columns > MAX_COLUMNS:
         raise UsageError(
@@ -66,11 +62,19 @@ def own_names(names: list[str], taken: frozenset[str], source: str) -> list[str]
     return renamed
 
 
-def read_table(source: Path) -> pa.Table:
+def read_table(source: Path, called: str) -> pa.Table:
     """Read a table, of Parquet without vectors and columns of bytes, such as the images.
 
-    Raises what Arrow does, OSError, and ValueError for another suffix.
+    Raises UsageError, in which the file is `called` something.
     """
+    try:
+        return _read(source)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        words = " ".join(str(error).split())[:200]
+        raise UsageError(f"{called} cannot be read: {words}") from error
+
+
+def _read(source: Path) -> pa.Table:
     suffix = source.suffix.lower()
     if suffix == ".parquet":
         fields = list(pq.read_schema(source))
