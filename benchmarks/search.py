@@ -1,10 +1,11 @@
 """Search at 70,000 and 1,000,000 images, beside usearch and LanceDB: `python -m benchmarks.search`
 
 The vectors are those of the 70,000 pictures of tiny_imagenet by ResNet-18 with real weights, made
-by `index`, or those of a store that is named (pictures in a folder a class). More come from means
-of two pictures of a class; how far the nearest and the tenth are apart is compared with the real.
+by `index`, or those of a store that is named (pictures in a folder a class). More lie between two
+pictures of a class; how far the nearest and the tenth are apart is compared with the real.
 Queries are pictures that were held out. Building and serving are processes of their own, whose
-memory is measured. Truth is NumPy. Prints Markdown. `--rows` is how large the large store is.
+memory is measured. Truth is NumPy. Prints Markdown. `--rows` is how large the large store is;
+`--no-peers` leaves usearch and LanceDB out, of which one takes hours beyond some millions.
 """
 
 from __future__ import annotations
@@ -123,10 +124,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("store", nargs="?", type=Path)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--peers", action=argparse.BooleanOptionalAction, default=True)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="embedsearch-search-") as folder:
         base = Path(folder)
-        python = install(base / "venv", "usearch", "lancedb")
+        python = install(base / "venv", "usearch", "lancedb") if arguments.peers else None
         store = arguments.store or real_store(base)
         real = Set.of_store(base / "real", store)
         large = real.grown(base / "large", arguments.rows)
@@ -157,7 +159,7 @@ class Set:
     """Vectors with their names on disk, queries held out of them, and what is true of both."""
 
     folder: Path
-    vectors: npt.NDArray[np.float16]
+    vectors: npt.NDArray[np.float16]  # of vectors.npy, mapped
     classes: npt.NDArray[np.int64]
     queries: Vectors
     known: dict[int, Vectors] = field(default_factory=dict)
@@ -183,26 +185,28 @@ class Set:
         held, kept = order[:QUERIES], np.sort(order[QUERIES:])
         queries = vectors[held].astype(np.float32)
         queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-        return cls(folder, vectors[kept], classes[kept], queries).saved()
+        made = file_of(folder, len(kept), vectors.shape[1])
+        made[:] = vectors[kept]
+        return cls(folder, made, classes[kept], queries).saved()
 
     def grown(self, folder: Path, rows: int) -> Set:
-        """Return these and means of two of a class, up to so many rows."""
+        """Return these and what lies between two of a class, up to so many rows."""
         folder.mkdir()
         rng = np.random.default_rng(1)
-        vectors = np.empty((rows, self.dim), np.float16)
+        vectors = file_of(folder, rows, self.dim)
         vectors[: len(self)] = self.vectors
         classes = np.concatenate([self.classes, rng.choice(self.classes, rows - len(self))])
         for number in np.unique(self.classes):
             members = np.flatnonzero(self.classes == number)
             new = len(self) + np.flatnonzero(classes[len(self) :] == number)
-            pairs = self.vectors[rng.choice(members, (2, len(new)))].astype(np.float32)
-            mean = pairs.mean(axis=0)
-            vectors[new] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+            one, other = self.vectors[rng.choice(members, (2, len(new)))].astype(np.float32)
+            way = rng.uniform(0.4, 0.6, (len(new), 1)).astype(np.float32)
+            between = one + way * (other - one)
+            vectors[new] = between / np.linalg.norm(between, axis=1, keepdims=True)
         return Set(folder, vectors, classes, self.queries).saved()
 
     def saved(self) -> Set:
-        """Write the vectors and names for those who build from files."""
-        np.save(self.folder / "vectors.npy", self.vectors)
+        """Write the queries and names for those who build from files."""
         np.save(self.folder / "queries.npy", self.queries)
         names = (f"{label}/{number}" for number, label in enumerate(self.classes))
         (self.folder / "names.txt").write_text("\n".join(names) + "\n")
@@ -239,7 +243,14 @@ class Set:
         return float(np.median(distances[:, 0] / distances[:, -1]))
 
 
-def rows(real: Set, large: Set, base: Path, python: Path) -> Iterator[Row]:
+def file_of(folder: Path, rows: int, dim: int) -> npt.NDArray[np.float16]:
+    """Return room for vectors in a file, mapped."""
+    return np.lib.format.open_memmap(
+        folder / "vectors.npy", mode="w+", dtype=np.float16, shape=(rows, dim)
+    )
+
+
+def rows(real: Set, large: Set, base: Path, python: Path | None) -> Iterator[Row]:
     """Yield each figure with what was wanted of it."""
     first, tenth = real.ratio(), large.ratio()
     yield "nearest / tenth distance, real and large", f"{first:.3f}, {tenth:.3f}", "within 10 %"
@@ -260,6 +271,12 @@ def rows(real: Set, large: Set, base: Path, python: Path) -> Iterator[Row]:
         yield f"… --where that {share} meet", f"recall@10 {measured:.3f}, {times(found)}", "0.95"
     batch = serve(sys.executable, OURS_BATCH, large, store)
     yield "… queries at once", f"{batch['rate']:,.0f} /s", ""
+    if python is not None:
+        yield from peers(large, base, python)
+
+
+def peers(large: Set, base: Path, python: Path) -> Iterator[Row]:
+    """Yield what usearch and LanceDB do with the same vectors."""
     for name, script, serving, options in (
         ("usearch, f16", USEARCH_BUILD, USEARCH, ["f16"]),
         ("usearch, i8", USEARCH_BUILD, USEARCH, ["i8"]),
