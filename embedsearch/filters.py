@@ -36,9 +36,8 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "autoload_known_extensions": "false",
     "autoinstall_known_extensions": "false",
     "memory_limit": _MEMORY,
-    "errors_as_json": "true",
-    "lock_configuration": "true",
 }
+_MORE_SETTINGS = "SET errors_as_json = true; SET lock_configuration = true"
 
 
 class Where:
@@ -55,6 +54,7 @@ class Where:
         self._left_s = TIME_LIMIT_S
         self._connection = duckdb.connect(":memory:", config=_SETTINGS)
         try:
+            self._connection.execute(_MORE_SETTINGS)
             self.columns = self._parse()
         except BaseException:
             self._connection.close()
