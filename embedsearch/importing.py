@@ -272,16 +272,18 @@ class _Reader:
 
     def _numpy_blocks(self) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
         assert self.paths is not None, "a .npy file comes with paths"
-        vectors = open_vectors(self.source)
+        rows = len(open_vectors(self.source))
         names = _listed(self.paths)
-        for start in range(0, len(vectors), _ROWS):
-            some = np.asarray(vectors[start : start + _ROWS], dtype=np.float32)
+        for start in range(0, rows, _ROWS):
+            # Mapped anew each time: what was read of a mapping stays in this process's memory.
+            vectors = open_vectors(self.source)[start : start + _ROWS]
+            some = np.asarray(vectors, dtype=np.float32)
             paths = [name for _, name in zip(some, names, strict=False)]
             if len(paths) < len(some):
-                raise UsageError(f"{self.paths} names fewer than the {len(vectors)} rows")
+                raise UsageError(f"{self.paths} names fewer than the {rows} rows")
             yield paths, some
         if next(names, None) is not None:
-            raise UsageError(f"{self.paths} names more than the {len(vectors)} rows")
+            raise UsageError(f"{self.paths} names more than the {rows} rows")
 
 
 def _reader(source: Path, paths: Path | None) -> _Reader:
