@@ -1,0 +1,186 @@
+"""Children forked from a process that has everything imported: a first run in a hundredth second.
+
+In: work, as a function; out: how the child ended, what it reported, and what it returned.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+TIME_LIMIT_S = 60.0
+Report = Callable[[Any], None]
+
+# All that a run may need, so that children import nothing: what they open is what the work opens.
+import faiss  # noqa: F401, E402
+import numpy.ma  # noqa: F401, E402
+import pyarrow as pa  # noqa: E402
+import pyarrow.compute  # noqa: F401, E402
+import pyarrow.parquet  # noqa: F401, E402
+
+import embedsearch  # noqa: E402
+import embedsearch.importing  # noqa: F401, E402
+import embedsearch.indexing  # noqa: F401, E402
+import embedsearch.searching  # noqa: F401, E402
+import embedsearch.tuning  # noqa: F401, E402
+import embedsearch.upkeep  # noqa: F401, E402
+from embedsearch.errors import EmbedSearchError  # noqa: E402
+
+pa.array([1])  # which imports pandas where that is installed
+tempfile.gettempdir()
+
+@dataclass
+class Ended:
+    """How a child ended: `signal` or else `error` or else `value`; `reports` came before.
+
+    One that took too long is_late, and was killed.
+    """
+
+    signal: int = 0
+    is_late: bool = False
+    error: Exception | None = None
+    trace: str = ""
+    value: Any = None
+    reports: list[Any] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def words(self) -> str:
+        """Return the end in words."""
+        if self.is_late:
+            return f"not done after {self.seconds:.0f} s"
+        if self.signal:
+            return f"ended by {signal.Signals(self.signal).name}"
+        return f"{type(self.error).__name__}: {self.error}" if self.error else "done"
+
+    @property
+    def is_expected(self) -> bool:
+        """Return whether it was done, or failed in a way that is ours."""
+        return not self.signal and (self.error is None or isinstance(self.error, EmbedSearchError))
+
+
+class Child:
+    """Work under way in a process of its own."""
+
+    def __init__(self, work: Callable[[Report], Any], *, traced: bool = False) -> None:
+        """Start; a `traced` child does not begin before a tracer has taken hold of it."""
+        self._started = time.monotonic()
+        ours, theirs = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.close(ours)
+            _work(work, theirs, traced)
+        os.close(theirs)
+        self._pipe = ours
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send a signal."""
+        os.kill(self.pid, number)
+
+    def join(self, limit_s: float = TIME_LIMIT_S) -> Ended:
+        """Wait for the end, which is death for a child that takes longer than the limit."""
+        os.set_blocking(self._pipe, False)
+        data = bytearray()
+        deadline = time.monotonic() + limit_s
+        is_late = False
+        while True:
+            data += _available(self._pipe)
+            done, status = os.waitpid(self.pid, os.WNOHANG)
+            if done:
+                break
+            if not is_late and time.monotonic() > deadline:
+                is_late = True
+                self.kill()
+            time.sleep(0.002)
+        data += _available(self._pipe)
+        os.close(self._pipe)
+        ended = Ended(seconds=time.monotonic() - self._started)
+        _read_reports(bytes(data), ended)
+        if os.WIFSIGNALED(status):
+            ended.signal = os.WTERMSIG(status)
+        ended.is_late = is_late
+        return ended
+
+
+def forked(work: Callable[[Report], Any], limit_s: float = TIME_LIMIT_S) -> Ended:
+    """Do work in a child and wait for its end."""
+    return Child(work).join(limit_s)
+
+
+def _work(work: Callable[[Report], Any], pipe: int, traced: bool) -> None:
+    """In the child: work, and say how it ended. Does not return."""
+    code = 0
+
+    def say(kind: str, value: Any) -> None:
+        data = pickle.dumps((kind, value))
+        data = len(data).to_bytes(4, "little") + data
+        while data:
+            data = data[os.write(pipe, data) :]
+
+    try:
+        if traced:
+            _await_tracer()
+        say("value", work(lambda value: say("report", value)))
+    except BaseException as error:
+        code = 1
+        trace = traceback.format_exc()
+        kept = error if isinstance(error, Exception) else RuntimeError(repr(error))
+        try:
+            say("error", (_plain(kept), trace))
+        except BaseException:
+            code = 2
+    finally:
+        os._exit(code)
+
+
+def _plain(error: Exception) -> Exception:
+    """Return an error that another process can read."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _await_tracer() -> None:
+    for _ in range(2000):
+        with open("/proc/self/status") as file:
+            if "TracerPid:\t0\n" not in file.read():
+                time.sleep(0.01)  # it attaches first and injects a moment later
+                return
+        time.sleep(0.005)
+    raise RuntimeError("no tracer came")
+
+
+def _available(pipe: int) -> bytes:
+    data = bytearray()
+    while True:
+        try:
+            more = os.read(pipe, 1 << 16)
+        except BlockingIOError:
+            return bytes(data)
+        if not more:
+            return bytes(data)
+        data += more
+
+
+def _read_reports(data: bytes, ended: Ended) -> None:
+    while len(data) >= 4:
+        size = int.from_bytes(data[:4], "little")
+        if len(data) < 4 + size:
+            return  # it died while it spoke
+        kind, value = pickle.loads(data[4 : 4 + size])
+        data = data[4 + size :]
+        if kind == "report":
+            ended.reports.append(value)
+        elif kind == "value":
+            ended.value = value
+        else:
+            ended.error, ended.trace = value

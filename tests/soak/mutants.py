@@ -1,0 +1,128 @@
+"""Defects on purpose, one a name: put into a child before it works, for a harness to catch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from embedsearch.store import files, lock, writer
+from embedsearch.store.manifest import Manifest
+
+MUTANTS: dict[str, Callable[[], None]] = {}
+
+
+def apply(name: str | None) -> None:
+    """Put a defect into this process."""
+    if name is not None:
+        MUTANTS[name]()
+
+
+def _mutant(defect: Callable[[], None]) -> Callable[[], None]:
+    MUTANTS[defect.__name__] = defect
+    return defect
+
+
+@_mutant
+def pointer_in_place() -> None:
+    """CURRENT is overwritten where it stands."""
+
+    def in_place(store: Path, name: str, content: bytes) -> None:
+        try:
+            with (store / name).open("wb", buffering=0) as file:
+                for start in range(0, len(content), 40):
+                    file.write(content[start : start + 40])
+        except OSError as error:
+            raise files.storage_error(store, error) from error
+
+    writer.replace_file = in_place
+
+
+@_mutant
+def pointer_first() -> None:
+    """CURRENT names a manifest that is written afterwards."""
+    point, write_new = writer._point, writer.write_new
+    waiting: list[Any] = []
+
+    def write(store: Path, kind: str, generation: int, suffix: str, data: Any) -> Any:
+        if kind != "m":
+            return write_new(store, kind, generation, suffix, data)
+        content = b"".join(data)
+        name = f"m-{generation:08d}.json"
+        record = files.FileRecord(name, len(content), files.hashlib.sha256(content).hexdigest())
+        point(store, generation, record)
+        waiting.append(generation)
+        return write_new(store, kind, generation, suffix, [content])
+
+    writer.write_new = write
+    writer._point = lambda *arguments: None if waiting else point(*arguments)
+
+
+@_mutant
+def sweep_first() -> None:
+    """The files of the generation before are removed before the new one counts."""
+    point = writer._point
+
+    def late(store: Path, generation: int, record: Any) -> None:
+        manifest = Manifest.from_bytes((store / record.relative).read_bytes())
+        kept = {item.relative for item in manifest.files()} | {record.relative}
+        for folder in ("shards", "ann", "manifests"):
+            for path in (store / folder).glob("*"):
+                if f"{folder}/{path.name}" not in kept:
+                    path.unlink()
+        point(store, generation, record)
+
+    writer._point = late
+
+
+@_mutant
+def no_fsync() -> None:
+    """Files are renamed before their bytes are on the disk."""
+    files._sync = lambda descriptor: None
+
+
+@_mutant
+def no_folder_fsync() -> None:
+    """Folders are not flushed: a rename may be lost."""
+    for module in (files, writer):
+        if hasattr(module, "sync_folder"):
+            module.sync_folder = lambda folder: None
+
+
+@_mutant
+def no_hash() -> None:
+    """Nothing is compared with its sha256."""
+    import embedsearch.neighbors
+    import embedsearch.store.check
+    import embedsearch.store.shards
+    import embedsearch.store.snapshot
+
+    for module in (
+        files,
+        embedsearch.neighbors,
+        embedsearch.store.check,
+        embedsearch.store.shards,
+        embedsearch.store.snapshot,
+    ):
+        module.verify = lambda *arguments: None
+
+
+@_mutant
+def no_lock() -> None:
+    """Everyone gets the lock."""
+    lock.WriterLock._acquire = lambda *arguments: None
+
+
+@_mutant
+def loses_a_row() -> None:
+    """A generation leaves a shard out, and its counts agree."""
+    to_bytes = Manifest.to_bytes
+
+    def fewer(self: Manifest) -> bytes:
+        values = json.loads(to_bytes(self))
+        if len(values["shards"]) > 1:
+            values["live"] -= values["shards"].pop(0)["rows"]
+        return json.dumps(values).encode()
+
+    Manifest.to_bytes = fewer

@@ -1,0 +1,246 @@
+"""Runs to be broken into: what lies there before, what the run is to do, what must be there after.
+
+In: a folder to build in; out: a `Scene`, whose `work` runs in a child.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+import embedsearch
+from embedsearch.importing import import_vectors
+from embedsearch.records import ModelSpec
+from embedsearch.session import Session
+from embedsearch.store.manifest import Manifest
+from embedsearch.store.writer import StoreWriter
+from embedsearch.upkeep import repair
+from tests.conftest import CountingExtractor, paint
+from tests.soak import mutants
+from tests.soak.forge import Report, forked
+from tests.soak.witness import Account, examine
+
+IMAGES = 60
+CHECKPOINT = 20
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A run on copies of `base`; `final` is what a run without faults makes of it."""
+
+    name: str
+    base: Path | None  # a store, None where there is none before
+    work: Callable[[Path], object]
+    before: Account | None
+    final: Account
+    vectors: dict[bytes, bytes] = field(repr=False)  # of every picture in play, by digest
+    without_cache: bool = False  # FAISS files are missing before
+
+    def copy(self, store: Path) -> Path:
+        """Lay the store as it was before at `store`."""
+        shutil.rmtree(store, ignore_errors=True)
+        if self.base is not None:
+            shutil.copytree(self.base, store)
+        return store
+
+    def run(self, store: Path, mutant: str | None, report: Report) -> None:
+        """In a child: do the work, and report each generation once it is acknowledged."""
+        commit = StoreWriter.commit
+
+        def acknowledged(writer: StoreWriter, manifest: Manifest) -> None:
+            commit(writer, manifest)
+            assert writer.manifest is not None, "it was committed"
+            report((writer.manifest.generation, writer.manifest.live))
+
+        StoreWriter.commit = acknowledged  # type: ignore[method-assign]
+        mutants.apply(mutant)
+        self.work(store)
+
+    def judge(self, account: Account | None, acknowledged: list[tuple[int, int]]) -> str | None:
+        """Return the promise that a store breaks after a run that was cut short, None if none.
+
+        `acknowledged` holds (generation, rows) of each commit that the run was told of.
+        """
+        last, live = acknowledged[-1] if acknowledged else (0, 0)
+        if account is None:
+            if acknowledged or self.before is not None:
+                return f"nothing is left of generation {last}"
+            return None
+        if self.before is not None and account.generation < self.before.generation:
+            return f"it went back to generation {account.generation}"
+        if account.generation < last:
+            return f"generation {last} was acknowledged, {account.generation} is there"
+        if account.generation == last and len(account.rows) != live:
+            return f"{live} rows were acknowledged, {len(account.rows)} are there"
+        before = {} if self.before is None else self.before.rows
+        if self.before is not None and account.generation == self.before.generation:
+            if (account.rows, account.files) != (before, self.before.files):
+                return "the generation from before was changed"
+            return None
+        for name, row in account.rows.items():
+            if row not in (before.get(name), self.final.rows.get(name)):
+                return f"{name} has a row that is neither the old nor the new one"
+            if self.vectors and self.vectors[row.digest] != row.vector:
+                return f"{name} has the vector of another picture"
+        for name, row in before.items():
+            if self.final.rows.get(name) == row and name not in account.rows:
+                return f"the row of {name} was lost"
+        return None
+
+    def judge_final(self, account: Account | None) -> str | None:
+        """Return what is wrong after the same command was run again to its end, None if nothing."""
+        if account is None or account.rows != self.final.rows:
+            count = 0 if account is None else len(account.rows)
+            return f"run again, it ends with {count} rows, not the {len(self.final.rows)} it should"
+        if (account.failed, account.columns) != (self.final.failed, self.final.columns):
+            return "run again, its failures or columns are other ones"
+        return None
+
+
+def extractor_of(spec: ModelSpec, device: str, precision: str, session: Session) -> CountingExtractor:
+    """Return the stand-in for the network, which is not the subject here."""
+    return CountingExtractor(spec.dim)
+
+
+def indexing(*folders: Path, **options: object) -> Callable[[Path], object]:
+    """Return work that indexes folders with the stand-in."""
+    settings: dict[str, object] = {"workers": 1, "checkpoint_images": CHECKPOINT, **options}
+
+    def work(store: Path) -> object:
+        return embedsearch.index(
+            folders,
+            store=store,
+            extractor_factory=extractor_of,
+            **({} if (store / "CURRENT").exists() else {"model": "packaged"}),
+            **settings,
+        )
+
+    return work
+
+
+def _scene(
+    name: str,
+    base: Path | None,
+    work: Callable[[Path], object],
+    at: Path,
+    *,
+    without_cache: bool = False,
+) -> Scene:
+    """Run without faults once, to know what comes out."""
+    if base is not None:
+        shutil.copytree(base, at)
+    before = None if base is None else _examined(base, without_cache=without_cache)
+    ended = forked(lambda report: work(at))
+    if ended.error is not None:
+        raise RuntimeError(ended.trace)
+    final = _examined(at)
+    assert final is not None, "it was run to its end"
+    rows = [*final.rows.values(), *({} if before is None else before.rows).values()]
+    by_digest = {row.digest: row.vector for row in rows if row.digest != bytes(32)}
+    return Scene(name, base, work, before, final, by_digest, without_cache)
+
+
+def _examined(store: Path, *, without_cache: bool = False) -> Account | None:
+    ended = forked(lambda report: examine(store, without_cache=without_cache))
+    if ended.error is not None:
+        raise RuntimeError(ended.trace)
+    account: Account | None = ended.value
+    return account
+
+
+def all_scenes(at: Path, names: tuple[str, ...] = ()) -> list[Scene]:
+    """Build the scenes of these names below a folder, all of them where none is named."""
+    photos = _photos(at / "photos", range(IMAGES))
+    whole = at / "whole.es"
+    _finish(indexing(photos), whole)
+    later = _changed(photos, at / "later")
+    table = at / "labels.csv"
+    lines = [f"{path.name},{number}" for number, path in enumerate(sorted(later.rglob("*.png")))]
+    table.write_text("name,label\n" + "\n".join(lines) + "\n")
+    first, second = _vectors(at / "first", 0), _vectors(at / "second", 20)
+    imported = at / "imported.es"
+    _finish(_importing(first), imported)
+    sync = indexing(photos, checkpoint_images=6, ann="IVF4,SQ8")
+    # Roots are known by their paths, so the changed folder takes the place of the first one.
+    shutil.rmtree(photos)
+    later.rename(photos)
+    damaged = at / "damaged.es"
+    shutil.copytree(whole, damaged)
+    for path in damaged.glob("ann/*"):
+        path.unlink()
+    made = {
+        "first": (None, indexing(photos)),
+        "sync": (whole, sync),
+        "rebuild": (whole, indexing(photos, rebuild=True)),
+        "columns": (whole, indexing(photos, metadata=str(table))),
+        "import": (imported, _importing(second)),
+        "repair": (damaged, repair),
+    }
+    return [
+        _scene(name, base, work, at / f"{name}.es", without_cache=name == "repair")
+        for name, (base, work) in made.items()
+        if name in (names or made)
+    ]
+
+
+def _finish(work: Callable[[Path], object], store: Path) -> None:
+    ended = forked(lambda report: work(store))
+    if ended.error is not None:
+        raise RuntimeError(ended.trace)
+
+
+def _photos(folder: Path, seeds: range) -> Path:
+    for seed in seeds:
+        path = paint(folder / f"{seed % 3}" / f"{seed:03d}.png", seed)
+        os.utime(path, ns=(10**18 + seed, 10**18 + seed))
+    for number in range(2):
+        (folder / f"bad{number}.jpg").write_bytes(b"no picture")
+    return folder
+
+
+def _changed(folder: Path, later: Path) -> Path:
+    """Copy a folder and let files come, change, move, be touched, and go."""
+    shutil.copytree(folder, later)
+    files = sorted(later.rglob("*.png"))
+    for seed, path in enumerate(files[:5], start=500):
+        os.utime(paint(path, seed), ns=(10**18 + seed, 10**18 + seed))
+    for path in files[5:10]:
+        path.unlink()
+    for path in files[10:13]:
+        path.rename(path.with_name(f"moved_{path.name}"))
+    for path in files[13:16]:
+        os.utime(path, ns=(2 * 10**18, 2 * 10**18))
+    for seed in range(600, 610):
+        paint(later / "new" / f"{seed}.png", seed)
+    return later
+
+
+def _vectors(folder: Path, start: int) -> Path:
+    """Write 40 vectors and their paths; those of two calls overlap."""
+    folder.mkdir()
+    rows = np.random.default_rng(start).standard_normal((40, 512)).astype(np.float32)
+    np.save(folder / "v.npy", rows)
+    names = [f"{number}.jpg" for number in range(start, start + 40)]
+    (folder / "paths.txt").write_text("\n".join(names) + "\n")
+    return folder
+
+
+def _importing(folder: Path) -> Callable[[Path], object]:
+    def work(store: Path) -> object:
+        paths = folder / "paths.txt"
+        return import_vectors(
+            folder / "v.npy", model="elsewhere", paths=paths, root=folder.parent, store=store
+        )
+
+    return work
+
+
+def digest_of(path: Path) -> bytes:
+    """Return the sha256 of a file."""
+    return hashlib.sha256(path.read_bytes()).digest()

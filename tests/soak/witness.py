@@ -1,0 +1,154 @@
+"""A store read without embedsearch, and embedsearch held against what that found.
+
+In: a store; out: an `Account` of its rows, by nothing but JSON, hashlib and pyarrow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import embedsearch
+from embedsearch.store.check import check_store
+
+_FOLDERS = {"s": "shards", "d": "shards", "f": "shards", "e": "ann", "a": "ann", "u": "meta"}
+_QUERIES = 3
+_K = 10
+_SAME_SCORE = 1e-3
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a row must say: the file's digest, and the vector."""
+
+    digest: bytes
+    vector: bytes  # float16 (D,)
+
+
+@dataclass(frozen=True)
+class Account:
+    """A generation: its rows by (root, key), and the sha256 of each file that it names."""
+
+    generation: int
+    rows: dict[tuple[int, bytes], Row]
+    failed: frozenset[bytes]
+    files: dict[str, str]
+    columns: dict[int, str]  # the user's, by row number, as JSON
+
+
+class Contradiction(Exception):
+    """A store that does not agree with itself."""
+
+
+def read(store: Path, *, without_cache: bool = False) -> Account | None:
+    """Return the account of the current generation, None where none was committed yet.
+
+    FAISS files may be missing `without_cache`. Raises Contradiction.
+    """
+    pointer_path = store / "CURRENT"
+    if not pointer_path.exists():
+        left = {path.name for path in store.glob("manifests/*")} - {"m-00000001.json"}
+        if left:
+            raise Contradiction(f"no CURRENT, but {sorted(left)}")
+        return None
+    try:
+        pointer = json.loads(pointer_path.read_bytes())
+        name = f"manifests/{pointer['manifest']}"
+        manifest = json.loads(_file(store, name, pointer["sha256"]))
+        records = [*manifest["shards"], *manifest["exact"]]
+        single = ("ann", "deleted", "failures", "metadata")
+        records += [manifest[kind] for kind in single if manifest[kind] is not None]
+        files = {_relative(record["name"]): record["sha256"] for record in records}
+        data = {
+            name: _file(store, name, sha256)
+            for name, sha256 in files.items()
+            if not (without_cache and name.startswith("ann/") and not (store / name).exists())
+        }
+        return _account(manifest, files, data)
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise Contradiction(f"{type(error).__name__}: {error}") from error
+
+
+def _account(
+    manifest: dict[str, object], files: dict[str, str], data: dict[str, bytes]
+) -> Account:
+    def table(record: dict[str, str]) -> pa.Table:
+        return pq.read_table(pa.BufferReader(data[_relative(record["name"])]))
+
+    dead = set(table(manifest["deleted"])["row"].to_pylist()) if manifest["deleted"] else set()
+    rows: dict[tuple[int, bytes], Row] = {}
+    numbers: set[int] = set()
+    for shard in manifest["shards"]:
+        for row in table(shard).to_pylist():
+            if row["row"] in dead:
+                continue
+            name = (row["root"], row["key"])
+            if name in rows or row["row"] in numbers:
+                raise Contradiction(f"{name} or its row {row['row']} is there twice")
+            numbers.add(row["row"])
+            rows[name] = Row(row["digest"], np.array(row["vector"], np.float16).tobytes())
+    if len(rows) != manifest["live"]:
+        raise Contradiction(f"{len(rows)} rows, the manifest says {manifest['live']}")
+    failed = table(manifest["failures"])["key"].to_pylist() if manifest["failures"] else []
+    user = table(manifest["metadata"]).to_pylist() if manifest["metadata"] else []
+    columns = {row.pop("row"): json.dumps(row, sort_keys=True) for row in user}
+    return Account(manifest["generation"], rows, frozenset(failed), files, columns)
+
+
+def _file(store: Path, name: str, sha256: str) -> bytes:
+    data = (store / name).read_bytes()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise Contradiction(f"{name} is not what was committed")
+    return data
+
+
+def _relative(name: str) -> str:
+    return f"{_FOLDERS[name[0]]}/{name}"
+
+
+def examine(store: Path, *, without_cache: bool = False) -> Account | None:
+    """Read a store, have embedsearch check it and answer from it; all three must agree.
+
+    Raises Contradiction, and whatever embedsearch raises.
+    """
+    account = read(store, without_cache=without_cache)
+    if account is None:
+        return None
+    problems = check_store(store, read_data=True)[1]
+    if without_cache:
+        problems = [p for p in problems if not p.file.startswith("ann/")]
+    if problems:
+        raise Contradiction(f"check finds {problems[0].words}")
+    if account.rows:
+        _compare_answers(store, account)
+    return account
+
+
+def _compare_answers(store: Path, account: Account) -> None:
+    names = list(account.rows)
+    rows = np.stack([np.frombuffer(account.rows[name].vector, np.float16) for name in names])
+    vectors = rows.astype(np.float64)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    rng = np.random.default_rng(len(names))
+    queries = rng.standard_normal((_QUERIES, vectors.shape[1]))
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    place = {bytes(name[1]): number for number, name in enumerate(names)}
+    with embedsearch.open_store(store) as searcher:
+        if searcher.manifest.generation != account.generation:
+            raise Contradiction(f"it answers from generation {searcher.manifest.generation}")
+        for query in queries:
+            truth = vectors @ query
+            hits = searcher.query(query.astype(np.float32), k=_K)
+            if len(hits) != min(_K, len(names)):
+                raise Contradiction(f"{len(hits)} hits among {len(names)} rows")
+            found = np.array([hit.score for hit in hits])
+            mine = np.array([truth[place[hit.key.encode(errors="surrogateescape")]] for hit in hits])
+            best = np.sort(truth)[::-1][: len(hits)]
+            if np.abs(found - mine).max() > _SAME_SCORE or np.abs(found - best).max() > _SAME_SCORE:
+                raise Contradiction(f"scores {found}, but they are {mine}, the best {best}")
