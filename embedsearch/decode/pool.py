@@ -8,6 +8,7 @@ was working on. While the caller has to wait, workers are added.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import selectors
@@ -22,7 +23,7 @@ from typing import Any
 from embedsearch.config import DecodeLimits
 from embedsearch.decode.process import DecodeJob, Task, Worker, outcome
 from embedsearch.decode.ring import Ring
-from embedsearch.errors import EmbedSearchError
+from embedsearch.errors import EmbedSearchError, StorageError
 from embedsearch.records import Failure, ImageBatch, ImageFacts, ImageRef, Reason, Stage
 
 BATCH = 32
@@ -87,19 +88,20 @@ class DecodePool:
         in_flight: int = 1,
         fit: bool = False,
     ) -> None:
-        """`in_flight` is how many batches the caller holds at a time."""
+        """`in_flight` is how many batches the caller holds at a time. Raises StorageError."""
         self._limits = limits
         self._most = workers if most is None else most
-        self._ring = Ring(in_flight + SPARE_REGIONS, batch, side)
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
+        with _said():
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
+            self._ring = Ring(in_flight + SPARE_REGIONS, batch, side)
+            self._selector = selectors.DefaultSelector()
+            self._wake_read, self._wake_write = os.pipe()
         self._spec = {
             "side": side,
             "fit": fit,
             "limits": asdict(limits),
             "slots": self._ring.slots,
         }
-        self._selector = selectors.DefaultSelector()
-        self._wake_read, self._wake_write = os.pipe()
         self._selector.register(self._wake_read, selectors.EVENT_READ, None)
         self._workers: list[Worker] = []
         self._start_failures = 0
@@ -111,8 +113,9 @@ class DecodePool:
         self._closing = threading.Event()
         self._pump: threading.Thread | None = None
         try:
-            for _ in range(workers):
-                self._start_worker()
+            with _said():
+                for _ in range(workers):
+                    self._start_worker()
         except BaseException:
             self.close()
             raise
@@ -219,7 +222,8 @@ class DecodePool:
 
     def _guarded_pump(self, jobs: Iterator[DecodeJob], done: _Done) -> None:
         try:
-            self._pump_jobs(jobs, done)
+            with _said():
+                self._pump_jobs(jobs, done)
         except BaseException as error:  # must reach the caller's thread, whatever it is
             done.put(error)
         else:
@@ -381,6 +385,15 @@ class DecodePool:
         worker = Worker(self._spec, self._ring.descriptor, self._errors.fileno())
         self._workers.append(worker)
         self._selector.register(worker.results, selectors.EVENT_READ, worker)
+
+
+@contextlib.contextmanager
+def _said() -> Iterator[None]:
+    """Name an error of the system that is no image's: no descriptor, no process, no folder left."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"decoding cannot go on: {error}") from error
 
 
 def _failed(reason: Reason, detail: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from embedsearch.store.files import (
     FileRecord,
     is_own_name,
     storage_error,
+    sync_folder,
     write_new,
 )
 from embedsearch.store.files import replace as replace_file
@@ -159,13 +160,21 @@ def create_store(store: Path) -> None:
     """Make an empty store, or accept one that is there. Raises what `check_creatable` does."""
     check_creatable(store)
     try:
+        made = [folder for folder in store.parents if not folder.exists()]
         store.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not (store / CURRENT_NAME).exists():  # a commit must not be lost with its store's name
+            for folder in (store, *made):
+                with contextlib.suppress(PermissionError):  # nobody may list it: it has to do
+                    sync_folder(folder.parent)
         if not (store / FORMAT_NAME).exists():
             (store / TMP_NAME).mkdir(mode=0o700, exist_ok=True)
             replace_file(store, FORMAT_NAME, FORMAT_TEXT)
         check_format(store)
-        for name in sorted({TMP_NAME, *FOLDERS.values()}):
+        missing = [n for n in sorted({TMP_NAME, *FOLDERS.values()}) if not (store / n).is_dir()]
+        for name in missing:
             (store / name).mkdir(mode=0o700, exist_ok=True)
+        if missing:
+            sync_folder(store)
     except StoreNotFound as error:
         raise UsageError(str(error)) from error
     except OSError as error:

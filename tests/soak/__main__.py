@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.soak import faults, kills
+from tests.soak import faults, kills, power
 from tests.soak.finding import Caught, Finding, Trial
 from tests.soak.mutants import MUTANTS
 
@@ -17,6 +17,7 @@ HARNESSES: dict[str, Callable[[Trial], Finding]] = {
     "random-kills": kills.run_random,
     "faults": faults.run,
     "full-disks": faults.run_full,
+    "power-cuts": power.run,
 }
 
 
