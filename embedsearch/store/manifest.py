@@ -167,6 +167,8 @@ class Manifest:
             raise ValueError("a count is no whole number")
         if sum(shard.rows for shard in self.shards) - self.deleted_rows != self.live:
             raise ValueError("shard rows, deleted rows and live rows do not add up")
+        if not all(8 < shard.footer_bytes <= shard.bytes for shard in self.shards):
+            raise ValueError("a footer does not fit into its shard")
         if len({root.id for root in self.roots}) != len(self.roots):
             raise ValueError("two roots have one id")
         if len({shard.name for shard in self.shards}) != len(self.shards):

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.soak import faults, kills, power
+from tests.soak import damage, faults, kills, power
 from tests.soak.finding import Caught, Finding, Trial
 from tests.soak.mutants import MUTANTS
 
@@ -18,6 +18,8 @@ HARNESSES: dict[str, Callable[[Trial], Finding]] = {
     "faults": faults.run,
     "full-disks": faults.run_full,
     "power-cuts": power.run,
+    "damage": damage.run,
+    "forged": damage.run_behind,
 }
 
 
