@@ -8,9 +8,9 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.soak import damage, faults, kills, power
+from tests.soak import damage, faults, kills, pictures, power, readers, writers
 from tests.soak.finding import Caught, Finding, Trial
-from tests.soak.mutants import MUTANTS
+from tests.soak.mutants import MUTANTS, PICTURE_MUTANTS
 
 HARNESSES: dict[str, Callable[[Trial], Finding]] = {
     "kills": kills.run,
@@ -20,6 +20,10 @@ HARNESSES: dict[str, Callable[[Trial], Finding]] = {
     "power-cuts": power.run,
     "damage": damage.run,
     "forged": damage.run_behind,
+    "pictures": pictures.run,
+    "readers": readers.run,
+    "writers": writers.run,
+    "signals": writers.run_signals,
 }
 
 
@@ -29,7 +33,7 @@ def main() -> int:
     parser.add_argument("harness", choices=sorted(HARNESSES))
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--share", type=float, default=1.0)
-    parser.add_argument("--mutant", choices=sorted(MUTANTS))
+    parser.add_argument("--mutant", choices=sorted({*MUTANTS, *PICTURE_MUTANTS}))
     parser.add_argument("--scenes", nargs="*", default=())
     arguments = parser.parse_args()
     started = time.monotonic()

@@ -10,6 +10,7 @@ from typing import Any
 from embedsearch.store import files, lock, writer
 from embedsearch.store.manifest import Manifest
 
+PICTURE_MUTANTS = ("one_for_all", "runs_code")  # of the decoder, see pictures.py
 MUTANTS: dict[str, Callable[[], None]] = {}
 
 

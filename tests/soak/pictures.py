@@ -1,0 +1,167 @@
+"""Mutated image files through the decoding processes: each costs itself and nothing else.
+
+In: seeds of every format; out: what became of each mutation. The workers run with an audit hook
+that writes down what a decoder has no business doing: code, processes, connections, files.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from embedsearch.config import DecodeLimits
+from embedsearch.decode.pool import DecodePool
+from embedsearch.decode.process import DecodeJob
+from embedsearch.records import ImageRef
+from tests.conftest import SAMPLES, SHARED, paint
+from tests.soak.finding import Finding, Trial, workshop
+
+_FULL = 20_000
+_AT_ONCE = 400
+_LARGEST_SEED = 60_000  # bytes
+_SEEDS = 40
+_LIMITS = DecodeLimits(image_timeout_s=10.0)
+
+# Put before a worker starts, as sitecustomize: what is done between two images is written down.
+HOOK = """
+import os, sys
+note, mutant = os.environ["SOAK_NOTE"], os.environ.get("SOAK_MUTANT")
+busy = False
+def hook(event, args):
+    if not busy:
+        return
+    if event == "open":
+        bad = isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+    elif event == "exec":  # a module that is imported late is code, too, but not the image's
+        bad = not getattr(args[0], "co_filename", "").startswith((sys.prefix, sys.base_prefix, "<"))
+    else:
+        bad = event in {"pickle.find_class", "os.system", "subprocess.Popen", "socket.connect",
+                        "os.posix_spawn", "os.exec", "os.fork"}
+    if bad:
+        out = os.open(note, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(out, f"{event} {args!r:.200}\\n".encode())
+        os.close(out)
+sys.addaudithook(lambda event, args: hook(event, args) if busy is True else None)
+import embedsearch.decode.image as image
+real = image.decode
+def decode(file, *rest, **named):
+    global busy
+    head = file.read(64)
+    file.seek(0)
+    if mutant == "one_for_all" and len(head) % 2:
+        os._exit(3)
+    busy = True
+    try:
+        if mutant == "runs_code":
+            busy = None
+            os.close(os.open(note + ".x", os.O_WRONLY | os.O_CREAT))
+            busy = True
+            os.system("true")
+        return real(file, *rest, **named)
+    finally:
+        busy = False
+image.decode = decode
+"""
+
+
+def run(trial: Trial) -> Finding:
+    """Decode mutations of the seeds, and the seeds between them, which must stay good."""
+    finding = Finding(trial.mutant is not None)
+    rng = trial.random()
+    with workshop() as folder:
+        note = _hook(folder, trial.mutant)
+        seeds = _seeds(folder / "seeds")
+        wanted = trial.count(_FULL)
+        with DecodePool(64, _LIMITS, workers=2) as pool:
+            while finding.figures["mutated images"] < wanted:
+                _round(finding, pool, seeds, rng, folder / "round")
+        if note.exists():
+            for line in note.read_text().splitlines()[:5]:
+                finding.accuse(f"a decoder did: {line}")
+    return finding
+
+
+def _hook(folder: Path, mutant: str | None) -> Path:
+    """Have workers start with the hook; return where it writes."""
+    (folder / "hook").mkdir()
+    (folder / "hook" / "sitecustomize.py").write_text(HOOK)
+    note = folder / "note.txt"
+    os.environ |= {"PYTHONPATH": str(folder / "hook"), "SOAK_NOTE": str(note)}
+    os.environ["SOAK_MUTANT"] = mutant or ""
+    return note
+
+
+def _seeds(folder: Path) -> list[bytes]:
+    """Return small files of every format, hostile ones among them where they are at hand."""
+    found = [_encoded(folder, form) for form in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")]
+    found += [_encoded(folder, "JPEG", progressive=True), _encoded(folder, "TIFF", compression="tiff_lzw")]
+    files = sorted(SAMPLES.rglob("*.*")) + sorted((SHARED / "data" / "nasty").glob("*"))
+    small = [path for path in files if path.is_file() and 0 < path.stat().st_size < _LARGEST_SEED]
+    step = max(1, len(small) // (_SEEDS - len(found)))
+    return [*found, *(path.read_bytes() for path in small[::step])]
+
+
+def _encoded(folder: Path, form: str, **options: object) -> bytes:
+    path = paint(folder / "seed.png", len(form) + len(options), size=(96, 80))
+    data = io.BytesIO()
+    with Image.open(path) as image:
+        image.convert("P" if form == "GIF" else "RGB").save(data, form, **options)
+    return data.getvalue()
+
+
+def _round(
+    finding: Finding, pool: DecodePool, seeds: list[bytes], rng: random.Random, folder: Path
+) -> None:
+    """Write some mutations and good pictures, decode them, and account for each."""
+    folder.mkdir(exist_ok=True)
+    names = []
+    for number in range(_AT_ONCE):
+        path = folder / f"{number:03d}.jpg"
+        path.write_bytes(_mutated(rng, seeds))
+        names.append(path.name)
+    good = [f"good{number}.png" for number in range(4)]
+    for number, name in enumerate(good):
+        paint(folder / name, number)
+        names.insert(rng.randrange(len(names)), name)
+    seen: dict[str, str] = {}
+    jobs: Iterator[DecodeJob] = (DecodeJob(ImageRef(0, n, -1, -1), str(folder)) for n in names)
+    for batch in pool.run(jobs):
+        found = [(ref.key, "decoded") for ref in batch.images.refs]
+        found += [(failure.key, f"failed, {failure.reason}") for failure in batch.failures]
+        for key, outcome in found:
+            if key in seen:
+                finding.accuse(f"{key} came back twice")
+            seen[key] = outcome
+    if seen.keys() != set(names):
+        finding.accuse(f"{len(set(names) - seen.keys())} images were not accounted for")
+    for name in names:
+        finding.count("mutated images", name not in good)
+        if name in good and seen.get(name) != "decoded":
+            finding.accuse(f"{name}, a good neighbour, {seen.get(name)}")
+        if name not in good:
+            finding.count(seen.get(name, "lost"))
+
+
+def _mutated(rng: random.Random, seeds: list[bytes]) -> bytes:
+    """Flip, cut or splice."""
+    data = bytearray(rng.choice(seeds))
+    for _ in range(rng.choice((1, 1, 2, 8))):
+        place = rng.randrange(len(data)) if data else 0
+        kind = rng.choice(("flip", "flip", "byte", "cut", "splice", "grow"))
+        if kind == "flip" and data:
+            data[place] ^= 1 << rng.randrange(8)
+        elif kind == "byte" and data:
+            data[place] = rng.choice((0, 0x7F, 0x80, 0xFF))
+        elif kind == "cut":
+            del data[place:]
+        elif kind == "splice":
+            other = rng.choice(seeds)
+            data[place:] = other[rng.randrange(len(other)) :]
+        elif kind == "grow":
+            data[place:place] = bytes(rng.randrange(1, 64))
+    return bytes(data)

@@ -1,0 +1,168 @@
+"""Two writers at once, holders that die or stop, and runs that get a signal.
+
+In: nothing; out: how often exactly one got the lock, and how the runs ended.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from embedsearch.errors import StoreLocked
+from embedsearch.store.check import check_store
+from embedsearch.store.current import read_current
+from tests.conftest import REPOSITORY, paint
+from tests.soak import mutants
+from tests.soak.finding import Finding, Trial, workshop
+from tests.soak.forge import Child, Ended, forked
+from tests.soak.scenes import indexing
+from tests.soak.witness import examine
+
+_PAIRS = 50
+_SIGNALS = 100
+_IMAGES = 120
+
+
+def run(trial: Trial) -> Finding:
+    """Start pairs of writers together; then kill a holder, and stop one."""
+    finding = Finding(trial.mutant is not None)
+    with workshop() as folder:
+        photos = folder / "photos"
+        for seed in range(_IMAGES):
+            paint(photos / f"{seed:03d}.png", seed)
+        work = indexing(photos, checkpoint_images=10)
+        whole = _finished(folder / "whole.es", work)
+        for number in range(trial.count(_PAIRS)):
+            store = folder / "pair.es"
+            shutil.rmtree(store, ignore_errors=True)
+            start = time.monotonic() + 0.05
+            pair = [
+                Child(lambda report: _at(start, work, store, trial.mutant)) for _ in range(2)
+            ]
+            ended = [child.join() for child in pair]
+            _judge_pair(finding, ended, number)
+            finding.count("pairs")
+            account = forked(lambda report: examine(store)).value
+            if account is None or account.rows != whole:
+                finding.accuse(f"pair {number}: the store is not what one writer makes")
+        _holders(finding, folder / "held.es", work, trial.mutant)
+    return finding
+
+
+def _finished(store: Path, work: object) -> dict[object, object]:
+    forked(lambda report: work(store))  # type: ignore[operator]
+    account = forked(lambda report: examine(store)).value
+    rows: dict[object, object] = account.rows
+    return rows
+
+
+def _at(start: float, work: object, store: Path, mutant: str | None) -> None:
+    mutants.apply(mutant)
+    while time.monotonic() < start:
+        pass
+    work(store)  # type: ignore[operator]
+
+
+def _judge_pair(finding: Finding, ended: list[Ended], number: int) -> None:
+    """One is done; the other was told of it, or came so late that it found all done."""
+    done = [e for e in ended if e.error is None and not e.signal]
+    locked = [e for e in ended if isinstance(e.error, StoreLocked)]
+    finding.count("told of the other writer", len(locked))
+    if len(done) + len(locked) != 2 or not done:
+        finding.accuse(f"pair {number}: {[e.words for e in ended]}")
+
+
+def _holders(finding: Finding, store: Path, work: object, mutant: str | None) -> None:
+    """A holder that is dead holds nothing; one that is stopped still does."""
+    for number in (signal.SIGKILL, signal.SIGSTOP):
+        shutil.rmtree(store, ignore_errors=True)
+        holder = Child(lambda report: _at(0, work, store, mutant))
+        while not (store / "CURRENT").exists():
+            time.sleep(0.001)
+        holder.kill(number)
+        if number is signal.SIGKILL:
+            holder.join()
+        second = forked(lambda report: _at(0, work, store, mutant))
+        is_told = isinstance(second.error, StoreLocked)
+        if is_told != (number is signal.SIGSTOP):
+            finding.accuse(f"the holder got {number.name}, the second: {second.words}")
+        finding.count(f"holders given {number.name}")
+        if number is signal.SIGSTOP:
+            holder.kill(signal.SIGCONT)
+            ended = holder.join()
+            if ended.error is not None:
+                finding.accuse(f"the holder, woken: {ended.words}")
+
+
+def run_signals(trial: Trial) -> Finding:
+    """Send SIGINT or SIGTERM to the command line at random moments, with the real network."""
+    finding = Finding(trial.mutant is not None)
+    rng = trial.random()
+    with workshop() as folder:
+        for seed in range(600):
+            paint(folder / "photos" / f"{seed}.jpg", seed, size=(320, 240))
+        store = folder / "s.es"
+        _command(folder, store).communicate()  # the network is converted once
+        for attempt in range(trial.count(_SIGNALS)):
+            if rng.random() < 0.3:
+                shutil.rmtree(store, ignore_errors=True)
+            for seed in rng.sample(range(600), 200):
+                os.utime(folder / "photos" / f"{seed}.jpg")
+                paint(folder / "photos" / f"{seed}.jpg", rng.randrange(10**6), size=(320, 240))
+            process = _command(folder, store)
+            time.sleep(rng.uniform(0.02, 1.5))
+            number = rng.choice((signal.SIGINT, signal.SIGTERM))
+            process.send_signal(number)
+            sent = time.monotonic()
+            _, errors = process.communicate(timeout=60)
+            seconds = time.monotonic() - sent
+            _judge_signal(finding, process.returncode, number, seconds, errors, store, attempt)
+    return finding
+
+
+def _command(folder: Path, store: Path) -> subprocess.Popen[str]:
+    arguments = ["index", str(folder / "photos"), "--store", str(store), "--model", "packaged"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "embedsearch", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
+    )
+
+
+def _judge_signal(
+    finding: Finding,
+    code: int,
+    number: signal.Signals,
+    seconds: float,
+    errors: str,
+    store: Path,
+    attempt: int,
+) -> None:
+    where = f"{number.name} {attempt}"
+    finding.count("signals")
+    finding.count("runs that were done before", code == 0)
+    # Before Python has set its handlers a signal ends it as it ends any program.
+    if code not in {0, 128 + number, -number}:
+        finding.accuse(f"{where}: exit code {code}: {errors[-300:]}")
+    if seconds > 5:
+        finding.accuse(f"{where}: it took {seconds:.1f} s to end")
+    if "Traceback" in errors and "embedsearch" in errors.partition("Traceback")[2]:
+        finding.accuse(f"{where}: {errors[-600:]}")
+    if (store / "CURRENT").exists():
+        ended = forked(lambda report: _is_whole(store))
+        if ended.error is not None or ended.value:
+            finding.accuse(f"{where}: {ended.words} {ended.value}")
+
+
+def _is_whole(store: Path) -> list[str]:
+    read_current(store)
+    return [problem.words for problem in check_store(store, read_data=True)[1]]
+
+
