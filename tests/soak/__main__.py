@@ -21,6 +21,7 @@ HARNESSES: dict[str, Callable[[Trial], Finding]] = {
     "damage": damage.run,
     "forged": damage.run_behind,
     "pictures": pictures.run,
+    "deadly-pictures": pictures.run_deadly,
     "readers": readers.run,
     "writers": writers.run,
     "signals": writers.run_signals,

@@ -62,4 +62,4 @@ class Finding:
         """Note a broken promise."""
         self.broken.append(" ".join(words.split())[:1500])
         if self.first_is_enough:
-            raise Caught(words)
+            raise Caught(self.broken[-1])

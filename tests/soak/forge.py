@@ -5,6 +5,7 @@ In: work, as a function; out: how the child ended, what it reported, and what it
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
 import signal
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 TIME_LIMIT_S = 60.0
+_PR_SET_PDEATHSIG = 1  # no child outlives a harness that ends early
 Report = Callable[[Any], None]
 
 # All that a run may need, so that children import nothing: what they open is what the work opens.
@@ -75,6 +77,7 @@ class Child:
         ours, theirs = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             os.close(ours)
             _work(work, theirs, traced)
         os.close(theirs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from embedsearch.store import files, lock, writer
 from embedsearch.store.manifest import Manifest
 
-PICTURE_MUTANTS = ("one_for_all", "runs_code")  # of the decoder, see pictures.py
+PICTURE_MUTANTS = ("runs_code",)  # of the decoder, see pictures.py
 MUTANTS: dict[str, Callable[[], None]] = {}
 
 
@@ -34,6 +35,7 @@ def pointer_in_place() -> None:
             with (store / name).open("wb", buffering=0) as file:
                 for start in range(0, len(content), 40):
                     file.write(content[start : start + 40])
+                    time.sleep(0.005)
         except OSError as error:
             raise files.storage_error(store, error) from error
 
@@ -72,6 +74,7 @@ def sweep_first() -> None:
             for path in (store / folder).glob("*"):
                 if f"{folder}/{path.name}" not in kept:
                     path.unlink()
+        time.sleep(0.05)
         point(store, generation, record)
 
     writer._point = late
@@ -127,3 +130,19 @@ def loses_a_row() -> None:
         return json.dumps(values).encode()
 
     Manifest.to_bytes = fewer
+
+
+@_mutant
+def shared_fate() -> None:
+    """A worker that dies takes all that it was given with it. The decoder dies of some files."""
+    from embedsearch.decode import pool
+    from embedsearch.records import Reason
+
+    def bury(self: Any, worker: Any, waiting: Any, batches: Any) -> None:
+        worker.process.wait()
+        while worker.tasks:
+            lost = pool._failed(Reason.DECODER_CRASH, "it died")
+            pool._note(worker.tasks.popleft(), lost, batches)
+        self._replace(worker, waiting)
+
+    pool.DecodePool._bury = bury

@@ -19,9 +19,11 @@ from embedsearch.decode.pool import DecodePool
 from embedsearch.decode.process import DecodeJob
 from embedsearch.records import ImageRef
 from tests.conftest import SAMPLES, SHARED, paint
+from tests.soak import mutants
 from tests.soak.finding import Finding, Trial, workshop
 
 _FULL = 20_000
+_FULL_DEADLY = 2_000
 _AT_ONCE = 400
 _LARGEST_SEED = 60_000  # bytes
 _SEEDS = 40
@@ -30,11 +32,11 @@ _LIMITS = DecodeLimits(image_timeout_s=10.0)
 # Put before a worker starts, as sitecustomize: what is done between two images is written down.
 HOOK = """
 import os, sys
-note, mutant = os.environ["SOAK_NOTE"], os.environ.get("SOAK_MUTANT")
+note, mutant = os.environ["SOAK_NOTE"], os.environ["SOAK_MUTANT"]
+deadly = os.environ["SOAK_DEADLY"]
 busy = False
 def hook(event, args):
-    if not busy:
-        return
+    global busy
     if event == "open":
         bad = isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
     elif event == "exec":  # a module that is imported late is code, too, but not the image's
@@ -43,9 +45,11 @@ def hook(event, args):
         bad = event in {"pickle.find_class", "os.system", "subprocess.Popen", "socket.connect",
                         "os.posix_spawn", "os.exec", "os.fork"}
     if bad:
+        busy = False  # what follows is ours
         out = os.open(note, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(out, f"{event} {args!r:.200}\\n".encode())
         os.close(out)
+        busy = True
 sys.addaudithook(lambda event, args: hook(event, args) if busy is True else None)
 import embedsearch.decode.image as image
 real = image.decode
@@ -53,14 +57,11 @@ def decode(file, *rest, **named):
     global busy
     head = file.read(64)
     file.seek(0)
-    if mutant == "one_for_all" and len(head) % 2:
+    if deadly and sum(head) % 50 == 0 or mutant == "shared_fate" and sum(head) % 9 == 0:
         os._exit(3)
     busy = True
     try:
         if mutant == "runs_code":
-            busy = None
-            os.close(os.open(note + ".x", os.O_WRONLY | os.O_CREAT))
-            busy = True
             os.system("true")
         return real(file, *rest, **named)
     finally:
@@ -70,13 +71,24 @@ image.decode = decode
 
 
 def run(trial: Trial) -> Finding:
-    """Decode mutations of the seeds, and the seeds between them, which must stay good."""
+    """Decode mutations of the seeds, and good pictures between them, which must stay good."""
+    return _decode(trial, _FULL, deadly=False)
+
+
+def run_deadly(trial: Trial) -> Finding:
+    """The same with a decoder that dies of every fiftieth file: a stand-in for a crash in C."""
+    return _decode(trial, _FULL_DEADLY, deadly=True)
+
+
+def _decode(trial: Trial, full: int, *, deadly: bool) -> Finding:
     finding = Finding(trial.mutant is not None)
     rng = trial.random()
+    if trial.mutant == "shared_fate":
+        mutants.apply(trial.mutant)
     with workshop() as folder:
-        note = _hook(folder, trial.mutant)
+        note = _hook(folder, trial.mutant, deadly=deadly)
         seeds = _seeds(folder / "seeds")
-        wanted = trial.count(_FULL)
+        wanted = trial.count(full)
         with DecodePool(64, _LIMITS, workers=2) as pool:
             while finding.figures["mutated images"] < wanted:
                 _round(finding, pool, seeds, rng, folder / "round")
@@ -86,13 +98,13 @@ def run(trial: Trial) -> Finding:
     return finding
 
 
-def _hook(folder: Path, mutant: str | None) -> Path:
+def _hook(folder: Path, mutant: str | None, *, deadly: bool) -> Path:
     """Have workers start with the hook; return where it writes."""
     (folder / "hook").mkdir()
     (folder / "hook" / "sitecustomize.py").write_text(HOOK)
     note = folder / "note.txt"
     os.environ |= {"PYTHONPATH": str(folder / "hook"), "SOAK_NOTE": str(note)}
-    os.environ["SOAK_MUTANT"] = mutant or ""
+    os.environ |= {"SOAK_MUTANT": mutant or "", "SOAK_DEADLY": "yes" if deadly else ""}
     return note
 
 
