@@ -24,7 +24,7 @@ from embedsearch.store.check import check_store
 from tests.soak import mutants
 from tests.soak.finding import Finding, Trial, workshop
 from tests.soak.forge import forked
-from tests.soak.scenes import Scene, all_scenes
+from tests.soak.scenes import all_scenes
 
 _FULL = 12_000  # damages of shards and FAISS files
 _FULL_BEHIND = 5_000
@@ -192,7 +192,9 @@ def run_behind(trial: Trial) -> Finding:
             finding.count("forged files")
             finding.count(f"{kind}: {ended.value}" if ended.value else f"{kind}: {ended.words}")
             if ended.value is None and not (ended.signal == signal.SIGSEGV and kind == "a"):
-                finding.accuse(f"{number} {damage.file}, {damage.kind}: {ended.words} {ended.trace}")
+                finding.accuse(
+                    f"{number} {damage.file}, {damage.kind}: {ended.words} {ended.trace}"
+                )
             shutil.rmtree(forged)
     return finding
 

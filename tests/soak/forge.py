@@ -24,19 +24,20 @@ Report = Callable[[Any], None]
 import faiss  # noqa: F401, E402
 import numpy.ma  # noqa: F401, E402
 import pyarrow as pa  # noqa: E402
-import pyarrow.compute  # noqa: F401, E402
-import pyarrow.parquet  # noqa: F401, E402
+import pyarrow.compute  # noqa: E402
+import pyarrow.parquet  # noqa: E402
 
 import embedsearch  # noqa: E402
-import embedsearch.importing  # noqa: F401, E402
-import embedsearch.indexing  # noqa: F401, E402
-import embedsearch.searching  # noqa: F401, E402
-import embedsearch.tuning  # noqa: F401, E402
+import embedsearch.importing  # noqa: E402
+import embedsearch.indexing  # noqa: E402
+import embedsearch.searching  # noqa: E402
+import embedsearch.tuning  # noqa: E402
 import embedsearch.upkeep  # noqa: F401, E402
 from embedsearch.errors import EmbedSearchError  # noqa: E402
 
 pa.array([1])  # which imports pandas where that is installed
 tempfile.gettempdir()
+
 
 @dataclass
 class Ended:

@@ -111,7 +111,10 @@ def _hook(folder: Path, mutant: str | None, *, deadly: bool) -> Path:
 def _seeds(folder: Path) -> list[bytes]:
     """Return small files of every format, hostile ones among them where they are at hand."""
     found = [_encoded(folder, form) for form in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")]
-    found += [_encoded(folder, "JPEG", progressive=True), _encoded(folder, "TIFF", compression="tiff_lzw")]
+    found += [
+        _encoded(folder, "JPEG", progressive=True),
+        _encoded(folder, "TIFF", compression="tiff_lzw"),
+    ]
     files = sorted(SAMPLES.rglob("*.*")) + sorted((SHARED / "data" / "nasty").glob("*"))
     small = [path for path in files if path.is_file() and 0 < path.stat().st_size < _LARGEST_SEED]
     step = max(1, len(small) // (_SEEDS - len(found)))

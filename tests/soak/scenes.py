@@ -103,7 +103,9 @@ class Scene:
         return None
 
 
-def extractor_of(spec: ModelSpec, device: str, precision: str, session: Session) -> CountingExtractor:
+def extractor_of(
+    spec: ModelSpec, device: str, precision: str, session: Session
+) -> CountingExtractor:
     """Return the stand-in for the network, which is not the subject here."""
     return CountingExtractor(spec.dim)
 

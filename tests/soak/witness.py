@@ -75,9 +75,7 @@ def read(store: Path, *, without_cache: bool = False) -> Account | None:
         raise Contradiction(f"{type(error).__name__}: {error}") from error
 
 
-def _account(
-    manifest: dict[str, object], files: dict[str, str], data: dict[str, bytes]
-) -> Account:
+def _account(manifest: dict[str, object], files: dict[str, str], data: dict[str, bytes]) -> Account:
     def table(record: dict[str, str]) -> pa.Table:
         return pq.read_table(pa.BufferReader(data[_relative(record["name"])]))
 
@@ -148,7 +146,9 @@ def _compare_answers(store: Path, account: Account) -> None:
             if len(hits) != min(_K, len(names)):
                 raise Contradiction(f"{len(hits)} hits among {len(names)} rows")
             found = np.array([hit.score for hit in hits])
-            mine = np.array([truth[place[hit.key.encode(errors="surrogateescape")]] for hit in hits])
+            mine = np.array(
+                [truth[place[hit.key.encode(errors="surrogateescape")]] for hit in hits]
+            )
             best = np.sort(truth)[::-1][: len(hits)]
             if np.abs(found - mine).max() > _SAME_SCORE or np.abs(found - best).max() > _SAME_SCORE:
                 raise Contradiction(f"scores {found}, but they are {mine}, the best {best}")

@@ -41,9 +41,7 @@ def run(trial: Trial) -> Finding:
             store = folder / "pair.es"
             shutil.rmtree(store, ignore_errors=True)
             start = time.monotonic() + 0.05
-            pair = [
-                Child(lambda report: _at(start, work, store, trial.mutant)) for _ in range(2)
-            ]
+            pair = [Child(lambda report: _at(start, work, store, trial.mutant)) for _ in range(2)]
             ended = [child.join() for child in pair]
             _judge_pair(finding, ended, number)
             finding.count("pairs")
@@ -164,5 +162,3 @@ def _judge_signal(
 def _is_whole(store: Path) -> list[str]:
     read_current(store)
     return [problem.words for problem in check_store(store, read_data=True)[1]]
-
-
