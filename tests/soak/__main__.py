@@ -8,7 +8,18 @@ import sys
 import time
 from collections.abc import Callable
 
-from tests.soak import damage, faults, kills, pictures, power, readers, writers
+from tests.soak import (
+    clocks,
+    damage,
+    faults,
+    growth,
+    kills,
+    machine,
+    pictures,
+    power,
+    readers,
+    writers,
+)
 from tests.soak.finding import Caught, Finding, Trial
 from tests.soak.mutants import MUTANTS, PICTURE_MUTANTS
 
@@ -25,6 +36,9 @@ HARNESSES: dict[str, Callable[[Trial], Finding]] = {
     "readers": readers.run,
     "writers": writers.run,
     "signals": writers.run_signals,
+    "sequences": machine.run,
+    "growth": growth.run,
+    "clocks": clocks.run,
 }
 
 

@@ -146,3 +146,57 @@ def shared_fate() -> None:
         self._replace(worker, waiting)
 
     pool.DecodePool._bury = bury
+
+
+@_mutant
+def newer_only() -> None:
+    """A file counts as changed only if its time is later than it was."""
+    from embedsearch import planning
+
+    def is_same(self: Any, place: int, ref: Any) -> bool:
+        same_size = bool(self._size[place] == ref.size)
+        return same_size and bool(self._mtime_ns[place] >= ref.mtime_ns)
+
+    planning._KnownRows.is_same = is_same
+
+
+@_mutant
+def whole_seconds() -> None:
+    """Times are compared in whole seconds."""
+    from embedsearch import planning
+
+    def is_same(self: Any, place: int, ref: Any) -> bool:
+        same_size = bool(self._size[place] == ref.size)
+        return same_size and bool(self._mtime_ns[place] // 10**9 == ref.mtime_ns // 10**9)
+
+    planning._KnownRows.is_same = is_same
+
+
+@_mutant
+def keeps_deleted() -> None:
+    """Files that have gone keep their rows."""
+    from embedsearch import ledger
+
+    ledger.Ledger.delete = lambda self, rows: None
+
+
+@_mutant
+def leaks() -> None:
+    """Two kilobytes an image are kept for ever."""
+    from embedsearch import ledger
+
+    add, kept = ledger.Ledger.add, []
+
+    def leaking(self: Any, batch: Any) -> Any:
+        kept.extend(bytearray(2048) for _ in range(len(batch.refs)))
+        return add(self, batch)
+
+    ledger.Ledger.add = leaking
+
+
+@_mutant
+def deaf() -> None:
+    """Signals are not heard; a stand-in for a handler that waits for the end."""
+    from embedsearch.cli import app
+
+    app.session_with_signals = lambda *arguments: app.Session()

@@ -30,7 +30,7 @@ _IMAGES = 30
 _COMMITS = 50
 _READERS = 8
 _PAUSE_S = 0.05  # of a reader, between two answers
-_COMMIT_EVERY_S = 0.6
+_COMMIT_EVERY_S = 1.2
 _STEP = math.pi / 300  # of the circle, a generation
 
 
