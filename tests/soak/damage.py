@@ -12,7 +12,7 @@ import random
 import resource
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -137,17 +137,16 @@ def _ask(store: Path) -> Answer:
 
 def _try_all(store: Path, damages: list[Damage], good: Answer, mutant: str | None) -> list[str]:
     mutants.apply(mutant)
-    return [_with(store, damage, lambda: _outcome(store, damage, good)) for damage in damages]
+    return [_while_damaged(store, damage, good) for damage in damages]
 
 
-def _with(store: Path, damage: Damage, look: Callable[[], str]) -> str:
-    """Look at a store while it is damaged."""
+def _while_damaged(store: Path, damage: Damage, good: Answer) -> str:
     path = store / damage.file
     original = path.read_bytes()
     path.chmod(0o600)
     path.write_bytes(damage.data)
     try:
-        return look()
+        return _outcome(store, damage, good)
     finally:
         path.write_bytes(original)
 

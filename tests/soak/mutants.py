@@ -182,13 +182,13 @@ def keeps_deleted() -> None:
 
 @_mutant
 def leaks() -> None:
-    """Two kilobytes an image are kept for ever."""
+    """Sixteen kilobytes an image are kept for ever."""
     from embedsearch import ledger
 
     add, kept = ledger.Ledger.add, []
 
     def leaking(self: Any, batch: Any) -> Any:
-        kept.extend(bytearray(2048) for _ in range(len(batch.refs)))
+        kept.extend(bytearray(16_384) for _ in range(len(batch.refs)))
         return add(self, batch)
 
     ledger.Ledger.add = leaking

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from embedsearch.errors import StoreLocked
@@ -21,11 +22,12 @@ from tests.soak import mutants
 from tests.soak.finding import Finding, Trial, workshop
 from tests.soak.forge import Child, Ended, forked
 from tests.soak.scenes import indexing
-from tests.soak.witness import examine
+from tests.soak.witness import Account, Row, examine
 
 _PAIRS = 50
 _SIGNALS = 100
 _IMAGES = 120
+Work = Callable[[Path], object]
 
 
 def run(trial: Trial) -> Finding:
@@ -38,32 +40,41 @@ def run(trial: Trial) -> Finding:
         work = indexing(photos, checkpoint_images=10)
         whole = _finished(folder / "whole.es", work)
         for number in range(trial.count(_PAIRS)):
-            store = folder / "pair.es"
-            shutil.rmtree(store, ignore_errors=True)
-            start = time.monotonic() + 0.05
-            pair = [Child(lambda report: _at(start, work, store, trial.mutant)) for _ in range(2)]
-            ended = [child.join() for child in pair]
-            _judge_pair(finding, ended, number)
-            finding.count("pairs")
-            account = forked(lambda report: examine(store)).value
+            _pair(finding, folder / "pair.es", work, trial.mutant, number)
+            account = _account(folder / "pair.es")
             if account is None or account.rows != whole:
                 finding.accuse(f"pair {number}: the store is not what one writer makes")
         _holders(finding, folder / "held.es", work, trial.mutant)
     return finding
 
 
-def _finished(store: Path, work: object) -> dict[object, object]:
-    forked(lambda report: work(store))  # type: ignore[operator]
-    account = forked(lambda report: examine(store)).value
-    rows: dict[object, object] = account.rows
-    return rows
+def _finished(store: Path, work: Work) -> dict[tuple[int, bytes], Row]:
+    forked(lambda report: work(store))
+    account = _account(store)
+    assert account is not None, "it was run to its end"
+    return account.rows
 
 
-def _at(start: float, work: object, store: Path, mutant: str | None) -> None:
+def _account(store: Path) -> Account | None:
+    account: Account | None = forked(lambda report: examine(store)).value
+    return account
+
+
+def _at(start: float, work: Work, store: Path, mutant: str | None) -> None:
+    """In a child: work from a moment on."""
     mutants.apply(mutant)
     while time.monotonic() < start:
         pass
-    work(store)  # type: ignore[operator]
+    work(store)
+
+
+def _pair(finding: Finding, store: Path, work: Work, mutant: str | None, number: int) -> None:
+    """Start two writers of one store at the same moment."""
+    shutil.rmtree(store, ignore_errors=True)
+    start = time.monotonic() + 0.05
+    pair = [Child(lambda report: _at(start, work, store, mutant)) for _ in range(2)]
+    _judge_pair(finding, [child.join() for child in pair], number)
+    finding.count("pairs")
 
 
 def _judge_pair(finding: Finding, ended: list[Ended], number: int) -> None:
@@ -75,7 +86,7 @@ def _judge_pair(finding: Finding, ended: list[Ended], number: int) -> None:
         finding.accuse(f"pair {number}: {[e.words for e in ended]}")
 
 
-def _holders(finding: Finding, store: Path, work: object, mutant: str | None) -> None:
+def _holders(finding: Finding, store: Path, work: Work, mutant: str | None) -> None:
     """A holder that is dead holds nothing; one that is stopped still does."""
     for number in (signal.SIGKILL, signal.SIGSTOP):
         shutil.rmtree(store, ignore_errors=True)

@@ -1,0 +1,90 @@
+"""A short share of each long harness, and for each a defect that it must catch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+from tests.soak.mutants import MUTANTS, PICTURE_MUTANTS
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads /proc")
+needs_strace = pytest.mark.skipif(
+    shutil.which("strace") is None, reason="needs strace, which .ci/run installs"
+)
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to mount a tmpfs")
+
+# The harness, its arguments, and the least of each figure that shows that it did something.
+SHORT = [
+    pytest.param("kills", "--share 0.1 --scenes sync", {"kill points": 15}, marks=needs_strace),
+    ("random-kills", "--share 0.015", {"kills": 15}),
+    pytest.param(
+        "faults", "--share 0.006 --scenes sync", {"… with exit code 4": 5}, marks=needs_strace
+    ),
+    pytest.param(
+        "full-disks",
+        "--share 0.15 --scenes first sync",
+        {"disks that were too small": 2},
+        marks=needs_root,
+    ),
+    ("power-cuts", "--share 0.1 --scenes first import", {"states": 150}),
+    ("damage", "--share 0.03", {"noticed by the query": 1000, "noticed by check alone": 50}),
+    ("forged", "--share 0.01", {"forged files": 50}),
+    ("pictures", "--share 0.1", {"mutated images": 2000, "decoded": 100}),
+    ("deadly-pictures", "--share 0.2", {"failed, decoder_crash": 2}),
+    ("readers", "--share 0.12", {"answers": 60, "answers over a sleep": 10, "commits": 6}),
+    ("writers", "--share 0.06", {"pairs": 3, "told of the other writer": 1}),
+    ("signals", "--share 0.04", {"signals": 4}),
+    ("sequences", "--share 0.04", {"sequences": 10, "steps": 100}),
+    ("growth", "--share 0.1", {"peak MiB at 12,000 images": 1}),
+    ("clocks", "", {"changes of time": 30}),
+]
+CAUGHT = [
+    pytest.param("pointer_in_place", "kills", "--share 0.3 --scenes repair", marks=needs_strace),
+    pytest.param("pointer_first", "kills", "--share 0.1 --scenes sync", marks=needs_strace),
+    ("pointer_in_place", "power-cuts", "--share 0.3 --scenes sync"),
+    ("no_fsync", "power-cuts", "--share 0.3 --scenes sync"),
+    ("no_folder_fsync", "power-cuts", "--share 0.3 --scenes sync"),
+    ("pointer_first", "power-cuts", "--share 0.3 --scenes sync"),
+    ("sweep_first", "readers", "--share 0.15"),
+    ("no_hash", "damage", "--share 0.01"),
+    ("shared_fate", "pictures", "--share 0.05"),
+    ("runs_code", "pictures", "--share 0.01"),
+    ("no_lock", "writers", "--share 0.2"),
+    ("loses_a_row", "sequences", "--share 0.04"),
+    ("keeps_deleted", "sequences", "--share 0.04"),
+    ("leaks", "growth", "--share 0.1"),
+    ("newer_only", "clocks", ""),
+    ("whole_seconds", "clocks", ""),
+]
+
+
+def soak(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run one harness in a process of its own, which nothing has been opened in."""
+    command = [sys.executable, "-W", "ignore", "-m", "tests.soak", *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(("harness", "arguments", "least"), SHORT)
+def test_nothing_is_broken(harness: str, arguments: str, least: dict[str, int]) -> None:
+    done = soak(harness, *arguments.split())
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)["figures"]
+    assert all(figures.get(name, 0) >= count for name, count in least.items()), figures
+
+
+@pytest.mark.parametrize(("mutant", "harness", "arguments"), CAUGHT)
+def test_a_defect_is_caught(mutant: str, harness: str, arguments: str) -> None:
+    done = soak(harness, *arguments.split(), "--mutant", mutant)
+    assert done.returncode == 1 and "Traceback" not in done.stderr.partition("caught")[0]
+    assert "caught" in done.stderr or json.loads(done.stdout)["broken"], done.stderr
+
+
+def test_every_defect_is_tried() -> None:
+    tried = {getattr(case, "values", case)[0] for case in CAUGHT}
+    assert tried == {*MUTANTS, *PICTURE_MUTANTS}
