@@ -6,18 +6,19 @@ without pyarrow where a store has no columns of the user's.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from embedsearch.errors import DamagedStore
+from embedsearch.errors import DamagedStore, UsageError
 from embedsearch.network.catalog import AUTO_MODEL, CATALOG
 from embedsearch.network.weights import is_cached
 from embedsearch.records import Failure
 from embedsearch.session import Session
 from embedsearch.store.current import check_format, read_current, read_generation
-from embedsearch.store.files import is_own_name
+from embedsearch.store.files import FileRecord, is_own_name, open_verified
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.manifest import Manifest
 
@@ -94,6 +95,80 @@ def _measured(manifest: Manifest) -> dict[str, Any]:
         ],
         "reached": search.is_reached,
     }
+
+
+@dataclass(frozen=True)
+class GenerationInfo:
+    """A generation that can be gone back to."""
+
+    generation: int
+    created: str
+    images: int
+    bytes: int
+    is_current: bool
+    is_here: bool  # all its files, with the length that they should have
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return asdict(self)
+
+
+def generations(store: Path) -> list[GenerationInfo]:
+    """Return the generations that are on the disk, the newest first. Raises EmbedSearchError."""
+    from embedsearch.store.writer import generations as on_disk
+
+    check_format(store)
+    current = read_current(store)
+    return [
+        GenerationInfo(
+            generation=manifest.generation,
+            created=manifest.created,
+            images=manifest.live,
+            bytes=sum(record.bytes for record in manifest.files()),
+            is_current=manifest.generation == current.generation,
+            is_here=all(_is_here(store, record) for record in manifest.files()),
+        )
+        for manifest in on_disk(store, current)
+    ]
+
+
+def _is_here(store: Path, record: FileRecord) -> bool:
+    try:
+        os.close(open_verified(store, record))
+    except DamagedStore:
+        return False
+    return True
+
+
+def roll_back(store: Path, generation: int, wait_s: float = 0.0) -> list[str]:
+    """Commit what a former generation held as the newest one; return what was done, in words.
+
+    The generation that is undone stays on the disk, so that this can be undone, too. Raises
+    UsageError where there is no such generation, DamagedStore where its rows are not whole.
+    """
+    from embedsearch.store.check import problems_of
+    from embedsearch.store.writer import StoreWriter
+    from embedsearch.store.writer import generations as on_disk
+
+    check_format(store)
+    with StoreWriter(store, wait_s) as writer:
+        found = {manifest.generation: manifest for manifest in on_disk(store, writer.manifest)}
+        current = writer.manifest
+        if current is None or generation not in found:
+            known = ", ".join(map(str, found)) or "none"
+            raise UsageError(f"{store} has no generation {generation}; on the disk: {known}")
+        if generation == current.generation:
+            return []
+        former = found[generation]
+        for problem in problems_of(store, former, read_data=True):
+            if not problem.file.startswith("ann/"):
+                raise DamagedStore(problem.words)
+        # Rows that were undone keep their numbers to themselves.
+        writer.commit(replace(former, next_row=max(former.next_row, current.next_row)))
+        return [
+            f"generation {writer.next_generation - 1} holds the {former.live} images of generation "
+            f"{generation}; the next index brings the store into step with its folders again"
+        ]
 
 
 def failures(store: Path) -> Iterator[tuple[str, Failure]]:

@@ -17,29 +17,39 @@ from embedsearch.cli.app import (
 
 
 def info(
-    store: StoreOption = None, json: JsonOption = False, verbose: VerboseOption = False
+    store: StoreOption = None,
+    generations: Annotated[
+        bool, typer.Option("--generations", help="List those that repair --to can go back to.")
+    ] = False,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """Show what the store holds: images, model, sizes, generation."""
     from embedsearch import upkeep
-    from embedsearch.present.text import info_lines, json_line
+    from embedsearch.present.text import generation_lines, info_lines, json_line
     from embedsearch.store.locate import locate_store
 
+    if generations:
+        rows = [item.to_dict() for item in upkeep.generations(locate_store(store))]
+        lines = [json_line(row) + "\n" for row in rows] if json else [generation_lines(rows)]
+        sys.stdout.writelines(lines)
+        return
     facts = upkeep.info(locate_store(store)).to_dict()
     sys.stdout.write(json_line(facts) + "\n" if json else info_lines(facts))
 
 
 def check(
     store: StoreOption = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Checksums of files only, not every row.")
+    read_data: Annotated[
+        bool, typer.Option("--read-data", help="Also decode every page and look at every row.")
     ] = False,
     verbose: VerboseOption = False,
 ) -> int:
-    """Verify every checksum and every row of the store; exit with 5 if anything is wrong."""
+    """Verify the checksum of every file of the store; exit with 5 if anything is wrong."""
     from embedsearch.store.check import check_store
     from embedsearch.store.locate import locate_store
 
-    manifest, problems = check_store(locate_store(store), read_data=not quick)
+    manifest, problems = check_store(locate_store(store), read_data=read_data)
     for problem in problems:
         print(problem.words, file=sys.stderr)
     if problems:
@@ -50,13 +60,21 @@ def check(
 
 
 def repair(
-    store: StoreOption = None, wait: WaitOption = 0.0, verbose: VerboseOption = False
+    store: StoreOption = None,
+    to: Annotated[
+        int | None,
+        typer.Option("--to", metavar="N", help="Go back to generation N; see info --generations."),
+    ] = None,
+    wait: WaitOption = 0.0,
+    verbose: VerboseOption = False,
 ) -> None:
     """Build the FAISS files again from the shards, and find the newest whole generation."""
+    from embedsearch import upkeep
     from embedsearch.store.locate import locate_store
-    from embedsearch.upkeep import repair as repair_store
 
-    done = repair_store(locate_store(store), wait, session_with_signals())
+    path = locate_store(store)
+    done = [] if to is None else upkeep.roll_back(path, to, wait)
+    done += upkeep.repair(path, wait, session_with_signals())
     print("\n".join(done) or "nothing to repair")
 
 

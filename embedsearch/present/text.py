@@ -202,6 +202,22 @@ def info_lines(facts: Mapping[str, Any]) -> str:
     return "".join(f"{name:<{width}}  {printable(text)}\n" for name, text in shown.items())
 
 
+def generation_lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the generations on the disk as a table."""
+    names = ("generation", "created", "images", "size", "")
+    shown = [
+        [
+            str(row["generation"]),
+            row["created"],
+            f"{row['images']:,}",
+            _size(row["bytes"]),
+            "current" if row["is_current"] else "" if row["is_here"] else "files are missing",
+        ]
+        for row in rows
+    ]
+    return table(names, shown, right=(0, 2, 3))
+
+
 def _model_words(model: Mapping[str, Any]) -> str:
     if model["architecture"] == ModelSpec.FOREIGN:
         return f"{model['name']}, made elsewhere"

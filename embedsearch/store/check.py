@@ -45,7 +45,7 @@ def check_store(store: Path, *, read_data: bool) -> tuple[Manifest, list[Problem
     check_format(store)
     for _ in range(OPEN_TRIES):
         manifest = read_current(store)
-        problems = list(_problems(store, manifest, read_data=read_data))
+        problems = list(problems_of(store, manifest, read_data=read_data))
         # A writer may have swept this generation while it was read.
         if not problems or read_current(store).generation == manifest.generation:
             break
@@ -54,7 +54,8 @@ def check_store(store: Path, *, read_data: bool) -> tuple[Manifest, list[Problem
     return manifest, problems
 
 
-def _problems(store: Path, manifest: Manifest, *, read_data: bool) -> Iterator[Problem]:
+def problems_of(store: Path, manifest: Manifest, *, read_data: bool) -> Iterator[Problem]:
+    """Yield what is wrong with the files of one generation."""
     whole = True
     for record in manifest.files():
         try:

@@ -63,7 +63,7 @@ class StoreWriter:
             except StoreNotFound:
                 self.manifest = None
             self._base = self.manifest
-            self._sweep(self._committed())
+            self._sweep(generations(store, self.manifest))
         except BaseException:
             self._lock.release()
             raise
@@ -109,16 +109,6 @@ class StoreWriter:
             for path in (self.store / TMP_NAME).iterdir():
                 path.unlink()
 
-    def _committed(self) -> list[Manifest]:
-        """Return the generations on disk up to the current one; later ones were never committed."""
-        found = [] if self.manifest is None else [self.manifest]
-        for path in (self.store / "manifests").glob("m-*.json"):
-            with contextlib.suppress(OSError, ValueError, IncompatibleStore):  # no help to anyone
-                manifest = Manifest.from_bytes(path.read_bytes())
-                if found and manifest.generation < found[0].generation:
-                    found.append(manifest)
-        return found
-
     def _sweep(self, kept: list[Manifest]) -> None:
         """Remove the store's files that none of these generations needs."""
         needed = {record.relative for manifest in kept for record in manifest.files()}
@@ -129,6 +119,22 @@ class StoreWriter:
                 if ours not in needed and is_own_name(path.name):
                     with contextlib.suppress(OSError):  # as above
                         path.unlink()
+
+
+def generations(store: Path, current: Manifest | None) -> list[Manifest]:
+    """Return the current generation and those before it that are on the disk, the newest first.
+
+    Later ones were never committed, or were undone by `repair`.
+    """
+    if current is None:
+        return []
+    found = []
+    for path in (store / "manifests").glob("m-*.json"):
+        with contextlib.suppress(OSError, ValueError, IncompatibleStore):  # no help to anyone
+            manifest = Manifest.from_bytes(path.read_bytes())
+            if manifest.generation < current.generation:
+                found.append(manifest)
+    return [current, *sorted(found, key=lambda manifest: -manifest.generation)]
 
 
 def _point(store: Path, generation: int, record: FileRecord) -> None:
