@@ -1,0 +1,59 @@
+"""Every harness in its full length, as a table: `make soak`, or `python -m tests.soak.all --seed N`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+
+from benchmarks.measure import machine
+from tests.conftest import REPOSITORY
+
+# In the order of how much they tell; the last ones take longest.
+_RUNS = (
+    "pictures",
+    "deadly-pictures",
+    "readers",
+    "writers",
+    "clocks",
+    "damage",
+    "kills",
+    "random-kills",
+    "signals",
+    "power-cuts",
+    "full-disks",
+    "sequences",
+    "growth",
+    "forged",
+    "faults --share 0.1",
+)
+
+
+def main() -> int:
+    """Run them one after another; return 1 if any promise was broken."""
+    parser = argparse.ArgumentParser(prog="tests.soak.all")
+    parser.add_argument("--seed", type=int, default=1)
+    seed = str(parser.parse_args().seed)
+    print(
+        f"{machine()}; seed {seed}\n\n| harness | figures | seconds | broken |\n|---|---|---|---|"
+    )
+    codes = []
+    for words in _RUNS:
+        command = [sys.executable, "-W", "ignore", "-m", "tests.soak", *words.split()]
+        done = subprocess.run(
+            [*command, "--seed", seed], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+        )
+        codes.append(done.returncode)
+        if not done.stdout:
+            print(f"| `{words}` | did not end: exit status {done.returncode} | | |", flush=True)
+            continue
+        found = json.loads(done.stdout)
+        figures = ", ".join(f"{name} {count:,}" for name, count in found["figures"].items())
+        cells = (f"`{words}`", figures, f"{found['seconds']:.0f}", str(found["broken"]))
+        print(f"| {' | '.join(cells)} |", flush=True)
+    return int(any(codes))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
