@@ -1,4 +1,4 @@
-"""Every harness in its full length, as a table: `make soak`, or `python -m tests.soak.all --seed N`."""
+"""Every harness in full, as a table: `make soak`, or `python -m tests.soak.all --seed N`."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def run_behind(trial: Trial) -> Finding:
             forged = folder / "forged.es"
             shutil.copytree(store, forged, dirs_exist_ok=True)
             _forge(forged, damage)
-            ended = forked(lambda report, at=forged: _open_forged(at), limit_s=20)
+            ended = forked(lambda report, at=forged: _open_forged(at, trial.mutant), limit_s=20)
             kind = damage.file.split("/")[1][0]
             finding.count("forged files")
             finding.count(f"{kind}: {ended.value}" if ended.value else f"{kind}: {ended.words}")
@@ -222,7 +222,8 @@ def _forge(store: Path, damage: Damage) -> None:
     (store / "CURRENT").write_bytes(json.dumps(pointer).encode())
 
 
-def _open_forged(store: Path) -> str:
+def _open_forged(store: Path, mutant: str | None) -> str:
+    mutants.apply(mutant)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + _MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -27,16 +27,25 @@ FAULTS = (
     ("openat", ("EMFILE", "EACCES", "EIO")),
 )
 
+_ALL_FAULTS_SHARE = 0.02  # below, some of them by chance
+_SOME_FAULTS = 8
+
 
 def run(trial: Trial) -> Finding:
     """Let `share` of all calls of every scene fail, each in all its ways."""
     finding = Finding(trial.mutant is not None)
+    faults = [
+        (call, error, lasting)
+        for call, errors in FAULTS
+        for error in errors
+        for lasting in (("",) if error == "EINTR" else ("", "+"))
+    ]
+    if trial.share < _ALL_FAULTS_SHARE:
+        faults = trial.random().sample(faults, _SOME_FAULTS)
     with workshop() as folder:
         for scene in all_scenes(folder, trial.scenes):
-            for call, errors in FAULTS:
-                for error in errors:
-                    for lasting in ("",) if error == "EINTR" else ("", "+"):
-                        _fail_at(trial, finding, scene, (call, error, lasting), folder / "f.es")
+            for fault in faults:
+                _fail_at(trial, finding, scene, fault, folder / "f.es")
     return finding
 
 
