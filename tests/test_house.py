@@ -133,7 +133,7 @@ def test_importing_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["index", "--help"], ["--version"]])
 def test_help_loads_no_library_but_typer(arguments: list[str]) -> None:
-    code = f"from embedsearch.cli import run; run({arguments!r})"
+    code = f"from embedsearch.cli.entry import run; run({arguments!r})"
     assert not loaded(code) & {*HEAVY, "numpy"} - {"typer"}
 
 
@@ -146,16 +146,17 @@ def test_the_decoding_worker_loads_pillow_and_numpy_only() -> None:
 def test_index_and_query_on_a_cpu_load_no_torch(tmp_path: Path) -> None:
     store = str(tmp_path / "s.es")
     index = ["index", str(SAMPLES), "--store", store, "--model", "packaged", "--device", "cpu"]
-    after_index = loaded(f"from embedsearch.cli import run; assert run({index!r}) == 0")
+    after_index = loaded(f"from embedsearch.cli.entry import run; assert run({index!r}) == 0")
     image = str(next(SAMPLES.glob("*/*.jpg")))
     query = ["query", image, "--store", store]
-    after_query = loaded(f"from embedsearch.cli import run; assert run({query!r}) == 0")
+    after_query = loaded(f"from embedsearch.cli.entry import run; assert run({query!r}) == 0")
     for names in (after_index, after_query):
         assert "openvino" in names
         assert not names & {"torch", "torchvision", "safetensors", "PIL", "openvino_telemetry"}
     for command in ("info", "failures"):
         code = (
-            f"from embedsearch.cli import run; assert run([{command!r}, '--store', {store!r}]) == 0"
+            "from embedsearch.cli.entry import run; "
+            f"assert run([{command!r}, '--store', {store!r}]) == 0"
         )
         assert not loaded(code) & {"torch", "openvino", "PIL", "faiss"}
 
@@ -186,7 +187,7 @@ def test_each_command_loads_what_it_needs_only(command: tuple[str, ...], tmp_pat
     words = [places.get(word, word) for word in command]
     if command[0] not in {"models", "bench"}:
         words += ["--store", store]
-    code = f"from embedsearch.cli import run; assert run({words!r}) == 0"
+    code = f"from embedsearch.cli.entry import run; assert run({words!r}) == 0"
     heavy = {*HEAVY, "numpy", "pandas", "scipy", "nncf"} - {"typer"}
     assert loaded(code) & heavy <= LOADS[command]
 

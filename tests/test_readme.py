@@ -102,7 +102,7 @@ def test_the_python_lines_run(home: Path) -> None:
 def test_every_command_stands_in_the_readme() -> None:
     import typer
 
-    from embedsearch.cli import app
+    from embedsearch.cli.entry import app
 
     commands = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
     named = set(re.findall(r"^\| `embedsearch (\w+)", README, re.MULTILINE))

@@ -741,7 +741,7 @@ def in_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:
     """Run the command line in this process, in a folder; return its code and what it said."""
-    from embedsearch.cli import run
+    from embedsearch.cli.entry import run
 
     def call(arguments: list[str], folder: Path) -> tuple[int, str]:
         monkeypatch.chdir(folder)

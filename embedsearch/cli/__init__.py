@@ -1,6 +1,17 @@
 """The command line: parse, call, present. Results on stdout, all else on stderr."""
 
-from embedsearch.cli.app import app
-from embedsearch.cli.entry import main, run
+from __future__ import annotations
 
-__all__ = ["app", "main", "run"]
+import signal
+from typing import NoReturn
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the code that `errors.py` gives the outcome."""
+    # While modules load Ctrl-C ends us at once: the exception that Python makes of it would show
+    # a traceback, or be lost in a callback.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from embedsearch.cli.entry import enter
+
+    enter()

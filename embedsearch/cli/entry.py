@@ -28,8 +28,8 @@ app.command()(export)
 app.command("import")(import_)
 
 
-def main() -> NoReturn:
-    """Run the command line and exit with the code that `errors.py` gives the outcome."""
+def enter() -> NoReturn:
+    """Run the command line and exit with its code."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # started with it closed, as by `>&-`
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  lives as long as we do
@@ -40,6 +40,8 @@ def main() -> NoReturn:
     gc.set_threshold(100_000)  # imports make no garbage worth a twentieth of a cold query
     # typer's pydantic would search every installed package for plugins of its own.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     code = run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError):  # what an error's code says already
