@@ -185,7 +185,7 @@ def run_behind(trial: Trial) -> Finding:
         for number, damage in enumerate(damages):
             forged = folder / "forged.es"
             shutil.copytree(store, forged, dirs_exist_ok=True)
-            _forge(forged, damage)
+            forge(forged, damage)
             ended = forked(lambda report, at=forged: _open_forged(at, trial.mutant), limit_s=20)
             kind = damage.file.split("/")[1][0]
             finding.count("forged files")
@@ -198,7 +198,7 @@ def run_behind(trial: Trial) -> Finding:
     return finding
 
 
-def _forge(store: Path, damage: Damage) -> None:
+def forge(store: Path, damage: Damage) -> None:
     """Put a damaged file in place, with every checksum above it."""
     path = store / damage.file
     path.chmod(0o600)
