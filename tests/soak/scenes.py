@@ -5,7 +5,6 @@ In: a folder to build in; out: a `Scene`, whose `work` runs in a child.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -241,8 +240,3 @@ def _importing(folder: Path) -> Callable[[Path], object]:
         )
 
     return work
-
-
-def digest_of(path: Path) -> bytes:
-    """Return the sha256 of a file."""
-    return hashlib.sha256(path.read_bytes()).digest()
