@@ -24,6 +24,7 @@ from embedsearch.store.check import check_store
 from tests.soak import mutants
 from tests.soak.finding import Finding, Trial, workshop
 from tests.soak.forge import forked
+from tests.soak.guard import Guard
 from tests.soak.scenes import all_scenes
 
 _FULL = 12_000  # damages of shards and FAISS files
@@ -137,7 +138,12 @@ def _ask(store: Path) -> Answer:
 
 def _try_all(store: Path, damages: list[Damage], good: Answer, mutant: str | None) -> list[str]:
     mutants.apply(mutant)
-    return [_while_damaged(store, damage, good) for damage in damages]
+    seen: list[str] = []
+    guard = Guard(seen.append, str(store))
+    guard.is_on = True
+    outcomes = [_while_damaged(store, damage, good) for damage in damages]
+    guard.is_on = False
+    return outcomes if not seen else [f"strange: {seen[0]}" for _ in damages]
 
 
 def _while_damaged(store: Path, damage: Damage, good: Answer) -> str:

@@ -16,24 +16,24 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+# All that a run may need, so that children import nothing: what they open is what the work opens.
+import faiss  # noqa: F401
+import numpy.ma  # noqa: F401
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet
+
+import embedsearch
+import embedsearch.importing
+import embedsearch.indexing
+import embedsearch.searching
+import embedsearch.tuning
+import embedsearch.upkeep  # noqa: F401
+from embedsearch.errors import EmbedSearchError
+
 TIME_LIMIT_S = 60.0
 _PR_SET_PDEATHSIG = 1  # no child outlives a harness that ends early
 Report = Callable[[Any], None]
-
-# All that a run may need, so that children import nothing: what they open is what the work opens.
-import faiss  # noqa: F401, E402
-import numpy.ma  # noqa: F401, E402
-import pyarrow as pa  # noqa: E402
-import pyarrow.compute  # noqa: E402
-import pyarrow.parquet  # noqa: E402
-
-import embedsearch  # noqa: E402
-import embedsearch.importing  # noqa: E402
-import embedsearch.indexing  # noqa: E402
-import embedsearch.searching  # noqa: E402
-import embedsearch.tuning  # noqa: E402
-import embedsearch.upkeep  # noqa: F401, E402
-from embedsearch.errors import EmbedSearchError  # noqa: E402
 
 pa.array([1])  # which imports pandas where that is installed
 tempfile.gettempdir()

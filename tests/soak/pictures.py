@@ -18,7 +18,7 @@ from embedsearch.config import DecodeLimits
 from embedsearch.decode.pool import DecodePool
 from embedsearch.decode.process import DecodeJob
 from embedsearch.records import ImageRef
-from tests.conftest import SAMPLES, SHARED, paint
+from tests.conftest import REPOSITORY, SAMPLES, SHARED, paint
 from tests.soak import mutants
 from tests.soak.finding import Finding, Trial, workshop
 
@@ -29,43 +29,35 @@ _LARGEST_SEED = 60_000  # bytes
 _SEEDS = 40
 _LIMITS = DecodeLimits(image_timeout_s=10.0)
 
-# Put before a worker starts, as sitecustomize: what is done between two images is written down.
+# Put before a worker starts, as sitecustomize: what is done while it decodes is written down.
 HOOK = """
-import os, sys
-note, mutant = os.environ["SOAK_NOTE"], os.environ["SOAK_MUTANT"]
-deadly = os.environ["SOAK_DEADLY"]
-busy = False
-def hook(event, args):
-    global busy
-    if event == "open":
-        bad = isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-    elif event == "exec":  # a module that is imported late is code, too, but not the image's
-        bad = not getattr(args[0], "co_filename", "").startswith((sys.prefix, sys.base_prefix, "<"))
-    else:
-        bad = event in {"pickle.find_class", "os.system", "subprocess.Popen", "socket.connect",
-                        "os.posix_spawn", "os.exec", "os.fork"}
-    if bad:
-        busy = False  # what follows is ours
-        out = os.open(note, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(out, f"{event} {args!r:.200}\\n".encode())
-        os.close(out)
-        busy = True
-sys.addaudithook(lambda event, args: hook(event, args) if busy is True else None)
+import os
+from tests.soak.guard import Guard
 import embedsearch.decode.image as image
+
+mutant, deadly = os.environ["SOAK_MUTANT"], os.environ["SOAK_DEADLY"]
+
+def note(words):
+    out = os.open(os.environ["SOAK_NOTE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(out, words.encode() + b"\\n")
+    os.close(out)
+
+guard = Guard(note)
 real = image.decode
+
 def decode(file, *rest, **named):
-    global busy
     head = file.read(64)
     file.seek(0)
     if deadly and sum(head) % 50 == 0 or mutant == "shared_fate" and sum(head) % 9 == 0:
         os._exit(3)
-    busy = True
+    guard.is_on = True
     try:
         if mutant == "runs_code":
             os.system("true")
         return real(file, *rest, **named)
     finally:
-        busy = False
+        guard.is_on = False
+
 image.decode = decode
 """
 
@@ -103,7 +95,8 @@ def _hook(folder: Path, mutant: str | None, *, deadly: bool) -> Path:
     (folder / "hook").mkdir()
     (folder / "hook" / "sitecustomize.py").write_text(HOOK)
     note = folder / "note.txt"
-    os.environ |= {"PYTHONPATH": str(folder / "hook"), "SOAK_NOTE": str(note)}
+    path = f"{folder / 'hook'}:{REPOSITORY}"
+    os.environ |= {"PYTHONPATH": path, "SOAK_NOTE": str(note)}
     os.environ |= {"SOAK_MUTANT": mutant or "", "SOAK_DEADLY": "yes" if deadly else ""}
     return note
 
