@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import embedsearch
 from embedsearch.config import DecodeLimits, IndexConfig
@@ -420,93 +416,3 @@ def test_command_line_and_python_agree(photos: Path, tmp_path: Path) -> None:
     assert rows_of(tmp_path / "c.es") == rows_of(tmp_path / "p.es")
     for name in ("found", "added", "failed", "images", "ignored", "model", "device", "precision"):
         assert theirs[name] == report.to_dict()[name]
-
-
-class SyncMachine(RuleBasedStateMachine):
-    """Files come, change, move, are touched and go; after each index the store is the folder."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.base = Path(tempfile.mkdtemp())
-        self.folder = self.base / "photos"
-        paint(self.folder / "always.png", 0)
-        self.content = {"always.png": 0}
-        self.store = self.base / "s.es"
-        self.clock = 10**18
-        self.vectors: dict[int, bytes] = {}
-        self.indexed: dict[str, int] | None = None
-
-    def teardown(self) -> None:
-        shutil.rmtree(self.base)
-
-    def _write(self, name: str, seed: int) -> None:
-        path = self.folder / name
-        if seed < 0:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(b"broken %d" % seed)
-        else:
-            paint(path, seed)
-        self.clock += 10**9  # a file system's clock may be coarse; two writes differ in time
-        os.utime(path, ns=(self.clock, self.clock))
-        self.content[name] = seed
-
-    names = st.sampled_from(["a.png", "b.png", "d/a.png", "d/c.png", "e-f.png", "e/f.png"])
-
-    @rule(name=names, seed=st.integers(-2, 6))
-    def write(self, name: str, seed: int) -> None:
-        self._write(name, seed)
-
-    @rule(name=names)
-    def delete(self, name: str) -> None:
-        if self.content.pop(name, None) is not None:
-            (self.folder / name).unlink()
-
-    @rule(old=names, new=names)
-    def rename(self, old: str, new: str) -> None:
-        if old in self.content and new not in self.content:
-            (self.folder / new).parent.mkdir(exist_ok=True)
-            (self.folder / old).rename(self.folder / new)
-            self.content[new] = self.content.pop(old)
-
-    @rule(name=names)
-    def touch(self, name: str) -> None:
-        if name in self.content:
-            self.clock += 10**9
-            os.utime(self.folder / name, ns=(self.clock, self.clock))
-
-    @rule()
-    def index(self) -> None:
-        def make(spec: ModelSpec, *_: Any) -> CountingExtractor:
-            return CountingExtractor(spec.dim)
-
-        report = embedsearch.index(
-            self.folder,
-            store=self.store,
-            extractor_factory=make,
-            session=Session(),
-            workers=1,
-            **({} if self.store.exists() else {"model": "packaged"}),
-        )
-        assert report.found == len(self.content)
-        assert report.failed == sum(seed < 0 for seed in self.content.values())
-        self.indexed = dict(self.content)
-
-    @invariant()
-    def the_store_is_what_was_indexed(self) -> None:
-        if self.indexed is None:
-            return
-        rows = rows_of(self.store)
-        good = {name: seed for name, seed in self.indexed.items() if seed >= 0}
-        assert rows.keys() == {name.encode() for name in good}
-        for name, seed in good.items():
-            assert self.vectors.setdefault(seed, rows[name.encode()]) == rows[name.encode()]
-
-
-TestSync = SyncMachine.TestCase
-TestSync.settings = settings(
-    max_examples=12,
-    stateful_step_count=15,
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-    derandomize=True,
-)
