@@ -122,6 +122,8 @@ def run_signals(trial: Trial) -> Finding:
     """Send SIGINT or SIGTERM to the command line at random moments, with the real network."""
     finding = Finding(trial.mutant is not None)
     rng = trial.random()
+    # A shell starts what it puts into the background with SIGINT ignored, which children inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with workshop() as folder:
         for seed in range(_PHOTOS):
             paint(folder / "photos" / f"{seed}.jpg", seed, size=(320, 240))
