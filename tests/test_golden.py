@@ -6,7 +6,6 @@ deleted, one broken file, two columns, and an IVF index.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -22,7 +21,8 @@ import pytest
 import embedsearch
 from embedsearch.upkeep import failures, repair
 from tests.conftest import REPOSITORY, SAMPLES, run_cli
-from tests.soak.damage import Damage, forge
+from tests.soak.damage import Damage, forge, replace_manifest
+from tests.soak.witness import current
 
 GOLDEN = REPOSITORY / "tests" / "golden" / "format_1"
 SCORES = {"clocks_1.jpg": 1.0, "clocks_5.jpg": 0.60572, "clocks_6.jpg": 0.50634}
@@ -62,23 +62,15 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def _manifest(store: Path, data: bytes) -> None:
-    """Put other bytes in the manifest's place, and their checksum into CURRENT."""
-    _write(store / "manifests" / _pointer(store)["manifest"], data)
-    sha256 = hashlib.sha256(data).hexdigest()
-    values = _pointer(store) | {"bytes": len(data), "sha256": sha256}
-    (store / "CURRENT").write_text(json.dumps(values))
-
-
-def _values(store: Path) -> dict[str, Any]:
-    data = (store / "manifests" / _pointer(store)["manifest"]).read_bytes()
-    values: dict[str, Any] = json.loads(data)
-    return values
-
-
 def _say(**changes: Any) -> Callable[[Path], None]:
     """Let the manifest say something else."""
-    return lambda store: _manifest(store, json.dumps(_values(store) | changes).encode())
+    return lambda store: replace_manifest(store, json.dumps(current(store)[1] | changes).encode())
+
+
+def _lead_out(store: Path) -> None:
+    """Let the manifest name a file outside."""
+    deleted = current(store)[1]["deleted"] | {"name": "../../etc/passwd"}
+    _say(deleted=deleted)(store)
 
 
 def _point(**changes: Any) -> Callable[[Path], None]:
@@ -194,19 +186,21 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], int, str]] = {
         5,
         "m-00000003.json",
     ),
-    "manifest no UTF-8": (lambda store: _manifest(store, b"\xff\xfe{}"), 5, "malformed"),
+    "manifest no UTF-8": (lambda store: replace_manifest(store, b"\xff\xfe{}"), 5, "malformed"),
     "manifest with a key twice": (
-        lambda store: _manifest(store, b'{"live": 1, "live": 2}'),
+        lambda store: replace_manifest(store, b'{"live": 1, "live": 2}'),
         5,
         "duplicate keys",
     ),
-    "manifest with NaN": (lambda store: _manifest(store, b'{"live": NaN}'), 5, "NaN"),
-    "manifest 100,000 deep": (lambda store: _manifest(store, b"[" * 100_000), 5, "deep"),
+    "manifest with NaN": (lambda store: replace_manifest(store, b'{"live": NaN}'), 5, "NaN"),
+    "manifest 100,000 deep": (lambda store: replace_manifest(store, b"[" * 100_000), 5, "deep"),
     "manifest of a newer version": (_say(min_reader_version=2), 6, "format 2"),
     "manifest counts too much": (_say(live=8), 5, "add up"),
     "manifest counts less than nothing": (_say(deleted_rows=-1), 5, "number"),
     "manifest leads out": (
-        lambda store: _say(deleted=_values(store)["deleted"] | {"name": "../../etc/passwd"})(store),
+        lambda store: _say(deleted=current(store)[1]["deleted"] | {"name": "../../etc/passwd"})(
+            store
+        ),
         5,
         "passwd",
     ),

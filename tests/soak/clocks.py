@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import embedsearch
 from tests.conftest import CountingExtractor, paint
 from tests.soak import mutants
-from tests.soak.finding import Finding, Trial, workshop
+from tests.soak.finding import Finding, Trial
 from tests.soak.forge import Report, forked
-from tests.soak.scenes import extractor_of
+from tests.soak.scenes import indexing
 from tests.soak.witness import read
 
 _NOW = 1_790_000_000 * 10**9
@@ -27,17 +26,14 @@ _TIMES = {
 }
 
 
-def run(trial: Trial) -> Finding:
+def run(trial: Trial, finding: Finding, folder: Path) -> None:
     """Change a file from every time to every other time, content and length changing or not."""
-    finding = Finding(trial.mutant is not None)
-    with workshop() as folder:
-        for before, first in _TIMES.items():
-            for after, second in _TIMES.items():
-                if before != after:
-                    where = f"from {before} to {after}"
-                    at = folder / where.replace(" ", "_")
-                    _change(finding, at, first, second, where, trial.mutant)
-    return finding
+    for before, first in _TIMES.items():
+        for after, second in _TIMES.items():
+            if before != after:
+                where = f"from {before} to {after}"
+                at = folder / where.replace(" ", "_")
+                _change(finding, at, first, second, where, trial.mutant)
 
 
 def _change(
@@ -61,8 +57,8 @@ def _change(
 
     ended = forked(work)
     finding.count("changes of time")
-    if ended.error is not None:
-        finding.accuse(f"{where}: {ended.trace}")
+    if ended.has_failed:
+        finding.accuse(f"{where}: {ended.words} {ended.trace}")
     elif ended.value != [2, 1, 0]:
         finding.accuse(f"{where}: {ended.value} images were embedded, not 2, 1 and 0")
     elif (account := read(store)) is None or len(account.rows) != 2:
@@ -71,6 +67,5 @@ def _change(
 
 def _embedded(photos: Path, store: Path) -> int:
     CountingExtractor.embedded = 0
-    model = {} if store.exists() else {"model": "packaged"}
-    embedsearch.index(photos, store=store, workers=1, extractor_factory=extractor_of, **model)
+    indexing(photos)(store)
     return CountingExtractor.embedded

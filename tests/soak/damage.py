@@ -21,8 +21,8 @@ import numpy as np
 import embedsearch
 from embedsearch.errors import EmbedSearchError
 from embedsearch.store.check import check_store
-from tests.soak import mutants
-from tests.soak.finding import Finding, Trial, workshop
+from tests.soak import mutants, witness
+from tests.soak.finding import Finding, Trial
 from tests.soak.forge import forked
 from tests.soak.guard import Guard
 from tests.soak.scenes import all_scenes
@@ -45,35 +45,31 @@ class Damage:
     data: bytes
 
 
-def run(trial: Trial) -> Finding:
+def run(trial: Trial, finding: Finding, folder: Path) -> None:
     """Damage the files of a store one by one; CURRENT and manifest at every bit, by `share`."""
-    finding = Finding(trial.mutant is not None)
     rng = trial.random()
-    with workshop() as folder:
-        scene = next(iter(all_scenes(folder, trial.scenes or ("sync",))))
-        store = folder / "sync.es"
-        damages = [*_of_pointer(store, trial), *_of_files(store, rng, trial.count(_FULL))]
-        good = _answered(store)
-        for start in range(0, len(damages), _BATCH):
-            some = damages[start : start + _BATCH]
-            ended = forked(lambda report, some=some: _try_all(store, some, good, trial.mutant))
-            if ended.error is not None or ended.signal:
-                finding.accuse(f"{some[0].file} and after: {ended.words} {ended.trace}")
-                shutil.rmtree(store)
-                forked(lambda report: scene.work(scene.copy(store)))
-                continue
-            for damage, outcome in zip(some, ended.value, strict=True):
-                finding.count("damages")
-                finding.count(outcome.partition(":")[0])
-                if outcome.startswith(("unseen", "wrong", "strange")):
-                    finding.accuse(f"{damage.file}, {damage.kind}: {outcome}")
-    return finding
+    (scene,) = all_scenes(folder, ("sync",))
+    store = folder / "sync.es"
+    damages = [*_of_pointer(store, trial), *_of_files(store, rng, trial.count(_FULL))]
+    good: Answer = forked(lambda report: _ask(store)).result()
+    for start in range(0, len(damages), _BATCH):
+        some = damages[start : start + _BATCH]
+        ended = forked(lambda report, some=some: _try_all(store, some, good, trial.mutant))
+        if ended.has_failed:
+            finding.accuse(f"{some[0].file} and after: {ended.words} {ended.trace}")
+            shutil.rmtree(store)
+            forked(lambda report: scene.work(scene.copy(store)))
+            continue
+        for damage, outcome in zip(some, ended.value, strict=True):
+            finding.count("damages")
+            finding.count(outcome.partition(":")[0])
+            if outcome.startswith(("unseen", "wrong", "strange")):
+                finding.accuse(f"{damage.file}, {damage.kind}: {outcome}")
 
 
 def _of_pointer(store: Path, trial: Trial) -> Iterator[Damage]:
     """Flip every bit of CURRENT and of the manifest, cut them everywhere."""
-    pointer = json.loads((store / "CURRENT").read_bytes())
-    for name in ("CURRENT", f"manifests/{pointer['manifest']}"):
+    for name in ("CURRENT", witness.current(store)[0]):
         data = (store / name).read_bytes()
         for place in range(trial.seed % trial.every(), len(data), trial.every()):
             for bit in range(8):
@@ -85,7 +81,9 @@ def _of_pointer(store: Path, trial: Trial) -> Iterator[Damage]:
 
 def _of_files(store: Path, rng: random.Random, count: int) -> Iterator[Damage]:
     """Yield damages of the other files by chance, and the cut at every block."""
-    data = {name: (store / name).read_bytes() for name in _named(store)}
+    _, manifest = witness.current(store)
+    files = [witness.relative(record["name"]) for record in witness.records(manifest)]
+    data = {name: (store / name).read_bytes() for name in files}
     names = sorted(data)
     for _ in range(count):
         name = rng.choice(names)
@@ -106,24 +104,6 @@ def _of_files(store: Path, rng: random.Random, count: int) -> Iterator[Damage]:
             changed[:] = data[rng.choice(names)]
         if bytes(changed) != data[name]:
             yield Damage(name, f"{kind} at {place}", bytes(changed))
-
-
-def _named(store: Path) -> list[str]:
-    """Return the files of the current generation but for its manifest."""
-    pointer = json.loads((store / "CURRENT").read_bytes())
-    manifest = json.loads((store / "manifests" / pointer["manifest"]).read_bytes())
-    records = [*manifest["shards"], *manifest["exact"]]
-    records += [manifest[k] for k in ("ann", "deleted", "failures", "metadata") if manifest[k]]
-    names = {record["name"] for record in records}
-    return [str(p.relative_to(store)) for p in store.glob("*/*") if p.name in names]
-
-
-def _answered(store: Path) -> Answer:
-    ended = forked(lambda report: _ask(store))
-    if ended.error is not None:
-        raise RuntimeError(ended.trace)
-    answer: Answer = ended.value
-    return answer
 
 
 def _ask(store: Path) -> Answer:
@@ -176,32 +156,27 @@ def _outcome(store: Path, damage: Damage, good: Answer) -> str:
     return "noticed by check alone" if problems else "unseen: neither by the query nor by check"
 
 
-def run_behind(trial: Trial) -> Finding:
+def run_behind(trial: Trial, finding: Finding, folder: Path) -> None:
     """Damage files and make all checksums fit: an error of ours or an answer.
 
     FAISS's own reader can crash over a forged ANN index: such ends are counted, not accused.
     """
-    finding = Finding(trial.mutant is not None)
     rng = trial.random()
-    with workshop() as folder:
-        store = folder / "sync.es"
-        all_scenes(folder, ("sync",))
-        count = trial.count(_FULL_BEHIND)
-        damages = [d for d in _of_files(store, rng, 2 * count) if "swap" not in d.kind][:count]
-        for number, damage in enumerate(damages):
-            forged = folder / "forged.es"
-            shutil.copytree(store, forged, dirs_exist_ok=True)
-            forge(forged, damage)
-            ended = forked(lambda report, at=forged: _open_forged(at, trial.mutant), limit_s=20)
-            kind = damage.file.split("/")[1][0]
-            finding.count("forged files")
-            finding.count(f"{kind}: {ended.value}" if ended.value else f"{kind}: {ended.words}")
-            if ended.value is None and not (ended.signal == signal.SIGSEGV and kind == "a"):
-                finding.accuse(
-                    f"{number} {damage.file}, {damage.kind}: {ended.words} {ended.trace}"
-                )
-            shutil.rmtree(forged)
-    return finding
+    store = folder / "sync.es"
+    all_scenes(folder, ("sync",))
+    count = trial.count(_FULL_BEHIND)
+    damages = [d for d in _of_files(store, rng, 2 * count) if "swap" not in d.kind][:count]
+    for number, damage in enumerate(damages):
+        forged = folder / "forged.es"
+        shutil.copytree(store, forged, dirs_exist_ok=True)
+        forge(forged, damage)
+        ended = forked(lambda report, at=forged: _open_forged(at, trial.mutant), limit_s=20)
+        kind = damage.file.split("/")[1][0]
+        finding.count("forged files")
+        finding.count(f"{kind}: {ended.value}" if ended.value else f"{kind}: {ended.words}")
+        if ended.value is None and not (ended.signal == signal.SIGSEGV and kind == "a"):
+            finding.accuse(f"{number} {damage.file}, {damage.kind}: {ended.words} {ended.trace}")
+        shutil.rmtree(forged)
 
 
 def forge(store: Path, damage: Damage) -> None:
@@ -210,22 +185,24 @@ def forge(store: Path, damage: Damage) -> None:
     path.chmod(0o600)
     path.write_bytes(damage.data)
     sha256 = hashlib.sha256(damage.data).hexdigest()
-    pointer = json.loads((store / "CURRENT").read_bytes())
-    manifest_path = store / "manifests" / pointer["manifest"]
-    manifest = json.loads(manifest_path.read_bytes())
-    records = [*manifest["shards"], *manifest["exact"]]
-    records += [manifest[k] for k in ("ann", "deleted", "failures", "metadata") if manifest[k]]
-    for record in records:
+    _, manifest = witness.current(store)
+    for record in witness.records(manifest):
         if record["name"] == path.name:
             record |= {"bytes": len(damage.data), "sha256": sha256}
             if "footer_bytes" in record:
                 footer = damage.data[-record["footer_bytes"] :]
                 record["footer_sha256"] = hashlib.sha256(footer).hexdigest()
-    data = json.dumps(manifest).encode()
-    manifest_path.chmod(0o600)
-    manifest_path.write_bytes(data)
+    replace_manifest(store, json.dumps(manifest).encode())
+
+
+def replace_manifest(store: Path, data: bytes) -> None:
+    """Put other bytes in the place of the current manifest, and their checksum into CURRENT."""
+    pointer = json.loads((store / "CURRENT").read_bytes())
+    path = store / "manifests" / pointer["manifest"]
+    path.chmod(0o600)
+    path.write_bytes(data)
     pointer |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (store / "CURRENT").write_bytes(json.dumps(pointer).encode())
+    (store / "CURRENT").write_text(json.dumps(pointer))
 
 
 def _open_forged(store: Path, mutant: str | None) -> str:

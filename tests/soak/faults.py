@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 from embedsearch.errors import StorageError
-from tests.soak.finding import Finding, Trial, workshop
+from tests.soak.finding import Finding, Trial
 from tests.soak.forge import forked
 from tests.soak.kills import ENOUGH, judge_after, traced
 from tests.soak.scenes import Scene, all_scenes
@@ -31,9 +31,8 @@ _ALL_FAULTS_SHARE = 0.02  # below, some of them by chance
 _SOME_FAULTS = 8
 
 
-def run(trial: Trial) -> Finding:
+def run(trial: Trial, finding: Finding, folder: Path) -> None:
     """Let `share` of all calls of every scene fail, each in all its ways."""
-    finding = Finding(trial.mutant is not None)
     faults = [
         (call, error, lasting)
         for call, errors in FAULTS
@@ -42,17 +41,15 @@ def run(trial: Trial) -> Finding:
     ]
     if trial.share < _ALL_FAULTS_SHARE:
         faults = trial.random().sample(faults, _SOME_FAULTS)
-    with workshop() as folder:
-        for scene in all_scenes(folder, trial.scenes):
-            for fault in faults:
-                _fail_at(trial, finding, scene, fault, folder / "f.es")
-    return finding
+    for scene in all_scenes(folder, trial.scenes):
+        for fault in faults:
+            _fail_at(trial, finding, scene, fault, folder / "f.es")
 
 
 def _fail_at(
     trial: Trial, finding: Finding, scene: Scene, fault: tuple[str, str, str], store: Path
 ) -> None:
-    """Let the n-th call fail for every n, until as many runs as there are steps saw no failure."""
+    """Let the n-th call fail for every n, until two runs one after the other see no failure."""
     call, error, lasting = fault
     step = trial.every()
     quiet = 0
@@ -82,18 +79,15 @@ def _is_import(trace: str) -> bool:
     return "ImportError" in trace or "ModuleNotFoundError" in trace
 
 
-def run_full(trial: Trial) -> Finding:
+def run_full(trial: Trial, finding: Finding, folder: Path) -> None:
     """Index onto file systems of 40 kB to 4 MB, then give them room and run again."""
-    finding = Finding(trial.mutant is not None)
-    with workshop() as folder:
-        scenes = all_scenes(folder, trial.scenes)
-        disk = folder / "disk"
-        disk.mkdir()
-        sizes = [40 * 2 ** (step / 4) for step in range(28)]
-        for scene in scenes:
-            for size in sizes[trial.seed % trial.every() :: trial.every()]:
-                _fill(trial, finding, scene, disk, round(size))
-    return finding
+    scenes = all_scenes(folder, trial.scenes)
+    disk = folder / "disk"
+    disk.mkdir()
+    sizes = [40 * 2 ** (step / 4) for step in range(28)]
+    for scene in scenes:
+        for size in sizes[trial.seed % trial.every() :: trial.every()]:
+            _fill(trial, finding, scene, disk, round(size))
 
 
 def _fill(trial: Trial, finding: Finding, scene: Scene, disk: Path, kilobytes: int) -> None:

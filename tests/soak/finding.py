@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import random
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -31,15 +27,6 @@ class Trial:
     def every(self) -> int:
         """Return the step that does `share` of all points."""
         return max(1, round(1 / self.share))
-
-
-@contextmanager
-def workshop() -> Iterator[Path]:
-    """Yield a folder to break things in, in memory where that can be had."""
-    memory = Path("/dev/shm")
-    parent = memory if memory.is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="embedsearch-soak-", dir=parent) as folder:
-        yield Path(folder)
 
 
 class Caught(Exception):

@@ -64,6 +64,17 @@ class Ended:
         return f"{type(self.error).__name__}: {self.error}" if self.error else "done"
 
     @property
+    def has_failed(self) -> bool:
+        """Return whether it did not get to its end."""
+        return self.error is not None or self.signal != 0
+
+    def result(self) -> Any:
+        """Return what the work returned. Raises RuntimeError where it did not get to its end."""
+        if self.has_failed:
+            raise RuntimeError(self.trace or self.words)
+        return self.value
+
+    @property
     def is_expected(self) -> bool:
         """Return whether it was done, or failed in a way that is ours."""
         return not self.signal and (self.error is None or isinstance(self.error, EmbedSearchError))

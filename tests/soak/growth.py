@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.conftest import paint
 from tests.soak import mutants
-from tests.soak.finding import Finding, Trial, workshop
+from tests.soak.finding import Finding, Trial
 from tests.soak.forge import forked
 from tests.soak.scenes import indexing
 
@@ -22,27 +22,24 @@ _SHORT = (2_000, 12_000)
 _ALLOWED_SHORT = 9_000  # vectors of the first shard, twice, and what is warm only by then
 
 
-def run(trial: Trial) -> Finding:
+def run(trial: Trial, finding: Finding, folder: Path) -> None:
     """Index two folders; small ones if `share` is less than 1."""
-    finding = Finding(trial.mutant is not None)
     peaks = []
     counts, allowed = (_COUNTS, _ALLOWED) if trial.share >= 1 else (_SHORT, _ALLOWED_SHORT)
-    with workshop() as folder:
-        for count in counts:
-            photos = _many(folder / f"{count}", count)
-            ended = forked(
-                lambda report, at=photos: _peak(at, folder / f"{at.name}.es", trial.mutant), 1200
-            )
-            if ended.error is not None:
-                finding.accuse(ended.trace)
-                return finding
-            peaks.append((count, ended.value))
-            finding.count(f"peak MiB at {count:,} images", ended.value >> 20)
+    for count in counts:
+        photos = _many(folder / f"{count}", count)
+        ended = forked(
+            lambda report, at=photos: _peak(at, folder / f"{at.name}.es", trial.mutant), 1200
+        )
+        if ended.has_failed:
+            finding.accuse(f"{count:,} images: {ended.words} {ended.trace}")
+            return
+        peaks.append((count, ended.value))
+        finding.count(f"peak MiB at {count:,} images", ended.value >> 20)
     (few, low), (many, high) = peaks[0], peaks[-1]
     finding.count("bytes an image", (high - low) // (many - few))
     if high - low > allowed * (many - few):
         finding.accuse(f"{(high - low) // (many - few)} bytes an image, {allowed} are allowed")
-    return finding
 
 
 def _many(folder: Path, count: int) -> Path:

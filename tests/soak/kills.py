@@ -10,7 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from tests.soak.finding import Finding, Trial, workshop
+from tests.soak.finding import Finding, Trial
 from tests.soak.forge import Child, Ended, forked
 from tests.soak.scenes import Scene, all_scenes
 from tests.soak.witness import examine
@@ -19,14 +19,11 @@ CALLS = ("openat", "write", "fsync", "rename", "unlink", "mkdir", "ftruncate", "
 ENOUGH = 3000  # calls of one kind: a run that makes more is not the one that was meant
 
 
-def run(trial: Trial) -> Finding:
+def run(trial: Trial, finding: Finding, folder: Path) -> None:
     """Kill every scene at `share` of its system calls."""
-    finding = Finding(trial.mutant is not None)
-    with workshop() as folder:
-        for scene in all_scenes(folder, trial.scenes):
-            for call in CALLS:
-                _kill_at(trial, finding, scene, call, folder / "broken.es")
-    return finding
+    for scene in all_scenes(folder, trial.scenes):
+        for call in CALLS:
+            _kill_at(trial, finding, scene, call, folder / "broken.es")
 
 
 def _kill_at(trial: Trial, finding: Finding, scene: Scene, call: str, store: Path) -> None:
@@ -61,43 +58,45 @@ def traced(scene: Scene, store: Path, mutant: str | None, injection: str) -> End
 def judge_after(finding: Finding, scene: Scene, store: Path, ended: Ended, where: str) -> None:
     """Examine what a run left, run it again to its end, and examine that."""
     left = forked(lambda report: examine(store, without_cache=scene.without_cache))
-    if left.error or left.signal:
+    if left.has_failed:
         finding.accuse(f"{where}: {left.words}")
         return
     if words := scene.judge(left.value, ended.reports):
         finding.accuse(f"{where}: {words}")
+    run_again(finding, scene, store, where)
+
+
+def run_again(finding: Finding, scene: Scene, store: Path, where: str) -> None:
+    """Run a scene to its end without repair, and examine what that makes."""
     again = forked(lambda report: scene.work(store))
-    if again.error or again.signal:
+    if again.has_failed:
         finding.accuse(f"{where}: run again, {again.words} {again.trace}")
         return
     final = forked(lambda report: examine(store))
-    if final.error or final.signal:
-        finding.accuse(f"{where}: run again, {final.words}")
+    if final.has_failed:
+        finding.accuse(f"{where}: run again, {final.words} {final.trace}")
     elif words := scene.judge_final(final.value):
         finding.accuse(f"{where}: {words}")
 
 
-def run_random(trial: Trial) -> Finding:
+def run_random(trial: Trial, finding: Finding, folder: Path) -> None:
     """Kill scenes at random moments; where a run was quicker, it was no kill."""
-    finding = Finding(trial.mutant is not None)
     rng = trial.random()
-    with workshop() as folder:
-        scenes = all_scenes(folder, trial.scenes)
-        lengths = {scene.name: _seconds(scene, folder / "timed.es") for scene in scenes}
-        while finding.figures["kills"] < trial.count(1000):
-            scene = rng.choice(scenes)
-            store = scene.copy(folder / "broken.es")
-            child = Child(lambda report, s=scene, at=store: s.run(at, trial.mutant, report))
-            time.sleep(rng.uniform(0, lengths[scene.name]))
-            child.kill()
-            ended = child.join()
-            if not ended.signal:
-                finding.count("runs that were quicker")
-                continue
-            finding.count("kills")
-            where = f"{scene.name}, kill {finding.figures['kills']}"
-            judge_after(finding, scene, store, ended, where)
-    return finding
+    scenes = all_scenes(folder, trial.scenes)
+    lengths = {scene.name: _seconds(scene, folder / "timed.es") for scene in scenes}
+    while finding.figures["kills"] < trial.count(1000):
+        scene = rng.choice(scenes)
+        store = scene.copy(folder / "broken.es")
+        child = Child(lambda report, s=scene, at=store: s.run(at, trial.mutant, report))
+        time.sleep(rng.uniform(0, lengths[scene.name]))
+        child.kill()
+        ended = child.join()
+        if not ended.signal:
+            finding.count("runs that were quicker")
+            continue
+        finding.count("kills")
+        where = f"{scene.name}, kill {finding.figures['kills']}"
+        judge_after(finding, scene, store, ended, where)
 
 
 def _seconds(scene: Scene, store: Path) -> float:

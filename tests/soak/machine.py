@@ -39,10 +39,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     finding: ClassVar[Finding]
     mutant: ClassVar[str | None]
+    workshop: ClassVar[Path]
 
     def __init__(self) -> None:
         super().__init__()
-        self.base = Path(tempfile.mkdtemp(dir="/dev/shm", prefix="embedsearch-soak-"))
+        self.base = Path(tempfile.mkdtemp(dir=self.workshop))
         self.folder, self.store = self.base / "photos", self.base / "s.es"
         self.clock = 10**18
         self.content: dict[str, int] = {}
@@ -108,8 +109,8 @@ class StoreMachine(RuleBasedStateMachine):
     def index(self) -> None:
         """A run from start to end."""
         ended = self._do(lambda: indexing(self.folder, checkpoint_images=2)(self.store))
-        assert ended.error is None and not ended.signal, ended.trace or ended.words
-        counted = ended.value.found, ended.value.failed
+        report = ended.result()
+        counted = report.found, report.failed
         assert counted == (len(self.content), sum(seed < 0 for seed in self.content.values()))
         self.indexed = dict(self.content)
         self._compare()
@@ -144,8 +145,7 @@ class StoreMachine(RuleBasedStateMachine):
     def sweep(self) -> None:
         """A writer opens the store, sweeps, and leaves."""
         if self.indexed is not None:
-            ended = self._do(self._open_writer)
-            assert ended.error is None, ended.trace
+            self._do(self._open_writer).result()
             self._compare()
 
     def _open_writer(self) -> None:
@@ -161,8 +161,7 @@ class StoreMachine(RuleBasedStateMachine):
         path = rng.choice([self.store / "CURRENT", *sorted(self.store.glob("ann/*"))])
         path.chmod(0o600)
         path.write_bytes(path.read_bytes()[: rng.randrange(60)])
-        ended = self._do(lambda: repair(self.store))
-        assert ended.error is None, ended.trace
+        self._do(lambda: repair(self.store)).result()
         self._compare()
 
     @rule()
@@ -172,9 +171,7 @@ class StoreMachine(RuleBasedStateMachine):
             self._compare()
 
     def _examined(self) -> Account | None:
-        ended = self._do(lambda: examine(self.store) if self.store.exists() else None)
-        assert ended.error is None and not ended.signal, ended.trace or ended.words
-        account: Account | None = ended.value
+        account: Account | None = self._do(lambda: examine(self.store)).result()
         return account
 
     def _compare(self) -> None:
@@ -189,10 +186,10 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.vectors.setdefault(seed, rows[key]) == rows[key], f"{key!r}: other vector"
 
 
-def run(trial: Trial) -> Finding:
+def run(trial: Trial, finding: Finding, folder: Path) -> None:
     """Run `share` of the sequences."""
-    finding = Finding()
     StoreMachine.finding, StoreMachine.mutant = finding, trial.mutant
+    StoreMachine.workshop = folder
     machine = hypothesis.seed(trial.seed)(StoreMachine)
     try:
         run_state_machine_as_test(
@@ -208,4 +205,3 @@ def run(trial: Trial) -> Finding:
         )
     except Exception as error:
         finding.accuse(f"{type(error).__name__}: {error} {getattr(error, '__notes__', '')}")
-    return finding

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -13,7 +14,6 @@ from typing import Any
 from embedsearch.store import files, lock, writer
 from embedsearch.store.manifest import Manifest
 
-PICTURE_MUTANTS = ("runs_code",)  # of the decoder, see pictures.py
 MUTANTS: dict[str, Callable[[], None]] = {}
 
 
@@ -137,6 +137,7 @@ def loses_a_row() -> None:
 @_mutant
 def shared_fate() -> None:
     """A worker that dies takes all that it was given with it. The decoder dies of some files."""
+    os.environ["SOAK_MUTANT"] = "shared_fate"  # for the workers, see pictures.py
     from embedsearch.decode import pool
     from embedsearch.records import Reason
 
@@ -148,6 +149,12 @@ def shared_fate() -> None:
         self._replace(worker, waiting)
 
     pool.DecodePool._bury = bury
+
+
+@_mutant
+def runs_code() -> None:
+    """A decoder starts a process."""
+    os.environ["SOAK_MUTANT"] = "runs_code"  # for the workers, see pictures.py
 
 
 @_mutant

@@ -20,7 +20,7 @@ from embedsearch.decode.process import DecodeJob
 from embedsearch.records import ImageRef
 from tests.conftest import REPOSITORY, SAMPLES, SHARED, paint
 from tests.soak import mutants
-from tests.soak.finding import Finding, Trial, workshop
+from tests.soak.finding import Finding, Trial
 
 _FULL = 20_000
 _FULL_DEADLY = 2_000
@@ -35,7 +35,7 @@ import os
 from tests.soak.guard import Guard
 import embedsearch.decode.image as image
 
-mutant, deadly = os.environ["SOAK_MUTANT"], os.environ["SOAK_DEADLY"]
+mutant, deadly = os.environ.get("SOAK_MUTANT"), os.environ["SOAK_DEADLY"]
 
 def note(words):
     out = os.open(os.environ["SOAK_NOTE"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -62,42 +62,37 @@ image.decode = decode
 """
 
 
-def run(trial: Trial) -> Finding:
+def run(trial: Trial, finding: Finding, folder: Path) -> None:
     """Decode mutations of the seeds, and good pictures between them, which must stay good."""
-    return _decode(trial, _FULL, deadly=False)
+    note = _hook(folder, deadly=False)
+    _decode(trial, finding, folder, _FULL)
+    if note.exists():
+        for line in note.read_text().splitlines()[:5]:
+            finding.accuse(f"a decoder did: {line}")
 
 
-def run_deadly(trial: Trial) -> Finding:
+def run_deadly(trial: Trial, finding: Finding, folder: Path) -> None:
     """The same with a decoder that dies of every fiftieth file: a stand-in for a crash in C."""
-    return _decode(trial, _FULL_DEADLY, deadly=True)
+    _hook(folder, deadly=True)
+    _decode(trial, finding, folder, _FULL_DEADLY)
 
 
-def _decode(trial: Trial, full: int, *, deadly: bool) -> Finding:
-    finding = Finding(trial.mutant is not None)
+def _decode(trial: Trial, finding: Finding, folder: Path, full: int) -> None:
+    mutants.apply(trial.mutant)
     rng = trial.random()
-    if trial.mutant == "shared_fate":
-        mutants.apply(trial.mutant)
-    with workshop() as folder:
-        note = _hook(folder, trial.mutant, deadly=deadly)
-        seeds = _seeds(folder / "seeds")
-        wanted = trial.count(full)
-        with DecodePool(64, _LIMITS, workers=2) as pool:
-            while finding.figures["mutated images"] < wanted:
-                _round(finding, pool, seeds, rng, folder / "round")
-        if note.exists():
-            for line in note.read_text().splitlines()[:5]:
-                finding.accuse(f"a decoder did: {line}")
-    return finding
+    seeds = _seeds(folder / "seeds")
+    with DecodePool(64, _LIMITS, workers=2) as pool:
+        while finding.figures["mutated images"] < trial.count(full):
+            _round(finding, pool, seeds, rng, folder / "round")
 
 
-def _hook(folder: Path, mutant: str | None, *, deadly: bool) -> Path:
+def _hook(folder: Path, *, deadly: bool) -> Path:
     """Have workers start with the hook; return where it writes."""
     (folder / "hook").mkdir()
     (folder / "hook" / "sitecustomize.py").write_text(HOOK)
     note = folder / "note.txt"
     path = f"{folder / 'hook'}:{REPOSITORY}"
-    os.environ |= {"PYTHONPATH": path, "SOAK_NOTE": str(note)}
-    os.environ |= {"SOAK_MUTANT": mutant or "", "SOAK_DEADLY": "yes" if deadly else ""}
+    os.environ |= {"PYTHONPATH": path, "SOAK_NOTE": str(note), "SOAK_DEADLY": "yes" * deadly}
     return note
 
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.soak import mutants
-from tests.soak.finding import Finding, Trial, workshop
+from tests.soak.finding import Finding, Trial
 from tests.soak.forge import Report, forked
+from tests.soak.kills import run_again
 from tests.soak.scenes import Scene, all_scenes
 from tests.soak.witness import examine
 
@@ -124,11 +124,10 @@ class _Disk:
 
     def states(self, rng: random.Random) -> Iterator[dict[str, bytes | None]]:
         """Yield what may be found on the disk after a power cut now."""
-        whole = dict(self.now)
         yield _contents(self.safe, lambda file: file.safe)
-        yield _contents(whole, lambda file: file.safe)
+        yield _contents(self.now, lambda file: file.safe)
         yield _contents(self.safe, lambda file: file.now)
-        yield _contents(whole, lambda file: file.now[: max(len(file.safe), len(file.now) // 2)])
+        yield _contents(self.now, lambda file: file.now[: max(len(file.safe), len(file.now) // 2)])
         for _ in range(_RANDOM_STATES):
             names = dict(self.safe)
             for change in self.pending:
@@ -261,13 +260,29 @@ class _Recorder:
         return call
 
 
-def run(trial: Trial) -> Finding:
+@dataclass(frozen=True)
+class _State:
+    """What a disk may hold after a cut: files, None for folders; and what was acknowledged."""
+
+    where: str
+    files: dict[str, bytes | None]
+    acknowledged: list[tuple[int, int]]
+
+    def lay(self, folder: Path) -> None:
+        """Write it out."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for path, data in self.files.items():
+            if data is None:
+                (folder / path).mkdir()
+            else:
+                (folder / path).write_bytes(data)
+
+
+def run(trial: Trial, finding: Finding, folder: Path) -> None:
     """Cut the power after `share` of the calls of every scene."""
-    finding = Finding(trial.mutant is not None)
-    with workshop() as folder:
-        for scene in all_scenes(folder, trial.scenes):
-            _cut(trial, finding, scene, folder)
-    return finding
+    for scene in all_scenes(folder, trial.scenes):
+        _cut(trial, finding, scene, folder)
 
 
 def _cut(trial: Trial, finding: Finding, scene: Scene, folder: Path) -> None:
@@ -279,17 +294,16 @@ def _cut(trial: Trial, finding: Finding, scene: Scene, folder: Path) -> None:
 
     def record(report: Report) -> list[Call]:
         recorder = _Recorder(disk_folder)
-        mutants.apply(trial.mutant)
-        scene.run(disk_folder / "s.es", None, recorder.acknowledged)
+        scene.run(disk_folder / "s.es", trial.mutant, recorder.acknowledged)
         return recorder.calls
 
     ended = forked(record)
-    if ended.error is not None or ended.signal:
+    if ended.has_failed:
         finding.accuse(f"{scene.name}: {ended.words} {ended.trace}")
         return
     rng = trial.random()
     acknowledged: list[tuple[int, int]] = []
-    states: list[tuple[str, dict[str, bytes | None], list[tuple[int, int]]]] = []
+    states: list[_State] = []
     for number, call in enumerate(ended.value):
         if call[0] == "acknowledged":
             acknowledged = [*acknowledged, call[1]]
@@ -298,60 +312,32 @@ def _cut(trial: Trial, finding: Finding, scene: Scene, folder: Path) -> None:
         if number % trial.every() == trial.seed % trial.every() or call[0] == "acknowledged":
             for kind, state in enumerate(disk.states(rng)):
                 where = f"{scene.name}, cut {number} ({call[0]} {str(call[1])[:60]}), state {kind}"
-                states.append((where, state, acknowledged))
+                states.append(_State(where, state, acknowledged))
             finding.count("power cuts")
     for start in range(0, len(states), _BATCH):
         some = states[start : start + _BATCH]
         done = forked(lambda report, some=some: _examine(some, scene, folder / "state"))
         finding.count("states", len(some))
-        if done.error is not None or done.signal:
-            finding.accuse(f"{scene.name}, states from {some[0][0]}: {done.words} {done.trace}")
+        if done.has_failed:
+            finding.accuse(f"{some[0].where} and after: {done.words} {done.trace}")
         for words in done.value or []:
             finding.accuse(words)
-    for where, state, _ in states[::_AGAIN]:
-        _run_again(finding, scene, where, state, folder / "state")
+    for state in states[::_AGAIN]:
+        finding.count("states run again")
+        state.lay(folder / "state")
+        run_again(finding, scene, folder / "state" / "s.es", state.where)
 
 
-def _examine(
-    states: list[tuple[str, dict[str, bytes | None], list[tuple[int, int]]]],
-    scene: Scene,
-    folder: Path,
-) -> list[str]:
+def _examine(states: list[_State], scene: Scene, folder: Path) -> list[str]:
     """In a child: return what is wrong with each state."""
     found = []
-    for where, state, acknowledged in states:
-        _lay(state, folder)
+    for state in states:
+        state.lay(folder)
         try:
             account = examine(folder / "s.es", without_cache=scene.without_cache)
         except Exception as error:
-            found.append(f"{where}: {type(error).__name__}: {error}")
+            found.append(f"{state.where}: {type(error).__name__}: {error}")
             continue
-        if words := scene.judge(account, acknowledged):
-            found.append(f"{where}: {words}")
+        if words := scene.judge(account, state.acknowledged):
+            found.append(f"{state.where}: {words}")
     return found
-
-
-def _run_again(
-    finding: Finding, scene: Scene, where: str, state: dict[str, bytes | None], folder: Path
-) -> None:
-    _lay(state, folder)
-    again = forked(lambda report: scene.work(folder / "s.es"))
-    final = forked(lambda report: examine(folder / "s.es"))
-    finding.count("states run again")
-    for ended in (again, final):
-        if ended.error is not None or ended.signal:
-            finding.accuse(f"{where}: run again, {ended.words} {ended.trace}")
-            return
-    if words := scene.judge_final(final.value):
-        finding.accuse(f"{where}: {words}")
-
-
-def _lay(state: dict[str, bytes | None], folder: Path) -> None:
-    """Write a state out."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    for path, data in state.items():
-        if data is None:
-            (folder / path).mkdir()
-        else:
-            (folder / path).write_bytes(data)

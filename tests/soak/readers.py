@@ -23,8 +23,9 @@ from embedsearch.store.manifest import Manifest
 from embedsearch.store.writer import StoreWriter
 from tests.conftest import paint
 from tests.soak import mutants
-from tests.soak.finding import Finding, Trial, workshop
-from tests.soak.forge import Child, Ended, Report
+from tests.soak.finding import Finding, Trial
+from tests.soak.forge import Child, Ended, Report, forked
+from tests.soak.scenes import indexing
 
 _IMAGES = 30
 _COMMITS = 50
@@ -57,37 +58,31 @@ class _Marking:
         return np.tile(self._vector, (len(pixels), 1))
 
 
-def run(trial: Trial) -> Finding:
+def run(trial: Trial, finding: Finding, folder: Path) -> None:
     """Let readers ask while a writer commits, and one sleep through some of it."""
-    finding = Finding(trial.mutant is not None)
-    with workshop() as folder:
-        photos, store = folder / "photos", folder / "s.es"
-        _index(photos, store, 0)
-        commits = max(6, trial.count(_COMMITS))
-        quiet = _read_for(store, 1.0)
-        sleeper = Child(lambda report: _sleep_through(store, report))
-        time.sleep(0.5)
-        sleeper.kill(signal.SIGSTOP)
-        readers = [
-            Child(lambda report, n=number: _read(store, n, report))
-            for number in range(max(2, trial.count(_READERS)))
-        ]
-        writer = Child(lambda report: _write(photos, store, commits, trial.mutant, report))
-        written = writer.join(commits * 20)
-        (folder / "over").touch()
-        sleeper.kill(signal.SIGCONT)
-        answers = [(reader.join(), number) for number, reader in enumerate(readers)]
-        if written.error is not None:
-            finding.accuse(f"the writer: {written.words} {written.trace}")
-        for ended, number in answers:
-            _judge(finding, ended, written.reports, f"reader {number}")
-        slept = sleeper.join()
-        finding.count("answers over a sleep", len(slept.value or ()))
-        if slept.error is not None or len(set(slept.value)) != 1:
-            finding.accuse(f"the reader that slept: {slept.words} {slept.trace} {slept.value}")
-        finding.count("commits", len(written.reports))
-        _compare(finding, quiet, [a for ended, _ in answers for a in ended.value or ()])
-    return finding
+    photos, store = folder / "photos", folder / "s.es"
+    _index(photos, store, 0)
+    commits = max(6, trial.count(_COMMITS))
+    quiet: list[_Answer] = forked(lambda report: _read(store, 1.0)).result()
+    sleeper = Child(lambda report: _sleep_through(store))
+    time.sleep(0.5)
+    sleeper.kill(signal.SIGSTOP)
+    readers = [Child(lambda report: _read(store)) for _ in range(max(2, trial.count(_READERS)))]
+    writer = Child(lambda report: _write(photos, store, commits, trial.mutant, report))
+    written = writer.join(commits * 20)
+    (folder / "over").touch()
+    sleeper.kill(signal.SIGCONT)
+    answers = [reader.join() for reader in readers]
+    if written.has_failed:
+        finding.accuse(f"the writer: {written.words} {written.trace}")
+    for number, ended in enumerate(answers):
+        _judge(finding, ended, written.reports, f"reader {number}")
+    slept = sleeper.join()
+    finding.count("answers over a sleep", len(slept.value or ()))
+    if slept.has_failed or len(set(slept.value)) != 1:
+        finding.accuse(f"the reader that slept: {slept.words} {slept.trace} {slept.value}")
+    finding.count("commits", len(written.reports))
+    _compare(finding, quiet, [answer for ended in answers for answer in ended.value or ()])
 
 
 def _index(photos: Path, store: Path, mark: int) -> None:
@@ -95,13 +90,10 @@ def _index(photos: Path, store: Path, mark: int) -> None:
     for number in range(_IMAGES):
         path = paint(photos / f"{number}.png", 1000 * mark + number)
         os.utime(path, ns=(10**18 + mark * 10**9, 10**18 + mark * 10**9))
-    embedsearch.index(
-        photos,
-        store=store,
-        workers=1,
-        extractor_factory=lambda spec, *_: _Marking(spec, mark),
-        **({} if store.exists() else {"model": "packaged"}),
+    marking = indexing(
+        photos, checkpoint_images=10_000, extractor_factory=lambda spec, *_: _Marking(spec, mark)
     )
+    marking(store)
 
 
 def _write(photos: Path, store: Path, commits: int, mutant: str | None, report: Report) -> None:
@@ -128,15 +120,7 @@ def _ask(searcher: Any) -> tuple[int, ...]:
     return tuple(round(math.acos(min(1.0, hit.score)) / _STEP) for hit in hits)
 
 
-def _read_for(store: Path, seconds: float) -> list[_Answer]:
-    ended = Child(lambda report: _read(store, 0, report, seconds)).join()
-    if ended.error is not None:
-        raise RuntimeError(ended.trace)
-    answers: list[_Answer] = ended.value
-    return answers
-
-
-def _read(store: Path, number: int, report: Report, seconds: float = math.inf) -> list[_Answer]:
+def _read(store: Path, seconds: float = math.inf) -> list[_Answer]:
     """In a child: open, ask and close, over and over."""
     answers = []
     until = time.monotonic() + seconds
@@ -149,7 +133,7 @@ def _read(store: Path, number: int, report: Report, seconds: float = math.inf) -
     return answers
 
 
-def _sleep_through(store: Path, report: Report) -> list[tuple[int, ...]]:
+def _sleep_through(store: Path) -> list[tuple[int, ...]]:
     """In a child: answer from one generation, however many are committed meanwhile."""
     answers = []
     with embedsearch.open_store(store) as searcher:
@@ -163,7 +147,7 @@ def _sleep_through(store: Path, report: Report) -> list[tuple[int, ...]]:
 def _judge(
     finding: Finding, ended: Ended, commits: list[tuple[float, float, int]], who: str
 ) -> None:
-    if ended.error is not None or ended.signal:
+    if ended.has_failed:
         finding.accuse(f"{who}: {ended.words} {ended.trace}")
         return
     last = -1

@@ -27,6 +27,7 @@ from tests.soak.witness import Account, examine
 
 IMAGES = 60
 CHECKPOINT = 20
+Work = Callable[[Path], object]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Scene:
 
     name: str
     base: Path | None  # a store, None where there is none before
-    work: Callable[[Path], object]
+    work: Work
     before: Account | None
     final: Account
     vectors: dict[bytes, bytes] = field(repr=False)  # of every picture in play, by digest
@@ -109,15 +110,19 @@ def extractor_of(
     return CountingExtractor(spec.dim)
 
 
-def indexing(*folders: Path, **options: object) -> Callable[[Path], object]:
+def indexing(*folders: Path, **options: object) -> Work:
     """Return work that indexes folders with the stand-in."""
-    settings: dict[str, object] = {"workers": 1, "checkpoint_images": CHECKPOINT, **options}
+    settings: dict[str, object] = {
+        "workers": 1,
+        "checkpoint_images": CHECKPOINT,
+        "extractor_factory": extractor_of,
+        **options,
+    }
 
     def work(store: Path) -> object:
         return embedsearch.index(
             folders,
             store=store,
-            extractor_factory=extractor_of,
             **({} if (store / "CURRENT").exists() else {"model": "packaged"}),
             **settings,
         )
@@ -128,7 +133,7 @@ def indexing(*folders: Path, **options: object) -> Callable[[Path], object]:
 def _scene(
     name: str,
     base: Path | None,
-    work: Callable[[Path], object],
+    work: Work,
     at: Path,
     *,
     without_cache: bool = False,
@@ -137,21 +142,24 @@ def _scene(
     if base is not None:
         shutil.copytree(base, at)
     before = None if base is None else _examined(base, without_cache=without_cache)
-    ended = forked(lambda report: work(at))
-    if ended.error is not None:
-        raise RuntimeError(ended.trace)
-    final = _examined(at)
-    assert final is not None, "it was run to its end"
+    final = finished(work, at)
     rows = [*final.rows.values(), *({} if before is None else before.rows).values()]
     by_digest = {row.digest: row.vector for row in rows if row.digest != bytes(32)}
     return Scene(name, base, work, before, final, by_digest, without_cache)
 
 
+def finished(work: Work, store: Path) -> Account:
+    """Do work to its end, and return the account of what it made."""
+    forked(lambda report: work(store)).result()
+    account = _examined(store)
+    assert account is not None, "it was run to its end"
+    return account
+
+
 def _examined(store: Path, *, without_cache: bool = False) -> Account | None:
-    ended = forked(lambda report: examine(store, without_cache=without_cache))
-    if ended.error is not None:
-        raise RuntimeError(ended.trace)
-    account: Account | None = ended.value
+    account: Account | None = forked(
+        lambda report: examine(store, without_cache=without_cache)
+    ).result()
     return account
 
 
@@ -159,14 +167,14 @@ def all_scenes(at: Path, names: tuple[str, ...] = ()) -> list[Scene]:
     """Build the scenes of these names below a folder, all of them where none is named."""
     photos = _photos(at / "photos", range(IMAGES))
     whole = at / "whole.es"
-    _finish(indexing(photos), whole)
+    finished(indexing(photos), whole)
     later = _changed(photos, at / "later")
     table = at / "labels.csv"
     lines = [f"{path.name},{number}" for number, path in enumerate(sorted(later.rglob("*.png")))]
     table.write_text("name,label\n" + "\n".join(lines) + "\n")
     first, second = _vectors(at / "first", 0), _vectors(at / "second", 20)
     imported = at / "imported.es"
-    _finish(_importing(first), imported)
+    finished(_importing(first), imported)
     sync = indexing(photos, checkpoint_images=6, ann="IVF4,SQ8")
     # Roots are known by their paths, so the changed folder takes the place of the first one.
     shutil.rmtree(photos)
@@ -188,12 +196,6 @@ def all_scenes(at: Path, names: tuple[str, ...] = ()) -> list[Scene]:
         for name, (base, work) in made.items()
         if name in (names or made)
     ]
-
-
-def _finish(work: Callable[[Path], object], store: Path) -> None:
-    ended = forked(lambda report: work(store))
-    if ended.error is not None:
-        raise RuntimeError(ended.trace)
 
 
 def _photos(folder: Path, seeds: range) -> Path:
@@ -232,7 +234,7 @@ def _vectors(folder: Path, start: int) -> Path:
     return folder
 
 
-def _importing(folder: Path) -> Callable[[Path], object]:
+def _importing(folder: Path) -> Work:
     def work(store: Path) -> object:
         paths = folder / "paths.txt"
         return import_vectors(

@@ -9,6 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -46,25 +47,38 @@ class Contradiction(Exception):
     """A store that does not agree with itself."""
 
 
+def current(store: Path) -> tuple[str, dict[str, Any]]:
+    """Return the relative path of the current manifest, and what it says."""
+    pointer = json.loads((store / "CURRENT").read_bytes())
+    name = f"manifests/{pointer['manifest']}"
+    return name, json.loads(_file(store, name, pointer["sha256"]))
+
+
+def records(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what a manifest says of each of its files."""
+    single = ("ann", "deleted", "failures", "metadata")
+    several = [*manifest["shards"], *manifest["exact"]]
+    return several + [manifest[kind] for kind in single if manifest[kind] is not None]
+
+
+def relative(name: str) -> str:
+    """Return where in a store a file of this name lies."""
+    return f"{_FOLDERS[name[0]]}/{name}"
+
+
 def read(store: Path, *, without_cache: bool = False) -> Account | None:
     """Return the account of the current generation, None where none was committed yet.
 
     FAISS files may be missing `without_cache`. Raises Contradiction.
     """
-    pointer_path = store / "CURRENT"
-    if not pointer_path.exists():
+    if not (store / "CURRENT").exists():
         left = {path.name for path in store.glob("manifests/*")} - {"m-00000001.json"}
         if left:
             raise Contradiction(f"no CURRENT, but {sorted(left)}")
         return None
     try:
-        pointer = json.loads(pointer_path.read_bytes())
-        name = f"manifests/{pointer['manifest']}"
-        manifest = json.loads(_file(store, name, pointer["sha256"]))
-        records = [*manifest["shards"], *manifest["exact"]]
-        single = ("ann", "deleted", "failures", "metadata")
-        records += [manifest[kind] for kind in single if manifest[kind] is not None]
-        files = {_relative(record["name"]): record["sha256"] for record in records}
+        manifest = current(store)[1]
+        files = {relative(record["name"]): record["sha256"] for record in records(manifest)}
         data = {
             name: _file(store, name, sha256)
             for name, sha256 in files.items()
@@ -75,9 +89,9 @@ def read(store: Path, *, without_cache: bool = False) -> Account | None:
         raise Contradiction(f"{type(error).__name__}: {error}") from error
 
 
-def _account(manifest: dict[str, object], files: dict[str, str], data: dict[str, bytes]) -> Account:
+def _account(manifest: dict[str, Any], files: dict[str, str], data: dict[str, bytes]) -> Account:
     def table(record: dict[str, str]) -> pa.Table:
-        return pq.read_table(pa.BufferReader(data[_relative(record["name"])]))
+        return pq.read_table(pa.BufferReader(data[relative(record["name"])]))
 
     dead = set(table(manifest["deleted"])["row"].to_pylist()) if manifest["deleted"] else set()
     rows: dict[tuple[int, bytes], Row] = {}
@@ -104,10 +118,6 @@ def _file(store: Path, name: str, sha256: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != sha256:
         raise Contradiction(f"{name} is not what was committed")
     return data
-
-
-def _relative(name: str) -> str:
-    return f"{_FOLDERS[name[0]]}/{name}"
 
 
 def examine(store: Path, *, without_cache: bool = False) -> Account | None:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from embedsearch.errors import StoreLocked
@@ -18,10 +17,10 @@ from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from tests.conftest import REPOSITORY, paint
 from tests.soak import mutants
-from tests.soak.finding import Finding, Trial, workshop
+from tests.soak.finding import Finding, Trial
 from tests.soak.forge import Child, Ended, forked
-from tests.soak.scenes import indexing
-from tests.soak.witness import Account, Row, examine
+from tests.soak.scenes import Work, finished, indexing
+from tests.soak.witness import examine
 
 _PAIRS = 50
 _SIGNALS = 100
@@ -37,37 +36,21 @@ if mutant:
 from embedsearch.cli import main
 main()
 """
-Work = Callable[[Path], object]
 
 
-def run(trial: Trial) -> Finding:
+def run(trial: Trial, finding: Finding, folder: Path) -> None:
     """Start pairs of writers together; then kill a holder, and stop one."""
-    finding = Finding(trial.mutant is not None)
-    with workshop() as folder:
-        photos = folder / "photos"
-        for seed in range(_IMAGES):
-            paint(photos / f"{seed:03d}.png", seed)
-        work = indexing(photos, checkpoint_images=10)
-        whole = _finished(folder / "whole.es", work)
-        for number in range(trial.count(_PAIRS)):
-            _pair(finding, folder / "pair.es", work, trial.mutant, number)
-            account = _account(folder / "pair.es")
-            if account is None or account.rows != whole:
-                finding.accuse(f"pair {number}: the store is not what one writer makes")
-        _holders(finding, folder / "held.es", work, trial.mutant)
-    return finding
-
-
-def _finished(store: Path, work: Work) -> dict[tuple[int, bytes], Row]:
-    forked(lambda report: work(store))
-    account = _account(store)
-    assert account is not None, "it was run to its end"
-    return account.rows
-
-
-def _account(store: Path) -> Account | None:
-    account: Account | None = forked(lambda report: examine(store)).value
-    return account
+    photos = folder / "photos"
+    for seed in range(_IMAGES):
+        paint(photos / f"{seed:03d}.png", seed)
+    work = indexing(photos, checkpoint_images=10)
+    whole = finished(work, folder / "whole.es").rows
+    for number in range(trial.count(_PAIRS)):
+        _pair(finding, folder / "pair.es", work, trial.mutant, number)
+        account = forked(lambda report: examine(folder / "pair.es")).value
+        if account is None or account.rows != whole:
+            finding.accuse(f"pair {number}: the store is not what one writer makes")
+    _holders(finding, folder / "held.es", work, trial.mutant)
 
 
 def _at(start: float, work: Work, store: Path, mutant: str | None) -> None:
@@ -89,7 +72,7 @@ def _pair(finding: Finding, store: Path, work: Work, mutant: str | None, number:
 
 def _judge_pair(finding: Finding, ended: list[Ended], number: int) -> None:
     """One is done; the other was told of it, or came so late that it found all done."""
-    done = [e for e in ended if e.error is None and not e.signal]
+    done = [e for e in ended if not e.has_failed]
     locked = [e for e in ended if isinstance(e.error, StoreLocked)]
     finding.count("told of the other writer", len(locked))
     if len(done) + len(locked) != 2 or not done:
@@ -114,35 +97,32 @@ def _holders(finding: Finding, store: Path, work: Work, mutant: str | None) -> N
         if number is signal.SIGSTOP:
             holder.kill(signal.SIGCONT)
             ended = holder.join()
-            if ended.error is not None:
+            if ended.has_failed:
                 finding.accuse(f"the holder, woken: {ended.words}")
 
 
-def run_signals(trial: Trial) -> Finding:
+def run_signals(trial: Trial, finding: Finding, folder: Path) -> None:
     """Send SIGINT or SIGTERM to the command line at random moments, with the real network."""
-    finding = Finding(trial.mutant is not None)
     rng = trial.random()
     # A shell starts what it puts into the background with SIGINT ignored, which children inherit.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with workshop() as folder:
-        for seed in range(_PHOTOS):
-            paint(folder / "photos" / f"{seed}.jpg", seed, size=(320, 240))
-        store = folder / "s.es"
-        _command(folder, store, None).communicate()  # the network is converted once
-        for attempt in range(trial.count(_SIGNALS)):
-            if attempt == 0 or rng.random() < 0.3:
-                shutil.rmtree(store, ignore_errors=True)
-            for seed in rng.sample(range(_PHOTOS), 200):
-                paint(folder / "photos" / f"{seed}.jpg", rng.randrange(10**6), size=(320, 240))
-            process = _command(folder, store, trial.mutant)
-            time.sleep(rng.uniform(0.02, 1.5))
-            number = rng.choice((signal.SIGINT, signal.SIGTERM))
-            process.send_signal(number)
-            sent = time.monotonic()
-            _, errors = process.communicate(timeout=60)
-            seconds = time.monotonic() - sent
-            _judge_signal(finding, process.returncode, number, seconds, errors, store, attempt)
-    return finding
+    for seed in range(_PHOTOS):
+        paint(folder / "photos" / f"{seed}.jpg", seed, size=(320, 240))
+    store = folder / "s.es"
+    _command(folder, store, None).communicate()  # the network is converted once
+    for attempt in range(trial.count(_SIGNALS)):
+        if attempt == 0 or rng.random() < 0.3:
+            shutil.rmtree(store, ignore_errors=True)
+        for seed in rng.sample(range(_PHOTOS), 200):
+            paint(folder / "photos" / f"{seed}.jpg", rng.randrange(10**6), size=(320, 240))
+        process = _command(folder, store, trial.mutant)
+        time.sleep(rng.uniform(0.02, 1.5))
+        number = rng.choice((signal.SIGINT, signal.SIGTERM))
+        process.send_signal(number)
+        sent = time.monotonic()
+        _, errors = process.communicate(timeout=60)
+        seconds = time.monotonic() - sent
+        _judge_signal(finding, process.returncode, number, seconds, errors, store, attempt)
 
 
 def _command(folder: Path, store: Path, mutant: str | None) -> subprocess.Popen[str]:
@@ -179,7 +159,7 @@ def _judge_signal(
         finding.accuse(f"{where}: {errors[-600:]}")
     if (store / "CURRENT").exists():
         ended = forked(lambda report: _is_whole(store))
-        if ended.error is not None or ended.value:
+        if ended.has_failed or ended.value:
             finding.accuse(f"{where}: {ended.words} {ended.value}")
 
 
