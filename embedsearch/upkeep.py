@@ -162,7 +162,10 @@ def roll_back(store: Path, generation: int, wait_s: float = 0.0) -> list[str]:
         former = found[generation]
         for problem in problems_of(store, former, read_data=True):
             if not problem.file.startswith("ann/"):
-                raise DamagedStore(problem.words)
+                raise DamagedStore(
+                    f"{store} cannot go back to generation {generation}: its {problem.file} is "
+                    "missing or damaged"
+                )
         # Rows that were undone keep their numbers to themselves.
         writer.commit(replace(former, next_row=max(former.next_row, current.next_row)))
         return [
