@@ -34,6 +34,10 @@ class UsageError(EmbedSearchError):
     exit_code = 2
 
 
+class ImageNotFound(UsageError):
+    """The store has no single image of that key, path or row."""
+
+
 class StoreLocked(EmbedSearchError):
     """Another process is writing to the store, or training to the same file."""
 

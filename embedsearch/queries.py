@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from numbers import Integral
@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.config import DecodeLimits, available_processors
-from embedsearch.decode.pool import DecodedBatch, DecodePool
-from embedsearch.decode.process import DecodeJob
+from embedsearch.batching import MicroBatcher
+from embedsearch.config import DecodeLimits
+from embedsearch.decode.shared import ImageFile, SharedDecoder
 from embedsearch.errors import IncompatibleStore, UnreadableImage, UsageError
 from embedsearch.network.runtime import PixelExtractor, load_extractor
-from embedsearch.paths import printable
-from embedsearch.records import Box, ImageRef, ModelSpec, Reason, check_unit_rows
+from embedsearch.records import Box, ModelSpec, check_unit_rows
 from embedsearch.session import Session
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 # A path, the bytes of an image file, a PIL image, or uint8 (H, W, 3).
 ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]"
 Vector: TypeAlias = npt.NDArray[np.float32]
+IMAGES_AT_ONCE = 32  # decoded and embedded together
 # What an unlike image takes away, of what a like image adds: Rocchio's gamma over beta.
 UNLIKE_WEIGHT = 0.5
 # The weight of a neighbor in an expanded query is its score to this power: Radenović, Tolias and
@@ -92,110 +92,103 @@ _Outcome: TypeAlias = "Vector | UnreadableImage"
 
 
 class QueryEmbedder:
-    """Turns queries into vectors; one decoder pool and one network serve all threads."""
+    """Turns queries into vectors; one set of workers and one network serve all threads.
+
+    What threads ask for at once is decoded, and then embedded, in one batch.
+    """
 
     def __init__(
-        self,
-        spec: ModelSpec,
-        limits: DecodeLimits,
-        device: str,
-        precision: str,
-        session: Session,
-        stored: Callable[[str], Vector],
+        self, spec: ModelSpec, limits: DecodeLimits, device: str, precision: str, session: Session
     ) -> None:
-        """`stored` gives the vector of the image with a key, or raises UsageError."""
-        self._spec = spec
+        self.spec = spec
         self._limits = limits
         self._device = device
         self._precision = precision
         self._session = session
-        self._stored = stored
-        self._lock = threading.Lock()
+        self._loading = threading.Lock()
         self._extractor: PixelExtractor | None = None
-        self._pool: DecodePool | None = None
+        self._decoder = SharedDecoder(
+            spec.input_side, limits, most=IMAGES_AT_ONCE, meanwhile=lambda: self._network()
+        )
+        self._embed_together = MicroBatcher(self._embed, IMAGES_AT_ONCE)
+
+    def fits(self, spec: ModelSpec, limits: DecodeLimits) -> bool:
+        """Return whether it embeds as another generation needs it."""
+        return (self.spec, self._limits) == (spec, limits)
 
     def close(self) -> None:
         """Release processes and memory."""
-        with self._lock:
-            if self._pool is not None:
-                self._pool.close()
-                self._pool = None
+        self._decoder.close()
+        with self._loading:
             self._extractor = None
 
-    def vectors(self, queries: Sequence[Query]) -> list[_Outcome]:
+    def vectors(self, queries: Sequence[Query], stored: Callable[[str], Vector]) -> list[_Outcome]:
         """Return the unit vector of each query, float32 (D,), or why an image gives none.
 
-        Raises UsageError for what is no query.
+        `stored` gives the vector of the image of the store with a key. Raises UsageError for
+        what is no query.
         """
-        parts = [_parts(query) for query in queries]
-        flat = iter(self._embed([part for mix in parts for part in (*mix.like, *mix.unlike)]))
+        mixes = [_parts(query) for query in queries]
+        singles = [part for mix in mixes for part in (*mix.like, *mix.unlike)]
+        flat = iter(self._singles(singles, stored))
         return [
             _mixed([next(flat) for _ in mix.like], [next(flat) for _ in mix.unlike])
-            for mix in parts
+            for mix in mixes
         ]
 
-    def _embed(self, queries: Sequence[Any]) -> list[_Outcome]:
+    def _singles(self, queries: Sequence[Any], stored: Callable[[str], Vector]) -> list[_Outcome]:
         """Return the vector of each query that is no mixture."""
         found: dict[int, _Outcome] = {}
         pixels: dict[int, npt.NDArray[np.uint8]] = {}
-        with self._lock, _folder_for(queries) as folder:
-            jobs: dict[int, DecodeJob] = {}
+        files: dict[int, ImageFile] = {}
+        with _folder_for(queries) as folder:
             for place, query in enumerate(queries):
                 image, box = _whole(query)
                 if isinstance(query, Key):
-                    found[place] = self._stored(query.key)
+                    found[place] = stored(query.key)
                 elif isinstance(image, np.ndarray) and image.ndim == 1 and box is None:
                     found[place] = self._checked(image)
-                elif self._spec.is_foreign:
+                elif self.spec.is_foreign:
                     raise IncompatibleStore(
-                        f"the vectors of this store were made elsewhere, by {self._spec.name}: "
+                        f"the vectors of this store were made elsewhere, by {self.spec.name}: "
                         "ask with a key or with a vector"
                     )
                 elif isinstance(image, bytes | str | os.PathLike):
-                    jobs[place] = decode_job(place, path_of(image, folder, place), box)
+                    name = "the image given" if isinstance(image, bytes) else str(image)
+                    files[place] = ImageFile.at(path_of(image, folder, place), name, box)
                 else:
-                    pixels[place] = _square(image, self._spec.input_side, box)
-            for place, outcome in self._decode(jobs, queries):
+                    pixels[place] = _square(image, self.spec.input_side, box)
+            for place, outcome in zip(files, self._decoder([*files.values()]), strict=True):
                 if isinstance(outcome, UnreadableImage):
                     found[place] = outcome
                 else:
-                    pixels[place] = outcome
-            if pixels:
-                vectors = self._network()(np.stack(list(pixels.values())))
-                for place, vector in zip(pixels, vectors, strict=True):
-                    finite = np.isfinite(vector).all()
-                    found[place] = vector if finite else UnreadableImage(_NOT_FINITE)
+                    pixels[place] = outcome.pixels
+        if pixels:
+            vectors = self._embed_together([*pixels.values()])
+            found |= dict(zip(pixels, vectors, strict=True))
         return [found[place] for place in range(len(queries))]
 
-    def _decode(
-        self, jobs: dict[int, DecodeJob], queries: Sequence[Any]
-    ) -> Iterator[tuple[int, npt.NDArray[np.uint8] | UnreadableImage]]:
-        if not jobs:
-            return
-        if self._pool is None:
-            workers = min(len(jobs), available_processors())
-            self._pool = DecodePool(self._spec.input_side, self._limits, workers=workers)
-        try:
-            batches = self._pool.run(iter(jobs.values()))
-            self._network()  # loads while the worker starts and decodes
-            yield from _outcomes(batches, queries)
-        except BaseException:  # an abandoned stream's late answers must not reach the next one
-            self._pool.close()
-            self._pool = None
-            raise
+    def _embed(self, pixels: list[npt.NDArray[np.uint8]]) -> list[_Outcome]:
+        """Return the embedding of each image, uint8 (S, S, 3)."""
+        vectors = self._network()(np.stack(pixels))
+        return [
+            vector if np.isfinite(vector).all() else UnreadableImage(_NOT_FINITE)
+            for vector in vectors
+        ]
 
     def _network(self) -> PixelExtractor:
-        if self._extractor is None:
-            self._extractor = load_extractor(
-                self._spec, self._device, self._precision, self._session
-            )
-        return self._extractor
+        with self._loading:
+            if self._extractor is None:
+                self._extractor = load_extractor(
+                    self.spec, self._device, self._precision, self._session
+                )
+            return self._extractor
 
     def _checked(self, query: npt.NDArray[Any]) -> Vector:
         vector: Vector = np.asarray(query, dtype=np.float32)
-        if vector.shape != (self._spec.dim,):
+        if vector.shape != (self.spec.dim,):
             raise UsageError(
-                f"a query vector has {self._spec.dim} components here, not {vector.size}"
+                f"a query vector has {self.spec.dim} components here, not {vector.size}"
             )
         try:
             check_unit_rows(vector.reshape(1, -1))
@@ -212,12 +205,6 @@ def drawn_towards(
     total = query.astype(np.float64) + weights @ vectors.astype(np.float64)
     unit: Vector = (total / np.linalg.norm(total)).astype(np.float32)
     return unit
-
-
-def decode_job(place: int, path: str, box: Box | None = None) -> DecodeJob:
-    """Return the job for a real path; its folder may be one that can be passed, not listed."""
-    folder, name = os.path.split(path)
-    return DecodeJob(ImageRef(place, name, -1, -1), folder, box)
 
 
 def path_of(image: str | os.PathLike[str] | bytes, folder: str, place: int) -> str:
@@ -264,21 +251,6 @@ def _whole(query: Any) -> tuple[Any, Box | None]:
     if isinstance(query, Crop):
         return query.image, Box(int(query.x), int(query.y), int(query.width), int(query.height))
     return query, None
-
-
-def _outcomes(
-    batches: Iterator[DecodedBatch], queries: Sequence[Any]
-) -> Iterator[tuple[int, npt.NDArray[np.uint8] | UnreadableImage]]:
-    for batch in batches:
-        for ref, pixels in zip(batch.images.refs, batch.images.pixels, strict=True):
-            yield ref.root, pixels.copy()
-        for failure in batch.failures:
-            image, _ = _whole(queries[failure.root])
-            name = "the image given" if isinstance(image, bytes) else printable(str(image))
-            words = f"{name} cannot be read: {failure.reason} ({failure.detail})"
-            if failure.reason is Reason.VANISHED:
-                words = f"{name}: there is no such file"
-            yield failure.root, UnreadableImage(words)
 
 
 def _square(image: Any, side: int, box: Box | None) -> npt.NDArray[np.uint8]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from datetime import datetime
+from datetime import date, datetime, time
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -162,6 +163,31 @@ class StoredImage:
 
 
 @dataclass(frozen=True)
+class ImageRecord:
+    """An image of the store. Its `row` stays the same until the file changes.
+
+    Width and height are those of the upright picture; all that is not known is 0, "" or None.
+    """
+
+    row: int
+    path: str
+    key: str
+    width: int
+    height: int
+    format: str
+    size_bytes: int
+    taken_at: datetime | None  # local time of the camera, EXIF knows no zone
+    camera: str | None
+    gps: tuple[float, float] | None  # degrees: latitude, longitude
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        values: dict[str, Any] = _json_ready(asdict(self))
+        return values
+
+
+@dataclass(frozen=True)
 class Neighbors:
     """Of one query the k nearest rows, and all that tie with the kth, in no order.
 
@@ -176,13 +202,15 @@ class Neighbors:
 class Hit:
     """One neighbor. `rank` counts from 1; `score` is the cosine in [-1, 1], higher is nearer.
 
-    `percentile` says how many of 100 pairs of images of the store, drawn at random, have a lower
-    cosine; None where the store has too few to tell.
+    `row` is the image's number in the store, the same until the file changes. `percentile` says
+    how many of 100 pairs of images of the store, drawn at random, have a lower cosine; None where
+    the store has too few to tell.
     """
 
     rank: int
     score: float
     percentile: float | None
+    row: int
     path: str
     key: str
     width: int
@@ -191,7 +219,8 @@ class Hit:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
-        return {**asdict(self), "metadata": dict(self.metadata)}
+        values: dict[str, Any] = _json_ready(asdict(self))
+        return values
 
 
 @dataclass(frozen=True)
@@ -482,3 +511,16 @@ class TrainReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
         return asdict(self)
+
+
+def _json_ready(value: Any) -> Any:
+    """Return what JSON can hold: times in ISO 8601, null for what is no number."""
+    if isinstance(value, Mapping):
+        return {str(name): _json_ready(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_ready(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    return value.isoformat() if isinstance(value, date | time) else str(value)

@@ -1,59 +1,44 @@
 """A query to hits: images, keys or vectors in, the nearest images of a store out.
 
-decode and embed (queries.py) → the rows that a filter leaves (filters.py) → the nearest of
-them (neighbors.py) → hits. Everything answers from one generation.
+queries.py makes vectors of what is asked for, generation.py finds the images. Everything answers
+from one generation; a Searcher that follows its store takes up the next one between two calls.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import tempfile
 import threading
-from collections import OrderedDict
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.columns import RowColumns
 from embedsearch.config import (
     DEFAULT_K,
-    DIVERSE_POOL,
     DecodeLimits,
     SearchConfig,
-    available_processors,
     check_device,
     check_precision,
 )
-from embedsearch.decode.pool import DecodePool
-from embedsearch.errors import StoreNotFound, UnreadableImage, UsageError
-from embedsearch.neighbors import Mask, RowSearch
-from embedsearch.queries import (
-    Crop,
-    Key,
-    Mix,
-    Query,
-    QueryEmbedder,
-    Vector,
-    decode_job,
-    drawn_towards,
-    path_of,
-)
-from embedsearch.records import Hit, Neighbors, StoredImage
+from embedsearch.errors import EmbedSearchError, StoreNotFound, UnreadableImage, UsageError
+from embedsearch.generation import QUERIES_AT_ONCE, Generation
+from embedsearch.queries import IMAGES_AT_ONCE, Crop, Key, Mix, Query, QueryEmbedder
+from embedsearch.records import Hit, ImageRecord
 from embedsearch.session import Session
+from embedsearch.store.current import current_pointer
 from embedsearch.store.locate import locate_store
 from embedsearch.store.manifest import Manifest
-from embedsearch.store.snapshot import Snapshot, open_snapshot
+from embedsearch.store.snapshot import open_snapshot
+from embedsearch.thumbnails import Thumbnailer
 
-__all__ = ["Answer", "Crop", "Key", "Mix", "Query", "Searcher", "open_store", "thumbnails"]
+__all__ = ["Answer", "Crop", "Key", "Mix", "Query", "Searcher", "open_store"]
 
-_IMAGES = 32  # embedded at a time
-_QUERIES = 512  # answered at a time: many share the passes over the rows
-_FILTERS_KEPT = 8
-_COLLAPSE_MORE = 4  # times as many are fetched where too few are left after collapsing
+_LOOK_EVERY_S = 2.0  # for a newer generation
 
 
 @dataclass(frozen=True)
@@ -70,35 +55,48 @@ def open_store(
     *,
     device: str = "cpu",
     precision: str = "auto",
+    follow: bool = False,
     session: Session | None = None,
 ) -> Searcher:
     """Open a store for queries; without `store`, the nearest `.embedsearch` upwards.
 
-    Raises StoreNotFound, DamagedStore, IncompatibleStore. Close it, or use it with `with`.
+    It answers from the generation that is the newest now; with `follow`, later ones are taken up
+    as they come, within seconds and without a wait. Raises StoreNotFound, DamagedStore,
+    IncompatibleStore. Close it, or use it with `with`.
     """
     check_device(device)
     check_precision(precision)
-    path = locate_store(store)
-    return Searcher(open_snapshot(path), device, precision, session or Session())
+    return Searcher(locate_store(store), device, precision, follow, session or Session())
+
+
+@dataclass(eq=False)
+class _Opened:
+    """A generation, what embeds and decodes for it, and how many calls are using them."""
+
+    generation: Generation
+    embedder: QueryEmbedder
+    thumbnailer: Thumbnailer
+    users: int = 0
 
 
 class Searcher:
-    """A store opened at one generation. Any number of threads may query it at once."""
+    """A store, open. Any number of threads may use it at once; each call sees one generation."""
 
-    def __init__(self, snapshot: Snapshot, device: str, precision: str, session: Session) -> None:
-        self._snapshot = snapshot
-        self._reading = threading.RLock()  # a Parquet reader is not thread-safe
+    def __init__(
+        self, store: Path, device: str, precision: str, follow: bool, session: Session
+    ) -> None:
+        self._store = store
+        self._device = device
+        self._precision = precision
+        self._session = session
+        # Of what follows. Reentrant: the garbage collector may end an abandoned `answers` any time.
+        self._lock = threading.RLock()
+        self._reloading = threading.Lock()  # held while a generation is opened
         self._is_open = True
-        try:
-            self._rows = RowSearch(snapshot, session)
-            self._columns = RowColumns(snapshot)
-        except BaseException:
-            snapshot.close()
-            raise
-        self._masks: OrderedDict[str, Mask] = OrderedDict()
-        self._embedder = QueryEmbedder(
-            self.manifest.model, self._limits(), device, precision, session, self._stored
-        )
+        self._looked_at = time.monotonic() if follow else None
+        self._trouble: str | None = None
+        self._seen = current_pointer(store)
+        self._opened = self._open(None)
 
     def __enter__(self) -> Searcher:
         return self
@@ -113,16 +111,26 @@ class Searcher:
     @property
     def manifest(self) -> Manifest:
         """Return the manifest of the generation that answers."""
-        return self._snapshot.manifest
+        return self._opened.generation.manifest
+
+    @property
+    def trouble(self) -> str | None:
+        """Return why a newer generation could not be taken up; the older one goes on answering."""
+        self._look()
+        return self._trouble
 
     def close(self) -> None:
-        """Release files, processes and memory; a later query raises StoreNotFound."""
-        self._embedder.close()
-        with self._reading:
+        """Release files, processes and memory, once the calls in progress have ended.
+
+        A later call raises StoreNotFound. A second close does nothing.
+        """
+        with self._lock:
+            if not self._is_open:
+                return
             self._is_open = False
-            self._rows.close()
-            self._snapshot.close()
-            self._masks.clear()
+            idle = not self._opened.users
+        if idle:
+            self._release(self._opened)
 
     def query(
         self,
@@ -144,6 +152,14 @@ class Searcher:
             first: list[Any] = [] if image is None else [image]
             image = Mix([*first, *like], list(unlike))
         return self.query_batch([image], k, **options)[0]
+
+    async def aquery(
+        self, image: Query | None = None, k: int = DEFAULT_K, **options: Any
+    ) -> list[Hit]:
+        """Return what `query` returns, from a thread, while the event loop goes on."""
+        import asyncio  # a fiftieth of a second of a query that does without
+
+        return await asyncio.to_thread(self.query, image, k, **options)
 
     def query_batch(
         self, images: Iterable[Query], k: int = DEFAULT_K, **options: Any
@@ -171,205 +187,140 @@ class Searcher:
         if isinstance(images, str | bytes):
             raise UsageError("several queries are a list; for one image there is query()")
         config = config or _search_config(k, options)
-        for chunk in _chunks(images):
-            vectors = self._vectors(chunk)
-            good = [v for v in vectors if not isinstance(v, UnreadableImage)]
-            hits = iter(self._hits(np.array(good, dtype=np.float32), config) if good else [])
-            for query, vector in zip(chunk, vectors, strict=True):
-                if isinstance(vector, UnreadableImage):
-                    yield Answer(query, [], vector)
-                else:
-                    yield Answer(query, next(hits))
+        with self._using() as opened:
+            generation = opened.generation
+            for chunk in _chunks(images):
+                self._check_open()
+                vectors = opened.embedder.vectors(chunk, generation.vector)
+                good = [v for v in vectors if not isinstance(v, UnreadableImage)]
+                hits = iter(generation.hits(good, config) if good else [])
+                for query, vector in zip(chunk, vectors, strict=True):
+                    if isinstance(vector, UnreadableImage):
+                        yield Answer(query, [], vector)
+                    else:
+                        yield Answer(query, next(hits))
 
     def embed(self, images: Sequence[Query]) -> npt.NDArray[np.float32]:
         """Return the embeddings, float32 (Q, D), unit rows. Raises UnreadableImage."""
-        vectors = self._vectors(images)
+        with self._using() as opened:
+            vectors = opened.embedder.vectors(images, opened.generation.vector)
+            dim = opened.embedder.spec.dim
         for vector in vectors:
             if isinstance(vector, UnreadableImage):
                 raise vector
-        return np.array(vectors, dtype=np.float32).reshape(len(images), self.manifest.model.dim)
+        return np.array(vectors, dtype=np.float32).reshape(len(images), dim)
 
-    def _vectors(self, queries: Sequence[Query]) -> list[Vector | UnreadableImage]:
-        self._check_open()
-        return self._embedder.vectors(queries)
+    def get(self, image: str | int) -> ImageRecord:
+        """Return what the store knows of an image, by its key, its whole path or its row.
+
+        Raises ImageNotFound, also where several folders have that key.
+        """
+        with self._using() as opened:
+            return opened.generation.record(image)
+
+    def thumbnail(self, image: str | int, side: int = 256) -> bytes:
+        """Return an image of the store, upright, as JPEG, its longer side at most `side` pixels.
+
+        The file is decoded anew in a worker process; no link inside an indexed folder is
+        followed. Raises ImageNotFound, UnreadableImage, and UsageError for a side above 1024.
+        """
+        with self._using() as opened:
+            root, key = opened.generation.place(image)
+            return opened.thumbnailer.jpeg(root, key, side)
+
+    def refresh(self) -> bool:
+        """Answer from the newest generation from now on; return whether that is another one.
+
+        Calls in progress end with the one that they began with. Raises StoreNotFound,
+        DamagedStore, IncompatibleStore, and goes on with the old one.
+        """
+        with self._reloading:
+            seen = current_pointer(self._store)
+            if seen == self._seen and self._trouble is None:
+                return False
+            try:
+                opened = self._open(self._opened)
+            except EmbedSearchError as error:
+                self._trouble = str(error)
+                raise
+            with self._lock:
+                stale = opened
+                if self._is_open:
+                    stale, self._opened = self._opened, opened
+                    self._seen, self._trouble = seen, None
+                is_idle = not stale.users
+            if is_idle:
+                self._release(stale)
+            return stale is not opened
+
+    def _open(self, before: _Opened | None) -> _Opened:
+        """Open the newest generation, with what the one before has, where that still fits."""
+        snapshot = open_snapshot(self._store)
+        generation = Generation(snapshot, self._session)
+        spec, limits = snapshot.manifest.model, _limits(snapshot.manifest)
+        if before is not None and before.embedder.fits(spec, limits):
+            return _Opened(generation, before.embedder, before.thumbnailer)
+        embedder = QueryEmbedder(spec, limits, self._device, self._precision, self._session)
+        return _Opened(generation, embedder, Thumbnailer(limits))
+
+    @contextmanager
+    def _using(self) -> Iterator[_Opened]:
+        """Give the generation that answers; it stays open at least as long."""
+        self._look()
+        with self._lock:
+            self._check_open()
+            opened = self._opened
+            opened.users += 1
+        try:
+            yield opened
+        finally:
+            with self._lock:
+                opened.users -= 1
+                is_over = not self._is_open or opened is not self._opened
+                is_last = is_over and not opened.users
+            if is_last:
+                self._release(opened)
+
+    def _release(self, opened: _Opened) -> None:
+        """Close a generation that nobody will use again."""
+        opened.generation.close()
+        if not self._is_open or opened.embedder is not self._opened.embedder:
+            opened.embedder.close()
+            opened.thumbnailer.close()
 
     def _check_open(self) -> None:
         if not self._is_open:
             raise StoreNotFound("this Searcher is closed: open the store again")
 
-    def _limits(self) -> DecodeLimits:
-        """Return the limits, raised as `index` runs did: what is in the store can be asked for."""
-        least, last = DecodeLimits(), self.manifest.run.get("limits", {})
-        return DecodeLimits(
-            max_pixels=max(least.max_pixels, last.get("max_pixels", 0)),
-            max_bytes=max(least.max_bytes, last.get("max_bytes", 0)),
-            allow_truncated=last.get("allow_truncated", False),
-        )
+    def _look(self) -> None:
+        """Start to take up a newer generation, if it is time to look for one and there is one."""
+        with self._lock:
+            now = time.monotonic()
+            if self._looked_at is None or now - self._looked_at < _LOOK_EVERY_S:
+                return
+            self._looked_at = now
+            if self._reloading.locked():
+                return
+        if current_pointer(self._store) != self._seen or self._trouble is not None:
+            threading.Thread(target=self._follow, name="embedsearch-follow", daemon=True).start()
 
-    def _stored(self, key: str) -> Vector:
-        """Return the vector of an image of the store as a query. Raises UsageError."""
-        with self._reading:
-            self._check_open()
-            ordinals = self._columns.find(key)
-            alive = self._rows.alive
-            found = [int(place) for place in ordinals if alive is None or alive[place]]
-            if len(found) != 1:
-                folders = f": give its whole path, {len(found)} folders have it" if found else ""
-                raise UsageError(f"no single image of the store has the key {key!r}{folders}")
-            vector = self._rows.vectors(np.array(found))[0].astype(np.float32)
-        unit: Vector = vector / np.linalg.norm(vector)
-        return unit
-
-    def _mask(self, where: str | None) -> Mask | None:
-        """Return which rows meet a condition, bool (all shard rows,); the last ones are kept."""
-        if where is None:
-            return None
-        if where not in self._masks:
-            self._masks[where] = self._columns.where(where)
-        self._masks.move_to_end(where)
-        while len(self._masks) > _FILTERS_KEPT:
-            self._masks.popitem(last=False)
-        return self._masks[where]
-
-    def _hits(self, queries: Vector, config: SearchConfig) -> list[list[Hit]]:
-        """Return the hits of each of the queries, float32 (Q, D), unit rows."""
-        with self._reading:
-            self._check_open()
-            mask = self._mask(config.where)
-            if config.expand:
-                queries = self._expanded(queries, config.expand, mask)
-            fetch = DIVERSE_POOL if config.diverse is not None else config.offset + config.k
-            found = self._rows.nearest(queries, fetch, mask)
-            candidates = self._candidates(found)
-            return [
-                self._page(query, rows, fetch, mask, config)
-                for query, rows in zip(queries, candidates, strict=True)
-            ]
-
-    def _expanded(self, queries: Vector, count: int, mask: Mask | None) -> Vector:
-        """Return the queries drawn towards their nearest rows."""
-        found = self._rows.nearest(queries, count, mask)
-        return np.array(
-            [
-                drawn_towards(query, near.scores, self._rows.vectors(near.ordinals))
-                for query, near in zip(queries, found, strict=True)
-            ]
-        )
-
-    def _page(
-        self,
-        query: Vector,
-        candidates: list[_Row],
-        fetch: int,
-        mask: Mask | None,
-        config: SearchConfig,
-    ) -> list[Hit]:
-        """Return the hits that the config asks for, of `fetch` nearest rows and more if need be."""
-        wanted = config.offset + config.k
-        while True:
-            ranked = _ranked(candidates, fetch, config.min_score)
-            is_all = len(ranked) < fetch
-            if config.collapse is not None:
-                ranked = self._distinct(ranked, config.collapse, wanted)
-                if len(ranked) < wanted and not is_all:
-                    fetch *= _COLLAPSE_MORE
-                    more = self._rows.nearest(query[None], fetch, mask)
-                    (candidates,) = self._candidates(more)
-                    continue
-            break
-        if config.diverse is not None:
-            ranked = self._diversified(ranked, config.diverse, wanted)
-        page = ranked[config.offset : wanted]
-        roots = {root.id: root.path for root in self.manifest.roots}
-        metadata = self._columns.metadata([row.image.row for row in page])
-        return [
-            Hit(
-                rank=rank,
-                score=row.score,
-                percentile=self._percentile(row.score),
-                path=os.path.join(roots[row.image.root], os.fsdecode(row.image.key)),
-                key=os.fsdecode(row.image.key),
-                width=row.image.width,
-                height=row.image.height,
-                metadata=user,
-            )
-            for rank, (row, user) in enumerate(
-                zip(page, metadata, strict=True), start=config.offset + 1
-            )
-        ]
-
-    def _candidates(self, found: list[Neighbors]) -> list[list[_Row]]:
-        """Return the neighbors of each query with their images, in no order."""
-        images = iter(self._snapshot.images(np.concatenate([near.ordinals for near in found])))
-        return [
-            [
-                _Row(score, ordinal, next(images))
-                for score, ordinal in zip(near.scores.tolist(), near.ordinals.tolist(), strict=True)
-            ]
-            for near in found
-        ]
-
-    def _distinct(self, ranked: list[_Row], limit: float, count: int) -> list[_Row]:
-        """Return up to `count` rows of which no two reach a cosine of `limit`, the best first."""
-        vectors = self._units(ranked)
-        kept: list[int] = []
-        for place in range(len(ranked)):
-            if not kept or float((vectors[kept] @ vectors[place]).max()) < limit:
-                kept.append(place)
-                if len(kept) == count:
-                    break
-        return [ranked[place] for place in kept]
-
-    def _diversified(self, ranked: list[_Row], weight: float, count: int) -> list[_Row]:
-        """Return rows by maximal marginal relevance.
-
-        Each is the best of (1 - weight) score - weight (its highest cosine with those before):
-        Carbonell and Goldstein, "The use of MMR" (1998).
-        """
-        vectors = self._units(ranked)
-        scores = np.array([row.score for row in ranked], np.float64)
-        nearest = np.zeros(len(ranked))
-        left = np.ones(len(ranked), np.bool_)
-        chosen: list[_Row] = []
-        while left.any() and len(chosen) < count:
-            worth = np.where(left, (1.0 - weight) * scores - weight * nearest, -np.inf)
-            best = int(worth.argmax())
-            chosen.append(ranked[best])
-            left[best] = False
-            cosine = vectors @ vectors[best]
-            nearest = cosine if len(chosen) == 1 else np.maximum(nearest, cosine)
-        return chosen
-
-    def _percentile(self, score: float) -> float | None:
-        """Return the percentage of pairs of rows, drawn at random, that have a lower cosine."""
-        search = self.manifest.search
-        if not search.pair_cosines:
-            return None
-        share = np.interp(score, search.pair_cosines, search.pair_levels)
-        return math.floor(1e6 * float(share)) / 1e4
-
-    def _units(self, rows: list[_Row]) -> npt.NDArray[np.float64]:
-        """Return the stored vectors of rows, float64 (n, D), of length 1."""
-        ordinals = np.array([row.ordinal for row in rows], np.int64)
-        vectors = self._rows.vectors(ordinals).astype(np.float64)
-        units: npt.NDArray[np.float64] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return units
+    def _follow(self) -> None:
+        before = self._trouble
+        try:
+            self.refresh()
+        except EmbedSearchError as error:
+            if str(error) != before:
+                self._session.notice(f"still answering from the generation before: {error}")
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A row among the nearest, before it becomes a hit."""
-
-    score: float
-    ordinal: int
-    image: StoredImage
-
-
-def _ranked(candidates: list[_Row], count: int, min_score: float | None) -> list[_Row]:
-    """Return the first `count` in their final order, those of too low a score cut off."""
-    rows = sorted(candidates, key=lambda row: (-row.score, row.image.root, row.image.key))
-    least = -1.0 if min_score is None else min_score
-    return [row for row in rows[:count] if row.score >= least]
+def _limits(manifest: Manifest) -> DecodeLimits:
+    """Return the limits, raised as `index` runs did: what is in the store can be asked for."""
+    least, last = DecodeLimits(), manifest.run.get("limits", {})
+    return DecodeLimits(
+        max_pixels=max(least.max_pixels, last.get("max_pixels", 0)),
+        max_bytes=max(least.max_bytes, last.get("max_bytes", 0)),
+        allow_truncated=last.get("allow_truncated", False),
+    )
 
 
 def _chunks(queries: Iterable[Query]) -> Iterator[list[Query]]:
@@ -380,7 +331,7 @@ def _chunks(queries: Iterable[Query]) -> Iterator[list[Query]]:
         chunk.append(query)
         is_vector = isinstance(query, np.ndarray) and query.ndim == 1
         images += not (is_vector or isinstance(query, Key))
-        if len(chunk) == _QUERIES or images == _IMAGES:
+        if len(chunk) == QUERIES_AT_ONCE or images == IMAGES_AT_ONCE:
             yield chunk
             chunk, images = [], 0
     if chunk:
@@ -392,31 +343,3 @@ def _search_config(k: int, options: dict[str, Any]) -> SearchConfig:
         return replace(SearchConfig(k=k), **options)
     except TypeError as error:  # an option that there is not
         raise UsageError(str(error)) from error
-
-
-def thumbnails(
-    images: Sequence[str | os.PathLike[str] | bytes], side: int
-) -> Iterator[npt.NDArray[np.uint8] | None]:
-    """Yield uint8 (side, side, 3) of each image, whole and centred on white, in order.
-
-    None stands for one that cannot be read.
-    """
-    if not images:
-        return
-    workers = min(len(images), available_processors())
-    with (
-        tempfile.TemporaryDirectory(prefix="embedsearch-") as folder,
-        DecodePool(side, DecodeLimits(), workers=workers, fit=True) as pool,
-    ):
-        jobs = (
-            decode_job(place, path_of(image, folder, place)) for place, image in enumerate(images)
-        )
-        found: dict[int, npt.NDArray[np.uint8] | None] = {}
-        place = 0
-        for batch in pool.run(jobs):
-            for ref, pixels in zip(batch.images.refs, batch.images.pixels, strict=True):
-                found[ref.root] = pixels.copy()
-            found |= {failure.root: None for failure in batch.failures}
-            while place in found:  # a slow one comes later than those after it
-                yield found.pop(place)
-                place += 1

@@ -52,7 +52,8 @@ def test_json_csv_and_paths_tell_the_same(store: Path) -> None:
     arguments = ["query", CLOCK, SAMPLES / "boats" / "boats_1.jpg", "--store", store, "-k", "4"]
     lines = [json.loads(line) for line in run_cli(*arguments, "--json").stdout.splitlines()]
     assert len(lines) == 8
-    names = ["query", "rank", "score", "percentile", "path", "key", "width", "height", "metadata"]
+    names = ["query", "rank", "score", "percentile", "row"]
+    names += ["path", "key", "width", "height", "metadata"]
     assert list(lines[0]) == names
     assert lines[0]["key"] == "clocks/clocks_1.jpg" and lines[0]["score"] > 0.9999
     assert [line["rank"] for line in lines] == [1, 2, 3, 4, 1, 2, 3, 4]

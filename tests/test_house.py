@@ -25,11 +25,21 @@ FLOORS = [
     ["learning", "benching"],
     ["indexing", "searching", "upkeep", "importing", "exporting"],
     ["settling"],
-    ["tuning"],
+    ["tuning", "generation", "thumbnails"],
     ["ledger", "planning", "scope", "pipeline", "queries"],
     ["columns", "neighbors", "staleness", "metadata"],
     ["sources", "decode", "network", "store", "ann", "filters", "present"],
-    ["records", "config", "errors", "paths", "session", "children", "writing", "stages"],
+    [
+        "records",
+        "config",
+        "errors",
+        "paths",
+        "session",
+        "children",
+        "writing",
+        "stages",
+        "batching",
+    ],
 ]
 SAME_FLOOR = {
     ("__main__", "cli"),

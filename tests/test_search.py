@@ -81,7 +81,9 @@ def test_hits_are_the_oracles(
         for seed in range(5):
             query = unit(seed)
             assert_right(searcher.query(query, k=k), oracle(big_store, query, k))
-        own = searcher._snapshot.take(np.array([30]), ["vector"]).column("vector")
+        own = searcher._opened.generation._snapshot.take(np.array([30]), ["vector"]).column(
+            "vector"
+        )
         query = np.array(own[0].as_py(), np.float32)
         query /= np.linalg.norm(query)
         assert_right(searcher.query(query, k=k), oracle(big_store, query, k))
@@ -192,10 +194,14 @@ def test_ties_are_broken_by_key_however_many(tmp_path: Path, extractor: Callable
 def test_the_bound_is_needed(monkeypatch: pytest.MonkeyPatch, big_store: Path) -> None:
     """The mutant: without spare candidates and without going on, ties are cut arbitrarily."""
     with embedsearch.open_store(big_store) as searcher:
-        row = searcher._snapshot.take(np.array([40]), ["vector"]).column("vector")[0].as_py()
+        row = (
+            searcher._opened.generation._snapshot.take(np.array([40]), ["vector"])
+            .column("vector")[0]
+            .as_py()
+        )
         query = np.array(row, np.float32) / np.linalg.norm(np.array(row, np.float32))
         rounds = []
-        real = searcher._rows._search
+        real = searcher._opened.generation._rows._search
 
         def watch(queries: Any, k: int, counted: Any) -> Any:
             rounds.append(k)
@@ -203,7 +209,7 @@ def test_the_bound_is_needed(monkeypatch: pytest.MonkeyPatch, big_store: Path) -
 
         monkeypatch.setattr(neighbors, "_FEW_ROWS", 0)
         monkeypatch.setattr(neighbors, "_SPARE", 0)
-        monkeypatch.setattr(searcher._rows, "_search", watch)
+        monkeypatch.setattr(searcher._opened.generation._rows, "_search", watch)
         assert_right(searcher.query(query, k=1), oracle(big_store, query, 1))
     assert len(rounds) > 1, "the first round cannot have been enough: three rows are equal"
 

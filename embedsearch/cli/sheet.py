@@ -18,7 +18,7 @@ SheetRow: TypeAlias = "tuple[str | bytes, str, str, list[Hit]]"
 def write_rows(path: Path, rows: list[SheetRow]) -> None:
     """Write queries and their hits as one PNG, a row each."""
     from embedsearch.present.sheet import MAX_TILES, THUMBNAIL_SIDE, Tile, write_sheet
-    from embedsearch.searching import thumbnails
+    from embedsearch.thumbnails import tiles
 
     images: list[str | bytes] = []
     kept = []
@@ -29,11 +29,11 @@ def write_rows(path: Path, rows: list[SheetRow]) -> None:
             kept.append((title, name, shown))
     if len(images) < sum(1 + len(hits) for *_, hits in rows):
         notice(f"the contact sheet is cut after {len(images)} pictures")
-    pixels = thumbnails(images, THUMBNAIL_SIDE)
-    tiles = []
+    pixels = tiles(images, THUMBNAIL_SIDE)
+    lines = []
     for title, name, hits in kept:
         row = [Tile(next(pixels), title, os.path.basename(name), is_query=True)]
         row += [Tile(next(pixels), f"{h.rank}.  {h.score:.3f}", h.key) for h in hits]
-        tiles.append(row)
-    write_sheet(path, tiles)
+        lines.append(row)
+    write_sheet(path, lines)
     notice(f"contact sheet written to {path}")

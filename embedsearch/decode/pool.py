@@ -113,9 +113,7 @@ class DecodePool:
         self._closing = threading.Event()
         self._pump: threading.Thread | None = None
         try:
-            with _said():
-                for _ in range(workers):
-                    self._start_worker()
+            self.grow_to(workers)
         except BaseException:
             self.close()
             raise
@@ -130,6 +128,12 @@ class DecodePool:
     def workers(self) -> int:
         """Return how many workers there are now."""
         return len(self._workers)
+
+    def grow_to(self, workers: int) -> None:
+        """Have at least so many workers; to be called between two streams."""
+        with _said():
+            while len(self._workers) < workers:
+                self._start_worker()
 
     def close(self) -> None:
         """Kill the workers and release the ring. A second call does nothing."""

@@ -49,7 +49,7 @@ def _parquet(path: Path) -> Iterator[Write]:
     import pyarrow.parquet as pq
 
     kinds = {"rank": pa.int64(), "score": pa.float64(), "percentile": pa.float64()}
-    kinds |= {"width": pa.int64(), "height": pa.int64()}
+    kinds |= {name: pa.int64() for name in ("row", "width", "height")}
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in HIT_COLUMNS])
     waiting: list[dict[str, Any]] = []
 
@@ -60,7 +60,7 @@ def _parquet(path: Path) -> Iterator[Write]:
     def take(rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
             names = {name: printable(row[name]) for name in ("query", "path", "key")}
-            said = json.dumps(row["metadata"], default=str)
+            said = json.dumps(row["metadata"])
             waiting.append({**row, **names, "metadata": said})
         if len(waiting) >= _ROW_GROUP:
             flush()

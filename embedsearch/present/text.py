@@ -27,7 +27,8 @@ from embedsearch.records import (
 )
 
 HIT_COLUMNS = [
-    *("query", "rank", "score", "percentile", "path", "key", "width", "height", "metadata")
+    *("query", "rank", "score", "percentile", "row"),
+    *("path", "key", "width", "height", "metadata"),
 ]
 # What a spreadsheet takes for the beginning of a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")

@@ -47,6 +47,14 @@ def check_format(store: Path) -> None:
         raise StoreNotFound(f"{store} is no store: its FORMAT file says something else")
 
 
+def current_pointer(store: Path) -> bytes | None:
+    """Return what CURRENT says, another for each commit; None where it cannot be read."""
+    try:
+        return (store / CURRENT_NAME).read_bytes()[:4096]
+    except OSError:
+        return None
+
+
 def read_current(store: Path) -> Manifest:
     """Return the manifest that CURRENT names. Raises StoreNotFound or DamagedStore."""
     for attempt in range(OPEN_TRIES):

@@ -1,0 +1,133 @@
+"""One pool of decoding processes for all threads; in: files, out: pixels and facts, or why not.
+
+What threads ask for at once is decoded together, by as many workers as there are processors.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.batching import MicroBatcher
+from embedsearch.config import DecodeLimits, available_processors
+from embedsearch.decode.pool import DecodePool
+from embedsearch.decode.process import DecodeJob
+from embedsearch.errors import UnreadableImage
+from embedsearch.paths import printable
+from embedsearch.records import Box, Failure, ImageFacts, ImageRef, Reason
+
+_ANY = -1  # size and time of a file that may have changed
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A file `key` below the folder `root`, and which part of the picture is wanted.
+
+    No link below `root` is followed. `name` is what a message calls it.
+    """
+
+    root: str
+    key: str
+    name: str
+    crop: Box | None = None
+
+    @classmethod
+    def at(cls, path: str, name: str, crop: Box | None = None) -> ImageFile:
+        """Return a file by its real path; its folder may be one that can be passed, not listed."""
+        return cls(*os.path.split(path), name, crop)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Pixels uint8 (S, S, 3), RGB upright, and what the file says."""
+
+    pixels: npt.NDArray[np.uint8]
+    facts: ImageFacts
+
+
+_Outcome: TypeAlias = "Decoded | UnreadableImage"
+
+
+class SharedDecoder:
+    """Decodes for any number of threads. Workers start at the first call."""
+
+    def __init__(
+        self,
+        side: int,
+        limits: DecodeLimits,
+        *,
+        most: int,
+        fit: bool = False,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Decode up to `most` files at a time; `meanwhile` runs while the workers are at them.
+
+        With `fit`, a picture keeps its proportions, centred on white; else it is squashed.
+        """
+        self._side = side
+        self._limits = limits
+        self._most = most
+        self._fit = fit
+        self._meanwhile = meanwhile
+        self._decode_together = MicroBatcher(self._decode, most)
+        self._using = threading.Lock()
+        self._pool: DecodePool | None = None
+
+    def __call__(self, files: Sequence[ImageFile]) -> list[_Outcome]:
+        """Return what becomes of each file, in order."""
+        return self._decode_together(files) if files else []
+
+    def close(self) -> None:
+        """End the workers; a later call would start others."""
+        with self._using:
+            self._end_workers()
+
+    def _end_workers(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _decode(self, files: list[ImageFile]) -> list[_Outcome]:
+        jobs = (
+            DecodeJob(ImageRef(place, file.key, _ANY, _ANY), file.root, file.crop)
+            for place, file in enumerate(files)
+        )
+        found: dict[int, _Outcome] = {}
+        with self._using:
+            pool = self._pool_for(len(files))
+            try:
+                batches = pool.run(jobs)
+                self._meanwhile()
+                for batch in batches:
+                    images = batch.images
+                    for ref, facts, pixels in zip(
+                        images.refs, images.facts, images.pixels, strict=True
+                    ):
+                        found[ref.root] = Decoded(pixels.copy(), facts)
+                    for failure in batch.failures:
+                        found[failure.root] = _unreadable(failure, files[failure.root].name)
+            except BaseException:  # late answers of an abandoned stream must not reach the next one
+                self._end_workers()
+                raise
+        return [found[place] for place in range(len(files))]
+
+    def _pool_for(self, files: int) -> DecodePool:
+        workers = min(files, available_processors())
+        if self._pool is None:
+            self._pool = DecodePool(
+                self._side, self._limits, workers=workers, batch=self._most, fit=self._fit
+            )
+        self._pool.grow_to(workers)
+        return self._pool
+
+
+def _unreadable(failure: Failure, name: str) -> UnreadableImage:
+    if failure.reason is Reason.VANISHED:
+        return UnreadableImage(f"{printable(name)}: there is no such file")
+    return UnreadableImage(f"{printable(name)} cannot be read: {failure.reason} ({failure.detail})")

@@ -1,0 +1,305 @@
+"""One generation, open for answers; in: unit vectors, out: hits.
+
+The rows that a filter leaves (filters.py) → the nearest of them (neighbors.py) → their order and
+what is shown of them. Threads that ask at once are answered in one pass over the rows.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.batching import MicroBatcher
+from embedsearch.columns import RowColumns
+from embedsearch.config import DIVERSE_POOL, SearchConfig
+from embedsearch.errors import EmbedSearchError, ImageNotFound
+from embedsearch.neighbors import Mask, RowSearch
+from embedsearch.queries import Vector, drawn_towards
+from embedsearch.records import Hit, ImageRecord, Neighbors, StoredImage
+from embedsearch.session import Session
+from embedsearch.store.manifest import Manifest
+from embedsearch.store.snapshot import Snapshot
+
+QUERIES_AT_ONCE = 512  # share the passes over the rows
+_FILTERS_KEPT = 8
+_COLLAPSE_MORE = 4  # times as many are fetched where too few are left after collapsing
+_RECORD_COLUMNS = ["format", "size", "taken_at", "camera", "gps"]
+
+_Asked: TypeAlias = tuple[Vector, SearchConfig]
+_Outcome: TypeAlias = "list[Hit] | EmbedSearchError"
+
+
+class Generation:
+    """A snapshot with all that is needed to search it. Any number of threads may ask at once."""
+
+    def __init__(self, snapshot: Snapshot, session: Session) -> None:
+        """Take over the snapshot: it is closed with this, or at once if this fails."""
+        self._snapshot = snapshot
+        self._reading = threading.RLock()  # a Parquet reader is not thread-safe
+        try:
+            self._rows = RowSearch(snapshot, session)
+            self._columns = RowColumns(snapshot)
+        except BaseException:
+            snapshot.close()
+            raise
+        self._masks: OrderedDict[str, Mask] = OrderedDict()
+        self._row_order: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
+        self._answer_together = MicroBatcher(self._answer_all, QUERIES_AT_ONCE)
+
+    @property
+    def manifest(self) -> Manifest:
+        """Return its manifest."""
+        return self._snapshot.manifest
+
+    def close(self) -> None:
+        """Release files and memory; nobody may be asking."""
+        with self._reading:
+            self._rows.close()
+            self._snapshot.close()
+            self._masks.clear()
+
+    def hits(self, queries: Sequence[Vector], config: SearchConfig) -> list[list[Hit]]:
+        """Return the hits of each query, float32 (D,), of length 1. Raises UsageError."""
+        answers = []
+        for outcome in self._answer_together([(query, config) for query in queries]):
+            if isinstance(outcome, EmbedSearchError):
+                raise outcome
+            answers.append(outcome)
+        return answers
+
+    def vector(self, image: str | int) -> Vector:
+        """Return the vector of an image of the store as a query. Raises ImageNotFound."""
+        with self._reading:
+            vector = self._rows.vectors(np.array([self._find(image)]))[0].astype(np.float32)
+        unit: Vector = vector / np.linalg.norm(vector)
+        return unit
+
+    def record(self, image: str | int) -> ImageRecord:
+        """Return what the store knows of an image. Raises ImageNotFound."""
+        with self._reading:
+            place = np.array([self._find(image)])
+            (stored,) = self._snapshot.images(place)
+            (more,) = self._snapshot.take(place, _RECORD_COLUMNS).to_pylist()
+            (user,) = self._columns.metadata([stored.row])
+        gps = more["gps"] and (more["gps"]["lat"], more["gps"]["lon"])
+        return ImageRecord(
+            row=stored.row,
+            path=os.path.join(*self._place(stored)),
+            key=os.fsdecode(stored.key),
+            width=stored.width,
+            height=stored.height,
+            format=more["format"],
+            size_bytes=max(0, more["size"]),
+            taken_at=more["taken_at"],
+            camera=more["camera"],
+            gps=gps,
+            metadata=user,
+        )
+
+    def place(self, image: str | int) -> tuple[str, str]:
+        """Return (folder that was indexed, path of the image inside). Raises ImageNotFound."""
+        with self._reading:
+            (stored,) = self._snapshot.images(np.array([self._find(image)]))
+        return self._place(stored)
+
+    def _place(self, stored: StoredImage) -> tuple[str, str]:
+        roots = {root.id: root.path for root in self.manifest.roots}
+        return roots[stored.root], os.fsdecode(stored.key)
+
+    def _find(self, image: str | int) -> int:
+        """Return the ordinal of a live image by its key, its whole path or its row."""
+        if isinstance(image, str):
+            ordinals = self._columns.find(image)
+            words = f"no single image of the store has the key {image!r}"
+        else:
+            ordinals = self._with_row(image)
+            words = f"no image of the store has the row {image!r}"
+        alive = self._rows.alive
+        found = [int(place) for place in ordinals if alive is None or alive[place]]
+        if len(found) == 1:
+            return found[0]
+        more = f": give its whole path, {len(found)} folders have it" if found else ""
+        raise ImageNotFound(words + more)
+
+    def _with_row(self, row: int) -> list[int]:
+        if self._row_order is None:
+            parts = [table.column("row").to_numpy() for _, table in self._snapshot.tables(["row"])]
+            rows = np.concatenate(parts) if parts else np.empty(0, np.int64)
+            order = np.argsort(rows, kind="stable")
+            self._row_order = rows[order], order
+        rows, order = self._row_order
+        place = int(np.searchsorted(rows, row))
+        return [int(order[place])] if place < len(rows) and rows[place] == row else []
+
+    def _answer_all(self, asked: list[_Asked]) -> list[_Outcome]:
+        """Return the hits of each query, or why its config cannot be followed."""
+        by_config: dict[SearchConfig, list[int]] = {}
+        for place, (_, config) in enumerate(asked):
+            by_config.setdefault(config, []).append(place)
+        outcomes: dict[int, _Outcome] = {}
+        with self._reading:
+            for config, places in by_config.items():
+                queries = np.array([asked[place][0] for place in places], np.float32)
+                try:
+                    answers: Sequence[_Outcome] = self._answer(queries, config)
+                except EmbedSearchError as error:
+                    answers = [error] * len(places)
+                outcomes |= dict(zip(places, answers, strict=True))
+        return [outcomes[place] for place in range(len(asked))]
+
+    def _answer(self, queries: Vector, config: SearchConfig) -> list[list[Hit]]:
+        """Return the hits of each of the queries, float32 (Q, D), unit rows."""
+        mask = self._mask(config.where)
+        if config.expand:
+            queries = self._expanded(queries, config.expand, mask)
+        fetch = DIVERSE_POOL if config.diverse is not None else config.offset + config.k
+        found = self._rows.nearest(queries, fetch, mask)
+        candidates = self._candidates(found)
+        return [
+            self._page(query, rows, fetch, mask, config)
+            for query, rows in zip(queries, candidates, strict=True)
+        ]
+
+    def _mask(self, where: str | None) -> Mask | None:
+        """Return which rows meet a condition, bool (all shard rows,); the last ones are kept."""
+        if where is None:
+            return None
+        if where not in self._masks:
+            self._masks[where] = self._columns.where(where)
+        self._masks.move_to_end(where)
+        while len(self._masks) > _FILTERS_KEPT:
+            self._masks.popitem(last=False)
+        return self._masks[where]
+
+    def _expanded(self, queries: Vector, count: int, mask: Mask | None) -> Vector:
+        """Return the queries drawn towards their nearest rows."""
+        found = self._rows.nearest(queries, count, mask)
+        return np.array(
+            [
+                drawn_towards(query, near.scores, self._rows.vectors(near.ordinals))
+                for query, near in zip(queries, found, strict=True)
+            ]
+        )
+
+    def _page(
+        self,
+        query: Vector,
+        candidates: list[_Row],
+        fetch: int,
+        mask: Mask | None,
+        config: SearchConfig,
+    ) -> list[Hit]:
+        """Return the hits that the config asks for, of `fetch` nearest rows and more if need be."""
+        wanted = config.offset + config.k
+        while True:
+            ranked = _ranked(candidates, fetch, config.min_score)
+            is_all = len(ranked) < fetch
+            if config.collapse is not None:
+                ranked = self._distinct(ranked, config.collapse, wanted)
+                if len(ranked) < wanted and not is_all:
+                    fetch *= _COLLAPSE_MORE
+                    more = self._rows.nearest(query[None], fetch, mask)
+                    (candidates,) = self._candidates(more)
+                    continue
+            break
+        if config.diverse is not None:
+            ranked = self._diversified(ranked, config.diverse, wanted)
+        page = ranked[config.offset : wanted]
+        metadata = self._columns.metadata([row.image.row for row in page])
+        return [
+            Hit(
+                rank=rank,
+                score=row.score,
+                percentile=self._percentile(row.score),
+                row=row.image.row,
+                path=os.path.join(*self._place(row.image)),
+                key=os.fsdecode(row.image.key),
+                width=row.image.width,
+                height=row.image.height,
+                metadata=user,
+            )
+            for rank, (row, user) in enumerate(
+                zip(page, metadata, strict=True), start=config.offset + 1
+            )
+        ]
+
+    def _candidates(self, found: list[Neighbors]) -> list[list[_Row]]:
+        """Return the neighbors of each query with their images, in no order."""
+        images = iter(self._snapshot.images(np.concatenate([near.ordinals for near in found])))
+        return [
+            [
+                _Row(score, ordinal, next(images))
+                for score, ordinal in zip(near.scores.tolist(), near.ordinals.tolist(), strict=True)
+            ]
+            for near in found
+        ]
+
+    def _distinct(self, ranked: list[_Row], limit: float, count: int) -> list[_Row]:
+        """Return up to `count` rows of which no two reach a cosine of `limit`, the best first."""
+        vectors = self._units(ranked)
+        kept: list[int] = []
+        for place in range(len(ranked)):
+            if not kept or float((vectors[kept] @ vectors[place]).max()) < limit:
+                kept.append(place)
+                if len(kept) == count:
+                    break
+        return [ranked[place] for place in kept]
+
+    def _diversified(self, ranked: list[_Row], weight: float, count: int) -> list[_Row]:
+        """Return rows by maximal marginal relevance.
+
+        Each is the best of (1 - weight) score - weight (its highest cosine with those before):
+        Carbonell and Goldstein, "The use of MMR" (1998).
+        """
+        vectors = self._units(ranked)
+        scores = np.array([row.score for row in ranked], np.float64)
+        nearest = np.zeros(len(ranked))
+        left = np.ones(len(ranked), np.bool_)
+        chosen: list[_Row] = []
+        while left.any() and len(chosen) < count:
+            worth = np.where(left, (1.0 - weight) * scores - weight * nearest, -np.inf)
+            best = int(worth.argmax())
+            chosen.append(ranked[best])
+            left[best] = False
+            cosine = vectors @ vectors[best]
+            nearest = cosine if len(chosen) == 1 else np.maximum(nearest, cosine)
+        return chosen
+
+    def _percentile(self, score: float) -> float | None:
+        """Return the percentage of pairs of rows, drawn at random, that have a lower cosine."""
+        search = self.manifest.search
+        if not search.pair_cosines:
+            return None
+        share = np.interp(score, search.pair_cosines, search.pair_levels)
+        return math.floor(1e6 * float(share)) / 1e4
+
+    def _units(self, rows: list[_Row]) -> npt.NDArray[np.float64]:
+        """Return the stored vectors of rows, float64 (n, D), of length 1."""
+        ordinals = np.array([row.ordinal for row in rows], np.int64)
+        vectors = self._rows.vectors(ordinals).astype(np.float64)
+        units: npt.NDArray[np.float64] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        return units
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row among the nearest, before it becomes a hit."""
+
+    score: float
+    ordinal: int
+    image: StoredImage
+
+
+def _ranked(candidates: list[_Row], count: int, min_score: float | None) -> list[_Row]:
+    """Return the first `count` in their final order, those of too low a score cut off."""
+    rows = sorted(candidates, key=lambda row: (-row.score, row.image.root, row.image.key))
+    least = -1.0 if min_score is None else min_score
+    return [row for row in rows[:count] if row.score >= least]
