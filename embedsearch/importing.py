@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from embedsearch.columns import BUILT_IN
 from embedsearch.config import SearchBudget
-from embedsearch.errors import IncompatibleStore, NothingIndexed, UsageError
+from embedsearch.errors import IncompatibleStore, NothingIndexed, StorageError, UsageError
 from embedsearch.ledger import Ledger
 from embedsearch.metadata import join
 from embedsearch.network.catalog import AUTO, CATALOG
@@ -249,8 +249,11 @@ class _Reader:
     dim: int
 
     def blocks(self) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
-        """Yield paths and float32 (n, D). Raises UsageError."""
-        return self._parquet_blocks() if self.column else self._numpy_blocks()
+        """Yield paths and float32 (n, D). Raises UsageError and StorageError."""
+        try:
+            yield from self._parquet_blocks() if self.column else self._numpy_blocks()
+        except OSError as error:
+            raise StorageError(f"{self.source} cannot be read to its end: {error}") from error
 
     def _parquet_blocks(self) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
         with pq.ParquetFile(self.source) as file:

@@ -111,6 +111,7 @@ class DecodePool:
         self._waiting_since: float | None = None
         self._looked_at, self._waited_then = 0.0, 0.0
         self._closing = threading.Event()
+        self._waking = threading.Lock()  # nobody writes to a pipe that was closed meanwhile
         self._pump: threading.Thread | None = None
         try:
             self.grow_to(workers)
@@ -139,8 +140,9 @@ class DecodePool:
         """Kill the workers and release the ring. A second call does nothing."""
         if self._closing.is_set():
             return
-        self._closing.set()
-        os.write(self._wake_write, b".")
+        with self._waking:
+            self._closing.set()
+            os.close(self._wake_write)  # which wakes the pump, too
         if self._pump is not None:
             self._pump.join()
         for worker in self._workers:
@@ -148,7 +150,6 @@ class DecodePool:
         self._selector.close()
         self._ring.close()
         os.close(self._wake_read)
-        os.close(self._wake_write)
         self._errors.close()
 
     def run(
@@ -221,8 +222,9 @@ class DecodePool:
         return DecodedBatch(images, failures, batch.read_s, batch.decode_s, release)
 
     def _wake(self) -> None:
-        if not self._closing.is_set():
-            os.write(self._wake_write, b".")
+        with self._waking, _said():
+            if not self._closing.is_set():
+                os.write(self._wake_write, b".")
 
     def _guarded_pump(self, jobs: Iterator[DecodeJob], done: _Done) -> None:
         try:

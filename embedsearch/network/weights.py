@@ -286,8 +286,11 @@ def _packaged_path() -> Path:
 
 
 def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsUnavailable(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from embedsearch.store.files import (
     TMP_NAME,
     damaged,
     is_own_name,
+    listed,
     open_verified,
     verify,
 )
@@ -95,10 +96,7 @@ def _check_rows(store: Path, shard: Shard, seen: set[int]) -> None:
 
 def foreign_files(store: Path) -> Iterator[str]:
     """Yield relative paths in the store that no embedsearch wrote."""
-    for entry in store.iterdir():
-        if entry.name not in _OWN_NAMES:
-            yield entry.name
+    yield from (name for name in listed(store, ".") if name not in _OWN_NAMES)
     for folder in sorted(set(FOLDERS.values())):
-        for path in (store / folder).glob("*"):
-            if not is_own_name(path.name):
-                yield f"{folder}/{path.name}"
+        names = listed(store, folder)
+        yield from (f"{folder}/{name}" for name in names if not is_own_name(name))

@@ -15,10 +15,12 @@ from embedsearch.errors import (
 )
 from embedsearch.store.files import (
     CURRENT_NAME,
+    FOLDERS,
     FORMAT_NAME,
     FORMAT_TEXT,
     FileRecord,
     damaged,
+    listed,
     read_verified,
     strict_json,
 )
@@ -109,5 +111,4 @@ def _parse_manifest(store: Path, record: FileRecord) -> Manifest:
 
 def _first_commit_unfinished(store: Path) -> bool:
     """True if no generation was ever acknowledged: at most the very first manifest lies there."""
-    names = [path.name for path in (store / "manifests").glob("m-*.json")]
-    return all(name == "m-00000001.json" for name in names)
+    return all(name == "m-00000001.json" for name in listed(store, FOLDERS["m"]))

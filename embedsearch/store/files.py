@@ -115,6 +115,19 @@ def storage_error(store: Path, error: OSError) -> StorageError:
     return StorageError(f"{store}: {error.strerror or error}; {hint}")
 
 
+def listed(store: Path, folder: str) -> list[str]:
+    """Return the names in a folder of a store, sorted; none where it is missing.
+
+    Raises StorageError.
+    """
+    try:
+        return sorted(os.listdir(store / folder))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise storage_error(store / folder, error) from error
+
+
 def open_verified(store: Path, record: FileRecord) -> int:
     """Open a file of the store and return its descriptor, its type and length checked.
 

@@ -20,6 +20,7 @@ from typing import TypeVar
 from embedsearch.errors import (
     DamagedStore,
     IncompatibleStore,
+    StorageError,
     StoreNotFound,
     UsageError,
 )
@@ -32,6 +33,7 @@ from embedsearch.store.files import (
     TMP_NAME,
     FileRecord,
     is_own_name,
+    listed,
     storage_error,
     sync_folder,
     write_new,
@@ -114,27 +116,43 @@ class StoreWriter:
         needed = {record.relative for manifest in kept for record in manifest.files()}
         needed |= {f"manifests/m-{manifest.generation:08d}.json" for manifest in kept}
         for folder in sorted(set(FOLDERS.values())):
-            for path in sorted((self.store / folder).glob("*")):
-                ours = f"{folder}/{path.name}"
-                if ours not in needed and is_own_name(path.name):
-                    with contextlib.suppress(OSError):  # as above
-                        path.unlink()
+            with contextlib.suppress(StorageError):  # as above
+                for name in listed(self.store, folder):
+                    if f"{folder}/{name}" not in needed and is_own_name(name):
+                        with contextlib.suppress(OSError):
+                            (self.store / folder / name).unlink()
 
 
 def generations(store: Path, current: Manifest | None) -> list[Manifest]:
     """Return the current generation and those before it that are on the disk, the newest first.
 
-    Later ones were never committed, or were undone by `repair`.
+    Later ones were never committed, or were undone by `repair`. Raises StorageError: one that
+    cannot be read at the moment is not one that may be swept.
     """
     if current is None:
         return []
     found = []
-    for path in (store / "manifests").glob("m-*.json"):
-        with contextlib.suppress(OSError, ValueError, IncompatibleStore):  # no help to anyone
-            manifest = Manifest.from_bytes(path.read_bytes())
+    for path in _manifests(store):
+        with contextlib.suppress(ValueError, IncompatibleStore):  # no help to anyone
+            manifest = Manifest.from_bytes(_read(path))
             if manifest.generation < current.generation:
                 found.append(manifest)
     return [current, *sorted(found, key=lambda manifest: -manifest.generation)]
+
+
+def _manifests(store: Path) -> list[Path]:
+    """Return the manifests on the disk, the oldest first. Raises StorageError."""
+    names = [name for name in listed(store, FOLDERS["m"]) if is_own_name(name)]
+    return [store / FOLDERS["m"] / name for name in names]
+
+
+def _read(path: Path) -> bytes:
+    """Return what a manifest says; a byte more of one that is too long. Raises StorageError."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise storage_error(path, error) from error
 
 
 def _point(store: Path, generation: int, record: FileRecord) -> None:
@@ -202,8 +220,8 @@ def restore_pointer(store: Path) -> int | None:
     with contextlib.suppress(DamagedStore):
         read_current(store)
         return None
-    for path in sorted((store / "manifests").glob("m-*.json"), reverse=True):
-        data = path.read_bytes()[: MAX_BYTES + 1]
+    for path in reversed(_manifests(store)):
+        data = _read(path)
         try:
             record = FileRecord(path.name, len(data), hashlib.sha256(data).hexdigest())
             manifest = Manifest.from_bytes(data)

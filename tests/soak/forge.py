@@ -6,6 +6,8 @@ In: work, as a function; out: how the child ended, what it reported, and what it
 from __future__ import annotations
 
 import ctypes
+import importlib.resources
+import mmap
 import os
 import pickle
 import signal
@@ -14,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 # All that a run may need, so that children import nothing: what they open is what the work opens.
@@ -37,6 +40,11 @@ Report = Callable[[Any], None]
 
 pa.array([1])  # which imports pandas where that is installed
 tempfile.gettempdir()
+importlib.resources.files("embedsearch")  # whose reader is imported when it is asked for
+
+# What a child says, it says in shared memory: that takes no system call that could be made to fail.
+_SAID_BYTES = 64 << 20
+_LENGTH_BYTES = 8
 
 
 @dataclass
@@ -86,14 +94,25 @@ class Child:
     def __init__(self, work: Callable[[Report], Any], *, traced: bool = False) -> None:
         """Start; a `traced` child does not begin before a tracer has taken hold of it."""
         self._started = time.monotonic()
-        ours, theirs = os.pipe()
+        self._said = mmap.mmap(-1, _SAID_BYTES)
+        self._may_begin = mmap.mmap(-1, 1)
         self.pid = os.fork()
         if self.pid == 0:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            os.close(ours)
-            _work(work, theirs, traced)
-        os.close(theirs)
-        self._pipe = ours
+            while traced and not self._may_begin[0]:
+                time.sleep(0.001)
+            _work(work, self._said)
+
+    def begin(self) -> None:
+        """Let a traced child begin, once its tracer has taken hold of it."""
+        status = Path(f"/proc/{self.pid}/status")
+        for _ in range(2000):
+            if "TracerPid:\t0\n" not in status.read_text():
+                time.sleep(0.01)  # it attaches first and injects a moment later
+                self._may_begin[0] = 1
+                return
+            time.sleep(0.005)
+        raise RuntimeError("no tracer came")
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Send a signal."""
@@ -101,12 +120,9 @@ class Child:
 
     def join(self, limit_s: float = TIME_LIMIT_S) -> Ended:
         """Wait for the end, which is death for a child that takes longer than the limit."""
-        os.set_blocking(self._pipe, False)
-        data = bytearray()
         deadline = time.monotonic() + limit_s
         is_late = False
         while True:
-            data += _available(self._pipe)
             done, status = os.waitpid(self.pid, os.WNOHANG)
             if done:
                 break
@@ -114,10 +130,11 @@ class Child:
                 is_late = True
                 self.kill()
             time.sleep(0.002)
-        data += _available(self._pipe)
-        os.close(self._pipe)
         ended = Ended(seconds=time.monotonic() - self._started)
-        _read_reports(bytes(data), ended)
+        size = int.from_bytes(self._said[:_LENGTH_BYTES], "little")
+        _read_reports(self._said[_LENGTH_BYTES : _LENGTH_BYTES + size], ended)
+        self._said.close()
+        self._may_begin.close()
         if os.WIFSIGNALED(status):
             ended.signal = os.WTERMSIG(status)
         ended.is_late = is_late
@@ -129,19 +146,19 @@ def forked(work: Callable[[Report], Any], limit_s: float = TIME_LIMIT_S) -> Ende
     return Child(work).join(limit_s)
 
 
-def _work(work: Callable[[Report], Any], pipe: int, traced: bool) -> None:
+def _work(work: Callable[[Report], Any], said: mmap.mmap) -> None:
     """In the child: work, and say how it ended. Does not return."""
     code = 0
 
     def say(kind: str, value: Any) -> None:
         data = pickle.dumps((kind, value))
         data = len(data).to_bytes(4, "little") + data
-        while data:
-            data = data[os.write(pipe, data) :]
+        size = int.from_bytes(said[:_LENGTH_BYTES], "little")
+        start = _LENGTH_BYTES + size
+        said[start : start + len(data)] = data
+        said[:_LENGTH_BYTES] = (size + len(data)).to_bytes(_LENGTH_BYTES, "little")
 
     try:
-        if traced:
-            _await_tracer()
         say("value", work(lambda value: say("report", value)))
     except BaseException as error:
         code = 1
@@ -164,33 +181,9 @@ def _plain(error: Exception) -> Exception:
     return error
 
 
-def _await_tracer() -> None:
-    for _ in range(2000):
-        with open("/proc/self/status") as file:
-            if "TracerPid:\t0\n" not in file.read():
-                time.sleep(0.01)  # it attaches first and injects a moment later
-                return
-        time.sleep(0.005)
-    raise RuntimeError("no tracer came")
-
-
-def _available(pipe: int) -> bytes:
-    data = bytearray()
-    while True:
-        try:
-            more = os.read(pipe, 1 << 16)
-        except BlockingIOError:
-            return bytes(data)
-        if not more:
-            return bytes(data)
-        data += more
-
-
 def _read_reports(data: bytes, ended: Ended) -> None:
     while len(data) >= 4:
         size = int.from_bytes(data[:4], "little")
-        if len(data) < 4 + size:
-            return  # it died while it spoke
         kind, value = pickle.loads(data[4 : 4 + size])
         data = data[4 + size :]
         if kind == "report":

@@ -49,6 +49,7 @@ def traced(scene: Scene, store: Path, mutant: str | None, injection: str) -> End
     command += ["-e", f"trace={call}", "-e", f"inject={injection}", "-p", str(child.pid)]
     tracer = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
+        child.begin()
         return child.join()
     finally:
         tracer.terminate()

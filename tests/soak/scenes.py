@@ -89,7 +89,8 @@ class Scene:
             if self.vectors and self.vectors[row.digest] != row.vector:
                 return f"{name} has the vector of another picture"
         for name, row in before.items():
-            if self.final.rows.get(name) == row and name not in account.rows:
+            is_failed = name[1] in account.failed  # it will be tried again
+            if self.final.rows.get(name) == row and name not in account.rows and not is_failed:
                 return f"the row of {name} was lost"
         return None
 
