@@ -12,6 +12,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TypeAlias
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from embedsearch.batching import MicroBatcher
 from embedsearch.columns import RowColumns
 from embedsearch.config import DIVERSE_POOL, SearchConfig
-from embedsearch.errors import EmbedSearchError, ImageNotFound
+from embedsearch.errors import EmbedSearchError, ImageNotFound, UsageError
 from embedsearch.neighbors import Mask, RowSearch
 from embedsearch.queries import Vector, drawn_towards
 from embedsearch.records import Hit, ImageRecord, Neighbors, StoredImage
@@ -119,9 +120,11 @@ class Generation:
         if isinstance(image, str):
             ordinals = self._columns.find(image)
             words = f"no single image of the store has the key {image!r}"
+        elif isinstance(image, Integral):
+            ordinals = self._with_row(int(image))
+            words = f"no image of the store has the row {image}"
         else:
-            ordinals = self._with_row(image)
-            words = f"no image of the store has the row {image!r}"
+            raise UsageError(f"an image of the store is a key, a path or a row, not {image!r}")
         alive = self._rows.alive
         found = [int(place) for place in ordinals if alive is None or alive[place]]
         if len(found) == 1:
@@ -136,6 +139,8 @@ class Generation:
             order = np.argsort(rows, kind="stable")
             self._row_order = rows[order], order
         rows, order = self._row_order
+        if not 0 <= row < 1 << 63:
+            return []
         place = int(np.searchsorted(rows, row))
         return [int(order[place])] if place < len(rows) and rows[place] == row else []
 
