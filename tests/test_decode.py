@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import subprocess
 import sys
@@ -64,6 +65,47 @@ def test_each_format_gives_the_picture(form: str) -> None:
     assert (picture.width, picture.height, picture.format) == (64, 48, form)
     wanted = np.asarray(gradient().resize((32, 32), Image.Resampling.BICUBIC), dtype=int)
     assert np.abs(picture.pixels.astype(int) - wanted).mean() < (12 if form == "GIF" else 4)
+
+
+def test_a_disk_that_fails_is_not_the_pictures_fault() -> None:
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() >= fails_at:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(size)
+
+    content = encoded(gradient(640, 480), "PNG").getvalue()
+    for fails_at in (0, 64, len(content) // 2):
+        with pytest.raises((DecodeError, OSError)) as raised:
+            decode(Failing(content), 32, LIMITS)
+        error = raised.value
+        assert not isinstance(error, DecodeError) or error.reason is Reason.IO_ERROR, fails_at
+
+
+def test_nothing_is_imported_while_a_picture_is_open(tmp_path: Path) -> None:
+    """An import that fails then would be taken for a picture that can never be decoded."""
+    picture = gradient()
+    palette = picture.quantize(16)
+    palette.save(tmp_path / "p.gif", transparency=3)
+    palette.save(tmp_path / "p.png", transparency=3)
+    for form in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "AVIF"):
+        picture.save(tmp_path / f"a.{form.lower()}", form)
+    picture.save(tmp_path / "two.jpg", "MPO", save_all=True, append_images=[picture])
+    picture.convert("CMYK").save(tmp_path / "c.tiff")
+    program = """
+import pathlib, sys
+from embedsearch.config import DecodeLimits
+from embedsearch.decode.image import decode
+before = set(sys.modules)
+for path in pathlib.Path(sys.argv[1]).iterdir():
+    with path.open("rb") as file:
+        decode(file, 32, DecodeLimits())
+new = set(sys.modules) - before  # pillow-heif comes with the first AVIF, of its own will
+print(*sorted(name for name in new if name.startswith("PIL")))
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 def test_heic(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ alpha and orientation are applied to the small picture.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,14 +19,14 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 from PIL import (
-    BmpImagePlugin,  # noqa: F401  importing a plugin registers its format
+    AvifImagePlugin,  # noqa: F401  what Pillow would import while it decodes, see below
     ExifTags,
-    GifImagePlugin,  # noqa: F401
     Image,
     ImageCms,
     ImageFile,
-    JpegImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
+    ImageFilter,  # noqa: F401
+    ImagePalette,  # noqa: F401
+    MpoImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
     UnidentifiedImageError,
     WebPImagePlugin,  # noqa: F401
@@ -36,6 +37,10 @@ from embedsearch.records import Box, Reason
 
 # MPO (two-picture JPEGs of phones) is opened by the JPEG plugin; naming it raises KeyError.
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
+# Nothing is left to be imported while a picture is open: a module that cannot be read then would
+# be taken for the picture's own fault, and the picture never be tried again.
+Image.preinit()
+
 DRAFT_SCALE = 2
 BAND_ROWS = 256
 
@@ -137,7 +142,6 @@ def _formats(head: bytes) -> list[str]:
     """
     if head[4:8] != b"ftyp":
         return FORMATS
-    from PIL import AvifImagePlugin  # noqa: F401
 
     return [*FORMATS, "AVIF", "HEIF"] if _has_heif() else [*FORMATS, "AVIF"]
 
@@ -388,6 +392,8 @@ def _open_failure(error: Exception, head: bytes) -> DecodeError:
     words = _words(error)
     if isinstance(error, MemoryError):
         return DecodeError(Reason.MEMORY, words)
+    if _is_disk(error):
+        return DecodeError(Reason.IO_ERROR, words)
     if isinstance(error, ValueError) and "too" in words.lower():  # zTXt, iTXt and iCCP limits
         return DecodeError(Reason.METADATA_BOMB, words)
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
@@ -419,14 +425,19 @@ def _open_failure(error: Exception, head: bytes) -> DecodeError:
 
 def _load_reason(error: Exception) -> Reason:
     """Return why pixels could not be decoded, from the decoder's exception."""
+    if _is_disk(error):
+        return Reason.IO_ERROR
     words = str(error).lower()
     if "trunc" in words or isinstance(error, EOFError):
         return Reason.TRUNCATED
-    if isinstance(error, OSError) and error.errno is not None:
-        return Reason.IO_ERROR
     if isinstance(error, ValueError) and "too" in words:
         return Reason.METADATA_BOMB
     return Reason.CORRUPT
+
+
+def _is_disk(error: Exception) -> bool:
+    """Return whether the system could not read the file: EINVAL is what a damaged offset gives."""
+    return isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}
 
 
 def _words(error: Exception) -> str:
