@@ -21,7 +21,9 @@ _HOMES = {
     "SearchConfig": "embedsearch.config",
     "TrainConfig": "embedsearch.config",
     "DecodeLimits": "embedsearch.config",
+    "ImageEmbedder": "embedsearch.embedding",
     "Hit": "embedsearch.records",
+    "ImageRecord": "embedsearch.records",
     "IndexReport": "embedsearch.records",
     "BenchReport": "embedsearch.records",
     "Evaluation": "embedsearch.records",
@@ -29,6 +31,7 @@ _HOMES = {
     "Failure": "embedsearch.records",
     "ModelSpec": "embedsearch.records",
     "EmbedSearchError": "embedsearch.errors",
+    "ImageNotFound": "embedsearch.errors",
 }
 
 __all__ = [
@@ -39,6 +42,9 @@ __all__ = [
     "Evaluation",
     "Failure",
     "Hit",
+    "ImageEmbedder",
+    "ImageNotFound",
+    "ImageRecord",
     "IndexConfig",
     "IndexReport",
     "Key",
@@ -59,7 +65,8 @@ __all__ = [
 if TYPE_CHECKING:
     from embedsearch.benching import bench
     from embedsearch.config import DecodeLimits, IndexConfig, SearchConfig, TrainConfig
-    from embedsearch.errors import EmbedSearchError
+    from embedsearch.embedding import ImageEmbedder
+    from embedsearch.errors import EmbedSearchError, ImageNotFound
     from embedsearch.indexing import index
     from embedsearch.learning.evaluate import evaluate
     from embedsearch.learning.train import train
@@ -69,6 +76,7 @@ if TYPE_CHECKING:
         Evaluation,
         Failure,
         Hit,
+        ImageRecord,
         IndexReport,
         ModelSpec,
         TrainReport,

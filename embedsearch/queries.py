@@ -136,6 +136,16 @@ class QueryEmbedder:
             for mix in mixes
         ]
 
+    def matrix(
+        self, queries: Sequence[Query], stored: Callable[[str], Vector]
+    ) -> npt.NDArray[np.float32]:
+        """Return the unit vectors, float32 (Q, D). Raises UnreadableImage, too."""
+        vectors = self.vectors(queries, stored)
+        for vector in vectors:
+            if isinstance(vector, UnreadableImage):
+                raise vector
+        return np.array(vectors, dtype=np.float32).reshape(len(queries), self.spec.dim)
+
     def _singles(self, queries: Sequence[Any], stored: Callable[[str], Vector]) -> list[_Outcome]:
         """Return the vector of each query that is no mixture."""
         found: dict[int, _Outcome] = {}

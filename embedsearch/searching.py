@@ -203,12 +203,7 @@ class Searcher:
     def embed(self, images: Sequence[Query]) -> npt.NDArray[np.float32]:
         """Return the embeddings, float32 (Q, D), unit rows. Raises UnreadableImage."""
         with self._using() as opened:
-            vectors = opened.embedder.vectors(images, opened.generation.vector)
-            dim = opened.embedder.spec.dim
-        for vector in vectors:
-            if isinstance(vector, UnreadableImage):
-                raise vector
-        return np.array(vectors, dtype=np.float32).reshape(len(images), dim)
+            return opened.embedder.matrix(images, opened.generation.vector)
 
     def get(self, image: str | int) -> ImageRecord:
         """Return what the store knows of an image, by its key, its whole path or its row.

@@ -23,7 +23,7 @@ FLOORS = [
     ["cli", "__main__"],
     ["__init__"],
     ["learning", "benching"],
-    ["indexing", "searching", "upkeep", "importing", "exporting"],
+    ["indexing", "searching", "embedding", "upkeep", "importing", "exporting", "texts"],
     ["settling"],
     ["tuning", "generation", "thumbnails"],
     ["ledger", "planning", "scope", "pipeline", "queries"],
@@ -39,6 +39,7 @@ FLOORS = [
         "writing",
         "stages",
         "batching",
+        "references",
     ],
 ]
 SAME_FLOOR = {
@@ -49,13 +50,15 @@ SAME_FLOOR = {
     ("session", "errors"),
     ("stages", "config"),
     ("writing", "errors"),
+    ("references", "errors"),
+    ("references", "paths"),
 }
 HEAVY = {
     "PIL": {"decode", "present", "queries"},
     "pillow_heif": {"decode"},
     "pyarrow": {
         *("store", "planning", "ledger", "columns", "filters", "sources", "metadata"),
-        *("importing", "exporting", "present"),
+        *("importing", "exporting", "present", "texts"),
     },
     "duckdb": {"filters"},
     "torch": {"network", "learning"},

@@ -1,0 +1,70 @@
+"""Images to vectors without a store; in: images, out: float32 (n, D)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.config import DecodeLimits, check_device, check_precision
+from embedsearch.errors import UsageError
+from embedsearch.network.catalog import AUTO
+from embedsearch.network.weights import resolve
+from embedsearch.queries import Crop, ImageLike, QueryEmbedder, Vector
+from embedsearch.records import ModelSpec
+from embedsearch.session import Session
+
+
+class ImageEmbedder:
+    """A network by itself. Any number of threads may use it: what they ask for is batched."""
+
+    def __init__(
+        self,
+        model: str = AUTO,
+        *,
+        device: str = "cpu",
+        precision: str = "auto",
+        limits: DecodeLimits | None = None,
+        session: Session | None = None,
+    ) -> None:
+        """Take a model of the catalogue or a file of weights, as `index --model` does.
+
+        Raises UsageError and WeightsUnavailable. Close it, or use it with `with`.
+        """
+        check_device(device)
+        check_precision(precision)
+        session = session or Session()
+        limits = limits or DecodeLimits()
+        self._embedder = QueryEmbedder(resolve(model, session), limits, device, precision, session)
+
+    def __enter__(self) -> ImageEmbedder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Return the model; `spec.dim` is D."""
+        return self._embedder.spec
+
+    def embed(self, images: Sequence[ImageLike | Crop]) -> npt.NDArray[np.float32]:
+        """Return the embeddings, float32 (n, D), unit rows. Raises UnreadableImage."""
+        if isinstance(images, str | bytes):
+            raise UsageError("embed takes a list of images")
+        return self._embedder.matrix(images, _no_store)
+
+    def close(self) -> None:
+        """Release processes and memory; a later call opens them again."""
+        self._embedder.close()
+
+
+def _no_store(key: str) -> Vector:
+    raise UsageError(f"{key!r} is a key, and there is no store to find it in")

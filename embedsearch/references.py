@@ -1,0 +1,70 @@
+"""What a client writes for an image; in: a path or a data: URI, out: what can be asked for.
+
+Nothing is ever fetched: a client that may name a URL makes a server call whom it likes.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+from collections.abc import Sequence
+
+from embedsearch.errors import UnreadableImage, UsageError
+from embedsearch.paths import open_regular
+
+MAX_BYTES = 20 << 20  # of an image that is handed over, not named
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SHOWN = 80
+
+
+def image_of(text: str, folders: Sequence[str] | None = None) -> str | bytes:
+    """Return the image that a path or a `data:` URI stands for: a path, or its bytes.
+
+    With `folders`, real paths, only regular files in them may be named, and no link leads out.
+    Raises UsageError for a URL, for words, and for what may not be named; UnreadableImage.
+    """
+    if text[:5].lower() == "data:":
+        return _data(text)
+    shown = repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
+    if _URL.match(text):
+        raise UsageError(f"{shown} is a URL, and none is fetched: give a path or a data: URI")
+    if not text or "\0" in text:
+        raise UsageError(f"{shown} is no path of an image")
+    if folders is not None:
+        return _confined(text, folders, shown)
+    if not os.path.isfile(text):
+        raise UsageError(f"{shown}: there is no such file; an image is asked for, not words")
+    return text
+
+
+def _data(uri: str) -> bytes:
+    head, comma, body = uri.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise UsageError("a data: URI of an image is data:image/…;base64,…")
+    if len(body) > MAX_BYTES * 4 // 3 + 4:
+        raise UsageError(f"an image is at most {MAX_BYTES >> 20} MB")
+    try:
+        image = base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UsageError(f"the data: URI is no base64: {error}") from error
+    if not image:
+        raise UsageError("the data: URI is empty")
+    return image
+
+
+def _confined(text: str, folders: Sequence[str], shown: str) -> bytes:
+    whole = os.path.realpath(text)
+    for folder in folders:
+        inside = folder.rstrip("/") + "/"
+        if whole.startswith(inside):
+            try:
+                with os.fdopen(open_regular(folder, whole.removeprefix(inside)), "rb") as file:
+                    image = file.read(MAX_BYTES + 1)
+            except OSError as error:
+                raise UnreadableImage(f"{shown}: {error.strerror}") from error
+            if len(image) > MAX_BYTES:
+                raise UsageError(f"{shown} is larger than {MAX_BYTES >> 20} MB")
+            return image
+    raise UsageError(f"{shown} is not in a folder that may be asked with")

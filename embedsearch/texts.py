@@ -1,0 +1,143 @@
+"""Texts with vectors made elsewhere, as a store of their own; in: texts and vectors, out: a commit.
+
+They are rows as those of `import` are; the text and its fields are columns of the user's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from embedsearch.config import SearchBudget
+from embedsearch.errors import IncompatibleStore, UsageError
+from embedsearch.ledger import Ledger
+from embedsearch.records import EmbeddingBatch, ImageFacts, ImageRef, ModelSpec
+from embedsearch.session import Session
+from embedsearch.settling import settle
+from embedsearch.store.files import FORMAT_NAME
+from embedsearch.store.manifest import Root
+from embedsearch.store.snapshot import Snapshot
+from embedsearch.store.writer import StoreWriter
+
+TEXT, FIELDS = "text", "fields"  # the columns
+WAIT_S = 30.0  # for another writer
+_COLUMNS = pa.schema([("row", pa.int64()), (TEXT, pa.string()), (FIELDS, pa.string())])
+_NO_DIGEST = bytes(32)
+
+
+@dataclass(frozen=True)
+class StoredText:
+    """A text by its id; `fields` are JSON-ready values that come along."""
+
+    id: str
+    text: str
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, key: str, metadata: Mapping[str, Any]) -> StoredText:
+        """Return the text of a row, by its key and the columns of the user's."""
+        return cls(unquote(key), metadata[TEXT] or "", json.loads(metadata[FIELDS] or "{}"))
+
+    @staticmethod
+    def key(identity: str) -> str:
+        """Return the key of the row of the text with this id."""
+        return quote(identity, safe="")
+
+
+def put_texts(
+    store: str | os.PathLike[str],
+    texts: Sequence[StoredText],
+    vectors: npt.NDArray[Any],
+    *,
+    model: str,
+) -> None:
+    """Take texts and their vectors, (n, D), into a store, all or none; the same id is replaced.
+
+    `model` is the name of what made the vectors, which are scaled to length 1. Raises UsageError
+    for vectors that cannot be, and IncompatibleStore for a store of images or of another model.
+    """
+    rows = np.asarray(vectors, np.float64)
+    if rows.ndim != 2 or len(rows) != len(texts) or not rows.size:
+        raise UsageError(f"{len(texts)} texts come with vectors of the shape {rows.shape}")
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not (np.isfinite(lengths).all() and (lengths > 0).all()):
+        raise UsageError("a vector is zero, NaN or infinite")
+    last = {text.id: place for place, text in enumerate(texts)}
+    units = (rows / lengths).astype(np.float32)[[*last.values()]]
+
+    def put(ledger: Ledger) -> pa.Table:
+        refs = [ImageRef(0, StoredText.key(identity), -1, -1) for identity in last]
+        facts = [ImageFacts(0, 0, "", _NO_DIGEST)] * len(refs)
+        first = ledger.add(EmbeddingBatch(refs, facts, units))
+        some = [texts[place] for place in last.values()]
+        return pa.table(
+            [
+                pa.array(range(first, first + len(some))),
+                [text.text for text in some],
+                [json.dumps(dict(text.fields)) for text in some],
+            ],
+            schema=_COLUMNS,
+        )
+
+    _change(Path(store), ModelSpec.foreign(model, rows.shape[1]), [*last], put)
+
+
+def delete_texts(store: str | os.PathLike[str], ids: Sequence[str] | None = None) -> None:
+    """Delete texts by id, all without `ids`; unknown ids and a store that is not there are fine."""
+    _change(Path(store), None, ids, lambda ledger: _COLUMNS.empty_table())
+
+
+def _change(
+    store: Path,
+    spec: ModelSpec | None,
+    ids: Sequence[str] | None,
+    put: Callable[[Ledger], pa.Table],
+) -> None:
+    """Commit that the rows of `ids` go, all without, and those that `put` adds come."""
+    if spec is None and not (store / FORMAT_NAME).is_file():
+        return
+    with StoreWriter(store, WAIT_S) as writer:
+        before = writer.manifest
+        known: dict[str, int] = {}
+        texts = _COLUMNS.empty_table()
+        if before is not None:
+            _check(store, before.model, spec)
+            with Snapshot(store, before) as snapshot:
+                known = {os.fsdecode(key): row for row, _, key in snapshot.live_keys()}
+                texts = (snapshot.metadata() or texts).select(_COLUMNS.names)
+        model = spec if before is None else before.model
+        if model is None:
+            return
+        ledger = Ledger(writer, model, (Root(0, str(store)),), rebuild=False)
+        keys = known if ids is None else {StoredText.key(identity) for identity in ids}
+        gone = [known[key] for key in keys if key in known]
+        new = put(ledger)
+        if not gone and not len(new):
+            return
+        ledger.delete(gone)
+        kept = np.isin(texts.column("row").to_numpy(), gone, invert=True)
+        ledger.set_metadata(pa.concat_tables([texts.filter(pa.array(kept)), new]))
+        counts = {"texts": len(new)}
+        ledger.commit(counts)
+        settle(ledger, SearchBudget(), counts, Session())
+
+
+def _check(store: Path, mine: ModelSpec, asked: ModelSpec | None) -> None:
+    if not mine.is_foreign:
+        raise IncompatibleStore(
+            f"{store} holds images, embedded by {mine.name}: embedsearch index changes it"
+        )
+    if asked is not None and mine.fingerprint != asked.fingerprint:
+        raise IncompatibleStore(
+            f"{store} holds vectors of {mine.name} with {mine.dim} components, "
+            f"not of {asked.name} with {asked.dim}"
+        )
