@@ -1,0 +1,1 @@
+"""Doors into frameworks, one file each; nothing of embedsearch imports them."""

@@ -1,0 +1,1 @@
+"""The HTTP door; nothing else of embedsearch imports it."""
