@@ -66,5 +66,5 @@ class ImageEmbedder:
         self._embedder.close()
 
 
-def _no_store(key: str) -> Vector:
+def _no_store(key: str | int) -> Vector:
     raise UsageError(f"{key!r} is a key, and there is no store to find it in")

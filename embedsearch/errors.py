@@ -17,9 +17,13 @@ class NothingIndexed(EmbedSearchError):
 
 
 class UnreadableImage(EmbedSearchError):
-    """An image given to `query` could not be decoded; the message names stage and reason."""
+    """An image given to `query` could not be decoded; `reason` is one of `records.Reason`."""
 
     exit_code = 1
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class TrainingFailed(EmbedSearchError):

@@ -23,7 +23,7 @@ from embedsearch.config import DecodeLimits
 from embedsearch.decode.shared import ImageFile, SharedDecoder
 from embedsearch.errors import IncompatibleStore, UnreadableImage, UsageError
 from embedsearch.network.runtime import PixelExtractor, load_extractor
-from embedsearch.records import Box, ModelSpec, check_unit_rows
+from embedsearch.records import Box, ModelSpec, Reason, check_unit_rows
 from embedsearch.session import Session
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ class Crop:
 
 @dataclass(frozen=True)
 class Key:
-    """An image of the store: its key, or its whole path where two folders have that key."""
+    """An image of the store: its key or row, or its whole path where two folders have the key."""
 
-    key: str
+    key: str | int
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ class Mix:
 # One image: a unit vector is float (D,).
 Single: TypeAlias = "ImageLike | Crop | Key | npt.NDArray[Any]"
 Query: TypeAlias = "Single | Mix"
+# Gives the vector of an image of the store, by its key or row.
+Stored: TypeAlias = "Callable[[str | int], Vector]"
 _Outcome: TypeAlias = "Vector | UnreadableImage"
 
 
@@ -122,11 +124,10 @@ class QueryEmbedder:
         with self._loading:
             self._extractor = None
 
-    def vectors(self, queries: Sequence[Query], stored: Callable[[str], Vector]) -> list[_Outcome]:
+    def vectors(self, queries: Sequence[Query], stored: Stored) -> list[_Outcome]:
         """Return the unit vector of each query, float32 (D,), or why an image gives none.
 
-        `stored` gives the vector of the image of the store with a key. Raises UsageError for
-        what is no query.
+        Raises UsageError for what is no query.
         """
         mixes = [_parts(query) for query in queries]
         singles = [part for mix in mixes for part in (*mix.like, *mix.unlike)]
@@ -136,9 +137,7 @@ class QueryEmbedder:
             for mix in mixes
         ]
 
-    def matrix(
-        self, queries: Sequence[Query], stored: Callable[[str], Vector]
-    ) -> npt.NDArray[np.float32]:
+    def matrix(self, queries: Sequence[Query], stored: Stored) -> npt.NDArray[np.float32]:
         """Return the unit vectors, float32 (Q, D). Raises UnreadableImage, too."""
         vectors = self.vectors(queries, stored)
         for vector in vectors:
@@ -146,7 +145,7 @@ class QueryEmbedder:
                 raise vector
         return np.array(vectors, dtype=np.float32).reshape(len(queries), self.spec.dim)
 
-    def _singles(self, queries: Sequence[Any], stored: Callable[[str], Vector]) -> list[_Outcome]:
+    def _singles(self, queries: Sequence[Any], stored: Stored) -> list[_Outcome]:
         """Return the vector of each query that is no mixture."""
         found: dict[int, _Outcome] = {}
         pixels: dict[int, npt.NDArray[np.uint8]] = {}
@@ -182,7 +181,7 @@ class QueryEmbedder:
         """Return the embedding of each image, uint8 (S, S, 3)."""
         vectors = self._network()(np.stack(pixels))
         return [
-            vector if np.isfinite(vector).all() else UnreadableImage(_NOT_FINITE)
+            vector if np.isfinite(vector).all() else UnreadableImage(_NOT_FINITE, Reason.NOT_FINITE)
             for vector in vectors
         ]
 

@@ -63,7 +63,7 @@ def _confined(text: str, folders: Sequence[str], shown: str) -> bytes:
                 with os.fdopen(open_regular(folder, whole.removeprefix(inside)), "rb") as file:
                     image = file.read(MAX_BYTES + 1)
             except OSError as error:
-                raise UnreadableImage(f"{shown}: {error.strerror}") from error
+                raise UnreadableImage(f"{shown}: {error.strerror}", "io_error") from error
             if len(image) > MAX_BYTES:
                 raise UsageError(f"{shown} is larger than {MAX_BYTES >> 20} MB")
             return image

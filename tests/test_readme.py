@@ -111,10 +111,11 @@ def test_every_command_stands_in_the_readme() -> None:
 
 def test_options_named_in_the_readme_exist() -> None:
     known = ""
-    for command in ("index", "query", "check", "repair", "bench", "evaluate", "train"):
+    for command in ("index", "query", "check", "repair", "bench", "evaluate", "train", "serve"):
         arguments = [sys.executable, "-m", "embedsearch", command, "--help"]
         known += subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
-    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - {"--index-url"}:
+    others = {"--index-url", "--json", "--data-binary"}  # of pip and curl
+    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - others:
         assert option in known, option
 
 

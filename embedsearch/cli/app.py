@@ -56,9 +56,10 @@ def explain(error: Exception) -> None:
     print(f"embedsearch: {error}", file=sys.stderr)
 
 
-def _verbose(value: bool) -> None:
+def _verbose(value: bool) -> bool:
     global _show_traceback
     _show_traceback = _show_traceback or value
+    return value
 
 
 def _version(value: bool) -> None:

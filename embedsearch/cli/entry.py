@@ -18,6 +18,7 @@ from embedsearch.cli.exchange import export, import_
 from embedsearch.cli.index import index
 from embedsearch.cli.learn import evaluate, train
 from embedsearch.cli.query import query
+from embedsearch.cli.servers import serve
 from embedsearch.cli.stores import check, failures, info, models, repair
 from embedsearch.errors import EmbedSearchError
 
@@ -26,6 +27,7 @@ for command in (index, query, info, check, repair, failures, models, bench, eval
     app.command()(command)
 app.command()(export)
 app.command("import")(import_)
+app.command()(serve)
 
 
 def enter() -> NoReturn:

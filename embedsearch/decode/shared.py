@@ -129,5 +129,6 @@ class SharedDecoder:
 
 def _unreadable(failure: Failure, name: str) -> UnreadableImage:
     if failure.reason is Reason.VANISHED:
-        return UnreadableImage(f"{printable(name)}: there is no such file")
-    return UnreadableImage(f"{printable(name)} cannot be read: {failure.reason} ({failure.detail})")
+        return UnreadableImage(f"{printable(name)}: there is no such file", failure.reason)
+    words = f"{printable(name)} cannot be read: {failure.reason} ({failure.detail})"
+    return UnreadableImage(words, failure.reason)

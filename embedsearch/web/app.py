@@ -1,0 +1,321 @@
+"""The routes; in: an open store, out: an ASGI application that answers searches from it.
+
+One network and one set of workers serve all: what requests ask for at once is decoded, embedded
+and searched in one batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+from fastapi import FastAPI, Path
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+import embedsearch
+from embedsearch.errors import (
+    EmbedSearchError,
+    ImageNotFound,
+    IncompatibleStore,
+    UnreadableImage,
+    UsageError,
+)
+from embedsearch.records import Hit, ImageRecord, Reason
+from embedsearch.searching import Searcher
+from embedsearch.thumbnails import MAX_SIDE
+from embedsearch.web.admission import Admission, Busy
+from embedsearch.web.asked import Asked, BadRequest, SearchBody, UploadOptions, asked
+from embedsearch.web.guard import Access, App, Guard
+from embedsearch.web.limits import ServerLimits
+from embedsearch.web.metrics import CONTENT_TYPE, Metrics
+
+T = TypeVar("T")
+_ROW = re.compile(r"[0-9]{1,12}")
+_SIDE = re.compile(r"[0-9]{1,4}")
+_DEFAULT_SIDE = 256
+_PICTURES = {"image/*": {"schema": {"type": "string", "format": "binary"}}}
+_log = logging.getLogger("embedsearch.web")
+
+
+class SearchAnswer(BaseModel):
+    """Hits, best first."""
+
+    hits: list[Hit]
+
+
+class ErrorAnswer(BaseModel):
+    """What went wrong; `reason` is there for an image that cannot be read."""
+
+    error: str
+    reason: Reason | None = None
+
+
+class Health(BaseModel):
+    """`degraded`: a newer generation cannot be read, and the one before goes on answering."""
+
+    status: str
+    generation: int
+
+
+class StoreInfo(BaseModel):
+    """What the store holds. Without `takes_images` only a key, a row or a vector can be asked."""
+
+    version: str
+    images: int
+    generation: int
+    created: str
+    model: str
+    dim: int
+    takes_images: bool
+
+
+def create_app(
+    searcher: Searcher, access: Access | None = None, limits: ServerLimits | None = None
+) -> App:
+    """Return an application that answers from `searcher`, and closes it when it ends."""
+    limits = limits or ServerLimits()
+    admission = Admission(limits)
+    metrics = Metrics(searcher, admission)
+    routes = _Routes(searcher, admission, metrics, limits)
+    app = FastAPI(
+        title="embedsearch",
+        version=embedsearch.__version__,
+        summary="The images of a store that look most like a picture.",
+        lifespan=routes.lifespan,
+        docs_url=None,  # a page of scripts that come from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    routes.add_to(app)
+    _add_errors(app)
+    return Guard(app, access or Access(), limits, metrics.watch)
+
+
+class _Routes:
+    """The routes, and what they share."""
+
+    def __init__(
+        self, searcher: Searcher, admission: Admission, metrics: Metrics, limits: ServerLimits
+    ) -> None:
+        self._searcher = searcher
+        self._admission = admission
+        self._metrics = metrics
+        self._limits = limits
+        self._threads = ThreadPoolExecutor(limits.running, "embedsearch-web")
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Make the first answer as quick as the others; close the store in the end."""
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._warm_up)
+        yield
+        self._threads.shutdown()
+        self._searcher.close()
+
+    def _warm_up(self) -> None:
+        spec = self._searcher.manifest.model
+        vector = np.eye(1, spec.dim, dtype=np.float32)[0]
+        self._searcher.query(vector, k=1)
+        if not spec.is_foreign:
+            self._searcher.embed([np.zeros((8, 8, 3), np.uint8)])
+
+    def add_to(self, app: FastAPI) -> None:
+        """Register the routes."""
+        failed: dict[int | str, dict[str, Any]] = {
+            status: {"model": ErrorAnswer} for status in (400, 404, 422, 503)
+        }
+        app.post(
+            "/search",
+            response_class=Response,
+            responses={200: {"model": SearchAnswer}, **failed},
+            openapi_extra=_search_schema(),
+        )(self.search)
+        app.get(
+            "/images/{row}",
+            response_class=Response,
+            responses={200: {"model": ImageRecord}, **failed},
+        )(self.image)
+        app.get(
+            "/images/{row}/thumbnail",
+            response_class=Response,
+            responses={200: {"content": {"image/jpeg": {}}}, **failed},
+            openapi_extra={"parameters": [_side_schema()]},
+        )(self.thumbnail)
+        app.get("/health")(self.health)
+        app.get("/info")(self.info)
+        app.get("/metrics", response_class=Response)(self.metrics)
+
+    async def search(self, request: Request) -> Response:
+        """Return the nearest images to one of the store, to a vector, or to one handed over."""
+        what = await asked(request, self._limits)
+        return await self._work(lambda: self._answer(what))
+
+    async def image(self, row: Annotated[str, Path(pattern=_ROW.pattern)]) -> Response:
+        """Return what the store knows of an image."""
+        number = _number(row)
+        return await self._work(lambda: _json(self._searcher.get(number).to_dict()))
+
+    async def thumbnail(
+        self, request: Request, row: Annotated[str, Path(pattern=_ROW.pattern)]
+    ) -> Response:
+        """Return an image of the store, upright, as JPEG."""
+        number = _number(row)
+        pairs = request.query_params.multi_items()
+        side = str(_DEFAULT_SIDE) if not pairs else pairs[0][1]
+        if len(pairs) > 1 or (pairs and pairs[0][0] != "side") or not _SIDE.fullmatch(side):
+            raise BadRequest(f"a thumbnail has one parameter, side, from 1 to {MAX_SIDE}")
+        return await self._work(lambda: self._picture(number, int(side)))
+
+    async def health(self) -> Health:
+        """Return whether all is well."""
+        trouble = self._searcher.trouble
+        return Health(
+            status="degraded" if trouble else "ok",
+            generation=self._searcher.manifest.generation,
+        )
+
+    async def info(self) -> StoreInfo:
+        """Return what the store holds."""
+        manifest = self._searcher.manifest
+        return StoreInfo(
+            version=embedsearch.__version__,
+            images=manifest.live,
+            generation=manifest.generation,
+            created=manifest.created,
+            model=manifest.model.name,
+            dim=manifest.model.dim,
+            takes_images=not manifest.model.is_foreign,
+        )
+
+    async def metrics(self) -> Response:
+        """Return counters, for Prometheus."""
+        return Response(self._metrics.text(), media_type=CONTENT_TYPE)
+
+    async def _work(self, work: Callable[[], T]) -> T:
+        """Do work in a thread, when it is its turn."""
+        async with self._admission.turn():
+            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _answer(self, what: Asked) -> Response:
+        (answer,) = self._searcher.answers([what.query], config=what.config)
+        if answer.failure is not None:
+            raise answer.failure
+        return _json({"hits": [hit.to_dict() for hit in answer.hits]})
+
+    def _picture(self, row: int, side: int) -> Response:
+        try:
+            jpeg = self._searcher.thumbnail(row, side)
+        except UnreadableImage as error:  # the file of that row is no picture any more
+            raise BadRequest(f"the image of row {row} cannot be read", 404) from error
+        return Response(
+            jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=300"}
+        )
+
+
+def _number(row: str) -> int:
+    if not _ROW.fullmatch(row):
+        raise BadRequest("no such row", 404)
+    return int(row)
+
+
+def _json(values: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return an answer whose text is ASCII: a file's name may hold what is no Unicode."""
+    body = json.dumps(values, allow_nan=False, separators=(",", ":"))
+    return Response(
+        body, status, {"cache-control": "no-store", **(headers or {})}, "application/json"
+    )
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Say what went wrong as JSON: no path of this machine, no trace of a program."""
+
+    async def bad(request: Request, error: Any) -> Response:
+        return _json({"error": str(error)}, error.status)
+
+    async def http(request: Request, error: Any) -> Response:
+        return _json({"error": str(error.detail)}, error.status_code, error.headers)
+
+    async def busy(request: Request, error: Any) -> Response:
+        return _json({"error": "too many are asking"}, 503, {"retry-after": "1"})
+
+    async def unreadable(request: Request, error: Any) -> Response:
+        return _json({"error": str(error), "reason": error.reason}, 422)
+
+    async def missing(request: Request, error: Any) -> Response:
+        return _json({"error": str(error)}, 404)
+
+    async def usage(request: Request, error: Any) -> Response:
+        return _json({"error": str(error)}, 400)
+
+    async def broken(request: Request, error: Any) -> Response:
+        _log.error("%s %s: %s", request.method, request.url.path, error)
+        return _json({"error": "the store cannot be read: see the server's log"}, 503)
+
+    for kind, handler in (
+        (BadRequest, bad),
+        (RequestValidationError, usage),
+        (HTTPException, http),
+        (Busy, busy),
+        (UnreadableImage, unreadable),
+        (ImageNotFound, missing),
+        (UsageError, usage),
+        (IncompatibleStore, usage),
+        (EmbedSearchError, broken),
+    ):
+        app.add_exception_handler(kind, handler)
+
+
+def _search_schema() -> dict[str, Any]:
+    """Return what a search takes, for the OpenAPI document."""
+    options = UploadOptions.model_json_schema()["properties"]
+    return {
+        "parameters": [
+            {
+                "name": name,
+                "in": "query",
+                "required": False,
+                "schema": schema,
+                "description": "with an image: " + schema.get("description", ""),
+            }
+            for name, schema in options.items()
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": SearchBody.model_json_schema()},
+                **_PICTURES,
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {"image": {"type": "string", "format": "binary"}},
+                        "required": ["image"],
+                    }
+                },
+            },
+        },
+    }
+
+
+def _side_schema() -> dict[str, Any]:
+    return {
+        "name": "side",
+        "in": "query",
+        "required": False,
+        "description": "The longer side in pixels",
+        "schema": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": MAX_SIDE,
+            "default": _DEFAULT_SIDE,
+        },
+    }

@@ -1,0 +1,254 @@
+"""What stands before every route: who may ask, how much, and what every answer says.
+
+In: an ASGI application, out: one that only meets whole, small requests of those who may ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.cookies import CookieError, SimpleCookie
+from typing import Any, TypeAlias
+from urllib.parse import parse_qsl, urlencode
+
+from embedsearch.paths import printable
+from embedsearch.web.limits import ServerLimits
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+# The route, the method, the status, seconds.
+Watch: TypeAlias = Callable[[str, str, int, float], None]
+
+LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+COOKIE = "embedsearch_token"
+_POLICY = (
+    "default-src 'none'; img-src 'self' blob:; style-src 'self'; script-src 'self'; "
+    "connect-src 'self'; form-action 'self'; frame-ancestors 'none'"
+)
+_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"content-security-policy", _POLICY.encode()),
+    (b"referrer-policy", b"no-referrer"),
+]
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]*)(?::[0-9]{1,5})?")
+_log = logging.getLogger("embedsearch.web")
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may ask: names of this host, and a token if one is needed."""
+
+    hosts: frozenset[str] = LOCAL_HOSTS
+    token: str | None = None
+
+
+@dataclass
+class _Refused(Exception):
+    """A request that no route gets to see."""
+
+    status: int
+    words: str
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+
+
+class _Gone(Exception):
+    """The client has closed the connection before its request was whole."""
+
+
+class Guard:
+    """Wraps an application; `watch` is told of every answer."""
+
+    def __init__(self, app: App, access: Access, limits: ServerLimits, watch: Watch) -> None:
+        self._app = app
+        self._access = access
+        self._limits = limits
+        self._watch = watch
+        self._held_bytes = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        status = 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), *_HEADERS]
+            await send(message)
+
+        try:
+            headers = _single(scope["headers"], self._limits)
+            self._check(scope, headers)
+            with self._holding() as hold:
+                if scope["method"] == "POST":
+                    receive = _replayed(await self._body(receive, hold), receive)
+                await self._app(scope, receive, answer)
+        except _Refused as refused:
+            await _refuse(refused, answer)
+        except _Gone:
+            return
+        finally:
+            seconds = time.monotonic() - started
+            route = getattr(scope.get("route"), "path", "")
+            self._watch(route, scope["method"], status, seconds)
+            path = printable(scope["path"][:200])
+            _log.info("%s %s %d %.0f ms", scope["method"], path, status, 1e3 * seconds)
+
+    def _check(self, scope: Scope, headers: dict[bytes, str]) -> None:
+        """Raise _Refused for whoever may not ask, and for what cannot be a request of ours."""
+        host = _HOST.fullmatch(headers.get(b"host", "").lower())
+        if host is None or host[1] not in self._access.hosts:
+            raise _Refused(403, "this server does not answer to that host name")
+        self._check_length(scope["method"], headers)
+        site = headers.get(b"sec-fetch-site", "none")
+        origin = headers.get(b"origin")
+        own = origin is None or origin.lower().partition("://")[2] == headers[b"host"].lower()
+        is_ours = own and site in {"none", "same-origin"}
+        if scope["method"] not in {"GET", "HEAD"} and not is_ours:
+            raise _Refused(403, "requests of other sites are not answered")
+        if self._access.token is not None and scope["path"] != "/health":
+            self._check_token(scope, headers, self._access.token)
+
+    def _check_length(self, method: str, headers: dict[bytes, str]) -> None:
+        length = headers.get(b"content-length")  # h11 lets up to 20 digits through only
+        is_chunked = b"transfer-encoding" in headers
+        if is_chunked and length is not None:
+            raise _Refused(400, "a body has one length")
+        if method == "POST" and not is_chunked and length is None:
+            raise _Refused(411, "the length of the body is missing")
+        if method != "POST" and (is_chunked or int(length or 0)):
+            raise _Refused(400, f"a {method} request has no body")
+        if int(length or 0) > self._limits.body_bytes:
+            raise self._too_large()
+
+    def _too_large(self) -> _Refused:
+        return _Refused(413, f"a body is at most {self._limits.body_bytes >> 20} MB")
+
+    def _check_token(self, scope: Scope, headers: dict[bytes, str], token: str) -> None:
+        query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        given = [value for name, value in query if name == "token"]
+        if given and scope["method"] == "GET" and all(_same(value, token) for value in given):
+            rest = urlencode([pair for pair in query if pair[0] != "token"])
+            # A path of two slashes would name another host.
+            place = "/" + scope["raw_path"].decode("latin-1").lstrip("/\\")
+            raise _Refused(
+                303,
+                "the token is in a cookie now",
+                [
+                    (b"location", (place + ("?" + rest if rest else "")).encode("latin-1")),
+                    (
+                        b"set-cookie",
+                        f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict".encode(),
+                    ),
+                ],
+            )
+        scheme, _, bearer = headers.get(b"authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and _same(bearer.strip(), token):
+            return
+        if _same(_cookie(headers.get(b"cookie", "")), token):
+            return
+        raise _Refused(
+            401, "a token is needed: Authorization: Bearer …", [(b"www-authenticate", b"Bearer")]
+        )
+
+    async def _body(self, receive: Receive, hold: Callable[[int], None]) -> bytes:
+        """Return the whole body. Raises _Refused for one too long, or too slow."""
+        parts: list[bytes] = []
+        size = 0
+        try:
+            async with asyncio.timeout(self._limits.body_s):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _Gone
+                    part = message.get("body", b"")
+                    size += len(part)
+                    if size > self._limits.body_bytes:
+                        raise self._too_large()
+                    hold(len(part))
+                    parts.append(part)
+                    if not message.get("more_body", False):
+                        return b"".join(parts)
+        except TimeoutError as error:
+            raise _Refused(408, f"the body took over {self._limits.body_s:.0f} s") from error
+
+    @contextmanager
+    def _holding(self) -> Iterator[Callable[[int], None]]:
+        """Count the bytes that a request holds until it is answered."""
+        mine = 0
+
+        def hold(size: int) -> None:
+            nonlocal mine
+            if self._held_bytes + size > self._limits.bodies_bytes:
+                raise _Refused(503, "too much is being uploaded", [(b"retry-after", b"1")])
+            mine += size
+            self._held_bytes += size
+
+        try:
+            yield hold
+        finally:
+            self._held_bytes -= mine
+
+
+def _single(headers: list[tuple[bytes, bytes]], limits: ServerLimits) -> dict[bytes, str]:
+    """Return the headers by name. Raises _Refused for long ones, and for some that come twice."""
+    found: dict[bytes, str] = {}
+    for name, value in headers:
+        if len(value) > limits.header_bytes:
+            raise _Refused(431, f"a header is at most {limits.header_bytes >> 10} kB")
+        if name in found and name in {b"host", b"content-length", b"origin", b"authorization"}:
+            raise _Refused(400, "a header comes twice")
+        found[name] = value.decode("latin-1")
+    return found
+
+
+def _same(given: str, token: str) -> bool:
+    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), token.encode())
+
+
+def _cookie(header: str) -> str:
+    try:
+        morsel = SimpleCookie(header).get(COOKIE)
+    except CookieError:
+        return ""
+    return "" if morsel is None else morsel.value
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Give a body that was read already, then what else happens."""
+    is_given = False
+
+    async def again() -> Message:
+        nonlocal is_given
+        if is_given:
+            return await receive()
+        is_given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again
+
+
+async def _refuse(refused: _Refused, send: Send) -> None:
+    body = json.dumps({"error": refused.words}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+        (b"connection", b"close"),  # what is left of the request is not read
+        *refused.headers,
+    ]
+    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

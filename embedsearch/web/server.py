@@ -1,0 +1,169 @@
+"""An application on a port, for clients of whom nothing is expected; in: an app, out: answers.
+
+uvicorn with h11; what it lacks is a time-out for headers and for clients that take no answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import h11
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from embedsearch.errors import UsageError
+from embedsearch.web.guard import LOCAL_HOSTS, Access
+from embedsearch.web.limits import ServerLimits
+
+AUTO_TOKEN = "auto"
+_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
+    b"content-length: 0\r\n\r\n"
+)
+
+
+def access(host: str, allowed: tuple[str, ...], token: str | None) -> Access:
+    """Return who may ask. Raises UsageError for a host beyond this machine without a token."""
+    if token == AUTO_TOKEN:
+        token = secrets.token_urlsafe(24)
+    if token is not None and (len(token) < 8 or not token.isascii() or not token.isprintable()):
+        raise UsageError("a token is at least 8 printable ASCII characters, or auto")
+    if token is None and not _is_local(host):
+        raise UsageError(
+            f"--host {host} is reached by others: give --token auto, or a token of your own"
+        )
+    named = f"[{host}]" if ":" in host else host
+    wildcard = host in {"0.0.0.0", "::"}
+    return Access(
+        LOCAL_HOSTS | {name.lower() for name in (*allowed, *(() if wildcard else (named,)))}, token
+    )
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens. Raises UsageError."""
+    if not 0 <= port < 1 << 16:
+        raise UsageError(f"a port is a number from 0 to 65535, not {port}")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family)
+    except (OSError, UnicodeError) as error:
+        number = getattr(error, "errno", None) or 0
+        words = os.strerror(number) if number > 0 else str(error)
+        raise UsageError(f"cannot listen on {host}, port {port}: {words}") from error
+
+
+def address(listening: socket.socket, access: Access) -> str:
+    """Return the URL for a person, with the token if there is one."""
+    host, port = listening.getsockname()[:2]
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}/" + (f"?token={access.token}" if access.token else "")
+
+
+def serve(
+    app: Callable[..., Any], listening: socket.socket, limits: ServerLimits, *, log: bool
+) -> None:
+    """Answer until a signal comes; requests in progress have five seconds to end."""
+    _log_to_stderr(logging.INFO if log else logging.WARNING)
+    config = uvicorn.Config(
+        app,
+        http=type("_Protocol", (BoundedProtocol,), {"limits": limits}),
+        loop="asyncio",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=True,
+        timeout_keep_alive=int(limits.idle_s),
+        timeout_graceful_shutdown=5,
+        h11_max_incomplete_event_size=limits.headers_bytes,
+    )
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _log_to_stderr(level: int) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("embedsearch: %(message)s"))
+    for name in ("embedsearch", "uvicorn.error"):
+        logger = logging.getLogger(name)
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.setLevel(level)
+    # Noise from the network is no warning to whoever runs the server.
+    logging.getLogger("uvicorn.error").setLevel(max(level, logging.ERROR))
+
+
+class BoundedProtocol(H11Protocol):
+    """A connection that ends when its client is too slow, or one too many."""
+
+    limits = ServerLimits()
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._waiting_for_headers: asyncio.TimerHandle | None = None
+        self._waiting_for_reader: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request, or refuse the connection."""
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            transport.write(_FULL)
+            transport.close()
+            return
+        self._watch_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop all waiting."""
+        for timer in (self._waiting_for_headers, self._waiting_for_reader):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; from the first of a request on, its headers have to come in time."""
+        super().data_received(data)
+        self._watch_headers()
+
+    def _watch_headers(self) -> None:
+        is_due = self.conn.their_state is h11.IDLE and not self.transport.is_closing()
+        if is_due and self._waiting_for_headers is None:
+            self._waiting_for_headers = self.loop.call_later(self.limits.headers_s, self._too_slow)
+        elif not is_due and self._waiting_for_headers is not None:
+            self._waiting_for_headers.cancel()
+            self._waiting_for_headers = None
+
+    def _too_slow(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(_SLOW)
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        """The client does not take what it asked for: wait for it, not for ever."""
+        super().pause_writing()
+        self._waiting_for_reader = self.loop.call_later(self.limits.answer_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        super().resume_writing()
+        if self._waiting_for_reader is not None:
+            self._waiting_for_reader.cancel()
+            self._waiting_for_reader = None
+
+
+def _is_local(host: str) -> bool:
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
