@@ -111,6 +111,7 @@ class Searcher:
     @property
     def manifest(self) -> Manifest:
         """Return the manifest of the generation that answers."""
+        self._look()
         return self._opened.generation.manifest
 
     @property

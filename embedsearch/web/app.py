@@ -13,7 +13,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import numpy as np
 from fastapi import FastAPI, Path
@@ -41,7 +41,7 @@ from embedsearch.web.limits import ServerLimits
 from embedsearch.web.metrics import CONTENT_TYPE, Metrics
 
 T = TypeVar("T")
-_ROW = re.compile(r"[0-9]{1,12}")
+_Row: TypeAlias = Annotated[str, Path(pattern="^[0-9]{1,12}$")]
 _SIDE = re.compile(r"[0-9]{1,4}")
 _DEFAULT_SIDE = 256
 _PICTURES = {"image/*": {"schema": {"type": "string", "format": "binary"}}}
@@ -160,21 +160,17 @@ class _Routes:
         what = await asked(request, self._limits)
         return await self._work(lambda: self._answer(what))
 
-    async def image(self, row: Annotated[str, Path(pattern=_ROW.pattern)]) -> Response:
+    async def image(self, row: _Row) -> Response:
         """Return what the store knows of an image."""
-        number = _number(row)
-        return await self._work(lambda: _json(self._searcher.get(number).to_dict()))
+        return await self._work(lambda: _json(self._searcher.get(int(row)).to_dict()))
 
-    async def thumbnail(
-        self, request: Request, row: Annotated[str, Path(pattern=_ROW.pattern)]
-    ) -> Response:
+    async def thumbnail(self, request: Request, row: _Row) -> Response:
         """Return an image of the store, upright, as JPEG."""
-        number = _number(row)
         pairs = request.query_params.multi_items()
         side = str(_DEFAULT_SIDE) if not pairs else pairs[0][1]
         if len(pairs) > 1 or (pairs and pairs[0][0] != "side") or not _SIDE.fullmatch(side):
             raise BadRequest(f"a thumbnail has one parameter, side, from 1 to {MAX_SIDE}")
-        return await self._work(lambda: self._picture(number, int(side)))
+        return await self._work(lambda: self._picture(int(row), int(side)))
 
     async def health(self) -> Health:
         """Return whether all is well."""
@@ -222,12 +218,6 @@ class _Routes:
         )
 
 
-def _number(row: str) -> int:
-    if not _ROW.fullmatch(row):
-        raise BadRequest("no such row", 404)
-    return int(row)
-
-
 def _json(values: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return an answer whose text is ASCII: a file's name may hold what is no Unicode."""
     body = json.dumps(values, allow_nan=False, separators=(",", ":"))
@@ -238,6 +228,9 @@ def _json(values: object, status: int = 200, headers: dict[str, str] | None = No
 
 def _add_errors(app: FastAPI) -> None:
     """Say what went wrong as JSON: no path of this machine, no trace of a program."""
+
+    async def unmatched(request: Request, error: Any) -> Response:
+        return _json({"error": "no such row"}, 404)  # the one thing that is checked by its pattern
 
     async def bad(request: Request, error: Any) -> Response:
         return _json({"error": str(error)}, error.status)
@@ -263,7 +256,7 @@ def _add_errors(app: FastAPI) -> None:
 
     for kind, handler in (
         (BadRequest, bad),
-        (RequestValidationError, usage),
+        (RequestValidationError, unmatched),
         (HTTPException, http),
         (Busy, busy),
         (UnreadableImage, unreadable),
