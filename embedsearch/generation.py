@@ -60,6 +60,11 @@ class Generation:
         """Return its manifest."""
         return self._snapshot.manifest
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """Return the columns that a condition can name, and their types."""
+        return {field.name: str(field.type) for field in self._columns.schema}
+
     def close(self) -> None:
         """Release files and memory; nobody may be asking."""
         with self._reading:

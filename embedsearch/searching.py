@@ -115,6 +115,12 @@ class Searcher:
         return self._opened.generation.manifest
 
     @property
+    def columns(self) -> dict[str, str]:
+        """Return the columns that `where` can name, the user's own too, and their types."""
+        with self._using() as opened:
+            return opened.generation.columns
+
+    @property
     def trouble(self) -> str | None:
         """Return why a newer generation could not be taken up; the older one goes on answering."""
         self._look()

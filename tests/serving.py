@@ -120,11 +120,13 @@ def parsed(answer: bytes) -> Response:
 
 
 @contextmanager
-def served(store: Path, *arguments: str, **limits: float) -> Iterator[Served]:
+def served(
+    store: Path, *arguments: str, command: str = "serve", **limits: float
+) -> Iterator[Served]:
     """Serve a store on a free port until the block ends."""
-    command = [sys.executable, "-c", _PROGRAM, json.dumps(limits), "serve", "--store", str(store)]
+    program = [sys.executable, "-c", _PROGRAM, json.dumps(limits), command, "--store", str(store)]
     process = subprocess.Popen(
-        [*command, "--port", "0", *arguments], stderr=subprocess.PIPE, text=True
+        [*program, "--port", "0", *arguments], stderr=subprocess.PIPE, text=True
     )
     try:
         assert process.stderr is not None

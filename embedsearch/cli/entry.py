@@ -18,7 +18,7 @@ from embedsearch.cli.exchange import export, import_
 from embedsearch.cli.index import index
 from embedsearch.cli.learn import evaluate, train
 from embedsearch.cli.query import query
-from embedsearch.cli.servers import serve
+from embedsearch.cli.servers import mcp, serve
 from embedsearch.cli.stores import check, failures, info, models, repair
 from embedsearch.errors import EmbedSearchError
 
@@ -27,7 +27,8 @@ for command in (index, query, info, check, repair, failures, models, bench, eval
     app.command()(command)
 app.command()(export)
 app.command("import")(import_)
-app.command()(serve)
+for server in (serve, mcp):
+    app.command()(server)
 
 
 def enter() -> NoReturn:

@@ -1,7 +1,9 @@
-"""`embedsearch serve`: the store for other programs."""
+"""`embedsearch serve` and `embedsearch mcp`: stores for other programs."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +15,7 @@ from embedsearch.cli.app import (
     VerboseOption,
     notice,
 )
-from embedsearch.errors import MissingLibrary
+from embedsearch.errors import MissingLibrary, UsageError
 from embedsearch.session import Session
 
 HostOption = Annotated[
@@ -27,10 +29,14 @@ AllowHostOption = Annotated[
 ]
 
 
+PortOption = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")]
+HOST, PORT = "127.0.0.1", 8000
+
+
 def serve(
     store: StoreOption = None,
-    host: HostOption = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
+    host: HostOption = HOST,
+    port: PortOption = PORT,
     token: TokenOption = None,
     allow_host: AllowHostOption = None,
     device: DeviceOption = "cpu",
@@ -56,6 +62,62 @@ def serve(
         place = server.address(listening, access)
         notice(f"{len(searcher)} images at {place}; Ctrl-C ends")
         server.serve(create_app(searcher, access), listening, ServerLimits(), log=verbose)
+
+
+def mcp(
+    store: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A store's folder. Repeatable.  [default: EMBEDSEARCH_STORE, else the nearest]"
+        ),
+    ] = None,
+    allow: Annotated[
+        list[Path] | None,
+        typer.Option(help="A folder whose images may be asked with. Repeatable."),
+    ] = None,
+    http: Annotated[bool, typer.Option("--http", help="HTTP, at /mcp, not stdin.")] = False,
+    host: HostOption = HOST,
+    port: PortOption = PORT,
+    token: TokenOption = None,
+    allow_host: AllowHostOption = None,
+    device: DeviceOption = "cpu",
+    precision: PrecisionOption = "auto",
+    verbose: VerboseOption = False,
+) -> None:
+    """Give stores to agents, by the Model Context Protocol: similar images, thumbnails, facts."""
+    try:
+        from embedsearch.integrations import mcp as door
+        from embedsearch.web import server
+    except ModuleNotFoundError as error:
+        raise _missing("mcp", error) from error
+    from embedsearch.searching import open_store
+    from embedsearch.store.locate import locate_store
+    from embedsearch.web.limits import ServerLimits
+
+    places = [str(place) for place in store or [locate_store(None)]]
+    for folder in allow or ():
+        if not folder.is_dir():
+            raise UsageError(f"--allow {folder}: there is no such folder")
+    with ExitStack() as opened:
+        searchers = {}
+        for name, place in zip(door.names_of(places), places, strict=True):
+            searcher = open_store(
+                place,
+                device=device,
+                precision=precision,
+                follow=True,
+                session=Session(notice=notice),
+            )
+            searchers[name] = opened.enter_context(searcher)
+        tools = door.create_server(searchers, allow or ())
+        if not http:
+            tools.run("stdio")
+            return
+        access = server.access(host, tuple(allow_host or ()), token)
+        listening = opened.enter_context(server.listen(host, port))
+        notice(f"tools at {server.address(listening, access, 'mcp')}; Ctrl-C ends")
+        app = door.http_app(tools, access, ServerLimits())
+        server.serve(app, listening, ServerLimits(), log=verbose)
 
 
 def _missing(extra: str, error: ModuleNotFoundError) -> MissingLibrary:

@@ -78,6 +78,7 @@ class StoreInfo(BaseModel):
     model: str
     dim: int
     takes_images: bool
+    columns: dict[str, str]  # that `where` can name, and their types
 
 
 def create_app(
@@ -191,6 +192,7 @@ class _Routes:
             model=manifest.model.name,
             dim=manifest.model.dim,
             takes_images=not manifest.model.is_foreign,
+            columns=self._searcher.columns,
         )
 
     async def metrics(self) -> Response:

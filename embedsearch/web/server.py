@@ -61,11 +61,11 @@ def listen(host: str, port: int) -> socket.socket:
         raise UsageError(f"cannot listen on {host}, port {port}: {words}") from error
 
 
-def address(listening: socket.socket, access: Access) -> str:
+def address(listening: socket.socket, access: Access, path: str = "") -> str:
     """Return the URL for a person, with the token if there is one."""
     host, port = listening.getsockname()[:2]
     name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{port}/" + (f"?token={access.token}" if access.token else "")
+    return f"http://{name}:{port}/{path}" + (f"?token={access.token}" if access.token else "")
 
 
 def serve(

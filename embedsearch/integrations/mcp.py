@@ -1,0 +1,271 @@
+"""Stores for agents, by the Model Context Protocol; in: open stores, out: a server of tools.
+
+Nothing is written or fetched, and only files in folders that are allowed can be asked with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Annotated, Any, TypeVar
+
+from mcp.server import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.types import CallToolResult, ImageContent, TextContent, ToolAnnotations
+from pydantic import BaseModel, Field
+
+import embedsearch
+from embedsearch.config import SearchConfig
+from embedsearch.errors import EmbedSearchError, UnreadableImage, UsageError
+from embedsearch.paths import printable
+from embedsearch.queries import Key, Query
+from embedsearch.records import Hit, ImageRecord
+from embedsearch.references import image_of
+from embedsearch.searching import Searcher
+from embedsearch.thumbnails import MAX_SIDE
+from embedsearch.web.admission import Admission, Busy
+from embedsearch.web.guard import Access, App, Guard
+from embedsearch.web.limits import ServerLimits
+
+T = TypeVar("T")
+MAX_K = 50
+_THUMBNAIL_SIDE = 256
+_IMAGE_SIDE = 768
+_INSTRUCTIONS = (
+    "Finds images that look alike. Ask search_similar_images with the path of an image, with an "
+    "image as a data: URI, or with an image of the store by its row or key; there is no search by "
+    "words, but `where` filters by the columns that list_stores names, captions among them. "
+    "get_image shows an image."
+)
+_READ_ONLY = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
+
+StoreName = Annotated[
+    str | None, Field(description="A name from list_stores; without, the first of them")
+]
+Row = Annotated[int | None, Field(ge=0, lt=10**12, description="The row of an image of the store")]
+KeyName = Annotated[
+    str | None, Field(description="The path of an image of the store, inside its folder or whole")
+]
+
+
+class SearchResult(BaseModel):
+    """Hits, best first. `score` is a cosine, 1 for the same picture; `row` names the image."""
+
+    hits: list[Hit]
+
+
+class ImageResult(BaseModel):
+    """What a store knows of an image."""
+
+    image: ImageRecord
+
+
+class StoreFacts(BaseModel):
+    """A store; `columns`, with their types, can be named in a `where`."""
+
+    name: str
+    images: int
+    generation: int
+    model: str
+    takes_images: bool  # False: only a row or a key can be asked with
+    folders: list[str]
+    columns: dict[str, str]
+
+
+class StoreList(BaseModel):
+    """The stores that can be searched."""
+
+    stores: list[StoreFacts]
+
+
+def create_server(
+    stores: Mapping[str, Searcher], allowed: Sequence[str | os.PathLike[str]] = ()
+) -> MCPServer:
+    """Return a server of tools over open stores, by name.
+
+    An image to ask with lies in an indexed folder, or in one that is `allowed`.
+    """
+    tools = _Tools(stores, [os.path.realpath(folder) for folder in allowed])
+    server = MCPServer(
+        "embedsearch",
+        title="Search images by image",
+        version=embedsearch.__version__,
+        instructions=_INSTRUCTIONS,
+        log_level="ERROR",
+    )
+    for tool in (tools.search_similar_images, tools.get_image, tools.list_stores):
+        server.tool(annotations=_READ_ONLY)(tool)
+    return server
+
+
+def http_app(server: MCPServer, access: Access, limits: ServerLimits) -> App:
+    """Return an application that serves the tools at /mcp, behind the guard of `serve`."""
+    app = server.streamable_http_app(
+        stateless_http=True,
+        json_response=True,
+        max_request_body_size=limits.body_bytes,
+        host="",  # the guard knows the names of this host, and refuses others
+    )
+    return Guard(app, access, limits, lambda *_: None)
+
+
+def names_of(stores: Sequence[str]) -> list[str]:
+    """Return a name for each store: that of its folder. Raises UsageError for two alike."""
+    names = [PurePath(os.path.abspath(store)).stem.lstrip(".") or "store" for store in stores]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"two stores are called {name}: rename the folder of one")
+    return names
+
+
+class _Tools:
+    """The tools; their signatures and docstrings are what an agent reads."""
+
+    def __init__(self, stores: Mapping[str, Searcher], allowed: list[str]) -> None:
+        self._stores = stores
+        self._allowed = allowed
+        self._admission = Admission(ServerLimits())
+
+    async def search_similar_images(
+        self,
+        image: Annotated[
+            str | None, Field(description="The path of an image file, or a data: URI")
+        ] = None,
+        row: Row = None,
+        key: KeyName = None,
+        store: StoreName = None,
+        k: Annotated[int, Field(ge=1, le=MAX_K, description="How many hits")] = 5,
+        offset: Annotated[int, Field(ge=0, le=1000, description="Hits to leave out")] = 0,
+        where: Annotated[
+            str | None, Field(description="An SQL condition: \"caption like '%boat%'\"")
+        ] = None,
+        min_score: Annotated[
+            float | None, Field(ge=-1, le=1, description="Leave out hits below this cosine")
+        ] = None,
+        thumbnails: Annotated[bool, Field(description="Show the hits, as small JPEGs")] = False,
+    ) -> Annotated[CallToolResult, SearchResult]:
+        """Find the images of a store that look most like an image: give image, row or key."""
+
+        def search() -> CallToolResult:
+            searcher = self._store(store)
+            config = SearchConfig(k=k, offset=offset, where=where, min_score=min_score)
+            (answer,) = searcher.answers([self._query(searcher, image, row, key)], config=config)
+            if answer.failure is not None:
+                raise answer.failure
+            lines = [_line(hit) for hit in answer.hits] or ["no image matches"]
+            content: list[Any] = [TextContent(type="text", text="\n".join(lines))]
+            if thumbnails:
+                content += [_shown(searcher, hit.row) for hit in answer.hits]
+            values = {"hits": [hit.to_dict() for hit in answer.hits]}
+            return CallToolResult(content=content, structured_content=_encodable(values))
+
+        return await self._work(search)
+
+    async def get_image(
+        self,
+        row: Row = None,
+        key: KeyName = None,
+        store: StoreName = None,
+        side: Annotated[
+            int, Field(ge=1, le=MAX_SIDE, description="Pixels of the longer side")
+        ] = _IMAGE_SIDE,
+    ) -> Annotated[CallToolResult, ImageResult]:
+        """Show an image of a store, as JPEG, and what is known of it: give row or key."""
+
+        def get() -> CallToolResult:
+            searcher = self._store(store)
+            record = searcher.get(_one_of(row=row, key=key))
+            jpeg = base64.b64encode(searcher.thumbnail(record.row, side)).decode()
+            values: dict[str, Any] = _encodable({"image": record.to_dict()})
+            return CallToolResult(
+                content=[
+                    TextContent(type="text", text=f"row {record.row}: {printable(record.path)}"),
+                    ImageContent(type="image", data=jpeg, mime_type="image/jpeg"),
+                ],
+                structured_content=values,
+            )
+
+        return await self._work(get)
+
+    async def list_stores(self) -> StoreList:
+        """List the stores, what is in them, and the columns that a `where` can name."""
+        return await self._work(
+            lambda: StoreList(
+                stores=[
+                    StoreFacts(
+                        name=name,
+                        images=searcher.manifest.live,
+                        generation=searcher.manifest.generation,
+                        model=searcher.manifest.model.name,
+                        takes_images=not searcher.manifest.model.is_foreign,
+                        folders=[printable(root.path) for root in searcher.manifest.roots],
+                        columns=searcher.columns,
+                    )
+                    for name, searcher in self._stores.items()
+                ]
+            )
+        )
+
+    async def _work(self, work: Callable[[], T]) -> T:
+        """Do work in a thread, when it is its turn. Raises ToolError for errors of ours."""
+        try:
+            async with self._admission.turn():
+                return await asyncio.to_thread(work)
+        except EmbedSearchError as error:
+            raise ToolError(str(error)) from error
+        except Busy as error:
+            raise ToolError("too many are asking: try again in a second") from error
+
+    def _store(self, name: str | None) -> Searcher:
+        name = next(iter(self._stores)) if name is None else name
+        if name not in self._stores:
+            raise UsageError(f"there is no store {name!r}, but {', '.join(self._stores)}")
+        return self._stores[name]
+
+    def _query(
+        self, searcher: Searcher, image: str | None, row: int | None, key: str | None
+    ) -> Query:
+        asked = _one_of(image=image, row=row, key=key)
+        if image is None:
+            return Key(asked)
+        folders = [root.path for root in searcher.manifest.roots]
+        return image_of(image, [*folders, *self._allowed])
+
+
+def _one_of(**given: str | int | None) -> str | int:
+    values = [value for value in given.values() if value is not None]
+    if len(values) != 1:
+        raise UsageError(f"give one of {', '.join(given)}")
+    return values[0]
+
+
+def _line(hit: Hit) -> str:
+    size = f"{hit.width} x {hit.height}"
+    more = "".join(f", {name}: {value}" for name, value in hit.metadata.items())
+    return printable(f"{hit.rank}. score {hit.score:.3f}, row {hit.row}, {size}, {hit.key}{more}")
+
+
+def _shown(searcher: Searcher, row: int) -> TextContent | ImageContent:
+    try:
+        jpeg = searcher.thumbnail(row, _THUMBNAIL_SIDE)
+    except UnreadableImage as error:  # the file has changed since it was indexed
+        return TextContent(type="text", text=f"row {row}: {error}")
+    return ImageContent(type="image", data=base64.b64encode(jpeg).decode(), mime_type="image/jpeg")
+
+
+def _encodable(values: Any) -> Any:
+    """Return JSON-ready values, names that are no Unicode as they are shown elsewhere."""
+    if isinstance(values, str):
+        try:
+            values.encode()
+        except UnicodeEncodeError:
+            return printable(values)
+        return values
+    if isinstance(values, dict):
+        return {key: _encodable(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_encodable(value) for value in values]
+    return values
