@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.conftest import REPOSITORY
+
 # The command with other limits, so that a time-out can be waited for.
 _PROGRAM = """
 import json, sys
@@ -27,7 +29,10 @@ class Limits(limits.ServerLimits):
     def __init__(self):
         super().__init__(**values)
 limits.ServerLimits = Limits
-sys.exit(run(sys.argv[2:]))
+if sys.argv[2]:
+    from tests.soak import mutants
+    mutants.apply(sys.argv[2])
+sys.exit(run(sys.argv[3:]))
 """
 
 
@@ -121,12 +126,19 @@ def parsed(answer: bytes) -> Response:
 
 @contextmanager
 def served(
-    store: Path, *arguments: str, command: str = "serve", **limits: float
+    store: Path,
+    *arguments: str,
+    command: str = "serve",
+    mutant: str | None = None,
+    **limits: float,
 ) -> Iterator[Served]:
     """Serve a store on a free port until the block ends."""
-    program = [sys.executable, "-c", _PROGRAM, json.dumps(limits), command, "--store", str(store)]
+    program = [sys.executable, "-c", _PROGRAM, json.dumps(limits), mutant or "", command]
     process = subprocess.Popen(
-        [*program, "--port", "0", *arguments], stderr=subprocess.PIPE, text=True
+        [*program, "--store", str(store), "--port", "0", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
     )
     try:
         assert process.stderr is not None

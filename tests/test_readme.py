@@ -111,7 +111,17 @@ def test_every_command_stands_in_the_readme() -> None:
 
 def test_options_named_in_the_readme_exist() -> None:
     known = ""
-    for command in ("index", "query", "check", "repair", "bench", "evaluate", "train", "serve", "mcp"):
+    for command in (
+        "index",
+        "query",
+        "check",
+        "repair",
+        "bench",
+        "evaluate",
+        "train",
+        "serve",
+        "mcp",
+    ):
         arguments = [sys.executable, "-m", "embedsearch", command, "--help"]
         known += subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
     others = {"--index-url", "--json", "--data-binary"}  # of pip and curl

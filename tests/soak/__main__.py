@@ -20,6 +20,7 @@ from tests.soak import (
     pictures,
     power,
     readers,
+    requests,
     writers,
 )
 from tests.soak.finding import Caught, Finding, Trial
@@ -29,6 +30,7 @@ from tests.soak.mutants import MUTANTS
 HARNESSES: dict[str, Callable[[Trial, Finding, Path], None]] = {
     "pictures": pictures.run,
     "deadly-pictures": pictures.run_deadly,
+    "requests": requests.run,
     "readers": readers.run,
     "writers": writers.run,
     "clocks": clocks.run,

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,3 +236,18 @@ def lets_through() -> None:
     from embedsearch.store import shards
 
     shards.DamageGuard.__exit__ = lambda *arguments: None
+
+
+@_mutant
+def tells_all() -> None:
+    """An answer to a request that cannot be followed shows where in the program that was seen."""
+    from embedsearch.web import app
+
+    json_answer = app._json
+
+    def answer(values: Any, status: int = 200, headers: Any = None) -> Any:
+        if status >= 400:
+            values = {"error": "".join(traceback.format_stack())}
+        return json_answer(values, status, headers)
+
+    app._json = answer
