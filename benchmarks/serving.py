@@ -120,23 +120,38 @@ def image_queries(base: Path, model: str) -> Iterator[Row]:
 
 
 def adapters(base: Path) -> Iterator[Row]:
-    """Ask in turn by the plain API and by each adapter, with a path."""
-    from haystack.dataclasses import ByteStream  # noqa: F401  its import is no part of a query
+    """Ask in turn by the plain API and by each adapter, with the path of a photo."""
     from llama_index.core.schema import QueryBundle
+    from mcp.client import Client
 
-    from embedsearch.integrations import haystack, langchain, llama_index
+    from embedsearch.integrations import haystack, langchain, llama_index, mcp
 
     store = base / "packaged.es"
     paths = [str(path) for path in sorted((base / "photos-packaged").iterdir())]
-    with embedsearch.open_store(store, follow=True) as searcher:
+    loop = asyncio.new_event_loop()
+    with embedsearch.open_store(store, follow=True) as searcher, server(store) as (port, _):
         in_langchain = langchain.EmbedSearchRetriever(store=searcher, k=10)
         in_llama = llama_index.EmbedSearchRetriever(store=searcher, k=10)
         in_haystack = haystack.EmbedSearchImageRetriever(store=searcher, top_k=10)
+        agent = Client(mcp.create_server({"store": searcher}))
+        loop.run_until_complete(agent.__aenter__())
+        client = Connections(port)
+
+        def by_mcp(path: str) -> None:
+            arguments = {"image": path, "k": 10}
+            loop.run_until_complete(agent.call_tool("search_similar_images", arguments))
+
+        def by_http(path: str) -> None:
+            asked = request(Path(path).read_bytes(), "image/jpeg")
+            loop.run_until_complete(client.ask(asked))
+
         ways: dict[str, Callable[[str], Any]] = {
             "the plain API": lambda path: searcher.query(path, k=10),
             "LangChain": in_langchain.invoke,
             "LlamaIndex": lambda path: in_llama.retrieve(QueryBundle("", image_path=path)),
             "Haystack": lambda path: in_haystack.run(image=path),
+            "MCP, in process": by_mcp,
+            "HTTP, uploaded": by_http,
         }
         times: dict[str, list[float]] = {name: [] for name in ways}
         for number in range(ADAPTER_QUERIES):
@@ -144,6 +159,7 @@ def adapters(base: Path) -> Iterator[Row]:
                 started = time.perf_counter()
                 ask(paths[number % len(paths)])
                 times[name].append(time.perf_counter() - started)
+        loop.run_until_complete(agent.__aexit__(None, None, None))
     plain = statistics.median(times["the plain API"])
     for name in list(ways)[1:]:
         mine = statistics.median(times[name])
