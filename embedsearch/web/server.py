@@ -53,8 +53,20 @@ def listen(host: str, port: int) -> socket.socket:
     if not 0 <= port < 1 << 16:
         raise UsageError(f"a port is a number from 0 to 65535, not {port}")
     try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
+        family, kind, protocol, _, place = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        # With its protocol named: asyncio sends without delay only over what it knows to be TCP,
+        # and the second part of an answer would wait 40 ms for the first to be acknowledged.
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(place)
+            listening.listen(socket.SOMAXCONN)
+        except OSError:
+            listening.close()
+            raise
+        return listening
     except (OSError, UnicodeError) as error:
         number = getattr(error, "errno", None) or 0
         words = os.strerror(number) if number > 0 else str(error)
