@@ -6,13 +6,10 @@ Images are decoded in a worker process, as those of the store were, and embedded
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from numbers import Integral
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -20,7 +17,8 @@ import numpy.typing as npt
 
 from embedsearch.batching import MicroBatcher
 from embedsearch.config import DecodeLimits
-from embedsearch.decode.shared import ImageFile, SharedDecoder
+from embedsearch.decode.handover import ByteFiles
+from embedsearch.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.errors import IncompatibleStore, UnreadableImage, UsageError
 from embedsearch.network.runtime import PixelExtractor, load_extractor
 from embedsearch.records import Box, ModelSpec, Reason, check_unit_rows
@@ -112,6 +110,7 @@ class QueryEmbedder:
         self._decoder = SharedDecoder(
             spec.input_side, limits, most=IMAGES_AT_ONCE, meanwhile=lambda: self._network()
         )
+        self._handed = ByteFiles()
         self._embed_together = MicroBatcher(self._embed, IMAGES_AT_ONCE)
 
     def fits(self, spec: ModelSpec, limits: DecodeLimits) -> bool:
@@ -121,6 +120,7 @@ class QueryEmbedder:
     def close(self) -> None:
         """Release processes and memory."""
         self._decoder.close()
+        self._handed.close()
         with self._loading:
             self._extractor = None
 
@@ -149,33 +149,46 @@ class QueryEmbedder:
         """Return the vector of each query that is no mixture."""
         found: dict[int, _Outcome] = {}
         pixels: dict[int, npt.NDArray[np.uint8]] = {}
-        files: dict[int, ImageFile] = {}
-        with _folder_for(queries) as folder:
-            for place, query in enumerate(queries):
-                image, box = _whole(query)
-                if isinstance(query, Key):
-                    found[place] = stored(query.key)
-                elif isinstance(image, np.ndarray) and image.ndim == 1 and box is None:
-                    found[place] = self._checked(image)
-                elif self.spec.is_foreign:
-                    raise IncompatibleStore(
-                        f"the vectors of this store were made elsewhere, by {self.spec.name}: "
-                        "ask with a key or with a vector"
-                    )
-                elif isinstance(image, bytes | str | os.PathLike):
-                    name = "the image given" if isinstance(image, bytes) else str(image)
-                    files[place] = ImageFile.at(path_of(image, folder, place), name, box)
-                else:
-                    pixels[place] = _square(image, self.spec.input_side, box)
-            for place, outcome in zip(files, self._decoder([*files.values()]), strict=True):
-                if isinstance(outcome, UnreadableImage):
-                    found[place] = outcome
-                else:
-                    pixels[place] = outcome.pixels
+        files: dict[int, tuple[str | bytes, Box | None]] = {}
+        for place, query in enumerate(queries):
+            image, box = _whole(query)
+            if isinstance(query, Key):
+                found[place] = stored(query.key)
+            elif isinstance(image, np.ndarray) and image.ndim == 1 and box is None:
+                found[place] = self._checked(image)
+            elif self.spec.is_foreign:
+                raise IncompatibleStore(
+                    f"the vectors of this store were made elsewhere, by {self.spec.name}: "
+                    "ask with a key or with a vector"
+                )
+            elif isinstance(image, bytes | str | os.PathLike):
+                files[place] = image if isinstance(image, bytes) else path_of(image), box
+            else:
+                pixels[place] = _square(image, self.spec.input_side, box)
+        for place, outcome in zip(files, self._decoded([*files.values()]), strict=True):
+            if isinstance(outcome, UnreadableImage):
+                found[place] = outcome
+            else:
+                pixels[place] = outcome.pixels
         if pixels:
             vectors = self._embed_together([*pixels.values()])
             found |= dict(zip(pixels, vectors, strict=True))
         return [found[place] for place in range(len(queries))]
+
+    def _decoded(
+        self, images: Sequence[tuple[str | bytes, Box | None]]
+    ) -> list[Decoded | UnreadableImage]:
+        """Return what becomes of files, by their paths or their bytes, and parts of them."""
+        with self._handed.of([image for image, _ in images if isinstance(image, bytes)]) as paths:
+            handed = iter(paths)
+            return self._decoder(
+                [
+                    ImageFile.at(next(handed), "the image given", box)
+                    if isinstance(image, bytes)
+                    else ImageFile.at(os.path.realpath(image), image, box)
+                    for image, box in images
+                ]
+            )
 
     def _embed(self, pixels: list[npt.NDArray[np.uint8]]) -> list[_Outcome]:
         """Return the embedding of each image, uint8 (S, S, 3)."""
@@ -216,15 +229,12 @@ def drawn_towards(
     return unit
 
 
-def path_of(image: str | os.PathLike[str] | bytes, folder: str, place: int) -> str:
-    """Return where a worker process can open an image; bytes are written into `folder`."""
-    if not isinstance(image, bytes):
-        if "\0" in os.fsdecode(image):
-            raise UsageError(f"a path holds no NUL: {os.fsdecode(image)!r}")
-        return os.path.realpath(os.fsdecode(image))
-    path = Path(os.path.realpath(folder)) / str(place)
-    path.write_bytes(image)
-    return str(path)
+def path_of(image: str | os.PathLike[str]) -> str:
+    """Return the path of an image as text. Raises UsageError."""
+    path = os.fsdecode(image)
+    if "\0" in path:
+        raise UsageError(f"a path holds no NUL: {path!r}")
+    return path
 
 
 def _parts(query: Query) -> Mix:
@@ -246,13 +256,6 @@ def _mixed(like: list[_Outcome], unlike: list[_Outcome]) -> _Outcome:
         raise UsageError("the images to be like and unlike cancel each other out")
     vector: Vector = (total / length).astype(np.float32)
     return vector
-
-
-def _folder_for(queries: Sequence[Any]) -> AbstractContextManager[str]:
-    """Give a folder for those that are bytes, "" where none is."""
-    if any(isinstance(_whole(query)[0], bytes) for query in queries):
-        return tempfile.TemporaryDirectory(prefix="embedsearch-")
-    return nullcontext("")
 
 
 def _whole(query: Any) -> tuple[Any, Box | None]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -16,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.config import DecodeLimits
+from embedsearch.decode.handover import ByteFiles
 from embedsearch.decode.shared import ImageFile, SharedDecoder
 from embedsearch.errors import UnreadableImage, UsageError
 from embedsearch.queries import path_of
@@ -79,12 +79,17 @@ def tiles(
     None stands for one that cannot be read.
     """
     decoder = SharedDecoder(side, DecodeLimits(), most=_TILES_AT_ONCE, fit=True)
-    with tempfile.TemporaryDirectory(prefix="embedsearch-") as folder, closing(decoder):
+    with closing(ByteFiles()) as handed, closing(decoder):
         for start in range(0, len(images), _TILES_AT_ONCE):
-            some = enumerate(images[start : start + _TILES_AT_ONCE], start)
-            files = [ImageFile.at(path_of(image, folder, place), "") for place, image in some]
-            for outcome in decoder(files):
-                yield None if isinstance(outcome, UnreadableImage) else outcome.pixels
+            some = images[start : start + _TILES_AT_ONCE]
+            with handed.of([image for image in some if isinstance(image, bytes)]) as given:
+                paths = iter(given)
+                files = [
+                    next(paths) if isinstance(image, bytes) else os.path.realpath(path_of(image))
+                    for image in some
+                ]
+                for outcome in decoder([ImageFile.at(path, "") for path in files]):
+                    yield None if isinstance(outcome, UnreadableImage) else outcome.pixels
 
 
 def _without_margin(pixels: npt.NDArray[np.uint8], facts: ImageFacts) -> npt.NDArray[np.uint8]:

@@ -1,0 +1,52 @@
+"""Bytes as files that a worker process can open; in: bytes, out: paths."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from embedsearch.errors import StorageError
+
+
+class ByteFiles:
+    """A folder of our own for images that are handed over; it is made for the first of them."""
+
+    def __init__(self) -> None:
+        self._making = threading.Lock()
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._numbers = itertools.count()
+
+    @contextmanager
+    def of(self, contents: Sequence[bytes]) -> Iterator[list[str]]:
+        """Give a real path for each of the contents until the block ends. Raises StorageError."""
+        paths: list[str] = []
+        try:
+            for content in contents:
+                paths.append(f"{self._place()}/{next(self._numbers)}")
+                with open(paths[-1], "xb", buffering=0) as file:
+                    file.write(content)
+            yield paths
+        except OSError as error:
+            raise StorageError(f"an image cannot be handed to its decoder: {error}") from error
+        finally:
+            for path in paths:
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+
+    def close(self) -> None:
+        """Remove the folder; a later call makes another."""
+        with self._making:
+            if self._folder is not None:
+                self._folder.cleanup()
+                self._folder = None
+
+    def _place(self) -> str:
+        with self._making:
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="embedsearch-")
+            return os.path.realpath(self._folder.name)
