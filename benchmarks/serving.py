@@ -37,13 +37,22 @@ IMAGES = 400
 ROUNDS = 5
 ADAPTER_QUERIES = 300
 Row = tuple[str, str, str, bool]
+APART = """
+import sys
+from embedsearch import queries
+queries.IMAGES_AT_ONCE = 1
+from embedsearch.cli.entry import run
+sys.exit(run(sys.argv[1:]))
+"""
 
 
 def main() -> None:
     """Run every measurement and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=600, help="of vector queries")
-    seconds = parser.parse_args().seconds
+    parser.add_argument("--no-adapters", action="store_true")
+    arguments = parser.parse_args()
+    seconds = arguments.seconds
     with tempfile.TemporaryDirectory(prefix="embedsearch-bench-") as folder:
         base = Path(folder)
         os.environ["EMBEDSEARCH_CACHE"] = str(base / "cache")
@@ -51,7 +60,7 @@ def main() -> None:
             *vector_queries(base, seconds),
             *image_queries(base, "packaged"),
             *image_queries(base, str(real_weights(base))),
-            *adapters(base),
+            *([] if arguments.no_adapters else adapters(base)),
         ]
     print(f"\n{machine()}\n\n| figure | measured | wanted | reached |\n|---|---|---|---|")
     for name, measured, wanted, is_reached in rows:
@@ -105,17 +114,24 @@ def image_queries(base: Path, model: str) -> Iterator[Row]:
     store = base / f"{name}.es"
     embedsearch.index(photos, store=store, model=model)
     requests = [request(path.read_bytes(), "image/jpeg") for path in sorted(photos.iterdir())]
-    one, many = [], []
-    with server(store) as (port, _):
+    rates: dict[str, list[float]] = {"one": [], "many": [], "apart": []}
+    with server(store) as (port, _), server(store, "apart") as (other_port, _):
         for _ in range(ROUNDS):
-            for clients, rates in ((1, one), (CLIENTS, many)):
-                rates.append(asyncio.run(at_full_speed(port, requests, clients)))
-    gain = statistics.median(many) / statistics.median(one)
+            rates["one"].append(asyncio.run(at_full_speed(port, requests, 1)))
+            rates["many"].append(asyncio.run(at_full_speed(port, requests, CLIENTS)))
+            rates["apart"].append(asyncio.run(at_full_speed(other_port, requests, CLIENTS)))
+    one, many, apart = (statistics.median(some) for some in rates.values())
     yield (
-        f"image queries/s, {name}: one client / {CLIENTS} at once",
-        f"{shown(one)} / {shown(many)}; {gain:.2f} times",
+        f"image queries/s, {name}: {CLIENTS} clients at once / one client",
+        f"{shown(rates['many'])} / {shown(rates['one'])}; {many / one:.2f} times",
         ">= 2 times",
-        gain >= 2,
+        many >= 2 * one,
+    )
+    yield (
+        "… the same clients, of a server that makes no batches",
+        f"{shown(rates['apart'])}; {apart / one:.2f} times",
+        "",
+        False,
     )
 
 
@@ -176,9 +192,10 @@ def shown(rates: list[float]) -> str:
 
 
 @contextmanager
-def server(store: Path) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """Serve a store in a process of its own."""
-    command = [*map(str, CLI), "serve", "--store", str(store), "--port", "0"]
+def server(store: Path, mode: str = "together") -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """Serve a store in a process of its own; `apart` decodes and embeds one image at a time."""
+    program = [sys.executable, "-c", APART] if mode == "apart" else [*map(str, CLI)]
+    command = [*program, "serve", "--store", str(store), "--port", "0"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     line = next(line for line in process.stderr if "http://" in line)
