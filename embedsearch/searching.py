@@ -109,6 +109,11 @@ class Searcher:
         return self.manifest.live
 
     @property
+    def store(self) -> Path:
+        """Return the folder of the store."""
+        return self._store
+
+    @property
     def manifest(self) -> Manifest:
         """Return the manifest of the generation that answers."""
         self._look()

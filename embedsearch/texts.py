@@ -71,6 +71,7 @@ def put_texts(
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     if not (np.isfinite(lengths).all() and (lengths > 0).all()):
         raise UsageError("a vector is zero, NaN or infinite")
+    fields = [_json(text) for text in texts]
     last = {text.id: place for place, text in enumerate(texts)}
     units = (rows / lengths).astype(np.float32)[[*last.values()]]
 
@@ -78,15 +79,10 @@ def put_texts(
         refs = [ImageRef(0, StoredText.key(identity), -1, -1) for identity in last]
         facts = [ImageFacts(0, 0, "", _NO_DIGEST)] * len(refs)
         first = ledger.add(EmbeddingBatch(refs, facts, units))
-        some = [texts[place] for place in last.values()]
-        return pa.table(
-            [
-                pa.array(range(first, first + len(some))),
-                [text.text for text in some],
-                [json.dumps(dict(text.fields)) for text in some],
-            ],
-            schema=_COLUMNS,
-        )
+        rows = pa.array(range(first, first + len(last)))
+        columns = [[texts[place].text for place in last.values()]]
+        columns.append([fields[place] for place in last.values()])
+        return pa.table([rows, *columns], schema=_COLUMNS)
 
     _change(Path(store), ModelSpec.foreign(model, rows.shape[1]), [*last], put)
 
@@ -129,6 +125,15 @@ def _change(
         counts = {"texts": len(new)}
         ledger.commit(counts)
         settle(ledger, SearchBudget(), counts, Session())
+
+
+def _json(text: StoredText) -> str:
+    """Return the fields of a text. Raises UsageError for what JSON or Unicode does not know."""
+    try:
+        f"{text.id}{text.text}".encode()
+        return json.dumps(dict(text.fields), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the text {text.id!r} cannot be stored as JSON: {error}") from error
 
 
 def _check(store: Path, mine: ModelSpec, asked: ModelSpec | None) -> None:

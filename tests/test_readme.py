@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -90,13 +91,73 @@ def test_the_bench_session_has_the_shape_that_is_shown(home: Path) -> None:
 
 
 def test_the_python_lines_run(home: Path) -> None:
-    (code,) = blocks("python")
+    code = blocks("python")[0]
     assert len([line for line in code.splitlines() if line]) == 6
     done = subprocess.run(
         [sys.executable, "-P", "-c", code], cwd=home, capture_output=True, text=True, check=True
     )
     assert next(line.split()[2] for line in done.stdout.splitlines()) == "boats/boats_1.jpg"
     assert len(done.stdout.splitlines()) == 3
+
+
+def test_the_recipes_for_frameworks_run(home: Path) -> None:
+    """One after another, word for word."""
+    shutil.copytree(REPOSITORY / "examples", home / "examples")
+    first, captions, *recipes = blocks("python")
+    named = [re.findall(r"integrations\.(\w+)", recipe)[0] for recipe in recipes]
+    assert named == ["langchain", "llama_index", "haystack"]
+    run_python(home, first)
+    run_python(home, captions)
+    for name, recipe in zip(named, recipes, strict=True):
+        pytest.importorskip({"langchain": "langchain_core"}.get(name, name))
+        shown = run_python(home, recipe).splitlines()
+        assert len(shown) == 4
+        assert shown[0].startswith("A round wall clock")
+        assert sum("clock" in line or "watch" in line for line in shown) >= 3
+
+
+def run_python(home: Path, code: str) -> str:
+    command = [sys.executable, "-P", "-W", "ignore", "-c", code]
+    return subprocess.run(command, cwd=home, capture_output=True, text=True, check=True).stdout
+
+
+async def test_the_recipe_for_agents_runs(home: Path) -> None:
+    pytest.importorskip("mcp", reason="needs the extra `mcp`")
+    from mcp.client import Client
+    from mcp.client.stdio import StdioServerParameters
+
+    run_python(home, blocks("python")[0])
+    (text,) = blocks("json")
+    (server,) = json.loads(text.replace("/home/ada", str(home)))["mcpServers"].values()
+    assert server["command"] == "embedsearch"
+    parameters = StdioServerParameters(
+        command=sys.executable, args=["-P", "-m", "embedsearch", *server["args"]]
+    )
+    async with Client(parameters) as client:
+        found = await client.call_tool("search_similar_images", {"key": "clocks/clocks_1.jpg"})
+    assert found.structured_content is not None
+    assert len(found.structured_content["hits"]) == 5
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+def test_the_recipe_for_http_runs(home: Path) -> None:
+    pytest.importorskip("fastapi", reason="needs the extra `serve`")
+    from tests.serving import served
+
+    run_python(home, blocks("python")[0])
+    (session,) = [block for block in blocks("console") if "embedsearch serve" in block]
+    start, *asks = [line.removeprefix("$ ") for line in session.splitlines()]
+    assert start == "embedsearch serve --store photos.es &"
+    with served(home / "photos.es") as server:
+        answers = []
+        for ask in asks:
+            words = shlex.split(ask.replace("localhost:8000", f"localhost:{server.port}"))
+            done = subprocess.run(words, cwd=home, capture_output=True, text=True, check=True)
+            answers.append([hit["key"] for hit in json.loads(done.stdout)["hits"]])
+    assert [(len(keys), keys[0]) for keys in answers] == [
+        (5, "boats/boats_1.jpg"),
+        (10, "clocks/clocks_1.jpg"),
+    ]
 
 
 def test_every_command_stands_in_the_readme() -> None:

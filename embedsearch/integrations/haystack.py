@@ -1,0 +1,220 @@
+"""Haystack: components that retrieve images by image, and that embed images.
+
+Errors are ValueError, as those of Haystack's own components are, with the words of ours. To load a
+pipeline with these components, Haystack has to be told that they may be:
+`Pipeline.loads(text, allowed_modules=["embedsearch.integrations.haystack"])`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+from embedsearch.embedding import ImageEmbedder
+from embedsearch.integrations.opened import (
+    OpenedStore,
+    Store,
+    fields_of,
+    missing,
+    raised_as,
+    text_of,
+    unit,
+)
+from embedsearch.queries import Query
+from embedsearch.records import Hit
+from embedsearch.references import image_of
+from embedsearch.searching import Searcher
+
+try:
+    from haystack import Document, component, default_from_dict, default_to_dict
+    from haystack.dataclasses import ByteStream
+except ModuleNotFoundError as error:
+    raise missing(error, "haystack") from error
+
+_BLOB_SIDE = 1024
+
+
+@component
+class EmbedSearchImageRetriever:
+    """Retrieves the images of a store that look most like an image, or nearest to an embedding.
+
+    retriever = EmbedSearchImageRetriever("photos.es", top_k=5, load_blobs=True)
+    documents = retriever.run(image="question.jpg")["documents"]
+
+    A document's id is the path, its content the user's column `text_column`. With `load_blobs`,
+    its blob is the image as JPEG, its longer side at most 1024 pixels.
+    """
+
+    def __init__(
+        self,
+        store: Store = None,
+        *,
+        top_k: int = 10,
+        where: str | None = None,
+        min_score: float | None = None,
+        text_column: str | None = None,
+        load_blobs: bool = False,
+        device: str = "cpu",
+    ) -> None:
+        """Prepare to open a store, without one the nearest `.embedsearch` upwards."""
+        self.store = store
+        self.top_k = top_k
+        self.where = where
+        self.min_score = min_score
+        self.text_column = text_column
+        self.load_blobs = load_blobs
+        self.device = device
+        self._opened = OpenedStore(store, device)
+
+    def warm_up(self) -> None:
+        """Open the store."""
+        with raised_as(ValueError):
+            _ = self._opened.searcher
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what makes the same component anew. Raises ValueError for an open Searcher."""
+        if isinstance(self.store, Searcher):
+            raise ValueError("an open store cannot be written down: give the folder of the store")
+        store = None if self.store is None else os.fspath(self.store)
+        values: dict[str, Any] = default_to_dict(
+            self,
+            store=store,
+            top_k=self.top_k,
+            where=self.where,
+            min_score=self.min_score,
+            text_column=self.text_column,
+            load_blobs=self.load_blobs,
+            device=self.device,
+        )
+        return values
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> EmbedSearchImageRetriever:
+        """Return the component that `to_dict` has written down."""
+        made: EmbedSearchImageRetriever = default_from_dict(cls, data)
+        return made
+
+    @component.output_types(documents=list[Document])
+    def run(
+        self,
+        image: str | Path | ByteStream | None = None,
+        query_embedding: list[float] | None = None,
+        top_k: int | None = None,
+        where: str | None = None,
+    ) -> dict[str, list[Document]]:
+        """Return the nearest images, best first; what is given here goes before the settings.
+
+        `image` is a path, a `data:` URI or a ByteStream. Raises ValueError.
+        """
+        with raised_as(ValueError):
+            searcher = self._opened.searcher
+            hits = searcher.query(
+                _query(image, query_embedding),
+                k=self.top_k if top_k is None else top_k,
+                where=self.where if where is None else where,
+                min_score=self.min_score,
+            )
+            return {"documents": [self._document(searcher, hit) for hit in hits]}
+
+    @component.output_types(documents=list[Document])
+    async def run_async(
+        self,
+        image: str | Path | ByteStream | None = None,
+        query_embedding: list[float] | None = None,
+        top_k: int | None = None,
+        where: str | None = None,
+    ) -> dict[str, list[Document]]:
+        """Return what `run` returns, from a thread, while the event loop goes on."""
+        return await asyncio.to_thread(self.run, image, query_embedding, top_k, where)
+
+    def _document(self, searcher: Searcher, hit: Hit) -> Document:
+        blob = None
+        if self.load_blobs:
+            blob = ByteStream(searcher.thumbnail(hit.row, _BLOB_SIDE), mime_type="image/jpeg")
+        return Document(
+            id=hit.path,
+            content=text_of(hit.metadata, self.text_column, "") or None,
+            blob=blob,
+            meta=fields_of(hit, "file_path"),
+            score=hit.score,
+        )
+
+    def close(self) -> None:
+        """Close the store, if this opened it."""
+        self._opened.close()
+
+
+@component
+class EmbedSearchImageEmbedder:
+    """Embeds images, for `query_embedding`, and for document stores of Haystack's own.
+
+    embedder = EmbedSearchImageEmbedder(model="resnet50")
+    embeddings = embedder.run(images=["photo.jpg"])["embeddings"]
+    """
+
+    def __init__(
+        self, model: str = "auto", *, device: str = "cpu", precision: str = "auto"
+    ) -> None:
+        """Take a model of `embedsearch models`, or a file of weights."""
+        self.model = model
+        self.device = device
+        self.precision = precision
+        self._embedder: ImageEmbedder | None = None
+
+    def warm_up(self) -> None:
+        """Find the weights, which may have to be downloaded."""
+        if self._embedder is None:
+            with raised_as(ValueError):
+                self._embedder = ImageEmbedder(
+                    self.model, device=self.device, precision=self.precision
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what makes the same component anew."""
+        values: dict[str, Any] = default_to_dict(
+            self, model=self.model, device=self.device, precision=self.precision
+        )
+        return values
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> EmbedSearchImageEmbedder:
+        """Return the component that `to_dict` has written down."""
+        made: EmbedSearchImageEmbedder = default_from_dict(cls, data)
+        return made
+
+    @component.output_types(embeddings=list[list[float]], embedding=list[float])
+    def run(self, images: list[str | Path | ByteStream]) -> dict[str, Any]:
+        """Return the embedding of each image, D floats, and that of the first by itself.
+
+        An image is a path, a `data:` URI or a ByteStream. Raises ValueError.
+        """
+        self.warm_up()
+        assert self._embedder is not None, "it is warm"
+        with raised_as(ValueError):
+            vectors = self._embedder.embed([_image(image) for image in images])
+        rows: list[list[float]] = vectors.tolist()
+        return {"embeddings": rows, "embedding": rows[0] if rows else []}
+
+    @component.output_types(embeddings=list[list[float]], embedding=list[float])
+    async def run_async(self, images: list[str | Path | ByteStream]) -> dict[str, Any]:
+        """Return what `run` returns, from a thread, while the event loop goes on."""
+        return await asyncio.to_thread(self.run, images)
+
+    def close(self) -> None:
+        """End the processes that decode; they start again when they are needed."""
+        if self._embedder is not None:
+            self._embedder.close()
+
+
+def _image(image: str | Path | ByteStream) -> str | bytes:
+    return image.data if isinstance(image, ByteStream) else image_of(os.fspath(image))
+
+
+def _query(image: str | Path | ByteStream | None, embedding: list[float] | None) -> Query:
+    if image is not None and embedding is None:
+        return _image(image)
+    if embedding is not None and image is None:
+        return unit(embedding)
+    raise ValueError("give an image or a query_embedding")

@@ -1,0 +1,331 @@
+"""LangChain: a retriever of images, an embedding of images, and a vector store.
+
+Errors are LangChainException, with the words of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, PrivateAttr
+
+from embedsearch.errors import ImageNotFound, StoreNotFound
+from embedsearch.integrations.opened import (
+    OpenedStore,
+    Store,
+    fields_of,
+    missing,
+    raised_as,
+    text_of,
+    unit,
+)
+from embedsearch.queries import Query
+from embedsearch.records import Hit, ImageRecord
+from embedsearch.references import image_of
+from embedsearch.searching import Searcher
+from embedsearch.store.locate import locate_store
+from embedsearch.texts import FIELDS, TEXT, StoredText, delete_texts, put_texts
+
+try:
+    from langchain_core.callbacks import (
+        AsyncCallbackManagerForRetrieverRun,
+        CallbackManagerForRetrieverRun,
+    )
+    from langchain_core.documents import Document
+    from langchain_core.embeddings import Embeddings
+    from langchain_core.exceptions import LangChainException
+    from langchain_core.retrievers import BaseRetriever
+    from langchain_core.vectorstores import VectorStore
+except ModuleNotFoundError as error:
+    raise missing(error, "langchain") from error
+
+_SHOWN_SIDE = 768
+
+
+class EmbedSearchRetriever(BaseRetriever):
+    """Retrieves the images of a store that look most like an image: a path or a `data:` URI.
+
+    retriever = EmbedSearchRetriever(store="photos.es", k=5, text_column="caption")
+    documents = retriever.invoke("question.jpg")
+
+    A document's text is the user's column `text_column`, else the path, which is its id, too.
+    Options of a query can be given to `invoke`, as `k=3` or `where="width > 1000"`.
+    """
+
+    store: Any = None  # a folder or an open Searcher; without, the nearest `.embedsearch` upwards
+    k: int = Field(default=4, ge=1)
+    where: str | None = None
+    min_score: float | None = None
+    text_column: str | None = None
+    device: str = "cpu"
+    _opened: OpenedStore = PrivateAttr()
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Prepare to open the store."""
+        super().model_post_init(context)
+        self._opened = OpenedStore(self.store, self.device)
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any
+    ) -> list[Document]:
+        with raised_as(LangChainException):
+            hits = self._opened.searcher.query(image_of(query), **self._with(options))
+        return [_document(hit, self.text_column) for hit in hits]
+
+    async def _aget_relevant_documents(
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, **options: Any
+    ) -> list[Document]:
+        with raised_as(LangChainException):
+            searcher = await asyncio.to_thread(lambda: self._opened.searcher)
+            hits = await searcher.aquery(image_of(query), **self._with(options))
+        return [_document(hit, self.text_column) for hit in hits]
+
+    def _with(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {"k": self.k, "where": self.where, "min_score": self.min_score, **options}
+
+    def content_block(self, document: Document, side: int = _SHOWN_SIDE) -> dict[str, Any]:
+        """Return a document's image as a content block of a message to a multimodal model.
+
+        It is a JPEG, its longer side at most `side` pixels.
+        """
+        with raised_as(LangChainException):
+            jpeg = self._opened.searcher.thumbnail(document.metadata["source"], side)
+        encoded = base64.b64encode(jpeg).decode()
+        return {"type": "image", "base64": encoded, "mime_type": "image/jpeg"}
+
+    def close(self) -> None:
+        """Close the store, if this opened it."""
+        self._opened.close()
+
+
+class EmbedSearchEmbeddings(Embeddings):
+    """Embeds images, each given as its path or as a `data:` URI; words are refused.
+
+    embeddings = EmbedSearchEmbeddings(model="resnet50")
+    vector = embeddings.embed_query("photo.jpg")
+    """
+
+    def __init__(self, model: str = "auto", device: str = "cpu", precision: str = "auto") -> None:
+        """Take a model of `embedsearch models`, or a file of weights."""
+        from embedsearch.embedding import ImageEmbedder
+
+        with raised_as(LangChainException):
+            self._embedder = ImageEmbedder(model, device=device, precision=precision)
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Return the embedding of each image, D floats, of length 1."""
+        with raised_as(LangChainException):
+            vectors = self._embedder.embed([image_of(text) for text in texts])
+        rows: list[list[float]] = vectors.tolist()
+        return rows
+
+    def embed_query(self, text: str) -> list[float]:
+        """Return the embedding of an image."""
+        return self.embed_documents([text])[0]
+
+    def close(self) -> None:
+        """End the processes that decode; they start again when they are needed."""
+        self._embedder.close()
+
+
+class EmbedSearchVectorStore(VectorStore):
+    """Texts with the vectors of any embedding in a store of ours; or a store of images, to ask.
+
+    texts = EmbedSearchVectorStore("texts.es", embedding)
+    texts.add_texts(["a red boat"], metadatas=[{"page": 3}])
+    images = EmbedSearchVectorStore("photos.es")  # made by `embedsearch index`, which changes it
+
+    Scores are cosines. Each call that changes the store is one commit: give many texts at once.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        embedding: Embeddings | None = None,
+        *,
+        model: str | None = None,
+        text_column: str | None = None,
+    ) -> None:
+        """Use a store that is there, or one that the first text makes.
+
+        `model` names what makes the vectors, which may not change; without, the class of
+        `embedding`. `text_column` is for a store of images, as for the retriever.
+        """
+        self._path = store.store if isinstance(store, Searcher) else locate_store(store)
+        self._opened = OpenedStore(store)
+        self._embedding = embedding
+        kind = type(embedding)
+        self._model = model or f"{kind.__module__}.{kind.__qualname__}"
+        self._text_column = text_column
+        self._changing = threading.Lock()
+
+    @property
+    def embeddings(self) -> Embeddings | None:
+        """Return the embedding of texts."""
+        return self._embedding
+
+    def add_texts(
+        self,
+        texts: Iterable[str],
+        metadatas: list[dict[Any, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        **kwargs: Any,
+    ) -> list[str]:
+        """Embed texts and take them in, all or none; return their ids. Known ids are replaced."""
+        words = list(texts)
+        names = [name or uuid.uuid4().hex for name in ids or [""] * len(words)]
+        fields = metadatas or [{} for _ in words]
+        if not len(words) == len(names) == len(fields):
+            raise LangChainException("texts, metadatas and ids differ in number")
+        if not words:
+            return []
+        if self._embedding is None:
+            raise LangChainException("texts are taken in with an embedding of texts: give one")
+        rows = [StoredText(*row) for row in zip(names, words, fields, strict=True)]
+        vectors = np.array(self._embedding.embed_documents(words), np.float64)
+        with self._changing, raised_as(LangChainException):
+            put_texts(self._path, rows, vectors, model=self._model)
+            self._opened.searcher.refresh()
+        return names
+
+    def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
+        """Delete texts by id, all without `ids`; unknown ids are fine."""
+        with self._changing, raised_as(LangChainException):
+            delete_texts(self._path, ids)
+            searcher = self._searcher()
+            if searcher is not None:
+                searcher.refresh()
+        return True
+
+    def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
+        """Return the documents that are there, in the order of their ids."""
+        found: list[Document] = []
+        with raised_as(LangChainException):
+            searcher = self._searcher()
+            if searcher is None:
+                return found
+            holds_texts = _holds_texts(searcher)
+            for name in ids:
+                try:
+                    record = searcher.get(StoredText.key(name) if holds_texts else name)
+                except ImageNotFound:
+                    continue
+                found.append(self._known(record))
+        return found
+
+    def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
+        """Return the documents nearest to a text; of a store of images, to an image."""
+        return [document for document, _ in self.similarity_search_with_score(query, k, **kwargs)]
+
+    def similarity_search_with_score(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        """Return the nearest documents and their cosines, best first."""
+        return self._search(self._query(query), k, **kwargs)
+
+    def similarity_search_by_vector(
+        self, embedding: list[float], k: int = 4, **kwargs: Any
+    ) -> list[Document]:
+        """Return the documents nearest to a vector."""
+        return [document for document, _ in self._search(_asked(embedding), k, **kwargs)]
+
+    def max_marginal_relevance_search(
+        self,
+        query: str,
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """Return near documents that differ from each other; `fetch_k` is always 256."""
+        found = self._search(self._query(query), k, diverse=1.0 - lambda_mult, **kwargs)
+        return [document for document, _ in found]
+
+    def max_marginal_relevance_search_by_vector(
+        self,
+        embedding: list[float],
+        k: int = 4,
+        fetch_k: int = 20,
+        lambda_mult: float = 0.5,
+        **kwargs: Any,
+    ) -> list[Document]:
+        """Return documents near a vector that differ from each other."""
+        found = self._search(_asked(embedding), k, diverse=1.0 - lambda_mult, **kwargs)
+        return [document for document, _ in found]
+
+    @classmethod
+    def from_texts(
+        cls,
+        texts: list[str],
+        embedding: Embeddings,
+        metadatas: list[dict[Any, Any]] | None = None,
+        *,
+        ids: list[str] | None = None,
+        store: Store = None,
+        **kwargs: Any,
+    ) -> EmbedSearchVectorStore:
+        """Return a vector store with texts in it."""
+        made = cls(store, embedding, **kwargs)
+        made.add_texts(texts, metadatas, ids=ids)
+        return made
+
+    def _select_relevance_score_fn(self) -> Callable[[float], float]:
+        """Return how a cosine becomes a relevance between 0 and 1."""
+        return lambda score: min(1.0, max(0.0, score))
+
+    def _searcher(self) -> Searcher | None:
+        """Return the open store, None where none was made yet."""
+        try:
+            return self._opened.searcher
+        except StoreNotFound:
+            return None
+
+    def _query(self, query: str) -> Query:
+        with raised_as(LangChainException):
+            if self._embedding is not None:
+                return unit(self._embedding.embed_query(query))
+            return image_of(query)
+
+    def _search(self, query: Query, k: int, **options: Any) -> list[tuple[Document, float]]:
+        with raised_as(LangChainException):
+            searcher = self._searcher()
+            if searcher is None:
+                return []
+            hits = searcher.query(query, k=k, **options)
+            return [(self._found(searcher, hit), hit.score) for hit in hits]
+
+    def _found(self, searcher: Searcher, hit: Hit) -> Document:
+        if _holds_texts(searcher):
+            return _text(StoredText.of(hit.key, hit.metadata))
+        return _document(hit, self._text_column)
+
+    def _known(self, record: ImageRecord) -> Document:
+        if TEXT in record.metadata and FIELDS in record.metadata:
+            return _text(StoredText.of(record.key, record.metadata))
+        return _document(record, self._text_column)
+
+
+def _document(found: Hit | ImageRecord, text_column: str | None) -> Document:
+    text = text_of(found.metadata, text_column, found.path)
+    return Document(text, id=found.path, metadata=fields_of(found))
+
+
+def _text(text: StoredText) -> Document:
+    return Document(text.text, id=text.id, metadata=dict(text.fields))
+
+
+def _holds_texts(searcher: Searcher) -> bool:
+    return {TEXT, FIELDS} <= searcher.columns.keys()
+
+
+def _asked(vector: Sequence[float]) -> npt.NDArray[np.float32]:
+    with raised_as(LangChainException):
+        return unit(vector)

@@ -1,0 +1,88 @@
+"""What the frameworks' objects have in common: a store opened once, and hits as documents."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.errors import EmbedSearchError, MissingLibrary, UsageError
+from embedsearch.records import Hit, ImageRecord
+from embedsearch.searching import Searcher, open_store
+
+Store: TypeAlias = "str | os.PathLike[str] | Searcher | None"
+
+
+class OpenedStore:
+    """A store that is opened when it is first asked, and then follows what is committed to it.
+
+    A Searcher that was open already is used as it is, and left open.
+    """
+
+    def __init__(self, store: Store, device: str = "cpu") -> None:
+        self._store = store
+        self._device = device
+        self._opening = threading.Lock()
+        self._searcher = store if isinstance(store, Searcher) else None
+
+    @property
+    def searcher(self) -> Searcher:
+        """Return the open store. Raises StoreNotFound, DamagedStore, IncompatibleStore."""
+        with self._opening:
+            if self._searcher is None:
+                assert not isinstance(self._store, Searcher), "it would be open"
+                self._searcher = open_store(self._store, device=self._device, follow=True)
+            return self._searcher
+
+    def close(self) -> None:
+        """Close what was opened here; it is opened again when it is asked again."""
+        with self._opening:
+            if self._searcher is not None and self._searcher is not self._store:
+                self._searcher.close()
+                self._searcher = None
+
+
+def fields_of(found: Hit | ImageRecord, path: str = "source") -> dict[str, Any]:
+    """Return what is known of an image as JSON-ready values, its path by the framework's name.
+
+    A column of the user's that is called like one of ours becomes `user_…`.
+    """
+    values = found.to_dict()
+    user, place = values.pop("metadata"), values.pop("path")
+    values.pop("rank", None)
+    ours = {path: place, **values}
+    return ours | {(f"user_{name}" if name in ours else name): user[name] for name in user}
+
+
+def unit(vector: Sequence[float]) -> npt.NDArray[np.float32]:
+    """Return a vector as a query: float32 (D,), of length 1. Raises UsageError."""
+    values = np.asarray(vector, np.float64)
+    length = float(np.linalg.norm(values))
+    if not (np.isfinite(length) and length > 0):
+        raise UsageError("the vector of the query is zero, NaN or infinite")
+    return (values / length).astype(np.float32)
+
+
+def text_of(metadata: Mapping[str, Any], column: str | None, otherwise: str) -> str:
+    """Return the text that goes with an image, from the user's column where it has one."""
+    value = None if column is None else metadata.get(column)
+    return otherwise if value is None else str(value)
+
+
+@contextmanager
+def raised_as(kind: type[Exception]) -> Iterator[None]:
+    """Raise the framework's own kind of error for one of ours, with its words."""
+    try:
+        yield
+    except EmbedSearchError as error:
+        raise kind(str(error)) from error
+
+
+def missing(error: ModuleNotFoundError, extra: str) -> MissingLibrary:
+    """Return the error for a framework that is not installed."""
+    return MissingLibrary(f"{error.name} is not installed: pip install 'embedsearch[{extra}]'")
