@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -27,8 +27,23 @@ from embedsearch.session import Session
 if TYPE_CHECKING:
     from PIL import Image
 
+
+@dataclass(frozen=True)
+class Inside:
+    """The image file `path` below a folder. No link below the folder is followed."""
+
+    folder: str
+    path: str
+
+    def __post_init__(self) -> None:
+        if not self.path or {"", ".", ".."} & set(self.path.split("/")) or "\0" in self.path:
+            raise UsageError(f"{self.path!r} is no path inside a folder")
+
+
 # A path, the bytes of an image file, a PIL image, or uint8 (H, W, 3).
-ImageLike: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[np.uint8]"
+ImageLike: TypeAlias = (
+    "str | os.PathLike[str] | bytes | Inside | Image.Image | npt.NDArray[np.uint8]"
+)
 Vector: TypeAlias = npt.NDArray[np.float32]
 IMAGES_AT_ONCE = 32  # decoded and embedded together
 # What an unlike image takes away, of what a like image adds: Rocchio's gamma over beta.
@@ -89,6 +104,7 @@ Query: TypeAlias = "Single | Mix"
 # Gives the vector of an image of the store, by its key or row.
 Stored: TypeAlias = "Callable[[str | int], Vector]"
 _Outcome: TypeAlias = "Vector | UnreadableImage"
+_File: TypeAlias = "str | bytes | Inside"
 
 
 class QueryEmbedder:
@@ -149,7 +165,7 @@ class QueryEmbedder:
         """Return the vector of each query that is no mixture."""
         found: dict[int, _Outcome] = {}
         pixels: dict[int, npt.NDArray[np.uint8]] = {}
-        files: dict[int, tuple[str | bytes, Box | None]] = {}
+        files: dict[int, tuple[_File, Box | None]] = {}
         for place, query in enumerate(queries):
             image, box = _whole(query)
             if isinstance(query, Key):
@@ -161,8 +177,10 @@ class QueryEmbedder:
                     f"the vectors of this store were made elsewhere, by {self.spec.name}: "
                     "ask with a key or with a vector"
                 )
-            elif isinstance(image, bytes | str | os.PathLike):
-                files[place] = image if isinstance(image, bytes) else path_of(image), box
+            elif isinstance(image, bytes | Inside):
+                files[place] = image, box
+            elif isinstance(image, str | os.PathLike):
+                files[place] = path_of(image), box
             else:
                 pixels[place] = _square(image, self.spec.input_side, box)
         for place, outcome in zip(files, self._decoded([*files.values()]), strict=True):
@@ -176,19 +194,12 @@ class QueryEmbedder:
         return [found[place] for place in range(len(queries))]
 
     def _decoded(
-        self, images: Sequence[tuple[str | bytes, Box | None]]
+        self, images: Sequence[tuple[_File, Box | None]]
     ) -> list[Decoded | UnreadableImage]:
-        """Return what becomes of files, by their paths or their bytes, and parts of them."""
+        """Return what becomes of files, and parts of them."""
         with self._handed.of([image for image, _ in images if isinstance(image, bytes)]) as paths:
             handed = iter(paths)
-            return self._decoder(
-                [
-                    ImageFile.at(next(handed), "the image given", box)
-                    if isinstance(image, bytes)
-                    else ImageFile.at(os.path.realpath(image), image, box)
-                    for image, box in images
-                ]
-            )
+            return self._decoder([_file(image, box, handed) for image, box in images])
 
     def _embed(self, pixels: list[npt.NDArray[np.uint8]]) -> list[_Outcome]:
         """Return the embedding of each image, uint8 (S, S, 3)."""
@@ -227,6 +238,15 @@ def drawn_towards(
     total = query.astype(np.float64) + weights @ vectors.astype(np.float64)
     unit: Vector = (total / np.linalg.norm(total)).astype(np.float32)
     return unit
+
+
+def _file(image: _File, box: Box | None, handed: Iterator[str]) -> ImageFile:
+    """Return what a worker process is to open; the next path of `handed` for bytes."""
+    if isinstance(image, bytes):
+        return ImageFile.at(next(handed), "the image given", box)
+    if isinstance(image, Inside):
+        return ImageFile(image.folder, image.path, os.path.join(image.folder, image.path), box)
+    return ImageFile.at(os.path.realpath(image), image, box)
 
 
 def path_of(image: str | os.PathLike[str]) -> str:

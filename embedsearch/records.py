@@ -183,7 +183,7 @@ class ImageRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
-        values: dict[str, Any] = _json_ready(asdict(self))
+        values: dict[str, Any] = _json_ready(vars(self))
         return values
 
 
@@ -219,7 +219,7 @@ class Hit:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
-        values: dict[str, Any] = _json_ready(asdict(self))
+        values: dict[str, Any] = _json_ready(vars(self))
         return values
 
 

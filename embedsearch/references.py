@@ -11,19 +11,19 @@ import os
 import re
 from collections.abc import Sequence
 
-from embedsearch.errors import UnreadableImage, UsageError
-from embedsearch.paths import open_regular
+from embedsearch.errors import UsageError
+from embedsearch.queries import Inside
 
 MAX_BYTES = 20 << 20  # of an image that is handed over, not named
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SHOWN = 80
 
 
-def image_of(text: str, folders: Sequence[str] | None = None) -> str | bytes:
-    """Return the image that a path or a `data:` URI stands for: a path, or its bytes.
+def image_of(text: str, folders: Sequence[str] | None = None) -> str | bytes | Inside:
+    """Return the image that a path or a `data:` URI stands for, as a query.
 
-    With `folders`, real paths, only regular files in them may be named, and no link leads out.
-    Raises UsageError for a URL, for words, and for what may not be named; UnreadableImage.
+    With `folders`, real paths, only files in them may be named, and no link leads out. Raises
+    UsageError for a URL, for words, and for what may not be named.
     """
     if text[:5].lower() == "data:":
         return _data(text)
@@ -54,17 +54,10 @@ def _data(uri: str) -> bytes:
     return image
 
 
-def _confined(text: str, folders: Sequence[str], shown: str) -> bytes:
+def _confined(text: str, folders: Sequence[str], shown: str) -> Inside:
     whole = os.path.realpath(text)
     for folder in folders:
         inside = folder.rstrip("/") + "/"
         if whole.startswith(inside):
-            try:
-                with os.fdopen(open_regular(folder, whole.removeprefix(inside)), "rb") as file:
-                    image = file.read(MAX_BYTES + 1)
-            except OSError as error:
-                raise UnreadableImage(f"{shown}: {error.strerror}", "io_error") from error
-            if len(image) > MAX_BYTES:
-                raise UsageError(f"{shown} is larger than {MAX_BYTES >> 20} MB")
-            return image
+            return Inside(folder, whole.removeprefix(inside))
     raise UsageError(f"{shown} is not in a folder that may be asked with")

@@ -25,7 +25,16 @@ FLOORS = [
     ["web"],
     ["__init__"],
     ["learning", "benching"],
-    ["indexing", "searching", "embedding", "upkeep", "importing", "exporting", "texts"],
+    [
+        "indexing",
+        "searching",
+        "embedding",
+        "references",
+        "upkeep",
+        "importing",
+        "exporting",
+        "texts",
+    ],
     ["settling"],
     ["tuning", "generation", "thumbnails"],
     ["ledger", "planning", "scope", "pipeline", "queries"],
@@ -41,7 +50,6 @@ FLOORS = [
         "writing",
         "stages",
         "batching",
-        "references",
     ],
 ]
 SAME_FLOOR = {
@@ -52,8 +60,6 @@ SAME_FLOOR = {
     ("session", "errors"),
     ("stages", "config"),
     ("writing", "errors"),
-    ("references", "errors"),
-    ("references", "paths"),
 }
 HEAVY = {
     "PIL": {"decode", "present", "queries"},

@@ -16,6 +16,7 @@ from embedsearch.errors import (
     UnreadableImage,
     UsageError,
 )
+from embedsearch.queries import Inside
 from embedsearch.references import image_of
 from embedsearch.texts import StoredText, delete_texts, put_texts
 from tests.conftest import SAMPLES
@@ -87,7 +88,7 @@ def test_what_a_client_may_name(tmp_path: Path) -> None:
     folder = tmp_path / "open"
     folder.mkdir()
     (folder / "a.jpg").write_bytes(BOAT.read_bytes())
-    (tmp_path / "secret.jpg").write_bytes(b"secret")
+    (tmp_path / "secret.jpg").write_bytes(BOAT.read_bytes())
     (folder / "out.jpg").symlink_to(tmp_path / "secret.jpg")
     (folder / "in.jpg").symlink_to(folder / "a.jpg")
     os.mkfifo(folder / "pipe.jpg")
@@ -95,15 +96,21 @@ def test_what_a_client_may_name(tmp_path: Path) -> None:
     picture = BOAT.read_bytes()
     assert image_of(str(BOAT)) == str(BOAT)
     for name in ("a.jpg", "in.jpg", "../open/a.jpg"):
-        assert image_of(str(folder / name), folders) == picture
+        assert image_of(str(folder / name), folders) == Inside(str(folder), "a.jpg")
     uri = "data:image/jpeg;base64," + base64.b64encode(picture).decode()
     assert image_of(uri) == image_of(uri, folders) == picture
     for name in ("../secret.jpg", "out.jpg", "/etc/passwd", "../open2/a.jpg"):
         with pytest.raises(UsageError, match="not in a folder"):
             image_of(str(folder / name), folders)
-    for name in ("none.jpg", "pipe.jpg"):
-        with pytest.raises(UnreadableImage):
-            image_of(str(folder / name), folders)
+    with ImageEmbedder("packaged") as embedder:
+        expected = embedder.embed([BOAT])
+        assert np.array_equal(embedder.embed([Inside(str(folder), "a.jpg")]), expected)
+        for name in ("none.jpg", "pipe.jpg", "out.jpg", "in.jpg", "a.jpg/b.jpg"):
+            with pytest.raises(UnreadableImage):
+                embedder.embed([Inside(str(folder), name)])
+    for name in ("../secret.jpg", "/etc/passwd", "a/../../b", "./a.jpg", "", "a\0b"):
+        with pytest.raises(UsageError, match="inside a folder"):
+            Inside(str(folder), name)
     for text in (
         *("http://127.0.0.1/a.jpg", "file:///etc/passwd", "", "a\0b", "red shoes", "x" * 10_000),
         *("data:image/png,abc", "data:image/png;base64,%%%", "data:image/png;base64,"),

@@ -22,7 +22,7 @@ from embedsearch.integrations.opened import (
     text_of,
     unit,
 )
-from embedsearch.queries import Query
+from embedsearch.queries import ImageLike, Query
 from embedsearch.records import Hit
 from embedsearch.references import image_of
 from embedsearch.searching import Searcher
@@ -208,7 +208,7 @@ class EmbedSearchImageEmbedder:
             self._embedder.close()
 
 
-def _image(image: str | Path | ByteStream) -> str | bytes:
+def _image(image: str | Path | ByteStream) -> ImageLike:
     return image.data if isinstance(image, ByteStream) else image_of(os.fspath(image))
 
 

@@ -21,7 +21,7 @@ from embedsearch.integrations.opened import (
     text_of,
     unit,
 )
-from embedsearch.queries import Query
+from embedsearch.queries import ImageLike, Query
 from embedsearch.records import Hit
 from embedsearch.references import image_of
 
@@ -145,5 +145,5 @@ def _query(bundle: QueryBundle) -> Query:
     return image_of(bundle.query_str)
 
 
-def _image(image: ImageType) -> str | bytes:
+def _image(image: ImageType) -> ImageLike:
     return image_of(os.fsdecode(image)) if isinstance(image, str | os.PathLike) else image.read()
