@@ -22,6 +22,7 @@ from embedsearch.config import (
     DEFAULT_K,
     DecodeLimits,
     SearchConfig,
+    available_processors,
     check_device,
     check_precision,
 )
@@ -39,6 +40,8 @@ from embedsearch.thumbnails import Thumbnailer
 __all__ = ["Answer", "Crop", "Key", "Mix", "Query", "Searcher", "open_store"]
 
 _LOOK_EVERY_S = 2.0  # for a newer generation
+# A GIF of one pixel.
+_PIXEL = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,16 @@ class Searcher:
         """Return why a newer generation could not be taken up; the older one goes on answering."""
         self._look()
         return self._trouble
+
+    def warm_up(self) -> None:
+        """Do once, for nothing, what the first query would have to wait for.
+
+        Raises WeightsUnavailable and MissingLibrary where images cannot be asked with.
+        """
+        spec = self.manifest.model
+        self.query(np.eye(1, spec.dim, dtype=np.float32)[0], k=1)
+        if not spec.is_foreign:
+            self.embed([_PIXEL] * min(IMAGES_AT_ONCE, available_processors()))
 
     def close(self) -> None:
         """Release files, processes and memory, once the calls in progress have ended.

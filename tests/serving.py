@@ -52,10 +52,12 @@ class Response:
 class Served:
     """A running server."""
 
-    def __init__(self, process: subprocess.Popen[str], port: int, url: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], first_lines: list[str]) -> None:
         self.process = process
-        self.port = port
-        self.url = url
+        self.first_lines = first_lines  # of what it said, the last one where it listens
+        address = re.search(r"http://\S+?:(\d+)/[^\s;]*", first_lines[-1])
+        assert address is not None, first_lines
+        self.url, self.port = address[0], int(address[1])
         self.log: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -145,17 +147,12 @@ def served(
         lines = []
         for line in process.stderr:
             lines.append(line)
-            if match := re.search(r"http://\S+?:(\d+)/\S*", line):
-                server = Served(process, int(match[1]), match[0].rstrip(";"))
+            if "http://" in line:
+                server = Served(process, lines)
                 break
         else:
             raise AssertionError("".join(lines))
-        for _ in range(100):  # it answers once it is warm
-            try:
-                server.connect(60.0).close()
-                break
-            except OSError:
-                pass
+        server.get("/health")  # it listens already, and answers once it has begun
         yield server
     finally:
         process.send_signal(signal.SIGTERM)

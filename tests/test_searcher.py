@@ -295,3 +295,11 @@ def _until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it does not come to pass"
         time.sleep(0.02)
+
+
+def test_warming_up_does_what_a_first_query_waits_for(store: Path) -> None:
+    with embedsearch.open_store(store) as searcher:
+        embedder = searcher._opened.embedder
+        assert embedder._extractor is None and embedder._decoder._pool is None
+        searcher.warm_up()
+        assert embedder._extractor is not None and embedder._decoder._pool is not None

@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 import embedsearch
 from embedsearch.config import SearchConfig
-from tests.conftest import SAMPLES, paint, run_cli
+from tests.conftest import REPOSITORY, SAMPLES, paint, run_cli
 from tests.serving import Response, Served, parsed, received, served
 
 pytest.importorskip("fastapi", reason="needs the extra `serve`")
@@ -615,6 +616,21 @@ def test_vectors_made_elsewhere(tmp_path: Path) -> None:
         assert server.ask(vector=[0, 1, 0, 0], k=1).json["hits"][0]["key"] == "b.jpg"
         failed(server.upload(CLOCK), 400, "made elsewhere")
         assert server.get("/info").json["takes_images"] is False
+
+
+def test_a_store_whose_weights_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "mine.safetensors"
+    packaged = load_file(next((REPOSITORY / "embedsearch" / "weights").glob("*.safetensors")))
+    save_file({name: 0.99 * tensor for name, tensor in packaged.items()}, weights)
+    paint(tmp_path / "photos" / "a.png", 1)
+    embedsearch.index(tmp_path / "photos", store=tmp_path / "s.es", model=str(weights))
+    weights.unlink()
+    monkeypatch.setenv("EMBEDSEARCH_CACHE", str(tmp_path / "empty"))
+    with served(tmp_path / "s.es") as server:
+        assert [hit["key"] for hit in server.ask(row=0).json["hits"]] == ["a.png"]
+        failed(server.upload(CLOCK), 503, "log")
+        assert server.get("/health").status == 200
+    assert any("only keys and vectors" in line for line in server.first_lines)
 
 
 def test_an_empty_store(tmp_path: Path) -> None:

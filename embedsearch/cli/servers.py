@@ -15,7 +15,7 @@ from embedsearch.cli.app import (
     VerboseOption,
     notice,
 )
-from embedsearch.errors import MissingLibrary, UsageError
+from embedsearch.errors import MissingLibrary, UsageError, WeightsUnavailable
 from embedsearch.session import Session
 
 HostOption = Annotated[
@@ -59,7 +59,11 @@ def serve(
         ) as searcher,
         server.listen(host, port) as listening,
     ):
-        place = server.address(listening, access)
+        try:
+            searcher.warm_up()
+        except (MissingLibrary, WeightsUnavailable) as error:
+            notice(f"images cannot be asked with, only keys and vectors: {error}")
+        place = server.address(listening, access, "info")
         notice(f"{len(searcher)} images at {place}; Ctrl-C ends")
         server.serve(create_app(searcher, access), listening, ServerLimits(), log=verbose)
 

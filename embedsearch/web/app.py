@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Annotated, Any, TypeAlias, TypeVar
 
-import numpy as np
 from fastapi import FastAPI, Path
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
@@ -31,6 +30,7 @@ from embedsearch.errors import (
     UnreadableImage,
     UsageError,
 )
+from embedsearch.paths import printable
 from embedsearch.records import Hit, ImageRecord, Reason
 from embedsearch.searching import Searcher
 from embedsearch.thumbnails import MAX_SIDE
@@ -99,7 +99,8 @@ def create_app(
         redirect_slashes=False,
     )
     routes.add_to(app)
-    _add_errors(app)
+    for kind in (BadRequest, RequestValidationError, HTTPException, Busy, EmbedSearchError):
+        app.add_exception_handler(kind, _explained)
     return Guard(app, access or Access(), limits, metrics.watch)
 
 
@@ -117,18 +118,10 @@ class _Routes:
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Make the first answer as quick as the others; close the store in the end."""
-        await asyncio.get_running_loop().run_in_executor(self._threads, self._warm_up)
+        """Close the store in the end."""
         yield
         self._threads.shutdown()
         self._searcher.close()
-
-    def _warm_up(self) -> None:
-        spec = self._searcher.manifest.model
-        vector = np.eye(1, spec.dim, dtype=np.float32)[0]
-        self._searcher.query(vector, k=1)
-        if not spec.is_foreign:
-            self._searcher.embed([np.zeros((8, 8, 3), np.uint8)])
 
     def add_to(self, app: FastAPI) -> None:
         """Register the routes."""
@@ -228,46 +221,25 @@ def _json(values: object, status: int = 200, headers: dict[str, str] | None = No
     )
 
 
-def _add_errors(app: FastAPI) -> None:
+async def _explained(request: Request, error: Exception) -> Response:
     """Say what went wrong as JSON: no path of this machine, no trace of a program."""
-
-    async def unmatched(request: Request, error: Any) -> Response:
-        return _json({"error": "no such row"}, 404)  # the one thing that is checked by its pattern
-
-    async def bad(request: Request, error: Any) -> Response:
-        return _json({"error": str(error)}, error.status)
-
-    async def http(request: Request, error: Any) -> Response:
-        return _json({"error": str(error.detail)}, error.status_code, error.headers)
-
-    async def busy(request: Request, error: Any) -> Response:
-        return _json({"error": "too many are asking"}, 503, {"retry-after": "1"})
-
-    async def unreadable(request: Request, error: Any) -> Response:
-        return _json({"error": str(error), "reason": error.reason}, 422)
-
-    async def missing(request: Request, error: Any) -> Response:
-        return _json({"error": str(error)}, 404)
-
-    async def usage(request: Request, error: Any) -> Response:
-        return _json({"error": str(error)}, 400)
-
-    async def broken(request: Request, error: Any) -> Response:
-        _log.error("%s %s: %s", request.method, request.url.path, error)
-        return _json({"error": "the store cannot be read: see the server's log"}, 503)
-
-    for kind, handler in (
-        (BadRequest, bad),
-        (RequestValidationError, unmatched),
-        (HTTPException, http),
-        (Busy, busy),
-        (UnreadableImage, unreadable),
-        (ImageNotFound, missing),
-        (UsageError, usage),
-        (IncompatibleStore, usage),
-        (EmbedSearchError, broken),
-    ):
-        app.add_exception_handler(kind, handler)
+    match error:
+        case BadRequest():
+            return _json({"error": str(error)}, error.status)
+        case RequestValidationError():  # of a path: all else is read in asked.py
+            return _json({"error": "no such row"}, 404)
+        case HTTPException():
+            return _json({"error": error.detail}, error.status_code, dict(error.headers or {}))
+        case Busy():
+            return _json({"error": "too many are asking"}, 503, {"retry-after": "1"})
+        case UnreadableImage():
+            return _json({"error": str(error), "reason": error.reason}, 422)
+        case ImageNotFound():
+            return _json({"error": str(error)}, 404)
+        case UsageError() | IncompatibleStore():
+            return _json({"error": str(error)}, 400)
+    _log.error("%s %s: %s", request.method, printable(request.url.path), error)
+    return _json({"error": "the store cannot be read: see the server's log"}, 503)
 
 
 def _search_schema() -> dict[str, Any]:
