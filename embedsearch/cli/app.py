@@ -56,7 +56,8 @@ def explain(error: Exception) -> None:
     print(f"embedsearch: {error}", file=sys.stderr)
 
 
-def _verbose(value: bool) -> bool:
+def show_tracebacks(value: bool) -> bool:
+    """Take note of -v, wherever it stands."""
     global _show_traceback
     _show_traceback = _show_traceback or value
     return value
@@ -112,7 +113,7 @@ FlipOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", callback=_verbose, help="Show tracebacks of errors.")
+    bool, typer.Option("--verbose", "-v", callback=show_tracebacks, help="Show tracebacks of errors.")
 ]
 WaitOption = Annotated[
     float, typer.Option("--wait", help="Seconds to wait for another writer of the store.")

@@ -12,8 +12,8 @@ from embedsearch.cli.app import (
     DeviceOption,
     PrecisionOption,
     StoreOption,
-    VerboseOption,
     notice,
+    show_tracebacks,
 )
 from embedsearch.errors import MissingLibrary, UsageError, WeightsUnavailable
 from embedsearch.session import Session
@@ -29,6 +29,15 @@ AllowHostOption = Annotated[
 ]
 
 
+LogOption = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        "-v",
+        callback=show_tracebacks,
+        help="Log every request over HTTP; show tracebacks of errors.",
+    ),
+]
 PortOption = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")]
 HOST, PORT = "127.0.0.1", 8000
 
@@ -41,7 +50,7 @@ def serve(
     allow_host: AllowHostOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "auto",
-    verbose: VerboseOption = False,
+    verbose: LogOption = False,
 ) -> None:
     """Answer searches over HTTP: POST /search, thumbnails, an OpenAPI document."""
     try:
@@ -86,7 +95,7 @@ def mcp(
     allow_host: AllowHostOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "auto",
-    verbose: VerboseOption = False,
+    verbose: LogOption = False,
 ) -> None:
     """Give stores to agents, by the Model Context Protocol: similar images, thumbnails, facts."""
     try:
