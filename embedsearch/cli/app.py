@@ -113,7 +113,8 @@ FlipOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", "-v", callback=show_tracebacks, help="Show tracebacks of errors.")
+    bool,
+    typer.Option("--verbose", "-v", callback=show_tracebacks, help="Show tracebacks of errors."),
 ]
 WaitOption = Annotated[
     float, typer.Option("--wait", help="Seconds to wait for another writer of the store.")
