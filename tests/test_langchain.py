@@ -259,6 +259,19 @@ def test_the_nearest_are_those_of_numpy(texts: EmbedSearchVectorStore) -> None:
     assert texts.similarity_search("text 3", k=5, where="fields like '%: 3}'") == by_vector[:1]
 
 
+def test_without_a_folder_it_is_the_nearest_or_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    embedding = DeterministicFakeEmbedding(size=4)
+    made = EmbedSearchVectorStore(None, embedding)
+    assert made.similarity_search("a") == []
+    made.add_texts(["a"], ids=["1"])
+    assert (tmp_path / ".embedsearch").is_dir()
+    (found,) = EmbedSearchVectorStore(None, embedding).similarity_search("a")
+    assert found.id == "1"
+
+
 def test_as_a_retriever(texts: EmbedSearchVectorStore) -> None:
     assert texts.as_retriever(search_kwargs={"k": 2}).invoke("text 5")[0].id == "5"
     some = texts.as_retriever(
