@@ -158,9 +158,11 @@ class EmbedSearchVectorStore(VectorStore):
         `model` names what makes the vectors, which may not change; without, the class of
         `embedding`. `text_column` is for a store of images, as for the retriever.
         """
-        is_open = isinstance(store, Searcher)
-        self._path = store.store if is_open else locate_store(store, create=True)
-        self._opened = OpenedStore(store if is_open else self._path)
+        if isinstance(store, Searcher):
+            self._path = store.store
+        else:
+            store = self._path = locate_store(store, create=True)
+        self._opened = OpenedStore(store)
         self._embedding = embedding
         kind = type(embedding)
         self._model = model or f"{kind.__module__}.{kind.__qualname__}"
