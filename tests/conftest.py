@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -100,3 +101,11 @@ def run_cli(*arguments: str | Path, **options: Any) -> subprocess.CompletedProce
     options = {"capture_output": True, "text": True, "timeout": 300, "check": False, **options}
     command = [sys.executable, "-m", "embedsearch", *map(os.fspath, arguments)]
     return subprocess.run(command, **options)
+
+
+def wait_for(is_so: Callable[[], bool], seconds: float = 15.0) -> None:
+    """Return once it is so."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

@@ -119,6 +119,8 @@ def received(connection: socket.socket) -> bytes:
 
 def parsed(answer: bytes) -> Response:
     head, _, body = answer.partition(b"\r\n\r\n")
+    if head.startswith(b"HTTP/1.1 100 "):  # it is told to go on; its answer comes after
+        return parsed(body)
     first, *lines = head.decode("latin-1").split("\r\n")
     if not first.startswith("HTTP/1.1 "):
         raise AssertionError(f"no answer: {answer[:200]!r}")

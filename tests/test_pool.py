@@ -16,7 +16,7 @@ from embedsearch.decode.pool import SPARE_REGIONS, DecodedBatch, DecodePool
 from embedsearch.decode.process import DecodeJob
 from embedsearch.errors import EmbedSearchError
 from embedsearch.records import Failure, ImageRef, Reason
-from tests.conftest import paint
+from tests.conftest import paint, wait_for
 
 # Replaces decode() in the workers: the name of the file says what the decoder does with it.
 FAKE = """
@@ -112,6 +112,22 @@ def test_a_worker_killed_from_outside_costs_no_file(tmp_path: Path) -> None:
             os.kill(worker.process.pid, signal.SIGKILL)
         rest, failed = gather(batches)
     assert good + rest == names and not failed
+
+
+def test_workers_killed_one_after_the_other_cost_no_file(tmp_path: Path) -> None:
+    folder, names = folder_of(tmp_path, [], good=1)
+    with DecodePool(32, DecodeLimits(), workers=2, batch=1) as pool:
+        first, second = list(pool._workers)
+        while not (first.ready and second.ready):
+            assert gather(pool.run(jobs(folder, names))) == (names, {})
+        for worker in (first, second):
+            os.kill(worker.process.pid, signal.SIGSTOP)
+        batches = pool.run(jobs(folder, names))
+        wait_for(lambda: bool(first.tasks))
+        first.process.kill()
+        wait_for(lambda: first not in pool._workers)
+        second.process.kill()
+        assert gather(batches) == (names, {})
 
 
 def test_pixels_lie_in_job_order_across_the_ring(tmp_path: Path) -> None:

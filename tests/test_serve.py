@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -28,7 +29,7 @@ from safetensors.numpy import load_file, save_file
 
 import embedsearch
 from embedsearch.config import SearchConfig
-from tests.conftest import REPOSITORY, SAMPLES, paint, run_cli
+from tests.conftest import REPOSITORY, SAMPLES, paint, run_cli, wait_for
 from tests.serving import Response, Served, parsed, received, served
 
 pytest.importorskip("fastapi", reason="needs the extra `serve`")
@@ -499,6 +500,31 @@ def test_too_many_connections_are_told(store: Path) -> None:
         )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits another process")
+def test_no_descriptor_and_no_space_left(store: Path) -> None:
+    with served(store) as server:
+        _, most = resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (1000, most))
+        full = server.upload(CLOCK)
+        assert (full.status, full.json) == (
+            503,
+            {"error": "this cannot be answered now: see the server's log"},
+        )
+        resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (most, most))
+        assert server.upload(CLOCK).status == 200
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (48, 48))
+        held = [server.connect() for _ in range(60)]
+        time.sleep(2.5)  # it tries again, and fails again
+        for connection in held:
+            connection.close()
+        assert server.upload(CLOCK).status == 200
+    server._reader.join(10)
+    assert [line.split(": ", 1)[1] for line in server.log] == [
+        "POST /search: an image cannot be handed to its decoder: [Errno 27] File too large\n",
+        "socket.accept() out of system resource: [Errno 24] Too many open files\n",
+    ]
+
+
 def test_a_client_that_takes_no_answer_is_cut_off(store: Path) -> None:
     with served(store, answer_s=1.0, idle_s=60) as server:
         with server.connect() as connection:
@@ -566,13 +592,6 @@ def test_an_answer_does_not_wait_for_the_network(server: Served) -> None:
 
 
 # What becomes of the store
-
-
-def wait_for(is_so: Any, seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def test_a_store_that_changes_is_damaged_and_goes(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class ByteFiles:
         try:
             for content in contents:
                 paths.append(f"{self._place()}/{next(self._numbers)}")
-                with open(paths[-1], "xb", buffering=0) as file:
+                with open(paths[-1], "xb") as file:
                     file.write(content)
             yield paths
         except OSError as error:

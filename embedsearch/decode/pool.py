@@ -34,7 +34,9 @@ SLOW_S = 1.0  # a file that takes longer is left behind by its batch
 _STOP_POLL_S = 0.2
 _GROW_EVERY_S = 0.25
 _GROW_AT = 0.1  # of that time the caller waited, with every worker busy
-_RETRY_CRASH = 1  # a worker killed from outside must not cost a good file
+# A worker killed from outside must not cost a good file. The next try is in a worker that is
+# started for it: the others may just be dying of the same.
+_RETRY_CRASH = 1
 
 
 @dataclass(frozen=True)
@@ -271,7 +273,11 @@ class DecodePool:
     def _hand_out(self, waiting: deque[Task]) -> None:
         for ahead in range(JOBS_AHEAD):
             for worker in self._workers:
-                if waiting and len(worker.tasks) <= ahead:
+                if (
+                    waiting
+                    and len(worker.tasks) <= ahead
+                    and worker.started >= waiting[0].last_crash
+                ):
                     worker.send(waiting.popleft())
 
     def _pass_on(self, batches: deque[_Batch], late: list[_Batch], done: _Done) -> None:
@@ -372,6 +378,7 @@ class DecodePool:
         elif worker.tasks:
             task = worker.tasks.popleft()
             task.crashes += 1
+            task.last_crash = time.monotonic()
             if task.crashes <= _RETRY_CRASH:
                 waiting.appendleft(task)
             else:

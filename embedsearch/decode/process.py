@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import time
@@ -35,6 +36,7 @@ class Task:
     job: DecodeJob
     slot: int
     crashes: int = 0
+    last_crash: float = -math.inf  # on the monotonic clock
 
 
 class Worker:
@@ -59,7 +61,8 @@ class Worker:
         os.close(result_write)
         os.set_blocking(self.results, False)
         self.tasks: deque[Task] = deque()
-        self.since = time.monotonic()  # when it began its oldest task
+        self.started = time.monotonic()
+        self.since = self.started  # when it began its oldest task
         self.ready = False
         self._buffer = b""
 

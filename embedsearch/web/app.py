@@ -239,7 +239,7 @@ async def _explained(request: Request, error: Exception) -> Response:
         case UsageError() | IncompatibleStore():
             return _json({"error": str(error)}, 400)
     _log.error("%s %s: %s", request.method, printable(request.url.path), error)
-    return _json({"error": "the store cannot be read: see the server's log"}, 503)
+    return _json({"error": "this cannot be answered now: see the server's log"}, 503)
 
 
 def _search_schema() -> dict[str, Any]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import math
 import os
 import secrets
 import socket
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +26,7 @@ from embedsearch.web.guard import LOCAL_HOSTS, Access
 from embedsearch.web.limits import ServerLimits
 
 AUTO_TOKEN = "auto"
+_SAME_AGAIN_S = 60.0
 _SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
@@ -106,13 +109,37 @@ def serve(
 def _log_to_stderr(level: int) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("embedsearch: %(message)s"))
-    for name in ("embedsearch", "uvicorn.error"):
+    for name in ("embedsearch", "uvicorn.error", "asyncio"):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.propagate = False
         logger.setLevel(level)
     # Noise from the network is no warning to whoever runs the server.
     logging.getLogger("uvicorn.error").setLevel(max(level, logging.ERROR))
+    logging.getLogger("asyncio").addFilter(_Briefly())
+
+
+class _Briefly(logging.Filter):
+    """The event loop's errors as one line each, the same one once in a minute.
+
+    Out of descriptors, it would write a trace for every connection that it cannot accept.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Shorten the record, and return whether it is to be written."""
+        words = record.getMessage().split("\n")[0]
+        if record.exc_info and record.exc_info[1] is not None:
+            words += f": {record.exc_info[1]}"
+        record.msg, record.args, record.exc_info = words, (), None
+        now = time.monotonic()
+        is_new = now - self._said.get(words, -math.inf) > _SAME_AGAIN_S
+        if is_new:
+            self._said[words] = now
+        return is_new
 
 
 class BoundedProtocol(H11Protocol):
