@@ -35,12 +35,16 @@ def run(trial: Trial, finding: Finding, folder: Path) -> None:
     requests = [_mutated(rng, _right(rng, picture)) for _ in range(trial.count(_REQUESTS))]
     limits = {"headers_s": 0.4, "body_s": 0.4, "idle_s": 1.0}
     with served(folder / "s.es", mutant=trial.mutant, **limits) as server:
-        for request in requests[:100]:
-            _send(finding, server, request)
-        before = server.resident_mib()
         with ThreadPoolExecutor(_CLIENTS) as clients:
-            for sent in [clients.submit(_send, finding, server, one) for one in requests[100:]]:
-                sent.result()
+
+            def send(some: list[bytes]) -> None:
+                for sent in [clients.submit(_send, finding, server, one) for one in some]:
+                    sent.result()
+
+            warm = len(requests) // 10  # its threads and their arenas are there
+            send(requests[:warm])
+            before = server.resident_mib()
+            send(requests[warm:])
         growth = server.resident_mib() - before
         finding.figures["MiB grown"] = round(growth)
         if growth > _GROWTH_MIB:
