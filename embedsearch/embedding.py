@@ -59,12 +59,18 @@ class ImageEmbedder:
         """Return the embeddings, float32 (n, D), unit rows. Raises UnreadableImage."""
         if isinstance(images, str | bytes):
             raise UsageError("embed takes a list of images")
-        return self._embedder.matrix(images, _no_store)
+        return self._embedder.matrix(images, _NoStore())
 
     def close(self) -> None:
         """Release processes and memory; a later call opens them again."""
         self._embedder.close()
 
 
-def _no_store(key: str | int) -> Vector:
-    raise UsageError(f"{key!r} is a key, and there is no store to find it in")
+class _NoStore:
+    """What knows no image."""
+
+    def vector(self, image: str | int) -> Vector:
+        raise UsageError(f"{image!r} is a key, and there is no store to find it in")
+
+    def place(self, image: str | int) -> tuple[str, str]:
+        raise UsageError(f"{image!r} is a key, and there is no store to find it in")

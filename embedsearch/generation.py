@@ -91,24 +91,43 @@ class Generation:
     def record(self, image: str | int) -> ImageRecord:
         """Return what the store knows of an image. Raises ImageNotFound."""
         with self._reading:
-            place = np.array([self._find(image)])
-            (stored,) = self._snapshot.images(place)
-            (more,) = self._snapshot.take(place, _RECORD_COLUMNS).to_pylist()
-            (user,) = self._columns.metadata([stored.row])
-        gps = more["gps"] and (more["gps"]["lat"], more["gps"]["lon"])
-        return ImageRecord(
-            row=stored.row,
-            path=os.path.join(*self._place(stored)),
-            key=os.fsdecode(stored.key),
-            width=stored.width,
-            height=stored.height,
-            format=more["format"],
-            size_bytes=max(0, more["size"]),
-            taken_at=more["taken_at"],
-            camera=more["camera"],
-            gps=gps,
-            metadata=user,
-        )
+            (record,) = self._records(np.array([self._find(image)]))
+        return record
+
+    def listed(self, where: str | None, k: int, offset: int) -> tuple[list[ImageRecord], int]:
+        """Return k of the images that meet a condition, in the store's order, and of how many.
+
+        Raises UsageError.
+        """
+        with self._reading:
+            mask = self._rows.counted(self._mask(where))
+            total = self.manifest.live if mask is None else int(mask.sum())
+            stop = min(offset + k, total)
+            ordinals = np.arange(stop) if mask is None else np.flatnonzero(mask)[:stop]
+            return self._records(ordinals[offset:]), total
+
+    def _records(self, ordinals: npt.NDArray[np.int64]) -> list[ImageRecord]:
+        if not len(ordinals):
+            return []
+        images = self._snapshot.images(ordinals)
+        facts = self._snapshot.take(ordinals, _RECORD_COLUMNS).to_pylist()
+        users = self._columns.metadata([image.row for image in images])
+        return [
+            ImageRecord(
+                row=image.row,
+                path=os.path.join(*self._place(image)),
+                key=os.fsdecode(image.key),
+                width=image.width,
+                height=image.height,
+                format=more["format"],
+                size_bytes=max(0, more["size"]),
+                taken_at=more["taken_at"],
+                camera=more["camera"],
+                gps=more["gps"] and (more["gps"]["lat"], more["gps"]["lon"]),
+                metadata=user,
+            )
+            for image, more, user in zip(images, facts, users, strict=True)
+        ]
 
     def place(self, image: str | int) -> tuple[str, str]:
         """Return (folder that was indexed, path of the image inside). Raises ImageNotFound."""

@@ -88,7 +88,7 @@ class RowSearch:
 
     def nearest(self, queries: Queries, k: int, allowed: Mask | None = None) -> list[Neighbors]:
         """Return the neighbors of each query, float32 (Q, D), unit rows, among allowed rows."""
-        counted = self._counted(allowed)
+        counted = self.counted(allowed)
         live = self._snapshot.manifest.live
         count = live if counted is None or allowed is None else int(counted.sum())
         k = min(k, count)
@@ -138,7 +138,8 @@ class RowSearch:
                 found[mine] = vector_array(table.column("vector"))
         return found
 
-    def _counted(self, allowed: Mask | None) -> Mask | None:
+    def counted(self, allowed: Mask | None) -> Mask | None:
+        """Return which rows are allowed and live, bool (all shard rows,), None where all are."""
         if allowed is None or self.alive is None:
             return self.alive if allowed is None else allowed
         both: Mask = allowed & self.alive

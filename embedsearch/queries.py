@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -56,9 +56,12 @@ _NOT_FINITE = "the network gave no finite vector for the image"
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of an image: x, y of its top left, width and height, in upright pixels."""
+    """A part of an image: x, y of its top left, width and height, in upright pixels.
 
-    image: ImageLike
+    The file of a `Key` is decoded for it, whatever became of it since it was indexed.
+    """
+
+    image: ImageLike | Key
     x: int
     y: int
     width: int
@@ -77,6 +80,9 @@ class Key:
     """An image of the store: its key or row, or its whole path where two folders have the key."""
 
     key: str | int
+
+    def __str__(self) -> str:
+        return self.key if isinstance(self.key, str) else f"the image of row {self.key}"
 
 
 @dataclass(frozen=True)
@@ -101,10 +107,18 @@ class Mix:
 # One image: a unit vector is float (D,).
 Single: TypeAlias = "ImageLike | Crop | Key | npt.NDArray[Any]"
 Query: TypeAlias = "Single | Mix"
-# Gives the vector of an image of the store, by its key or row.
-Stored: TypeAlias = "Callable[[str | int], Vector]"
 _Outcome: TypeAlias = "Vector | UnreadableImage"
-_File: TypeAlias = "str | bytes | Inside"
+_File: TypeAlias = "str | bytes | Inside | ImageFile"
+
+
+class Stored(Protocol):
+    """Knows the images of a store by their keys or rows."""
+
+    def vector(self, image: str | int) -> Vector:
+        """Return a unit vector, float32 (D,). Raises ImageNotFound."""
+
+    def place(self, image: str | int) -> tuple[str, str]:
+        """Return the folder that was indexed, and the path inside it. Raises ImageNotFound."""
 
 
 class QueryEmbedder:
@@ -169,7 +183,7 @@ class QueryEmbedder:
         for place, query in enumerate(queries):
             image, box = _whole(query)
             if isinstance(query, Key):
-                found[place] = stored(query.key)
+                found[place] = stored.vector(query.key)
             elif isinstance(image, np.ndarray) and image.ndim == 1 and box is None:
                 found[place] = self._checked(image)
             elif self.spec.is_foreign:
@@ -177,6 +191,8 @@ class QueryEmbedder:
                     f"the vectors of this store were made elsewhere, by {self.spec.name}: "
                     "ask with a key or with a vector"
                 )
+            elif isinstance(image, Key):
+                files[place] = ImageFile(*stored.place(image.key), str(image), box), box
             elif isinstance(image, bytes | Inside):
                 files[place] = image, box
             elif isinstance(image, str | os.PathLike):
@@ -242,6 +258,8 @@ def drawn_towards(
 
 def _file(image: _File, box: Box | None, handed: Iterator[str]) -> ImageFile:
     """Return what a worker process is to open; the next path of `handed` for bytes."""
+    if isinstance(image, ImageFile):
+        return image
     if isinstance(image, bytes):
         return ImageFile.at(next(handed), "the image given", box)
     if isinstance(image, Inside):

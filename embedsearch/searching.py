@@ -26,7 +26,14 @@ from embedsearch.config import (
     check_device,
     check_precision,
 )
-from embedsearch.errors import EmbedSearchError, StoreNotFound, UnreadableImage, UsageError
+from embedsearch.errors import (
+    EmbedSearchError,
+    MissingLibrary,
+    StoreNotFound,
+    UnreadableImage,
+    UsageError,
+    WeightsUnavailable,
+)
 from embedsearch.generation import QUERIES_AT_ONCE, Generation
 from embedsearch.queries import IMAGES_AT_ONCE, Crop, Key, Mix, Query, QueryEmbedder
 from embedsearch.records import Hit, ImageRecord
@@ -51,6 +58,14 @@ class Answer:
     query: Query
     hits: list[Hit]
     failure: UnreadableImage | None = None
+
+
+@dataclass(frozen=True)
+class ImageList:
+    """Some images, and how many there are of that kind."""
+
+    images: list[ImageRecord]
+    total: int
 
 
 def open_store(
@@ -98,6 +113,7 @@ class Searcher:
         self._is_open = True
         self._looked_at = time.monotonic() if follow else None
         self._trouble: str | None = None
+        self._has_network = True  # until a network is looked for in vain
         self._seen = current_pointer(store)
         self._opened = self._open(None)
 
@@ -134,6 +150,11 @@ class Searcher:
         self._look()
         return self._trouble
 
+    @property
+    def takes_images(self) -> bool:
+        """Return whether images can be asked with; keys, rows and vectors always can."""
+        return self._has_network and not self.manifest.model.is_foreign
+
     def warm_up(self) -> None:
         """Do once, for nothing, what the first query would have to wait for.
 
@@ -141,8 +162,15 @@ class Searcher:
         """
         spec = self.manifest.model
         self.query(np.eye(1, spec.dim, dtype=np.float32)[0], k=1)
-        if not spec.is_foreign:
+        with self._using() as opened:
+            opened.thumbnailer.warm_up()
+        if spec.is_foreign:
+            return
+        try:
             self.embed([_PIXEL] * min(IMAGES_AT_ONCE, available_processors()))
+        except (MissingLibrary, WeightsUnavailable):
+            self._has_network = False
+            raise
 
     def close(self) -> None:
         """Release files, processes and memory, once the calls in progress have ended.
@@ -216,7 +244,7 @@ class Searcher:
             generation = opened.generation
             for chunk in _chunks(images):
                 self._check_open()
-                vectors = opened.embedder.vectors(chunk, generation.vector)
+                vectors = opened.embedder.vectors(chunk, generation)
                 good = [v for v in vectors if not isinstance(v, UnreadableImage)]
                 hits = iter(generation.hits(good, config) if good else [])
                 for query, vector in zip(chunk, vectors, strict=True):
@@ -228,7 +256,7 @@ class Searcher:
     def embed(self, images: Sequence[Query]) -> npt.NDArray[np.float32]:
         """Return the embeddings, float32 (Q, D), unit rows. Raises UnreadableImage."""
         with self._using() as opened:
-            return opened.embedder.matrix(images, opened.generation.vector)
+            return opened.embedder.matrix(images, opened.generation)
 
     def get(self, image: str | int) -> ImageRecord:
         """Return what the store knows of an image, by its key, its whole path or its row.
@@ -238,11 +266,22 @@ class Searcher:
         with self._using() as opened:
             return opened.generation.record(image)
 
+    def images(self, k: int = DEFAULT_K, *, where: str | None = None, offset: int = 0) -> ImageList:
+        """Return images of the store that meet a condition, in the store's order.
+
+        Raises UsageError.
+        """
+        if k < 1 or offset < 0:
+            raise UsageError("k is at least 1, offset at least 0")
+        with self._using() as opened:
+            return ImageList(*opened.generation.listed(where, k, offset))
+
     def thumbnail(self, image: str | int, side: int = 256) -> bytes:
         """Return an image of the store, upright, as JPEG, its longer side at most `side` pixels.
 
-        The file is decoded anew in a worker process; no link inside an indexed folder is
-        followed. Raises ImageNotFound, UnreadableImage, and UsageError for a side above 1024.
+        The file is decoded in a worker process, and the thumbnail kept in the user's cache folder
+        while the file is the same; no link inside an indexed folder is followed. Raises
+        ImageNotFound, UnreadableImage, and UsageError for a side above 1024.
         """
         with self._using() as opened:
             root, key = opened.generation.place(image)

@@ -14,12 +14,13 @@ from contextlib import closing
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.config import DecodeLimits
+from embedsearch.config import DecodeLimits, cache_folder
 from embedsearch.decode.handover import ByteFiles
 from embedsearch.decode.shared import ImageFile, SharedDecoder
 from embedsearch.errors import UnreadableImage, UsageError
 from embedsearch.queries import path_of
 from embedsearch.records import ImageFacts
+from embedsearch.thumbnail_cache import ThumbnailCache
 
 # A picture is decoded at the smallest of these that is not too small, then reduced: a set of
 # workers each, which decodes so many at a time.
@@ -35,6 +36,11 @@ class Thumbnailer:
         self._limits = limits
         self._making = threading.Lock()
         self._decoders: dict[int, SharedDecoder] = {}
+        self._cache = ThumbnailCache(cache_folder() / "thumbnails")
+
+    def warm_up(self) -> None:
+        """Start a worker, so that the first thumbnail need not wait for one."""
+        self._decoder(min(_SIDES))([ImageFile("/", "", "nothing")])
 
     def close(self) -> None:
         """End the workers."""
@@ -46,20 +52,28 @@ class Thumbnailer:
     def jpeg(self, root: str, key: str, side: int) -> bytes:
         """Return the image `key` below the folder `root`, upright, its longer side `side` pixels.
 
-        A smaller picture is not enlarged. No link below `root` is followed. Raises
-        UnreadableImage, and UsageError for a side that is not between 1 and MAX_SIDE.
+        A smaller picture is not enlarged. One that was made before is kept while the file is the
+        same. No link below `root` is followed. Raises UnreadableImage, and UsageError for a side
+        that is not between 1 and MAX_SIDE.
         """
         from embedsearch.present.jpeg import jpeg  # a search without thumbnails does without Pillow
 
         if not 1 <= side <= MAX_SIDE:
             raise UsageError(f"a thumbnail's side is between 1 and {MAX_SIDE} pixels, not {side}")
+        name = self._cache.key(root, key, side)
+        known = None if name is None else self._cache.get(name)
+        if known is not None:
+            return known
         (outcome,) = self._decoder(side)([ImageFile(root, key, key)])
         if isinstance(outcome, UnreadableImage):
             raise outcome
         facts = outcome.facts
-        return jpeg(
+        made = jpeg(
             _without_margin(outcome.pixels, facts), min(side, max(facts.width, facts.height))
         )
+        if name is not None and name == self._cache.key(root, key, side):  # the same file still
+            self._cache.put(name, made)
+        return made
 
     def _decoder(self, side: int) -> SharedDecoder:
         fits = min(known for known in _SIDES if known >= side)

@@ -143,7 +143,7 @@ def test_the_document_describes_what_is_answered(server: Served) -> None:
 
     document = server.get("/openapi.json").json
     assert set(document["paths"]) == {
-        *("/search", "/images/{row}", "/images/{row}/thumbnail"),
+        *("/search", "/images", "/images/{row}", "/images/{row}/thumbnail"),
         *("/info", "/health", "/metrics"),
     }
     assert set(document["paths"]["/search"]["post"]["requestBody"]["content"]) == {
@@ -339,8 +339,9 @@ def test_forms_that_cannot_be(server: Served) -> None:
             part * 100_000 + b"--x--",
             part * 2 + b"--x--",
             field + b"--x--",
-            part + field + b"--x--",
+            part + field * 2 + b"--x--",
         ),
+        *(part + field.replace(b"name=k", b"name=kk") + b"--x--", part + field * 5 + b"--x--"),
         *(b"", b"--x--", b"nothing", b"--x\r\n\r\n\r\n--x--", part.replace(b"name=image; ", b"")),
         b"--x\r\ncontent-disposition: form-data; name=image\r\n\r\nabc\r\n--x--",
         part[:40],

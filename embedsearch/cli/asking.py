@@ -35,7 +35,7 @@ class Asked:
     source: str | None
 
     def __post_init__(self) -> None:
-        if self.crop is not None and not (self.images or self.source):
+        if self.crop is not None and not (self.images or self.source or self.keys):
             raise UsageError("--crop needs an image")
         if not (self.images or self.keys or self.like or self.source):
             raise UsageError("name an image to look for, or --key, --like or --from")
@@ -76,7 +76,10 @@ class Asked:
             else:
                 yield f"{name} {self.crop}", Crop(_image_of(name), *self._box)
         for name in self.keys:
-            yield name, Key(name)
+            if self._box is None:
+                yield name, Key(name)
+            else:
+                yield f"{name} {self.crop}", Crop(Key(name), *self._box)
         if self._is_vectors:
             yield from self._units(dim)
 

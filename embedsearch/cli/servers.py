@@ -72,7 +72,7 @@ def serve(
             searcher.warm_up()
         except (MissingLibrary, WeightsUnavailable) as error:
             notice(f"images cannot be asked with, only keys and vectors: {error}")
-        place = server.address(listening, access, "info")
+        place = server.address(listening, access)
         notice(f"{len(searcher)} images at {place}; Ctrl-C ends")
         server.serve(create_app(searcher, access), listening, ServerLimits(), log=verbose)
 

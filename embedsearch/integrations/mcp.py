@@ -200,7 +200,7 @@ class _Tools:
                         images=searcher.manifest.live,
                         generation=searcher.manifest.generation,
                         model=searcher.manifest.model.name,
-                        takes_images=not searcher.manifest.model.is_foreign,
+                        takes_images=searcher.takes_images,
                         folders=[printable(root.path) for root in searcher.manifest.roots],
                         columns=searcher.columns,
                     )

@@ -13,6 +13,7 @@ import re
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from importlib.resources import files
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 from fastapi import FastAPI, Path
@@ -35,10 +36,21 @@ from embedsearch.records import Hit, ImageRecord, Reason
 from embedsearch.searching import Searcher
 from embedsearch.thumbnails import MAX_SIDE
 from embedsearch.web.admission import Admission, Busy
-from embedsearch.web.asked import Asked, BadRequest, SearchBody, UploadOptions, asked
+from embedsearch.web.asked import (
+    Asked,
+    BadRequest,
+    ListOptions,
+    RowOptions,
+    SearchBody,
+    TextOptions,
+    asked,
+    parameters,
+    validated,
+)
 from embedsearch.web.guard import Access, App, Guard
 from embedsearch.web.limits import ServerLimits
 from embedsearch.web.metrics import CONTENT_TYPE, Metrics
+from embedsearch.web.plain import FORM, error_page, hits_page
 
 T = TypeVar("T")
 _Row: TypeAlias = Annotated[str, Path(pattern="^[0-9]{1,12}$")]
@@ -48,10 +60,24 @@ _PICTURES = {"image/*": {"schema": {"type": "string", "format": "binary"}}}
 _log = logging.getLogger("embedsearch.web")
 
 
+_STATIC = {
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+
+
 class SearchAnswer(BaseModel):
     """Hits, best first."""
 
     hits: list[Hit]
+
+
+class ListAnswer(BaseModel):
+    """Images, and how many there are that meet the condition."""
+
+    images: list[ImageRecord]
+    total: int
 
 
 class ErrorAnswer(BaseModel):
@@ -135,6 +161,18 @@ class _Routes:
             openapi_extra=_search_schema(),
         )(self.search)
         app.get(
+            "/search",
+            response_class=Response,
+            responses={200: {"model": SearchAnswer}, **failed},
+            openapi_extra={"parameters": _in_query(RowOptions)},
+        )(self.search)
+        app.get(
+            "/images",
+            response_class=Response,
+            responses={200: {"model": ListAnswer}, **failed},
+            openapi_extra={"parameters": _in_query(ListOptions)},
+        )(self.images)
+        app.get(
             "/images/{row}",
             response_class=Response,
             responses={200: {"model": ImageRecord}, **failed},
@@ -145,14 +183,37 @@ class _Routes:
             responses={200: {"content": {"image/jpeg": {}}}, **failed},
             openapi_extra={"parameters": [_side_schema()]},
         )(self.thumbnail)
+        app.get("/", include_in_schema=False)(self.page)
+        app.get("/static/{name}", include_in_schema=False)(self.static)
         app.get("/health")(self.health)
         app.get("/info")(self.info)
         app.get("/metrics", response_class=Response)(self.metrics)
 
+    async def page(self) -> Response:
+        """Return the page for people."""
+        page = _read("page.html").decode().replace("<!-- FORM -->", FORM)
+        return _html(page)
+
+    async def static(self, name: str) -> Response:
+        """Return what the page is made of."""
+        if name not in _STATIC:
+            raise BadRequest("there is no such file", 404)
+        return Response(
+            _read(name), headers={"cache-control": "no-cache"}, media_type=_STATIC[name]
+        )
+
     async def search(self, request: Request) -> Response:
         """Return the nearest images to one of the store, to a vector, or to one handed over."""
         what = await asked(request, self._limits)
-        return await self._work(lambda: self._answer(what))
+        hits = await self._work(lambda: self._hits(what))
+        if _wants_page(request):
+            return _html(hits_page(hits, what.config.where, what.config.k))
+        return _json({"hits": [hit.to_dict() for hit in hits]})
+
+    async def images(self, request: Request) -> Response:
+        """Return images that meet a condition, in the store's order."""
+        options = validated(ListOptions, parameters(request))
+        return await self._work(lambda: self._listed(options))
 
     async def image(self, row: _Row) -> Response:
         """Return what the store knows of an image."""
@@ -184,7 +245,7 @@ class _Routes:
             created=manifest.created,
             model=manifest.model.name,
             dim=manifest.model.dim,
-            takes_images=not manifest.model.is_foreign,
+            takes_images=self._searcher.takes_images,
             columns=self._searcher.columns,
         )
 
@@ -197,11 +258,15 @@ class _Routes:
         async with self._admission.turn():
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _answer(self, what: Asked) -> Response:
+    def _hits(self, what: Asked) -> list[Hit]:
         (answer,) = self._searcher.answers([what.query], config=what.config)
         if answer.failure is not None:
             raise answer.failure
-        return _json({"hits": [hit.to_dict() for hit in answer.hits]})
+        return answer.hits
+
+    def _listed(self, options: ListOptions) -> Response:
+        found = self._searcher.images(options.k, where=options.where, offset=options.offset)
+        return _json({"images": [image.to_dict() for image in found.images], "total": found.total})
 
     def _picture(self, row: int, side: int) -> Response:
         try:
@@ -222,40 +287,49 @@ def _json(values: object, status: int = 200, headers: dict[str, str] | None = No
 
 
 async def _explained(request: Request, error: Exception) -> Response:
-    """Say what went wrong as JSON: no path of this machine, no trace of a program."""
+    """Say what went wrong: no path of this machine, no trace of a program."""
+    headers: dict[str, str] = {}
+    more: dict[str, str | None] = {}
     match error:
         case BadRequest():
-            return _json({"error": str(error)}, error.status)
+            status, words = error.status, str(error)
         case RequestValidationError():  # of a path: all else is read in asked.py
-            return _json({"error": "no such row"}, 404)
+            status, words = 404, "no such row"
         case HTTPException():
-            return _json({"error": error.detail}, error.status_code, dict(error.headers or {}))
+            status, words, headers = error.status_code, error.detail, dict(error.headers or {})
         case Busy():
-            return _json({"error": "too many are asking"}, 503, {"retry-after": "1"})
+            status, words, headers = 503, "too many are asking", {"retry-after": "1"}
         case UnreadableImage():
-            return _json({"error": str(error), "reason": error.reason}, 422)
+            status, words, more = 422, str(error), {"reason": error.reason}
         case ImageNotFound():
-            return _json({"error": str(error)}, 404)
+            status, words = 404, str(error)
         case UsageError() | IncompatibleStore():
-            return _json({"error": str(error)}, 400)
-    _log.error("%s %s: %s", request.method, printable(request.url.path), error)
-    return _json({"error": "this cannot be answered now: see the server's log"}, 503)
+            status, words = 400, str(error)
+        case _:
+            _log.error("%s %s: %s", request.method, printable(request.url.path), error)
+            status, words = 503, "this cannot be answered now: see the server's log"
+    if _wants_page(request):
+        return _html(error_page(words), status, headers)
+    return _json({"error": words, **more}, status, headers)
+
+
+def _wants_page(request: Request) -> bool:
+    """Return whether a browser asks for a page, not a program, or a script of ours, for values."""
+    return "text/html" in request.headers.get("accept", "")
+
+
+def _html(page: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(page, status, {"cache-control": "no-store", **(headers or {})}, "text/html")
+
+
+def _read(name: str) -> bytes:
+    return files("embedsearch.web").joinpath("static", name).read_bytes()
 
 
 def _search_schema() -> dict[str, Any]:
     """Return what a search takes, for the OpenAPI document."""
-    options = UploadOptions.model_json_schema()["properties"]
     return {
-        "parameters": [
-            {
-                "name": name,
-                "in": "query",
-                "required": False,
-                "schema": schema,
-                "description": "with an image: " + schema.get("description", ""),
-            }
-            for name, schema in options.items()
-        ],
+        "parameters": _in_query(TextOptions, "with an image: "),
         "requestBody": {
             "required": True,
             "content": {
@@ -271,6 +345,21 @@ def _search_schema() -> dict[str, Any]:
             },
         },
     }
+
+
+def _in_query(options: type[BaseModel], note: str = "") -> list[dict[str, Any]]:
+    """Return the fields of options as parameters of a query string."""
+    described = options.model_json_schema()
+    return [
+        {
+            "name": name,
+            "in": "query",
+            "required": name in described.get("required", ()),
+            "schema": schema,
+            "description": note + schema.get("description", ""),
+        }
+        for name, schema in described["properties"].items()
+    ]
 
 
 def _side_schema() -> dict[str, Any]:

@@ -1,10 +1,14 @@
 """What is asked for; in: the body and the query string of a request, out: a query and its config.
 
+A picture that is handed over comes with its options in the query string; in a form, where a
+browser without scripts sends it, they may be fields, too.
+
 What cannot be read is a BadRequest, whatever pydantic, json or the form parser raised.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -16,14 +20,16 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from embedsearch.config import DEFAULT_K, SearchConfig
-from embedsearch.queries import Crop, Key, Query
+from embedsearch.queries import Crop, Key, Mix, Query, Single
 from embedsearch.store.files import strict_json
 from embedsearch.web.limits import ServerLimits
 
 MAX_K = 1000
 MAX_OFFSET = 10_000
 _MAX_DIM = 1 << 16
+_MAX_EXAMPLES = 100
 _PARTS = 4
+_ROWS = rf"^\d{{1,12}}(,\d{{1,12}}){{0,{_MAX_EXAMPLES - 1}}}$"
 _SHOWN = 3  # of what is wrong with a request
 
 
@@ -53,8 +59,8 @@ class Options(BaseModel):
         return SearchConfig(**{name: getattr(self, name) for name in Options.model_fields})
 
 
-class UploadOptions(Options):
-    """The options of a search with an image that is handed over."""
+class TextOptions(Options):
+    """The options of a search that are text: of a query string, or of a form."""
 
     crop: Annotated[
         str | None,
@@ -63,10 +69,22 @@ class UploadOptions(Options):
             description="x,y,width,height: the part of the image that is meant, in pixels",
         ),
     ] = None
+    like: Annotated[
+        str, Field(pattern=_ROWS, max_length=2000, description="rows that hits are to be like, too")
+    ] = ""
+    unlike: Annotated[
+        str, Field(pattern=_ROWS, max_length=2000, description="rows that hits are not to be like")
+    ] = ""
+
+
+class RowOptions(TextOptions):
+    """A search with an image of the store that an address names."""
+
+    row: Annotated[int, Field(ge=0, lt=10**12, description="an image of the store")]
 
 
 class SearchBody(Options):
-    """A search with what the store has, or with a vector: exactly one of key, row and vector."""
+    """A search with what the store has, or with a vector: one of key, row and vector, or like."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
@@ -75,6 +93,32 @@ class SearchBody(Options):
     vector: Annotated[list[float] | None, Field(max_length=_MAX_DIM, description="of length 1")] = (
         None
     )
+    crop: Annotated[
+        list[Annotated[int, Field(ge=0, lt=10**9)]] | None,
+        Field(
+            min_length=4,
+            max_length=4,
+            description="x, y, width, height: the part of the image that is meant, in pixels",
+        ),
+    ] = None
+    like: Annotated[
+        list[Annotated[int, Field(ge=0, lt=10**12)]],
+        Field(max_length=_MAX_EXAMPLES, description="rows that hits are to be like, too"),
+    ] = []
+    unlike: Annotated[
+        list[Annotated[int, Field(ge=0, lt=10**12)]],
+        Field(max_length=_MAX_EXAMPLES, description="rows that hits are not to be like"),
+    ] = []
+
+
+class ListOptions(BaseModel):
+    """Which images are to be listed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    k: Annotated[int, Field(ge=1, le=MAX_K, description="images")] = DEFAULT_K
+    offset: Annotated[int, Field(ge=0, lt=10**12, description="images left out")] = 0
+    where: Annotated[str | None, Field(max_length=10_000, description="SQL condition")] = None
 
 
 @dataclass(frozen=True)
@@ -87,22 +131,34 @@ class Asked:
 
 async def asked(request: Request, limits: ServerLimits) -> Asked:
     """Read a request for a search. Raises BadRequest and UsageError."""
+    if request.method == "GET":
+        options = validated(RowOptions, parameters(request))
+        return _of_text(Key(options.row), options)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         return _of_json(request, await request.body(), limits)
-    options = _validated(UploadOptions, _parameters(request))
+    fields = parameters(request)
     if kind == "multipart/form-data":
-        image = await _of_form(request, limits)
+        image, more = await _of_form(request, limits)
+        if fields.keys() & more.keys():
+            raise BadRequest("a parameter comes twice")
+        fields |= more
     elif kind.startswith("image/") or kind == "application/octet-stream":
         image = await request.body()
     else:
         raise BadRequest("a search is JSON, or an image, as it is or as a form's part", 415)
+    options = validated(TextOptions, fields)
     if not image:
         raise BadRequest("the image is empty")
-    query: Query = image
-    if options.crop is not None:
-        query = Crop(image, *map(int, options.crop.split(",")))
-    return Asked(query, options.config())
+    return _of_text(image, options)
+
+
+def _of_text(image: bytes | Key, options: TextOptions) -> Asked:
+    crop = options.crop and [int(number) for number in options.crop.split(",")]
+    like, unlike = (
+        [int(row) for row in rows.split(",") if row] for rows in (options.like, options.unlike)
+    )
+    return Asked(_query(image, crop or None, like, unlike), options.config())
 
 
 def _of_json(request: Request, body: bytes, limits: ServerLimits) -> Asked:
@@ -114,38 +170,63 @@ def _of_json(request: Request, body: bytes, limits: ServerLimits) -> Asked:
         values = strict_json(body)
     except ValueError as error:
         raise BadRequest(f"the body is no JSON: {str(error)[:200]}") from error
-    search = _validated(SearchBody, values)
+    search = validated(SearchBody, values)
     given = [name for name in ("key", "row", "vector") if getattr(search, name) is not None]
-    if len(given) != 1:
-        raise BadRequest("a search has one of key, row and vector")
+    if len(given) > 1 or not (given or search.like):
+        raise BadRequest("a search has one of key, row and vector, or like")
+    first: Single | None = None
     if search.vector is not None:
-        return Asked(np.array(search.vector, np.float32), search.config())
-    return Asked(Key(getattr(search, given[0])), search.config())
+        first = np.array(search.vector, np.float32)
+    elif given:
+        first = Key(getattr(search, given[0]))
+    return Asked(_query(first, search.crop, search.like, search.unlike), search.config())
 
 
-async def _of_form(request: Request, limits: ServerLimits) -> bytes:
-    """Return the bytes of the part `image`; names of files mean nothing."""
+def _query(image: Any, crop: list[int] | None, like: Sequence[int], unlike: Sequence[int]) -> Query:
+    """Return the query: an image or a part of it, with what hits are to be like and unlike."""
+    if crop is not None:
+        if image is None or isinstance(image, np.ndarray):
+            raise BadRequest("only an image can be cropped")
+        image = Crop(image, *crop)
+    if not like and not unlike:
+        return image  # type: ignore[no-any-return]
+    examples = [] if image is None else [image]
+    return Mix([*examples, *map(Key, like)], [*map(Key, unlike)])
+
+
+async def _of_form(request: Request, limits: ServerLimits) -> tuple[bytes, dict[str, str]]:
+    """Return the bytes of the part `image`, and the fields; names of files mean nothing.
+
+    A field that was left empty is none.
+    """
     try:
         async with request.form(
             max_files=_PARTS, max_fields=_PARTS, max_part_size=limits.body_bytes
         ) as form:
             parts = form.multi_items()
-            if len(parts) == 1 and parts[0][0] == "image" and isinstance(parts[0][1], UploadFile):
-                return await parts[0][1].read()
+            files = {name: value for name, value in parts if isinstance(value, UploadFile)}
+            fields = {name: value for name, value in parts if isinstance(value, str)}
+            if len(files) + len(fields) != len(parts):
+                raise BadRequest("a part comes twice")
+            if files.keys() != {"image"}:
+                raise BadRequest("a form has one file, image, and options as its fields")
+            image = await files["image"].read()
+            return image, {name: value for name, value in fields.items() if value}
     except (MultiPartException, HTTPException) as error:
         words = getattr(error, "message", None) or getattr(error, "detail", "")
         raise BadRequest(f"the form cannot be read: {words}") from error
-    raise BadRequest("a form has one part, the file `image`")
 
 
-def _parameters(request: Request) -> dict[str, str]:
+def parameters(request: Request) -> dict[str, str]:
+    """Return the query string by name. Raises BadRequest."""
     pairs = request.query_params.multi_items()
     if len({name for name, _ in pairs}) != len(pairs):
         raise BadRequest("a parameter comes twice")
     return dict(pairs)
 
 
-def _validated(model: Any, values: Any) -> Any:
+def validated(model: Any, values: Any) -> Any:
+    """Return the values as a model. Raises BadRequest with what is wrong."""
     try:
         return model.model_validate(values)
     except ValidationError as error:

@@ -116,6 +116,9 @@ class Guard:
         site = headers.get(b"sec-fetch-site", "none")
         origin = headers.get(b"origin")
         own = origin is None or origin.lower().partition("://")[2] == headers[b"host"].lower()
+        # A form of our page, which sends no referrer. What a browser says of the site itself, no
+        # other site's page can say.
+        own = own or (origin == "null" and site == "same-origin")
         is_ours = own and site in {"none", "same-origin"}
         if scope["method"] not in {"GET", "HEAD"} and not is_ours:
             raise _Refused(403, "requests of other sites are not answered")
