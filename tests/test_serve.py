@@ -127,6 +127,117 @@ def test_options_are_those_of_a_search(server: Served, searcher: embedsearch.Sea
     assert server.upload(CLOCK, "?k=3&crop=100,50,200,300").json["hits"] == expected
 
 
+def test_parts_and_marks(server: Served, searcher: embedsearch.Searcher) -> None:
+    from embedsearch import Crop, Key, Mix
+
+    part = Crop(Key(5), 100, 50, 200, 300)
+    mix = Mix([Key(5), Key(9)], [Key(20), Key(21)])
+    for query, answer in (
+        (part, server.ask(row=5, crop=[100, 50, 200, 300], k=4)),
+        (mix, server.ask(row=5, like=[9], unlike=[20, 21], k=4)),
+        (mix, server.ask(like=[5, 9], unlike=[20, 21], k=4)),
+        (Mix([CLOCK, Key(9)], [Key(20)]), server.upload(CLOCK, "?k=4&like=9&unlike=20")),
+        (part, server.get("/search?row=5&crop=100,50,200,300&k=4")),
+        (mix, server.get("/search?row=5&like=9&unlike=20,21&k=4")),
+    ):
+        assert answer.json["hits"] == [hit.to_dict() for hit in searcher.query(query, k=4)]
+    for body in (
+        *({"unlike": [3]}, {"row": 1, "crop": [1, 2, 3]}, {"row": 1, "crop": [0, 0, 0, 5]}),
+        *(
+            {"like": [3], "crop": [0, 0, 5, 5]},
+            {"vector": [1.0] + [0.0] * 511, "crop": [0, 0, 5, 5]},
+        ),
+        *({"row": 1, "like": [1] * 101}, {"row": 1, "like": [-1]}, {"row": 1, "like": "1"}),
+        *({"row": 1, "crop": [0, 0, 5, 1e9]}, {"like": [1], "unlike": [1], "row": None, "k": 0}),
+    ):
+        failed(server.ask(**body), 400)
+    failed(server.ask(row=1, like=[99]), 404)
+    failed(server.ask(row=1, crop=[5000, 5000, 5, 5]), 422)
+    for query in ("like=", "like=a", "like=1,", "like=" + "1," * 100 + "1", "unlike=1&unlike=2"):
+        failed(server.upload(CLOCK, "?" + query), 400)
+    for query in ("", "?row=", "?row=1&row=2", "?row=-1", "?row=1&url=http://a", "?key=a"):
+        failed(server.get("/search" + query), 400)
+    failed(server.get("/search?row=99"), 404)
+
+
+def test_a_part_of_an_image_that_has_gone(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for seed in range(4):
+        paint(photos / f"{seed}.png", seed)
+    embedsearch.index(photos, store=tmp_path / "s.es", model="packaged")
+    with served(tmp_path / "s.es") as server:
+        assert server.ask(row=0, crop=[0, 0, 9, 9]).status == 200
+        (photos / "0.png").unlink()
+        failed(server.ask(row=0, crop=[0, 0, 9, 9]), 422, "the image of row 0")
+        assert server.ask(row=0).status == 200  # its vector is there still
+
+
+def test_lists(server: Served, searcher: embedsearch.Searcher) -> None:
+    for query, options in (
+        ("", {"k": 10}),
+        ("?k=3&offset=52", {"k": 3, "offset": 52}),
+        ("?k=4&where=format%20%3D%20'PNG'", {"k": 4, "where": "format = 'PNG'"}),
+        ("?k=4&offset=99", {"k": 4, "offset": 99}),
+    ):
+        expected = searcher.images(**options)  # type: ignore[arg-type]
+        assert server.get("/images" + query).json == {
+            "images": [image.to_dict() for image in expected.images],
+            "total": expected.total,
+        }
+    assert searcher.images(3, offset=52).total == 54
+    assert len(searcher.images(3, offset=52).images) == 2
+    for query in ("?k=0", "?k=1001", "?offset=-1", "?where=widht>1", "?where=", "?min_score=1"):
+        failed(server.get("/images" + query), 400)
+
+
+def test_a_browser_without_scripts(server: Served, searcher: embedsearch.Searcher) -> None:
+    """Its form sends no referrer, and for that `Origin: null`."""
+
+    def form(image: bytes, k: str = "5", **headers: str) -> Response:
+        parts = [
+            b'--x\r\ncontent-disposition: form-data; name="image"; filename="a"\r\n\r\n' + image,
+            b'--x\r\ncontent-disposition: form-data; name="where"\r\n\r\n',
+            b'--x\r\ncontent-disposition: form-data; name="k"\r\n\r\n' + k.encode(),
+            b"--x--",
+        ]
+        browser = {"accept": "text/html,*/*;q=0.8", "origin": "null", **headers}
+        kind = "multipart/form-data; boundary=x"
+        body = b"\r\n".join(parts)
+        return server.request("POST", "/search", body, content_type=kind, **browser)
+
+    answer = form(CLOCK, sec_fetch_site="same-origin")
+    assert (answer.status, answer.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    rows = [hit.row for hit in searcher.query(CLOCK, k=5)]
+    assert [int(row) for row in re.findall(rb"/search\?row=(\d+)&amp;k=5", answer.body)] == rows
+    more = server.get(f"/search?row={rows[1]}&k=5", accept="text/html")
+    assert f"/images/{rows[1]}/thumbnail".encode() in more.body
+    for status, answer in (
+        (422, form(b"no image", sec_fetch_site="same-origin")),
+        (400, form(CLOCK, k="<b>", sec_fetch_site="same-origin")),
+        (404, server.get("/search?row=99", accept="text/html")),
+    ):
+        assert (answer.status, answer.headers["content-type"]) == (
+            status,
+            "text/html; charset=utf-8",
+        )
+        assert b'class="error"' in answer.body and b"<b>" not in answer.body
+    failed(form(CLOCK, sec_fetch_site="cross-site"), 403)
+    failed(form(CLOCK), 403)
+
+
+def test_the_page_is_small_and_whole(server: Served) -> None:
+    page = server.get("/")
+    assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    parts = [server.get(f"/static/{name}") for name in ("page.css", "page.js", "icon.svg")]
+    assert [part.status for part in parts] == [200] * 3
+    assert sum(len(part.body) for part in (page, *parts)) <= 60_000
+    for part in (page, *parts):
+        assert not re.findall(rb"https?://(?!www\.w3\.org/2000/svg)", part.body)
+    assert b"style=" not in page.body and b"<script>" not in page.body
+    for name in ("", "page.html", "../app.py", "%2e%2e%2fapp.py", "page.css/", "..%5capp.py"):
+        failed(server.get(f"/static/{name}"), 404)
+
+
 def test_images(server: Served, searcher: embedsearch.Searcher) -> None:
     record = searcher.get("clocks/clocks_1.jpg")
     assert server.get(f"/images/{record.row}").json == record.to_dict()
