@@ -56,7 +56,8 @@ def error_page(words: str) -> str:
 def _tile(hit: Hit, options: dict[str, str]) -> str:
     name = escape(printable(hit.key))
     more = escape("/search?" + urlencode({"row": str(hit.row), **options}))
-    width = round(_HEIGHT * hit.width / hit.height)
+    # The size of an image whose vector was imported is not known.
+    width = round(_HEIGHT * hit.width / hit.height) if hit.height else _HEIGHT
     return (
         f'<li><a href="{more}"><img src="/images/{hit.row}/thumbnail" alt="{name}" '
         f'width="{width}" height="{_HEIGHT}"></a><p>{hit.score:.3f} {name}</p></li>'

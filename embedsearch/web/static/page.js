@@ -213,7 +213,8 @@ function make(name, properties = {}, ...children) {
 function tile(image, place) {
   const item = make("li", { className: marks.get(image.row) ?? "" });
   item.dataset.row = image.row;
-  item.style.setProperty("--ratio", Math.min(4, Math.max(0.4, image.width / image.height)));
+  const ratio = image.height ? image.width / image.height : 1; // not known of an imported vector
+  item.style.setProperty("--ratio", Math.min(4, Math.max(0.4, ratio)));
   const picture = make("img", { alt: image.key, loading: "lazy", decoding: "async" });
   const link = make("a", { className: "tile", href: written({ ...DEFAULTS, k: state.k, where: state.where, row: image.row }), tabIndex: place ? -1 : 0 }, picture);
   picture.onload = () => picture.classList.add("here");
