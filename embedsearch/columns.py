@@ -32,7 +32,9 @@ class RowColumns:
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._user = snapshot.metadata()
+        # A column of the user's that had its name before ours did is shown, and not searched.
         users = [] if self._user is None else list(self._user.schema)[1:]
+        users = [field for field in users if field.name not in BUILT_IN]
         self.schema = pa.schema([*_FIELDS, *users])
 
     def tables(self, names: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:

@@ -32,7 +32,7 @@ from embedsearch.store.snapshot import Snapshot
 QUERIES_AT_ONCE = 512  # share the passes over the rows
 _FILTERS_KEPT = 8
 _COLLAPSE_MORE = 4  # times as many are fetched where too few are left after collapsing
-_RECORD_COLUMNS = ["format", "size", "taken_at", "camera", "gps"]
+_RECORD_COLUMNS = ["format", "size", "taken_at", "camera", "gps", "brightness", "sharpness"]
 
 _Asked: TypeAlias = tuple[Vector, SearchConfig]
 _Outcome: TypeAlias = "list[Hit] | EmbedSearchError"
@@ -124,6 +124,8 @@ class Generation:
                 taken_at=more["taken_at"],
                 camera=more["camera"],
                 gps=more["gps"] and (more["gps"]["lat"], more["gps"]["lon"]),
+                brightness=_rounded(more["brightness"], 4),
+                sharpness=_rounded(more["sharpness"], 2),
                 metadata=user,
             )
             for image, more, user in zip(images, facts, users, strict=True)
@@ -325,6 +327,11 @@ class _Row:
     score: float
     ordinal: int
     image: StoredImage
+
+
+def _rounded(value: float | None, digits: int) -> float | None:
+    """Return what a float32 was before it was stored."""
+    return None if value is None else round(value, digits)
 
 
 def _ranked(candidates: list[_Row], count: int, min_score: float | None) -> list[_Row]:

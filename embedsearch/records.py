@@ -110,6 +110,8 @@ class ImageFacts:
     camera: str | None = None
     gps: tuple[float, float] | None = None  # degrees: latitude, longitude
     truncated: bool = False
+    brightness: float | None = None  # mean luma, 0 to 1
+    sharpness: float | None = None  # variance of the Laplacian of the luma at 128 × 128
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,8 @@ class ImageRecord:
     taken_at: datetime | None  # local time of the camera, EXIF knows no zone
     camera: str | None
     gps: tuple[float, float] | None  # degrees: latitude, longitude
+    brightness: float | None  # mean luma, 0 to 1
+    sharpness: float | None  # variance of the Laplacian of the luma at 128 × 128
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:

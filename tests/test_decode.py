@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from embedsearch.config import DecodeLimits
 from embedsearch.decode import image as decode_image
@@ -305,3 +305,25 @@ def test_nasty_corpus_through_the_command_line(
     assert set(Path.cwd().iterdir()) == before, "a hostile file wrote something"
     if sys.platform == "linux":  # kB of the largest process; macOS counts bytes
         assert int(done.stderr.split()[-1]) < 1 << 20
+
+
+def test_light(tmp_path: Path) -> None:
+    """Dark, bright, blurred: in that order, whatever the size, and with known values."""
+    rng = np.random.default_rng(3)
+    noise = Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8))
+    found = {}
+    for name, image in {
+        "black": Image.new("RGB", (50, 40)),
+        "white": Image.new("RGB", (50, 40), "white"),
+        "half": Image.fromarray(np.tile(np.uint8([[[0] * 3], [[255] * 3]]), (64, 128, 1))),
+        "sharp": noise,
+        "blurred": noise.filter(ImageFilter.GaussianBlur(6)),
+    }.items():
+        image.save(tmp_path / f"{name}.png")
+        with (tmp_path / f"{name}.png").open("rb") as file:
+            picture = decode(file, 128, DecodeLimits())
+        found[name] = picture.brightness, picture.sharpness
+    assert found["black"] == (0.0, 0.0) and found["white"] == (1.0, 0.0)
+    # Rows of 0 and 255 in turn: the Laplacian is 510 or -510.
+    assert found["half"] == (0.5, 510.0**2)
+    assert found["sharp"][1] > 20 * found["blurred"][1] > 0

@@ -45,6 +45,20 @@ def test_a_store_of_format_1_answers(store: Path) -> None:
     assert [failure.key for _, failure in failures(store)] == ["broken.jpg"]
 
 
+def test_columns_that_came_later_are_empty(store: Path, tmp_path: Path) -> None:
+    """Until the image is embedded anew; a merge of old and new shards keeps both."""
+    with embedsearch.open_store(store) as searcher:
+        assert searcher.get("clocks_1.jpg").brightness is None
+        assert searcher.images(where="brightness is null").total == 7
+        assert searcher.images(where="sharpness > 0").total == 0
+    shutil.copytree(SAMPLES / "boats", tmp_path / "more")
+    assert run_cli("index", tmp_path / "more", "--store", store).returncode == 0
+    with embedsearch.open_store(store) as searcher:
+        assert len(searcher.manifest.shards) == 1
+        assert searcher.images(where="brightness is null").total == 7
+        assert searcher.images(where="brightness > 0.1 and sharpness > 1").total == 6
+
+
 def test_it_is_written_to_as_a_new_one(store: Path, tmp_path: Path) -> None:
     shutil.copytree(SAMPLES / "boats", tmp_path / "more")
     done = run_cli("index", tmp_path / "more", "--store", store)

@@ -630,6 +630,7 @@ def test_no_descriptor_and_no_space_left(store: Path) -> None:
         for connection in held:
             connection.close()
         assert server.upload(CLOCK).status == 200
+        time.sleep(1.5)  # until it has stopped trying
     server._reader.join(10)
     assert [line.split(": ", 1)[1] for line in server.log] == [
         "POST /search: an image cannot be handed to its decoder: [Errno 27] File too large\n",

@@ -43,6 +43,7 @@ Image.preinit()
 
 DRAFT_SCALE = 2
 BAND_ROWS = 256
+_LIGHT_SIDE = 128
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -69,6 +70,8 @@ class Picture:
     """A decoded picture: pixels uint8 (S, S, 3) upright, sizes of the upright original."""
 
     pixels: npt.NDArray[np.uint8]
+    brightness: float
+    sharpness: float
     width: int
     height: int
     format: str
@@ -122,8 +125,11 @@ def decode(
         raise DecodeError(Reason.UNSUPPORTED_MODE, _words(error)) from error
     if orientation >= 5:
         width, height = height, width
+    brightness, sharpness = _light(small)
     return Picture(
         pixels=_upright(small, orientation),
+        brightness=brightness,
+        sharpness=sharpness,
         width=width,
         height=height,
         format=image.format or "",
@@ -180,6 +186,19 @@ def _stored_box(crop: Box, size: tuple[int, int], orientation: int) -> tuple[int
     if orientation in {3, 4, 7, 8}:
         top, bottom = height - bottom, height - top
     return (left, top, right, bottom) if orientation < 5 else (top, left, bottom, right)
+
+
+def _light(small: Image.Image) -> tuple[float, float]:
+    """Return how bright a picture is, 0 to 1, and how sharp: the variance of its Laplacian.
+
+    Both of its luma, 0 to 255, at 128 × 128: Pech-Pacheco et al., "Diatom autofocusing in
+    brightfield microscopy" (2000). A big picture that is a little blurred is sharp at that size.
+    """
+    gray = small.convert("L").resize((_LIGHT_SIDE, _LIGHT_SIDE), Image.Resampling.BOX)
+    luma = np.asarray(gray, dtype=np.float32)
+    inner = luma[1:-1, 1:-1]
+    sides = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:]
+    return round(float(luma.mean()) / 255.0, 4), round(float((sides - 4.0 * inner).var()), 2)
 
 
 def _upright(small: Image.Image, orientation: int) -> npt.NDArray[np.uint8]:

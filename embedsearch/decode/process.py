@@ -112,6 +112,8 @@ def outcome(ref: ImageRef, answer: dict[str, Any]) -> ImageFacts | Failure:
         width=answer["width"],
         height=answer["height"],
         format=answer["format"],
+        brightness=answer["brightness"],
+        sharpness=answer["sharpness"],
         digest=bytes.fromhex(answer["digest"]),
         taken_at=None if taken_at is None else datetime.fromisoformat(taken_at),
         camera=answer["camera"],

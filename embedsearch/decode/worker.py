@@ -87,6 +87,8 @@ def _work(
         "width": picture.width,
         "height": picture.height,
         "format": picture.format,
+        "brightness": picture.brightness,
+        "sharpness": picture.sharpness,
         "digest": digest,
         "taken_at": picture.taken_at and picture.taken_at.isoformat(),
         "camera": picture.camera,

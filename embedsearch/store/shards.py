@@ -26,6 +26,8 @@ from embedsearch.store.files import FileRecord, damaged, open_verified, verify, 
 from embedsearch.store.manifest import ShardRecord
 
 ROW_GROUP_ROWS = 4096
+# Columns that shards written before do not have: they are read as null.
+_ADDED = ["brightness", "sharpness"]
 IDENTITY_COLUMNS = ["row", "root", "key", "size", "mtime_ns", "digest"]
 
 FAILURE_SCHEMA = pa.schema(
@@ -59,6 +61,7 @@ def row_schema(dim: int) -> pa.Schema:
         ("status", pa.string()),  # ok or ok_truncated
     ]
     optional = [("taken_at", pa.timestamp("ms")), ("camera", pa.string()), ("gps", gps)]
+    optional += [(name, pa.float32()) for name in _ADDED]
     vector = pa.list_(pa.field("element", pa.float16(), nullable=False), dim)
     return pa.schema(
         [pa.field(name, kind, nullable=False) for name, kind in required]
@@ -89,6 +92,8 @@ def batch_table(batch: EmbeddingBatch, first_row: int) -> pa.Table:
         "taken_at": [fact.taken_at for fact in facts],
         "camera": [fact.camera for fact in facts],
         "gps": [fact.gps and {"lat": fact.gps[0], "lon": fact.gps[1]} for fact in facts],
+        "brightness": [fact.brightness for fact in facts],
+        "sharpness": [fact.sharpness for fact in facts],
     }
     schema = row_schema(batch.vectors.shape[1])
     arrays = [
@@ -180,7 +185,10 @@ class Shard:
                 self._file = pq.ParquetFile(
                     pa.OSFile(f"/dev/fd/{self._descriptor}"), page_checksum_verification=True
                 )
-            if self._file.schema_arrow != row_schema(dim):
+            schema = row_schema(dim)
+            self._absent = [n for n in _ADDED if n not in self._file.schema_arrow.names]
+            there = pa.schema([field for field in schema if field.name not in self._absent])
+            if self._file.schema_arrow != there:
                 raise damaged(store, record.relative, "has other columns than it should")
             if self._file.metadata.num_rows != record.rows:
                 raise damaged(store, record.relative, "has another number of rows than it should")
@@ -205,7 +213,7 @@ class Shard:
         for group in range(self._file.metadata.num_row_groups):
             with self._guard():
                 table = self._file.read_row_group(group, columns=list(names))
-            yield table
+            yield self._whole(table, names)
 
     def vectors(self) -> Iterator[npt.NDArray[np.float16]]:
         """Yield float16 (rows, D), one row group at a time. Raises DamagedStore."""
@@ -218,9 +226,20 @@ class Shard:
         needed = np.unique(groups)
         with self._guard():
             table = self._file.read_row_groups(needed.tolist(), columns=list(names))
+        table = self._whole(table, names)
         sizes = self._group_starts[needed + 1] - self._group_starts[needed]
         starts_in_table = np.concatenate([[0], np.cumsum(sizes)])[:-1]
         return table.take(places + starts_in_table[np.searchsorted(needed, groups)])
+
+    def _whole(self, table: pa.Table, names: Sequence[str]) -> pa.Table:
+        """Return a table with the named columns that this shard was written without, as null."""
+        added = [name for name in self._absent if name in names]
+        if not added:
+            return table
+        for name in added:
+            field = row_schema(1).field(name)
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+        return table.select([name for name in row_schema(1).names if name in names])
 
     def places(
         self, offsets: npt.NDArray[np.int64]
