@@ -16,7 +16,7 @@ from embedsearch.store.snapshot import Snapshot, user_columns
 
 # Shown under another name and in another form than the shards have them.
 _MADE_OF = {"folder": "root", "modified": "mtime_ns"}
-_INTERNAL = frozenset({"root", "key", "mtime_ns", "digest", "vector"})
+_INTERNAL = frozenset({"root", "key", "mtime_ns", "digest", "signature", "vector"})
 _FIELDS = [
     *(field for field in row_schema(1) if field.name not in _INTERNAL),
     pa.field("folder", pa.string()),

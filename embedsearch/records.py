@@ -98,6 +98,22 @@ class Failure:
     mtime_ns: int = -1
 
 
+SIGNATURE_SIDE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What can be seen of a picture without a network, in its luma, 0 to 255, squashed.
+
+    `signature` is uint8 (16, 16), row by row, upright: copies of a picture, grey or smaller or
+    compressed harder, have nearly the same.
+    """
+
+    brightness: float  # the mean, 0 to 1
+    sharpness: float  # the variance of the Laplacian at 128 × 128
+    signature: bytes
+
+
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
     """What a file says about its picture. Width and height are those of the upright picture."""
@@ -110,8 +126,7 @@ class ImageFacts:
     camera: str | None = None
     gps: tuple[float, float] | None = None  # degrees: latitude, longitude
     truncated: bool = False
-    brightness: float | None = None  # mean luma, 0 to 1
-    sharpness: float | None = None  # variance of the Laplacian of the luma at 128 × 128
+    look: Look | None = None
 
 
 @dataclass(frozen=True)

@@ -322,7 +322,7 @@ def test_light(tmp_path: Path) -> None:
         image.save(tmp_path / f"{name}.png")
         with (tmp_path / f"{name}.png").open("rb") as file:
             picture = decode(file, 128, DecodeLimits())
-        found[name] = picture.brightness, picture.sharpness
+        found[name] = picture.look.brightness, picture.look.sharpness
     assert found["black"] == (0.0, 0.0) and found["white"] == (1.0, 0.0)
     # Rows of 0 and 255 in turn: the Laplacian is 510 or -510.
     assert found["half"] == (0.5, 510.0**2)

@@ -80,7 +80,7 @@ def test_shards_are_ordinary_parquet(store: Path, photos: Path) -> None:
     table = pq.read_table(store / shard.relative, page_checksum_verification=True)
     assert str(table.schema.field("vector").type).startswith("fixed_size_list<element: halffloat")
     assert table.schema.field("vector").type.list_size == 512
-    column = pq.ParquetFile(store / shard.relative).metadata.row_group(0).column(17)
+    column = pq.ParquetFile(store / shard.relative).metadata.row_group(0).column(18)
     assert column.path_in_schema == "vector.list.element"
     assert "BYTE_STREAM_SPLIT" not in column.encodings, "DuckDB reads none of float16"
     assert column.compression == "ZSTD"

@@ -33,7 +33,7 @@ from PIL import (
 )
 
 from embedsearch.config import DecodeLimits
-from embedsearch.records import Box, Reason
+from embedsearch.records import SIGNATURE_SIDE, Box, Look, Reason
 
 # MPO (two-picture JPEGs of phones) is opened by the JPEG plugin; naming it raises KeyError.
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
@@ -43,7 +43,7 @@ Image.preinit()
 
 DRAFT_SCALE = 2
 BAND_ROWS = 256
-_LIGHT_SIDE = 128
+_LOOK_SIDE = 128
 
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -70,8 +70,7 @@ class Picture:
     """A decoded picture: pixels uint8 (S, S, 3) upright, sizes of the upright original."""
 
     pixels: npt.NDArray[np.uint8]
-    brightness: float
-    sharpness: float
+    look: Look
     width: int
     height: int
     format: str
@@ -125,11 +124,10 @@ def decode(
         raise DecodeError(Reason.UNSUPPORTED_MODE, _words(error)) from error
     if orientation >= 5:
         width, height = height, width
-    brightness, sharpness = _light(small)
+    pixels = _upright(small, orientation)
     return Picture(
-        pixels=_upright(small, orientation),
-        brightness=brightness,
-        sharpness=sharpness,
+        pixels=pixels,
+        look=_look(pixels),
         width=width,
         height=height,
         format=image.format or "",
@@ -188,17 +186,21 @@ def _stored_box(crop: Box, size: tuple[int, int], orientation: int) -> tuple[int
     return (left, top, right, bottom) if orientation < 5 else (top, left, bottom, right)
 
 
-def _light(small: Image.Image) -> tuple[float, float]:
-    """Return how bright a picture is, 0 to 1, and how sharp: the variance of its Laplacian.
+def _look(pixels: npt.NDArray[np.uint8]) -> Look:
+    """Return the look of a picture, uint8 (S, S, 3).
 
-    Both of its luma, 0 to 255, at 128 × 128: Pech-Pacheco et al., "Diatom autofocusing in
-    brightfield microscopy" (2000). A big picture that is a little blurred is sharp at that size.
+    The sharpness is that of Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy"
+    (2000). A big picture that is a little blurred is sharp at 128 × 128.
     """
-    gray = small.convert("L").resize((_LIGHT_SIDE, _LIGHT_SIDE), Image.Resampling.BOX)
-    luma = np.asarray(gray, dtype=np.float32)
-    inner = luma[1:-1, 1:-1]
+    gray = Image.fromarray(pixels).convert("L")
+    middle = gray.resize((_LOOK_SIDE, _LOOK_SIDE), Image.Resampling.BOX)
+    luma = np.asarray(middle, dtype=np.float32)
     sides = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:]
-    return round(float(luma.mean()) / 255.0, 4), round(float((sides - 4.0 * inner).var()), 2)
+    return Look(
+        brightness=round(float(luma.mean()) / 255.0, 4),
+        sharpness=round(float((sides - 4.0 * luma[1:-1, 1:-1]).var()), 2),
+        signature=middle.resize((SIGNATURE_SIDE, SIGNATURE_SIDE), Image.Resampling.BOX).tobytes(),
+    )
 
 
 def _upright(small: Image.Image, orientation: int) -> npt.NDArray[np.uint8]:

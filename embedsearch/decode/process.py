@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import Any
 
 from embedsearch.children import child_environment, python_command
-from embedsearch.records import Box, Failure, ImageFacts, ImageRef, Reason, Stage
+from embedsearch.records import Box, Failure, ImageFacts, ImageRef, Look, Reason, Stage
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,7 @@ def outcome(ref: ImageRef, answer: dict[str, Any]) -> ImageFacts | Failure:
         width=answer["width"],
         height=answer["height"],
         format=answer["format"],
-        brightness=answer["brightness"],
-        sharpness=answer["sharpness"],
+        look=Look(answer["brightness"], answer["sharpness"], bytes.fromhex(answer["signature"])),
         digest=bytes.fromhex(answer["digest"]),
         taken_at=None if taken_at is None else datetime.fromisoformat(taken_at),
         camera=answer["camera"],

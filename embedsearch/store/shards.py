@@ -21,13 +21,14 @@ import pyarrow.parquet as pq
 
 from embedsearch.errors import StorageError
 from embedsearch.paths import printable
-from embedsearch.records import EmbeddingBatch, Failure, Reason, Stage
+from embedsearch.records import SIGNATURE_SIDE, EmbeddingBatch, Failure, Reason, Stage
 from embedsearch.store.files import FileRecord, damaged, open_verified, verify, write_new
 from embedsearch.store.manifest import ShardRecord
 
 ROW_GROUP_ROWS = 4096
 # Columns that shards written before do not have: they are read as null.
-_ADDED = ["brightness", "sharpness"]
+_ADDED = ["brightness", "sharpness", "signature"]
+_UNORDERED = {"vector", "digest", "signature"}  # their least and greatest say nothing
 IDENTITY_COLUMNS = ["row", "root", "key", "size", "mtime_ns", "digest"]
 
 FAILURE_SCHEMA = pa.schema(
@@ -61,7 +62,8 @@ def row_schema(dim: int) -> pa.Schema:
         ("status", pa.string()),  # ok or ok_truncated
     ]
     optional = [("taken_at", pa.timestamp("ms")), ("camera", pa.string()), ("gps", gps)]
-    optional += [(name, pa.float32()) for name in _ADDED]
+    optional += [("brightness", pa.float32()), ("sharpness", pa.float32())]
+    optional += [("signature", pa.binary(SIGNATURE_SIDE**2))]
     vector = pa.list_(pa.field("element", pa.float16(), nullable=False), dim)
     return pa.schema(
         [pa.field(name, kind, nullable=False) for name, kind in required]
@@ -92,8 +94,9 @@ def batch_table(batch: EmbeddingBatch, first_row: int) -> pa.Table:
         "taken_at": [fact.taken_at for fact in facts],
         "camera": [fact.camera for fact in facts],
         "gps": [fact.gps and {"lat": fact.gps[0], "lon": fact.gps[1]} for fact in facts],
-        "brightness": [fact.brightness for fact in facts],
-        "sharpness": [fact.sharpness for fact in facts],
+        "brightness": [fact.look and fact.look.brightness for fact in facts],
+        "sharpness": [fact.look and fact.look.sharpness for fact in facts],
+        "signature": [fact.look and fact.look.signature for fact in facts],
     }
     schema = row_schema(batch.vectors.shape[1])
     arrays = [
@@ -155,7 +158,7 @@ def _encode(tables: Iterable[pa.Table], schema: pa.Schema) -> tuple[pa.Buffer, i
         use_dictionary=repeated,
         # No byte-stream split, which would save a twelfth: DuckDB does not read it of float16.
         write_page_checksum=True,
-        write_statistics=[name for name in schema.names if name not in {"vector", "digest"}],
+        write_statistics=[name for name in schema.names if name not in _UNORDERED],
         store_schema=True,
     ) as writer:
         for table in tables:
