@@ -244,6 +244,40 @@ def most_workers() -> int:
     return min(available_processors(), MAX_WORKERS)
 
 
+KEEP_WISHES = ("largest", "oldest", "newest", "format=", "folder=")
+
+
+@dataclass(frozen=True)
+class DuplicateConfig:
+    """What counts as a copy, and which one of a group is kept."""
+
+    # The least correlation of two signatures. Copies reduced to a third, or compressed to a fifth,
+    # have 0.998 and more, other pictures of the same thing 0.99 and less.
+    threshold: float = 0.995
+    similar: float | None = None  # compare embeddings instead, from this cosine on: look-alikes
+    flips: bool = False  # also mirrored ones
+    rotations: bool = False  # also ones turned by 90, 180 or 270 degrees
+    where: str | None = None
+    keep: tuple[str, ...] = ()  # wishes, the first one first; then largest, then oldest
+
+    def __post_init__(self) -> None:
+        if not 0.5 <= self.threshold <= 1.0:
+            raise UsageError("--threshold is a correlation from 0.5 to 1")
+        if self.similar is not None and not 0.0 < self.similar <= 1.0:
+            raise UsageError("--similar is a cosine above 0 and at most 1")
+        if self.similar is not None and (self.flips or self.rotations):
+            raise UsageError("--similar compares embeddings: they know nothing of flips")
+        for wish in self.keep:
+            name, is_named, value = wish.partition("=")
+            if name + is_named not in KEEP_WISHES or (is_named and not value):
+                raise UsageError(f"--keep is one of {', '.join(KEEP_WISHES)}…, not {wish!r}")
+
+    @property
+    def least(self) -> float:
+        """Return the least cosine of what is compared."""
+        return self.threshold if self.similar is None else self.similar
+
+
 def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the folder for weights and converted networks; EMBEDSEARCH_CACHE overrides it."""
     if environ.get("EMBEDSEARCH_CACHE"):

@@ -24,7 +24,7 @@ FLOORS = [
     ["integrations"],
     ["web"],
     ["__init__"],
-    ["learning", "benching"],
+    ["learning", "benching", "curation"],
     [
         "indexing",
         "searching",
@@ -68,7 +68,7 @@ HEAVY = {
     "pillow_heif": {"decode"},
     "pyarrow": {
         *("store", "planning", "ledger", "columns", "filters", "sources", "metadata"),
-        *("importing", "exporting", "present", "texts"),
+        *("importing", "exporting", "present", "texts", "curation"),
     },
     "duckdb": {"filters"},
     "torch": {"network", "learning"},

@@ -1,0 +1,149 @@
+"""What a store says of its images, all at once; in: an open store, out: columns of live rows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from embedsearch.columns import RowColumns
+from embedsearch.errors import UsageError
+from embedsearch.records import SIGNATURE_SIDE
+from embedsearch.session import Session
+from embedsearch.store.shards import vector_array
+from embedsearch.store.snapshot import Snapshot
+
+_COLUMNS = ["row", "root", "key", "size", "mtime_ns", "width", "height", "format", "taken_at"]
+_UNKNOWN = bytes(32)  # the digest of a vector that was imported
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of the store, as far as one has to know it to choose between copies."""
+
+    row: int
+    root: str
+    key: str
+    width: int
+    height: int
+    size_bytes: int
+    format: str
+    taken_at: datetime | None
+    mtime_ns: int
+
+    @property
+    def path(self) -> str:
+        """Return the whole path."""
+        return os.path.join(self.root, self.key)
+
+
+@dataclass
+class Collection:
+    """The rows of a snapshot that are looked at, by position: live ones that meet a condition."""
+
+    snapshot: Snapshot
+    session: Session
+    where: str | None = None
+    ordinals: npt.NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        mask = self.snapshot.live_mask()
+        if self.where is not None:
+            mask &= RowColumns(self.snapshot).where(self.where)
+        self.ordinals = np.flatnonzero(mask)
+
+    def __len__(self) -> int:
+        return len(self.ordinals)
+
+    def pictures(self, positions: npt.NDArray[np.int64]) -> list[Picture]:
+        """Return what is known of the images at some positions, in that order."""
+        if not len(positions):
+            return []
+        roots = {root.id: root.path for root in self.snapshot.manifest.roots}
+        table = self.snapshot.take(self.ordinals[positions], _COLUMNS)
+        return [
+            Picture(
+                row=row["row"],
+                root=roots[row["root"]],
+                key=os.fsdecode(row["key"]),
+                width=row["width"],
+                height=row["height"],
+                size_bytes=max(0, row["size"]),
+                format=row["format"],
+                taken_at=row["taken_at"],
+                mtime_ns=row["mtime_ns"],
+            )
+            for row in table.to_pylist()
+        ]
+
+    def vectors(self) -> npt.NDArray[np.float16]:
+        """Return the embeddings, float16 (n, D), in the order of positions."""
+        dim = self.snapshot.manifest.model.dim
+        vectors = np.empty((len(self), dim), np.float16)
+        for place, here, table in self._parts(["vector"]):
+            some = vector_array(table.column("vector"))[here]
+            vectors[place : place + len(some)] = some
+        return vectors
+
+    def signatures(self) -> npt.NDArray[np.uint8]:
+        """Return the signatures, uint8 (n, 256); 0 everywhere where there is none."""
+        signatures = np.zeros((len(self), SIGNATURE_SIDE**2), np.uint8)
+        for place, here, table in self._parts(["signature"]):
+            chosen = table.column("signature").filter(pa.array(here))
+            known = chosen.is_valid().to_numpy()
+            data = b"".join(value for value in chosen.to_pylist() if value is not None)
+            found = np.frombuffer(data, np.uint8).reshape(-1, SIGNATURE_SIDE**2)
+            signatures[place : place + len(chosen)][known] = found
+        return signatures
+
+    def digests(self) -> npt.NDArray[np.void]:
+        """Return the sha256 of each file, 32 bytes (n,); of one that is not known, its row."""
+        digests = np.empty(len(self), "V32")
+        for place, here, table in self._parts(["digest", "row"]):
+            some = [
+                row.to_bytes(32, "big") if digest == _UNKNOWN else digest
+                for digest, row in zip(
+                    table.column("digest").filter(pa.array(here)).to_pylist(),
+                    table.column("row").filter(pa.array(here)).to_pylist(),
+                    strict=True,
+                )
+            ]
+            digests[place : place + len(some)] = np.frombuffer(b"".join(some), "V32")
+        return digests
+
+    def inside(self, folder: str) -> npt.NDArray[np.bool_]:
+        """Return bool (n,): which images lie below a folder. Raises UsageError where none does."""
+        wanted = os.fsencode(os.path.realpath(folder)).rstrip(b"/") + b"/"
+        roots = {
+            root.id: os.fsencode(root.path).rstrip(b"/") + b"/"
+            for root in self.snapshot.manifest.roots
+        }
+        found = np.zeros(len(self), np.bool_)
+        for place, here, table in self._parts(["root", "key"]):
+            names = zip(
+                table.column("root").filter(pa.array(here)).to_pylist(),
+                table.column("key").filter(pa.array(here)).to_pylist(),
+                strict=True,
+            )
+            some = [(roots[root] + key).startswith(wanted) for root, key in names]
+            found[place : place + len(some)] = some
+        if not found.any():
+            raise UsageError(f"no image of the store lies in {folder}: embedsearch index it first")
+        return found
+
+    def _parts(self, names: list[str]) -> Iterator[tuple[int, npt.NDArray[np.bool_], pa.Table]]:
+        """Yield (first position, which rows count, table) of each row group that has some."""
+        place = 0
+        mask = np.zeros(int(self.snapshot.starts[-1]), np.bool_)
+        mask[self.ordinals] = True
+        for start, table in self.snapshot.tables(names):
+            self.session.check()
+            here = mask[start : start + len(table)]
+            if here.any():
+                yield place, here, table
+                place += int(here.sum())

@@ -1,0 +1,282 @@
+"""Copies of pictures; in: a store, out: groups of one to keep and its copies. Nothing is deleted.
+
+Files of the same bytes → pairs of like signatures (or embeddings) by a graph of nearest neighbors →
+groups in which every two are alike → the one to keep by the policy that is asked for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.config import DuplicateConfig
+from embedsearch.curation.collection import Collection, Picture
+from embedsearch.curation.likeness import (
+    AS_IT_IS,
+    BOTH,
+    FLIPS,
+    ROTATIONS,
+    Likeness,
+    Turn,
+    signature_units,
+)
+from embedsearch.curation.linkage import complete_groups
+from embedsearch.errors import UsageError
+from embedsearch.session import Session
+from embedsearch.store.locate import locate_store
+from embedsearch.store.snapshot import open_snapshot
+
+SAME_BYTES, SIMILAR = "same bytes", "similar"
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A picture that is a copy of the one to keep: how, and how alike, a cosine up to 1."""
+
+    picture: Picture
+    how: str
+    score: float
+
+
+@dataclass(frozen=True)
+class DuplicateGroup:
+    """A picture to keep, and its copies."""
+
+    keep: Picture
+    copies: list[Copy]
+
+    def rows(self, number: int) -> list[dict[str, Any]]:
+        """Return JSON-ready values of each picture; `number` is that of the group."""
+        members = [("keep", 1.0, self.keep)]
+        members += [(copy.how, copy.score, copy.picture) for copy in self.copies]
+        return [
+            {
+                "group": number,
+                "what": what,
+                "score": round(score, 4),
+                "row": picture.row,
+                "path": picture.path,
+                "width": picture.width,
+                "height": picture.height,
+                "size_bytes": picture.size_bytes,
+                "format": picture.format,
+            }
+            for what, score, picture in members
+        ]
+
+
+@dataclass(frozen=True)
+class DuplicateReport:
+    """What was found among `images`; `unsigned` of them could be compared by their bytes only."""
+
+    groups: list[DuplicateGroup]
+    images: int
+    unsigned: int
+
+    @property
+    def copies(self) -> int:
+        """Return how many files are copies of others."""
+        return sum(len(group.copies) for group in self.groups)
+
+    @property
+    def bytes(self) -> int:
+        """Return how many bytes the copies take up."""
+        return sum(copy.picture.size_bytes for group in self.groups for copy in group.copies)
+
+
+def duplicates(
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    against: str | os.PathLike[str] | None = None,
+    store: str | os.PathLike[str] | None = None,
+    config: DuplicateConfig | None = None,
+    session: Session | None = None,
+) -> DuplicateReport:
+    """Return the copies among the images of a store, or of a folder of it.
+
+    With `against`, the images of `folder` that are copies of ones in that other folder, each with
+    the one there that is most like it, which is kept. Raises UsageError and the store's errors.
+    """
+    if against is not None and folder is None:
+        raise UsageError("--against needs a folder that is compared with it")
+    config = config or DuplicateConfig()
+    with open_snapshot(locate_store(store)) as snapshot:
+        collection = Collection(snapshot, session or Session(), config.where)
+        return _Search(collection, config).run(
+            None if folder is None else os.fspath(folder),
+            None if against is None else os.fspath(against),
+        )
+
+
+class _Search:
+    """One search for copies."""
+
+    def __init__(self, collection: Collection, config: DuplicateConfig) -> None:
+        self._collection = collection
+        self._config = config
+        self._turns: list[Turn] = [AS_IT_IS]
+        if config.flips:
+            self._turns += FLIPS
+        if config.rotations:
+            self._turns += ROTATIONS
+        if config.flips and config.rotations:
+            self._turns += BOTH
+        self._unsigned = 0
+
+    def run(self, folder: str | None, against: str | None) -> DuplicateReport:
+        """Return what there is."""
+        looked_at = np.ones(len(self._collection), np.bool_)
+        if folder is not None:
+            looked_at = self._collection.inside(folder)
+        if against is not None:
+            other = self._collection.inside(against) & ~looked_at
+            if not other.any():
+                raise UsageError(f"all images in {against} are in {folder}, too")
+            groups = self._against(np.flatnonzero(looked_at), np.flatnonzero(other))
+            count = int(looked_at.sum() + other.sum())
+        else:
+            groups = self._among(np.flatnonzero(looked_at))
+            count = int(looked_at.sum())
+        return DuplicateReport(groups, count, self._unsigned)
+
+    def _among(self, places: npt.NDArray[np.int64]) -> list[DuplicateGroup]:
+        """Return the groups among some positions."""
+        digests = self._collection.digests()[places]
+        _, first, same = np.unique(digests, return_index=True, return_inverse=True)
+        likeness = Likeness(
+            self._units(places[first]),
+            self._config.least,
+            self._turns,
+            self._collection.session.check,
+        )
+        pairs, _ = likeness.pairs()
+        grouped = complete_groups(
+            zip(pairs.first.tolist(), pairs.second.tolist(), strict=True), likeness.all_alike
+        )
+        by_file = np.argsort(same, kind="stable")  # positions by their bytes
+        edges = np.searchsorted(same[by_file], np.arange(len(first) + 1))
+        alone = set(range(len(first))) - {node for group in grouped for node in group}
+        several = [[node] for node in sorted(alone) if edges[node + 1] - edges[node] > 1]
+        return self._described(
+            [*grouped, *several],
+            likeness,
+            lambda node: places[by_file[edges[node] : edges[node + 1]]],
+        )
+
+    def _described(
+        self, groups: list[list[int]], likeness: Likeness, places_of: Any
+    ) -> list[DuplicateGroup]:
+        """Return groups of nodes, files of the same bytes each, with the picture to keep."""
+        described = []
+        for nodes in groups:
+            members = [(node, place) for node in nodes for place in places_of(node).tolist()]
+            pictures = self._collection.pictures(np.array([place for _, place in members]))
+            order = sorted(range(len(members)), key=lambda n: self._rank(pictures[n]))
+            kept = members[order[0]][0]
+            scores, turns = likeness.compared(np.array([kept]), np.array(nodes))
+            known = {
+                node: (float(score), int(turn))
+                for node, score, turn in zip(nodes, scores[0], turns[0], strict=True)
+            }
+            copies = []
+            for place in order[1:]:
+                node = members[place][0]
+                score, turn = known[node]
+                how = SAME_BYTES if node == kept else self._how(turn)
+                copies.append(Copy(pictures[place], how, 1.0 if node == kept else min(1.0, score)))
+            described.append(DuplicateGroup(pictures[order[0]], copies))
+        return sorted(described, key=lambda group: os.fsencode(group.keep.path))
+
+    def _against(
+        self, places: npt.NDArray[np.int64], others: npt.NDArray[np.int64]
+    ) -> list[DuplicateGroup]:
+        """Return for pictures that have copies at other positions the best of those."""
+        digests = self._collection.digests()
+        there = {digest.tobytes(): n for n, digest in reversed([*enumerate(digests[others])])}
+        likeness = Likeness(
+            self._units(others), self._config.least, self._turns, self._collection.session.check
+        )
+        pairs, turns = likeness.against(self._units(places))
+        matches: dict[int, tuple[int, str, float]] = {
+            query: (row, self._how(turn), min(1.0, score))
+            for query, row, score, turn in zip(
+                pairs.first.tolist(),
+                pairs.second.tolist(),
+                pairs.scores.tolist(),
+                turns.tolist(),
+                strict=True,
+            )
+        }
+        for query, digest in enumerate(digests[places]):
+            if digest.tobytes() in there:
+                matches[query] = there[digest.tobytes()], SAME_BYTES, 1.0
+        kept: dict[int, list[int]] = {}
+        for query in sorted(matches):
+            kept.setdefault(matches[query][0], []).append(query)
+        groups = []
+        for row, queries in kept.items():
+            keep, *pictures = self._collection.pictures(
+                np.concatenate([others[[row]], places[queries]])
+            )
+            copies = [
+                Copy(picture, *matches[query][1:])
+                for picture, query in zip(pictures, queries, strict=True)
+            ]
+            groups.append(DuplicateGroup(keep, copies))
+        return sorted(groups, key=lambda group: os.fsencode(group.keep.path))
+
+    def _units(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+        """Return what is compared of pictures, float16 (n, D), unit rows."""
+        if self._config.similar is not None:
+            vectors: npt.NDArray[np.float16] = self._collection.vectors()[places]
+            return vectors
+        signatures = self._collection.signatures()[places]
+        unsigned = int((~signatures.any(axis=1)).sum())
+        if unsigned == len(places):
+            raise UsageError(
+                "no image here has a signature, as vectors that were imported, and stores of "
+                "earlier versions: use --similar 0.95, or index --rebuild"
+            )
+        self._unsigned += unsigned
+        return signature_units(signatures)
+
+    def _how(self, turn: int) -> str:
+        return SIMILAR if self._config.similar is not None else self._turns[turn].how
+
+    def _rank(self, picture: Picture) -> tuple[Any, ...]:
+        """Return what the picture to keep has the least of, wish after wish."""
+        wishes = [_wish(picture, wish) for wish in self._config.keep]
+        return (*wishes, *_wish(picture, "largest"), *_wish(picture, "oldest"), picture.path)
+
+
+def _wish(picture: Picture, wish: str) -> tuple[Any, ...]:
+    name, _, value = wish.partition("=")
+    match name:
+        case "largest":
+            return (-picture.width * picture.height, -picture.size_bytes)
+        case "oldest":
+            return (_time(picture),)
+        case "newest":
+            return (-_time(picture),)
+        case "format":
+            formats = [one.upper() for one in value.split(",")]
+            return (formats.index(picture.format) if picture.format in formats else len(formats),)
+    inside = (picture.path + "/").startswith(os.path.realpath(value).rstrip("/") + "/")
+    return (not inside,)
+
+
+def _time(picture: Picture) -> float:
+    """Return when a picture was taken, or else written, in seconds."""
+    if picture.taken_at is not None:
+        return picture.taken_at.timestamp()
+    return picture.mtime_ns / 1e9
+
+
+def ordered_paths(groups: Sequence[DuplicateGroup]) -> list[str]:
+    """Return the paths of all copies, in the order of their groups."""
+    return [copy.picture.path for group in groups for copy in group.copies]

@@ -1,0 +1,134 @@
+"""How alike two pictures are; in: signatures, or embeddings, out: pairs, and whether all are alike.
+
+A signature is the luma of a picture at 16 × 16. Its correlation with another's does not change
+with brightness, contrast or colour, and hardly with size and compression; turned and mirrored
+signatures are those of the turned and mirrored picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.ann.graph import NearGraph, Pairs
+from embedsearch.curation.linkage import Members
+from embedsearch.records import SIGNATURE_SIDE
+
+Units = npt.NDArray[np.float16]
+NEAREST = 16  # neighbors that each picture is compared with
+_PLAIN_LEVELS = 2.0  # standard deviation of the luma below which a picture has no structure
+_BLOCK = 2048
+_SQUARE = np.arange(SIGNATURE_SIDE**2).reshape(SIGNATURE_SIDE, SIGNATURE_SIDE)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A way to turn or mirror a picture: what became of it, and where its signature's cells go."""
+
+    how: str
+    cells: npt.NDArray[np.int64]
+
+
+def _turn(how: str, turned: npt.NDArray[np.int64]) -> Turn:
+    return Turn(how, np.ascontiguousarray(turned).reshape(-1))
+
+
+AS_IT_IS = _turn("copy", _SQUARE)
+FLIPS = (_turn("flipped", _SQUARE[:, ::-1]), _turn("upside down, flipped", _SQUARE[::-1]))
+ROTATIONS = (
+    _turn("rotated 90", np.rot90(_SQUARE)),
+    _turn("rotated 180", np.rot90(_SQUARE, 2)),
+    _turn("rotated 270", np.rot90(_SQUARE, 3)),
+)
+BOTH = (
+    _turn("rotated 90, flipped", np.rot90(_SQUARE)[:, ::-1]),
+    _turn("rotated 270, flipped", np.rot90(_SQUARE, 3)[:, ::-1]),
+)
+
+
+def signature_units(signatures: npt.NDArray[np.uint8]) -> Units:
+    """Return signatures, uint8 (n, 256), without their mean, of length 1; without structure, 0."""
+    units = np.zeros(signatures.shape, np.float16)
+    for start in range(0, len(signatures), _BLOCK):
+        some = signatures[start : start + _BLOCK].astype(np.float32)
+        some -= some.mean(axis=1, keepdims=True)
+        lengths = np.linalg.norm(some, axis=1, keepdims=True)
+        plain = lengths < _PLAIN_LEVELS * SIGNATURE_SIDE
+        units[start : start + _BLOCK] = np.where(plain, 0.0, some / np.where(plain, 1.0, lengths))
+    return units
+
+
+class Likeness:
+    """Unit vectors that are compared by their cosine, each as it is and turned in some ways."""
+
+    def __init__(
+        self, units: Units, least: float, turns: Sequence[Turn], check: Callable[[], None]
+    ) -> None:
+        """Take units float16 (n, D); two are alike from a cosine of `least` on."""
+        self._units = units
+        self._least = least
+        self._turns = turns
+        self._check = check
+
+    def pairs(self) -> tuple[Pairs, npt.NDArray[np.int8]]:
+        """Return each alike pair once, best first, and the number of its turn, int8 (p,)."""
+        graph = NearGraph(self._units, self._check)
+        found, numbers = [], []
+        for number, turn in enumerate(self._turns):
+            turned = self._units if turn is AS_IT_IS else self._units[:, turn.cells]
+            some = graph.pairs(turned, NEAREST, self._least)
+            some = some.where(some.first != some.second)
+            found.append(some)
+            numbers.append(np.full(len(some.first), number, np.int8))
+        pairs, which = Pairs.joined(found), np.concatenate(numbers)
+        low, high = np.minimum(pairs.first, pairs.second), np.maximum(pairs.first, pairs.second)
+        order = np.lexsort((which, high, low, -pairs.scores))
+        _, first = np.unique((low * len(self._units) + high)[order], return_index=True)
+        once = order[np.sort(first)]
+        return Pairs(low[once], high[once], pairs.scores[once]), which[once]
+
+    def against(self, queries: Units) -> tuple[Pairs, npt.NDArray[np.int8]]:
+        """Return for each query, float16 (Q, D), the row that is most alike, where one is."""
+        graph = NearGraph(self._units, self._check)
+        found, numbers = [], []
+        for number, turn in enumerate(self._turns):
+            turned = queries if turn is AS_IT_IS else queries[:, turn.cells]
+            found.append(graph.pairs(turned, 1, self._least))
+            numbers.append(np.full(len(found[-1].first), number, np.int8))
+        pairs, which = Pairs.joined(found), np.concatenate(numbers)
+        order = np.lexsort((which, pairs.second, -pairs.scores, pairs.first))
+        _, best = np.unique(pairs.first[order], return_index=True)
+        chosen = order[best]
+        return Pairs(pairs.first[chosen], pairs.second[chosen], pairs.scores[chosen]), which[chosen]
+
+    def all_alike(self, some: Members, others: Members) -> bool:
+        """Return whether each of some rows is alike to each of the others."""
+        for start in range(0, len(some), _BLOCK):
+            self._check()
+            for other in range(0, len(others), _BLOCK):
+                scores, _ = self.compared(
+                    some[start : start + _BLOCK], others[other : other + _BLOCK]
+                )
+                if float(scores.min()) < self._least:
+                    return False
+        return True
+
+    def compared(
+        self, some: Members, others: Members
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Return the best cosines of any turn, float32 (n, m), and the numbers of the turns."""
+        right = self._units[others].astype(np.float32).T
+        scores = np.stack(
+            [
+                (
+                    self._units[some] if turn is AS_IT_IS else self._units[some][:, turn.cells]
+                ).astype(np.float32)
+                @ right
+                for turn in self._turns
+            ]
+        )
+        which = scores.argmax(axis=0)
+        return np.take_along_axis(scores, which[None], axis=0)[0], which
