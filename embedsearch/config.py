@@ -257,6 +257,7 @@ class DuplicateConfig:
     similar: float | None = None  # compare embeddings instead, from this cosine on: look-alikes
     flips: bool = False  # also mirrored ones
     rotations: bool = False  # also ones turned by 90, 180 or 270 degrees
+    crops: bool = False  # also ones that show a part: four fifths of each side at least
     where: str | None = None
     keep: tuple[str, ...] = ()  # wishes, the first one first; then largest, then oldest
 
@@ -265,8 +266,8 @@ class DuplicateConfig:
             raise UsageError("--threshold is a correlation from 0.5 to 1")
         if self.similar is not None and not 0.0 < self.similar <= 1.0:
             raise UsageError("--similar is a cosine above 0 and at most 1")
-        if self.similar is not None and (self.flips or self.rotations):
-            raise UsageError("--similar compares embeddings: they know nothing of flips")
+        if self.similar is not None and (self.flips or self.rotations or self.crops):
+            raise UsageError("--similar compares embeddings, which know nothing of flips and crops")
         for wish in self.keep:
             name, is_named, value = wish.partition("=")
             if name + is_named not in KEEP_WISHES or (is_named and not value):

@@ -7,7 +7,6 @@ groups in which every two are alike → the one to keep by the policy that is as
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +21,7 @@ from embedsearch.curation.likeness import (
     FLIPS,
     ROTATIONS,
     Likeness,
+    Parts,
     Turn,
     signature_units,
 )
@@ -148,12 +148,7 @@ class _Search:
         """Return the groups among some positions."""
         digests = self._collection.digests()[places]
         _, first, same = np.unique(digests, return_index=True, return_inverse=True)
-        likeness = Likeness(
-            self._units(places[first]),
-            self._config.least,
-            self._turns,
-            self._collection.session.check,
-        )
+        likeness = self._likeness(places[first])
         pairs, _ = likeness.pairs()
         grouped = complete_groups(
             zip(pairs.first.tolist(), pairs.second.tolist(), strict=True), likeness.all_alike
@@ -178,17 +173,13 @@ class _Search:
             pictures = self._collection.pictures(np.array([place for _, place in members]))
             order = sorted(range(len(members)), key=lambda n: self._rank(pictures[n]))
             kept = members[order[0]][0]
-            scores, turns = likeness.compared(np.array([kept]), np.array(nodes))
+            found = zip(nodes, *likeness.compared(kept, np.array(nodes)), strict=True)
             known = {
-                node: (float(score), int(turn))
-                for node, score, turn in zip(nodes, scores[0], turns[0], strict=True)
+                node: (self._how(likeness, how), min(1.0, float(score)))
+                for node, score, how in found
             }
-            copies = []
-            for place in order[1:]:
-                node = members[place][0]
-                score, turn = known[node]
-                how = SAME_BYTES if node == kept else self._how(turn)
-                copies.append(Copy(pictures[place], how, 1.0 if node == kept else min(1.0, score)))
+            known[kept] = SAME_BYTES, 1.0
+            copies = [Copy(pictures[place], *known[members[place][0]]) for place in order[1:]]
             described.append(DuplicateGroup(pictures[order[0]], copies))
         return sorted(described, key=lambda group: os.fsencode(group.keep.path))
 
@@ -198,12 +189,10 @@ class _Search:
         """Return for pictures that have copies at other positions the best of those."""
         digests = self._collection.digests()
         there = {digest.tobytes(): n for n, digest in reversed([*enumerate(digests[others])])}
-        likeness = Likeness(
-            self._units(others), self._config.least, self._turns, self._collection.session.check
-        )
+        likeness = self._likeness(others)
         pairs, turns = likeness.against(self._units(places))
         matches: dict[int, tuple[int, str, float]] = {
-            query: (row, self._how(turn), min(1.0, score))
+            query: (row, self._how(likeness, turn), min(1.0, score))
             for query, row, score, turn in zip(
                 pairs.first.tolist(),
                 pairs.second.tolist(),
@@ -245,8 +234,15 @@ class _Search:
         self._unsigned += unsigned
         return signature_units(signatures)
 
-    def _how(self, turn: int) -> str:
-        return SIMILAR if self._config.similar is not None else self._turns[turn].how
+    def _likeness(self, places: npt.NDArray[np.int64]) -> Likeness:
+        parts = None
+        if self._config.crops:
+            parts = Parts(self._collection.signatures()[places], self._collection.vectors()[places])
+        check = self._collection.session.check
+        return Likeness(self._units(places), self._config.least, self._turns, check, parts)
+
+    def _how(self, likeness: Likeness, number: int) -> str:
+        return SIMILAR if self._config.similar is not None else likeness.hows[number]
 
     def _rank(self, picture: Picture) -> tuple[Any, ...]:
         """Return what the picture to keep has the least of, wish after wish."""
@@ -275,8 +271,3 @@ def _time(picture: Picture) -> float:
     if picture.taken_at is not None:
         return picture.taken_at.timestamp()
     return picture.mtime_ns / 1e9
-
-
-def ordered_paths(groups: Sequence[DuplicateGroup]) -> list[str]:
-    """Return the paths of all copies, in the order of their groups."""
-    return [copy.picture.path for group in groups for copy in group.copies]

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from embedsearch.ann.graph import NearGraph, Pairs
+from embedsearch.curation import crops
 from embedsearch.curation.linkage import Members
 from embedsearch.records import SIGNATURE_SIDE
 
@@ -21,6 +23,7 @@ Units = npt.NDArray[np.float16]
 NEAREST = 16  # neighbors that each picture is compared with
 _PLAIN_LEVELS = 2.0  # standard deviation of the luma below which a picture has no structure
 _BLOCK = 2048
+CROP = "crop"
 _SQUARE = np.arange(SIGNATURE_SIDE**2).reshape(SIGNATURE_SIDE, SIGNATURE_SIDE)
 
 
@@ -61,20 +64,42 @@ def signature_units(signatures: npt.NDArray[np.uint8]) -> Units:
     return units
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What it takes to find pictures that show parts of others.
+
+    Signatures uint8 (n, 256), and embeddings float16 (n, D): only those near by these are compared.
+    """
+
+    signatures: npt.NDArray[np.uint8]
+    vectors: Units
+
+
 class Likeness:
     """Unit vectors that are compared by their cosine, each as it is and turned in some ways."""
 
     def __init__(
-        self, units: Units, least: float, turns: Sequence[Turn], check: Callable[[], None]
+        self,
+        units: Units,
+        least: float,
+        turns: Sequence[Turn],
+        check: Callable[[], None],
+        parts: Parts | None = None,
     ) -> None:
-        """Take units float16 (n, D); two are alike from a cosine of `least` on."""
+        """Take units float16 (n, D); two are alike from a cosine of `least` on.
+
+        With `parts`, also where one shows a part of the other.
+        """
         self._units = units
         self._least = least
         self._turns = turns
         self._check = check
+        self._parts = parts
+        self._crops = None if parts is None else crops.Crops(parts.signatures)
+        self.hows = [turn.how for turn in turns] + ([CROP] if parts is not None else [])
 
     def pairs(self) -> tuple[Pairs, npt.NDArray[np.int8]]:
-        """Return each alike pair once, best first, and the number of its turn, int8 (p,)."""
+        """Return each alike pair once, best first, and the number of its `hows`, int8 (p,)."""
         graph = NearGraph(self._units, self._check)
         found, numbers = [], []
         for number, turn in enumerate(self._turns):
@@ -83,12 +108,32 @@ class Likeness:
             some = some.where(some.first != some.second)
             found.append(some)
             numbers.append(np.full(len(some.first), number, np.int8))
+        if self._parts is not None:
+            found.append(self._part_pairs(self._parts))
+            numbers.append(np.full(len(found[-1].first), len(self._turns), np.int8))
         pairs, which = Pairs.joined(found), np.concatenate(numbers)
         low, high = np.minimum(pairs.first, pairs.second), np.maximum(pairs.first, pairs.second)
-        order = np.lexsort((which, high, low, -pairs.scores))
+        is_part = which == len(self._turns)  # the last thing to be taken for
+        order = np.lexsort((which, high, low, -pairs.scores, is_part))
         _, first = np.unique((low * len(self._units) + high)[order], return_index=True)
         once = order[np.sort(first)]
         return Pairs(low[once], high[once], pairs.scores[once]), which[once]
+
+    def _part_pairs(self, parts: Parts) -> Pairs:
+        """Return (whole, part) of all pictures that are near by their embeddings."""
+        assert self._crops is not None
+        near = NearGraph(parts.vectors, self._check).pairs(parts.vectors, NEAREST, crops.NEAR)
+        near = near.where(near.first != near.second)
+        wholes = np.concatenate([near.first, near.second])
+        others = np.concatenate([near.second, near.first])
+        order = np.lexsort((others, wholes))
+        wholes, others = wholes[order], others[order]
+        edges = np.flatnonzero(np.diff(wholes, prepend=-1, append=-1))
+        scores = np.empty(len(wholes), np.float32)
+        for start, stop in pairwise(edges.tolist()):
+            self._check()
+            scores[start:stop] = self._crops.scores(int(wholes[start]), others[start:stop])
+        return Pairs(wholes, others, scores).where(scores >= crops.LEAST)
 
     def against(self, queries: Units) -> tuple[Pairs, npt.NDArray[np.int8]]:
         """Return for each query, float16 (Q, D), the row that is most alike, where one is."""
@@ -109,14 +154,33 @@ class Likeness:
         for start in range(0, len(some), _BLOCK):
             self._check()
             for other in range(0, len(others), _BLOCK):
-                scores, _ = self.compared(
-                    some[start : start + _BLOCK], others[other : other + _BLOCK]
-                )
-                if float(scores.min()) < self._least:
+                if not self._alike(some[start : start + _BLOCK], others[other : other + _BLOCK]):
                     return False
         return True
 
+    def _alike(self, some: Members, others: Members) -> bool:
+        scores, _ = self._turned(some, others)
+        alike = scores >= self._least
+        if self._crops is not None and not alike.all():
+            # Only the pictures that are not alike as wholes are looked at for parts.
+            first, second = np.flatnonzero(~alike.all(axis=1)), np.flatnonzero(~alike.all(axis=0))
+            part = self._crops.matrix(some[first], others[second]) >= crops.LEAST
+            alike[np.ix_(first, second)] |= part
+        return bool(alike.all())
+
     def compared(
+        self, one: int, others: Members
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Return how alike others are to one, float32 (m,), and the numbers of their `hows`."""
+        scores, which = (found[0] for found in self._turned(np.array([one]), others))
+        if self._crops is not None:
+            part = self._crops.matrix(np.array([one]), others)[0]
+            is_part = scores < self._least
+            scores = np.where(is_part, part, scores)
+            which = np.where(is_part, len(self._turns), which)
+        return scores, which
+
+    def _turned(
         self, some: Members, others: Members
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Return the best cosines of any turn, float32 (n, m), and the numbers of the turns."""
