@@ -243,6 +243,17 @@ class Hit:
 
 
 @dataclass(frozen=True)
+class MapPoint:
+    """An image on a map: x and y from 0 to 1; no JPEG where its file cannot be read."""
+
+    x: float
+    y: float
+    path: str
+    key: str
+    jpeg: bytes | None
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     """A model: architecture, weights and preprocessing, in one record.
 

@@ -62,7 +62,7 @@ def hit_table(query: str, hits: Sequence[Hit]) -> str:
             f"{hit.score:.3f}",
             "" if hit.percentile is None else f"{hit.percentile:.2f} %",
             f"{hit.width} x {hit.height}" if hit.width else "",
-            _from_here(hit.path),
+            from_here(hit.path),
         )
         for hit in hits
     ]
@@ -282,7 +282,7 @@ def failure_values(folder: str, failure: Failure) -> dict[str, Any]:
     }
 
 
-def _from_here(path: str) -> str:
+def from_here(path: str) -> str:
     """Return the path as one would type it here: relative below the current folder."""
     here = os.getcwd().rstrip("/") + "/"
     return path.removeprefix(here)
@@ -315,7 +315,7 @@ def evaluation_lines(results: Sequence[Evaluation]) -> str:
         f"{last.queries} queries, each one left out of what it looks for; 95 % confidence: "
         f"+-{spread:.3f} or less",
         f"worst queries of {printable(last.model)}:",
-        *(f"  {w.average_precision:.3f}  {printable(_from_here(w.path))}" for w in last.worst[:5]),
+        *(f"  {w.average_precision:.3f}  {printable(from_here(w.path))}" for w in last.worst[:5]),
     ]
     if last.failed:
         lines.insert(0, f"{last.failed} pictures could not be read")

@@ -1,0 +1,185 @@
+"""Commands that clean collections: `duplicates`, `clusters`, `outliers`, `map`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from embedsearch.cli.app import (
+    JsonOption,
+    StoreOption,
+    VerboseOption,
+    notice,
+    session_with_signals,
+)
+from embedsearch.config import MAP_IMAGES, DuplicateConfig
+from embedsearch.errors import UsageError
+
+if TYPE_CHECKING:
+    from embedsearch.curation.duplicates import DuplicateReport
+
+WhereOption = Annotated[
+    str | None, typer.Option(help='Only rows that meet a SQL condition: "width > 1000".')
+]
+
+
+def duplicates(
+    folder: Annotated[
+        str | None, typer.Argument(help="Only images in this folder.  [default: all]")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER", help="Those that are copies of images in this one."),
+    ] = None,
+    store: StoreOption = None,
+    threshold: Annotated[
+        float, typer.Option(help="The least correlation of two copies.")
+    ] = DuplicateConfig.threshold,
+    flips: Annotated[bool, typer.Option("--flips", help="Also mirrored copies.")] = False,
+    rotations: Annotated[
+        bool, typer.Option("--rotations", help="Also copies turned by 90, 180, 270 degrees.")
+    ] = False,
+    crops: Annotated[
+        bool, typer.Option("--crops", help="Also parts, of four fifths of each side at least.")
+    ] = False,
+    similar: Annotated[
+        float | None,
+        typer.Option(help="Look-alikes instead of copies: the least cosine of any two of a group."),
+    ] = None,
+    where: WhereOption = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Which to keep: largest, oldest, newest, format=PNG,JPEG or folder=PATH. "
+            "Repeatable, the first counts first.  [default: largest, then oldest]"
+        ),
+    ] = None,
+    json: JsonOption = False,
+    csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
+    script: Annotated[
+        Path | None,
+        typer.Option(help="Write a shell script that would delete the copies: read it, then run."),
+    ] = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """List copies of pictures, and which one of each group to keep. Deletes nothing."""
+    from embedsearch.curation.duplicates import duplicates as find
+    from embedsearch.present.groups import group_csv, group_lines
+    from embedsearch.present.script import write_script
+    from embedsearch.present.text import json_line
+
+    if json and csv:
+        raise UsageError("--json and --csv exclude each other")
+    config = DuplicateConfig(
+        threshold=threshold,
+        similar=similar,
+        flips=flips,
+        rotations=rotations,
+        crops=crops,
+        where=where,
+        keep=tuple(keep or ()),
+    )
+    report = find(
+        folder, against=against, store=store, config=config, session=session_with_signals()
+    )
+    rows = [
+        row for number, group in enumerate(report.groups, start=1) for row in group.rows(number)
+    ]
+    if json:
+        sys.stdout.writelines(json_line(row) + "\n" for row in rows)
+    elif csv:
+        sys.stdout.write(group_csv(rows))
+    else:
+        sys.stdout.write(group_lines(rows))
+    if script is not None:
+        write_script(
+            script,
+            (
+                (
+                    group.keep.path,
+                    [(c.picture.path, f"{c.how} {c.score:.3f}") for c in group.copies],
+                )
+                for group in report.groups
+            ),
+        )
+        notice(f"nothing was deleted; {script} would: read it first")
+    _sum_up(report)
+
+
+def _sum_up(report: DuplicateReport) -> None:
+    if report.unsigned:
+        notice(f"{report.unsigned:,} images have no signature: compared by their bytes alone")
+    notice(
+        f"{report.images:,} images: {report.copies:,} copies in {len(report.groups):,} groups, "
+        f"{report.bytes / 1e6:,.1f} MB"
+    )
+
+
+def clusters(
+    k: Annotated[
+        int | None, typer.Option("-k", "--k", min=1, help="Clusters.  [default: some √(n/2)]")
+    ] = None,
+    store: StoreOption = None,
+    where: WhereOption = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Group like pictures, each group with its most typical ones; --json lists all members."""
+    from embedsearch.curation.clusters import clusters as find
+    from embedsearch.present.groups import cluster_lines
+    from embedsearch.present.text import json_line
+
+    rows = [
+        cluster.to_dict()
+        for cluster in find(k, store=store, where=where, session=session_with_signals())
+    ]
+    if json:
+        sys.stdout.writelines(json_line(row) + "\n" for row in rows)
+    else:
+        sys.stdout.write(cluster_lines(rows))
+
+
+def outliers(
+    count: Annotated[int, typer.Option("-n", min=1, help="Pictures.")] = 20,
+    store: StoreOption = None,
+    where: WhereOption = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """List the pictures that are least like all others, by their ten nearest neighbours."""
+    from embedsearch.curation.clusters import outliers as find
+    from embedsearch.present.groups import outlier_lines
+    from embedsearch.present.text import json_line
+
+    session = session_with_signals()
+    rows = [odd.to_dict() for odd in find(count, store=store, where=where, session=session)]
+    if json:
+        sys.stdout.writelines(json_line(row) + "\n" for row in rows)
+    else:
+        sys.stdout.write(outlier_lines(rows))
+
+
+def map_(
+    out: Annotated[Path, typer.Argument(help="The HTML file to write.")],
+    store: StoreOption = None,
+    method: Annotated[
+        str, typer.Option(help="pca; umap keeps like pictures closer together, and takes longer.")
+    ] = "pca",
+    where: WhereOption = None,
+    most: Annotated[
+        int, typer.Option(min=3, help="Pictures; of more, so many are drawn at random.")
+    ] = MAP_IMAGES,
+    verbose: VerboseOption = False,
+) -> None:
+    """Write a map, one HTML file: like pictures near each other, thumbnails on hover."""
+    from embedsearch.curation.plane import picture_map
+    from embedsearch.present.scatter import write_map
+
+    found = picture_map(
+        store=store, method=method, where=where, most=most, session=session_with_signals()
+    )
+    write_map(out, f"{len(found.points):,} of {found.images:,} pictures", found.points)
+    notice(f"{len(found.points):,} of {found.images:,} pictures written to {out}")

@@ -1,0 +1,97 @@
+"""A map: like pictures lie near each other on a plane; in: a store, out: points with thumbnails."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.ann.kmeans import principal_plane
+from embedsearch.config import MAP_IMAGES, DecodeLimits
+from embedsearch.curation.collection import Collection, Picture
+from embedsearch.errors import MissingLibrary, NothingIndexed, UnreadableImage, UsageError
+from embedsearch.records import MapPoint
+from embedsearch.session import Session
+from embedsearch.store.locate import locate_store
+from embedsearch.store.snapshot import open_snapshot
+from embedsearch.thumbnails import Thumbnailer
+
+METHODS = ("pca", "umap")
+_SIDE = 96
+_THREADS = 16
+_SEED = 1
+
+
+@dataclass(frozen=True)
+class PictureMap:
+    """Points, of how many images they are a sample."""
+
+    points: list[MapPoint]
+    images: int
+
+
+def picture_map(
+    *,
+    store: str | os.PathLike[str] | None = None,
+    method: str = "pca",
+    where: str | None = None,
+    most: int = MAP_IMAGES,
+    session: Session | None = None,
+) -> PictureMap:
+    """Return the images of a store, or `most` of them drawn at random, on a plane.
+
+    `pca` shows the two directions in which they vary most, `umap` keeps neighbors together
+    (McInnes, Healy and Melville, "UMAP" (2018)). Raises UsageError, MissingLibrary and the store's
+    errors.
+    """
+    if method not in METHODS:
+        raise UsageError(f"--method is one of {', '.join(METHODS)}, not {method!r}")
+    session = session or Session()
+    with open_snapshot(locate_store(store)) as snapshot:
+        collection = Collection(snapshot, session, where)
+        images = len(collection)
+        if images < 3:
+            raise NothingIndexed("a map needs at least three images")
+        places = np.sort(np.random.default_rng(_SEED).permutation(images)[:most])
+        vectors = collection.vectors()[places]
+        plane = principal_plane(vectors) if method == "pca" else _umap(vectors)
+        low, high = plane.min(axis=0), plane.max(axis=0)
+        unit = (plane - low) / np.maximum(high - low, 1e-9)
+        pictures = collection.pictures(places)
+    points = [
+        MapPoint(float(x), float(y), picture.path, picture.key, jpeg)
+        for (x, y), picture, jpeg in zip(
+            unit, pictures, _thumbnails(pictures, session), strict=True
+        )
+    ]
+    return PictureMap(points, images)
+
+
+def _umap(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
+    try:
+        import umap
+    except ImportError as error:
+        raise MissingLibrary("--method umap needs: pip install 'embedsearch[map]'") from error
+    neighbors = min(15, len(vectors) - 1)
+    reducer = umap.UMAP(metric="cosine", random_state=_SEED, n_jobs=1, n_neighbors=neighbors)
+    plane: npt.NDArray[np.float32] = reducer.fit_transform(vectors.astype(np.float32))
+    return plane
+
+
+def _thumbnails(pictures: list[Picture], session: Session) -> Iterator[bytes | None]:
+    """Yield the thumbnail of each picture, in order."""
+
+    def made(picture: Picture) -> bytes | None:
+        session.check()
+        try:
+            return thumbnailer.jpeg(picture.root, picture.key, _SIDE)
+        except UnreadableImage:
+            return None
+
+    with closing(Thumbnailer(DecodeLimits())) as thumbnailer, ThreadPoolExecutor(_THREADS) as pool:
+        yield from pool.map(made, pictures)

@@ -1,0 +1,58 @@
+"""Groups of pictures as text; in: their rows, out: lines for a person, CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from embedsearch.present.text import from_here, hit_csv, table
+
+GROUP_COLUMNS = [
+    *("group", "what", "score", "row", "path", "width", "height", "size_bytes", "format"),
+]
+
+
+def group_lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return groups of copies, one below the other: the one to keep comes first."""
+    lines = []
+    for number, members in groupby(rows, key=lambda row: row["group"]):
+        cells = [
+            (
+                row["what"],
+                "" if row["what"] == "keep" else f"{row['score']:.3f}",
+                f"{row['width']} x {row['height']}" if row["width"] else "",
+                f"{row['size_bytes'] / 1e3:,.0f} kB",
+                from_here(row["path"]),
+            )
+            for row in members
+        ]
+        lines.append(
+            table((f"group {number}", "score", "size", "file", "path"), cells, right=(1, 2, 3))
+        )
+    return "".join(lines)
+
+
+def group_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return groups of copies as CSV with a header."""
+    return ",".join(GROUP_COLUMNS) + "\n" + hit_csv(rows)
+
+
+def cluster_lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return clusters as a table, each with the picture that stands for it."""
+    cells = [
+        (
+            str(row["cluster"]),
+            f"{row['images']:,}",
+            f"{row['cohesion']:.3f}",
+            from_here(row["representatives"][0]),
+        )
+        for row in rows
+    ]
+    return table(("cluster", "images", "cohesion", "most typical"), cells, right=(0, 1, 2))
+
+
+def outlier_lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return outliers as a table, the least typical first."""
+    cells = [(f"{row['score']:.3f}", from_here(row["path"])) for row in rows]
+    return table(("score", "path"), cells, right=(0,))

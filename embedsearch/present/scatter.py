@@ -1,0 +1,46 @@
+"""A map of pictures as one HTML file that needs nothing else; in: points, out: a file.
+
+Every name is data, never markup: the points are JSON in which `<` is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+from embedsearch.paths import printable
+from embedsearch.records import MapPoint
+from embedsearch.writing import in_place
+
+_COLOURS = 10  # folders of most pictures have a colour each
+
+
+def write_map(path: Path, title: str, points: Sequence[MapPoint]) -> None:
+    """Write the points, x and y from 0 to 1, coloured by folder. Raises StorageError."""
+    folders = [os.path.dirname(point.key) for point in points]
+    counts = {folder: folders.count(folder) for folder in set(folders)}
+    named = sorted(counts, key=lambda folder: (-counts[folder], folder))[:_COLOURS]
+    data = {
+        "folders": [printable(folder) or "." for folder in named],
+        "points": [
+            [
+                round(point.x, 4),
+                round(1.0 - point.y, 4),
+                named.index(folder) if folder in named else -1,
+                printable(point.path),
+                "" if point.jpeg is None else base64.b64encode(point.jpeg).decode(),
+            ]
+            for point, folder in zip(points, folders, strict=True)
+        ],
+    }
+    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    page = files("embedsearch.present").joinpath("map.html").read_text()
+    with in_place([path]) as (temporary,):
+        temporary.write_text(
+            page.replace("TITLE", escape(printable(title))).replace('"DATA"', text)
+        )
