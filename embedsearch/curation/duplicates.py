@@ -146,12 +146,14 @@ class _Search:
 
     def _among(self, places: npt.NDArray[np.int64]) -> list[DuplicateGroup]:
         """Return the groups among some positions."""
+        if not len(places):
+            return []
         digests = self._collection.digests()[places]
         _, first, same = np.unique(digests, return_index=True, return_inverse=True)
         likeness = self._likeness(places[first])
         pairs, _ = likeness.pairs()
         grouped = complete_groups(
-            zip(pairs.first.tolist(), pairs.second.tolist(), strict=True), likeness.all_alike
+            zip(pairs.first.tolist(), pairs.second.tolist(), strict=True), likeness
         )
         by_file = np.argsort(same, kind="stable")  # positions by their bytes
         edges = np.searchsorted(same[by_file], np.arange(len(first) + 1))

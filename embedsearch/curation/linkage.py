@@ -5,47 +5,93 @@ Complete linkage: a chain of pairs, each alike, does not make a group of its two
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 Members: TypeAlias = npt.NDArray[np.int64]
-# Whether each of some members is alike to each of some others.
-AllAlike: TypeAlias = Callable[[Members, Members], bool]
 
 
-def complete_groups(pairs: Iterable[tuple[int, int]], all_alike: AllAlike) -> list[list[int]]:
+@dataclass(frozen=True)
+class Ball:
+    """Where members lie: no farther from `centre`, float32 (D,), than `radius`, in radians."""
+
+    centre: npt.NDArray[np.float32]
+    radius: float
+
+
+class Alike(Protocol):
+    """Knows which positions are alike."""
+
+    @property
+    def reach(self) -> float:
+        """Return the angle, in radians, up to which two are alike."""
+
+    def ball(self, members: Members) -> Ball:
+        """Return where members lie."""
+
+    def farthest(self, members: Members, centre: npt.NDArray[np.float32]) -> float:
+        """Return the angle between a centre and the member that is farthest from it."""
+
+    def all_alike(self, some: Members, others: Members) -> bool:
+        """Return whether each of some is alike to each of the others."""
+
+
+@dataclass
+class _Group:
+    members: list[int]
+    ball: Ball
+    measured: int = 1  # members when the centre was measured; those since may have widened the ball
+    strangers: set[int] = field(default_factory=set)  # groups that it cannot be joined with
+
+
+def complete_groups(pairs: Iterable[tuple[int, int]], alike: Alike) -> list[list[int]]:
     """Return groups of two and more, each in ascending order, in the order of their first.
 
     Pairs come best first: the groups of a pair are joined, if each member of one is alike to each
-    of the other. Two groups that are not are never compared again, whatever joins them.
+    of the other. Two groups that are not are never compared again, whatever joins them. Where the
+    ball around the larger group already says so, they are not compared one by one: of a hundred
+    thousand copies of one picture every two would be.
     """
     home: dict[int, int] = {}  # of a position: the name of its group
-    groups: dict[int, list[int]] = {}
-    strangers: dict[int, set[int]] = {}  # of a group: those that it cannot be joined with
+    groups: dict[int, _Group] = {}
     for first, second in pairs:
         for place in (first, second):
             if place not in home:
                 home[place] = place
-                groups[place], strangers[place] = [place], set()
+                groups[place] = _Group([place], alike.ball(np.array([place])))
         one, other = home[first], home[second]
-        if one == other or other in strangers[one]:
+        if one == other or other in groups[one].strangers:
             continue
-        if len(groups[one]) < len(groups[other]):
+        if len(groups[one].members) < len(groups[other].members):
             one, other = other, one
-        is_pair = len(groups[one]) == len(groups[other]) == 1
-        if not is_pair and not all_alike(np.array(groups[one]), np.array(groups[other])):
-            strangers[one].add(other)
-            strangers[other].add(one)
+        large, small = groups[one], groups[other]
+        spread = alike.farthest(np.array(small.members), large.ball.centre)
+        is_pair = len(large.members) == len(small.members) == 1
+        is_near = large.ball.radius + spread <= alike.reach
+        if not (is_pair or is_near or _all_alike(large, small, alike)):
+            large.strangers.add(other)
+            small.strangers.add(one)
             continue
-        for place in groups[other]:
+        del groups[other]
+        for place in small.members:
             home[place] = one
-        groups[one] += groups.pop(other)
-        for stranger in strangers.pop(other):
-            strangers[stranger].discard(other)
-            strangers[stranger].add(one)
-            strangers[one].add(stranger)
-    found = [sorted(group) for group in groups.values() if len(group) > 1]
+        large.members += small.members
+        if len(large.members) >= 2 * large.measured:
+            large.ball = alike.ball(np.array(large.members))
+            large.measured = len(large.members)
+        else:
+            large.ball = Ball(large.ball.centre, max(large.ball.radius, spread))
+        large.strangers |= small.strangers
+        for stranger in small.strangers:
+            groups[stranger].strangers.discard(other)
+            groups[stranger].strangers.add(one)
+    found = [sorted(group.members) for group in groups.values() if len(group.members) > 1]
     return sorted(found)
+
+
+def _all_alike(one: _Group, other: _Group, alike: Alike) -> bool:
+    return alike.all_alike(np.array(one.members), np.array(other.members))
