@@ -24,7 +24,7 @@ Units = npt.NDArray[np.float16]
 NEAREST = 16  # neighbors that each picture is compared with
 _PLAIN_LEVELS = 2.0  # standard deviation of the luma below which a picture has no structure
 _BLOCK = 2048
-# In radians: float16 makes unit vectors up to a 4,000th too long, and near 1 the cosine says little.
+# In radians: float16 makes unit vectors up to a 4,000th too long, and cosines near 1 say little.
 _ROUNDING = 0.02
 CROP = "crop"
 _SQUARE = np.arange(SIGNATURE_SIDE**2).reshape(SIGNATURE_SIDE, SIGNATURE_SIDE)
