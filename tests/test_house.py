@@ -77,6 +77,7 @@ HEAVY = {
     "faiss": {"ann"},
     "typer": {"cli"},
     "rich": {"present"},
+    "textual_image": {"present"},
 }
 
 
