@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
+from urllib.parse import quote
 
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO for reading would wait for a writer for ever.
@@ -52,6 +53,11 @@ def printable(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(map(_show, text))
+
+
+def file_url(path: str, host: str = "") -> str:
+    """Return the file:// URL of a path, on `host` or wherever it is read; its bytes are escaped."""
+    return f"file://{quote(host)}{quote(os.fsencode(os.path.abspath(path)))}"
 
 
 def _show(char: str) -> str:

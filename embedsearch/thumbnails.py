@@ -1,4 +1,4 @@
-"""Small pictures of images; in: files, out: JPEGs, or tiles for a contact sheet.
+"""Small pictures of images; in: files, out: JPEGs, pixels, or tiles for a contact sheet.
 
 Files are decoded in worker processes, whatever became of them since they were indexed.
 """
@@ -8,15 +8,16 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from embedsearch.config import DecodeLimits, cache_folder
 from embedsearch.decode.handover import ByteFiles
-from embedsearch.decode.shared import ImageFile, SharedDecoder
+from embedsearch.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.errors import UnreadableImage, UsageError
 from embedsearch.queries import path_of
 from embedsearch.records import ImageFacts
@@ -26,7 +27,9 @@ from embedsearch.thumbnail_cache import ThumbnailCache
 # workers each, which decodes so many at a time.
 _SIDES = {256: 32, 1024: 4}
 MAX_SIDE = max(_SIDES)
-_TILES_AT_ONCE = 32
+_AT_ONCE = 32
+
+_Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 
 
 class Thumbnailer:
@@ -56,8 +59,6 @@ class Thumbnailer:
         same. No link below `root` is followed. Raises UnreadableImage, and UsageError for a side
         that is not between 1 and MAX_SIDE.
         """
-        from embedsearch.present.jpeg import jpeg  # a search without thumbnails does without Pillow
-
         if not 1 <= side <= MAX_SIDE:
             raise UsageError(f"a thumbnail's side is between 1 and {MAX_SIDE} pixels, not {side}")
         name = self._cache.key(root, key, side)
@@ -67,10 +68,7 @@ class Thumbnailer:
         (outcome,) = self._decoder(side)([ImageFile(root, key, key)])
         if isinstance(outcome, UnreadableImage):
             raise outcome
-        facts = outcome.facts
-        made = jpeg(
-            _without_margin(outcome.pixels, facts), min(side, max(facts.width, facts.height))
-        )
+        made = _jpeg(outcome, side)
         if name is not None and name == self._cache.key(root, key, side):  # the same file still
             self._cache.put(name, made)
         return made
@@ -85,28 +83,64 @@ class Thumbnailer:
             return self._decoders[fits]
 
 
-def tiles(
-    images: Sequence[str | os.PathLike[str] | bytes], side: int
-) -> Iterator[npt.NDArray[np.uint8] | None]:
-    """Yield uint8 (side, side, 3) of each image, whole and centred on white, in order.
+class Pictures:
+    """Small pictures of any files, upright, for one thread. Workers start with the first.
 
-    None stands for one that cannot be read.
+    An image is a path or the bytes of a file; None stands for one that cannot be read. Images
+    are taken, decoded and given in order, a few at a time, so that there may be any number.
     """
-    decoder = SharedDecoder(side, DecodeLimits(), most=_TILES_AT_ONCE, fit=True)
-    with closing(ByteFiles()) as handed, closing(decoder):
-        for start in range(0, len(images), _TILES_AT_ONCE):
-            some = images[start : start + _TILES_AT_ONCE]
-            with handed.of([image for image in some if isinstance(image, bytes)]) as given:
+
+    def __init__(self, side: int) -> None:
+        """Decode to `side` pixels, the longer side of a picture."""
+        self._side = side
+        self._decoder = SharedDecoder(side, DecodeLimits(), most=_AT_ONCE, fit=True)
+        self._handed = ByteFiles()
+
+    def __enter__(self) -> Pictures:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._decoder.close()
+        self._handed.close()
+
+    def tiles(self, images: Iterable[str | bytes]) -> Iterator[_Pixels | None]:
+        """Yield uint8 (S, S, 3) of each image, whole and centred on white."""
+        for outcome in self._decoded(images):
+            yield None if outcome is None else outcome.pixels
+
+    def pixels(self, images: Iterable[str | bytes]) -> Iterator[_Pixels | None]:
+        """Yield uint8 (H, W, 3) of each image, in its own proportions."""
+        for outcome in self._decoded(images):
+            yield None if outcome is None else _without_margin(outcome.pixels, outcome.facts)
+
+    def jpegs(self, images: Iterable[str | bytes]) -> Iterator[bytes | None]:
+        """Yield each image as a JPEG in its own proportions. A smaller one is not enlarged."""
+        for outcome in self._decoded(images):
+            yield None if outcome is None else _jpeg(outcome, self._side)
+
+    def _decoded(self, images: Iterable[str | bytes]) -> Iterator[Decoded | None]:
+        rest = iter(images)
+        while some := list(islice(rest, _AT_ONCE)):
+            with self._handed.of([image for image in some if isinstance(image, bytes)]) as given:
                 paths = iter(given)
                 files = [
                     next(paths) if isinstance(image, bytes) else os.path.realpath(path_of(image))
                     for image in some
                 ]
-                for outcome in decoder([ImageFile.at(path, "") for path in files]):
-                    yield None if isinstance(outcome, UnreadableImage) else outcome.pixels
+                outcomes = self._decoder([ImageFile.at(path, "") for path in files])
+            for outcome in outcomes:
+                yield None if isinstance(outcome, UnreadableImage) else outcome
 
 
-def _without_margin(pixels: npt.NDArray[np.uint8], facts: ImageFacts) -> npt.NDArray[np.uint8]:
+def _jpeg(decoded: Decoded, side: int) -> bytes:
+    from embedsearch.present.jpeg import jpeg  # a search without thumbnails does without Pillow
+
+    facts = decoded.facts
+    pixels = _without_margin(decoded.pixels, facts)
+    return jpeg(pixels, min(side, max(facts.width, facts.height)))
+
+
+def _without_margin(pixels: _Pixels, facts: ImageFacts) -> _Pixels:
     """Return what shows the picture, of uint8 (S, S, 3), and nothing of the white around it."""
     side, longer = len(pixels), max(facts.width, facts.height)
     # Half a pixel less: the decoder rounds, and knows the sizes of a reduced picture only.

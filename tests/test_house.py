@@ -79,6 +79,7 @@ HEAVY = {
     "faiss": {"ann"},
     "typer": {"cli"},
     "rich": {"present"},
+    "textual_image": {"present"},
 }
 
 

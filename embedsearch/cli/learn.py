@@ -19,7 +19,7 @@ from embedsearch.cli.app import (
     notice,
     session_with_signals,
 )
-from embedsearch.cli.sheet import write_rows
+from embedsearch.cli.sheet import SheetRow, write_rows
 from embedsearch.config import FREEZABLE, LOSSES, IndexConfig, SearchConfig, TrainConfig
 from embedsearch.errors import MissingLibrary, UsageError
 
@@ -76,7 +76,10 @@ def evaluate(
         worst = results[-1].worst
         write_rows(
             sheet,
-            [(w.path, f"AP {w.average_precision:.3f}", w.path, w.hits[:SHEET_HITS]) for w in worst],
+            [
+                SheetRow(w.path, f"AP {w.average_precision:.3f}", w.path, w.hits[:SHEET_HITS])
+                for w in worst
+            ],
         )
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import tee
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -21,14 +23,15 @@ from embedsearch.cli.app import (
     session_with_signals,
 )
 from embedsearch.cli.asking import Asked
-from embedsearch.cli.sheet import SheetRow, write_rows
+from embedsearch.cli.sheet import SheetRow, write_html, write_rows
 from embedsearch.config import DEFAULT_K, IndexConfig, SearchConfig
 from embedsearch.errors import NothingIndexed, UnreadableImage, UsageError
 from embedsearch.session import Session
 
 if TYPE_CHECKING:
-    from embedsearch.records import Hit
     from embedsearch.searching import Answer
+
+_ShowPictures: TypeAlias = "Callable[[SheetRow], None]"
 
 
 def query(
@@ -83,6 +86,12 @@ def query(
     sheet: Annotated[
         Path | None, typer.Option(help="Also write a contact sheet, a PNG, to this file.")
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page of pictures, one HTML file, to this.")
+    ] = None,
+    thumbnails: Annotated[
+        bool, typer.Option("--thumbnails", help="Show the pictures, too, on a terminal.")
+    ] = False,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = IndexConfig.precision,
     verbose: VerboseOption = False,
@@ -94,6 +103,8 @@ def query(
 
     if json + paths + csv + (out is not None) > 1:
         raise UsageError("--json, --paths, --csv and --out exclude each other")
+    if thumbnails and (json or paths or csv or out is not None):
+        raise UsageError("--thumbnails go with the table")
     form = "json" if json else "paths" if paths else "csv" if csv else "table"
     config = SearchConfig(
         k=k,
@@ -111,54 +122,109 @@ def query(
             raise NothingIndexed("the store holds no image; embedsearch failures may say why")
         named, queries = tee(asked.queries(searcher.manifest.model.dim))
         found = searcher.answers((query for _, query in queries), config=config)
-        answers = _Answers(zip((name for name, _ in named), found, strict=True), sheet is not None)
-        if out is None:
-            _show(answers, form)
-        else:
+        is_kept = sheet is not None or html is not None
+        answers = _Answers(zip((name for name, _ in named), found, strict=True), is_kept)
+        if out is not None:
             _write(answers, out, len(asked), session)
+        elif form == "table":
+            _show_tables(answers, thumbnails)
+        else:
+            _show(answers, form)
+        place = str(searcher.store)
     if sheet is not None and answers.pictured:
         write_rows(sheet, answers.pictured)
+    if html is not None and answers.pictured:
+        write_html(html, answers.pictured, f"from {place}")
     return UnreadableImage.exit_code if answers.failed else 0
 
 
 class _Answers:
-    """The answers with the names of their queries; failures are said on stderr and left out."""
+    """The answers, as rows of pictures; failures are said on stderr and left out."""
 
-    def __init__(self, pairs: Iterator[tuple[str, Answer]], pictured: bool) -> None:
+    def __init__(self, pairs: Iterator[tuple[str, Answer]], is_kept: bool) -> None:
         self._pairs = pairs
-        self._is_pictured = pictured
+        self._is_kept = is_kept
         self.failed = 0
-        self.pictured: list[SheetRow] = []
+        self.pictured: list[SheetRow] = []  # all of them, where they are kept
 
-    def __iter__(self) -> Iterator[tuple[str, list[Hit]]]:
+    def __iter__(self) -> Iterator[SheetRow]:
         for name, answer in self._pairs:
             if answer.failure is not None:
                 print(f"embedsearch: {answer.failure}", file=sys.stderr)
                 self.failed += 1
                 continue
-            if self._is_pictured:
-                self.pictured.append((_picture(answer), "query", name, answer.hits))
-            yield name, answer.hits
+            row = SheetRow(_picture(answer), "query", name, answer.hits)
+            if self._is_kept:
+                self.pictured.append(row)
+            yield row
 
 
 def _show(answers: _Answers, form: str) -> None:
-    """Print the hits as they come."""
-    from embedsearch.present.text import HIT_COLUMNS, hit_csv, hit_table, hit_values, json_line
+    """Print the hits for programs, as they come."""
+    from embedsearch.present.text import HIT_COLUMNS, hit_csv, hit_values, json_line
 
     if form == "csv":
         sys.stdout.write(",".join(HIT_COLUMNS) + "\n")
-    for name, hits in answers:
-        rows = [hit_values(name, hit) for hit in hits]
+    for answer in answers:
+        rows = [hit_values(answer.name, hit) for hit in answer.hits]
         if form == "json":
             sys.stdout.writelines(json_line(row) + "\n" for row in rows)
         elif form == "csv":
             sys.stdout.write(hit_csv(rows))
-        elif form == "paths":
-            sys.stdout.flush()
-            for hit in hits:
-                sys.stdout.buffer.write(os.fsencode(hit.path) + b"\n")
         else:
-            sys.stdout.write(hit_table(name, hits))
+            sys.stdout.flush()
+            for hit in answer.hits:
+                sys.stdout.buffer.write(os.fsencode(hit.path) + b"\n")
+
+
+def _show_tables(answers: _Answers, thumbnails: bool) -> None:
+    """Print the hits for a person, as they come."""
+    from embedsearch.present.text import hit_table
+
+    host = None
+    if _is_smart_terminal():
+        from socket import gethostname  # as `ls --hyperlink` does: over ssh, a path is not here
+
+        host = gethostname()
+    with ExitStack() as opened:
+        show = _pictures(opened) if thumbnails else None
+        for row in answers:
+            sys.stdout.write(hit_table(row.name, row.hits, link_host=host))
+            if show is not None:
+                show(row)
+
+
+def _is_smart_terminal() -> bool:
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _pictures(opened: ExitStack) -> _ShowPictures | None:
+    """Return what shows the pictures of a query, or say why there is no way to."""
+    why = ""
+    if not _is_smart_terminal():
+        why = "stdout is no terminal that could show them"
+    elif os.environ.get("NO_COLOR"):
+        why = "NO_COLOR is set"
+    elif sys.stdout.encoding.lower() != "utf-8":
+        why = f"the terminal's text is {sys.stdout.encoding}, not UTF-8"
+    if why:
+        notice(f"without thumbnails: {why}")
+        return None
+    from embedsearch.present.terminal import SIDE, Thumbnail, ThumbnailRows
+    from embedsearch.thumbnails import Pictures
+
+    rows = ThumbnailRows(sys.stdout, shutil.get_terminal_size().columns)
+    pictures = opened.enter_context(Pictures(SIDE))
+
+    def show(row: SheetRow) -> None:
+        captions = [row.title, *(f"{hit.rank}  {hit.score:.3f}" for hit in row.hits)]
+        pixels = pictures.pixels([row.picture, *(hit.path for hit in row.hits)])
+        shown = zip(pixels, captions, strict=True)
+        rows.show(
+            [Thumbnail(p, words if p is not None else f"{words}  lost") for p, words in shown]
+        )
+
+    return show
 
 
 def _write(answers: _Answers, out: Path, total: int, session: Session) -> None:
@@ -170,9 +236,9 @@ def _write(answers: _Answers, out: Path, total: int, session: Session) -> None:
 
     done, started = 0, time.monotonic()
     with hits_file(out) as write, ProgressDisplay(notice) as show:
-        for done, (name, hits) in enumerate(answers, start=1):
+        for done, row in enumerate(answers, start=1):
             session.check()
-            write([hit_values(name, hit) for hit in hits])
+            write([hit_values(row.name, hit) for hit in row.hits])
             show(Progress(done + answers.failed, total, answers.failed, time.monotonic() - started))
     notice(f"the hits of {done:,} queries, {answers.failed:,} failed, written to {out}")
 

@@ -1,39 +1,107 @@
-"""Contact sheets that commands write."""
+"""Contact sheets and pages that commands write; in: queries with their hits, out: one file."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from embedsearch.cli.app import notice
 
 if TYPE_CHECKING:
+    from embedsearch.present.page import Figure, Section
     from embedsearch.records import Hit
 
-# A query: where to read its picture, its title and its name; and its hits.
-SheetRow: TypeAlias = "tuple[str | bytes, str, str, list[Hit]]"
+_MAX_COLUMNS = 12  # of the user's, in words below a picture ...
+_MAX_WORDS = 300  # ... each of so many characters
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """A query and its hits; `picture` is a path, "" where there is none, or a file's bytes."""
+
+    picture: str | bytes
+    title: str
+    name: str
+    hits: list[Hit]
 
 
 def write_rows(path: Path, rows: list[SheetRow]) -> None:
     """Write queries and their hits as one PNG, a row each."""
     from embedsearch.present.sheet import MAX_TILES, THUMBNAIL_SIDE, Tile, write_sheet
-    from embedsearch.thumbnails import tiles
+    from embedsearch.thumbnails import Pictures
 
-    images: list[str | bytes] = []
-    kept = []
-    for image, title, name, hits in rows:
-        if len(images) < MAX_TILES:
-            shown = hits[: MAX_TILES - len(images) - 1]
-            images += [image, *(hit.path for hit in shown)]
-            kept.append((title, name, shown))
-    if len(images) < sum(1 + len(hits) for *_, hits in rows):
-        notice(f"the contact sheet is cut after {len(images)} pictures")
-    pixels = tiles(images, THUMBNAIL_SIDE)
+    kept = _cut(rows, MAX_TILES, "contact sheet")
     lines = []
-    for title, name, hits in kept:
-        row = [Tile(next(pixels), title, os.path.basename(name), is_query=True)]
-        row += [Tile(next(pixels), f"{h.rank}.  {h.score:.3f}", h.key) for h in hits]
-        lines.append(row)
+    with Pictures(THUMBNAIL_SIDE) as pictures:
+        pixels = pictures.tiles(_images(kept))
+        for row in kept:
+            line = [Tile(next(pixels), row.title, os.path.basename(row.name), is_query=True)]
+            line += [Tile(next(pixels), f"{h.rank}.  {h.score:.3f}", h.key) for h in row.hits]
+            lines.append(line)
     write_sheet(path, lines)
     notice(f"contact sheet written to {path}")
+
+
+def write_html(path: Path, rows: list[SheetRow], lead: str) -> None:
+    """Write queries and their hits as one HTML page, a section each."""
+    from embedsearch.present.page import MAX_FIGURES, THUMBNAIL_SIDE, write_page
+    from embedsearch.thumbnails import Pictures
+
+    kept = _cut(rows, MAX_FIGURES, "page")
+    with Pictures(THUMBNAIL_SIDE) as pictures:
+        jpegs = pictures.jpegs(_images(kept))
+        write_page(path, "Nearest images", (_section(row, jpegs) for row in kept), lead)
+    notice(f"page written to {path}")
+
+
+def _cut(rows: list[SheetRow], most: int, noun: str) -> list[SheetRow]:
+    """Return the first rows, of so many pictures together, and say where that is not all."""
+    left, kept = most, []
+    for row in rows:
+        if left > 0:
+            kept.append(SheetRow(row.picture, row.title, row.name, row.hits[: left - 1]))
+            left -= 1 + len(kept[-1].hits)
+    if sum(1 + len(row.hits) for row in rows) > most:
+        notice(f"the {noun} is cut after {most:,} pictures")
+    return kept
+
+
+def _images(rows: Iterable[SheetRow]) -> Iterator[str | bytes]:
+    for row in rows:
+        yield row.picture
+        yield from (hit.path for hit in row.hits)
+
+
+def _section(row: SheetRow, jpegs: Iterator[bytes | None]) -> Section:
+    from embedsearch.present.page import Figure, Section
+
+    path = row.picture if isinstance(row.picture, str) and row.picture else None
+    name = os.path.basename(row.name)
+    figures = [Figure(next(jpegs), name, (row.title,), path, is_query=True)]
+    figures += [_figure(hit, jpegs) for hit in row.hits]
+    count = len(row.hits)
+    return Section(row.name, f"{count} image{'' if count == 1 else 's'}", figures)
+
+
+def _figure(hit: Hit, jpegs: Iterator[bytes | None]) -> Figure:
+    from embedsearch.present.page import Figure
+
+    words = [f"{hit.rank} · {hit.score:.3f}"]
+    if hit.width:
+        words.append(f"{hit.width} × {hit.height}")
+    columns = [(name, value) for name, value in hit.metadata.items() if value is not None]
+    words += [f"{name}: {_shown(value)}" for name, value in columns[:_MAX_COLUMNS]]
+    if len(columns) > _MAX_COLUMNS:
+        words.append(f"and {len(columns) - _MAX_COLUMNS} more columns")
+    return Figure(next(jpegs), hit.key, tuple(words), hit.path)
+
+
+def _shown(value: Any) -> str:
+    """Return a column's value on one line of a bearable length."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+    line = " ".join(text.split())
+    return line if len(line) <= _MAX_WORDS else line[: _MAX_WORDS - 1] + "…"

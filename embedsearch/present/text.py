@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from embedsearch.paths import printable
+from embedsearch.paths import file_url, printable
 from embedsearch.records import (
     BenchReport,
     Epoch,
@@ -54,8 +54,11 @@ def hit_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def hit_table(query: str, hits: Sequence[Hit]) -> str:
-    """Return the hits of one query as a table for a terminal."""
+def hit_table(query: str, hits: Sequence[Hit], link_host: str | None = None) -> str:
+    """Return the hits of one query as a table for a terminal.
+
+    With the name of this machine, paths are links to its files, by the escape sequence OSC 8.
+    """
     rows = [
         (
             str(hit.rank),
@@ -69,7 +72,18 @@ def hit_table(query: str, hits: Sequence[Hit]) -> str:
     if not rows:
         return f"{printable(query)}: no image is left by what was asked\n"
     lines = table(("rank", "score", "nearer than", "size", "path"), rows, right=(0, 1, 2, 3))
+    if link_host is not None:
+        header, *shown = lines.splitlines()
+        linked = [_linked(line, hit.path, link_host) for line, hit in zip(shown, hits, strict=True)]
+        lines = "\n".join([header, *linked]) + "\n"
     return f"{printable(query)}\n{lines}"
+
+
+def _linked(line: str, path: str, host: str) -> str:
+    """Return a line with the path at its end made a link."""
+    shown = printable(from_here(path)).rstrip()
+    before = line.removesuffix(shown)
+    return f"{before}\x1b]8;;{file_url(path, host)}\x1b\\{shown}\x1b]8;;\x1b\\"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
