@@ -63,6 +63,9 @@ def duplicates(
         Path | None,
         typer.Option(help="Write a shell script that would delete the copies: read it, then run."),
     ] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write a page of pictures, one HTML file, to this.")
+    ] = None,
     verbose: VerboseOption = False,
 ) -> None:
     """List copies of pictures, and which one of each group to keep. Deletes nothing."""
@@ -106,16 +109,47 @@ def duplicates(
             ),
         )
         notice(f"nothing was deleted; {script} would: read it first")
-    _sum_up(report)
-
-
-def _sum_up(report: DuplicateReport) -> None:
     if report.unsigned:
         notice(f"{report.unsigned:,} images have no signature: compared by their bytes alone")
-    notice(
+    words = (
         f"{report.images:,} images: {report.copies:,} copies in {len(report.groups):,} groups, "
         f"{report.bytes / 1e6:,.1f} MB"
     )
+    if html is not None:
+        _write_page(html, report, words)
+    notice(words)
+
+
+def _write_page(path: Path, report: DuplicateReport, words: str) -> None:
+    """Write groups of copies as one HTML page, a section each."""
+    from embedsearch.present.groups import picture_words
+    from embedsearch.present.page import MAX_FIGURES, THUMBNAIL_SIDE, Figure, Section, write_page
+    from embedsearch.thumbnails import Pictures
+
+    kept, left = [], MAX_FIGURES
+    for number, group in enumerate(report.groups, start=1):
+        rows = group.rows(number)[: max(0, left)]
+        left -= len(rows)
+        if len(rows) > 1:  # a picture by itself shows no copy
+            kept.append((number, rows))
+    shown = sum(len(rows) for _, rows in kept)
+    if shown < report.copies + len(report.groups):
+        notice(f"the page is cut after {shown:,} pictures")
+    with Pictures(THUMBNAIL_SIDE) as pictures:
+        jpegs = pictures.jpegs(row["path"] for _, rows in kept for row in rows)
+        sections = (
+            Section(
+                f"Group {number}",
+                f"{len(rows)} pictures",
+                [
+                    Figure(next(jpegs), row["path"], picture_words(row), row["path"], place == 0)
+                    for place, row in enumerate(rows)
+                ],
+            )
+            for number, rows in kept
+        )
+        write_page(path, "Copies", sections, words)
+    notice(f"page written to {path}")
 
 
 def clusters(

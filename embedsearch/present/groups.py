@@ -33,6 +33,13 @@ def group_lines(rows: Sequence[Mapping[str, Any]]) -> str:
     return "".join(lines)
 
 
+def picture_words(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what a page says of a picture of a group."""
+    what = row["what"] if row["what"] == "keep" else f"{row['what']} · {row['score']:.3f}"
+    size = (f"{row['width']} × {row['height']}",) if row["width"] else ()
+    return (what, *size, f"{row['size_bytes'] / 1e3:,.0f} kB, {row['format']}")
+
+
 def group_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return groups of copies as CSV with a header."""
     return ",".join(GROUP_COLUMNS) + "\n" + hit_csv(rows)
