@@ -24,6 +24,7 @@ DIVERSE_POOL = 256  # the nearest among which diverse hits are chosen
 MAX_EXPAND = 100
 AUTO_ANN, EXACT_ANN = "auto", "exact"
 BENCH_IMAGES = 256
+QUIET_S = 2.0  # without a change, before a watched folder is indexed again
 MAP_IMAGES = 3000  # each brings a thumbnail of some 3 kB
 MIN_SIDE, MAX_SIDE = 32, 1024  # a network halves its input five times
 # A 200-Mpx phone picture fits once the user says so; the default keeps a worker below 1 GB.

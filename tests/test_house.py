@@ -24,7 +24,7 @@ FLOORS = [
     ["integrations"],
     ["web"],
     ["__init__"],
-    ["learning", "benching", "curation"],
+    ["learning", "benching", "curation", "watching"],
     [
         "indexing",
         "searching",
@@ -78,6 +78,8 @@ HEAVY = {
     "nncf": {"network"},
     "faiss": {"ann"},
     "typer": {"cli"},
+    "watchfiles": {"watching"},
+    "umap": {"curation"},
     "rich": {"present"},
     "textual_image": {"present"},
 }

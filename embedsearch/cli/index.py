@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -23,7 +24,11 @@ from embedsearch.cli.app import (
     session_with_signals,
     size,
 )
-from embedsearch.config import DecodeLimits, IndexConfig
+from embedsearch.config import QUIET_S, DecodeLimits, IndexConfig
+from embedsearch.session import Session
+
+if TYPE_CHECKING:
+    from embedsearch.records import IndexReport
 
 
 def index(
@@ -84,6 +89,15 @@ def index(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on, and index again whenever something changes.")
+    ] = False,
+    quiet: Annotated[
+        float | None,
+        typer.Option(
+            parser=seconds, metavar="TIME", help="With --watch: after such a pause.  [2s]"
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if any file or folder failed.")
     ] = False,
@@ -121,9 +135,50 @@ def index(
     used, _ = config.worker_range(on_gpu=False)
     if workers is not None and used < workers:
         session.notice(f"--workers {workers} is more than pays here: {used} used")
+    if watch:
+        quiet_s = QUIET_S if quiet is None else quiet
+        _watch(folders or [], store, config, quiet_s, session, as_json=json)
     with ProgressDisplay(notice) as on_progress:
         report = indexing.index(
             folders or [], store=store, config=config, session=session, on_progress=on_progress
         )
     sys.stdout.write(json_line(report.to_dict()) + "\n" if json else report_lines(report))
     return 1 if strict and (report.failed or report.unreadable_folders) else 0
+
+
+def _watch(
+    folders: list[str],
+    store: Path | None,
+    config: IndexConfig,
+    quiet_s: float,
+    session: Session,
+    *,
+    as_json: bool,
+) -> NoReturn:
+    """Index until a signal comes, and say what each run did."""
+    from embedsearch.present.text import json_line, report_lines, watch_line
+    from embedsearch.watching import watch
+
+    is_first = True
+
+    def on_report(report: IndexReport) -> None:
+        nonlocal is_first
+        if as_json:
+            sys.stdout.write(json_line(report.to_dict()) + "\n")
+        elif is_first:
+            sys.stdout.write(report_lines(report))
+            notice("watching; Ctrl-C ends")
+        else:
+            sys.stdout.write(watch_line(report))
+        is_first = False
+        sys.stdout.flush()
+
+    watch(
+        folders,
+        store=store,
+        config=config,
+        quiet_s=quiet_s,
+        session=session,
+        on_report=on_report,
+    )
+    raise AssertionError("a watch ends by an exception")

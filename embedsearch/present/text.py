@@ -10,6 +10,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from embedsearch.paths import file_url, printable
@@ -335,6 +336,14 @@ def evaluation_lines(results: Sequence[Evaluation]) -> str:
         lines.insert(0, f"{last.failed} pictures could not be read")
     shown = table(header, rows, right=range(1, len(header)))
     return shown + "\n".join(lines) + "\n"
+
+
+def watch_line(report: IndexReport) -> str:
+    """Return what a run of a watch did, on one line, with the time of day."""
+    names = ("added", "changed", "moved", "deleted", "failed")
+    counts = [f"{getattr(report, name):,} {name}" for name in names if getattr(report, name)]
+    words = ", ".join(counts) or "columns changed"
+    return f"{datetime.now():%H:%M:%S}  {words}; {report.images:,} images\n"
 
 
 def plan_lines(plan: Sequence[StagePlan]) -> str:

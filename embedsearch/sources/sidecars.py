@@ -21,7 +21,7 @@ from embedsearch.sources.table import LEFT_OUT, MAX_COLUMNS, UserTable, own_name
 
 CAPTION = "caption"
 MAX_BYTES = 1 << 20  # of one file
-_SUFFIXES = frozenset({"json", "txt"})
+SIDECAR_SUFFIXES = frozenset({"json", "txt"})
 
 
 def read_sidecars(images: Iterable[tuple[str, str]], taken: frozenset[str]) -> UserTable:
@@ -60,7 +60,9 @@ def _listed(root: str, folder: str) -> Iterator[str]:
     except OSError:  # the images in it have failed, or are about to
         return
     try:
-        yield from (n for n in os.listdir(descriptor) if n.rpartition(".")[2].lower() in _SUFFIXES)
+        yield from (
+            n for n in os.listdir(descriptor) if n.rpartition(".")[2].lower() in SIDECAR_SUFFIXES
+        )
     finally:
         os.close(descriptor)
 

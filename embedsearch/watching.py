@@ -1,0 +1,233 @@
+"""A store kept in step with folders; in: what happens in them, out: a run a quiet period.
+
+watchfiles says that something has changed; what, the run finds out for itself, as it does after a
+reboot. So an event too many costs a look, and one that is lost is made up for by the next.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedsearch import indexing, upkeep
+from embedsearch.config import QUIET_S, IndexConfig
+from embedsearch.errors import (
+    EmbedSearchError,
+    Interrupted,
+    MissingLibrary,
+    NothingIndexed,
+    StoreLocked,
+    UsageError,
+)
+from embedsearch.records import IndexReport
+from embedsearch.session import Session
+from embedsearch.sources.folder import SUFFIXES
+from embedsearch.sources.sidecars import SIDECAR_SUFFIXES
+from embedsearch.store.current import read_current
+from embedsearch.store.locate import locate_store
+
+_LONGEST_S = 60.0  # that a stream of changes is waited out
+_LOOK_MS = 250
+_RETRY_S = (5.0, 600.0)  # after a file could not be read for now: at first, and at most
+
+
+def watch(
+    folders: Sequence[str | Path] = (),
+    *,
+    store: str | Path | None = None,
+    config: IndexConfig | None = None,
+    quiet_s: float = QUIET_S,
+    session: Session | None = None,
+    on_report: Callable[[IndexReport], None] = lambda report: None,
+) -> None:
+    """Index folders, or all that the store knows, and again whenever they have changed.
+
+    `on_report` is told of the first run and of each that changed the store. Ends by raising
+    Interrupted once the session is asked to stop, MissingLibrary, and what `index` raises; but a
+    folder that vanishes is waited for, and so is another writer.
+    """
+    config = config or IndexConfig()
+    if config.dry_run or config.rebuild:
+        raise UsageError("--watch does not go with --dry-run and --rebuild")
+    if not quiet_s > 0:
+        raise UsageError("--quiet must be above 0 seconds")
+    path = locate_store(store, create=bool(folders))
+    _Watch(path, config, quiet_s, session or Session(), on_report).run(folders)
+
+
+@dataclass(frozen=True)
+class _Folder:
+    """A folder as it was when it began to be watched; another in its place is another one."""
+
+    path: str
+    identity: tuple[int, int] | None  # None: there is none
+
+    @classmethod
+    def at(cls, path: str) -> _Folder:
+        try:
+            facts = os.stat(path)
+        except OSError:
+            return cls(path, None)
+        return cls(path, (facts.st_dev, facts.st_ino))
+
+
+class _Watch:
+    """One watch, and what it is waiting for."""
+
+    def __init__(
+        self,
+        store: Path,
+        config: IndexConfig,
+        quiet_s: float,
+        session: Session,
+        on_report: Callable[[IndexReport], None],
+    ) -> None:
+        self._store = store
+        self._config = config
+        self._quiet_s = quiet_s
+        self._session = session
+        self._on_report = on_report
+        self._polls = False
+        self._first_change: float | None = None  # since the last run
+        self._last_change = 0.0
+        self._retry_at: float | None = None
+        self._retry_s = _RETRY_S[0]
+        self._is_locked = False
+        self._table = self._table_state()
+
+    def run(self, folders: Sequence[str | Path]) -> None:
+        """Run until the session is asked to stop."""
+        paths = [os.path.realpath(folder) for folder in folders]
+        self._sync(paths, is_first=True)
+        paths = paths or [root.path for root in read_current(self._store).roots]
+        while True:
+            watched = [_Folder.at(path) for path in paths]
+            for folder in watched:
+                if folder.identity is None:
+                    self._session.notice(
+                        f"{folder.path} has vanished: its images stay as they are until it is back"
+                    )
+            there = [folder.path for folder in watched if folder.identity is not None]
+            for _ in self._changes(there):
+                if [_Folder.at(path) for path in paths] != watched:
+                    self._note_change()
+                    break
+                if self._is_due():
+                    self._sync(there)
+
+    def _changes(self, there: list[str]) -> Iterator[None]:
+        """Note what happens in folders, and yield every quarter of a second."""
+        if not there:
+            while True:
+                self._check()
+                time.sleep(_LOOK_MS / 1e3)
+                yield
+        watch_files = _watch_files()
+        try:
+            for changes in watch_files(
+                *there,
+                watch_filter=None,
+                debounce=2 * _LOOK_MS,
+                step=_LOOK_MS // 2,
+                rust_timeout=_LOOK_MS,
+                yield_on_timeout=True,
+                raise_interrupt=False,
+                force_polling=self._polls or None,
+                ignore_permission_denied=True,
+            ):
+                self._check()
+                if any(self._counts(path, there) for _, path in changes):
+                    self._note_change()
+                table = self._table_state()
+                if table != self._table:
+                    self._table = table
+                    self._note_change()
+                yield
+        except FileNotFoundError:  # one vanished before it was watched
+            self._note_change()
+        except (OSError, RuntimeError) as error:
+            if self._polls:
+                raise EmbedSearchError(f"folders cannot be watched: {error}") from error
+            self._session.notice(f"looking through the folders every second: {error}")
+            self._polls = True
+
+    def _check(self) -> None:
+        if number := self._session.stop():
+            raise Interrupted("no longer watching", number)
+
+    def _counts(self, path: str, roots: list[str]) -> bool:
+        """Return whether a change there may be one of an image, or of a whole folder."""
+        if path == str(self._store) or path.startswith(f"{self._store}/"):
+            return False
+        inside = next((path[len(root) :] for root in roots if path.startswith(root + "/")), "")
+        if any(part.startswith(".") and not part.startswith("..") for part in inside.split("/")):
+            return False
+        suffix = path.rpartition(".")[2].strip().lower()
+        if os.fsencode(suffix) in SUFFIXES:
+            return True
+        if self._config.sidecars and suffix in SIDECAR_SUFFIXES:
+            return True
+        return os.path.isdir(path) or not os.path.lexists(path)  # what has gone may be a folder
+
+    def _table_state(self) -> tuple[int, int] | None:
+        if self._config.metadata is None:
+            return None
+        try:
+            facts = os.stat(self._config.metadata)
+        except OSError:
+            return None
+        return facts.st_size, facts.st_mtime_ns
+
+    def _note_change(self) -> None:
+        self._last_change = time.monotonic()
+        if self._first_change is None:
+            self._first_change = self._last_change
+
+    def _is_due(self) -> bool:
+        now = time.monotonic()
+        if self._first_change is not None:
+            is_quiet = now - self._last_change >= self._quiet_s
+            return is_quiet or now - self._first_change >= _LONGEST_S
+        return self._retry_at is not None and now >= self._retry_at
+
+    def _sync(self, folders: list[str], *, is_first: bool = False) -> None:
+        """Bring the store into step, and note when to look again."""
+        self._first_change = self._retry_at = None
+        try:
+            report = indexing.index(
+                folders, store=self._store, config=self._config, session=self._session
+            )
+        except StoreLocked as error:
+            if is_first:
+                raise
+            if not self._is_locked:
+                self._session.notice(f"waiting: {error}")
+            self._is_locked = True
+            self._note_change()
+            return
+        except NothingIndexed:  # all have gone, or the first is yet to come
+            return
+        except UsageError as error:  # a folder has vanished in between, or is empty all at once
+            if is_first:
+                raise
+            self._session.notice(f"left as it was: {error}")
+            return
+        self._is_locked = False
+        if is_first or report.committed:
+            self._on_report(report)
+        passing = [item for _, item in upkeep.failures(self._store) if item.reason.is_passing]
+        if passing or report.unreadable_folders:
+            self._retry_s = _RETRY_S[0] if report.committed else min(2 * self._retry_s, _RETRY_S[1])
+            self._retry_at = time.monotonic() + self._retry_s
+
+
+def _watch_files() -> Any:
+    try:
+        from watchfiles import watch as watch_files
+    except ImportError as error:
+        raise MissingLibrary("--watch needs: pip install 'embedsearch[watch]'") from error
+    return watch_files
