@@ -76,6 +76,27 @@ def test_the_training_session_is_true(home: Path) -> None:
     assert after > before
 
 
+def test_the_cleaning_session_is_true(home: Path) -> None:
+    (session,) = [block for block in blocks("console") if "embedsearch duplicates" in block]
+    steps = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE)
+    assert [shlex.split(command)[:2][-1] for command, _ in steps][1:] == ["index", "duplicates"]
+    for command, wanted in steps:
+        words = shlex.split(command)
+        if words[0] == "embedsearch":
+            words = [sys.executable, "-P", "-m", "embedsearch", *words[1:]]
+        done = subprocess.run(words, cwd=home, capture_output=True, text=True, check=True)
+        if "index" in words:
+            assert masked(done.stdout) == masked(wanted)
+        else:
+            assert done.stdout == wanted
+    (home / "sample_images" / "clocks" / "clocks_1.jpg").rename(home / "elsewhere.jpg")
+    subprocess.run(["sh", home / "delete.sh"], check=True, capture_output=True)
+    assert (home / "sample_images" / "clock.jpg").exists()
+    (home / "elsewhere.jpg").rename(home / "sample_images" / "clocks" / "clocks_1.jpg")
+    subprocess.run(["sh", home / "delete.sh"], check=True)
+    assert not (home / "sample_images" / "clock.jpg").exists()
+
+
 def test_the_bench_session_has_the_shape_that_is_shown(home: Path) -> None:
     """Every figure in it is the machine's; words and columns are ours."""
     (session,) = [block for block in blocks("console") if "embedsearch bench" in block]
@@ -180,6 +201,8 @@ def test_options_named_in_the_readme_exist() -> None:
         "bench",
         "evaluate",
         "train",
+        "duplicates",
+        "map",
         "serve",
         "mcp",
     ):

@@ -228,8 +228,8 @@ function tile(image, place) {
   };
   const score = image.score === undefined ? [] : [make("span", { className: "score", textContent: image.score.toFixed(3) })];
   const name = make("span", { className: "name", textContent: image.key, title: image.key });
-  item.append(link, make("p", { className: "under" }, ...score, name,
-    mark("like", "+", "Mark as like"), mark("unlike", "−", "Mark as unlike"), mark("facts", "i", "What is known of it")));
+  const buttons = make("span", { className: "marks" }, mark("like", "+", "Mark as like"), mark("unlike", "−", "Mark as unlike"), mark("facts", "i", "What is known of it"));
+  item.append(link, make("p", { className: "under" }, ...score, name, buttons));
   item.querySelector('[data-mark="facts"]').removeAttribute("aria-pressed");
   return item;
 }
