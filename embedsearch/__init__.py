@@ -10,6 +10,11 @@ __version__ = "0.1.0"
 _HOMES = {
     "bench": "embedsearch.benching",
     "index": "embedsearch.indexing",
+    "watch": "embedsearch.watching",
+    "duplicates": "embedsearch.curation.duplicates",
+    "clusters": "embedsearch.curation.clusters",
+    "outliers": "embedsearch.curation.clusters",
+    "picture_map": "embedsearch.curation.plane",
     "open_store": "embedsearch.searching",
     "Searcher": "embedsearch.searching",
     "Crop": "embedsearch.queries",
@@ -17,6 +22,7 @@ _HOMES = {
     "Mix": "embedsearch.queries",
     "evaluate": "embedsearch.learning.evaluate",
     "train": "embedsearch.learning.train",
+    "DuplicateConfig": "embedsearch.config",
     "IndexConfig": "embedsearch.config",
     "SearchConfig": "embedsearch.config",
     "TrainConfig": "embedsearch.config",
@@ -38,6 +44,7 @@ __all__ = [
     "BenchReport",
     "Crop",
     "DecodeLimits",
+    "DuplicateConfig",
     "EmbedSearchError",
     "Evaluation",
     "Failure",
@@ -56,15 +63,29 @@ __all__ = [
     "TrainReport",
     "__version__",
     "bench",
+    "clusters",
+    "duplicates",
     "evaluate",
     "index",
     "open_store",
+    "outliers",
+    "picture_map",
     "train",
+    "watch",
 ]
 
 if TYPE_CHECKING:
     from embedsearch.benching import bench
-    from embedsearch.config import DecodeLimits, IndexConfig, SearchConfig, TrainConfig
+    from embedsearch.config import (
+        DecodeLimits,
+        DuplicateConfig,
+        IndexConfig,
+        SearchConfig,
+        TrainConfig,
+    )
+    from embedsearch.curation.clusters import clusters, outliers
+    from embedsearch.curation.duplicates import duplicates
+    from embedsearch.curation.plane import picture_map
     from embedsearch.embedding import ImageEmbedder
     from embedsearch.errors import EmbedSearchError, ImageNotFound
     from embedsearch.indexing import index
@@ -82,6 +103,7 @@ if TYPE_CHECKING:
         TrainReport,
     )
     from embedsearch.searching import Searcher, open_store
+    from embedsearch.watching import watch
 
 
 def __getattr__(name: str) -> Any:
