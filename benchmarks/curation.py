@@ -46,7 +46,7 @@ def main() -> None:
         for row in found:
             print(f"| {' | '.join(row)} |")
         print("\n| figure | measured | wanted |\n|---|---|---|")
-        for row in many(base, rows):
+        for row in (*many(base, rows), *of_one(base, rows // 10)):
             print(f"| {' | '.join(row)} |")
 
 
@@ -155,6 +155,21 @@ def many(base: Path, rows: int) -> Iterator[Row]:
         f"{hits:,} of {planted:,} ({hits / planted:.4f}); {len(groups):,} groups",
         "",
     )
+
+
+def of_one(base: Path, rows: int) -> Iterator[Row]:
+    """Look for the copies of one picture among nothing else: every two are alike."""
+    rng = np.random.default_rng(4)
+    one = rng.standard_normal(DIM).astype(np.float32)
+    np.save(base / "o.npy", one + 0.05 * rng.standard_normal((rows, DIM), np.float32))
+    (base / "o.txt").write_text("".join(f"{row:07d}.jpg\n" for row in range(rows)))
+    store = base / "one.es"
+    import_vectors(base / "o.npy", paths=base / "o.txt", root=base, model="elsewhere", store=store)
+    started = time.perf_counter()
+    report = duplicates(store=store, config=DuplicateConfig(similar=0.99))
+    took = time.perf_counter() - started
+    sizes = sorted((1 + len(group.copies) for group in report.groups), reverse=True)
+    yield f"{rows:,} near copies of one picture", f"{took:.0f} s, groups of {sizes[:3]}", ""
 
 
 if __name__ == "__main__":
