@@ -84,7 +84,7 @@ async def refused(client: Client, tool: str, words: str = "", **arguments: Any) 
 async def exercise(client: Client, photos: Path, searcher: embedsearch.Searcher) -> None:
     """Use every tool, and compare with what Python says."""
     tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-    assert set(tools) == {"search_similar_images", "get_image", "list_stores"}
+    assert set(tools) == {"search_similar_images", "get_image", "find_duplicates", "list_stores"}
     for tool in tools.values():
         assert tool.annotations is not None and tool.annotations.read_only_hint
         assert tool.output_schema is not None and tool.description
@@ -238,3 +238,31 @@ def test_bad_arguments(store: Path, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 4
     assert "pip install 'embedsearch[mcp]'" in done.stderr
+
+
+async def test_copies_are_listed(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    shutil.copytree(SAMPLES / "clocks", photos)
+    twin = os.fsdecode(b"tw\xffin.jpg")
+    shutil.copy(photos / "clocks_1.jpg", photos / twin)
+    Image.open(photos / "clocks_3.png").convert("L").save(photos / "grey.png")
+    embedsearch.index(photos, store=tmp_path / "s.es", model="packaged")
+    with embedsearch.open_store(tmp_path / "s.es") as searcher:
+        async with in_process(searcher) as client:
+            result = await client.call_tool("find_duplicates", {})
+            found = result.structured_content
+            names = [[os.path.basename(m["path"]) for m in group] for group in found["groups"]]
+            assert found["total"] == 2
+            assert sorted(map(sorted, names)) == [
+                ["clocks_1.jpg", "tw\\xffin.jpg"],
+                ["clocks_3.png", "grey.png"],
+            ]
+            assert [group[0]["what"] for group in found["groups"]] == ["keep", "keep"]
+            for row in (member["row"] for group in found["groups"] for member in group):
+                assert not (await client.call_tool("get_image", {"row": row})).is_error
+            second = await client.call_tool("find_duplicates", {"k": 1, "offset": 1})
+            assert second.structured_content == {"groups": found["groups"][1:], "total": 2}
+            await refused(client, "find_duplicates", "did you mean width", where="widht > 1")
+            await refused(client, "find_duplicates", k=0)
+            narrow = await client.call_tool("find_duplicates", {"where": "format = 'PNG'"})
+            assert narrow.structured_content["total"] == 1

@@ -161,7 +161,7 @@ class _Answers:
 
 def _show(answers: _Answers, form: str) -> None:
     """Print the hits for programs, as they come."""
-    from embedsearch.present.text import HIT_COLUMNS, hit_csv, hit_values, json_line
+    from embedsearch.present.text import HIT_COLUMNS, csv_lines, hit_values, json_line
 
     if form == "csv":
         sys.stdout.write(",".join(HIT_COLUMNS) + "\n")
@@ -170,7 +170,7 @@ def _show(answers: _Answers, form: str) -> None:
         if form == "json":
             sys.stdout.writelines(json_line(row) + "\n" for row in rows)
         elif form == "csv":
-            sys.stdout.write(hit_csv(rows))
+            sys.stdout.write(csv_lines(rows))
         else:
             sys.stdout.flush()
             for hit in answer.hits:

@@ -18,7 +18,8 @@ from mcp.types import CallToolResult, ImageContent, TextContent, ToolAnnotations
 from pydantic import BaseModel, Field
 
 import embedsearch
-from embedsearch.config import SearchConfig
+from embedsearch.config import DuplicateConfig, SearchConfig
+from embedsearch.curation.duplicates import duplicates
 from embedsearch.errors import EmbedSearchError, UnreadableImage, UsageError
 from embedsearch.paths import printable
 from embedsearch.queries import Key, Query
@@ -38,8 +39,9 @@ _INSTRUCTIONS = (
     "Finds images that look alike. Ask search_similar_images with the path of an image, with an "
     "image as a data: URI, or with an image of the store by its row or key; there is no search by "
     "words, but `where` filters by the columns that list_stores names, captions among them. "
-    "get_image shows an image."
+    "get_image shows an image; find_duplicates lists copies."
 )
+_MOST_COMPARED = 200_000  # images, by find_duplicates: seconds, and half a gigabyte
 _READ_ONLY = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
 
 StoreName = Annotated[
@@ -61,6 +63,27 @@ class ImageResult(BaseModel):
     """What a store knows of an image."""
 
     image: ImageRecord
+
+
+class GroupMember(BaseModel):
+    """An image of a group of copies; `what` is `keep`, or how it is a copy of the one to keep."""
+
+    group: int
+    what: str
+    score: float
+    row: int
+    path: str
+    width: int
+    height: int
+    size_bytes: int
+    format: str
+
+
+class DuplicateResult(BaseModel):
+    """Groups of copies, some of `total` groups."""
+
+    groups: list[list[GroupMember]]
+    total: int
 
 
 class StoreFacts(BaseModel):
@@ -96,7 +119,12 @@ def create_server(
         instructions=_INSTRUCTIONS,
         log_level="ERROR",
     )
-    for tool in (tools.search_similar_images, tools.get_image, tools.list_stores):
+    for tool in (
+        tools.search_similar_images,
+        tools.get_image,
+        tools.find_duplicates,
+        tools.list_stores,
+    ):
         server.tool(annotations=_READ_ONLY)(tool)
     return server
 
@@ -189,6 +217,35 @@ class _Tools:
             )
 
         return await self._work(get)
+
+    async def find_duplicates(
+        self,
+        store: StoreName = None,
+        where: Annotated[str | None, Field(description="Only images that meet this")] = None,
+        flips: Annotated[bool, Field(description="Mirrored copies, too")] = False,
+        rotations: Annotated[bool, Field(description="Turned by quarters, too")] = False,
+        k: Annotated[int, Field(ge=1, le=MAX_K, description="How many groups")] = 20,
+        offset: Annotated[int, Field(ge=0, description="Groups to leave out")] = 0,
+    ) -> DuplicateResult:
+        """List images of a store that are copies of each other, and which one is best to keep."""
+
+        def find() -> DuplicateResult:
+            searcher = self._store(store)
+            count = searcher.images(1, where=where).total
+            if count > _MOST_COMPARED:
+                raise UsageError(
+                    f"{count:,} images are too many to compare here, {_MOST_COMPARED:,} are not: "
+                    "narrow them by where, or run embedsearch duplicates"
+                )
+            config = DuplicateConfig(flips=flips, rotations=rotations, where=where)
+            found = duplicates(store=searcher.store, config=config).groups
+            groups = [
+                [GroupMember(**_encodable(row)) for row in group.rows(number)]
+                for number, group in enumerate(found, start=1)
+            ]
+            return DuplicateResult(groups=groups[offset : offset + k], total=len(groups))
+
+        return await self._work(find)
 
     async def list_stores(self) -> StoreList:
         """List the stores, what is in them, and the columns that a `where` can name."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from embedsearch.present.text import from_here, hit_csv, table
+from embedsearch.present.text import csv_lines, from_here, table
 
 GROUP_COLUMNS = [
     *("group", "what", "score", "row", "path", "width", "height", "size_bytes", "format"),
@@ -42,7 +42,7 @@ def picture_words(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def group_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return groups of copies as CSV with a header."""
-    return ",".join(GROUP_COLUMNS) + "\n" + hit_csv(rows)
+    return ",".join(GROUP_COLUMNS) + "\n" + csv_lines(rows)
 
 
 def cluster_lines(rows: Sequence[Mapping[str, Any]]) -> str:

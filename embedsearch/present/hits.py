@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from embedsearch.errors import UsageError
 from embedsearch.paths import printable
-from embedsearch.present.text import HIT_COLUMNS, hit_csv, json_line
+from embedsearch.present.text import HIT_COLUMNS, csv_lines, json_line
 from embedsearch.writing import in_place
 
 Write: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], None]
@@ -33,7 +33,7 @@ def hits_file(path: Path) -> Iterator[Write]:
 def _csv(path: Path) -> Iterator[Write]:
     with path.open("w", newline="") as file:
         file.write(",".join(HIT_COLUMNS) + "\n")
-        yield lambda rows: file.writelines([hit_csv(rows)])
+        yield lambda rows: file.writelines([csv_lines(rows)])
 
 
 @contextlib.contextmanager

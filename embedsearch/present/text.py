@@ -45,8 +45,8 @@ def hit_values(query: str, hit: Hit) -> dict[str, Any]:
     return {"query": query, **hit.to_dict()}
 
 
-def hit_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return hits as CSV lines. A cell that a spreadsheet would run gets a leading quote."""
+def csv_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return rows as CSV lines. A cell that a spreadsheet would run gets a leading quote."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in rows:
