@@ -242,6 +242,24 @@ def test_output_for_programs(store: Path) -> None:
         assert done.returncode in {2, 4} and words in done.stderr, done.stderr
 
 
+def test_a_page_of_copies(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    hostile = '"><script>alert(1)</script>'.replace("/", "_") + ".jpg"
+    for name in ("a.jpg", hostile, "gone.jpg"):
+        shutil.copy(CLOCK, photos / name)
+    embedsearch.index(photos, store=tmp_path / "s.es", model="packaged")
+    (photos / "gone.jpg").unlink()
+    out = tmp_path / "copies.html"
+    done = run_cli("duplicates", "--store", tmp_path / "s.es", "--html", out)
+    assert done.returncode == 0 and "1 groups" in done.stderr, done.stderr
+    page = out.read_text()
+    assert page.count("<figure") == 3 and page.count("data:image/jpeg") == 2
+    assert page.count("cannot be read any more") == 1 and "<script" not in page
+    assert page.count("same bytes · 1.000") == 2 and page.count("keep") >= 1
+    assert run_cli("duplicates", "--store", tmp_path / "s.es", "--html", tmp_path).returncode == 4
+
+
 def test_pictures_without_a_signature(tmp_path: Path) -> None:
     golden = shutil.copytree(REPOSITORY / "tests" / "golden" / "format_1", tmp_path / "old")
     with pytest.raises(UsageError, match="no image here has a signature"):

@@ -111,6 +111,12 @@ InputSideOption = Annotated[
 FlipOption = Annotated[
     bool, typer.Option("--flip", help="Average with the mirror image: better, half as fast.")
 ]
+WhereOption = Annotated[
+    str | None, typer.Option(help='Only rows that meet a SQL condition: "width > 1000".')
+]
+HtmlOption = Annotated[
+    Path | None, typer.Option(help="Also write a page of pictures, one HTML file, to this.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
 VerboseOption = Annotated[
     bool,

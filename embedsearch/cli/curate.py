@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedsearch.cli.app import (
+    HtmlOption,
     JsonOption,
     StoreOption,
     VerboseOption,
+    WhereOption,
     notice,
     session_with_signals,
 )
@@ -20,10 +22,6 @@ from embedsearch.errors import UsageError
 
 if TYPE_CHECKING:
     from embedsearch.curation.duplicates import DuplicateReport
-
-WhereOption = Annotated[
-    str | None, typer.Option(help='Only rows that meet a SQL condition: "width > 1000".')
-]
 
 
 def duplicates(
@@ -63,9 +61,7 @@ def duplicates(
         Path | None,
         typer.Option(help="Write a shell script that would delete the copies: read it, then run."),
     ] = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Also write a page of pictures, one HTML file, to this.")
-    ] = None,
+    html: HtmlOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """List copies of pictures, and which one of each group to keep. Deletes nothing."""

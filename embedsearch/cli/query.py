@@ -16,9 +16,11 @@ import typer
 
 from embedsearch.cli.app import (
     DeviceOption,
+    HtmlOption,
     PrecisionOption,
     StoreOption,
     VerboseOption,
+    WhereOption,
     notice,
     session_with_signals,
 )
@@ -40,10 +42,7 @@ def query(
     ] = None,
     k: Annotated[int, typer.Option("-k", "--k", min=1, help="Neighbours a query.")] = DEFAULT_K,
     store: StoreOption = None,
-    where: Annotated[
-        str | None,
-        typer.Option(help='Only rows that meet a SQL condition: "width > 1000".'),
-    ] = None,
+    where: WhereOption = None,
     key: Annotated[
         list[str] | None, typer.Option(help="Look for an image of the store, by its key or path.")
     ] = None,
@@ -86,9 +85,7 @@ def query(
     sheet: Annotated[
         Path | None, typer.Option(help="Also write a contact sheet, a PNG, to this file.")
     ] = None,
-    html: Annotated[
-        Path | None, typer.Option(help="Also write a page of pictures, one HTML file, to this.")
-    ] = None,
+    html: HtmlOption = None,
     thumbnails: Annotated[
         bool, typer.Option("--thumbnails", help="Show the pictures, too, on a terminal.")
     ] = False,
