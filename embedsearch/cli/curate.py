@@ -108,7 +108,7 @@ def duplicates(
     if report.unsigned:
         notice(f"{report.unsigned:,} images have no signature: compared by their bytes alone")
     words = (
-        f"{report.images:,} images: {report.copies:,} copies in {len(report.groups):,} groups, "
+        f"{report.images:,} images, {report.copies:,} of them copies of others, "
         f"{report.bytes / 1e6:,.1f} MB"
     )
     if html is not None:
