@@ -22,7 +22,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to mo
 # The harness, its arguments, and the least of each figure that shows that it did something.
 SHORT = [
     pytest.param("kills", "--share 0.1 --scenes sync", {"kill points": 15}, marks=needs_strace),
-    ("random-kills", "--share 0.015", {"kills": 15}),
+    ("random-kills", "--share 0.01", {"kills": 10}),
     pytest.param(
         "faults", "--share 0.006 --scenes sync", {"… with exit code 4": 5}, marks=needs_strace
     ),
@@ -32,13 +32,13 @@ SHORT = [
         {"disks that were too small": 2},
         marks=needs_root,
     ),
-    ("power-cuts", "--share 0.1 --scenes first import", {"states": 150}),
-    ("damage", "--share 0.03", {"noticed by the query": 1000, "noticed by check alone": 50}),
+    ("power-cuts", "--share 0.06 --scenes first import", {"states": 90}),
+    ("damage", "--share 0.02", {"noticed by the query": 600, "noticed by check alone": 30}),
     ("forged", "--share 0.01", {"forged files": 50}),
-    ("pictures", "--share 0.1", {"mutated images": 2000, "decoded": 100}),
+    ("pictures", "--share 0.06", {"mutated images": 1200, "decoded": 60}),
     ("deadly-pictures", "--share 0.2", {"failed, decoder_crash": 2}),
     ("requests", "--share 0.03", {"requests": 300, "answered with 200": 5, "with 400": 50}),
-    ("readers", "--share 0.12", {"answers": 60, "answers over a sleep": 10, "commits": 6}),
+    ("readers", "--share 0.08", {"answers": 40, "answers over a sleep": 6, "commits": 4}),
     ("writers", "--share 0.06", {"pairs": 3, "told of the other writer": 1}),
     ("signals", "--share 0.04", {"signals": 4}),
     ("sequences", "--share 0.04", {"sequences": 10, "steps": 100}),
