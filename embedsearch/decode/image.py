@@ -124,10 +124,10 @@ def decode(
         raise DecodeError(Reason.UNSUPPORTED_MODE, _words(error)) from error
     if orientation >= 5:
         width, height = height, width
-    pixels = _upright(small, orientation)
+    upright = _upright(small, orientation)
     return Picture(
-        pixels=pixels,
-        look=_look(pixels),
+        pixels=np.asarray(upright, dtype=np.uint8),
+        look=_look(upright),
         width=width,
         height=height,
         format=image.format or "",
@@ -165,7 +165,8 @@ def square(image: Image.Image, side: int, crop: Box | None = None) -> npt.NDArra
     """Return a Pillow image as uint8 (side, side, 3), upright, like `decode`."""
     orientation = _read_exif(image).orientation
     box = None if crop is None else _stored_box(crop, image.size, orientation)
-    return _upright(_resize(_simple_mode(image), side, fit=False, box=box), orientation)
+    small = _resize(_simple_mode(image), side, fit=False, box=box)
+    return np.asarray(_upright(small, orientation), dtype=np.uint8)
 
 
 def _stored_box(crop: Box, size: tuple[int, int], orientation: int) -> tuple[int, int, int, int]:
@@ -186,27 +187,26 @@ def _stored_box(crop: Box, size: tuple[int, int], orientation: int) -> tuple[int
     return (left, top, right, bottom) if orientation < 5 else (top, left, bottom, right)
 
 
-def _look(pixels: npt.NDArray[np.uint8]) -> Look:
-    """Return the look of a picture, uint8 (S, S, 3).
+def _look(picture: Image.Image) -> Look:
+    """Return the look of an RGB picture.
 
     The sharpness is that of Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy"
     (2000). A big picture that is a little blurred is sharp at 128 × 128.
     """
-    gray = Image.fromarray(pixels).convert("L")
-    middle = gray.resize((_LOOK_SIDE, _LOOK_SIDE), Image.Resampling.BOX)
+    middle = picture.convert("L").resize((_LOOK_SIDE, _LOOK_SIDE), Image.Resampling.BOX)
     luma = np.asarray(middle, dtype=np.float32)
     sides = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:]
+    edges = (sides - 4.0 * luma[1:-1, 1:-1]).ravel()
+    variance = float(edges @ edges) / edges.size - float(edges.mean()) ** 2
     return Look(
         brightness=round(float(luma.mean()) / 255.0, 4),
-        sharpness=round(float((sides - 4.0 * luma[1:-1, 1:-1]).var()), 2),
-        signature=middle.resize((SIGNATURE_SIDE, SIGNATURE_SIDE), Image.Resampling.BOX).tobytes(),
+        sharpness=round(max(0.0, variance), 2),
+        signature=middle.reduce(_LOOK_SIDE // SIGNATURE_SIDE).tobytes(),
     )
 
 
-def _upright(small: Image.Image, orientation: int) -> npt.NDArray[np.uint8]:
-    if orientation in _TRANSPOSE:
-        small = small.transpose(_TRANSPOSE[orientation])
-    return np.asarray(small, dtype=np.uint8)
+def _upright(small: Image.Image, orientation: int) -> Image.Image:
+    return small.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else small
 
 
 def _load(image: Image.Image, limits: DecodeLimits) -> bool:

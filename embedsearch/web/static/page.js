@@ -334,7 +334,8 @@ function showTrail() {
     const what = read(fragment);
     const handed = uploads.get(what.upload);
     const source = what.row !== null ? `/images/${what.row}/thumbnail` : handed?.url;
-    const face = source ? make("img", { src: source, alt: "" }) : make("span", { className: "blank" });
+    const blank = make("span", { className: "blank" });
+    const face = source ? make("img", { src: source, alt: "", onerror: () => face.replaceWith(blank) }) : blank;
     const button = make("button", { type: "button", ariaLabel: `Back to query ${place + 1}` }, face);
     button.onclick = () => {
       history.pushState({ trail: trail.slice(0, place) }, "", fragment);
