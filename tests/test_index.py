@@ -226,7 +226,8 @@ def test_many_checkpoints_leave_few_shards(
         most.append(len(read_current(library.store).shards) if (library.store / "CURRENT").exists()
                     else 0)  # fmt: skip
 
-    assert library.index(photos, checkpoint_images=1, on_progress=watch).added == 312
+    many = library.index(photos, device="cpu", checkpoint_images=1, on_progress=watch)
+    assert many.added == 312  # on a GPU, a batch would take most of them
     assert len(most) >= 30 and max(most) <= 4
     assert len(rows_of(library.store)) == 312
     assert check_store(library.store, read_data=True)[1] == []
