@@ -61,7 +61,7 @@ def bench(
         raise NothingIndexed(f"no images found in {folder}")
     spec = resolve(config.model, session).asked(config.input_side, config.flip)
     passes = -(-images // len(refs))  # a few photos would measure the start of the processes
-    jobs = [DecodeJob(ref, str(root)) for ref in refs] * passes
+    jobs = [DecodeJob.of_file(ref, str(root)) for ref in refs] * passes
     started = time.monotonic()
     extractor = load_stream_extractor(spec, config.device, config.precision, session)
     load_s = time.monotonic() - started

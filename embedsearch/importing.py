@@ -32,6 +32,7 @@ from embedsearch.records import (
     ImageRef,
     ModelSpec,
     Reason,
+    Root,
     Stage,
 )
 from embedsearch.session import Session
@@ -39,7 +40,7 @@ from embedsearch.settling import settle
 from embedsearch.sources.table import LEFT_OUT, UserTable, own_names, read_table
 from embedsearch.sources.vectors import open_vectors
 from embedsearch.store.locate import locate_store
-from embedsearch.store.manifest import Manifest, Root
+from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import Snapshot, read_failures
 from embedsearch.store.writer import StoreWriter
 

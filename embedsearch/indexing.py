@@ -37,7 +37,7 @@ from embedsearch.records import (
     ModelSpec,
     Progress,
 )
-from embedsearch.scope import Scope, holds_image, resolve_scope
+from embedsearch.scope import Scope, Sources, holds_image, resolve_scope
 from embedsearch.session import Session
 from embedsearch.settling import settle
 from embedsearch.stages import Setup, advice, shares, slowest_stage
@@ -114,8 +114,12 @@ class _Run:
             raise StoreNotFound(
                 f"nothing was committed to {self.store} yet: name the folders to index"
             )
+        with Sources(self.config.limits.max_bytes) as self.sources:
+            return self._index(folders, manifest)
+
+    def _index(self, folders: list[str], manifest: Manifest | None) -> IndexReport:
         scope = self._scope(folders, manifest)
-        if manifest is None and not holds_image(scope):
+        if manifest is None and not holds_image(scope, self.sources):
             raise NothingIndexed(f"no images found in {', '.join(folders)}; no store was made")
         if self.config.dry_run:
             return self._dry_run(manifest, scope)
@@ -220,6 +224,7 @@ class _Run:
         plan = make_plan(
             snapshot,
             scope,
+            self.sources,
             self.session,
             rebuild=self._replaces,
             retry_failures=retry,
@@ -253,6 +258,8 @@ class _Run:
                 snapshot.close()
         self.failures = plan.failures
         stopped_by = self._embed(plan, ledger, model, scope)
+        roots = scope.roots if stopped_by else self.sources.synced(scope)
+        ledger.set_roots(roots)
         if stopped_by and self._replaces:
             raise Interrupted(
                 f"interrupted; the rebuild was dropped, generation {writer.next_generation - 1} "
@@ -263,7 +270,7 @@ class _Run:
         if (
             base is None
             or plan.changes_store
-            or scope.roots != base.roots
+            or roots != base.roots
             or set(self.failures) != set(old_failures)
         ):
             ledger.set_failures(self.failures)
@@ -298,8 +305,8 @@ class _Run:
                 f"no network here makes the vectors of {model.name}, which {total} images need; "
                 "--rebuild --model NAME embeds everything anew"
             )
-        paths = {root.id: root.path for root in scope.roots}
-        jobs = (DecodeJob(ref, paths[ref.root]) for ref in plan.embed)
+        places = self.sources.places(plan.embed, scope.roots)
+        jobs = (DecodeJob(ref, place) for ref, place in places)
         self.side, stop = model.input_side, self.session.stop
         with Pipeline(model.input_side, self.config, jobs, total, stop) as pipeline:
             # The workers start and decode while this process loads the network.
@@ -416,7 +423,7 @@ class _Run:
             **self._counts(plan),
             deleted=len(plan.deleted),
             ignored=plan.ignored,
-            unreadable_folders=plan.unreadable_folders,
+            scan_failures=plan.scan_failures,
             embedded=self.outcome["embedded"],
             elapsed_s=round(elapsed_s, 3),
             stage_s={stage: round(value, 3) for stage, value in seconds.items()},

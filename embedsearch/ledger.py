@@ -18,8 +18,8 @@ from embedsearch.ann.build import flat_bytes
 from embedsearch.config import SearchBudget
 from embedsearch.paths import printable
 from embedsearch.planning import Carry
-from embedsearch.records import EmbeddingBatch, Failure, ModelSpec
-from embedsearch.store.manifest import ExactRecord, Manifest, Root, SearchRecord, ShardRecord
+from embedsearch.records import EmbeddingBatch, Failure, ModelSpec, Root
+from embedsearch.store.manifest import ExactRecord, Manifest, SearchRecord, ShardRecord
 from embedsearch.store.merge import merge_shards, relocated, rows_per_shard
 from embedsearch.store.shards import (
     Shard,
@@ -126,6 +126,10 @@ class Ledger:
     def set_metadata(self, table: pa.Table) -> None:
         """Replace the user's columns, sorted by the column `row`."""
         self._metadata = table
+
+    def set_roots(self, roots: tuple[Root, ...]) -> None:
+        """Replace the roots: what is known of some has changed."""
+        self.manifest = replace(self.manifest, roots=roots)
 
     def delete(self, rows: Iterable[int]) -> None:
         """Delete rows by number."""

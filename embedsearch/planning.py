@@ -6,10 +6,9 @@ merged as streams; of a file that is unchanged nothing is kept but a count.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,11 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedsearch.errors import UsageError
-from embedsearch.paths import open_regular
-from embedsearch.records import Failure, Ignored, ImageRef, Stage
-from embedsearch.scope import Scope, Target
+from embedsearch.records import Failure, Ignored, ImageRef, Root, Stage
+from embedsearch.scope import Scope, Sources, Target
 from embedsearch.session import Session
-from embedsearch.sources.folder import FolderScan
+from embedsearch.sources.source import Source
 from embedsearch.store.shards import IDENTITY_COLUMNS
 from embedsearch.store.snapshot import Snapshot, read_failures
 
@@ -78,7 +76,7 @@ class Plan:
     known_failed: int = 0
     unchanged: int = 0
     found: int = 0
-    unreadable_folders: int = 0
+    scan_failures: int = 0
     ignored: Ignored = field(default_factory=Ignored)
 
     @property
@@ -90,6 +88,7 @@ class Plan:
 def make_plan(
     snapshot: Snapshot | None,
     scope: Scope,
+    sources: Sources,
     session: Session,
     *,
     rebuild: bool = False,
@@ -110,14 +109,17 @@ def make_plan(
     standing = {(f.root, f.key): f for f in old_failures if f.stage is not Stage.SCAN}
     for target in scope.targets:
         places = known.places(target)
-        if not os.path.isdir(target.root.path):
+        source = sources.open(target)
+        if not source.is_there():
             if len(places) or rebuild:
                 _refuse(target, len(places), allow_empty, "has vanished")
             missing.extend(places.tolist())
             continue
-        scan = FolderScan(target.root.id, target.root.path, target.scope)
+        if not (rebuild or retry_failures) and _is_synced(target.root, source, standing):
+            _take_as_it_is(plan, target.root, len(places), old_failures)
+            continue
         found_before, missing_before = plan.found, len(missing)
-        for ref, place in _merge(scan, known, places, missing, session):
+        for ref, place in _merge(source, known, places, missing, session):
             plan.found += 1
             if place is None:
                 failure = standing.get((ref.root, ref.key))
@@ -131,21 +133,37 @@ def make_plan(
             else:
                 changed.append(ref)
                 changed_places.append(place)
-        _note_scan(plan, scan, known, missing, missing_before)
+        _note_scan(plan, source, known, missing, missing_before)
         if plan.found == found_before and (len(missing) > missing_before or rebuild):
             _refuse(target, len(missing) - missing_before, allow_empty, "holds no image any more")
     missing.extend(known.places_of_roots(scope.dropped))
     elsewhere = [f for f in old_failures if _is_elsewhere(f, scope)]
     plan.failures += elsewhere
     plan.failures_elsewhere = len(elsewhere)
-    paths = {root.id: root.path for root in scope.roots}
-    _sort_changed(plan, known, changed, changed_places, paths, session)
-    _sort_new(plan, known, new, missing, paths, session)
+    _sort_changed(plan, known, changed, changed_places, sources, session)
+    _sort_new(plan, known, new, missing, sources, session)
     return plan
 
 
+def _is_synced(root: Root, source: Source, standing: Mapping[tuple[int, str], Failure]) -> bool:
+    """Return whether a file that holds images is the one that was gone through to its end."""
+    if not root.synced or root.synced != source.version():
+        return False
+    return not any(f.reason.is_passing for f in standing.values() if f.root == root.id)
+
+
+def _take_as_it_is(plan: Plan, root: Root, rows: int, old_failures: list[Failure]) -> None:
+    mine = [failure for failure in old_failures if failure.root == root.id]
+    failed = sum(failure.stage is not Stage.SCAN for failure in mine)
+    plan.failures += mine
+    plan.known_failed += failed
+    plan.unchanged += rows
+    plan.found += rows + failed
+    plan.scan_failures += len(mine) - failed
+
+
 def _merge(
-    scan: FolderScan,
+    scan: Source,
     known: _KnownRows,
     places: npt.NDArray[np.int64],
     missing: list[int],
@@ -203,7 +221,7 @@ class _KnownRows:
         """Return the places of the rows below a target, in the order of their keys."""
         if self._table is None:
             return np.empty(0, dtype=np.int64)
-        places = np.flatnonzero(self._root == target.root.id)
+        places = np.arange(*np.searchsorted(self._root, [target.root.id, target.root.id + 1]))
         if not target.scope:
             return places
         keys = self._table.column("key").take(pa.array(places))
@@ -248,7 +266,7 @@ class _KnownRows:
 
 
 def _note_scan(
-    plan: Plan, scan: FolderScan, known: _KnownRows, missing: list[int], missing_before: int
+    plan: Plan, scan: Source, known: _KnownRows, missing: list[int], missing_before: int
 ) -> None:
     """Add up what a scan passed over, and spare the rows below folders that it could not read."""
     mine, theirs = plan.ignored, scan.ignored
@@ -258,7 +276,7 @@ def _note_scan(
         mine.special + theirs.special,
         mine.other_suffix + theirs.other_suffix,
     )
-    plan.unreadable_folders += len(scan.failures)
+    plan.scan_failures += len(scan.failures)
     plan.failures += scan.failures
     shut = tuple(os.fsencode(f.key) + b"/" if f.key else b"" for f in scan.failures)
     if shut:
@@ -299,14 +317,14 @@ def _sort_changed(
     known: _KnownRows,
     changed: RefList,
     places: array[int],
-    paths: dict[int, str],
+    sources: Sources,
     session: Session,
 ) -> None:
     """A file with another time but the same bytes keeps its vector; others are embedded anew."""
     for ref, place in zip(changed, places, strict=True):
         session.check()
         same_size = ref.size == known.size(place)
-        if same_size and _digest(paths[ref.root], ref) == known.value("digest", place):
+        if same_size and sources.of(ref).digest(ref) == known.value("digest", place):
             plan.touched.append(known.carry(place, ref))
             plan.unchanged += 1
         else:
@@ -319,7 +337,7 @@ def _sort_new(
     known: _KnownRows,
     new: RefList,
     missing: list[int],
-    paths: dict[int, str],
+    sources: Sources,
     session: Session,
 ) -> None:
     """A new file with the bytes of a missing one has moved; what stays missing is deleted."""
@@ -329,19 +347,10 @@ def _sort_new(
         by_digest.setdefault(known.value("digest", place), []).append(place)
     for ref in new:
         session.check()
-        twins = by_digest.get(_digest(paths[ref.root], ref)) if ref.size in sizes else None
+        twins = by_digest.get(sources.of(ref).digest(ref)) if ref.size in sizes else None
         if twins:
             plan.moved.append(known.carry(twins.pop(), ref))
         else:
             plan.embed.append(ref)
     for places in by_digest.values():
         plan.deleted.extend(int(known.value("row", place)) for place in places)
-
-
-def _digest(root_path: str, ref: ImageRef) -> bytes | None:
-    """Return the sha256 of a file, or None where it cannot be read: decoding will say why."""
-    try:
-        with os.fdopen(open_regular(root_path, ref.key), "rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError:
-        return None

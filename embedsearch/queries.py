@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from embedsearch.batching import MicroBatcher
 from embedsearch.config import DecodeLimits
-from embedsearch.decode.handover import ByteFiles
 from embedsearch.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.errors import IncompatibleStore, UnreadableImage, UsageError
+from embedsearch.handover import ByteFiles
 from embedsearch.network.runtime import PixelExtractor, load_extractor
 from embedsearch.records import Box, ModelSpec, Reason, check_unit_rows
 from embedsearch.session import Session

@@ -52,6 +52,10 @@ class Reason(StrEnum):
     TIMEOUT = "timeout"
     DECODER_CRASH = "decoder_crash"
     NOT_FINITE = "not_finite"  # the network gave NaN or infinity
+    BROKEN_ARCHIVE = "broken_archive"  # cut, or no archive at all
+    DUPLICATE_NAME = "duplicate_name"  # an archive holds another member of this name
+    UNSAFE_NAME = "unsafe_name"  # a member's name leads out of its archive
+    ENCRYPTED = "encrypted"
 
     @property
     def is_passing(self) -> bool:
@@ -62,6 +66,36 @@ class Reason(StrEnum):
 _PASSING = frozenset({Reason.PERMISSION, Reason.VANISHED, Reason.CHANGED, Reason.IO_ERROR})
 
 
+class Kind(StrEnum):
+    """What a root is."""
+
+    FOLDER = "folder"
+    LIST = "list"  # files that were named one by one, with keys from `/` on
+    TAR = "tar"
+    ZIP = "zip"
+    PARQUET = "parquet"  # a column of image files
+
+
+@dataclass(frozen=True)
+class Root:
+    """A place of images: `path` is absolute, as `os.fsdecode` gives it, or a URL."""
+
+    id: int
+    path: str
+    kind: Kind = Kind.FOLDER
+    synced: str = ""  # the version of a file that holds images which a run went through to its end
+
+    @property
+    def is_remote(self) -> bool:
+        """Return whether it is a URL."""
+        return "://" in self.path
+
+    @property
+    def is_local_folder(self) -> bool:
+        """Return whether its images are files of their own on this machine."""
+        return self.kind in {Kind.FOLDER, Kind.LIST} and not self.is_remote
+
+
 @dataclass(frozen=True, slots=True)
 class ImageRef:
     """One file of a root. `key` is its path inside the root, as `os.fsdecode` gives it."""
@@ -70,6 +104,33 @@ class ImageRef:
     key: str
     size: int
     mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a file: `length` bytes from `start` on, `size` of them once they are unpacked."""
+
+    start: int
+    length: int
+    size: int
+    crc: int | None = None  # CRC-32 of what was unpacked; None where the file does not say it
+    is_deflated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the bytes of an image lie: the file `key` below `folder`, or a part of it.
+
+    Size and time are those that the file had when it was listed; a size of -1 accepts any. A file
+    that `is_ours` was made for this image alone, and is removed once that is decoded.
+    """
+
+    folder: str
+    key: str
+    size: int = -1
+    mtime_ns: int = -1
+    part: Part | None = None
+    is_ours: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +148,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A file (or, at stage `scan`, a folder) that was given up."""
+    """A file (or, at stage `scan`, a folder, an archive or a name in it) that was given up."""
 
     root: int
     key: str
@@ -390,7 +451,7 @@ class IndexReport:
     failed: int
     deleted: int
     ignored: Ignored
-    unreadable_folders: int
+    scan_failures: int  # folders, archives and names in them; known rows below them are kept
     embedded: int
     elapsed_s: float
     # Busy seconds, per worker or lane; `load` is loading or converting the network.

@@ -1,19 +1,32 @@
-"""Which folders a run looks through; in: folders named and known roots, out: a Scope."""
+"""Which places a run looks through; in: places named and known roots, out: a Scope."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 from embedsearch.errors import UsageError
+from embedsearch.handover import ByteFiles
+from embedsearch.records import Failure, ImageRef, Kind, Place, Root
+from embedsearch.sources.archive import TarArchive, ZipArchive
 from embedsearch.sources.folder import FolderScan
-from embedsearch.store.manifest import Root
+from embedsearch.sources.source import Source
+
+SUFFIXES = {
+    ".tar": Kind.TAR,
+    ".tar.gz": Kind.TAR,
+    ".tgz": Kind.TAR,
+    ".tar.bz2": Kind.TAR,
+    ".tar.xz": Kind.TAR,
+    ".zip": Kind.ZIP,
+}
 
 
 @dataclass(frozen=True)
 class Target:
-    """A folder to scan: `scope` below `root`, empty for the whole root."""
+    """What to scan: the folder `scope` below `root`, empty for the whole root."""
 
     root: Root
     scope: str
@@ -28,29 +41,81 @@ class Scope:
     dropped: frozenset[int]
 
 
-def resolve_scope(folders: Sequence[str], known: Sequence[Root]) -> Scope:
-    """Match folders to the roots of the store; without folders, take all roots.
+_ARCHIVES = {Kind.TAR: TarArchive, Kind.ZIP: ZipArchive}
+
+
+class Sources:
+    """The sources of a run, opened by root; use as a context manager."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """`max_bytes` is the most that an image may have."""
+        self._max_bytes = max_bytes
+        self._handed = ByteFiles()
+        self._open: dict[int, Source] = {}
+
+    def __enter__(self) -> Sources:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for source in self._open.values():
+            source.close()
+        self._handed.close()
+
+    def open(self, target: Target) -> Source:
+        """Return the source of a target."""
+        root = target.root
+        if root.kind is Kind.FOLDER:
+            self._open[root.id] = FolderScan(root.id, root.path, target.scope)
+        elif root.id not in self._open:  # an archive is gone through once
+            archive = _ARCHIVES[root.kind]
+            self._open[root.id] = archive(root.id, root.path, self._handed, self._max_bytes)
+        return self._open[root.id]
+
+    def synced(self, scope: Scope) -> tuple[Root, ...]:
+        """Return the roots of a run that has gone through all its targets."""
+        sources = {target.root.id: self._open[target.root.id] for target in scope.targets}
+        versions = {root: s.version() for root, s in sources.items() if s.is_there()}
+        return tuple(replace(r, synced=versions.get(r.id, r.synced)) for r in scope.roots)
+
+    def of(self, ref: ImageRef) -> Source:
+        """Return the source that a ref came from."""
+        return self._open[ref.root]
+
+    def places(
+        self, refs: Iterable[ImageRef], roots: Iterable[Root]
+    ) -> Iterator[tuple[ImageRef, Place | Failure]]:
+        """Yield where the bytes of each ref lie, root by root, or why they cannot be had."""
+        by_id = {root.id: root for root in roots}
+        for root, some in groupby(refs, lambda ref: ref.root):
+            source = self._open.get(root) or self.open(Target(by_id[root], ""))
+            yield from source.places(some)
+
+
+def resolve_scope(places: Sequence[str], known: Sequence[Root]) -> Scope:
+    """Match places to the roots of the store; without places, take all roots.
 
     A folder inside a root is a part of it; a folder around a root takes it over. Raises
-    UsageError for what is no folder.
+    UsageError for what is neither a folder nor an archive.
     """
     roots = {root.path: root for root in known}
     targets: dict[tuple[int, str], Target] = {}
     next_id = max((root.id for root in known), default=-1) + 1
     dropped: set[int] = set()
-    for folder in folders:
-        path = real_folder(folder)
-        home = next((r for r in roots.values() if _is_inside(path, r.path)), None)
-        if home is None:
-            home = Root(next_id, path)
-            next_id += 1
-            for inner in [r for r in roots.values() if _is_inside(r.path, path)]:
+    for place in places:
+        path, kind = _real_place(place)
+        home = roots.get(path)
+        if home is None and kind is Kind.FOLDER:
+            folders = [r for r in roots.values() if r.kind is Kind.FOLDER]
+            home = next((r for r in folders if _is_inside(path, r.path)), None)
+            for inner in [r for r in folders if home is None and _is_inside(r.path, path)]:
                 dropped.add(inner.id)
                 del roots[inner.path]
-            roots[path] = home
+        if home is None:
+            home = roots[path] = Root(next_id, path, kind)
+            next_id += 1
         scope = "" if path == home.path else os.path.relpath(path, home.path)
         targets[home.id, scope] = Target(home, scope)
-    if not folders:
+    if not places:
         targets = {(root.id, ""): Target(root, "") for root in known}
     kept = {root.id for root in roots.values()}
     return Scope(
@@ -58,6 +123,18 @@ def resolve_scope(folders: Sequence[str], known: Sequence[Root]) -> Scope:
         targets=tuple(_outermost(t for t in targets.values() if t.root.id in kept)),
         dropped=frozenset(dropped),
     )
+
+
+def _real_place(place: str) -> tuple[str, Kind]:
+    """Return the absolute path of a place, links followed, and its kind. Raises UsageError."""
+    path = os.path.realpath(place)
+    if os.path.isfile(path):
+        name = os.path.basename(path).lower()
+        kinds = [kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)]
+        if kinds:
+            return path, kinds[0]
+        raise UsageError(f"{place} is a file: folders are indexed, and {', '.join(SUFFIXES)}")
+    return real_folder(place), Kind.FOLDER
 
 
 def real_folder(folder: str) -> str:
@@ -69,10 +146,9 @@ def real_folder(folder: str) -> str:
     return path
 
 
-def holds_image(scope: Scope) -> bool:
+def holds_image(scope: Scope, sources: Sources) -> bool:
     """Return whether there is any image to index; stops at the first."""
-    scans = (FolderScan(t.root.id, t.root.path, t.scope) for t in scope.targets)
-    return any(True for scan in scans for _ in scan)
+    return any(True for target in scope.targets for _ in sources.open(target))
 
 
 def _is_inside(path: str, folder: str) -> bool:
@@ -82,7 +158,9 @@ def _is_inside(path: str, folder: str) -> bool:
 def _outermost(targets: Iterable[Target]) -> Iterator[Target]:
     """Yield the targets that lie in no other, in the order of roots and scopes."""
     listed = sorted(targets, key=lambda t: (t.root.id, t.scope))
-    for target in listed:
-        others = (t for t in listed if t.root.id == target.root.id and t is not target)
-        if not any(not t.scope or target.scope.startswith(t.scope + "/") for t in others):
-            yield target
+    for _, group in groupby(listed, lambda t: t.root.id):
+        mine = list(group)
+        for target in mine:
+            others = (t for t in mine if t is not target)
+            if not any(not t.scope or target.scope.startswith(t.scope + "/") for t in others):
+                yield target

@@ -20,11 +20,10 @@ import pyarrow as pa
 from embedsearch.config import SearchBudget
 from embedsearch.errors import IncompatibleStore, UsageError
 from embedsearch.ledger import Ledger
-from embedsearch.records import EmbeddingBatch, ImageFacts, ImageRef, ModelSpec
+from embedsearch.records import EmbeddingBatch, ImageFacts, ImageRef, ModelSpec, Root
 from embedsearch.session import Session
 from embedsearch.settling import settle
 from embedsearch.store.files import FORMAT_NAME
-from embedsearch.store.manifest import Root
 from embedsearch.store.snapshot import Snapshot
 from embedsearch.store.writer import StoreWriter
 

@@ -16,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.config import DecodeLimits, cache_folder
-from embedsearch.decode.handover import ByteFiles
 from embedsearch.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.errors import UnreadableImage, UsageError
+from embedsearch.handover import ByteFiles
 from embedsearch.queries import path_of
 from embedsearch.records import ImageFacts
 from embedsearch.thumbnail_cache import ThumbnailCache

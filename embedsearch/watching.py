@@ -220,7 +220,7 @@ class _Watch:
         if is_first or report.committed:
             self._on_report(report)
         passing = [item for _, item in upkeep.failures(self._store) if item.reason.is_passing]
-        if passing or report.unreadable_folders:
+        if passing or report.scan_failures:
             self._retry_s = _RETRY_S[0] if report.committed else min(2 * self._retry_s, _RETRY_S[1])
             self._retry_at = time.monotonic() + self._retry_s
 

@@ -44,7 +44,7 @@ def gradient(width: int = 64, height: int = 48) -> Image.Image:
 def outcomes(folder: Path, names: list[str]) -> dict[str, ImageFacts | Failure]:
     found: dict[str, ImageFacts | Failure] = {}
     with DecodePool(128, LIMITS, workers=2) as pool:
-        jobs = (DecodeJob(ImageRef(0, name, -1, -1), str(folder)) for name in names)
+        jobs = (DecodeJob.of_file(ImageRef(0, name, -1, -1), str(folder)) for name in names)
         for batch in pool.run(jobs):
             found |= {r.key: f for r, f in zip(batch.images.refs, batch.images.facts, strict=True)}
             found |= {failure.key: failure for failure in batch.failures}

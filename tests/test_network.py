@@ -262,7 +262,7 @@ def test_spec_and_decoder_agree() -> None:
 def decoded(folder: Path, side: int, count: int) -> np.ndarray:
     refs = list(FolderScan(0, str(folder)))
     refs = refs[:: max(1, len(refs) // count)][:count]
-    jobs = (DecodeJob(ref, str(folder)) for ref in refs)
+    jobs = (DecodeJob.of_file(ref, str(folder)) for ref in refs)
     with DecodePool(side, DecodeLimits(), workers=2) as pool:
         return np.concatenate([batch.images.pixels.copy() for batch in pool.run(jobs)])
 

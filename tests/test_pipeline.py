@@ -60,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 
 def jobs(folder: Path) -> Iterator[DecodeJob]:
     names = sorted(path.name for path in folder.iterdir())
-    return (DecodeJob(ImageRef(0, name, -1, -1), str(folder)) for name in names)
+    return (DecodeJob.of_file(ImageRef(0, name, -1, -1), str(folder)) for name in names)
 
 
 def alone(folder: Path) -> dict[str, npt.NDArray[np.float32]]:

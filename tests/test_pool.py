@@ -60,7 +60,7 @@ def folder_of(tmp_path: Path, bad: list[str], good: int) -> tuple[Path, list[str
 
 
 def jobs(folder: Path, names: list[str]) -> Iterator[DecodeJob]:
-    return (DecodeJob(ImageRef(0, name, -1, -1), str(folder)) for name in names)
+    return (DecodeJob.of_file(ImageRef(0, name, -1, -1), str(folder)) for name in names)
 
 
 def gather(batches: Iterator[DecodedBatch]) -> tuple[list[str], dict[str, Failure]]:
@@ -208,7 +208,7 @@ def test_files_that_change_vanish_or_are_no_files(tmp_path: Path) -> None:
         ImageRef(0, "big.jpg", -1, -1),
     ]
     with DecodePool(16, DecodeLimits(), workers=1) as pool:
-        good, failed = gather(pool.run(DecodeJob(ref, str(folder)) for ref in refs))
+        good, failed = gather(pool.run(DecodeJob.of_file(ref, str(folder)) for ref in refs))
     assert not good
     assert {name: f.reason for name, f in failed.items()} == {
         "changed.png": Reason.CHANGED,

@@ -143,7 +143,7 @@ def index(
             folders or [], store=store, config=config, session=session, on_progress=on_progress
         )
     sys.stdout.write(json_line(report.to_dict()) + "\n" if json else report_lines(report))
-    return 1 if strict and (report.failed or report.unreadable_folders) else 0
+    return 1 if strict and (report.failed or report.scan_failures) else 0
 
 
 def _watch(

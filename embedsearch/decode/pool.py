@@ -24,7 +24,7 @@ from embedsearch.config import DecodeLimits
 from embedsearch.decode.process import DecodeJob, Task, Worker, outcome
 from embedsearch.decode.ring import Ring
 from embedsearch.errors import EmbedSearchError, StorageError
-from embedsearch.records import Failure, ImageBatch, ImageFacts, ImageRef, Reason, Stage
+from embedsearch.records import Failure, ImageBatch, ImageFacts, ImageRef, Place, Reason, Stage
 
 BATCH = 32
 SPARE_REGIONS = 4  # one being filled, one ready, two that files which take long may block
@@ -250,8 +250,13 @@ class DecodePool:
                 more = len(tasks) == self._ring.batch
                 if not tasks:
                     break
-                batches.append(_Batch(self._ring.take(), {t.slot: t.job.ref for t in tasks}))
-                waiting.extend(tasks)
+                batch = _Batch(self._ring.take(), {t.slot: t.job.ref for t in tasks})
+                batches.append(batch)
+                for task in tasks:
+                    if isinstance(task.job.place, Failure):
+                        batch.outcomes[task.slot] = task.job.place
+                    else:
+                        waiting.append(task)
             self._hand_out(waiting)
             self._pass_on(batches, late, done)
             if not more and not batches and not late:
@@ -416,6 +421,10 @@ def _failed(reason: Reason, detail: str) -> dict[str, Any]:
 def _note(task: Task, answer: dict[str, Any], batches: list[_Batch]) -> None:
     """Enter a worker's answer into the batch that holds the task's slot."""
     batch = next(b for b in batches if task.slot in b.refs)
+    place = task.job.place
+    if isinstance(place, Place) and place.is_ours:
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(place.folder, place.key))
     batch.outcomes[task.slot] = outcome(task.job.ref, answer)
     batch.read_s += answer.get("read_s", 0.0)
     batch.decode_s += answer.get("decode_s", 0.0)

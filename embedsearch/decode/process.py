@@ -17,16 +17,21 @@ from datetime import datetime
 from typing import Any
 
 from embedsearch.children import child_environment, python_command
-from embedsearch.records import Box, Failure, ImageFacts, ImageRef, Look, Reason, Stage
+from embedsearch.records import Box, Failure, ImageFacts, ImageRef, Look, Place, Reason, Stage
 
 
 @dataclass(frozen=True)
 class DecodeJob:
-    """A file to decode: `ref.key` below `root_path`. A size of -1 accepts any size and time."""
+    """An image to decode, by where its bytes lie, or why they cannot be had."""
 
     ref: ImageRef
-    root_path: str
+    place: Place | Failure
     crop: Box | None = None
+
+    @classmethod
+    def of_file(cls, ref: ImageRef, folder: str, crop: Box | None = None) -> DecodeJob:
+        """Return the job for the file `ref.key` below a folder."""
+        return cls(ref, Place(folder, ref.key, ref.size, ref.mtime_ns), crop)
 
 
 @dataclass
@@ -71,13 +76,15 @@ class Worker:
         if not self.tasks:
             self.since = time.monotonic()
         self.tasks.append(task)
-        ref = task.job.ref
+        place = task.job.place
+        assert isinstance(place, Place), "nobody is asked for what cannot be had"
         job = {
-            "root": task.job.root_path,
-            "key": ref.key,
+            "folder": place.folder,
+            "key": place.key,
             "slot": task.slot,
-            "size": None if ref.size < 0 else ref.size,
-            "mtime_ns": ref.mtime_ns,
+            "size": None if place.size < 0 else place.size,
+            "mtime_ns": place.mtime_ns,
+            "part": place.part and asdict(place.part),
             "crop": task.job.crop and asdict(task.job.crop),
         }
         with contextlib.suppress(BrokenPipeError):

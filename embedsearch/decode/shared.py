@@ -95,7 +95,7 @@ class SharedDecoder:
 
     def _decode(self, files: list[ImageFile]) -> list[_Outcome]:
         jobs = (
-            DecodeJob(ImageRef(place, file.key, _ANY, _ANY), file.root, file.crop)
+            DecodeJob.of_file(ImageRef(place, file.key, _ANY, _ANY), file.root, file.crop)
             for place, file in enumerate(files)
         )
         found: dict[int, _Outcome] = {}

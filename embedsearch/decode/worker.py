@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import sys
@@ -18,8 +19,9 @@ from typing import IO, Any
 from embedsearch.config import DecodeLimits
 from embedsearch.decode.image import DecodeError, decode
 from embedsearch.decode.ring import map_pixels
+from embedsearch.parts import BrokenPart, read_part
 from embedsearch.paths import open_regular
-from embedsearch.records import Box, Reason, Stage
+from embedsearch.records import Box, Part, Reason, Stage
 
 
 def main() -> None:
@@ -53,7 +55,7 @@ def _work(
 ) -> dict[str, Any]:
     started = time.perf_counter()
     try:
-        descriptor = open_regular(job["root"], job["key"])
+        descriptor = open_regular(job["folder"], job["key"])
     except OSError as error:
         return _failure(Stage.READ, _read_reason(error), error.strerror or str(error))
     with os.fdopen(descriptor, "rb") as file:
@@ -63,15 +65,20 @@ def _work(
             job["mtime_ns"],
         ):
             return _failure(Stage.READ, Reason.CHANGED, "changed since it was listed")
-        if before.st_size > limits.max_bytes:
-            detail = f"{before.st_size} bytes are more than --max-bytes {limits.max_bytes}"
+        part = job["part"] and Part(**job["part"])
+        size = max(part.size, part.length) if part else before.st_size
+        if size > limits.max_bytes:
+            detail = f"{size} bytes are more than --max-bytes {limits.max_bytes}"
             return _failure(Stage.READ, Reason.TOO_BIG, detail)
         try:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            file.seek(0)
+            image = io.BytesIO(read_part(descriptor, part)) if part else file
+            digest = hashlib.file_digest(image, "sha256").hexdigest()
+            image.seek(0)
             read_s = time.perf_counter() - started
             crop = job["crop"] and Box(**job["crop"])
-            picture = decode(file, side, limits, fit=fit, crop=crop)
+            picture = decode(image, side, limits, fit=fit, crop=crop)
+        except BrokenPart as error:
+            return _failure(Stage.READ, error.reason, str(error))
         except DecodeError as error:
             return _failure(Stage.DECODE, error.reason, error.detail)
         except MemoryError:

@@ -100,7 +100,7 @@ def _decode_all(
     numbers = {ref.key: number for number, ref in enumerate(refs)}
     workers = min(most_workers(), len(refs))
     with DecodePool(side, DecodeLimits(), workers=workers) as pool:
-        for batch in pool.run((DecodeJob(ref, folder) for ref in refs), session.stop):
+        for batch in pool.run((DecodeJob.of_file(ref, folder) for ref in refs), session.stop):
             mine = [numbers[ref.key] for ref in batch.images.refs]
             pixels[mine] = batch.images.pixels  # slow ones come late: each has its own place
             is_good[mine] = True

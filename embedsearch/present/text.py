@@ -120,8 +120,8 @@ def report_lines(report: IndexReport) -> str:
         }
         named = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
         lines.append(f"{ignored.total} entries ignored: {named}")
-    if report.unreadable_folders:
-        lines.append(f"{report.unreadable_folders} folders could not be read, their rows are kept")
+    if report.scan_failures:
+        lines.append(f"{report.scan_failures} folders, archives or names could not be listed")
     if report.dry_run:
         return "\n".join([*lines, "a dry run: nothing was done"]) + "\n"
     if report.embedded:

@@ -7,18 +7,30 @@ store without holding either in memory; one folder's names are held at a time.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from embedsearch.paths import open_folder
-from embedsearch.records import Failure, Ignored, ImageRef, Reason, Stage
+from embedsearch.paths import open_folder, open_regular
+from embedsearch.records import Failure, Ignored, ImageRef, Place, Reason, Stage
 
 SUFFIXES = frozenset(
     b"jpg jpeg jpe jfif mpo png apng webp gif bmp dib tif tiff avif heic heif hif".split()
 )
+
+
+def is_hidden(name: bytes) -> bool:
+    """Return whether the last part of a path is one that is passed over."""
+    return name.startswith(b".") and not name.startswith(b"..")
+
+
+def has_image_suffix(name: bytes) -> bool:
+    """Return whether a name ends as those of images do."""
+    _, dot, suffix = name.rpartition(b".")
+    return bool(dot) and suffix.strip().lower() in SUFFIXES
 
 
 @dataclass
@@ -42,6 +54,30 @@ class FolderScan:
     def ignored(self) -> Ignored:
         """Return how many entries were passed over, by kind."""
         return Ignored(self.hidden, self.links, self.special, self.other_suffix)
+
+    def is_there(self) -> bool:
+        """Return whether the root is a folder that can be looked into."""
+        return os.path.isdir(self.root_path)
+
+    def version(self) -> str:
+        """Return "": nothing short of a scan tells whether a folder has changed."""
+        return ""
+
+    def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
+        """Yield where the bytes of each ref lie."""
+        for ref in refs:
+            yield ref, Place(self.root_path, ref.key, ref.size, ref.mtime_ns)
+
+    def digest(self, ref: ImageRef) -> bytes | None:
+        """Return the sha256 of a file, or None where it cannot be read: decoding will say why."""
+        try:
+            with os.fdopen(open_regular(self.root_path, ref.key), "rb") as file:
+                return hashlib.file_digest(file, "sha256").digest()
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        """Do nothing: nothing stays open."""
 
     def __iter__(self) -> Iterator[ImageRef]:
         """Yield the refs in the byte order of their keys. An unreadable folder is a failure."""
@@ -101,11 +137,10 @@ class FolderScan:
         with os.scandir(descriptor) as entries:
             for entry in entries:
                 name = os.fsencode(entry.name)
-                if name.startswith(b".") and not name.startswith(b".."):
+                if is_hidden(name):
                     self.hidden += 1
                 elif entry.is_file(follow_symlinks=False):  # first: nearly all entries are files
-                    _, dot, suffix = name.rpartition(b".")
-                    if dot and suffix.strip().lower() in SUFFIXES:
+                    if has_image_suffix(name):
                         yield name
                     else:
                         self.other_suffix += 1

@@ -9,19 +9,11 @@ from typing import Any
 
 from embedsearch.config import SearchBudget
 from embedsearch.errors import IncompatibleStore, UsageError
-from embedsearch.records import ModelSpec
+from embedsearch.records import Kind, ModelSpec, Root
 from embedsearch.store.files import FileRecord, strict_json
 
 FORMAT_VERSION = 1
 MAX_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class Root:
-    """A folder that is indexed; `path` is absolute, as `os.fsdecode` gives it."""
-
-    id: int
-    path: str
 
 
 @dataclass(frozen=True)
@@ -191,12 +183,16 @@ def _records(values: dict[str, Any]) -> dict[str, Any]:
     return {
         **values,
         "model": ModelSpec.from_dict(values["model"]),
-        "roots": tuple(Root(**root) for root in values["roots"]),
+        "roots": tuple(_root(root) for root in values["roots"]),
         "shards": tuple(ShardRecord(**shard) for shard in values["shards"]),
         "exact": tuple(ExactRecord(**_with_segments(item)) for item in values["exact"]),
         "deleted": None if values["deleted"] is None else FileRecord(**values["deleted"]),
         "failures": None if values["failures"] is None else FileRecord(**values["failures"]),
     }
+
+
+def _root(item: Mapping[str, Any]) -> Root:
+    return Root(**{**item, "kind": Kind(item.get("kind", Kind.FOLDER))})  # once there was no other
 
 
 def _with_segments(item: Mapping[str, Any]) -> dict[str, Any]:

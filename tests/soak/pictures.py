@@ -132,7 +132,9 @@ def _round(
         paint(folder / name, number)
         names.insert(rng.randrange(len(names)), name)
     seen: dict[str, str] = {}
-    jobs: Iterator[DecodeJob] = (DecodeJob(ImageRef(0, n, -1, -1), str(folder)) for n in names)
+    jobs: Iterator[DecodeJob] = (
+        DecodeJob.of_file(ImageRef(0, n, -1, -1), str(folder)) for n in names
+    )
     for batch in pool.run(jobs):
         found = [(ref.key, "decoded") for ref in batch.images.refs]
         found += [(failure.key, f"failed, {failure.reason}") for failure in batch.failures]

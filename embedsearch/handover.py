@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from embedsearch.errors import StorageError
+from embedsearch.records import Place
 
 
 class ByteFiles:
@@ -37,6 +38,19 @@ class ByteFiles:
             for path in paths:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
+
+    def keep(self, content: bytes) -> Place:
+        """Return a file with this content, which is removed once it is decoded.
+
+        Raises StorageError.
+        """
+        try:
+            folder, name = self._place(), str(next(self._numbers))
+            with open(f"{folder}/{name}", "xb") as file:
+                file.write(content)
+            return Place(folder, name, is_ours=True)
+        except OSError as error:
+            raise StorageError(f"an image cannot be handed to its decoder: {error}") from error
 
     def close(self) -> None:
         """Remove the folder; a later call makes another."""

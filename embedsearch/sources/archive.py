@@ -1,0 +1,286 @@
+"""Images in tar and zip files; in: the path of an archive, out: refs, and parts of it.
+
+Nothing is unpacked to the disk under a name of the archive's: an image is a stretch of bytes of
+the archive or, where that is compressed as a whole, a file of our own. An image counts as changed
+once its archive has; its bytes then tell whether it has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import tarfile
+import zipfile
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from embedsearch.handover import ByteFiles
+from embedsearch.parts import BrokenPart, read_part
+from embedsearch.records import Failure, Ignored, ImageRef, Part, Place, Reason, Stage
+from embedsearch.sources.folder import has_image_suffix, is_hidden
+
+_COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
+_LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip member: the lengths of its name and extra field
+_HEADERS_KEPT = 1024
+_BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError, ValueError)
+
+
+@dataclass
+class _Member:
+    """An image of an archive: a part of the file, or in a stream its digest, or why neither."""
+
+    size: int
+    part: Part | None = None
+    digest: bytes | None = None
+    reason: Reason | None = None
+
+
+@dataclass
+class Archive(ABC):
+    """The images of one archive file."""
+
+    root: int
+    path: str
+    handed: ByteFiles
+    max_bytes: int  # of a member that is read here
+    failures: list[Failure] = field(default_factory=list)
+    hidden: int = 0
+    links: int = 0
+    special: int = 0
+    other_suffix: int = 0
+    _members: dict[bytes, _Member] | None = None
+    _seen: tuple[int, int] = (-1, -1)  # size and time of the file when it was gone through
+
+    @property
+    def ignored(self) -> Ignored:
+        """Return how many members were passed over, by kind."""
+        return Ignored(self.hidden, self.links, self.special, self.other_suffix)
+
+    def is_there(self) -> bool:
+        """Return whether the archive is a file."""
+        return os.path.isfile(self.path)
+
+    def version(self) -> str:
+        """Return the size and the time that the file has, or had when it was gone through."""
+        return "{}:{}".format(*(self._state() if self._members is None else self._seen))
+
+    def close(self) -> None:
+        """Forget the members."""
+        self._members = None
+
+    def __iter__(self) -> Iterator[ImageRef]:
+        """Yield the images in the byte order of their names."""
+        if self._members is None:
+            self._members = self._gone_through()
+        for key in sorted(self._members):
+            yield ImageRef(self.root, os.fsdecode(key), self._members[key].size, self._seen[1])
+
+    def digest(self, ref: ImageRef) -> bytes | None:
+        """Return the sha256 of an image, or None where it cannot be read."""
+        member = self._known().get(os.fsencode(ref.key))
+        if member is None or member.part is None:
+            return None if member is None else member.digest
+        if max(member.part.size, member.part.length) > self.max_bytes:
+            return None
+        try:
+            with open(self.path, "rb") as file:
+                return hashlib.sha256(read_part(file.fileno(), member.part)).digest()
+        except (OSError, BrokenPart):
+            return None
+
+    def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
+        """Yield the stretch of bytes of each ref."""
+        folder, name = os.path.split(self.path)
+        for ref in refs:
+            member = self._known().get(os.fsencode(ref.key))
+            if member is None:
+                yield ref, _lost(ref, Reason.VANISHED, "the archive holds it no more")
+            elif member.part is None:
+                reason = member.reason or Reason.IO_ERROR
+                yield ref, _lost(ref, reason, f"the archive holds it, {reason.replace('_', ' ')}")
+            else:
+                yield ref, Place(folder, name, *self._seen, part=member.part)
+
+    def _known(self) -> dict[bytes, _Member]:
+        """Return the members, gone through again where that is not what this was opened for."""
+        if self._members is None:
+            again = type(self)(self.root, self.path, self.handed, self.max_bytes)
+            self._members, self._seen = again._gone_through(), again._seen
+        return self._members
+
+    def _state(self) -> tuple[int, int]:
+        facts = os.stat(self.path)
+        return facts.st_size, facts.st_mtime_ns
+
+    def _gone_through(self) -> dict[bytes, _Member]:
+        """Return the images; a later member of the same name replaces an earlier one."""
+        members: dict[bytes, _Member] = {}
+        try:
+            self._seen = self._state()
+            for name, member in self._listed():
+                key = self._key(name)
+                if key is None:
+                    continue
+                if key in members:
+                    words = "the archive holds several of this name, the last one counts"
+                    self._note(os.fsdecode(key), Reason.DUPLICATE_NAME, words)
+                members[key] = member
+        except _BROKEN as error:
+            words = f"{str(error) or 'it ends too early'}, after {len(members)} images"
+            self._note("", Reason.BROKEN_ARCHIVE, words)
+        return members
+
+    @abstractmethod
+    def _listed(self) -> Iterator[tuple[str, _Member]]:
+        """Yield every member that is a file, with its name; count what is something else."""
+
+    def _key(self, name: str) -> bytes | None:
+        """Return the key of a member, None for one that is no image or not to be had."""
+        parts = [part for part in os.fsencode(name).split(b"/") if part not in {b"", b"."}]
+        if name.startswith("/") or b".." in parts or "\0" in name:
+            self._note(name, Reason.UNSAFE_NAME, "the name leads out of the archive")
+            return None
+        if any(map(is_hidden, parts)):
+            self.hidden += 1
+            return None
+        if not parts or not has_image_suffix(parts[-1]):
+            self.other_suffix += 1
+            return None
+        return b"/".join(parts)
+
+    def _note(self, key: str, reason: Reason, words: str) -> None:
+        self.failures.append(
+            Failure(self.root, key.replace("\0", "\\0"), Stage.SCAN, reason, words)
+        )
+
+
+class TarArchive(Archive):
+    """A tar file, which may be compressed as a whole by gzip, bzip2 or xz."""
+
+    def _listed(self) -> Iterator[tuple[str, _Member]]:
+        is_plain = self._is_plain()
+        with self._opened(is_plain) as tar:
+            for info in _members(tar):
+                if info.issym() or info.islnk():
+                    self.links += 1
+                elif not info.isreg() or info.issparse():
+                    self.special += not info.isdir()
+                elif is_plain:
+                    part = Part(info.offset_data, info.size, info.size)
+                    yield info.name, _Member(info.size, part)
+                elif info.size > self.max_bytes:
+                    yield info.name, _Member(info.size, reason=Reason.TOO_BIG)
+                elif has_image_suffix(os.fsencode(info.name)):
+                    digest = hashlib.sha256(_content(tar, info)).digest()
+                    yield info.name, _Member(info.size, digest=digest)
+                else:
+                    yield info.name, _Member(info.size)
+
+    def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
+        """Yield a stretch of the file for each ref, or a file of our own, as the stream goes by."""
+        known = self._known()
+        wanted = {}
+        for ref in refs:
+            member = known.get(os.fsencode(ref.key))
+            if member is None or member.digest is None:
+                yield from super().places([ref])
+            else:
+                wanted[os.fsencode(ref.key)] = (ref, member)
+        if not wanted:
+            return
+        words = "the archive holds it no more"
+        try:
+            with self._opened(is_plain=False) as tar:
+                for info in _members(tar):
+                    key = os.fsencode(info.name)  # as a rule; else names are compared in full
+                    if key not in wanted:
+                        key = b"/".join(p for p in key.split(b"/") if p not in {b"", b"."})
+                    if key not in wanted or not info.isreg() or info.size > self.max_bytes:
+                        continue
+                    ref, member = wanted[key]
+                    content = _content(tar, info)
+                    if hashlib.sha256(content).digest() == member.digest:
+                        del wanted[key]
+                        yield ref, self.handed.keep(content)
+        except _BROKEN as error:
+            words = str(error) or "the archive ends too early"
+        for ref, _ in wanted.values():
+            yield ref, _lost(ref, Reason.CHANGED, words)
+
+    def _is_plain(self) -> bool:
+        with open(self.path, "rb") as file:
+            return not file.read(6).startswith(_COMPRESSED)
+
+    @contextmanager
+    def _opened(self, is_plain: bool) -> Iterator[tarfile.TarFile]:
+        with open(self.path, "rb") as file:
+            how: Mapping[str, Any] = {"fileobj": file, "encoding": "utf-8", "tarinfo": _Header}
+            with tarfile.open(**how, mode="r:" if is_plain else "r|*") as tar:
+                yield tar
+
+
+class _Header(tarfile.TarInfo):
+    """A header that says when it is broken: tarfile takes that for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Return the header of a block; raises ReadError, but at the end mark."""
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf and not any(buf):
+                raise
+            words = str(error) if buf else "it has no end mark"
+            raise tarfile.ReadError(words) from error
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of a tar file, of which it would keep every header."""
+    for number, info in enumerate(tar):
+        yield info
+        if number % _HEADERS_KEPT == _HEADERS_KEPT - 1:
+            tar.members.clear()  # type: ignore[attr-defined]
+
+
+def _content(tar: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(info)
+    assert file is not None, "a regular member"
+    return file.read()
+
+
+class ZipArchive(Archive):
+    """A zip file; its members are stored or deflated."""
+
+    def _listed(self) -> Iterator[tuple[str, _Member]]:
+        with open(self.path, "rb") as file, zipfile.ZipFile(file) as archive:
+            for info in archive.infolist():
+                if info.is_dir():
+                    continue
+                mode = info.external_attr >> 16
+                if mode and (mode & 0o170000) == 0o120000:
+                    self.links += 1
+                    continue
+                yield info.filename, _zip_member(file.fileno(), info)
+
+
+def _zip_member(descriptor: int, info: zipfile.ZipInfo) -> _Member:
+    if info.flag_bits & 0x1:
+        return _Member(info.file_size, reason=Reason.ENCRYPTED)
+    if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        return _Member(info.file_size, reason=Reason.UNSUPPORTED_FORMAT)
+    header = os.pread(descriptor, _LOCAL_HEADER.size, info.header_offset)
+    if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
+        return _Member(info.file_size, reason=Reason.CORRUPT)
+    start = info.header_offset + _LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack(header))
+    is_deflated = info.compress_type == zipfile.ZIP_DEFLATED
+    part = Part(start, info.compress_size, info.file_size, info.CRC, is_deflated)
+    return _Member(info.file_size, part)
+
+
+def _lost(ref: ImageRef, reason: Reason, words: str) -> Failure:
+    return Failure(ref.root, ref.key, Stage.READ, reason, words, ref.size, ref.mtime_ns)
