@@ -1,0 +1,291 @@
+"""Images in tar and zip files: the same rows as from a folder, and what broken archives cost."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import embedsearch
+from embedsearch.config import DecodeLimits
+from embedsearch.errors import NothingIndexed, UsageError
+from embedsearch.records import Reason, Stage
+from embedsearch.store.shards import row_schema
+from embedsearch.store.snapshot import open_snapshot
+from embedsearch.upkeep import failures
+from tests.conftest import CountingExtractor, paint, run_cli
+from tests.test_index import Library, counts
+
+Members = Iterable[tuple[str, bytes]]
+
+
+@pytest.fixture
+def library(tmp_path: Path, extractor: Callable[..., Any]) -> Library:
+    return Library(tmp_path / "s.es", extractor)
+
+
+def contents(folder: Path) -> list[tuple[str, bytes]]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(str(path.relative_to(folder)), path.read_bytes()) for path in files]
+
+
+def rows_of(store: Path) -> list[dict[str, Any]]:
+    with open_snapshot(store) as snapshot:
+        alive = snapshot.live_mask()
+        rows = [
+            row for _, table in snapshot.tables(row_schema(512).names) for row in table.to_pylist()
+        ]
+    return [row for row, is_alive in zip(rows, alive, strict=True) if is_alive]
+
+
+def make_tar(path: Path, members: Members, mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def make_zip(path: Path, members: Members, how: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", how) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return path
+
+
+MAKERS = {
+    "a.tar": make_tar,
+    "a.tar.gz": lambda path, members: make_tar(path, members, "w:gz"),
+    "a.tgz": lambda path, members: make_tar(path, members, "w:gz"),
+    "a.tar.bz2": lambda path, members: make_tar(path, members, "w:bz2"),
+    "a.tar.xz": lambda path, members: make_tar(path, members, "w:xz"),
+    "a.zip": make_zip,
+    "A.ZIP": lambda path, members: make_zip(path, members, zipfile.ZIP_STORED),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_an_archive_gives_what_its_folder_gives(
+    name: str, library: Library, photos: Path, tmp_path: Path
+) -> None:
+    archive = MAKERS[name](tmp_path / name, [("./" + n, data) for n, data in contents(photos)])
+    assert counts(library.index(photos)) == (12, 12, 0, 0, 0, 0, 0)
+    assert counts(library.index(archive)) == (12, 12, 0, 0, 0, 0, 0)
+    rows = rows_of(library.store)
+    folder, packed = ([row for row in rows if row["root"] == root] for root in (0, 1))
+    for name in ("key", "digest", "width", "height", "size", "vector", "signature"):
+        mine, theirs = ({row["key"]: row[name] for row in some} for some in (folder, packed))
+        assert str(mine) == str(theirs), name
+    assert CountingExtractor.embedded == 24
+    assert counts(library.index()) == (24, 0, 0, 0, 24, 0, 0)
+    assert CountingExtractor.embedded == 24
+    with embedsearch.open_store(library.store) as searcher:
+        paths = {hit.path for hit in searcher.query(np.ones(512, np.float32) / 512**0.5, k=24)}
+    assert str(archive / contents(photos)[0][0]) in paths
+
+
+def test_an_unchanged_archive_is_not_opened(
+    library: Library, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = make_tar(tmp_path / "a.tar", [*contents(photos), ("broken.jpg", b"no picture")])
+    assert counts(library.index(archive)) == (13, 12, 0, 0, 0, 1, 0)
+    monkeypatch.setattr(tarfile, "open", None)
+    assert counts(library.index(archive)) == (13, 0, 0, 0, 12, 1, 0)
+    assert library.reasons() == {"broken.jpg": Reason.NOT_AN_IMAGE}
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.zip"])
+def test_an_archive_that_grows(name: str, library: Library, photos: Path, tmp_path: Path) -> None:
+    """Only what is new is embedded, though every member is younger than its row."""
+    members = contents(photos)
+    archive = MAKERS[name](tmp_path / name, members[:8])
+    assert library.index(archive).added == 8
+    other = paint(tmp_path / "other.png", 77).read_bytes()
+    MAKERS[name](archive, [*members[1:], (members[1][0], other)][1:])  # two go, one is another
+    os.utime(archive, ns=(1, 1))
+    assert counts(library.index(archive)) == (11, 4, 1, 0, 6, 0, 1)
+    assert CountingExtractor.embedded == 8 + 5
+    assert {row["mtime_ns"] for row in rows_of(library.store)} == {1}
+
+
+def test_an_archive_beside_and_in_a_folder_of_pictures(
+    library: Library, photos: Path, tmp_path: Path
+) -> None:
+    """Each is a root of its own; a vanished archive is refused like a vanished folder."""
+    archive = make_tar(photos / "more.tar", [("x.png", contents(photos)[0][1])])
+    assert counts(library.index(archive)) == (1, 1, 0, 0, 0, 0, 0)
+    report = library.index(photos)
+    assert (report.added, report.images, report.ignored.other_suffix) == (12, 13, 1)
+    archive.rename(tmp_path / "away.tar")
+    with pytest.raises(UsageError, match=r"more\.tar has vanished"):
+        library.index()
+    assert library.index(allow_empty=True).images == 12
+    folder = tmp_path / "folder.tar"
+    shutil.copytree(photos, folder)
+    assert library.index(folder).added == 12  # a folder of that name is a folder
+
+
+@pytest.mark.parametrize("make", [make_tar, make_zip])
+def test_names_that_lead_out_and_names_that_come_twice(
+    make: Callable[..., Path], library: Library, photos: Path, tmp_path: Path
+) -> None:
+    good = contents(photos)
+    names = ["../up.png", "/etc/abs.png", "a/../../b.png", "ok/../in.png", ".hidden/x.png", "n.txt"]
+    twice = [("two.png", good[0][1]), ("two.png", good[1][1])]
+    suffix = ".zip" if make is make_zip else ".tar"
+    with pytest.warns(UserWarning) if make is make_zip else nullcontext():
+        archive = make(tmp_path / f"a{suffix}", [*[(n, good[0][1]) for n in names], *twice])
+    report = library.index(archive)
+    assert counts(report) == (1, 1, 0, 0, 0, 0, 0)
+    assert (report.ignored.hidden, report.ignored.other_suffix, report.scan_failures) == (1, 1, 5)
+    (row,) = rows_of(library.store)
+    assert (row["key"], row["size"]) == (b"two.png", len(good[1][1]))
+    assert {f.key: f.reason for _, f in failures(library.store)} == {
+        **dict.fromkeys(names[:4], Reason.UNSAFE_NAME),
+        "two.png": Reason.DUPLICATE_NAME,
+    }
+    again = library.index(archive)
+    assert (again.unchanged, again.scan_failures) == (1, 5)
+
+
+def test_links_and_devices_of_a_tar(library: Library, photos: Path, tmp_path: Path) -> None:
+    archive = make_tar(tmp_path / "a.tar", contents(photos)[:1])
+    with tarfile.open(archive, "a") as tar:
+        for name, kind in (("l.png", tarfile.SYMTYPE), ("h.png", tarfile.LNKTYPE),
+                           ("f.png", tarfile.FIFOTYPE), ("d.png", tarfile.DIRTYPE)):  # fmt: skip
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+    report = library.index(archive)
+    assert (report.found, report.ignored.links, report.ignored.special) == (1, 2, 1)
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.tar.xz"])
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_a_cut_archive_costs_what_is_behind_the_cut(
+    name: str, share: float, library: Library, photos: Path, tmp_path: Path
+) -> None:
+    """What was there before stays: a copy that broke off must not empty the store."""
+    archive = MAKERS[name](tmp_path / name, contents(photos))
+    assert library.index(archive).added == 12
+    whole = archive.read_bytes()
+    archive.write_bytes(whole[: int(share * len(whole))])
+    report = library.index(archive)
+    assert report.deleted == 0 and report.images >= 11
+    reasons = {(f.stage, f.reason) for _, f in failures(library.store)}
+    assert (Stage.SCAN, Reason.BROKEN_ARCHIVE) in reasons
+    archive.write_bytes(whole)
+    report = library.index(archive)
+    assert (report.images, report.failed, report.scan_failures) == (12, 0, 0)
+
+
+def test_a_broken_header_is_not_the_end(library: Library, photos: Path, tmp_path: Path) -> None:
+    archive = make_tar(tmp_path / "a.tar", contents(photos))
+    with tarfile.open(archive) as tar:
+        place = tar.getmembers()[6].offset
+    data = bytearray(archive.read_bytes())
+    data[place + 150] ^= 0xFF  # in the checksum
+    archive.write_bytes(data)
+    report = library.index(archive)
+    assert (report.added, report.scan_failures) == (6, 1)
+    ((_, failure),) = failures(library.store)
+    assert failure.reason is Reason.BROKEN_ARCHIVE and "after 6 images" in failure.detail
+
+
+def test_zip_members_that_cannot_be_had(library: Library, photos: Path, tmp_path: Path) -> None:
+    """Another checksum, another length, a bomb, a method or a cipher that nobody here reads."""
+    data = contents(photos)[0][1]
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        made.writestr("good.png", data)
+        made.writestr("crc.png", data)
+        made.writestr("lzma.png", data, zipfile.ZIP_LZMA)
+        made.writestr("bomb.png", bytes(30 << 20), zipfile.ZIP_DEFLATED)
+        made.writestr("locked.png", data)
+        made.writestr("shorter.png", data, zipfile.ZIP_DEFLATED)
+    whole = bytearray(archive.read_bytes())
+    with zipfile.ZipFile(archive) as made:
+        crc = made.getinfo("crc.png")
+    whole[crc.header_offset + 30 + len("crc.png") + 20] ^= 1
+    for name, offset, value in (("locked.png", 8, 1), ("shorter.png", 24, len(data) - 9)):
+        entry = whole.rfind(name.encode()) - 46  # in the directory at the end
+        assert whole[entry : entry + 4] == b"PK\1\2"
+        whole[entry + offset : entry + offset + 2] = value.to_bytes(2, "little")
+    archive.write_bytes(whole)
+    report = library.index(archive, limits=DecodeLimits(max_bytes=20 << 20))
+    assert (report.found, report.added, report.failed) == (6, 1, 5)
+    assert library.reasons() == {
+        "crc.png": Reason.CORRUPT,
+        "lzma.png": Reason.UNSUPPORTED_FORMAT,
+        "bomb.png": Reason.TOO_BIG,
+        "locked.png": Reason.ENCRYPTED,
+        "shorter.png": Reason.CORRUPT,
+    }
+
+
+def test_a_gzip_bomb_is_passed_by(library: Library, photos: Path, tmp_path: Path) -> None:
+    bomb = ("bomb.png", bytes(64 << 20))
+    archive = make_tar(tmp_path / "a.tgz", [bomb, *contents(photos)[:1]], "w:gz")
+    report = library.index(archive, limits=DecodeLimits(max_bytes=1 << 20))
+    assert (report.added, library.reasons()) == (1, {"bomb.png": Reason.TOO_BIG})
+
+
+def test_what_is_no_archive(library: Library, tmp_path: Path) -> None:
+    for name, data in {
+        "empty.tar": b"",
+        "text.tar": b"no archive" * 1000,
+        "text.zip": b"no archive" * 1000,
+        "text.tgz": gzip.compress(b"no archive" * 1000),
+        "cut.tgz": gzip.compress(b"no archive" * 1000)[:20],
+        "zeros.tar": bytes(10240),
+    }.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(NothingIndexed, match="no images found"):
+            library.index(tmp_path / name)
+    (tmp_path / "photo.png").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"is a file: folders are indexed, and \.tar"):
+        library.index(tmp_path / "photo.png")
+    assert not library.store.exists()
+
+
+def test_an_archive_that_changes_while_it_is_read(
+    library: Library, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = make_tar(tmp_path / "a.tar", contents(photos))
+    from embedsearch.sources.archive import TarArchive
+
+    usual = TarArchive.places
+
+    def late(self: TarArchive, refs: Any) -> Any:
+        os.utime(archive, ns=(5, 5))
+        return usual(self, refs)
+
+    monkeypatch.setattr(TarArchive, "places", late)
+    with pytest.raises(NothingIndexed):
+        library.index(archive)
+    assert set(library.reasons().values()) == {Reason.CHANGED}
+    monkeypatch.undo()
+    assert library.index(archive).added == 12
+
+
+def test_on_the_command_line(photos: Path, tmp_path: Path) -> None:
+    archive = make_tar(tmp_path / "a.tar", contents(photos))
+    store = tmp_path / "c.es"
+    done = run_cli("index", archive, "--store", store, "--model", "packaged")
+    assert done.returncode == 0 and "12 images found: 12 added" in done.stdout
+    sheet = tmp_path / "sheet.png"
+    shown = run_cli(
+        "query", photos / contents(photos)[0][0], "--store", store, "-k", "3", "--sheet", sheet
+    )
+    assert shown.returncode == 0 and "a.tar/" in shown.stdout and sheet.stat().st_size > 5000
