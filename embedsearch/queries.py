@@ -21,7 +21,8 @@ from embedsearch.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.errors import IncompatibleStore, UnreadableImage, UsageError
 from embedsearch.handover import ByteFiles
 from embedsearch.network.runtime import PixelExtractor, load_extractor
-from embedsearch.records import Box, ModelSpec, Reason, check_unit_rows
+from embedsearch.originals import Originals
+from embedsearch.records import Box, ModelSpec, Place, Reason, check_unit_rows
 from embedsearch.session import Session
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Mix:
 Single: TypeAlias = "ImageLike | Crop | Key | npt.NDArray[Any]"
 Query: TypeAlias = "Single | Mix"
 _Outcome: TypeAlias = "Vector | UnreadableImage"
-_File: TypeAlias = "str | bytes | Inside | ImageFile"
+_File: TypeAlias = "bytes | Inside | ImageFile"
 
 
 class Stored(Protocol):
@@ -141,6 +142,7 @@ class QueryEmbedder:
             spec.input_side, limits, most=IMAGES_AT_ONCE, meanwhile=lambda: self._network()
         )
         self._handed = ByteFiles()
+        self._originals = Originals(limits.max_bytes)
         self._embed_together = MicroBatcher(self._embed, IMAGES_AT_ONCE)
 
     def fits(self, spec: ModelSpec, limits: DecodeLimits) -> bool:
@@ -151,6 +153,7 @@ class QueryEmbedder:
         """Release processes and memory."""
         self._decoder.close()
         self._handed.close()
+        self._originals.close()
         with self._loading:
             self._extractor = None
 
@@ -192,11 +195,20 @@ class QueryEmbedder:
                     "ask with a key or with a vector"
                 )
             elif isinstance(image, Key):
-                files[place] = ImageFile(*stored.place(image.key), str(image), box), box
+                try:
+                    lies = self._originals.inside(*stored.place(image.key))
+                    files[place] = ImageFile(lies, str(image), box), box
+                except UnreadableImage as error:
+                    found[place] = error
             elif isinstance(image, bytes | Inside):
                 files[place] = image, box
             elif isinstance(image, str | os.PathLike):
-                files[place] = path_of(image), box
+                path = path_of(image)
+                try:
+                    lies = self._originals.at(os.path.realpath(path))
+                    files[place] = ImageFile(lies, path, box), box
+                except UnreadableImage as error:
+                    found[place] = error
             else:
                 pixels[place] = _square(image, self.spec.input_side, box)
         for place, outcome in zip(files, self._decoded([*files.values()]), strict=True):
@@ -262,9 +274,8 @@ def _file(image: _File, box: Box | None, handed: Iterator[str]) -> ImageFile:
         return image
     if isinstance(image, bytes):
         return ImageFile.at(next(handed), "the image given", box)
-    if isinstance(image, Inside):
-        return ImageFile(image.folder, image.path, os.path.join(image.folder, image.path), box)
-    return ImageFile.at(os.path.realpath(image), image, box)
+    name = os.path.join(image.folder, image.path)
+    return ImageFile(Place(image.folder, image.path), name, box)
 
 
 def path_of(image: str | os.PathLike[str]) -> str:

@@ -10,18 +10,8 @@ from itertools import groupby
 from embedsearch.errors import UsageError
 from embedsearch.handover import ByteFiles
 from embedsearch.records import Failure, ImageRef, Kind, Place, Root
-from embedsearch.sources.archive import TarArchive, ZipArchive
-from embedsearch.sources.folder import FolderScan
+from embedsearch.sources.kinds import SUFFIXES, kind_of_file, open_source
 from embedsearch.sources.source import Source
-
-SUFFIXES = {
-    ".tar": Kind.TAR,
-    ".tar.gz": Kind.TAR,
-    ".tgz": Kind.TAR,
-    ".tar.bz2": Kind.TAR,
-    ".tar.xz": Kind.TAR,
-    ".zip": Kind.ZIP,
-}
 
 
 @dataclass(frozen=True)
@@ -39,9 +29,6 @@ class Scope:
     roots: tuple[Root, ...]
     targets: tuple[Target, ...]
     dropped: frozenset[int]
-
-
-_ARCHIVES = {Kind.TAR: TarArchive, Kind.ZIP: ZipArchive}
 
 
 class Sources:
@@ -64,11 +51,9 @@ class Sources:
     def open(self, target: Target) -> Source:
         """Return the source of a target."""
         root = target.root
-        if root.kind is Kind.FOLDER:
-            self._open[root.id] = FolderScan(root.id, root.path, target.scope)
-        elif root.id not in self._open:  # an archive is gone through once
-            archive = _ARCHIVES[root.kind]
-            self._open[root.id] = archive(root.id, root.path, self._handed, self._max_bytes)
+        if root.id not in self._open or root.kind is Kind.FOLDER:  # others are gone through once
+            made = open_source(root, target.scope, self._handed, self._max_bytes)
+            self._open[root.id] = made
         return self._open[root.id]
 
     def synced(self, scope: Scope) -> tuple[Root, ...]:
@@ -129,10 +114,9 @@ def _real_place(place: str) -> tuple[str, Kind]:
     """Return the absolute path of a place, links followed, and its kind. Raises UsageError."""
     path = os.path.realpath(place)
     if os.path.isfile(path):
-        name = os.path.basename(path).lower()
-        kinds = [kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)]
-        if kinds:
-            return path, kinds[0]
+        kind = kind_of_file(path)
+        if kind is not None:
+            return path, kind
         raise UsageError(f"{place} is a file: folders are indexed, and {', '.join(SUFFIXES)}")
     return real_folder(place), Kind.FOLDER
 

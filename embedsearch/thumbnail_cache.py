@@ -32,10 +32,12 @@ class ThumbnailCache:
     def key(self, root: str, key: str, side: int) -> str | None:
         """Return a name for a thumbnail of the file as it is now, None where there is no file.
 
-        No link below `root` is followed.
+        `root` is a folder below which no link is followed, or the file that holds the image.
         """
         try:
-            descriptor = open_regular(root, key)
+            folder, name = os.path.split(root)
+            is_file = os.path.isfile(root)
+            descriptor = open_regular(folder, name) if is_file else open_regular(root, key)
         except OSError:
             return None
         try:

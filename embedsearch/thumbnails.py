@@ -5,6 +5,7 @@ Files are decoded in worker processes, whatever became of them since they were i
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import threading
@@ -19,8 +20,9 @@ from embedsearch.config import DecodeLimits, cache_folder
 from embedsearch.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.errors import UnreadableImage, UsageError
 from embedsearch.handover import ByteFiles
+from embedsearch.originals import Originals
 from embedsearch.queries import path_of
-from embedsearch.records import ImageFacts
+from embedsearch.records import ImageFacts, Place
 from embedsearch.thumbnail_cache import ThumbnailCache
 
 # A picture is decoded at the smallest of these that is not too small, then reduced: a set of
@@ -40,10 +42,11 @@ class Thumbnailer:
         self._making = threading.Lock()
         self._decoders: dict[int, SharedDecoder] = {}
         self._cache = ThumbnailCache(cache_folder() / "thumbnails")
+        self._originals = Originals(limits.max_bytes)
 
     def warm_up(self) -> None:
         """Start a worker, so that the first thumbnail need not wait for one."""
-        self._decoder(min(_SIDES))([ImageFile("/", "", "nothing")])
+        self._decoder(min(_SIDES))([ImageFile(Place("/", ""), "nothing")])
 
     def close(self) -> None:
         """End the workers."""
@@ -51,6 +54,7 @@ class Thumbnailer:
             for decoder in self._decoders.values():
                 decoder.close()
             self._decoders.clear()
+        self._originals.close()
 
     def jpeg(self, root: str, key: str, side: int) -> bytes:
         """Return the image `key` below the folder `root`, upright, its longer side `side` pixels.
@@ -65,7 +69,7 @@ class Thumbnailer:
         known = None if name is None else self._cache.get(name)
         if known is not None:
             return known
-        (outcome,) = self._decoder(side)([ImageFile(root, key, key)])
+        (outcome,) = self._decoder(side)([ImageFile(self._originals.inside(root, key), key)])
         if isinstance(outcome, UnreadableImage):
             raise outcome
         made = _jpeg(outcome, side)
@@ -93,8 +97,10 @@ class Pictures:
     def __init__(self, side: int) -> None:
         """Decode to `side` pixels, the longer side of a picture."""
         self._side = side
-        self._decoder = SharedDecoder(side, DecodeLimits(), most=_AT_ONCE, fit=True)
+        limits = DecodeLimits()
+        self._decoder = SharedDecoder(side, limits, most=_AT_ONCE, fit=True)
         self._handed = ByteFiles()
+        self._originals = Originals(limits.max_bytes)
 
     def __enter__(self) -> Pictures:
         return self
@@ -102,6 +108,7 @@ class Pictures:
     def __exit__(self, *_: object) -> None:
         self._decoder.close()
         self._handed.close()
+        self._originals.close()
 
     def tiles(self, images: Iterable[str | bytes]) -> Iterator[_Pixels | None]:
         """Yield uint8 (S, S, 3) of each image, whole and centred on white."""
@@ -121,15 +128,19 @@ class Pictures:
     def _decoded(self, images: Iterable[str | bytes]) -> Iterator[Decoded | None]:
         rest = iter(images)
         while some := list(islice(rest, _AT_ONCE)):
-            with self._handed.of([image for image in some if isinstance(image, bytes)]) as given:
-                paths = iter(given)
-                files = [
-                    next(paths) if isinstance(image, bytes) else os.path.realpath(path_of(image))
-                    for image in some
-                ]
-                outcomes = self._decoder([ImageFile.at(path, "") for path in files])
-            for outcome in outcomes:
+            places = [self._place(image) for image in some]
+            files = [ImageFile(place, "") for place in places if place is not None]
+            outcomes = iter(self._decoder(files))
+            for place in places:
+                outcome = None if place is None else next(outcomes)
                 yield None if isinstance(outcome, UnreadableImage) else outcome
+
+    def _place(self, image: str | bytes) -> Place | None:
+        if isinstance(image, bytes):
+            return self._handed.keep(image)
+        with contextlib.suppress(UnreadableImage):
+            return self._originals.at(os.path.realpath(path_of(image)))
+        return None
 
 
 def _jpeg(decoded: Decoded, side: int) -> bytes:

@@ -15,13 +15,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import embedsearch
 from embedsearch.config import DecodeLimits
-from embedsearch.errors import NothingIndexed, UsageError
+from embedsearch.errors import NothingIndexed, UnreadableImage, UsageError
 from embedsearch.records import Reason, Stage
 from embedsearch.store.shards import row_schema
 from embedsearch.store.snapshot import open_snapshot
+from embedsearch.thumbnails import Pictures
 from embedsearch.upkeep import failures
 from tests.conftest import CountingExtractor, paint, run_cli
 from tests.test_index import Library, counts
@@ -289,3 +291,31 @@ def test_on_the_command_line(photos: Path, tmp_path: Path) -> None:
         "query", photos / contents(photos)[0][0], "--store", store, "-k", "3", "--sheet", sheet
     )
     assert shown.returncode == 0 and "a.tar/" in shown.stdout and sheet.stat().st_size > 5000
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.zip"])
+def test_pictures_of_an_archive_are_shown_and_asked_with(
+    name: str, photos: Path, tmp_path: Path
+) -> None:
+    """Thumbnails, sheets, crops and query images: an image is where its archive has it."""
+    members = contents(photos)
+    archive = MAKERS[name](tmp_path / name, members)
+    embedsearch.index(archive, store=tmp_path / "t.es", model="packaged")
+    with Pictures(64) as pictures:
+        shown = list(pictures.tiles([str(archive / members[0][0]), str(archive / "no.png")]))
+        whole = list(pictures.tiles([str(photos / members[0][0])]))
+    assert shown[0] is not None and np.array_equal(shown[0], whole[0]) and shown[1] is None
+    with embedsearch.open_store(tmp_path / "t.es") as searcher:
+        key = members[3][0]
+        thumbnail = searcher.thumbnail(key, 32)
+        assert Image.open(io.BytesIO(thumbnail)).size == (32, 27)
+        crop = embedsearch.Crop(embedsearch.Key(key), 0, 0, 40, 30)
+        file_crop = embedsearch.Crop(str(photos / key), 0, 0, 40, 30)
+        assert searcher.query(crop, k=3) == searcher.query(file_crop, k=3)
+        (hit,) = searcher.query(str(archive / key), k=1)
+        assert hit.key == key and hit.score > 0.999
+        with pytest.raises(UnreadableImage, match="vanished"):
+            searcher.query(str(archive / "no.png"))
+        archive.unlink()
+        with pytest.raises(UnreadableImage, match="there is no such file"):
+            searcher.thumbnail(members[4][0], 32)

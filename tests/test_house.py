@@ -38,7 +38,7 @@ FLOORS = [
     ["settling"],
     ["tuning", "generation", "thumbnails"],
     ["ledger", "planning", "scope", "pipeline", "queries"],
-    ["columns", "neighbors", "staleness", "metadata"],
+    ["columns", "originals", "neighbors", "staleness", "metadata"],
     ["sources", "decode", "network", "store", "ann", "filters", "present"],
     [
         "records",

@@ -20,27 +20,23 @@ from embedsearch.decode.pool import DecodePool
 from embedsearch.decode.process import DecodeJob
 from embedsearch.errors import UnreadableImage
 from embedsearch.paths import printable
-from embedsearch.records import Box, Failure, ImageFacts, ImageRef, Reason
+from embedsearch.records import Box, Failure, ImageFacts, ImageRef, Place, Reason
 
 _ANY = -1  # size and time of a file that may have changed
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file `key` below the folder `root`, and which part of the picture is wanted.
+    """Where an image lies, what a message calls it, and which part of the picture is wanted."""
 
-    No link below `root` is followed. `name` is what a message calls it.
-    """
-
-    root: str
-    key: str
+    place: Place
     name: str
     crop: Box | None = None
 
     @classmethod
     def at(cls, path: str, name: str, crop: Box | None = None) -> ImageFile:
         """Return a file by its real path; its folder may be one that can be passed, not listed."""
-        return cls(*os.path.split(path), name, crop)
+        return cls(Place(*os.path.split(path)), name, crop)
 
 
 @dataclass(frozen=True)
@@ -95,8 +91,8 @@ class SharedDecoder:
 
     def _decode(self, files: list[ImageFile]) -> list[_Outcome]:
         jobs = (
-            DecodeJob.of_file(ImageRef(place, file.key, _ANY, _ANY), file.root, file.crop)
-            for place, file in enumerate(files)
+            DecodeJob(ImageRef(number, file.place.key, _ANY, _ANY), file.place, file.crop)
+            for number, file in enumerate(files)
         )
         found: dict[int, _Outcome] = {}
         with self._using:

@@ -1,0 +1,64 @@
+"""Where the bytes of indexed images lie now; in: roots and keys, or paths, out: a Place each."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+
+from embedsearch.errors import UnreadableImage
+from embedsearch.handover import ByteFiles
+from embedsearch.paths import printable
+from embedsearch.records import Failure, ImageRef, Place, Root
+from embedsearch.sources.kinds import kind_of_file, open_source
+from embedsearch.sources.source import Source
+
+_KEPT = 8  # archives whose members are remembered
+
+
+class Originals:
+    """Finds images for any number of threads; the members of an archive are listed once."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """`max_bytes` is the most that an image of a compressed archive may have."""
+        self._max_bytes = max_bytes
+        self._handed = ByteFiles()
+        self._looking = threading.Lock()
+        self._archives: OrderedDict[tuple[str, str], Source] = OrderedDict()
+
+    def close(self) -> None:
+        """Forget the archives, and remove what nobody decoded."""
+        with self._looking:
+            self._archives.clear()
+        self._handed.close()
+
+    def inside(self, root: str, key: str) -> Place:
+        """Return the place of an image of a root. Raises UnreadableImage and StorageError."""
+        kind = None if os.path.isdir(root) else kind_of_file(root)
+        if kind is None or not os.path.isfile(root):
+            return Place(root, key)
+        with self._looking:
+            source = open_source(Root(0, root, kind), "", self._handed, self._max_bytes)
+            name = root, source.version()
+            source = self._archives.setdefault(name, source)
+            self._archives.move_to_end(name)
+            while len(self._archives) > _KEPT:
+                self._archives.popitem(last=False)
+            ((_, place),) = source.places([ImageRef(0, key, -1, -1)])
+        if isinstance(place, Failure):
+            words = f"{printable(os.path.join(root, key))} cannot be read: {place.reason}"
+            raise UnreadableImage(f"{words} ({place.detail})", place.reason)
+        return place
+
+    def at(self, path: str) -> Place:
+        """Return the place of a file, or of a member of an archive, by its path.
+
+        Raises UnreadableImage and StorageError.
+        """
+        folder, key = os.path.split(path)
+        while not os.path.isdir(folder) and folder not in {"", "/"}:
+            if os.path.isfile(folder):
+                return self.inside(folder, key)
+            folder, name = os.path.split(folder)
+            key = f"{name}/{key}"
+        return Place(*os.path.split(path))

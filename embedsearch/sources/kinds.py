@@ -1,0 +1,38 @@
+"""Which kind of place a path is, and the source for it."""
+
+from __future__ import annotations
+
+import os
+
+from embedsearch.handover import ByteFiles
+from embedsearch.records import Kind, Root
+from embedsearch.sources.folder import FolderScan
+from embedsearch.sources.source import Source
+
+SUFFIXES = {
+    ".tar": Kind.TAR,
+    ".tar.gz": Kind.TAR,
+    ".tgz": Kind.TAR,
+    ".tar.bz2": Kind.TAR,
+    ".tar.xz": Kind.TAR,
+    ".zip": Kind.ZIP,
+}
+
+
+def kind_of_file(path: str) -> Kind | None:
+    """Return the kind of the images in a file, by its name; None where it holds none."""
+    name = os.path.basename(path).lower()
+    return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
+
+
+def open_source(root: Root, scope: str, handed: ByteFiles, max_bytes: int) -> Source:
+    """Return the source of what lies in the folder `scope` below a root, or in all of it.
+
+    Images that are no files, or parts of one, are put into `handed`, up to `max_bytes` each.
+    """
+    if root.kind is Kind.FOLDER:
+        return FolderScan(root.id, root.path, scope)
+    from embedsearch.sources.archive import TarArchive, ZipArchive  # a query seldom needs them
+
+    archive = TarArchive if root.kind is Kind.TAR else ZipArchive
+    return archive(root.id, root.path, handed, max_bytes)
