@@ -1,4 +1,4 @@
-"""Images in tar and zip files: the same rows as from a folder, and what broken archives cost."""
+"""Images in tar, zip and Parquet files: the rows of a folder; what broken archives cost."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -319,3 +321,75 @@ def test_pictures_of_an_archive_are_shown_and_asked_with(
         archive.unlink()
         with pytest.raises(UnreadableImage, match="there is no such file"):
             searcher.thumbnail(members[4][0], 32)
+
+
+def make_parquet(path: Path, members: Members, *, is_struct: bool = True) -> Path:
+    listed = list(members)
+    if is_struct:
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        images = pa.array([{"bytes": data, "path": name} for name, data in listed], kind)
+    else:
+        images = pa.array([data for _, data in listed], pa.large_binary())
+    labels = pa.array([name.split("/")[0] for name, _ in listed])
+    pq.write_table(pa.table({"label": labels, "image": images}), path, row_group_size=5)
+    return path
+
+
+@pytest.mark.parametrize("is_struct", [True, False])
+def test_a_parquet_column(is_struct: bool, library: Library, photos: Path, tmp_path: Path) -> None:
+    """Hugging Face's layout and plain binary: an image a row, changed rows alone embedded anew."""
+    members = contents(photos)
+    file = make_parquet(tmp_path / "a.parquet", members, is_struct=is_struct)
+    assert counts(library.index(file)) == (12, 12, 0, 0, 0, 0, 0)
+    assert counts(library.index(photos)) == (12, 12, 0, 0, 0, 0, 0)
+    rows = rows_of(library.store)
+    names = [row["key"].decode() for row in rows if row["root"] == 0]
+    assert names[7] == (f"00000007/{Path(members[7][0]).name}" if is_struct else "00000007")
+    packed, plain = (
+        sorted((row["digest"], row["vector"]) for row in rows if row["root"] == root)
+        for root in (0, 1)
+    )
+    assert packed == plain
+    embedded = CountingExtractor.embedded
+    assert counts(library.index(file)) == (12, 0, 0, 0, 12, 0, 0)
+    swapped = [*members[:6], ("a/x.png", paint(tmp_path / "x.png", 99).read_bytes()), *members[7:]]
+    make_parquet(file, swapped, is_struct=is_struct)
+    report = library.index(file)
+    assert CountingExtractor.embedded == embedded + 1
+    assert (report.added + report.changed, report.unchanged, report.images) == (1, 11, 24)
+
+
+def test_rows_without_an_image(library: Library, photos: Path, tmp_path: Path) -> None:
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    values = [
+        {"bytes": None, "path": "elsewhere.jpg"},
+        None,
+        {"bytes": b"no picture", "path": "../../x.jpg"},
+        {"bytes": contents(photos)[0][1], "path": None},
+        {"bytes": b"", "path": "empty.jpg"},
+    ]
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": pa.array(values, kind)}), file)
+    assert counts(library.index(file)) == (5, 1, 0, 0, 0, 4, 0)
+    assert library.reasons() == {
+        "00000000/elsewhere.jpg": Reason.EMPTY,
+        "00000001": Reason.EMPTY,
+        "00000002/x.jpg": Reason.NOT_AN_IMAGE,
+        "00000004/empty.jpg": Reason.EMPTY,
+    }
+
+
+def test_a_parquet_file_that_is_none(library: Library, photos: Path, tmp_path: Path) -> None:
+    file = make_parquet(tmp_path / "a.parquet", contents(photos))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-100])
+    with pytest.raises(NothingIndexed):
+        library.index(file)
+    pq.write_table(pa.table({"path": ["a.jpg"]}), file)
+    with pytest.raises(NothingIndexed):
+        library.index(file)
+    damaged = bytearray(whole)
+    damaged[len(whole) // 3] ^= 0xFF
+    file.write_bytes(damaged)
+    report = library.index(photos, file)
+    assert report.found == 24 and report.added + report.failed == 24

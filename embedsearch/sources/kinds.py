@@ -16,6 +16,7 @@ SUFFIXES = {
     ".tar.bz2": Kind.TAR,
     ".tar.xz": Kind.TAR,
     ".zip": Kind.ZIP,
+    ".parquet": Kind.PARQUET,
 }
 
 
@@ -32,7 +33,11 @@ def open_source(root: Root, scope: str, handed: ByteFiles, max_bytes: int) -> So
     """
     if root.kind is Kind.FOLDER:
         return FolderScan(root.id, root.path, scope)
-    from embedsearch.sources.archive import TarArchive, ZipArchive  # a query seldom needs them
+    if root.kind is Kind.PARQUET:
+        from embedsearch.sources.parquet import ParquetImages  # a query seldom needs it, nor those
+
+        return ParquetImages(root.id, root.path, handed, max_bytes)
+    from embedsearch.sources.archive import TarArchive, ZipArchive
 
     archive = TarArchive if root.kind is Kind.TAR else ZipArchive
     return archive(root.id, root.path, handed, max_bytes)

@@ -1,0 +1,187 @@
+"""Image files in a column of a Parquet file; in: its path, out: refs, and files of our own.
+
+The column is a struct with a field `bytes`, as Hugging Face datasets write it, or binary. An image
+is known by the number of its row and the name that its field `path` ends with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import posixpath
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedsearch.handover import ByteFiles
+from embedsearch.records import Failure, Ignored, ImageRef, Place, Reason, Stage
+
+_AT_ONCE = 64  # rows that are read together
+_BROKEN = (pa.ArrowException, OSError, ValueError)
+
+
+@dataclass
+class ParquetImages:
+    """The images of one Parquet file."""
+
+    root: int
+    path: str
+    handed: ByteFiles
+    max_bytes: int
+    failures: list[Failure] = field(default_factory=list)
+    _refs: list[tuple[str, int]] | None = None  # of each image: key and row
+    _digests: dict[str, bytes] | None = None
+    _seen: tuple[int, int] = (-1, -1)  # size and time of the file when it was gone through
+
+    @property
+    def ignored(self) -> Ignored:
+        """Return the counts of what is passed over: nothing."""
+        return Ignored()
+
+    def is_there(self) -> bool:
+        """Return whether it is a file."""
+        return os.path.isfile(self.path)
+
+    def version(self) -> str:
+        """Return the size and the time that the file has, or had when it was gone through."""
+        return "{}:{}".format(*(self._state() if self._refs is None else self._seen))
+
+    def close(self) -> None:
+        """Forget the rows."""
+        self._refs = self._digests = None
+
+    def __iter__(self) -> Iterator[ImageRef]:
+        """Yield a ref for each row; how many bytes it has is not known before it is read."""
+        for key, _ in self._known():
+            yield ImageRef(self.root, key, -1, self._seen[1])
+
+    def digest(self, ref: ImageRef) -> bytes | None:
+        """Return the sha256 of an image, or None where it cannot be read.
+
+        The first call takes those of all rows: one by one, each would read its group again.
+        """
+        if self._digests is None:
+            refs = (ImageRef(self.root, key, -1, -1) for key, _ in self._known())
+            self._digests = {
+                ref.key: hashlib.sha256(content).digest()
+                for ref, content in self._contents(refs)
+                if isinstance(content, bytes)
+            }
+        return self._digests.get(ref.key)
+
+    def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
+        """Yield a file of our own for each ref."""
+        for ref, content in self._contents(refs):
+            yield ref, content if isinstance(content, Failure) else self.handed.keep(content)
+
+    def _known(self) -> list[tuple[str, int]]:
+        if self._refs is None:
+            self._refs = []
+            try:
+                self._seen = self._state()
+                with pq.ParquetFile(self.path) as file:
+                    self._refs = [(_key(n, name), n) for n, name in enumerate(_names(file))]
+            except _BROKEN as error:
+                words = _words(error)
+                where = Failure(self.root, "", Stage.SCAN, Reason.BROKEN_ARCHIVE, words)
+                self.failures.append(where)
+        return self._refs
+
+    def _contents(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, bytes | Failure]]:
+        """Yield the bytes of each ref, reading only the row groups that hold any."""
+        rows = dict(self._known())
+        wanted: dict[int, ImageRef] = {}
+        for ref in refs:
+            if ref.key in rows:
+                wanted[rows[ref.key]] = ref
+            else:
+                yield ref, _lost(ref, Reason.VANISHED, "the file holds it no more")
+        words = "the file has changed"
+        try:
+            if wanted and self._state() == self._seen:
+                with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+                    for row, content in _read(file, wanted.keys()):
+                        ref = wanted.pop(row)
+                        yield ref, self._checked(ref, content)
+        except _BROKEN as error:
+            words = _words(error)
+        for ref in wanted.values():
+            yield ref, _lost(ref, Reason.IO_ERROR, words)
+
+    def _checked(self, ref: ImageRef, content: bytes | None) -> bytes | Failure:
+        if content is None:
+            return _lost(ref, Reason.EMPTY, "the row holds no bytes")
+        if len(content) > self.max_bytes:
+            return _lost(ref, Reason.TOO_BIG, f"{len(content)} bytes")
+        return content
+
+    def _state(self) -> tuple[int, int]:
+        facts = os.stat(self.path)
+        return facts.st_size, facts.st_mtime_ns
+
+
+def image_column(schema: pa.Schema) -> str:
+    """Return the name of the first column that can hold image files. Raises ValueError."""
+    for column in schema:
+        if _is_bytes(column.type) or _has_bytes(column.type):
+            name: str = column.name
+            return name
+    raise ValueError(f"no column holds image files: there are {', '.join(schema.names)[:120]}")
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _has_bytes(kind: pa.DataType) -> bool:
+    if not pa.types.is_struct(kind):
+        return False
+    place = kind.get_field_index("bytes")
+    return place >= 0 and _is_bytes(kind.field(place).type)
+
+
+def _names(file: pq.ParquetFile) -> Iterator[str]:
+    """Yield what each row calls its image, "" where it says nothing."""
+    schema = file.schema_arrow
+    column = image_column(schema)
+    kind = schema.field(column).type
+    if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
+        yield from [""] * file.metadata.num_rows
+        return
+    for batch in file.iter_batches(columns=[f"{column}.path"]):
+        for value in batch.column(0).to_pylist():
+            yield (value or {}).get("path") or ""
+
+
+def _key(row: int, name: str) -> str:
+    """Return the key of a row; those of a file are in order."""
+    last = posixpath.basename(name).replace("\0", "")
+    return f"{row:08d}/{last}" if last not in {"", ".", ".."} else f"{row:08d}"
+
+
+def _read(file: pq.ParquetFile, rows: Iterable[int]) -> Iterator[tuple[int, bytes | None]]:
+    """Yield what each of these rows holds, in order."""
+    column = image_column(file.schema_arrow)
+    left = sorted(rows, reverse=True)
+    first = 0
+    for group in range(file.metadata.num_row_groups):
+        end = first + file.metadata.row_group(group).num_rows
+        if left and left[-1] < end:
+            start = first
+            for batch in file.iter_batches(_AT_ONCE, row_groups=[group], columns=[column]):
+                while left and left[-1] < start + len(batch):
+                    row = left.pop()
+                    value = batch.column(0)[row - start].as_py()
+                    yield row, value["bytes"] if isinstance(value, dict) else value
+                start += len(batch)
+        first = end
+
+
+def _lost(ref: ImageRef, reason: Reason, words: str) -> Failure:
+    return Failure(ref.root, ref.key, Stage.READ, reason, words, ref.size, ref.mtime_ns)
+
+
+def _words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
