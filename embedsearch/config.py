@@ -95,6 +95,7 @@ class IndexConfig:
     checkpoint_images: int = 100_000  # ... or this many images
     metadata: str | None = None  # a file with columns of the user's, see sources/table.py
     sidecars: bool = False  # columns from files beside the images, see sources/sidecars.py
+    files: str | None = None  # a file with the paths of images, or - for the standard input
     wait_s: float = 0.0  # how long to wait for another writer of the store
     rebuild: bool = False  # embed everything anew, the one way to change a store's model
     allow_empty: bool = False  # accept that a root has vanished or holds no image any more
@@ -108,6 +109,8 @@ class IndexConfig:
             raise UsageError("--workers must be at least 1")
         if self.wait_s < 0:
             raise UsageError("--wait must not be negative")
+        if self.files is not None and self.rebuild:
+            raise UsageError("--files names some images, --rebuild embeds all: give one of them")
         if self.metadata is not None and self.sidecars:
             raise UsageError("--metadata and --sidecars exclude each other: index twice")
         self.budget(SearchBudget())

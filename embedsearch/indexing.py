@@ -7,9 +7,10 @@ plan (planning.py) → decode and embed, overlapped (pipeline.py) → rows and c
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,11 +34,13 @@ from embedsearch.planning import Plan, make_plan
 from embedsearch.records import (
     Failure,
     IndexReport,
+    Kind,
     MetadataReport,
     ModelSpec,
     Progress,
+    Root,
 )
-from embedsearch.scope import Scope, Sources, holds_image, resolve_scope
+from embedsearch.scope import Scope, Sources, Target, holds_image, resolve_scope
 from embedsearch.session import Session
 from embedsearch.settling import settle
 from embedsearch.stages import Setup, advice, shares, slowest_stage
@@ -73,7 +76,7 @@ def index(
     """
     config = replace(config or IndexConfig(), **options)
     listed = [folders] if isinstance(folders, str | Path) else list(folders)
-    path = locate_store(store, create=bool(listed))
+    path = locate_store(store, create=bool(listed) or config.files is not None)
     run = _Run(path, config, session or Session(), on_progress, extractor_factory)
     return run.index([os.fspath(folder) for folder in listed])
 
@@ -100,6 +103,7 @@ class _Run:
         self.workers = 0  # decoding processes
         self.side: int | None = None
         self.failures: list[Failure] = []
+        self.files: list[str] | None = None
         self.outcome: Counter[str] = Counter()
         self.old_manifest: Manifest | None = None
         self.old_verdicts: Any = None
@@ -110,7 +114,8 @@ class _Run:
         """Check before anything is made, then plan and work under the writer's lock."""
         check_creatable(self.store)
         manifest = self._manifest_or_none()
-        if not folders and manifest is None:
+        self._read_files()
+        if not folders and self.files is None and manifest is None:
             raise StoreNotFound(
                 f"nothing was committed to {self.store} yet: name the folders to index"
             )
@@ -120,7 +125,9 @@ class _Run:
     def _index(self, folders: list[str], manifest: Manifest | None) -> IndexReport:
         scope = self._scope(folders, manifest)
         if manifest is None and not holds_image(scope, self.sources):
-            raise NothingIndexed(f"no images found in {', '.join(folders)}; no store was made")
+            where = ", ".join(folders) or f"--files {self.config.files}"
+            why = "".join(f" ({words})" for words in self.sources.complaints())
+            raise NothingIndexed(f"no images found in {where}{why}; no store was made")
         if self.config.dry_run:
             return self._dry_run(manifest, scope)
         model = self._model(manifest)
@@ -149,11 +156,21 @@ class _Run:
 
     def _scope(self, folders: list[str], manifest: Manifest | None) -> Scope:
         known = () if manifest is None else manifest.roots
-        scope = resolve_scope(folders, known)
-        if self.config.rebuild and folders:  # rows of two models must not stand side by side
-            whole = [*folders, *(root.path for root in known)]
-            return resolve_scope(whole, known)
-        return scope
+        if not self.config.rebuild or not known:
+            return resolve_scope(folders, known, self.files)
+        # Rows of two models must not stand side by side: all that is known is embedded anew.
+        whole = [*folders, *(root.path for root in known if root.kind is not Kind.LIST)]
+        scope = resolve_scope(whole if folders else [], known)
+        others = (target for target in scope.targets if target.root.kind is not Kind.LIST)
+        return replace(scope, targets=(*others, *self._listed(known)))
+
+    def _listed(self, known: Sequence[Root]) -> Iterator[Target]:
+        """Yield the files that lists have named, which the store alone remembers."""
+        for root in known:
+            if root.kind is Kind.LIST:
+                with open_snapshot(self.store) as snapshot:
+                    mine = [key for _, home, key in snapshot.live_keys() if home == root.id]
+                yield Target(root, files=frozenset(map(os.fsdecode, mine)))
 
     def _model(self, manifest: Manifest | None) -> ModelSpec:
         """Return the store's model, or the one asked for. Raises IncompatibleStore."""
@@ -183,6 +200,22 @@ class _Run:
             untrained(self.config.ann, model.dim)
         except ValueError as error:
             raise UsageError(f"--ann {self.config.ann}: {error}") from error
+
+    def _read_files(self) -> None:
+        """Read the list of files, all of it: it may come through a pipe."""
+        if self.config.files is None:
+            return
+        from embedsearch.sources.listing import read_paths
+
+        if self.config.files == "-":
+            self.files = list(read_paths(sys.stdin.buffer))
+            return
+        try:
+            with open(self.config.files, "rb") as file:
+                self.files = list(read_paths(file))
+        except OSError as error:
+            words = error.strerror or error
+            raise UsageError(f"--files {self.config.files}: {words}") from error
 
     def _read_table(self) -> None:
         """Read the user's table before anything is done: it may well be another file than meant."""

@@ -10,6 +10,7 @@ import os
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedsearch.errors import UsageError
-from embedsearch.records import Failure, Ignored, ImageRef, Root, Stage
+from embedsearch.records import Failure, Ignored, ImageRef, Kind, Root, Stage
 from embedsearch.scope import Scope, Sources, Target
 from embedsearch.session import Session
 from embedsearch.sources.source import Source
@@ -109,7 +110,7 @@ def make_plan(
     standing = {(f.root, f.key): f for f in old_failures if f.stage is not Stage.SCAN}
     for target in scope.targets:
         places = known.places(target)
-        source = sources.open(target)
+        source = sources.open(target, partial(known.names, places))
         if not source.is_there():
             if len(places) or rebuild:
                 _refuse(target, len(places), allow_empty, "has vanished")
@@ -134,7 +135,8 @@ def make_plan(
                 changed.append(ref)
                 changed_places.append(place)
         _note_scan(plan, source, known, missing, missing_before)
-        if plan.found == found_before and (len(missing) > missing_before or rebuild):
+        is_whole = target.files is None and target.root.kind is not Kind.LIST
+        if is_whole and plan.found == found_before and (len(missing) > missing_before or rebuild):
             _refuse(target, len(missing) - missing_before, allow_empty, "holds no image any more")
     missing.extend(known.places_of_roots(scope.dropped))
     elsewhere = [f for f in old_failures if _is_elsewhere(f, scope)]
@@ -222,9 +224,13 @@ class _KnownRows:
         if self._table is None:
             return np.empty(0, dtype=np.int64)
         places = np.arange(*np.searchsorted(self._root, [target.root.id, target.root.id + 1]))
-        if not target.scope:
+        if not target.scope and target.files is None:
             return places
         keys = self._table.column("key").take(pa.array(places))
+        if target.files is not None:
+            wanted = pa.array(sorted(map(os.fsencode, target.files)), pa.binary())
+            named: npt.NDArray[np.int64] = places[pc.is_in(keys, value_set=wanted).to_numpy()]
+            return named
         below = pc.starts_with(keys, os.fsencode(target.scope) + b"/")
         inside: npt.NDArray[np.int64] = places[below.to_numpy()]
         return inside
@@ -243,6 +249,10 @@ class _KnownRows:
             assert self._table is not None
             keys = self._table.column("key").take(pa.array(some)).to_pylist()
             yield from zip(keys, some.tolist(), strict=True)
+
+    def names(self, places: npt.NDArray[np.int64]) -> Iterator[str]:
+        """Yield the key of each place."""
+        return (os.fsdecode(key) for key, _ in self.keys(places))
 
     def is_same(self, place: int, ref: ImageRef) -> bool:
         """Return whether size and time are those of the row: the file is not read again."""
@@ -307,9 +317,7 @@ def _is_elsewhere(failure: Failure, scope: Scope) -> bool:
     if failure.root not in {root.id for root in scope.roots}:
         return False
     looked = [t for t in scope.targets if t.root.id == failure.root]
-    return not any(
-        t.scope in {"", failure.key} or failure.key.startswith(t.scope + "/") for t in looked
-    )
+    return not any(target.covers(failure.key) for target in looked)
 
 
 def _sort_changed(

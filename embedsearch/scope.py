@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -11,15 +11,23 @@ from embedsearch.errors import UsageError
 from embedsearch.handover import ByteFiles
 from embedsearch.records import Failure, ImageRef, Kind, Place, Root
 from embedsearch.sources.kinds import SUFFIXES, kind_of_file, open_source
+from embedsearch.sources.listing import FileList
 from embedsearch.sources.source import Source
 
 
 @dataclass(frozen=True)
 class Target:
-    """What to scan: the folder `scope` below `root`, empty for the whole root."""
+    """What to scan: the folder `scope` below `root`, or only `files`, keys of it; else all."""
 
     root: Root
-    scope: str
+    scope: str = ""
+    files: frozenset[str] | None = None
+
+    def covers(self, key: str) -> bool:
+        """Return whether an image of the root is looked for here."""
+        if self.files is not None:
+            return key in self.files
+        return self.scope in {"", key} or key.startswith(self.scope + "/")
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,13 @@ class Sources:
             source.close()
         self._handed.close()
 
-    def open(self, target: Target) -> Source:
-        """Return the source of a target."""
+    def open(self, target: Target, known: Callable[[], Iterable[str]] = tuple) -> Source:
+        """Return the source of a target; `known` are the keys that the store has of its root."""
         root = target.root
-        if root.id not in self._open or root.kind is Kind.FOLDER:  # others are gone through once
+        if root.kind is Kind.LIST or target.files is not None:
+            keys = known() if target.files is None else target.files
+            self._open[root.id] = FileList(root.id, root.path, keys)
+        elif root.id not in self._open or root.kind is Kind.FOLDER:  # others are gone through once
             made = open_source(root, target.scope, self._handed, self._max_bytes)
             self._open[root.id] = made
         return self._open[root.id]
@@ -61,6 +72,11 @@ class Sources:
         sources = {target.root.id: self._open[target.root.id] for target in scope.targets}
         versions = {root: s.version() for root, s in sources.items() if s.is_there()}
         return tuple(replace(r, synced=versions.get(r.id, r.synced)) for r in scope.roots)
+
+    def complaints(self) -> list[str]:
+        """Return what the first failure of a scan says, if there is any."""
+        failures = [failure for source in self._open.values() for failure in source.failures]
+        return [f"{failure.reason}: {failure.detail}" for failure in failures[:1]]
 
     def of(self, ref: ImageRef) -> Source:
         """Return the source that a ref came from."""
@@ -72,17 +88,20 @@ class Sources:
         """Yield where the bytes of each ref lie, root by root, or why they cannot be had."""
         by_id = {root.id: root for root in roots}
         for root, some in groupby(refs, lambda ref: ref.root):
-            source = self._open.get(root) or self.open(Target(by_id[root], ""))
+            source = self._open.get(root) or self.open(Target(by_id[root]))
             yield from source.places(some)
 
 
-def resolve_scope(places: Sequence[str], known: Sequence[Root]) -> Scope:
-    """Match places to the roots of the store; without places, take all roots.
+def resolve_scope(
+    places: Sequence[str], known: Sequence[Root], files: Iterable[str] | None = None
+) -> Scope:
+    """Match places to the roots of the store; without places and files, take all roots.
 
-    A folder inside a root is a part of it; a folder around a root takes it over. Raises
-    UsageError for what is neither a folder nor an archive.
+    A folder inside a root is a part of it; a folder around a root takes it over. Files are looked
+    at one by one. Raises UsageError for what is neither a folder nor an archive.
     """
-    roots = {root.path: root for root in known}
+    roots = {root.path: root for root in known if root.kind is not Kind.LIST}
+    lists = [root for root in known if root.kind is Kind.LIST]
     targets: dict[tuple[int, str], Target] = {}
     next_id = max((root.id for root in known), default=-1) + 1
     dropped: set[int] = set()
@@ -100,14 +119,39 @@ def resolve_scope(places: Sequence[str], known: Sequence[Root]) -> Scope:
             next_id += 1
         scope = "" if path == home.path else os.path.relpath(path, home.path)
         targets[home.id, scope] = Target(home, scope)
-    if not places:
-        targets = {(root.id, ""): Target(root, "") for root in known}
-    kept = {root.id for root in roots.values()}
+    if not places and files is None:
+        targets = {(root.id, ""): Target(root) for root in known}
+    kept = {root.id for root in (*roots.values(), *lists)}
+    found = list(_outermost(t for t in targets.values() if t.root.id in kept))
+    if files is not None:
+        listed = _by_root(files, roots.values())
+        if None in listed and not lists:
+            lists = [Root(next_id, "/", Kind.LIST)]
+        homes = {root.id: root for root in roots.values()}
+        found += [
+            Target(lists[0] if home is None else homes[home], files=frozenset(keys))
+            for home, keys in listed.items()
+            if home not in {target.root.id for target in found}
+        ]
     return Scope(
-        roots=tuple(sorted(roots.values(), key=lambda root: root.id)),
-        targets=tuple(_outermost(t for t in targets.values() if t.root.id in kept)),
+        roots=tuple(sorted((*roots.values(), *lists), key=lambda root: root.id)),
+        targets=tuple(found),
         dropped=frozenset(dropped),
     )
+
+
+def _by_root(files: Iterable[str], roots: Iterable[Root]) -> dict[int | None, list[str]]:
+    """Return the keys of files by the folder that holds them, None for those of no folder."""
+    folders = [(f"{root.path.rstrip('/')}/", root.id) for root in roots if root.kind is Kind.FOLDER]
+    found: dict[int | None, list[str]] = {}
+    for file in files:
+        if "\0" in file:
+            raise UsageError(f"{file!r} is no path")
+        parent, name = os.path.split(file)
+        path = os.path.join(os.path.realpath(parent), name)
+        inside, home = next((f for f in folders if path.startswith(f[0])), ("/", None))
+        found.setdefault(home, []).append(path.removeprefix(inside))
+    return found
 
 
 def _real_place(place: str) -> tuple[str, Kind]:

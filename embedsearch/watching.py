@@ -23,7 +23,7 @@ from embedsearch.errors import (
     StoreLocked,
     UsageError,
 )
-from embedsearch.records import IndexReport
+from embedsearch.records import IndexReport, Kind
 from embedsearch.session import Session
 from embedsearch.sources.folder import SUFFIXES
 from embedsearch.sources.sidecars import SIDECAR_SUFFIXES
@@ -103,7 +103,8 @@ class _Watch:
         """Run until the session is asked to stop."""
         paths = [os.path.realpath(folder) for folder in folders]
         self._sync(paths, is_first=True)
-        paths = paths or [root.path for root in read_current(self._store).roots]
+        roots = read_current(self._store).roots
+        paths = paths or [r.path for r in roots if r.kind is not Kind.LIST and not r.is_remote]
         while True:
             watched = [_Folder.at(path) for path in paths]
             for folder in watched:
@@ -161,6 +162,8 @@ class _Watch:
 
     def _counts(self, path: str, roots: list[str]) -> bool:
         """Return whether a change there may be one of an image, or of a whole folder."""
+        if path in roots and not os.path.isdir(path):  # a file that holds images
+            return True
         if path == str(self._store) or path.startswith(f"{self._store}/"):
             return False
         inside = next((path[len(root) :] for root in roots if path.startswith(root + "/")), "")

@@ -33,8 +33,15 @@ if TYPE_CHECKING:
 
 def index(
     folders: Annotated[
-        list[str] | None, typer.Argument(help="Folders of images; without, all known ones.")
+        list[str] | None,
+        typer.Argument(help="Folders and archives of images; without, all known ones."),
     ] = None,
+    files: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Only the files that it lists, one a line or by NUL; - is stdin."
+        ),
+    ] = IndexConfig.files,
     store: StoreOption = None,
     model: ModelOption = IndexConfig.model,
     input_side: InputSideOption = IndexConfig.input_side,
@@ -117,6 +124,7 @@ def index(
         device=device,
         precision=precision,
         workers=workers,
+        files=files,
         limits=DecodeLimits(
             max_pixels=max_pixels, max_bytes=max_bytes, allow_truncated=allow_truncated
         ),
