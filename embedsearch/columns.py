@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embedsearch.errors import MissingLibrary
+from embedsearch.paths import is_url
 from embedsearch.store.shards import row_schema
 from embedsearch.store.snapshot import Snapshot, user_columns
 
@@ -63,10 +64,14 @@ class RowColumns:
 
         roots = self._snapshot.manifest.roots
         wanted = {root.id: os.fsencode(key) for root in roots}
-        if key.startswith("/"):
-            path = os.path.normpath(key)
-            inside = [root for root in roots if path.startswith(root.path.rstrip("/") + "/")]
-            wanted = {root.id: os.fsencode(os.path.relpath(path, root.path)) for root in inside}
+        if key.startswith("/") or is_url(key):
+            path = key if is_url(key) else os.path.normpath(key)
+            starts = {root.id: root.path.rstrip("/") + "/" for root in roots}
+            wanted = {
+                root: os.fsencode(path.removeprefix(start))
+                for root, start in starts.items()
+                if path.startswith(start)
+            }
         found = []
         for start, table in self._snapshot.tables(["root", "key"]):
             same = pc.is_in(table.column("key"), pa.array(set(wanted.values()), pa.binary()))

@@ -52,6 +52,13 @@ class ByteFiles:
         except OSError as error:
             raise StorageError(f"an image cannot be handed to its decoder: {error}") from error
 
+    def reserve(self) -> str:
+        """Return the path of a file that is yet to be made; it goes with the folder."""
+        try:
+            return f"{self._place()}/{next(self._numbers)}"
+        except OSError as error:
+            raise StorageError(f"there is no room for what is fetched: {error}") from error
+
     def close(self) -> None:
         """Remove the folder; a later call makes another."""
         with self._making:

@@ -8,8 +8,8 @@ from collections import OrderedDict
 
 from embedsearch.errors import UnreadableImage
 from embedsearch.handover import ByteFiles
-from embedsearch.paths import printable
-from embedsearch.records import Failure, ImageRef, Place, Root
+from embedsearch.paths import is_url, printable
+from embedsearch.records import Failure, ImageRef, Kind, Place, Root
 from embedsearch.sources.kinds import kind_of_file, open_source
 from embedsearch.sources.source import Source
 
@@ -34,8 +34,10 @@ class Originals:
 
     def inside(self, root: str, key: str) -> Place:
         """Return the place of an image of a root. Raises UnreadableImage and StorageError."""
-        kind = None if os.path.isdir(root) else kind_of_file(root)
-        if kind is None or not os.path.isfile(root):
+        kind = kind_of_file(root)
+        if is_url(root):
+            kind = kind or Kind.FOLDER
+        elif kind is None or not os.path.isfile(root):
             return Place(root, key)
         with self._looking:
             source = open_source(Root(0, root, kind), "", self._handed, self._max_bytes)
@@ -51,10 +53,16 @@ class Originals:
         return place
 
     def at(self, path: str) -> Place:
-        """Return the place of a file, or of a member of an archive, by its path.
+        """Return the place of a file, or of a member of an archive, by its path or URL.
 
         Raises UnreadableImage and StorageError.
         """
+        if is_url(path):
+            parts = path.split("/")
+            ends = (n for n, part in enumerate(parts) if n > 2 and kind_of_file(part))
+            end = next(ends, len(parts) - 2) + 1
+            return self.inside("/".join(parts[:end]), "/".join(parts[end:]))
+        path = os.path.realpath(path)
         folder, key = os.path.split(path)
         while not os.path.isdir(folder) and folder not in {"", "/"}:
             if os.path.isfile(folder):

@@ -45,6 +45,11 @@ def open_regular(root: str, key: str) -> int:
     return descriptor
 
 
+def is_url(path: str) -> bool:
+    """Return whether a path is one on a server."""
+    return "://" in path
+
+
 def printable(text: str) -> str:
     r"""Return `text` with control, bidirectional and undecodable characters as \x escapes.
 

@@ -11,7 +11,6 @@ from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -103,6 +102,7 @@ def make_plan(
     """
     known = _KnownRows(snapshot)
     old_failures = [] if snapshot is None else read_failures(snapshot.store, snapshot.manifest)
+    known_roots = set() if snapshot is None else {r.id for r in snapshot.manifest.roots}
     plan = Plan()
     missing: list[int] = []
     new, changed = RefList(), RefList()
@@ -112,6 +112,8 @@ def make_plan(
         places = known.places(target)
         source = sources.open(target, partial(known.names, places))
         if not source.is_there():
+            if target.root.id not in known_roots:
+                raise UsageError(f"{target.root.path} does not exist")
             if len(places) or rebuild:
                 _refuse(target, len(places), allow_empty, "has vanished")
             missing.extend(places.tolist())
@@ -299,7 +301,7 @@ def _note_scan(
 
 def _refuse(target: Target, rows: int, allow_empty: bool, words: str) -> None:
     if not allow_empty:
-        folder = Path(target.root.path, target.scope)
+        folder = os.path.join(target.root.path, target.scope).rstrip("/")
         held = f"the store holds {rows} images of it" if rows else "--rebuild would drop its images"
         raise UsageError(
             f"{folder} {words}, and {held} (an unplugged disk?); "

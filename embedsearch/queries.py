@@ -205,7 +205,7 @@ class QueryEmbedder:
             elif isinstance(image, str | os.PathLike):
                 path = path_of(image)
                 try:
-                    lies = self._originals.at(os.path.realpath(path))
+                    lies = self._originals.at(path)
                     files[place] = ImageFile(lies, path, box), box
                 except UnreadableImage as error:
                     found[place] = error

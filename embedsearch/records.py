@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from embedsearch.paths import is_url
+
 UNIT_NORM_TOLERANCE = 1e-4
 
 
@@ -88,7 +90,7 @@ class Root:
     @property
     def is_remote(self) -> bool:
         """Return whether it is a URL."""
-        return "://" in self.path
+        return is_url(self.path)
 
     @property
     def is_local_folder(self) -> bool:

@@ -9,6 +9,7 @@ from itertools import groupby
 
 from embedsearch.errors import UsageError
 from embedsearch.handover import ByteFiles
+from embedsearch.paths import is_url
 from embedsearch.records import Failure, ImageRef, Kind, Place, Root
 from embedsearch.sources.kinds import SUFFIXES, kind_of_file, open_source
 from embedsearch.sources.listing import FileList
@@ -39,6 +40,9 @@ class Scope:
     dropped: frozenset[int]
 
 
+_MOST_HELD_BYTES = 8 << 30  # of archives that were fetched
+
+
 class Sources:
     """The sources of a run, opened by root; use as a context manager."""
 
@@ -63,9 +67,16 @@ class Sources:
             keys = known() if target.files is None else target.files
             self._open[root.id] = FileList(root.id, root.path, keys)
         elif root.id not in self._open or root.kind is Kind.FOLDER:  # others are gone through once
+            self._make_room()
             made = open_source(root, target.scope, self._handed, self._max_bytes)
             self._open[root.id] = made
         return self._open[root.id]
+
+    def _make_room(self) -> None:
+        """Let go of archives that were fetched, but for the last, which decoders may be at."""
+        held = [source for source in self._open.values() if source.held_bytes]
+        while len(held) > 1 and sum(source.held_bytes for source in held) > _MOST_HELD_BYTES:
+            held.pop(0).close()
 
     def synced(self, scope: Scope) -> tuple[Root, ...]:
         """Return the roots of a run that has gone through all its targets."""
@@ -87,9 +98,13 @@ class Sources:
     ) -> Iterator[tuple[ImageRef, Place | Failure]]:
         """Yield where the bytes of each ref lie, root by root, or why they cannot be had."""
         by_id = {root.id: root for root in roots}
+        last: list[Source] = []
         for root, some in groupby(refs, lambda ref: ref.root):
             source = self._open.get(root) or self.open(Target(by_id[root]))
             yield from source.places(some)
+            last.append(source)
+            if len(last) > 2:  # decoders may be at the one before
+                last.pop(0).close()
 
 
 def resolve_scope(
@@ -117,7 +132,7 @@ def resolve_scope(
         if home is None:
             home = roots[path] = Root(next_id, path, kind)
             next_id += 1
-        scope = "" if path == home.path else os.path.relpath(path, home.path)
+        scope = path.removeprefix(home.path).strip("/")
         targets[home.id, scope] = Target(home, scope)
     if not places and files is None:
         targets = {(root.id, ""): Target(root) for root in known}
@@ -156,6 +171,11 @@ def _by_root(files: Iterable[str], roots: Iterable[Root]) -> dict[int | None, li
 
 def _real_place(place: str) -> tuple[str, Kind]:
     """Return the absolute path of a place, links followed, and its kind. Raises UsageError."""
+    if is_url(place):
+        from embedsearch.sources.remote import normal_url
+
+        url = normal_url(place)
+        return url, kind_of_file(url) or Kind.FOLDER
     path = os.path.realpath(place)
     if os.path.isfile(path):
         kind = kind_of_file(path)

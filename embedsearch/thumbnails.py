@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import threading
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -139,7 +138,7 @@ class Pictures:
         if isinstance(image, bytes):
             return self._handed.keep(image)
         with contextlib.suppress(UnreadableImage):
-            return self._originals.at(os.path.realpath(path_of(image)))
+            return self._originals.at(path_of(image))
         return None
 
 

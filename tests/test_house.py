@@ -63,6 +63,7 @@ SAME_FLOOR = {
     ("handover", "errors"),
     ("handover", "records"),
     ("parts", "records"),
+    ("records", "paths"),
     ("thumbnail_cache", "paths"),
     ("session", "errors"),
     ("stages", "config"),

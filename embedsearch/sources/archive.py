@@ -53,6 +53,7 @@ class Archive(ABC):
     links: int = 0
     special: int = 0
     other_suffix: int = 0
+    held_bytes: int = 0
     _members: dict[bytes, _Member] | None = None
     _seen: tuple[int, int] = (-1, -1)  # size and time of the file when it was gone through
 

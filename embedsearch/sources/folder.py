@@ -49,6 +49,7 @@ class FolderScan:
     links: int = 0
     special: int = 0
     other_suffix: int = 0
+    held_bytes: int = 0
 
     @property
     def ignored(self) -> Ignored:

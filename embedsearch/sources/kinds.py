@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from embedsearch.handover import ByteFiles
 from embedsearch.records import Kind, Root
@@ -31,10 +32,20 @@ def open_source(root: Root, scope: str, handed: ByteFiles, max_bytes: int) -> So
 
     Images that are no files, or parts of one, are put into `handed`, up to `max_bytes` each.
     """
+    if root.is_remote:
+        from embedsearch.sources.remote import RemoteArchive, RemoteFolder  # a query needs neither
+
+        if root.kind is Kind.FOLDER:
+            return RemoteFolder(root.id, root.path, scope, handed, max_bytes)
+
+        def opened(path: str) -> Source:
+            return open_source(replace(root, path=path), "", handed, max_bytes)
+
+        return RemoteArchive(root.id, root.path, handed, opened)
     if root.kind is Kind.FOLDER:
         return FolderScan(root.id, root.path, scope)
     if root.kind is Kind.PARQUET:
-        from embedsearch.sources.parquet import ParquetImages  # a query seldom needs it, nor those
+        from embedsearch.sources.parquet import ParquetImages
 
         return ParquetImages(root.id, root.path, handed, max_bytes)
     from embedsearch.sources.archive import TarArchive, ZipArchive

@@ -31,6 +31,7 @@ class ParquetImages:
     handed: ByteFiles
     max_bytes: int
     failures: list[Failure] = field(default_factory=list)
+    held_bytes: int = 0
     _refs: list[tuple[str, int]] | None = None  # of each image: key and row
     _digests: dict[str, bytes] | None = None
     _seen: tuple[int, int] = (-1, -1)  # size and time of the file when it was gone through

@@ -16,6 +16,7 @@ class Source(Protocol):
     """
 
     failures: list[Failure]
+    held_bytes: int  # on the disk, until it is closed
 
     @property
     def ignored(self) -> Ignored:

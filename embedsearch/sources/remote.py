@@ -1,0 +1,358 @@
+"""Images on a server; in: a URL, out: refs, and files of our own with what was fetched.
+
+s3, gs and abfs by pyarrow.fs, other schemes by fsspec. Credentials are those of the environment:
+none is ever part of a URL, which a store would keep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from embedsearch.errors import MissingLibrary, StorageError, UsageError
+from embedsearch.handover import ByteFiles
+from embedsearch.records import Failure, Ignored, ImageRef, Place, Reason, Stage
+from embedsearch.sources.folder import has_image_suffix, is_hidden
+from embedsearch.sources.source import Source
+
+THREADS = 64  # requests at a time: the most of an answer's time is waiting
+_AHEAD = 2 * THREADS
+_STRETCH, _STRETCHES = 16 << 20, 8  # bytes of an archive that are fetched together
+_IN_ROW = 64  # images that cannot be fetched, one after the other, before the run ends
+_ATTEMPTS = 5  # of each request, with pauses that double
+_CONNECT_S, _REQUEST_S = 10.0, 60.0
+_NATIVE = {"s3", "gs", "gcs", "abfs", "abfss", "hdfs"}
+
+
+def normal_url(url: str) -> str:
+    """Return a URL as a store keeps it. Raises UsageError for one that holds a secret."""
+    parts = urlsplit(url)
+    shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+    if parts.username or parts.password:
+        raise UsageError(f"{shown}: a URL with credentials is not kept: use the environment's")
+    if parts.query or parts.fragment:
+        raise UsageError(f"{shown}: a URL without ? and # is needed")
+    if not parts.netloc:
+        raise UsageError(f"{url}: it names no server and no bucket")
+    return f"{parts.scheme.lower()}://{parts.netloc}{parts.path}".rstrip("/")
+
+
+class Remote:
+    """A file system and the path that a URL stands for. What fails raises StorageError."""
+
+    def __init__(self, url: str) -> None:
+        """Connect, which sends nothing yet. Raises UsageError and MissingLibrary."""
+        self.url = normal_url(url)
+        scheme, _, self.path = self.url.partition("://")
+        try:
+            self.files = _file_system(scheme, self.url)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UsageError(f"{self.url}: {words(error)}") from error
+        if scheme not in _NATIVE:
+            self.path = self.url
+
+    def info(self, path: str) -> pafs.FileInfo:
+        """Return what the server says of a path."""
+        with self.told():
+            return self.files.get_file_info(path)
+
+    def listed(self, folder: str) -> list[pafs.FileInfo]:
+        """Return what lies in a folder."""
+        with self.told():
+            return list(self.files.get_file_info(pafs.FileSelector(folder, allow_not_found=True)))
+
+    @contextlib.contextmanager
+    def told(self) -> Iterator[None]:
+        """Raise StorageError for what the server, or the way to it, makes fail."""
+        try:
+            yield
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise StorageError(f"{self.url}: {words(error)}") from error
+
+
+def _file_system(scheme: str, url: str) -> pafs.FileSystem:
+    if scheme == "s3":
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        options: dict[str, Any] = {"region": region} if region else {}
+        if endpoint:
+            parts = urlsplit(endpoint)
+            options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
+        elif not region:
+            with contextlib.suppress(OSError):  # else the default one: the request will tell
+                options["region"] = pafs.resolve_s3_region(urlsplit(url).netloc)
+        return pafs.S3FileSystem(
+            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+            connect_timeout=_CONNECT_S,
+            request_timeout=_REQUEST_S,
+            **options,
+        )
+    if scheme in _NATIVE:
+        return pafs.FileSystem.from_uri(url)[0]
+    try:
+        import fsspec
+
+        return pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem(scheme)))
+    except ImportError as error:
+        raise MissingLibrary(f"{scheme}:// needs a library: {error}") from error
+
+
+@dataclass
+class RemoteFolder:
+    """The images below a URL, listed folder by folder."""
+
+    root: int
+    url: str
+    scope: str
+    handed: ByteFiles
+    max_bytes: int
+    failures: list[Failure] = field(default_factory=list)
+    hidden: int = 0
+    other_suffix: int = 0
+    held_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self._remote = Remote(self.url)
+
+    @property
+    def ignored(self) -> Ignored:
+        """Return how many entries were passed over, by kind."""
+        return Ignored(hidden=self.hidden, other_suffix=self.other_suffix)
+
+    def is_there(self) -> bool:
+        """Return whether the server has anything of that name."""
+        return bool(self._remote.info(self._path(self.scope)).type != pafs.FileType.NotFound)
+
+    def version(self) -> str:
+        """Return "": nothing short of a listing tells whether a folder has changed."""
+        return ""
+
+    def close(self) -> None:
+        """Do nothing: nothing stays open."""
+
+    def digest(self, ref: ImageRef) -> bytes | None:
+        """Return None: it would cost as much as embedding."""
+        return None
+
+    def __iter__(self) -> Iterator[ImageRef]:
+        """Yield the images in the byte order of their keys."""
+        listings = [self._entries(self.scope)]
+        while listings:
+            for key, info in listings[-1]:
+                if info is None:
+                    listings.append(self._entries(key))
+                    break
+                size = -1 if info.size is None else info.size
+                mtime_ns = -1 if info.mtime_ns is None else info.mtime_ns
+                yield ImageRef(self.root, key, size, mtime_ns)
+            else:
+                listings.pop()
+
+    def _entries(self, folder: str) -> Iterator[tuple[str, pafs.FileInfo | None]]:
+        """Yield (key, info) of each image and (key, None) of each folder, sorted as in a walk."""
+        prefix = folder + "/" if folder else ""
+        found: list[tuple[bytes, pafs.FileInfo | None]] = []
+        above = self._path(folder)
+        for info in self._remote.listed(above):
+            path = info.path.rstrip("/")  # of a web server's folders, that ends them
+            name = os.fsencode(path.rpartition("/")[2])
+            if path != f"{above}/{os.fsdecode(name)}" or not name:
+                continue  # a link of a web server's that leads elsewhere
+            if is_hidden(name):
+                self.hidden += 1
+            elif info.type == pafs.FileType.Directory:
+                found.append((name + b"/", None))
+            elif has_image_suffix(name):
+                found.append((name, info))
+            else:
+                self.other_suffix += 1
+        for name, info in sorted(found, key=lambda entry: entry[0]):
+            yield prefix + os.fsdecode(name.removesuffix(b"/")), info
+
+    def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
+        """Yield a file of our own for each ref, fetched ahead of time, many at once.
+
+        Raises StorageError where the server does not answer any more.
+        """
+        in_row = 0
+        for ref, outcome in fetched(refs, self._read):
+            is_lost = isinstance(outcome, Failure) and outcome.reason.is_passing
+            in_row = in_row + 1 if is_lost else 0
+            if in_row >= _IN_ROW and isinstance(outcome, Failure):
+                raise StorageError(
+                    f"{self.url}: {_IN_ROW} images in a row could not be fetched "
+                    f"({outcome.detail}); the same command goes on from there"
+                )
+            yield ref, outcome if isinstance(outcome, Failure) else self.handed.keep(outcome)
+
+    def _read(self, ref: ImageRef) -> bytes | Failure:
+        if ref.size > self.max_bytes:
+            words_ = f"{ref.size} bytes are more than --max-bytes {self.max_bytes}"
+            return _lost(ref, Reason.TOO_BIG, words_)
+        try:
+            with self._remote.files.open_input_stream(self._path(ref.key)) as stream:
+                if not _is_same(stream, ref):
+                    return _lost(ref, Reason.CHANGED, "changed since it was listed")
+                content: bytes = stream.read(self.max_bytes + 1)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            return _lost(ref, _reason(error), words(error))
+        if len(content) > self.max_bytes:
+            return _lost(ref, Reason.TOO_BIG, f"more than --max-bytes {self.max_bytes}")
+        if 0 <= ref.size != len(content):
+            return _lost(ref, Reason.CHANGED, "changed while it was read")
+        return content
+
+    def _path(self, key: str) -> str:
+        return f"{self._remote.path}/{key}" if key else self._remote.path
+
+
+def fetched(
+    refs: Iterable[ImageRef], read: Callable[[ImageRef], bytes | Failure]
+) -> Iterator[tuple[ImageRef, bytes | Failure]]:
+    """Yield what `read` makes of each ref, in order, read by threads ahead of time."""
+    waiting: deque[tuple[ImageRef, Future[bytes | Failure]]] = deque()
+    rest = iter(refs)
+    with ThreadPoolExecutor(THREADS, "fetch") as pool:
+        try:
+            while True:
+                for ref in itertools.islice(rest, _AHEAD - len(waiting)):
+                    waiting.append((ref, pool.submit(read, ref)))
+                if not waiting:
+                    return
+                ref, future = waiting.popleft()
+                yield ref, future.result()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+class RemoteArchive:
+    """The images of an archive at a URL: it is fetched, and gone through as a file of our own."""
+
+    def __init__(
+        self, root: int, url: str, handed: ByteFiles, opened: Callable[[str], Source]
+    ) -> None:
+        """`opened` makes a source of the file that was fetched."""
+        self._root = root
+        self._remote = Remote(url)
+        self._handed = handed
+        self._opened = opened
+        self._source: Source | None = None
+        self._path = ""
+        self._info: pafs.FileInfo | None = None
+        self.failures: list[Failure] = []
+        self.ignored = Ignored()
+        self.held_bytes = 0
+
+    def is_there(self) -> bool:
+        """Return whether the server has a file of that name."""
+        return bool(self._state().type == pafs.FileType.File)
+
+    def version(self) -> str:
+        """Return the size and the time of the file."""
+        info = self._state()
+        return f"{info.size}:{info.mtime_ns}"
+
+    def close(self) -> None:
+        """Remove what was fetched; it is fetched again if need be."""
+        if self._source is not None:
+            self._source.close()
+            self._source = None
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+        self.held_bytes = 0
+
+    def __iter__(self) -> Iterator[ImageRef]:
+        """Yield the images in the byte order of their names."""
+        source, info = self._fetched(), self._state()
+        for ref in source:
+            yield replace(ref, mtime_ns=info.mtime_ns or -1)
+        self.failures, self.ignored = source.failures, source.ignored
+
+    def digest(self, ref: ImageRef) -> bytes | None:
+        """Return the sha256 of an image, or None where it cannot be read."""
+        return self._fetched().digest(ref)
+
+    def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
+        """Yield a part of the fetched file for each ref, or a file of our own."""
+        return self._fetched().places(refs)
+
+    def _state(self) -> pafs.FileInfo:
+        if self._info is None:
+            self._info = self._remote.info(self._remote.path)
+        return self._info
+
+    def _fetched(self) -> Source:
+        """Return the archive as a local file. Raises StorageError."""
+        if self._source is None:
+            self._path = self._handed.reserve()
+            self._download(self._state())
+            self._source = self._opened(self._path)
+            self.held_bytes = self._state().size or 0
+        return self._source
+
+    def _download(self, info: pafs.FileInfo) -> None:
+        """Fetch the file in stretches, several at a time; another one is not taken for it."""
+        with (
+            self._remote.told(),
+            open(self._path, "xb") as file,
+            self._remote.files.open_input_file(self._remote.path) as stream,
+            ThreadPoolExecutor(_STRETCHES, "fetch") as pool,
+        ):
+            size = stream.size()
+
+            def fetch(start: int) -> None:
+                data = stream.read_at(min(_STRETCH, size - start), start)
+                os.pwrite(file.fileno(), data, start)
+
+            list(pool.map(fetch, range(0, size, _STRETCH)))
+        after = self._remote.info(self._remote.path)
+        if (after.size, after.mtime_ns) != (info.size, info.mtime_ns) or size != after.size:
+            raise StorageError(f"{self._remote.url} changed while it was fetched: try again")
+
+
+def _is_same(stream: Any, ref: ImageRef) -> bool:
+    """Return whether what is about to be read has the time that it was listed with."""
+    if ref.mtime_ns < 0:
+        return True
+    said = (stream.metadata() or {}).get("Last-Modified")
+    if not said:
+        return True
+    text = said.decode() if isinstance(said, bytes) else said
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        when = parsedate_to_datetime(text)
+    return int(when.timestamp()) == ref.mtime_ns // 1_000_000_000
+
+
+def _reason(error: Exception) -> Reason:
+    if isinstance(error, FileNotFoundError):
+        return Reason.VANISHED
+    is_shut = isinstance(error, PermissionError) or "ACCESS_DENIED" in str(error)
+    return Reason.PERMISSION if is_shut else Reason.IO_ERROR
+
+
+def words(error: BaseException) -> str:
+    """Return what a library says of a failed request, on one line, without its wrapping."""
+    text = " ".join(str(error).split())
+    _, marker, rest = text.partition("AWS Error ")
+    if "ACCESS_DENIED" in text or "INVALID_ACCESS_KEY_ID" in text or "SIGNATURE" in text:
+        rest = f"{rest or text}; credentials are taken from the environment or a profile"
+    return (rest if marker else text)[:240] or type(error).__name__
+
+
+def _lost(ref: ImageRef, reason: Reason, detail: str) -> Failure:
+    return Failure(ref.root, ref.key, Stage.READ, reason, detail, ref.size, ref.mtime_ns)
