@@ -252,6 +252,7 @@ class RemoteArchive:
         self._source: Source | None = None
         self._path = ""
         self._info: pafs.FileInfo | None = None
+        self._version = ""
         self.failures: list[Failure] = []
         self.ignored = Ignored()
         self.held_bytes = 0
@@ -261,9 +262,13 @@ class RemoteArchive:
         return bool(self._state().type == pafs.FileType.File)
 
     def version(self) -> str:
-        """Return the size and the time of the file."""
-        info = self._state()
-        return f"{info.size}:{info.mtime_ns}"
+        """Return the size and the time of the file, and its tag: times are whole seconds."""
+        if not self._version:
+            info = self._state()
+            with self._remote.told(), self._remote.files.open_input_file(info.path) as file:
+                tag = (file.metadata() or {}).get("ETag", b"").decode().strip('"')
+            self._version = f"{info.size}:{info.mtime_ns}:{tag}"
+        return self._version
 
     def close(self) -> None:
         """Remove what was fetched; it is fetched again if need be."""
