@@ -254,11 +254,13 @@ class _Run:
         if snapshot is not None:
             self.old_verdicts = snapshot.manifest.run.get("verdicts")
             retry = self.old_verdicts != self._verdict_key()
+        known = self.old_manifest
         plan = make_plan(
             snapshot,
             scope,
             self.sources,
             self.session,
+            known_roots=() if known is None else {root.id for root in known.roots},
             rebuild=self._replaces,
             retry_failures=retry,
             allow_empty=self.config.allow_empty,

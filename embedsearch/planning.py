@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -91,18 +91,18 @@ def make_plan(
     sources: Sources,
     session: Session,
     *,
+    known_roots: Container[int] = (),
     rebuild: bool = False,
     retry_failures: bool = False,
     allow_empty: bool = False,
 ) -> Plan:
     """Scan the targets and compare them with the snapshot, which a rebuild goes without.
 
-    Raises UsageError for a root that has vanished or holds no image any more, unless
+    `known_roots` are those of the store, by id. Raises UsageError for a root that has vanished or holds no image any more, unless
     `allow_empty`: an unplugged disk must not empty the store.
     """
     known = _KnownRows(snapshot)
     old_failures = [] if snapshot is None else read_failures(snapshot.store, snapshot.manifest)
-    known_roots = set() if snapshot is None else {r.id for r in snapshot.manifest.roots}
     plan = Plan()
     missing: list[int] = []
     new, changed = RefList(), RefList()
