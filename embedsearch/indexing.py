@@ -53,6 +53,7 @@ from embedsearch.store.snapshot import Snapshot, open_snapshot, read_failures
 from embedsearch.store.writer import StoreWriter, check_creatable, create_store
 
 if TYPE_CHECKING:
+    from embedsearch.sources.source import Source
     from embedsearch.sources.table import UserTable
 
 ExtractorFactory = Callable[[ModelSpec, str, str, Session], PixelExtractor]
@@ -242,11 +243,14 @@ class _Run:
                 if kept is not None:
                     known, _ = join(snapshot, kept, None)
             if self.config.sidecars:
-                self.table = beside(snapshot, BUILT_IN)
+                self.table = beside(snapshot, self._source_of, BUILT_IN)
             if self.table is not None:
                 known, self.metadata = join(snapshot, self.table, known)
         if known is not None:
             ledger.set_metadata(known)
+
+    def _source_of(self, root: Root) -> Source:
+        return self.sources.open(Target(root))
 
     def _plan(self, snapshot: Snapshot | None, scope: Scope) -> Plan:
         started = time.monotonic()

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedsearch.records import MetadataReport
-from embedsearch.sources.sidecars import read_sidecars
+from embedsearch.records import MetadataReport, Root
+from embedsearch.sources.sidecars import sidecar_table
+from embedsearch.sources.source import Source
 from embedsearch.sources.table import UserTable
 from embedsearch.store.snapshot import Snapshot, user_columns
 
@@ -54,12 +56,20 @@ def join(
     return table, report
 
 
-def beside(snapshot: Snapshot, taken: frozenset[str]) -> UserTable:
-    """Return what lies in files beside the images, none under a name taken. Raises UsageError."""
-    roots = {root.id: root.path for root in snapshot.manifest.roots}
-    keys = ((root, os.fsdecode(key)) for _, root, key in snapshot.live_keys())
-    images = sorted((roots[root], *os.path.split(key)) for root, key in keys)
-    return read_sidecars(((root, os.path.join(*key)) for root, *key in images), taken)
+def beside(
+    snapshot: Snapshot, source_of: Callable[[Root], Source], taken: frozenset[str]
+) -> UserTable:
+    """Return what sources say of their images, none under a name taken. Raises UsageError."""
+    keys: defaultdict[int, list[str]] = defaultdict(list)
+    for _, root, key in snapshot.live_keys():
+        keys[root].append(os.fsdecode(key))
+    said = (
+        (os.path.join(root.path, beside.key), beside)
+        for root in snapshot.manifest.roots
+        if keys[root.id]
+        for beside in source_of(root).beside(sorted(keys[root.id], key=os.path.split))
+    )
+    return sidecar_table(said, taken)
 
 
 def carried(snapshot: Snapshot) -> UserTable | None:

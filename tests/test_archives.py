@@ -29,6 +29,7 @@ from embedsearch.thumbnails import Pictures
 from embedsearch.upkeep import failures
 from tests.conftest import CountingExtractor, paint, run_cli
 from tests.test_index import Library, counts
+from tests.test_metadata import said
 
 Members = Iterable[tuple[str, bytes]]
 
@@ -393,3 +394,55 @@ def test_a_parquet_file_that_is_none(library: Library, photos: Path, tmp_path: P
     file.write_bytes(damaged)
     report = library.index(photos, file)
     assert report.found == 24 and report.added + report.failed == 24
+
+
+SAID = [
+    ("a/01.json", b'{"stars": 5, "tags": ["x"]}'),
+    ("a/01.txt", b"a cat\n"),
+    ("a/03.cls", b"7"),
+    ("a/05.cls", b"seven"),
+    ("b/02.png.txt", "größe".encode()),
+    ("b/04.json", b"[" * 100_000),
+    ("b/04.txt", b"x" * (1 << 20) + b"x"),
+    (".hidden/01.json", b'{"stars": 9}'),
+    ("../b/06.json", b'{"stars": 9}'),
+]
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.zip"])
+def test_sidecars_lie_in_archives_too(
+    name: str, library: Library, photos: Path, tmp_path: Path
+) -> None:
+    """As WebDataset writes them: what one says comes back with the image, as beside a file."""
+    archive = MAKERS[name](tmp_path / name, [*contents(photos), *SAID])
+    report = library.index(archive, sidecars=True)
+    assert report.metadata is not None
+    assert (report.metadata.matched, report.metadata.unreadable) == (3, 3)
+    where = " ".join(report.metadata.unreadable_names)
+    assert "a/05.cls (no whole number)" in where and "b/04.txt (more than 1 MB)" in where
+    assert "b/04.json (nested too deep)" in where
+    nothing = {"stars": None, "tags": None, "caption": None, "cls": None}
+    first = {"stars": 5, "tags": ["x"], "caption": "a cat"}
+    assert said(library.store, "a/01.png") == {**nothing, **first}
+    assert said(library.store, "a/03.png") == {**nothing, "cls": 7}
+    assert said(library.store, "b/02.png") == {**nothing, "caption": "größe"}
+    again = library.index(sidecars=True)
+    assert again.metadata == report.metadata and again.embedded == 0
+
+
+def test_other_columns_of_parquet_come_along(
+    library: Library, photos: Path, tmp_path: Path
+) -> None:
+    rows = [{"bytes": data, "path": name} for name, data in contents(photos)]
+    columns = {
+        "image": rows,
+        "label": list(range(len(rows))),
+        "caption": [None if n % 2 else f"picture {n}" for n in range(len(rows))],
+        "mask": [b"bytes"] * len(rows),
+        "path": ["of theirs"] * len(rows),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    report = library.index(tmp_path / "a.parquet", sidecars=True)
+    assert report.metadata is not None and report.metadata.matched == 12
+    third = {"label": 3, "caption": None, "user_path": "of theirs"}
+    assert said(library.store, "00000003/07.png") == third

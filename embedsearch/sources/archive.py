@@ -14,7 +14,7 @@ import tarfile
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -23,6 +23,7 @@ from embedsearch.handover import ByteFiles
 from embedsearch.parts import BrokenPart, read_part
 from embedsearch.records import Failure, Ignored, ImageRef, Part, Place, Reason, Stage
 from embedsearch.sources.folder import has_image_suffix, is_hidden
+from embedsearch.sources.sidecars import MAX_BYTES, Beside, beside_members, is_sidecar
 
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
 _LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip member: the lengths of its name and extra field
@@ -48,6 +49,7 @@ class Archive(ABC):
     path: str
     handed: ByteFiles
     max_bytes: int  # of a member that is read here
+    is_wanted: Callable[[bytes], bool] = has_image_suffix  # by its name
     failures: list[Failure] = field(default_factory=list)
     hidden: int = 0
     links: int = 0
@@ -107,10 +109,15 @@ class Archive(ABC):
             else:
                 yield ref, Place(folder, name, *self._seen, part=member.part)
 
+    def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
+        """Yield what members beside images say of them."""
+        sidecars = type(self)(self.root, self.path, self.handed, MAX_BYTES, is_sidecar)
+        return beside_members(sidecars, keys)
+
     def _known(self) -> dict[bytes, _Member]:
         """Return the members, gone through again where that is not what this was opened for."""
         if self._members is None:
-            again = type(self)(self.root, self.path, self.handed, self.max_bytes)
+            again = type(self)(self.root, self.path, self.handed, self.max_bytes, self.is_wanted)
             self._members, self._seen = again._gone_through(), again._seen
         return self._members
 
@@ -149,7 +156,7 @@ class Archive(ABC):
         if any(map(is_hidden, parts)):
             self.hidden += 1
             return None
-        if not parts or not has_image_suffix(parts[-1]):
+        if not parts or not self.is_wanted(parts[-1]):
             self.other_suffix += 1
             return None
         return b"/".join(parts)
@@ -176,7 +183,7 @@ class TarArchive(Archive):
                     yield info.name, _Member(info.size, part)
                 elif info.size > self.max_bytes:
                     yield info.name, _Member(info.size, reason=Reason.TOO_BIG)
-                elif has_image_suffix(os.fsencode(info.name)):
+                elif self.is_wanted(os.fsencode(info.name)):
                     digest = hashlib.sha256(_content(tar, info)).digest()
                     yield info.name, _Member(info.size, digest=digest)
                 else:

@@ -13,9 +13,13 @@ import stat
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from embedsearch.paths import open_folder, open_regular
 from embedsearch.records import Failure, Ignored, ImageRef, Place, Reason, Stage
+
+if TYPE_CHECKING:
+    from embedsearch.sources.sidecars import Beside
 
 SUFFIXES = frozenset(
     b"jpg jpeg jpe jfif mpo png apng webp gif bmp dib tif tiff avif heic heif hif".split()
@@ -76,6 +80,12 @@ class FolderScan:
                 return hashlib.file_digest(file, "sha256").digest()
         except OSError:
             return None
+
+    def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
+        """Yield what files beside images say of them."""
+        from embedsearch.sources.sidecars import beside_files  # seldom asked for
+
+        return beside_files(self.root_path, keys)
 
     def close(self) -> None:
         """Do nothing: nothing stays open."""

@@ -11,12 +11,15 @@ import os
 import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedsearch.handover import ByteFiles
 from embedsearch.records import Failure, Ignored, ImageRef, Place, Reason, Stage
+from embedsearch.sources.sidecars import Beside
+from embedsearch.sources.table import holds_bytes
 
 _AT_ONCE = 64  # rows that are read together
 _BROKEN = (pa.ArrowException, OSError, ValueError)
@@ -76,6 +79,17 @@ class ParquetImages:
         """Yield a file of our own for each ref."""
         for ref, content in self._contents(refs):
             yield ref, content if isinstance(content, Failure) else self.handed.keep(content)
+
+    def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
+        """Yield what the other columns say of images."""
+        wanted = set(keys)
+        try:
+            with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+                for (key, _), fields in zip(self._known(), _others(file), strict=True):
+                    if key in wanted:
+                        yield Beside(key, {n: v for n, v in fields.items() if v is not None})
+        except _BROKEN as error:
+            yield Beside("", {}, (f"{self.path} ({_words(error)})",))
 
     def _known(self) -> list[tuple[str, int]]:
         if self._refs is None:
@@ -154,6 +168,17 @@ def _names(file: pq.ParquetFile) -> Iterator[str]:
     for batch in file.iter_batches(columns=[f"{column}.path"]):
         for value in batch.column(0).to_pylist():
             yield (value or {}).get("path") or ""
+
+
+def _others(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:
+    """Yield what each row holds in columns that are not of bytes."""
+    schema = file.schema_arrow
+    names = [field.name for field in schema if not holds_bytes(field.type)]
+    if not names:
+        yield from ({} for _ in range(file.metadata.num_rows))
+        return
+    for batch in file.iter_batches(columns=names):
+        yield from batch.to_pylist()
 
 
 def _key(row: int, name: str) -> str:

@@ -25,6 +25,7 @@ from embedsearch.errors import MissingLibrary, StorageError, UsageError
 from embedsearch.handover import ByteFiles
 from embedsearch.records import Failure, Ignored, ImageRef, Place, Reason, Stage
 from embedsearch.sources.folder import has_image_suffix, is_hidden
+from embedsearch.sources.sidecars import MAX_BYTES, Beside, beside_members, is_sidecar
 from embedsearch.sources.source import Source
 
 THREADS = 64  # requests at a time: the most of an answer's time is waiting
@@ -106,7 +107,9 @@ def _file_system(scheme: str, url: str) -> pafs.FileSystem:
 
         return pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem(scheme)))
     except ImportError as error:
-        raise MissingLibrary(f"{scheme}:// needs a library: {error}") from error
+        raise MissingLibrary(
+            f"{scheme}:// needs a library: pip install 'embedsearch[web]' ({error})"
+        ) from error
 
 
 @dataclass
@@ -118,6 +121,7 @@ class RemoteFolder:
     scope: str
     handed: ByteFiles
     max_bytes: int
+    is_wanted: Callable[[bytes], bool] = has_image_suffix  # by its name
     failures: list[Failure] = field(default_factory=list)
     hidden: int = 0
     other_suffix: int = 0
@@ -174,7 +178,7 @@ class RemoteFolder:
                 self.hidden += 1
             elif info.type == pafs.FileType.Directory:
                 found.append((name + b"/", None))
-            elif has_image_suffix(name):
+            elif self.is_wanted(name):
                 found.append((name, info))
             else:
                 self.other_suffix += 1
@@ -196,6 +200,11 @@ class RemoteFolder:
                     f"({outcome.detail}); the same command goes on from there"
                 )
             yield ref, outcome if isinstance(outcome, Failure) else self.handed.keep(outcome)
+
+    def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
+        """Yield what objects beside images say of them."""
+        sidecars = RemoteFolder(self.root, self.url, "", self.handed, MAX_BYTES, is_sidecar)
+        return beside_members(sidecars, keys)
 
     def _read(self, ref: ImageRef) -> bytes | Failure:
         if ref.size > self.max_bytes:
@@ -293,6 +302,10 @@ class RemoteArchive:
     def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
         """Yield a part of the fetched file for each ref, or a file of our own."""
         return self._fetched().places(refs)
+
+    def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
+        """Yield what the archive says of images besides their bytes."""
+        return self._fetched().beside(keys)
 
     def _state(self) -> pafs.FileInfo:
         if self._info is None:

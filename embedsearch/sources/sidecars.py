@@ -1,103 +1,180 @@
-"""Files beside images to columns: `a.jpg.json` or `a.json`, and `a.jpg.txt` or `a.txt`.
+"""Files beside images to columns: `a.jpg.json` or `a.json`, and likewise .txt and .cls.
 
-In: the paths of images, out: the table that one with a row an image would have been. The fields
-of a JSON object become columns, a text the column `caption`.
+In: the keys of images and a place of such files, out: the table that one with a row an image would
+have been. The fields of a JSON object become columns, a text the column `caption`, and the number
+in a .cls file, as WebDataset writes them, the column `cls`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from embedsearch.errors import UsageError
+from embedsearch.parts import BrokenPart, read_part
 from embedsearch.paths import open_folder, open_regular
-from embedsearch.records import MetadataReport
+from embedsearch.records import Failure, MetadataReport, Place
 from embedsearch.sources.table import LEFT_OUT, MAX_COLUMNS, UserTable, own_names
 
+if TYPE_CHECKING:
+    from embedsearch.sources.source import Source
+
 CAPTION = "caption"
+CLASS = "cls"
 MAX_BYTES = 1 << 20  # of one file
-SIDECAR_SUFFIXES = frozenset({"json", "txt"})
+SIDECAR_SUFFIXES = ("json", "txt", "cls")  # the one that counts for more first
 
 
-def read_sidecars(images: Iterable[tuple[str, str]], taken: frozenset[str]) -> UserTable:
-    """Read what lies beside images, given as (root, key), those of a folder one after the other.
+@dataclass(frozen=True)
+class Beside:
+    """What a source says of one image besides its bytes; a file that says nothing is named."""
 
-    A file that cannot be read is named in `unreadable` and costs only itself. A column whose
-    values are not of one type becomes JSON text. Raises UsageError for too many columns.
+    key: str
+    fields: Mapping[str, Any]
+    unreadable: tuple[str, ...] = ()
+
+
+def sidecar_table(said: Iterable[tuple[str, Beside]], taken: frozenset[str]) -> UserTable:
+    """Return what is said of images, each given with its path, as a table.
+
+    A column whose values are not of one type becomes JSON text. Raises UsageError for too many
+    columns.
     """
     names: list[str] = []
-    rows: list[dict[str, Any]] = []
+    rows: list[Mapping[str, Any]] = []
     unreadable: list[str] = []
-    for (root, folder), group in groupby(images, lambda image: (image[0], _folder(image[1]))):
-        there = set(_listed(root, folder))
-        for _, key in group:
-            fields: dict[str, Any] = {}
-            for sidecar in _beside(key, there):
-                try:
-                    fields = {**_fields(root, sidecar), **fields}
-                except (OSError, ValueError, RecursionError) as error:
-                    words = getattr(error, "strerror", None) or str(error) or "nested too deep"
-                    unreadable.append(f"{sidecar} ({words})")
-            if fields:
-                names.append(os.path.join(root, key))
-                rows.append(fields)
+    for path, beside in said:
+        unreadable += beside.unreadable
+        if beside.fields:
+            names.append(path)
+            rows.append(beside.fields)
     return UserTable(MetadataReport.SIDECARS, "path", names, _columns(rows, taken), unreadable)
 
 
-def _folder(key: str) -> str:
-    return key.rpartition("/")[0]
+def is_sidecar(name: bytes) -> bool:
+    """Return whether a file may be one that lies beside an image."""
+    return os.fsdecode(name.rpartition(b".")[2]).lower() in SIDECAR_SUFFIXES
+
+
+def beside_files(root: str, keys: Iterable[str]) -> Iterator[Beside]:
+    """Yield what files below a folder say of images, whose keys come folder by folder."""
+    for folder, group in groupby(keys, lambda key: key.rpartition("/")[0]):
+        there = frozenset(_listed(root, folder))
+        for key in group:
+            yield _beside(key, there, lambda sidecar: _file_content(root, sidecar))
+
+
+def beside_members(sidecars: Source, keys: Iterable[str]) -> Iterator[Beside]:
+    """Yield what members of an archive, or objects of a bucket, say of images.
+
+    `sidecars` has files that lie beside images for its images.
+    """
+    contents: dict[str, bytes | str] = {}
+    for ref, place in sidecars.places(list(sidecars)):
+        contents[ref.key] = place.detail if isinstance(place, Failure) else _place_content(place)
+
+    def content(sidecar: str) -> bytes:
+        found = contents[sidecar]
+        if isinstance(found, str):
+            raise ValueError(found)
+        return found
+
+    for key in keys:
+        yield _beside(key, contents.keys(), content)
+
+
+def _place_content(place: Place) -> bytes | str:
+    """Return the bytes at a place, or why they cannot be read; removes a file of ours."""
+    try:
+        if place.part is None:
+            return _file_content(place.folder, place.key)
+        descriptor = open_regular(place.folder, place.key)
+        try:
+            if place.part.size > MAX_BYTES:
+                raise ValueError(f"more than {MAX_BYTES >> 20} MB")
+            return read_part(descriptor, place.part)
+        finally:
+            os.close(descriptor)
+    except (OSError, ValueError, BrokenPart) as error:
+        return _words(error)
+    finally:
+        if place.is_ours:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(place.folder, place.key))
+
+
+def _file_content(root: str, key: str) -> bytes:
+    """Return the bytes of a sidecar. Raises OSError and ValueError."""
+    with open(open_regular(root, key), "rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"more than {MAX_BYTES >> 20} MB")
+    return data
 
 
 def _listed(root: str, folder: str) -> Iterator[str]:
-    """Yield the names in a folder that may be sidecars; none where it cannot be listed."""
+    """Yield the keys in a folder that may be sidecars; none where it cannot be listed."""
     try:
         descriptor = open_folder(root, folder)
     except OSError:  # the images in it have failed, or are about to
         return
     try:
-        yield from (
-            n for n in os.listdir(descriptor) if n.rpartition(".")[2].lower() in SIDECAR_SUFFIXES
-        )
+        names = [name for name in os.listdir(descriptor) if is_sidecar(os.fsencode(name))]
     finally:
         os.close(descriptor)
+    yield from (f"{folder}/{name}" if folder else name for name in names)
 
 
-def _beside(key: str, there: set[str]) -> Iterator[str]:
-    """Yield the keys of an image's sidecars, the one that counts for more first."""
-    folder, slash, name = key.rpartition("/")
-    for suffix in ("json", "txt"):
-        for beside in (f"{name}.{suffix}", f"{name.rpartition('.')[0]}.{suffix}"):
-            if beside in there:
-                yield folder + slash + beside
+def _beside(key: str, there: Collection[str], content: Callable[[str], bytes]) -> Beside:
+    """Return what the sidecars of an image say; where two say a thing, the first counts."""
+    fields: dict[str, Any] = {}
+    unreadable: list[str] = []
+    for suffix in SIDECAR_SUFFIXES:
+        for sidecar in (f"{key}.{suffix}", f"{key.rpartition('.')[0]}.{suffix}"):
+            if sidecar not in there:
+                continue
+            try:
+                fields = {**_fields(sidecar, content(sidecar)), **fields}
+            except (OSError, ValueError) as error:
+                unreadable.append(f"{sidecar} ({_words(error)})")
+    return Beside(key, fields, tuple(unreadable))
 
 
-def _fields(root: str, key: str) -> dict[str, Any]:
-    """Return the fields of a sidecar. Raises OSError, ValueError and RecursionError."""
-    with open(open_regular(root, key), "rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"more than {MAX_BYTES >> 20} MB")
+def _words(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _fields(key: str, data: bytes) -> dict[str, Any]:
+    """Return the fields of a sidecar. Raises ValueError."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError("no UTF-8") from error
     if key.lower().endswith(".txt"):
         return {CAPTION: text.strip()} if text.strip() else {}
+    if key.lower().endswith(".cls"):
+        if not text.strip().lstrip("-").isdecimal():
+            raise ValueError("no whole number")
+        return {CLASS: int(text)}
     try:
         fields = json.loads(text)
     except ValueError as error:
         raise ValueError("no JSON") from error
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
     if not isinstance(fields, dict):
         raise ValueError("no JSON object")
     return fields
 
 
-def _columns(rows: list[dict[str, Any]], taken: frozenset[str]) -> pa.Table:
+def _columns(rows: list[Mapping[str, Any]], taken: frozenset[str]) -> pa.Table:
     """Return a column for each name that occurs; names that differ in case only are one."""
     spelled: dict[str, str] = {}
     for row in rows:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from embedsearch.records import Failure, Ignored, ImageRef, Place
+
+if TYPE_CHECKING:
+    from embedsearch.sources.sidecars import Beside
 
 
 class Source(Protocol):
@@ -35,6 +38,9 @@ class Source(Protocol):
 
     def digest(self, ref: ImageRef) -> bytes | None:
         """Return the sha256 of an image, None where it cannot be read or only at a high cost."""
+
+    def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
+        """Yield what the source says of images besides their bytes, keys folder by folder."""
 
     def close(self) -> None:
         """Release what is open."""

@@ -97,13 +97,14 @@ def _read(source: Path) -> pa.Table:
 
 
 def _is_left_out(field: pa.Field) -> bool:
-    return field.name in LEFT_OUT or _holds_bytes(field.type)
+    return field.name in LEFT_OUT or holds_bytes(field.type)
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
+def holds_bytes(kind: pa.DataType) -> bool:
+    """Return whether a type is one of bytes, or has some in it."""
     is_bytes = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
     inner = [kind.field(number).type for number in range(kind.num_fields)]
-    return any(is_kind(kind) for is_kind in is_bytes) or any(map(_holds_bytes, inner))
+    return any(is_kind(kind) for is_kind in is_bytes) or any(map(holds_bytes, inner))
 
 
 def _check_names(source: Path, by: str, names: list[str | None]) -> None:
