@@ -7,17 +7,20 @@ merged as streams; of a file that is unchanged nothing is kept but a count.
 from __future__ import annotations
 
 import os
+import struct
+import tempfile
 from array import array
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedsearch.errors import UsageError
+from embedsearch.errors import StorageError, UsageError
 from embedsearch.records import Failure, Ignored, ImageRef, Kind, Root, Stage
 from embedsearch.scope import Scope, Sources, Target
 from embedsearch.session import Session
@@ -26,31 +29,64 @@ from embedsearch.store.shards import IDENTITY_COLUMNS
 from embedsearch.store.snapshot import Snapshot, read_failures
 
 _CHUNK = 8192
+_REF = struct.Struct("<qqqI")  # root, size, time, and the bytes of the key that follow
+_SPILL_BYTES = 1 << 20
 
 
 class RefList:
-    """Many refs in little memory: about 30 bytes and the key each."""
+    """Any number of refs in little memory: beyond a megabyte they wait in a temporary file."""
 
     def __init__(self) -> None:
-        self._keys = bytearray()
-        self._ends = array("q")
-        self._numbers = array("q")
+        self._count = 0
+        self._fresh = bytearray()
+        self._file: IO[bytes] | None = None
+        self._written = 0  # bytes of the file
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return self._count
 
     def append(self, ref: ImageRef) -> None:
-        """Add a ref at the end."""
-        self._keys += os.fsencode(ref.key)
-        self._ends.append(len(self._keys))
-        self._numbers.extend((ref.root, ref.size, ref.mtime_ns))
+        """Add a ref at the end. Raises StorageError where there is no room for it."""
+        key = os.fsencode(ref.key)
+        self._fresh += _REF.pack(ref.root, ref.size, ref.mtime_ns, len(key)) + key
+        self._count += 1
+        if len(self._fresh) >= _SPILL_BYTES:
+            try:
+                if self._file is None:
+                    self._file = tempfile.TemporaryFile()  # noqa: SIM115  it goes with the list
+                self._file.write(self._fresh)
+                self._file.flush()
+            except OSError as error:
+                raise StorageError(f"{tempfile.gettempdir()}: {error.strerror}") from error
+            self._written += len(self._fresh)
+            self._fresh.clear()
 
     def __iter__(self) -> Iterator[ImageRef]:
-        start = 0
-        for place, end in enumerate(self._ends):
-            root, size, mtime_ns = self._numbers[3 * place : 3 * place + 3]
-            yield ImageRef(root, os.fsdecode(bytes(self._keys[start:end])), size, mtime_ns)
-            start = end
+        for chunk in self._chunks():
+            place = 0
+            while place < len(chunk):
+                root, size, mtime_ns, length = _REF.unpack_from(chunk, place)
+                place += _REF.size + length
+                key = os.fsdecode(chunk[place - length : place])
+                yield ImageRef(root, key, size, mtime_ns)
+
+    def _chunks(self) -> Iterator[bytes]:
+        """Yield what was added, in pieces of whole refs."""
+        rest, place = b"", 0
+        while place < self._written:
+            assert self._file is not None, "something was written"
+            some = os.pread(self._file.fileno(), _SPILL_BYTES, place)
+            place += len(some)
+            data = rest + some
+            end = 0
+            while end + _REF.size <= len(data):
+                after = end + _REF.size + _REF.unpack_from(data, end)[3]
+                if after > len(data):
+                    break
+                end = after
+            yield data[:end]
+            rest = data[end:]
+        yield bytes(self._fresh)
 
 
 @dataclass(frozen=True)

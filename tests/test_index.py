@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,16 +14,18 @@ import numpy as np
 import pytest
 
 import embedsearch
+from embedsearch import planning
 from embedsearch.config import DecodeLimits, IndexConfig
 from embedsearch.errors import (
     DamagedStore,
     IncompatibleStore,
     Interrupted,
     NothingIndexed,
+    StorageError,
     StoreNotFound,
     UsageError,
 )
-from embedsearch.records import IndexReport, ModelSpec, Reason, Stage
+from embedsearch.records import ImageRef, IndexReport, ModelSpec, Reason, Stage
 from embedsearch.session import Session
 from embedsearch.store import merge
 from embedsearch.store.check import check_store
@@ -417,3 +420,24 @@ def test_command_line_and_python_agree(photos: Path, tmp_path: Path) -> None:
     assert rows_of(tmp_path / "c.es") == rows_of(tmp_path / "p.es")
     for name in ("found", "added", "failed", "images", "ignored", "model", "device", "precision"):
         assert theirs[name] == report.to_dict()[name]
+
+
+def test_a_list_of_refs_spills_and_keeps_its_order(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(planning, "_SPILL_BYTES", 1000)
+    refs = planning.RefList()
+    names = [f"{'ü' * (number % 90)}{number}\udcff.jpg" for number in range(500)]
+    wanted = [ImageRef(number % 3, name, number, -1) for number, name in enumerate(names)]
+    for ref in wanted:
+        refs.append(ref)
+    assert len(refs) == 500 and list(refs) == wanted and list(refs) == wanted
+
+    def full() -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(planning.tempfile, "TemporaryFile", full)
+    refs = planning.RefList()
+    with pytest.raises(StorageError, match="No space left"):
+        for ref in wanted:
+            refs.append(ref)
