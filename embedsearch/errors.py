@@ -16,6 +16,12 @@ class NothingIndexed(EmbedSearchError):
     exit_code = 1
 
 
+class UnitsMissing(EmbedSearchError):
+    """Units of a plan are not done yet; nothing was committed."""
+
+    exit_code = 1
+
+
 class UnreadableImage(EmbedSearchError):
     """An image given to `query` could not be decoded; `reason` is one of `records.Reason`."""
 
@@ -46,6 +52,10 @@ class StoreLocked(EmbedSearchError):
     """Another process is writing to the store, or training to the same file."""
 
     exit_code = 3
+
+
+class PlanOpen(StoreLocked):
+    """Processes work on the units of a plan, which nothing else may come before."""
 
 
 class StorageError(EmbedSearchError):

@@ -11,12 +11,14 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import embedsearch
 from embedsearch.config import AUTO_ANN, EXACT_ANN, IndexConfig
+from embedsearch.cutting import cut_plan
 from embedsearch.decode.process import DecodeJob
 from embedsearch.errors import (
     IncompatibleStore,
@@ -50,6 +52,7 @@ from embedsearch.store.files import FORMAT_NAME
 from embedsearch.store.locate import locate_store
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import Snapshot, open_snapshot, read_failures
+from embedsearch.store.units import UnitPlan
 from embedsearch.store.writer import StoreWriter, check_creatable, create_store
 
 if TYPE_CHECKING:
@@ -80,6 +83,35 @@ def index(
     path = locate_store(store, create=bool(listed) or config.files is not None)
     run = _Run(path, config, session or Session(), on_progress, extractor_factory)
     return run.index([os.fspath(folder) for folder in listed])
+
+
+def plan(
+    folders: str | Path | Sequence[str | Path] = (),
+    *,
+    store: str | Path | None = None,
+    shares: int,
+    config: IndexConfig | None = None,
+    session: Session | None = None,
+    **options: Any,
+) -> UnitPlan | None:
+    """Cut what `index` would embed into units for `shares` processes or more; see `run_units`.
+
+    What needs no network is done and committed: moved, touched and deleted files. Returns the
+    plan, which is open until `commit`, or None where nothing is to be embedded. Raises what
+    `index` raises, and StoreLocked while another plan is open.
+    """
+    config = replace(config or IndexConfig(), **options)
+    if shares < 1:
+        raise UsageError("a plan is for at least one share")
+    if config.rebuild or config.dry_run or config.metadata is not None or config.sidecars:
+        raise UsageError(
+            "--unit goes with neither --rebuild, which takes a store of its own, nor --dry-run, "
+            "nor --metadata and --sidecars, which an index after the commit takes"
+        )
+    listed = [folders] if isinstance(folders, str | Path) else list(folders)
+    path = locate_store(store, create=bool(listed) or config.files is not None)
+    run = _Run(path, config, session or Session(), None, load_stream_extractor)
+    return run.share_out([os.fspath(folder) for folder in listed], shares)
 
 
 class _Run:
@@ -113,6 +145,23 @@ class _Run:
 
     def index(self, folders: list[str]) -> IndexReport:
         """Check before anything is made, then plan and work under the writer's lock."""
+        with self._looking(folders) as (manifest, scope):
+            if self.config.dry_run:
+                return self._dry_run(manifest, scope)
+            with self._writing(folders, manifest, scope) as (writer, now, model):
+                return self._sync(writer, now, model)
+
+    def share_out(self, folders: list[str], shares: int) -> UnitPlan | None:
+        """Do what needs no network, and leave the rest as a plan; None where nothing is left."""
+        with (
+            self._looking(folders) as (manifest, scope),
+            self._writing(folders, manifest, scope) as (writer, now, model),
+        ):
+            return self._share_out(writer, now, model, shares)
+
+    @contextmanager
+    def _looking(self, folders: list[str]) -> Iterator[tuple[Manifest | None, Scope]]:
+        """Give what there is, and what is to be looked through."""
         check_creatable(self.store)
         manifest = self._manifest_or_none()
         self._read_files()
@@ -121,16 +170,18 @@ class _Run:
                 f"nothing was committed to {self.store} yet: name the folders to index"
             )
         with Sources(self.config.limits.max_bytes) as self.sources:
-            return self._index(folders, manifest)
+            scope = self._scope(folders, manifest)
+            if manifest is None and not holds_image(scope, self.sources):
+                where = ", ".join(folders) or f"--files {self.config.files}"
+                why = "".join(f" ({words})" for words in self.sources.complaints())
+                raise NothingIndexed(f"no images found in {where}{why}; no store was made")
+            yield manifest, scope
 
-    def _index(self, folders: list[str], manifest: Manifest | None) -> IndexReport:
-        scope = self._scope(folders, manifest)
-        if manifest is None and not holds_image(scope, self.sources):
-            where = ", ".join(folders) or f"--files {self.config.files}"
-            why = "".join(f" ({words})" for words in self.sources.complaints())
-            raise NothingIndexed(f"no images found in {where}{why}; no store was made")
-        if self.config.dry_run:
-            return self._dry_run(manifest, scope)
+    @contextmanager
+    def _writing(
+        self, folders: list[str], manifest: Manifest | None, scope: Scope
+    ) -> Iterator[tuple[StoreWriter, Scope, ModelSpec]]:
+        """Give the writer of the store, made if need be, and what holds under its lock."""
         model = self._model(manifest)
         self._check_factory(model)
         self._read_table()
@@ -139,7 +190,7 @@ class _Run:
             if writer.manifest != manifest:  # another run committed while this one waited
                 scope = self._scope(folders, writer.manifest)
                 model = self._model(writer.manifest)
-            return self._sync(writer, scope, model)
+            yield writer, scope, model
 
     @property
     def _replaces(self) -> bool:
@@ -282,7 +333,10 @@ class _Run:
         with open_snapshot(self.store) as snapshot:
             return self._report(self._plan(snapshot, scope), name, manifest, manifest.live)
 
-    def _sync(self, writer: StoreWriter, scope: Scope, model: ModelSpec) -> IndexReport:
+    def _planned(
+        self, writer: StoreWriter, scope: Scope, model: ModelSpec
+    ) -> tuple[Plan, Ledger, Manifest | None]:
+        """Return the plan, a ledger with what needs no network, and what it all adds to."""
         self.old_manifest = writer.manifest
         base = None if self.config.rebuild else writer.manifest  # a rebuild mends damage, too
         snapshot = None if base is None else open_snapshot(self.store)
@@ -296,24 +350,63 @@ class _Run:
             if snapshot is not None:
                 snapshot.close()
         self.failures = plan.failures
+        return plan, ledger, base
+
+    def _share_out(
+        self, writer: StoreWriter, scope: Scope, model: ModelSpec, shares: int
+    ) -> UnitPlan | None:
+        plan, ledger, base = self._planned(writer, scope, model)
+        count = len(plan.embed)
+        self._check_embeds(model, count)
+        roots = self.sources.synced(scope)
+        ledger.set_roots(scope.roots if count else roots)
+        rows_change = bool(plan.moved or plan.touched or plan.deleted)
+        self._commit_if_changed(plan, ledger, base, rows_change=rows_change)
+        if not count:
+            settle(
+                ledger,
+                self.config.budget(ledger.manifest.search.budget),
+                self._run_record(plan),
+                self.session,
+            )
+            return None
+        assert writer.manifest is not None, "it has been committed"
+        return cut_plan(
+            self.store,
+            ((ref, plan.replaced.get((ref.root, ref.key), -1)) for ref in plan.embed),
+            count,
+            shares,
+            writer.manifest,
+            roots=roots,
+            limits=self.config.limits.verdict_key(),
+            run=self._run_record(plan),
+            check=self.session.check,
+        )
+
+    def _commit_if_changed(
+        self, plan: Plan, ledger: Ledger, base: Manifest | None, *, rows_change: bool
+    ) -> None:
+        old_failures = [] if base is None else read_failures(self.store, base)
+        if (
+            base is None
+            or rows_change
+            or ledger.manifest.roots != base.roots
+            or set(self.failures) != set(old_failures)
+        ):
+            ledger.set_failures(self.failures)
+            ledger.commit(self._run_record(plan))
+
+    def _sync(self, writer: StoreWriter, scope: Scope, model: ModelSpec) -> IndexReport:
+        plan, ledger, base = self._planned(writer, scope, model)
         stopped_by = self._embed(plan, ledger, model, scope)
-        roots = scope.roots if stopped_by else self.sources.synced(scope)
-        ledger.set_roots(roots)
+        ledger.set_roots(scope.roots if stopped_by else self.sources.synced(scope))
         if stopped_by and self._replaces:
             raise Interrupted(
                 f"interrupted; the rebuild was dropped, generation {writer.next_generation - 1} "
                 "stays as it was",
                 stopped_by,
             )
-        old_failures = [] if base is None else read_failures(self.store, base)
-        if (
-            base is None
-            or plan.changes_store
-            or roots != base.roots
-            or set(self.failures) != set(old_failures)
-        ):
-            ledger.set_failures(self.failures)
-            ledger.commit(self._run_record(plan))
+        self._commit_if_changed(plan, ledger, base, rows_change=plan.changes_store)
         if stopped_by:
             raise Interrupted(
                 f"interrupted; generation {writer.next_generation - 1} with {ledger.images} "
@@ -337,13 +430,9 @@ class _Run:
     def _embed(self, plan: Plan, ledger: Ledger, model: ModelSpec, scope: Scope) -> int:
         """Decode and embed what the plan names; return the signal that stopped it, or 0."""
         total = len(plan.embed)
+        self._check_embeds(model, total)
         if not total:
             return 0
-        if model.is_foreign:
-            raise IncompatibleStore(
-                f"no network here makes the vectors of {model.name}, which {total} images need; "
-                "--rebuild --model NAME embeds everything anew"
-            )
         places = self.sources.places(plan.embed, scope.roots)
         jobs = (DecodeJob(ref, place) for ref, place in places)
         self.side, stop = model.input_side, self.session.stop
@@ -366,6 +455,13 @@ class _Run:
                     ledger.set_failures(self.failures)
                     ledger.commit(self._run_record(plan))
             return self.session.stop()
+
+    def _check_embeds(self, model: ModelSpec, images: int) -> None:
+        if images and model.is_foreign:
+            raise IncompatibleStore(
+                f"no network here makes the vectors of {model.name}, which {images} images need; "
+                "--rebuild --model NAME embeds everything anew"
+            )
 
     def _tell(self, total: int, elapsed_s: float) -> None:
         if self.on_progress is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
@@ -117,6 +117,14 @@ class Ledger:
             self._add_rows(table)
             for carry, row in zip(some, rows, strict=True):
                 self.replace(carry.row, row)
+
+    def take_over(self, shards: Sequence[ShardRecord], next_row: int) -> None:
+        """Add shards that others have written, of rows numbered below `next_row`."""
+        manifest = self.manifest
+        live = manifest.live + sum(shard.rows for shard in shards)
+        self.manifest = replace(
+            manifest, shards=(*manifest.shards, *shards), live=live, next_row=next_row
+        )
 
     def replace(self, old: int, new: int) -> None:
         """Delete a row of which another has taken the place; what the user said of it stays."""

@@ -478,6 +478,40 @@ class IndexReport:
 
 
 @dataclass(frozen=True)
+class UnitsReport:
+    """What one process did of a plan; without anything to embed there is none, and no unit."""
+
+    store: str
+    units: int  # of the plan
+    missing: int  # of these, how many nobody has done yet
+    ran: int
+    images: int  # embedded by this process
+    failed: int
+    device: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class CommitReport:
+    """What the units of a plan have made of a store."""
+
+    store: str
+    generation: int
+    images: int  # rows of the store
+    units: int
+    added: int
+    changed: int
+    failed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class BenchReport:
     """How fast a machine indexes a sample of a folder's photos."""
 

@@ -24,7 +24,7 @@ FLOORS = [
     ["integrations"],
     ["web"],
     ["__init__"],
-    ["learning", "benching", "curation", "watching"],
+    ["learning", "benching", "curation", "watching", "units"],
     [
         "indexing",
         "searching",
@@ -37,7 +37,7 @@ FLOORS = [
     ],
     ["settling"],
     ["tuning", "generation", "thumbnails"],
-    ["ledger", "planning", "scope", "pipeline", "queries"],
+    ["ledger", "planning", "cutting", "scope", "pipeline", "queries"],
     ["columns", "originals", "neighbors", "staleness", "metadata"],
     ["sources", "decode", "network", "store", "ann", "filters", "present"],
     [
@@ -74,7 +74,7 @@ HEAVY = {
     "pillow_heif": {"decode"},
     "pyarrow": {
         *("store", "planning", "ledger", "columns", "filters", "sources", "metadata"),
-        *("importing", "exporting", "present", "texts", "curation"),
+        *("importing", "exporting", "present", "texts", "curation", "units"),
     },
     "duckdb": {"filters"},
     "torch": {"network", "learning"},

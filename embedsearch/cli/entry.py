@@ -16,7 +16,7 @@ from embedsearch.cli.app import app, explain
 from embedsearch.cli.bench import bench
 from embedsearch.cli.curate import clusters, duplicates, map_, outliers
 from embedsearch.cli.exchange import export, import_
-from embedsearch.cli.index import index
+from embedsearch.cli.index import commit, index
 from embedsearch.cli.learn import evaluate, train
 from embedsearch.cli.query import query
 from embedsearch.cli.servers import mcp, serve
@@ -24,7 +24,19 @@ from embedsearch.cli.stores import check, failures, info, models, repair
 from embedsearch.errors import EmbedSearchError
 
 # In the order of --help.
-for command in (index, query, info, check, repair, failures, models, bench, evaluate, train):
+for command in (
+    index,
+    commit,
+    query,
+    info,
+    check,
+    repair,
+    failures,
+    models,
+    bench,
+    evaluate,
+    train,
+):
     app.command()(command)
 app.command()(export)
 app.command("import")(import_)

@@ -1,7 +1,8 @@
-"""`embedsearch index`."""
+"""`embedsearch index`, and `embedsearch commit` for work that was shared out."""
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -25,6 +26,7 @@ from embedsearch.cli.app import (
     size,
 )
 from embedsearch.config import QUIET_S, DecodeLimits, IndexConfig
+from embedsearch.errors import UsageError
 from embedsearch.session import Session
 
 if TYPE_CHECKING:
@@ -96,6 +98,12 @@ def index(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
     ] = False,
+    unit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Only this share of the work, for one of N processes; see commit."
+        ),
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Go on, and index again whenever something changes.")
     ] = False,
@@ -143,6 +151,10 @@ def index(
     used, _ = config.worker_range(on_gpu=False)
     if workers is not None and used < workers:
         session.notice(f"--workers {workers} is more than pays here: {used} used")
+    if unit is not None:
+        if watch:
+            raise UsageError("--unit and --watch exclude each other")
+        return _share(folders or [], _parsed(unit), store, config, session, as_json=json)
     if watch:
         quiet_s = QUIET_S if quiet is None else quiet
         _watch(folders or [], store, config, quiet_s, session, as_json=json)
@@ -152,6 +164,58 @@ def index(
         )
     sys.stdout.write(json_line(report.to_dict()) + "\n" if json else report_lines(report))
     return 1 if strict and (report.failed or report.scan_failures) else 0
+
+
+def _parsed(unit: str) -> tuple[int, int]:
+    """Return the numbers of `17/64`. Raises UsageError."""
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", unit.strip())
+    if match is None:
+        raise UsageError(f"--unit is a share such as 17/64, not {unit!r}")
+    return int(match[1]), int(match[2])
+
+
+def _share(
+    folders: list[str],
+    share: tuple[int, int],
+    store: Path | None,
+    config: IndexConfig,
+    session: Session,
+    *,
+    as_json: bool,
+) -> int:
+    """Do one share of the work, and say what is left of it."""
+    from embedsearch.present.progress import ProgressDisplay
+    from embedsearch.present.text import json_line, units_line
+    from embedsearch.units import index_share
+
+    with ProgressDisplay(notice) as on_progress:
+        report = index_share(
+            folders, share, store=store, config=config, session=session, on_progress=on_progress
+        )
+    sys.stdout.write(json_line(report.to_dict()) + "\n" if as_json else units_line(report))
+    return 0
+
+
+def commit(
+    store: StoreOption = None,
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Give the plan up, and the units that are done.")
+    ] = False,
+    wait: WaitOption = IndexConfig.wait_s,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Take the units of `index --unit` into the store, all of them or none."""
+    from embedsearch import units
+    from embedsearch.present.text import commit_lines, json_line
+
+    session = session_with_signals()
+    if drop:
+        units.give_up(store, wait_s=wait)
+        notice("the plan was given up; the store is as it was")
+        return
+    report = units.commit(store, wait_s=wait, session=session)
+    sys.stdout.write(json_line(report.to_dict()) + "\n" if json else commit_lines(report))
 
 
 def _watch(

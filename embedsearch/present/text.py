@@ -16,6 +16,7 @@ from typing import Any
 from embedsearch.paths import file_url, printable
 from embedsearch.records import (
     BenchReport,
+    CommitReport,
     Epoch,
     Evaluation,
     Failure,
@@ -25,6 +26,7 @@ from embedsearch.records import (
     ModelSpec,
     StagePlan,
     TrainReport,
+    UnitsReport,
 )
 
 HIT_COLUMNS = [
@@ -139,6 +141,29 @@ def report_lines(report: IndexReport) -> str:
     verb = "committed generation" if report.committed else "nothing new; the store is at generation"
     lines.append(f"{verb} {report.generation}: {report.images} images")
     return "\n".join(lines) + "\n"
+
+
+def units_line(report: UnitsReport) -> str:
+    """Return what a share of the work came to, and what comes next, as a line."""
+    if not report.units:
+        return "nothing to embed: the store is in step with its folders\n"
+    words = f"{report.ran} units done, {report.images} images"
+    if report.failed:
+        words += f", {report.failed} files failed"
+    if report.missing:
+        return f"{words}; {report.missing} of {report.units} units are left\n"
+    return (
+        f"{words}; all {report.units} units are done: embedsearch commit --store {report.store}\n"
+    )
+
+
+def commit_lines(report: CommitReport) -> str:
+    """Return a CommitReport as two lines."""
+    return (
+        f"{report.units} units: {report.added} added, {report.changed} changed, "
+        f"{report.failed} failed\n"
+        f"committed generation {report.generation}: {report.images} images\n"
+    )
 
 
 def _metadata_line(table: MetadataReport) -> str:

@@ -27,7 +27,7 @@ CURRENT_NAME = "CURRENT"
 LOCK_NAME = "writer.lock"
 TMP_NAME = "tmp"
 FOLDERS = {
-    **{"m": "manifests", "s": "shards", "d": "shards", "f": "shards"},
+    **{"m": "manifests", "s": "shards", "d": "shards", "f": "shards", "r": "shards"},
     **{"e": "ann", "a": "ann", "u": "meta"},
 }
 _NAME = re.compile(r"[a-z]-[0-9]{8}(-[0-9a-z]+)*\.(parquet|faiss|json)")

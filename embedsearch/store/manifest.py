@@ -183,7 +183,7 @@ def _records(values: dict[str, Any]) -> dict[str, Any]:
     return {
         **values,
         "model": ModelSpec.from_dict(values["model"]),
-        "roots": tuple(_root(root) for root in values["roots"]),
+        "roots": tuple(root_of(root) for root in values["roots"]),
         "shards": tuple(ShardRecord(**shard) for shard in values["shards"]),
         "exact": tuple(ExactRecord(**_with_segments(item)) for item in values["exact"]),
         "deleted": None if values["deleted"] is None else FileRecord(**values["deleted"]),
@@ -191,7 +191,8 @@ def _records(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _root(item: Mapping[str, Any]) -> Root:
+def root_of(item: Mapping[str, Any]) -> Root:
+    """Return a root as JSON has it. Raises TypeError and ValueError."""
     return Root(**{**item, "kind": Kind(item.get("kind", Kind.FOLDER))})  # once there was no other
 
 

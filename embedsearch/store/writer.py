@@ -20,6 +20,7 @@ from typing import TypeVar
 from embedsearch.errors import (
     DamagedStore,
     IncompatibleStore,
+    PlanOpen,
     StorageError,
     StoreNotFound,
     UsageError,
@@ -42,6 +43,7 @@ from embedsearch.store.files import replace as replace_file
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.manifest import MAX_BYTES, ExactRecord, Manifest, Segment, ShardRecord
 from embedsearch.store.snapshot import Snapshot
+from embedsearch.store.units import has_plan
 
 _TMP_FILE = re.compile(r"[0-9]+-[0-9a-f]{16}")
 
@@ -52,13 +54,27 @@ class StoreWriter:
     """The one writer of a store, from lock to release; use as a context manager."""
 
     def __init__(
-        self, store: Path, wait_s: float = 0.0, waiting: Callable[[], None] = lambda: None
+        self,
+        store: Path,
+        wait_s: float = 0.0,
+        waiting: Callable[[], None] = lambda: None,
+        *,
+        for_units: bool = False,
     ) -> None:
-        """Take the lock, as WriterLock does, and sweep what a killed run left behind."""
+        """Take the lock, as WriterLock does, and sweep what a killed run left behind.
+
+        Raises PlanOpen while a plan of units is open, which adds to the current generation,
+        unless this is `for_units`.
+        """
         self.store = store
         create_store(store)
         self._lock = WriterLock(store, wait_s, waiting)
         try:
+            if has_plan(store) and not for_units:
+                raise PlanOpen(
+                    f"{store} waits for the units of a plan: embedsearch commit takes them in, "
+                    "embedsearch commit --drop gives them up"
+                )
             self._sweep_tmp()
             try:
                 self.manifest: Manifest | None = read_current(store)

@@ -1,0 +1,283 @@
+"""Work that many processes share: a plan of units, and what became of each.
+
+All of it lies in the folder `units/` of a store, which is laid out as a store itself is: PLAN, the
+refs of each unit in `shards/r-*.parquet`, and of a finished unit its shard `shards/s-*.parquet`
+and then its record `u-NNNNNNNN.json`. Nothing of it counts before a commit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from embedsearch.errors import DamagedStore, IncompatibleStore, StorageError
+from embedsearch.records import Failure, ImageRef, ModelSpec, Root
+from embedsearch.store.files import (
+    FOLDERS,
+    TMP_NAME,
+    FileRecord,
+    open_verified,
+    read_verified,
+    replace,
+    storage_error,
+    strict_json,
+    sync_folder,
+)
+from embedsearch.store.manifest import ShardRecord, root_of
+from embedsearch.store.shards import failure_table, failures_of, write_small
+
+UNITS_NAME = "units"
+_PLAN_NAME = "PLAN"
+_VERSION = 1
+_REF_SCHEMA = pa.schema(
+    [
+        pa.field("root", pa.int32(), nullable=False),
+        pa.field("key", pa.binary(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("mtime_ns", pa.int64(), nullable=False),
+        pa.field("replaced", pa.int64(), nullable=False),  # the row of a changed image, or -1
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit of a plan: so many images, whose rows are numbered from `first_row`."""
+
+    number: int
+    images: int
+    first_row: int
+    refs: FileRecord
+
+
+@dataclass(frozen=True)
+class UnitPlan:
+    """What is to be embedded, cut into units; `base` is the generation that it adds to."""
+
+    id: str
+    base: int
+    model: ModelSpec
+    roots: tuple[Root, ...]  # as they will be once all is done
+    limits: Mapping[str, Any]  # DecodeLimits.verdict_key, the same for all units
+    run: Mapping[str, Any]  # what the manifest will say of the run
+    units: tuple[Unit, ...]
+
+    @property
+    def images(self) -> int:
+        """Return the number of images to embed."""
+        return sum(unit.images for unit in self.units)
+
+    @property
+    def next_row(self) -> int:
+        """Return the number after that of the last row."""
+        return self.units[-1].first_row + self.units[-1].images
+
+
+@dataclass(frozen=True)
+class UnitRecord:
+    """What became of a unit: images = rows of the shard + failures."""
+
+    number: int
+    images: int
+    shard: ShardRecord | None  # None where all failed
+    failures: FileRecord | None
+    failed: int
+    replaced: Sequence[tuple[int, int]]  # rows of changed images: the old, and the new or -1
+    seconds: float
+    device: str
+
+
+def new_plan_id() -> str:
+    """Return a name that no other plan has."""
+    return secrets.token_hex(8)
+
+
+def write_refs(
+    store: Path, number: int, first_row: int, refs: Sequence[tuple[ImageRef, int]]
+) -> Unit:
+    """Write the refs of a unit, each with the row that it replaces, or -1; return the unit."""
+    columns = [
+        [ref.root for ref, _ in refs],
+        [os.fsencode(ref.key) for ref, _ in refs],
+        [ref.size for ref, _ in refs],
+        [ref.mtime_ns for ref, _ in refs],
+        [replaced for _, replaced in refs],
+    ]
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, _REF_SCHEMA, strict=True)]
+    table = pa.Table.from_arrays(arrays, schema=_REF_SCHEMA)
+    return Unit(number, len(refs), first_row, write_small(store / UNITS_NAME, "r", number, table))
+
+
+def read_refs(store: Path, unit: Unit) -> list[tuple[ImageRef, int]]:
+    """Return the refs of a unit, each with the row that it replaces, or -1."""
+    table = _table(store, unit.refs)
+    columns = (column.to_pylist() for column in table.columns)
+    return [
+        (ImageRef(root, os.fsdecode(key), size, mtime_ns), replaced)
+        for root, key, size, mtime_ns, replaced in zip(*columns, strict=True)
+    ]
+
+
+def make_folder(store: Path) -> None:
+    """Make the folder of a plan, empty. Raises StorageError."""
+    drop(store)
+    folder = store / UNITS_NAME
+    try:
+        for name in (TMP_NAME, FOLDERS["s"]):
+            (folder / name).mkdir(mode=0o700, parents=True)
+        sync_folder(store)
+    except OSError as error:
+        raise storage_error(store, error) from error
+
+
+def write_plan(store: Path, plan: UnitPlan) -> None:
+    """Make a plan hold: from here on its units can be run. Raises StorageError."""
+    values = {f.name: getattr(plan, f.name) for f in fields(plan)}
+    values |= {
+        "version": _VERSION,
+        "model": plan.model.to_dict(),
+        "roots": [asdict(root) for root in plan.roots],
+        "units": [asdict(unit) for unit in plan.units],
+    }
+    replace(store / UNITS_NAME, _PLAN_NAME, json.dumps(values, allow_nan=False).encode())
+
+
+def read_plan(store: Path) -> UnitPlan | None:
+    """Return the plan that is open, None where there is none.
+
+    Raises DamagedStore, IncompatibleStore and StorageError.
+    """
+    values = _read_json(store, _PLAN_NAME)
+    if values is None:
+        return None
+    if values.pop("version", None) != _VERSION:
+        raise IncompatibleStore(f"{store}: its plan of units was made by another embedsearch")
+    try:
+        units = [Unit(**{**unit, "refs": FileRecord(**unit["refs"])}) for unit in values["units"]]
+        return UnitPlan(
+            **{
+                **values,
+                "model": ModelSpec.from_dict(values["model"]),
+                "roots": tuple(root_of(root) for root in values["roots"]),
+                "units": tuple(units),
+            }
+        )
+    except (TypeError, KeyError, ValueError) as error:
+        raise _malformed(store, _PLAN_NAME) from error
+
+
+def has_plan(store: Path) -> bool:
+    """Return whether a plan is open."""
+    return (store / UNITS_NAME / _PLAN_NAME).exists()
+
+
+def write_record(store: Path, plan: UnitPlan, record: UnitRecord) -> None:
+    """Say that a unit is done; its shard is on the disk. Raises StorageError."""
+    values = {"plan": plan.id, **asdict(record)}
+    data = json.dumps(values, allow_nan=False).encode()
+    replace(store / UNITS_NAME, _record_name(record.number), data)
+
+
+def read_record(store: Path, plan: UnitPlan, number: int) -> UnitRecord | None:
+    """Return what became of a unit, None where it is not done, or not whole on the disk.
+
+    Raises DamagedStore for a record that says nonsense.
+    """
+    name = _record_name(number)
+    values = _read_json(store, name)
+    if values is None or values.pop("plan", None) != plan.id:
+        return None
+    try:
+        shard = None if values["shard"] is None else ShardRecord(**values["shard"])
+        failures = None if values["failures"] is None else FileRecord(**values["failures"])
+        pairs = [(int(old), int(new)) for old, new in values["replaced"]]
+        record = UnitRecord(**{**values, "shard": shard, "failures": failures, "replaced": pairs})
+    except (TypeError, KeyError, ValueError) as error:
+        raise _malformed(store, name) from error
+    for file in (shard, failures):
+        if file is not None:
+            try:
+                os.close(open_verified(store / UNITS_NAME, file))
+            except DamagedStore:
+                return None
+    return record
+
+
+def write_failures(store: Path, unit: int, failures: Iterable[Failure]) -> FileRecord:
+    """Write the failures of a unit. Raises StorageError."""
+    return write_small(store / UNITS_NAME, "f", unit, failure_table(failures))
+
+
+def read_unit_failures(store: Path, record: UnitRecord) -> list[Failure]:
+    """Return the failures of a unit. Raises DamagedStore."""
+    return [] if record.failures is None else failures_of(_table(store, record.failures))
+
+
+def adopt(store: Path, shards: Iterable[ShardRecord]) -> None:
+    """Give shards of units their place among those of the store, where a commit can name them.
+
+    They stay in `units/`, too: until they are committed, a sweep may take the others away. Raises
+    StorageError.
+    """
+    try:
+        for shard in shards:
+            with contextlib.suppress(FileExistsError):  # by a commit that was killed
+                os.link(store / UNITS_NAME / shard.relative, store / shard.relative)
+        sync_folder(store / FOLDERS["s"])
+    except OSError as error:
+        raise storage_error(store, error) from error
+
+
+def drop(store: Path) -> None:
+    """Remove a plan and all that was done for it. Raises StorageError."""
+    folder = store / UNITS_NAME
+    try:
+        (folder / _PLAN_NAME).unlink(missing_ok=True)  # first: half a plan is none
+        if folder.exists():
+            shutil.rmtree(folder)
+    except OSError as error:
+        raise storage_error(store, error) from error
+
+
+def _record_name(number: int) -> str:
+    return f"u-{number:08d}.json"
+
+
+def _table(store: Path, record: FileRecord) -> pa.Table:
+    try:
+        data = read_verified(store / UNITS_NAME, record)
+    except DamagedStore as error:
+        raise _malformed(store, record.relative) from error
+    return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()
+
+
+def _read_json(store: Path, name: str) -> dict[str, Any] | None:
+    path = store / UNITS_NAME / name
+    try:
+        values = strict_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error
+    except ValueError as error:
+        raise _malformed(store, name) from error
+    if not isinstance(values, dict):
+        raise _malformed(store, name)
+    return values
+
+
+def _malformed(store: Path, name: str) -> DamagedStore:
+    return DamagedStore(
+        f"{store / UNITS_NAME / name} is damaged; give the plan up: "
+        f"embedsearch commit --drop --store {store}"
+    )

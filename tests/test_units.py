@@ -1,0 +1,373 @@
+"""Work that many processes share: one plan, units in any order, one commit, and what is lost."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedsearch import units
+from embedsearch.config import DecodeLimits, IndexConfig
+from embedsearch.cutting import cut, unit_images
+from embedsearch.errors import (
+    IncompatibleStore,
+    Interrupted,
+    PlanOpen,
+    StorageError,
+    StoreLocked,
+    UnitsMissing,
+    UsageError,
+)
+from embedsearch.indexing import index, plan
+from embedsearch.records import ImageRef, Reason
+from embedsearch.session import Session
+from embedsearch.store.check import check_store
+from embedsearch.store.current import read_current
+from embedsearch.store.units import UNITS_NAME, UnitPlan, read_plan, read_record, read_refs
+from embedsearch.units import commit, give_up, run_units
+from embedsearch.upkeep import failures
+from tests.conftest import SAMPLES, CountingExtractor, paint, run_cli
+from tests.test_archives import contents, make_tar, rows_of
+
+Factory = Callable[..., Any]
+
+
+class Shared:
+    """A store that is indexed by units, with the counting extractor."""
+
+    def __init__(self, store: Path, factory: Factory) -> None:
+        self.store = store
+        self._factory = factory
+
+    def plan(self, *folders: Path, shares: int = 4, **options: Any) -> UnitPlan:
+        if not self.store.exists():
+            options.setdefault("model", "packaged")
+        made = plan(list(folders), store=self.store, shares=shares, **options)
+        assert made is not None
+        return made
+
+    def run(self, *numbers: int, session: Session | None = None) -> Any:
+        return run_units(self.store, numbers, extractor_factory=self._factory, session=session)
+
+    def index(self, *folders: Path, **options: Any) -> Any:
+        if not self.store.exists():
+            options.setdefault("model", "packaged")
+        return index(list(folders), store=self.store, extractor_factory=self._factory, **options)
+
+    @property
+    def facts(self) -> list[dict[str, Any]]:
+        """All that the rows say but their numbers, by key."""
+        rows = [{n: v for n, v in row.items() if n != "row"} for row in rows_of(self.store)]
+        return sorted(rows, key=lambda row: (row["root"], row["key"]))
+
+
+@pytest.fixture
+def shared(tmp_path: Path, extractor: Factory) -> Shared:
+    return Shared(tmp_path / "shared.es", extractor)
+
+
+@pytest.fixture
+def alone(tmp_path: Path, extractor: Factory) -> Shared:
+    return Shared(tmp_path / "alone.es", extractor)
+
+
+def test_units_in_any_order_give_what_index_gives(
+    shared: Shared, alone: Shared, photos: Path, tmp_path: Path
+) -> None:
+    (photos / "a" / "broken.jpg").write_bytes(b"no picture")
+    archive = make_tar(tmp_path / "more.tar", contents(photos / "b"))
+    made = shared.plan(photos, archive)
+    assert [unit.images for unit in made.units] == [5, 5, 5, 4] and made.base == 1
+    assert read_current(shared.store).live == 0, "nothing counts before the commit"
+    for number in (3, 1, 0, 2):
+        report = shared.run(number)
+        assert (report.units, report.ran) == (4, 1)
+    assert report.missing == 0
+    done = commit(shared.store)
+    assert (done.generation, done.images, done.added, done.failed) == (3, 18, 18, 1)
+    alone.index(photos, archive)
+    assert shared.facts == alone.facts
+    assert list(failures(shared.store)) == list(failures(alone.store))
+    assert not (shared.store / UNITS_NAME).exists()
+    assert check_store(shared.store, read_data=True)[1] == []
+    again = shared.index()
+    assert (again.embedded, again.unchanged, again.failed, again.committed) == (0, 18, 1, False)
+    numbers = [row["row"] for row in rows_of(shared.store)]
+    assert len(set(numbers)) == 18 and max(numbers) < read_current(shared.store).next_row == 19
+
+
+def test_a_plan_adds_to_what_is_there(shared: Shared, alone: Shared, photos: Path) -> None:
+    """Changed, moved, touched and deleted images: rows of before go with the commit, not sooner."""
+    for library in (shared, alone):
+        library.index(photos)
+    before = read_current(shared.store)
+    paint(photos / "a" / "01.png", 77)
+    paint(photos / "a" / "new.png", 78)
+    (photos / "a" / "03.png").write_bytes(b"now broken")
+    (photos / "a" / "05.png").rename(photos / "b" / "moved.png")
+    (photos / "a" / "07.png").unlink()
+    os.utime(photos / "a" / "09.png", (1, 1))
+    made = shared.plan(shares=2)
+    assert made.images == 3 and made.base == before.generation + 1
+    assert read_current(shared.store).live == 11, "moved and deleted ones are done"
+    assert any(row["path"] == "a/03.png" for row in rows_of(shared.store))
+    shared.run(0, 1)
+    done = commit(shared.store)
+    assert (done.added, done.changed, done.failed, done.images) == (1, 1, 1, 11)
+    alone.index()
+    assert shared.facts == alone.facts
+    assert list(failures(shared.store)) == list(failures(alone.store))
+    assert check_store(shared.store, read_data=True)[1] == []
+
+
+def test_what_a_user_said_stays_with_a_changed_image(
+    shared: Shared, photos: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "t.csv").write_text("path,stars\na/01.png,5\n")
+    shared.index(photos, metadata=str(tmp_path / "t.csv"))
+    paint(photos / "a" / "01.png", 77)
+    shared.plan()
+    shared.run(0)
+    commit(shared.store)
+    from tests.test_metadata import said
+
+    assert said(shared.store, "a/01.png") == {"stars": 5}
+
+
+def test_a_lost_unit_is_found_and_run_again(shared: Shared, photos: Path) -> None:
+    made = shared.plan(photos)
+    shared.run(0, 1, 3)
+    with pytest.raises(UnitsMissing, match=r"1 of 4 units are not done \(2\)"):
+        commit(shared.store)
+    assert read_current(shared.store).live == 0
+    record = read_record(shared.store, made, 1)
+    assert record is not None and record.shard is not None
+    lost = shared.store / UNITS_NAME / record.shard.relative
+    lost.chmod(0o600)
+    lost.write_bytes(lost.read_bytes()[:-1])
+    (shared.store / UNITS_NAME / "u-00000003.json").unlink()
+    with pytest.raises(UnitsMissing, match=r"3 of 4 units are not done \(1, 2, 3\)"):
+        commit(shared.store)
+    CountingExtractor.embedded = 0
+    report = shared.run(0, 1, 2, 3)
+    assert (report.ran, report.missing, CountingExtractor.embedded) == (3, 0, 9)
+    assert commit(shared.store).images == 12
+    assert check_store(shared.store, read_data=True)[1] == []
+
+
+def test_two_runs_of_one_unit_are_harmless(shared: Shared, alone: Shared, photos: Path) -> None:
+    made = shared.plan(photos, shares=1)
+    shared.run(0)
+    first = read_record(shared.store, made, 0)
+    (shared.store / UNITS_NAME / "u-00000000.json").unlink()  # the second one began before
+    shared.run(0)
+    second = read_record(shared.store, made, 0)
+    assert first is not None and second is not None
+    assert first.shard == second.shard, "the same rows under the same numbers"
+    commit(shared.store)
+    alone.index(photos)
+    assert shared.facts == alone.facts
+
+
+def test_nothing_else_writes_while_a_plan_is_open(shared: Shared, photos: Path) -> None:
+    shared.plan(photos)
+    with pytest.raises(PlanOpen, match="embedsearch commit takes them in"):
+        shared.index()
+    with pytest.raises(PlanOpen):
+        plan(store=shared.store, shares=2)
+    done = run_cli("repair", "--store", shared.store)
+    assert done.returncode == 3 and "commit --drop" in done.stderr
+    assert shared.index(dry_run=True).added == 12
+    give_up(shared.store)
+    assert shared.index().added == 12
+    with pytest.raises(UsageError, match="no open plan"):
+        commit(shared.store)
+    with pytest.raises(UsageError, match="no open plan"):
+        shared.run(0)
+
+
+def test_a_store_that_moved_on_does_not_take_the_plan(shared: Shared, photos: Path) -> None:
+    shared.plan(photos)
+    shared.run(0, 1, 2, 3)
+    kept = shared.store.with_name("kept")
+    (shared.store / UNITS_NAME).rename(kept)
+    shared.index()
+    kept.rename(shared.store / UNITS_NAME)
+    before = read_current(shared.store)
+    with pytest.raises(IncompatibleStore, match=r"adds to generation 1, which is not the current"):
+        commit(shared.store)
+    assert read_current(shared.store) == before
+
+
+@pytest.mark.parametrize("step", ["adopt", "commit", "drop"])
+def test_a_commit_that_is_killed_is_made_up_for(
+    step: str, shared: Shared, alone: Shared, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared.plan(photos)
+    shared.run(0, 1, 2, 3)
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: Any, **__: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if step == "adopt":
+            patch.setattr(units, "Ledger", die)
+        elif step == "commit":
+            patch.setattr(units.Ledger, "commit", die)
+        else:
+            patch.setattr(units, "drop", die)
+        with pytest.raises(Killed):
+            commit(shared.store)
+    assert commit(shared.store).images == 12
+    alone.index(photos)
+    assert shared.facts == alone.facts
+    assert check_store(shared.store, read_data=True)[1] == []
+    assert shared.index().embedded == 0
+
+
+def test_all_of_a_unit_may_fail(shared: Shared, tmp_path: Path) -> None:
+    for number in range(6):
+        (tmp_path / "p").mkdir(exist_ok=True)
+        (tmp_path / "p" / f"{number}.jpg").write_bytes(b"no picture")
+    paint(tmp_path / "p" / "9.png", 9)
+    shared.plan(tmp_path / "p", shares=7)
+    report = shared.run(*range(7))
+    assert (report.images, report.failed) == (1, 6)
+    assert commit(shared.store).failed == 6
+    assert {f.reason for _, f in failures(shared.store)} == {Reason.NOT_AN_IMAGE}
+
+
+def test_a_stopped_share_keeps_its_finished_units(shared: Shared, photos: Path) -> None:
+    shared.plan(photos, shares=12)
+    stops = itertools.chain([0] * 200, itertools.repeat(15))
+    session = Session(stop=lambda: next(stops))
+    try:
+        shared.run(*range(12), session=session)
+    except Interrupted as error:
+        assert error.exit_code == 143 and "the same command" in str(error)
+    before = CountingExtractor.embedded
+    shared.run(*range(12))
+    assert CountingExtractor.embedded <= 12 + 12 and before <= 12
+    assert commit(shared.store).images == 12
+
+
+def test_all_processes_make_the_same(shared: Shared, photos: Path) -> None:
+    shared.plan(photos)
+    config = IndexConfig(input_side=160)
+    with pytest.raises(IncompatibleStore, match="the plan is for packaged"):
+        run_units(shared.store, [0], config=config)
+    config = IndexConfig(limits=DecodeLimits(max_pixels=9))
+    with pytest.raises(UsageError, match="another --max-pixels"):
+        run_units(shared.store, [0], config=config)
+
+
+def test_a_damaged_plan_names_the_way_out(shared: Shared, photos: Path) -> None:
+    made = shared.plan(photos)
+    refs = shared.store / UNITS_NAME / made.units[0].refs.relative
+    refs.chmod(0o600)
+    refs.write_bytes(refs.read_bytes()[::-1])
+    done = run_cli("index", photos, "--store", shared.store, "--unit", "0/4")
+    assert done.returncode == 5 and "commit --drop" in done.stderr
+    path = shared.store / UNITS_NAME / "PLAN"
+    good = json.loads(path.read_bytes())
+    for bad in (b"", b"{", b"[]", json.dumps({**good, "units": 3}).encode()):
+        path.write_bytes(bad)
+        done = run_cli("commit", "--store", shared.store)
+        assert done.returncode in {5, 6} and "Traceback" not in done.stderr, done.stderr
+    assert run_cli("commit", "--drop", "--store", shared.store).returncode == 0
+    assert run_cli("index", photos, "--store", shared.store).returncode == 0
+
+
+def test_how_refs_are_cut() -> None:
+    assert unit_images(100, 4, 1000) == 25
+    assert unit_images(100, 3, 10) == 9, "four rounds of three shares"
+    assert unit_images(1, 64, 1000) == 1
+    refs = [(ImageRef(root, str(n), 1, 1), -1) for root in range(3) for n in range(7)]
+    assert [len(some) for some in cut(refs, 10, set())] == [10, 10, 1]
+    assert [len(some) for some in cut(refs, 10, {0, 1, 2})] == [7, 7, 7]
+    assert [len(some) for some in cut(refs, 20, {0, 1, 2})] == [14, 7]
+    assert [ref for some in cut(refs, 4, {0}) for ref in some] == refs
+
+
+def test_processes_of_a_scheduler(tmp_path: Path) -> None:
+    """All start at once on an empty store; the first plans; one is killed and run again."""
+    store = tmp_path / "s.es"
+    command = [
+        *(sys.executable, "-m", "embedsearch", "index", str(SAMPLES), "--store", str(store)),
+        *("--model", "packaged", "--workers", "1", "--json", "--unit"),
+    ]
+    runs = [subprocess.Popen([*command, f"{n}/4"], stdout=-1, stderr=-1) for n in range(1, 5)]
+    time.sleep(0.4)
+    runs[2].send_signal(signal.SIGKILL)
+    reports = []
+    for run in runs:
+        out, err = run.communicate(timeout=120)
+        if run.returncode != -signal.SIGKILL:
+            assert run.returncode == 0, err
+            reports.append(json.loads(out))
+    done = subprocess.run([*command, "3/4"], capture_output=True, timeout=120, check=True)
+    last = json.loads(done.stdout)
+    assert last["missing"] == 0 and last["units"] >= 4
+    words = run_cli("commit", "--store", store)
+    assert words.returncode == 0, words.stderr
+    whole = run_cli("index", SAMPLES, "--store", tmp_path / "w.es", "--model", "packaged", "--json")
+    assert read_current(store).live == json.loads(whole.stdout)["images"]
+    assert f"{read_current(store).live} images" in words.stdout
+    again = run_cli("index", SAMPLES, "--store", store, "--unit", "0/4")
+    assert again.returncode == 0 and "nothing to embed" in again.stdout
+    assert not (store / UNITS_NAME).exists()
+
+
+@pytest.mark.parametrize("unit", ["5/4", "x/4", "1", "1/0", "-1/4", "1/2/3"])
+def test_a_share_that_is_none(unit: str, tmp_path: Path) -> None:
+    done = run_cli("index", SAMPLES, "--store", tmp_path / "s.es", f"--unit={unit}")
+    assert done.returncode == 2 and "--unit" in done.stderr
+    assert not (tmp_path / "s.es").exists()
+
+
+def test_options_that_go_with_no_unit(shared: Shared, photos: Path) -> None:
+    for option in ("--rebuild", "--dry-run", "--sidecars", "--watch"):
+        done = run_cli("index", photos, "--store", shared.store, "--unit", "0/2", option)
+        assert done.returncode == 2 and "--unit" in done.stderr
+    shared.plan(photos)
+    done = run_cli("index", SAMPLES, "--store", shared.store, "--unit", "0/4")
+    assert done.returncode == 2 and "does not cover" in done.stderr
+
+
+def test_the_folder_of_a_plan_that_has_gone(
+    shared: Shared, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A straggler whose plan was committed meanwhile fails by itself, and changes nothing."""
+    made = shared.plan(photos, shares=1)
+    real = units.write_shard
+
+    def gone(*arguments: Any) -> Any:
+        shutil.rmtree(shared.store / UNITS_NAME)
+        return real(*arguments)
+
+    monkeypatch.setattr(units, "write_shard", gone)
+    with pytest.raises(StorageError):
+        shared.run(0)
+    assert read_plan(shared.store) is None and read_current(shared.store).generation == made.base
+
+
+def test_refs_come_back_as_they_were(shared: Shared, photos: Path) -> None:
+    paint(photos / "a\udcff\n.png", 99)
+    made = shared.plan(photos)
+    found = [ref for unit in made.units for ref, _ in read_refs(shared.store, unit)]
+    assert "a\udcff\n.png" in {ref.key for ref in found} and len(found) == 13
+    with pytest.raises(StoreLocked):
+        shared.index()
