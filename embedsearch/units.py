@@ -89,27 +89,42 @@ def index_share(
         raise UsageError(
             f"--unit {number}/{shares}: a share is one of 0/{shares} to {shares}/{shares}"
         )
+    path = locate_store(store, create=bool(folders) or config.files is not None)
+    opened = taken_up(path, folders, shares, config, session)
+    if opened is None:
+        return UnitsReport(str(path), units=0, missing=0, ran=0, images=0, failed=0, device="")
+    mine = [unit.number for unit in opened.units if unit.number % shares == number % shares]
+    return run_units(path, mine, config=config, session=session, on_progress=on_progress)
+
+
+def taken_up(
+    store: Path,
+    folders: str | Path | Iterable[str | Path],
+    shares: int,
+    config: IndexConfig,
+    session: Session,
+) -> UnitPlan | None:
+    """Return the open plan, or a new one; None where nothing is to be embedded.
+
+    Raises what `plan` raises, and UsageError where the open one does not cover the folders.
+    """
     places = [folders] if isinstance(folders, str | Path) else list(folders)
     listed = [os.fspath(place) for place in places]
-    path = locate_store(store, create=bool(listed) or config.files is not None)
-    opened = read_plan(path)
+    opened = read_plan(store)
     if opened is None:
         waits = replace(config, wait_s=config.wait_s or PLAN_WAIT_S)
         try:
-            opened = plan(listed, store=path, shares=shares, config=waits, session=session)
+            return plan(listed, store=store, shares=shares, config=waits, session=session)
         except PlanOpen:  # another process has made it while this one waited
-            opened = read_plan(path)
-    if opened is None:
-        return UnitsReport(str(path), units=0, missing=0, ran=0, images=0, failed=0, device="")
-    if extra := {root.path for root in resolve_scope(listed, opened.roots).roots}.difference(
-        root.path for root in opened.roots
-    ):
+            opened = open_plan(store)
+    known = {root.path for root in opened.roots}
+    extra = {root.path for root in resolve_scope(listed, opened.roots).roots} - known
+    if extra:
         raise UsageError(
-            f"the plan of {path} does not cover {', '.join(sorted(extra))}: embedsearch commit "
+            f"the plan of {store} does not cover {', '.join(sorted(extra))}: embedsearch commit "
             "takes it in, a new one can be made then"
         )
-    mine = [unit.number for unit in opened.units if unit.number % shares == number % shares]
-    return run_units(path, mine, config=config, session=session, on_progress=on_progress)
+    return opened
 
 
 def run_units(
@@ -128,8 +143,8 @@ def run_units(
     after which finished units stay.
     """
     config, session = config or IndexConfig(), session or Session()
-    opened = _open_plan(store)
-    _check(opened, config, session)
+    opened = open_plan(store)
+    check_same(opened, config, session)
     todo = [opened.units[n] for n in numbers if read_record(store, opened, n) is None]
     desk = _Desk(store, opened)
     total = sum(unit.images for unit in todo)
@@ -180,7 +195,7 @@ def commit(
     session = session or Session()
     path = locate_store(store)
     check_format(path)
-    opened = _open_plan(path)
+    opened = open_plan(path)
     with StoreWriter(path, wait_s, session.check, for_units=True) as writer:
         before = writer.manifest
         if before is not None and before.run.get("plan") == opened.id:
@@ -225,14 +240,15 @@ def give_up(store: str | Path | None = None, *, wait_s: float = 0.0) -> None:
         drop(path)
 
 
-def _open_plan(store: Path) -> UnitPlan:
+def open_plan(store: Path) -> UnitPlan:
+    """Return the plan that is open. Raises UsageError where none is."""
     opened = read_plan(store)
     if opened is None:
         raise UsageError(f"{store} has no open plan: embedsearch index FOLDER --unit 0/4 makes one")
     return opened
 
 
-def _check(opened: UnitPlan, config: IndexConfig, session: Session) -> None:
+def check_same(opened: UnitPlan, config: IndexConfig, session: Session) -> None:
     """Raise unless a config makes what the plan's other processes make."""
     own = opened.model
     asked = own if config.model == AUTO else resolve(config.model, session)
@@ -329,24 +345,40 @@ class _Desk:
             self._written.pop(0).result()
 
     def _write(self, home: _Open) -> None:
-        number, store = home.unit.number, self._store
-        shard = None
-        if home.rows:
-            schema = row_schema(self._plan.model.dim)
-            folder, generation = store / UNITS_NAME, self._plan.base + 1
-            shard = write_shard(folder, generation, home.tables, schema)
-        failures = write_failures(store, number, home.failures) if home.failures else None
-        record = UnitRecord(
-            number=number,
-            images=home.unit.images,
-            shard=shard,
-            failures=failures,
-            failed=len(home.failures),
-            replaced=home.pairs,
-            seconds=round(time.monotonic() - home.started, 3),
-            device=self.device,
-        )
-        write_record(store, self._plan, record)
+        made = UnitOutcome(home.tables, home.failures, home.pairs)
+        seconds = time.monotonic() - home.started
+        finish_unit(self._store, self._plan, home.unit, made, seconds, self.device)
+
+
+@dataclass(frozen=True)
+class UnitOutcome:
+    """What the images of a unit have become: rows, numbered, failures, and rows replaced."""
+
+    tables: list[pa.Table]
+    failures: list[Failure]
+    pairs: list[tuple[int, int]]  # rows of changed images: the old, and the new or -1
+
+
+def finish_unit(
+    store: Path, opened: UnitPlan, unit: Unit, made: UnitOutcome, seconds: float, device: str
+) -> None:
+    """Write the shard of a unit and then its record. Raises StorageError."""
+    shard = None
+    if made.tables:
+        schema = row_schema(opened.model.dim)
+        shard = write_shard(store / UNITS_NAME, opened.base + 1, made.tables, schema)
+    failures = write_failures(store, unit.number, made.failures) if made.failures else None
+    record = UnitRecord(
+        number=unit.number,
+        images=unit.images,
+        shard=shard,
+        failures=failures,
+        failed=len(made.failures),
+        replaced=made.pairs,
+        seconds=round(seconds, 3),
+        device=device,
+    )
+    write_record(store, opened, record)
 
 
 def _some_of(images: EmbeddingBatch, places: list[int]) -> EmbeddingBatch:

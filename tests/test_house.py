@@ -22,7 +22,7 @@ PACKAGE = REPOSITORY / "embedsearch"
 FLOORS = [
     ["cli", "__main__"],
     ["integrations"],
-    ["web"],
+    ["web", "scale"],
     ["__init__"],
     ["learning", "benching", "curation", "watching", "units"],
     [
@@ -74,7 +74,7 @@ HEAVY = {
     "pillow_heif": {"decode"},
     "pyarrow": {
         *("store", "planning", "ledger", "columns", "filters", "sources", "metadata"),
-        *("importing", "exporting", "present", "texts", "curation", "units"),
+        *("importing", "exporting", "present", "texts", "curation", "units", "scale"),
     },
     "duckdb": {"filters"},
     "torch": {"network", "learning"},
@@ -86,6 +86,7 @@ HEAVY = {
     "typer": {"cli"},
     "watchfiles": {"watching"},
     "umap": {"curation"},
+    "ray": {"scale"},
     "rich": {"present"},
     "textual_image": {"present"},
 }

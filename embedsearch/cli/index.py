@@ -104,6 +104,10 @@ def index(
             metavar="I/N", help="Only this share of the work, for one of N processes; see commit."
         ),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(help="ray: on the cluster of RAY_ADDRESS, or on Ray on this machine."),
+    ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Go on, and index again whenever something changes.")
     ] = False,
@@ -151,6 +155,10 @@ def index(
     used, _ = config.worker_range(on_gpu=False)
     if workers is not None and used < workers:
         session.notice(f"--workers {workers} is more than pays here: {used} used")
+    if engine is not None:
+        if watch or unit is not None:
+            raise UsageError("--engine goes with neither --unit nor --watch")
+        return _on_engine(engine, folders or [], store, config, session, as_json=json)
     if unit is not None:
         if watch:
             raise UsageError("--unit and --watch exclude each other")
@@ -193,6 +201,38 @@ def _share(
             folders, share, store=store, config=config, session=session, on_progress=on_progress
         )
     sys.stdout.write(json_line(report.to_dict()) + "\n" if as_json else units_line(report))
+    return 0
+
+
+def _on_engine(
+    engine: str,
+    folders: list[str],
+    store: Path | None,
+    config: IndexConfig,
+    session: Session,
+    *,
+    as_json: bool,
+) -> int:
+    """Index on a cluster, and say what came of it."""
+    from embedsearch.present.progress import ProgressDisplay
+    from embedsearch.present.text import commit_lines, json_line
+    from embedsearch.store.locate import locate_store
+
+    if engine != "ray":
+        raise UsageError(f"--engine is ray, not {engine!r}")
+    from embedsearch.scale.ray import index_on_ray
+
+    path = locate_store(store, create=bool(folders) or config.files is not None)
+    with ProgressDisplay(notice) as on_progress:
+        report = index_on_ray(
+            folders, store=path, config=config, session=session, on_progress=on_progress
+        )
+    if as_json:
+        sys.stdout.write(json_line({} if report is None else report.to_dict()) + "\n")
+    elif report is None:
+        print("nothing to embed: the store is in step with its folders")
+    else:
+        sys.stdout.write(commit_lines(report))
     return 0
 
 

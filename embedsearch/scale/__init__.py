@@ -1,0 +1,1 @@
+"""Engines that run the work on more than one machine."""
