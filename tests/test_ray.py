@@ -126,7 +126,7 @@ def test_a_cluster_without_a_free_cpu_is_given_up(cluster: Any, many: Path, tmp_
         held = [ray.remote(_Holder).options(num_cpus=1).remote() for _ in range(6)]
         ray.get([one.ready.remote() for one in held])
         started = time.monotonic()
-        with pytest.raises(StorageError, match=r"nothing for 15 s \(0 of 6 CPUs are free\)"):
+        with pytest.raises(StorageError, match="nothing was heard of the cluster for 15 s"):
             run([many], tmp_path / "s.es", stall_s=15)
         assert time.monotonic() - started < 60
         assert read_current(tmp_path / "s.es").live == 0
@@ -193,4 +193,4 @@ def test_no_cluster_is_one_line(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 4 and len(done.stderr.splitlines()) == 1, done.stderr
-    assert "no Ray cluster" in done.stderr
+    assert "no Ray cluster answers at 127.0.0.1:1" in done.stderr

@@ -1,0 +1,117 @@
+"""Parts of units, the steps that a cluster takes; in: decoded chunks and vectors, out: units.
+
+A chunk of a unit is so many of its images that machines pass between them; what became of it
+is a part, a file in `units/parts/`. A part that is on the disk is not made again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from embedsearch.records import Failure, ImageRef, Reason, Stage
+from embedsearch.store.files import replace
+from embedsearch.store.units import UNITS_NAME, Unit, UnitPlan, read_record, read_refs
+from embedsearch.units import UnitOutcome, finish_unit
+
+CHUNK = 256  # images: 38 MB of pixels at 224 × 224
+PARTS_NAME = "parts"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The images of a unit from CHUNK * `number` on."""
+
+    unit: int
+    number: int
+    images: int
+
+
+def chunks_left(store: Path, opened: UnitPlan) -> list[Chunk]:
+    """Return the chunks of a plan that have no part yet, of units that are not done."""
+    return [
+        chunk
+        for unit in opened.units
+        if read_record(store, opened, unit.number) is None
+        for chunk in _chunks(unit)
+        if not _path(store, chunk).exists()
+    ]
+
+
+def chunk_refs(store: Path, opened: UnitPlan, chunk: Chunk) -> list[ImageRef]:
+    """Return the refs of a chunk. Raises DamagedStore."""
+    listed = read_refs(store, opened.units[chunk.unit])
+    return [ref for ref, _ in listed[chunk.number * CHUNK : (chunk.number + 1) * CHUNK]]
+
+
+def write_part(store: Path, chunk: Chunk, tables: list[pa.Table], failures: list[Failure]) -> None:
+    """Write what became of a chunk, whole or not at all. Raises StorageError."""
+    sink = io.BytesIO()
+    table = pa.concat_tables(tables) if tables else pa.table({})
+    said = json.dumps([asdict(failure) for failure in failures])
+    with pa.ipc.new_file(sink, table.schema.with_metadata({"failures": said})) as writer:
+        writer.write_table(table)
+    path = _path(store, chunk)
+    with suppress(OSError):  # there, or not to be made, which writing says
+        path.parent.mkdir(mode=0o700)
+    replace(store / UNITS_NAME, f"{PARTS_NAME}/{path.name}", sink.getvalue())
+
+
+def pack(store: Path, opened: UnitPlan, unit: Unit) -> None:
+    """Make a unit of its parts, if they are all there and it is not done. Raises StorageError."""
+    paths = [_path(store, chunk) for chunk in _chunks(unit)]
+    if read_record(store, opened, unit.number) is not None or not all(p.exists() for p in paths):
+        return
+    started = time.monotonic()
+    replaced = {
+        (ref.root, os.fsencode(ref.key)): old for ref, old in read_refs(store, unit) if old >= 0
+    }
+    made = UnitOutcome([], [], [])
+    row = unit.first_row
+    for path in paths:
+        table, failures = _read_part(path)
+        made.failures.extend(failures)
+        if not len(table):
+            continue
+        numbers = range(row, row + len(table))
+        row += len(table)
+        place = table.schema.get_field_index("row")
+        made.tables.append(table.set_column(place, table.field(place), pa.array(numbers)))
+        if replaced:
+            names = zip(*(table.column(name).to_pylist() for name in ("root", "key")), strict=True)
+            pairs = zip(names, numbers, strict=True)
+            made.pairs.extend((replaced[name], new) for name, new in pairs if name in replaced)
+    lost = [(failure.root, os.fsencode(failure.key)) for failure in made.failures]
+    made.pairs.extend((replaced[name], -1) for name in lost if name in replaced)
+    finish_unit(store, opened, unit, made, time.monotonic() - started, "ray")
+    for path in paths:
+        with suppress(OSError):  # it goes with the folder
+            path.unlink()
+
+
+def _chunks(unit: Unit) -> Iterator[Chunk]:
+    for number, start in enumerate(range(0, unit.images, CHUNK)):
+        yield Chunk(unit.number, number, min(CHUNK, unit.images - start))
+
+
+def _path(store: Path, chunk: Chunk) -> Path:
+    name = f"p-{chunk.unit:08d}-{chunk.number:08d}.arrow"
+    return store / UNITS_NAME / PARTS_NAME / name
+
+
+def _read_part(path: Path) -> tuple[pa.Table, list[Failure]]:
+    table = pa.ipc.open_file(pa.BufferReader(path.read_bytes())).read_all()
+    said = json.loads(table.schema.metadata[b"failures"])
+    failures = [
+        Failure(**{**item, "stage": Stage(item["stage"]), "reason": Reason(item["reason"])})
+        for item in said
+    ]
+    return table.replace_schema_metadata(None), failures

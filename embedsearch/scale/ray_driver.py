@@ -1,0 +1,175 @@
+"""The driver of a job on Ray: `python -P -m embedsearch.scale.ray_driver FD SPEC`.
+
+decode (actors, a CPU each, our own decoder) → embed (actors, a GPU each, or a machine each) →
+parts of units on the disk → units. Ray Data passes chunks between them, and holds decoding back
+where the network is slower. A process of its own: Ray writes to its terminal as it likes, and
+has no way to give up a job but the end of its driver. Out: a JSON line a chunk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+
+from embedsearch.config import DecodeLimits
+from embedsearch.decode.pool import DecodePool
+from embedsearch.decode.process import DecodeJob
+from embedsearch.errors import EmbedSearchError
+from embedsearch.network.runtime import feed_for, load_stream_extractor
+from embedsearch.pipeline import embed_images
+from embedsearch.records import ImageBatch
+from embedsearch.scale.parts import Chunk, chunk_refs, chunks_left, pack, write_part
+from embedsearch.scope import Sources
+from embedsearch.session import Session
+from embedsearch.store.shards import batch_table
+from embedsearch.units import open_plan
+
+
+def main() -> None:
+    """Do what is left of the open plan, and write a line for each chunk that is done."""
+    descriptor, spec = int(sys.argv[1]), json.loads(sys.argv[2])
+    with os.fdopen(descriptor, "w", buffering=1) as out:
+        try:
+            # A cluster has its settings; else one is started for us, whatever runs here already.
+            own = {"address": "local", "include_dashboard": False}
+            ray.init(log_to_driver=False, **({} if os.environ.get("RAY_ADDRESS") else own))
+        except Exception as error:  # of many classes, and all mean one thing
+            out.write(json.dumps({"error": f"no Ray cluster: {_words(error)}"}) + "\n")
+            return
+        out.write(json.dumps({"started": True}) + "\n")
+        try:
+            _run(Path(spec["store"]), spec, out)
+        except Exception as error:
+            out.write(json.dumps({"error": _words(_cause(error))}) + "\n")
+
+
+def _run(store: Path, spec: dict[str, Any], out: Any) -> None:
+    opened = open_plan(store)
+    chunks = chunks_left(store, opened)
+    left = Counter(chunk.unit for chunk in chunks)
+    packing = []
+    for row in _stream(store, spec, chunks).iter_rows():
+        out.write(json.dumps({"images": row["images"], "failed": row["failed"]}) + "\n")
+        left[row["unit"]] -= 1
+        if not left[row["unit"]]:
+            # No CPU is asked for: the actors may hold them all until the end.
+            task = ray.remote(_pack_number).options(num_cpus=0, scheduling_strategy="SPREAD")
+            packing.append(task.remote(str(store), row["unit"]))
+    ray.get(packing)
+    out.write(json.dumps({"done": True}) + "\n")
+
+
+def _stream(store: Path, spec: dict[str, Any], chunks: list[Chunk]) -> Any:
+    """Return the stream of chunks through the two pools of actors."""
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    networks = gpus or sum(node["Alive"] for node in ray.nodes())
+    most = spec["workers"] or max(1, cpus - (0 if gpus else networks))
+    data = ray.data.from_items([asdict(c) for c in chunks], override_num_blocks=len(chunks))
+    data = data.map_batches(
+        _Decoder,
+        fn_constructor_args=(str(store), spec["limits"]),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+        num_cpus=1,
+    )
+    return data.map_batches(
+        _Embedder,
+        fn_constructor_args=(str(store), spec["device"], spec["precision"]),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=networks),
+        num_cpus=None if gpus else 1,
+        num_gpus=1 if gpus else None,
+    )
+
+
+class _Decoder:
+    """An actor that decodes chunks, by a process below it, as everywhere."""
+
+    def __init__(self, store: str, limits: dict[str, Any]) -> None:
+        self._store = Path(store)
+        self._plan = open_plan(self._store)
+        self._sources = Sources(limits["max_bytes"])
+        self._pool = DecodePool(self._plan.model.input_side, DecodeLimits(**limits))
+
+    def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
+        chunk = Chunk(*(int(rows[name][0]) for name in ("unit", "number", "images")))
+        refs = chunk_refs(self._store, self._plan, chunk)
+        places = self._sources.places(refs, self._plan.roots)
+        batches, failures = [], []
+        for batch in self._pool.run(DecodeJob(ref, place) for ref, place in places):
+            images = batch.images
+            batches.append(ImageBatch(images.refs, images.facts, images.pixels.copy()))
+            failures += batch.failures
+        # One value a chunk, which Ray cannot cut in two; it passes between our own actors alone.
+        return {"decoded": [pickle.dumps((chunk, batches, failures), protocol=5)]}
+
+
+class _Embedder:
+    """An actor with the network. It writes what it makes: a part that is done is never lost."""
+
+    def __init__(self, store: str, device: str, precision: str) -> None:
+        self._store = Path(store)
+        spec = open_plan(self._store).model
+        self._extractor = load_stream_extractor(spec, device, precision, Session())
+        self._batch = feed_for(device).batch
+        self._lanes = ThreadPoolExecutor(self._extractor.lanes, "lane")
+
+    def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
+        chunk, batches, failures = pickle.loads(rows["decoded"][0])
+        tables = []
+        embed = self._lanes.map(
+            lambda images: embed_images(images, self._extractor), self._fitting(batches)
+        )
+        for embedded, unusable in embed:
+            failures += unusable
+            if len(embedded.refs):
+                tables.append(batch_table(embedded, 0))
+        write_part(self._store, chunk, tables, failures)
+        counts = {"unit": chunk.unit, "images": chunk.images, "failed": len(failures)}
+        return {name: [count] for name, count in counts.items()}
+
+    def _fitting(self, batches: list[ImageBatch]) -> list[ImageBatch]:
+        """Return the images in batches as the device wants them."""
+        refs = [ref for batch in batches for ref in batch.refs]
+        facts = [fact for batch in batches for fact in batch.facts]
+        if not refs:
+            return []
+        pixels = np.concatenate([batch.pixels for batch in batches])
+        starts = range(0, len(refs), self._batch)
+        cuts = [slice(start, start + self._batch) for start in starts]
+        return [ImageBatch(refs[some], facts[some], pixels[some]) for some in cuts]
+
+
+def _pack_number(store: str, number: int) -> None:
+    opened = open_plan(Path(store))
+    pack(Path(store), opened, opened.units[number])
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return what an error of Ray's is about: one of ours, if there is one below it."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, EmbedSearchError):
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return seen or error
+
+
+def _words(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:300]
+
+
+if __name__ == "__main__":
+    main()
