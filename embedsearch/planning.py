@@ -98,8 +98,8 @@ def make_plan(
 ) -> Plan:
     """Scan the targets and compare them with the snapshot, which a rebuild goes without.
 
-    `known_roots` are those of the store, by id. Raises UsageError for a root that has vanished or holds no image any more, unless
-    `allow_empty`: an unplugged disk must not empty the store.
+    `known_roots` are those of the store, by id. Raises UsageError for a root that has vanished
+    or holds no image any more, unless `allow_empty`: an unplugged disk must not empty the store.
     """
     known = _KnownRows(snapshot)
     old_failures = [] if snapshot is None else read_failures(snapshot.store, snapshot.manifest)

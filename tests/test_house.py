@@ -53,10 +53,13 @@ FLOORS = [
         "parts",
         "stages",
         "batching",
+        "buckets",
     ],
 ]
 SAME_FLOOR = {
     ("__main__", "cli"),
+    ("buckets", "errors"),
+    ("buckets", "records"),
     ("planning", "scope"),
     ("ledger", "planning"),
     ("config", "errors"),
@@ -74,7 +77,7 @@ HEAVY = {
     "pillow_heif": {"decode"},
     "pyarrow": {
         *("store", "planning", "ledger", "columns", "filters", "sources", "metadata"),
-        *("importing", "exporting", "present", "texts", "curation"),
+        *("importing", "exporting", "present", "texts", "curation", "buckets"),
     },
     "duckdb": {"filters"},
     "torch": {"network", "learning"},
