@@ -33,6 +33,7 @@ FLOORS = [
         "upkeep",
         "importing",
         "exporting",
+        "pulling",
         "texts",
     ],
     ["settling"],

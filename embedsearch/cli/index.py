@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -15,10 +14,10 @@ from embedsearch.cli.app import (
     JsonOption,
     ModelOption,
     PrecisionOption,
-    StoreOption,
     VerboseOption,
     WaitOption,
     WorkersOption,
+    WrittenStoreOption,
     notice,
     seconds,
     session_with_signals,
@@ -42,7 +41,7 @@ def index(
             metavar="FILE", help="Only the files that it lists, one a line or by NUL; - is stdin."
         ),
     ] = IndexConfig.files,
-    store: StoreOption = None,
+    store: WrittenStoreOption = None,
     model: ModelOption = IndexConfig.model,
     input_side: InputSideOption = IndexConfig.input_side,
     flip: FlipOption = IndexConfig.flip,
@@ -156,7 +155,7 @@ def index(
 
 def _watch(
     folders: list[str],
-    store: Path | None,
+    store: str | None,
     config: IndexConfig,
     quiet_s: float,
     session: Session,
