@@ -165,7 +165,8 @@ class RemoteFile:
         files = self._remote.files.handler.fs
         with files.open(self._path, "rb", cache_type="none", **size) as file:
             file.seek(start)
-            return _read(file, length)
+            # One request: of a web server without ranges a second one would get the start again.
+            return bytes(file.read(length)) if is_web else _read(file, length)
 
     def _in_turn(self, number: int, start: int, length: int) -> bytes:
         """Read the one stream there is, after those who read what is before."""

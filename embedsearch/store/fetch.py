@@ -47,7 +47,7 @@ from embedsearch.store.manifest import Manifest
 from embedsearch.store.writer import sweep, sweep_tmp
 
 # Bytes of a file that one request asks for, and how many are on their way: what memory they take.
-PART_BYTES, PARTS = 8 << 20, 16
+PART_BYTES, PARTS = 8 << 20, 8
 _SPARE_BYTES = 64 << 20  # that a disk keeps free
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
