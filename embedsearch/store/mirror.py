@@ -21,7 +21,7 @@ from pathlib import Path
 
 from embedsearch.buckets import Refused
 from embedsearch.config import store_cache_bytes, store_cache_folder
-from embedsearch.errors import StorageError, StoreLocked
+from embedsearch.errors import DamagedStore, StorageError, StoreLocked
 from embedsearch.session import Session
 from embedsearch.store.current import current_pointer
 from embedsearch.store.fetch import (
@@ -42,6 +42,7 @@ _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _WAIT_S = 3600.0  # for another process that fetches the same store
 _BRIEF_WAIT_S = 2.0  # where an older generation is here to answer with
 _REMOVAL_WAIT_S = 60.0  # for one that is just removing it
+_AGAIN_S = 600.0  # before what was damaged there is fetched once more, for who follows it
 _STORE, _LOCK, _GONE = ".es", ".lock", ".gone"
 
 
@@ -53,6 +54,7 @@ class Mirror:
         upstream = Upstream(url)
         self.url = upstream.url
         self._session = session
+        self._damaged: tuple[bytes, float, str] | None = None  # CURRENT, when, what was said
         self._base = store_cache_folder()
         name = hashlib.sha256(upstream.remote.identity.encode()).hexdigest()[:32]
         self.folder = self._base / f"{name}{_STORE}"
@@ -108,12 +110,19 @@ class Mirror:
         pointer = Upstream(self.url, hasty=hasty).pointer()
         if pointer == current_pointer(self.folder) and self._here() is not None:
             return
+        if self._damaged is not None:
+            before, when, words = self._damaged
+            if before == pointer and time.monotonic() - when < _AGAIN_S:
+                raise DamagedStore(words)
         create_store(self.folder)
         wait_s = _BRIEF_WAIT_S if hasty else _WAIT_S
         lock = WriterLock(self.folder, wait_s, _Waiting(self.url, self._session))
         try:
             watch = Watch(self._session, self._make_room)
             take(Upstream(self.url), self.folder, watch, keep_former=False)
+        except DamagedStore as error:
+            self._damaged = pointer, time.monotonic(), str(error)
+            raise
         finally:
             lock.release()
 
