@@ -79,7 +79,7 @@ def pull(
     folder: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FOLDER]", help="The store to make, or to bring up to date.  [like the URL]"
+            metavar="FOLDER", help="The store to make, or to bring up to date.  [like the URL]"
         ),
     ] = None,
     wait: WaitOption = 0.0,
