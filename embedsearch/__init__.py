@@ -16,6 +16,7 @@ _HOMES = {
     "outliers": "embedsearch.curation.clusters",
     "picture_map": "embedsearch.curation.plane",
     "open_store": "embedsearch.searching",
+    "pull": "embedsearch.pulling",
     "Searcher": "embedsearch.searching",
     "Crop": "embedsearch.queries",
     "Key": "embedsearch.queries",
@@ -32,6 +33,7 @@ _HOMES = {
     "ImageRecord": "embedsearch.records",
     "IndexReport": "embedsearch.records",
     "BenchReport": "embedsearch.records",
+    "PullReport": "embedsearch.records",
     "Evaluation": "embedsearch.records",
     "TrainReport": "embedsearch.records",
     "Failure": "embedsearch.records",
@@ -57,6 +59,7 @@ __all__ = [
     "Key",
     "Mix",
     "ModelSpec",
+    "PullReport",
     "SearchConfig",
     "Searcher",
     "TrainConfig",
@@ -70,6 +73,7 @@ __all__ = [
     "open_store",
     "outliers",
     "picture_map",
+    "pull",
     "train",
     "watch",
 ]
@@ -91,6 +95,7 @@ if TYPE_CHECKING:
     from embedsearch.indexing import index
     from embedsearch.learning.evaluate import evaluate
     from embedsearch.learning.train import train
+    from embedsearch.pulling import pull
     from embedsearch.queries import Crop, Key, Mix
     from embedsearch.records import (
         BenchReport,
@@ -100,6 +105,7 @@ if TYPE_CHECKING:
         ImageRecord,
         IndexReport,
         ModelSpec,
+        PullReport,
         TrainReport,
     )
     from embedsearch.searching import Searcher, open_store

@@ -31,6 +31,7 @@ MIN_SIDE, MAX_SIDE = 32, 1024  # a network halves its input five times
 DEFAULT_MAX_PIXELS = 100_000_000
 DEFAULT_MAX_BYTES = 512 << 20
 MAX_WORKERS = 64
+DEFAULT_STORE_CACHE_BYTES = 20 << 30  # of all stores at URLs together
 
 
 @dataclass(frozen=True)
@@ -295,3 +296,31 @@ def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
     if sys.platform == "darwin":
         return home / "Library" / "Caches" / "embedsearch"
     return Path(environ.get("XDG_CACHE_HOME") or home / ".cache") / "embedsearch"
+
+
+def store_cache_folder() -> Path:
+    """Return the folder for copies of stores that are at URLs."""
+    return cache_folder() / "stores"
+
+
+def store_cache_bytes(environ: Mapping[str, str] = os.environ) -> int:
+    """Return how much those copies may take up; EMBEDSEARCH_STORE_CACHE_BYTES, as in 50G."""
+    text = environ.get("EMBEDSEARCH_STORE_CACHE_BYTES")
+    try:
+        return DEFAULT_STORE_CACHE_BYTES if not text else size_of(text)
+    except ValueError as error:
+        raise UsageError(f"EMBEDSEARCH_STORE_CACHE_BYTES: {error}") from error
+
+
+def size_of(text: str) -> int:
+    """Return the bytes that `700M`, `4G` or `4GB` stands for. Raises ValueError."""
+    units = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+    return round(scaled(text, units | {f"{unit}b": factor for unit, factor in units.items()}))
+
+
+def scaled(text: str, units: Mapping[str, float]) -> float:
+    """Return a number times the unit behind it. Raises ValueError."""
+    match = re.fullmatch(r"([0-9.]+) *([a-z]*)", text.strip().lower())
+    if match is None or match[2] not in units:
+        raise ValueError(f"{text!r} is no number with one of {', '.join(units)}")
+    return float(match[1]) * units[match[2]]

@@ -512,6 +512,26 @@ class CommitReport:
 
 
 @dataclass(frozen=True)
+class PullReport:
+    """What one `pull` did."""
+
+    url: str
+    store: str
+    generation: int
+    former: int  # generation that the folder held before, 0 for none
+    images: int
+    files: int  # that were fetched, besides the manifest and CURRENT
+    fetched_bytes: int
+    bytes: int  # of the whole generation
+    removed: int  # files that no generation needs any more
+    elapsed_s: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class BenchReport:
     """How fast a machine indexes a sample of a folder's photos."""
 

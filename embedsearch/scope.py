@@ -172,7 +172,7 @@ def _by_root(files: Iterable[str], roots: Iterable[Root]) -> dict[int | None, li
 def _real_place(place: str) -> tuple[str, Kind]:
     """Return the absolute path of a place, links followed, and its kind. Raises UsageError."""
     if is_url(place):
-        from embedsearch.sources.remote import normal_url
+        from embedsearch.buckets import normal_url
 
         url = normal_url(place)
         return url, kind_of_file(url) or Kind.FOLDER

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,14 +39,18 @@ from embedsearch.queries import IMAGES_AT_ONCE, Crop, Key, Mix, Query, QueryEmbe
 from embedsearch.records import Hit, ImageRecord
 from embedsearch.session import Session
 from embedsearch.store.current import current_pointer
-from embedsearch.store.locate import locate_store
+from embedsearch.store.locate import locate_store, url_of
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import open_snapshot
 from embedsearch.thumbnails import Thumbnailer
 
+if TYPE_CHECKING:
+    from embedsearch.store.mirror import Mirror
+
 __all__ = ["Answer", "Crop", "Key", "Mix", "Query", "Searcher", "open_store"]
 
 _LOOK_EVERY_S = 2.0  # for a newer generation
+_ASK_EVERY_S = 30.0  # a server for one
 # A GIF of one pixel.
 _PIXEL = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
 
@@ -78,13 +82,25 @@ def open_store(
 ) -> Searcher:
     """Open a store for queries; without `store`, the nearest `.embedsearch` upwards.
 
-    It answers from the generation that is the newest now; with `follow`, later ones are taken up
-    as they come, within seconds and without a wait. Raises StoreNotFound, DamagedStore,
-    IncompatibleStore. Close it, or use it with `with`.
+    One at a URL is fetched into the user's cache first, as far as it is not there. It answers
+    from the generation that is the newest now; with `follow`, later ones are taken up as they
+    come, within seconds (from a URL, a minute) and without a wait. Raises StoreNotFound,
+    DamagedStore, IncompatibleStore, StorageError. Close it, or use it with `with`.
     """
     check_device(device)
     check_precision(precision)
-    return Searcher(locate_store(store), device, precision, follow, session or Session())
+    session = session or Session()
+    if (url := url_of(store)) is None:
+        return Searcher(locate_store(store), device, precision, follow, session)
+    from embedsearch.store.mirror import Mirror  # a store on the disk needs no bucket's library
+
+    mirror = Mirror(url, session)
+    try:
+        mirror.open()
+        return Searcher(mirror.folder, device, precision, follow, session, mirror)
+    except BaseException:
+        mirror.close()
+        raise
 
 
 @dataclass(eq=False)
@@ -101,9 +117,16 @@ class Searcher:
     """A store, open. Any number of threads may use it at once; each call sees one generation."""
 
     def __init__(
-        self, store: Path, device: str, precision: str, follow: bool, session: Session
+        self,
+        store: Path,
+        device: str,
+        precision: str,
+        follow: bool,
+        session: Session,
+        mirror: Mirror | None = None,
     ) -> None:
         self._store = store
+        self._mirror = mirror  # what keeps the folder in step with a URL
         self._device = device
         self._precision = precision
         self._session = session
@@ -129,7 +152,7 @@ class Searcher:
 
     @property
     def store(self) -> Path:
-        """Return the folder of the store."""
+        """Return the folder of the store; of one at a URL, that in the cache."""
         return self._store
 
     @property
@@ -182,6 +205,8 @@ class Searcher:
                 return
             self._is_open = False
             idle = not self._opened.users
+        if self._mirror is not None:
+            self._mirror.close()
         if idle:
             self._release(self._opened)
 
@@ -294,6 +319,12 @@ class Searcher:
         DamagedStore, IncompatibleStore, and goes on with the old one.
         """
         with self._reloading:
+            if self._mirror is not None:
+                try:
+                    self._mirror.update()
+                except EmbedSearchError as error:
+                    self._trouble = str(error)
+                    raise
             seen = current_pointer(self._store)
             if seen == self._seen and self._trouble is None:
                 return False
@@ -355,12 +386,14 @@ class Searcher:
         """Start to take up a newer generation, if it is time to look for one and there is one."""
         with self._lock:
             now = time.monotonic()
-            if self._looked_at is None or now - self._looked_at < _LOOK_EVERY_S:
+            every_s = _LOOK_EVERY_S if self._mirror is None else _ASK_EVERY_S
+            if self._looked_at is None or now - self._looked_at < every_s:
                 return
             self._looked_at = now
             if self._reloading.locked():
                 return
-        if current_pointer(self._store) != self._seen or self._trouble is not None:
+        is_due = self._mirror is not None or self._trouble is not None
+        if is_due or current_pointer(self._store) != self._seen:
             threading.Thread(target=self._follow, name="embedsearch-follow", daemon=True).start()
 
     def _follow(self) -> None:

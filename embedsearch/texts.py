@@ -24,6 +24,7 @@ from embedsearch.records import EmbeddingBatch, ImageFacts, ImageRef, ModelSpec,
 from embedsearch.session import Session
 from embedsearch.settling import settle
 from embedsearch.store.files import FORMAT_NAME
+from embedsearch.store.locate import locate_store
 from embedsearch.store.snapshot import Snapshot
 from embedsearch.store.writer import StoreWriter
 
@@ -83,12 +84,12 @@ def put_texts(
         columns.append([fields[place] for place in last.values()])
         return pa.table([rows, *columns], schema=_COLUMNS)
 
-    _change(Path(store), ModelSpec.foreign(model, rows.shape[1]), [*last], put)
+    _change(locate_store(store, create=True), ModelSpec.foreign(model, rows.shape[1]), [*last], put)
 
 
 def delete_texts(store: str | os.PathLike[str], ids: Sequence[str] | None = None) -> None:
     """Delete texts by id, all without `ids`; unknown ids and a store that is not there are fine."""
-    _change(Path(store), None, ids, lambda ledger: _COLUMNS.empty_table())
+    _change(locate_store(store, create=True), None, ids, lambda ledger: _COLUMNS.empty_table())
 
 
 def _change(

@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from embedsearch.config import store_cache_folder
 from embedsearch.errors import DamagedStore, UsageError
 from embedsearch.network.catalog import AUTO_MODEL, CATALOG
 from embedsearch.network.weights import is_cached
 from embedsearch.records import Failure
 from embedsearch.session import Session
 from embedsearch.store.current import check_format, read_current, read_generation
-from embedsearch.store.files import FileRecord, is_own_name, open_verified
+from embedsearch.store.files import FileRecord, is_own_name, open_verified, pulled_from
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.manifest import Manifest
 
@@ -66,12 +67,18 @@ def info(store: Path) -> StoreInfo:
     check_format(store)
     manifest, columns = read_generation(store, lambda found: (found, _columns(store, found)))
     return StoreInfo(
-        store=str(store),
+        store=_origin(store),
         manifest=manifest,
         shard_bytes=sum(record.bytes for record in manifest.shards),
         faiss_bytes=sum(record.bytes for record in manifest.faiss),
         columns=columns,
     )
+
+
+def _origin(store: Path) -> str:
+    """Return where a store is: the URL of what lies in the cache."""
+    pulled = pulled_from(store) if store.parent == store_cache_folder() else None
+    return str(store) if pulled is None else pulled[0]
 
 
 def _columns(store: Path, manifest: Manifest) -> dict[str, str]:

@@ -33,6 +33,7 @@ FLOORS = [
         "upkeep",
         "importing",
         "exporting",
+        "pulling",
         "texts",
     ],
     ["settling"],
@@ -53,10 +54,13 @@ FLOORS = [
         "parts",
         "stages",
         "batching",
+        "buckets",
     ],
 ]
 SAME_FLOOR = {
     ("__main__", "cli"),
+    ("buckets", "errors"),
+    ("buckets", "records"),
     ("planning", "scope"),
     ("ledger", "planning"),
     ("config", "errors"),
@@ -74,7 +78,7 @@ HEAVY = {
     "pillow_heif": {"decode"},
     "pyarrow": {
         *("store", "planning", "ledger", "columns", "filters", "sources", "metadata"),
-        *("importing", "exporting", "present", "texts", "curation", "units", "scale"),
+        *("importing", "exporting", "present", "texts", "curation", "units", "scale", "buckets"),
     },
     "duckdb": {"filters"},
     "torch": {"network", "learning"},

@@ -209,6 +209,7 @@ def test_options_named_in_the_readme_exist() -> None:
         arguments = [sys.executable, "-m", "embedsearch", command, "--help"]
         known += subprocess.run(arguments, capture_output=True, text=True, check=True).stdout
     others = {"--index-url", "--json", "--data-binary"}  # of pip and curl
+    others |= {"--exclude", "--delete"}  # of aws
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", README)) - others:
         assert option in known, option
 

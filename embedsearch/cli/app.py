@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import embedsearch
+from embedsearch.config import scaled, size_of
 from embedsearch.session import Session
 
 app = typer.Typer(
@@ -71,31 +70,27 @@ def _version(value: bool) -> None:
 
 def seconds(text: str) -> float:
     """Return the seconds that `10ms`, `0.5 s` or `2` stands for."""
-    return _scaled(text, {"ms": 1e-3, "s": 1.0, "": 1.0})
-
-
-def size(text: str) -> int:
-    """Return the bytes that `700M`, `4G` or `4GB` stands for."""
-    units = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-    return round(_scaled(text, units | {f"{unit}b": factor for unit, factor in units.items()}))
-
-
-def _scaled(text: str, units: Mapping[str, float]) -> float:
-    match = re.fullmatch(r"([0-9.]+) *([a-z]*)", text.strip().lower())
-    if match is None or match[2] not in units:
-        raise typer.BadParameter(f"{text!r} is no number with one of {', '.join(units)}")
     try:
-        return float(match[1]) * units[match[2]]
+        return scaled(text, {"ms": 1e-3, "s": 1.0, "": 1.0})
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
 
 
+def size(text: str) -> int:
+    """Return the bytes that `700M`, `4G` or `4GB` stands for."""
+    try:
+        return size_of(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+_STORE_DEFAULT = "[default: EMBEDSEARCH_STORE, else the nearest .embedsearch]"
 StoreOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--store",
-        help="The store's folder.  [default: EMBEDSEARCH_STORE, else the nearest .embedsearch]",
-    ),
+    str | None,
+    typer.Option("--store", help=f"The store's folder, or its URL.  {_STORE_DEFAULT}"),
+]
+WrittenStoreOption = Annotated[
+    str | None, typer.Option("--store", help=f"The store's folder.  {_STORE_DEFAULT}")
 ]
 ModelOption = Annotated[
     str, typer.Option(help="A name from `embedsearch models`, or a file of weights.")

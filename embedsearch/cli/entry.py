@@ -15,7 +15,7 @@ import typer
 from embedsearch.cli.app import app, explain
 from embedsearch.cli.bench import bench
 from embedsearch.cli.curate import clusters, duplicates, map_, outliers
-from embedsearch.cli.exchange import export, import_
+from embedsearch.cli.exchange import export, import_, pull
 from embedsearch.cli.index import commit, index
 from embedsearch.cli.learn import evaluate, train
 from embedsearch.cli.query import query
@@ -40,6 +40,7 @@ for command in (
     app.command()(command)
 app.command()(export)
 app.command("import")(import_)
+app.command()(pull)
 for cleaner in (duplicates, clusters, outliers):
     app.command()(cleaner)
 app.command("map")(map_)

@@ -1,4 +1,4 @@
-"""`embedsearch export` and `embedsearch import`: vectors out of a store, and into one."""
+"""`export`, `import` and `pull`: vectors out of a store and into one, and a whole store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from embedsearch.cli.app import JsonOption, StoreOption, VerboseOption, session_with_signals
+from embedsearch.cli.app import (
+    JsonOption,
+    StoreOption,
+    VerboseOption,
+    WaitOption,
+    WrittenStoreOption,
+    notice,
+    session_with_signals,
+)
 
 
 def export(
@@ -23,10 +31,11 @@ def export(
     """Write rows and vectors to a file; .npy and .faiss get a .csv with a line a row."""
     from embedsearch.exporting import export as export_store
     from embedsearch.present.text import json_line
-    from embedsearch.store.locate import locate_store
+    from embedsearch.store.locate import readable_store
 
     session = session_with_signals()
-    report = export_store(locate_store(store), out, where=where, session=session)
+    with readable_store(store, session) as path:
+        report = export_store(path, out, where=where, session=session)
     if json:
         sys.stdout.write(json_line(report.to_dict()) + "\n")
     else:
@@ -44,7 +53,7 @@ def import_(
         Path | None, typer.Option(help="The paths of a .npy file's rows: one a line, or a CSV.")
     ] = None,
     root: Annotated[Path, typer.Option(help="The folder that the paths lie in.")] = Path(),
-    store: StoreOption = None,
+    store: WrittenStoreOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -63,3 +72,27 @@ def import_(
         f"{report.failed:,} failed, {report.repeated:,} repeated\n"
         f"committed generation {report.generation}: {report.images:,} images"
     )
+
+
+def pull(
+    url: Annotated[str, typer.Argument(help="Where the store is: s3://bucket/photos.es.")],
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="FOLDER", help="The store to make, or to bring up to date.  [like the URL]"
+        ),
+    ] = None,
+    wait: WaitOption = 0.0,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Fetch a store from a URL; once more, what is new of it."""
+    from embedsearch.present.progress import ProgressDisplay
+    from embedsearch.present.text import json_line, pull_lines
+    from embedsearch.pulling import pull as fetch
+
+    with ProgressDisplay(notice, unit="MB") as on_progress:
+        report = fetch(
+            url, folder, wait_s=wait, session=session_with_signals(), on_progress=on_progress
+        )
+    sys.stdout.write(json_line(report.to_dict()) + "\n" if json else pull_lines(report))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -16,10 +15,10 @@ from embedsearch.cli.app import (
     JsonOption,
     ModelOption,
     PrecisionOption,
-    StoreOption,
     VerboseOption,
     WaitOption,
     WorkersOption,
+    WrittenStoreOption,
     notice,
     seconds,
     session_with_signals,
@@ -44,7 +43,7 @@ def index(
             metavar="FILE", help="Only the files that it lists, one a line or by NUL; - is stdin."
         ),
     ] = IndexConfig.files,
-    store: StoreOption = None,
+    store: WrittenStoreOption = None,
     model: ModelOption = IndexConfig.model,
     input_side: InputSideOption = IndexConfig.input_side,
     flip: FlipOption = IndexConfig.flip,
@@ -185,7 +184,7 @@ def _parsed(unit: str) -> tuple[int, int]:
 def _share(
     folders: list[str],
     share: tuple[int, int],
-    store: Path | None,
+    store: str | None,
     config: IndexConfig,
     session: Session,
     *,
@@ -207,7 +206,7 @@ def _share(
 def _on_engine(
     engine: str,
     folders: list[str],
-    store: Path | None,
+    store: str | None,
     config: IndexConfig,
     session: Session,
     *,
@@ -237,7 +236,7 @@ def _on_engine(
 
 
 def commit(
-    store: StoreOption = None,
+    store: WrittenStoreOption = None,
     drop: Annotated[
         bool, typer.Option("--drop", help="Give the plan up, and the units that are done.")
     ] = False,
@@ -260,7 +259,7 @@ def commit(
 
 def _watch(
     folders: list[str],
-    store: Path | None,
+    store: str | None,
     config: IndexConfig,
     quiet_s: float,
     session: Session,

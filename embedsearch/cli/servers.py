@@ -79,9 +79,9 @@ def serve(
 
 def mcp(
     store: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(
-            help="A store's folder. Repeatable.  [default: EMBEDSEARCH_STORE, else the nearest]"
+            help="Its folder or URL. Repeatable.  [default: EMBEDSEARCH_STORE, else the nearest]"
         ),
     ] = None,
     allow: Annotated[
@@ -104,10 +104,10 @@ def mcp(
     except ModuleNotFoundError as error:
         raise _missing("mcp", error) from error
     from embedsearch.searching import open_store
-    from embedsearch.store.locate import locate_store
+    from embedsearch.store.locate import locate_store, url_of
     from embedsearch.web.limits import ServerLimits
 
-    places = [str(place) for place in store or [locate_store(None)]]
+    places = store or [url_of(None) or str(locate_store(None))]
     for folder in allow or ():
         if not folder.is_dir():
             raise UsageError(f"--allow {folder}: there is no such folder")

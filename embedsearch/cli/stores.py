@@ -12,8 +12,11 @@ from embedsearch.cli.app import (
     StoreOption,
     VerboseOption,
     WaitOption,
+    WrittenStoreOption,
+    notice,
     session_with_signals,
 )
+from embedsearch.session import Session
 
 
 def info(
@@ -27,14 +30,15 @@ def info(
     """Show what the store holds: images, model, sizes, generation."""
     from embedsearch import upkeep
     from embedsearch.present.text import generation_lines, info_lines, json_line
-    from embedsearch.store.locate import locate_store
+    from embedsearch.store.locate import readable_store
 
-    if generations:
-        rows = [item.to_dict() for item in upkeep.generations(locate_store(store))]
-        lines = [json_line(row) + "\n" for row in rows] if json else [generation_lines(rows)]
-        sys.stdout.writelines(lines)
-        return
-    facts = upkeep.info(locate_store(store)).to_dict()
+    with readable_store(store, Session(notice=notice)) as path:
+        if generations:
+            rows = [item.to_dict() for item in upkeep.generations(path)]
+            lines = [json_line(row) + "\n" for row in rows] if json else [generation_lines(rows)]
+            sys.stdout.writelines(lines)
+            return
+        facts = upkeep.info(path).to_dict()
     sys.stdout.write(json_line(facts) + "\n" if json else info_lines(facts))
 
 
@@ -47,9 +51,10 @@ def check(
 ) -> int:
     """Verify the checksum of every file of the store; exit with 5 if anything is wrong."""
     from embedsearch.store.check import check_store
-    from embedsearch.store.locate import locate_store
+    from embedsearch.store.locate import readable_store
 
-    manifest, problems = check_store(locate_store(store), read_data=read_data)
+    with readable_store(store, Session(notice=notice)) as path:
+        manifest, problems = check_store(path, read_data=read_data)
     for problem in problems:
         print(problem.words, file=sys.stderr)
     if problems:
@@ -60,7 +65,7 @@ def check(
 
 
 def repair(
-    store: StoreOption = None,
+    store: WrittenStoreOption = None,
     to: Annotated[
         int | None,
         typer.Option("--to", metavar="N", help="Go back to generation N; see info --generations."),
@@ -84,9 +89,10 @@ def failures(
     """List the files that could not be indexed, with stage and reason."""
     from embedsearch import upkeep
     from embedsearch.present.text import failure_values, json_line, table
-    from embedsearch.store.locate import locate_store
+    from embedsearch.store.locate import readable_store
 
-    rows = [failure_values(folder, item) for folder, item in upkeep.failures(locate_store(store))]
+    with readable_store(store, Session(notice=notice)) as path:
+        rows = [failure_values(folder, item) for folder, item in upkeep.failures(path)]
     if json:
         sys.stdout.writelines(json_line(row) + "\n" for row in rows)
     elif rows:

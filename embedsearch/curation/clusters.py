@@ -14,7 +14,7 @@ from embedsearch.ann.kmeans import spherical_kmeans
 from embedsearch.curation.collection import Collection
 from embedsearch.errors import NothingIndexed, UsageError
 from embedsearch.session import Session
-from embedsearch.store.locate import locate_store
+from embedsearch.store.locate import readable_store
 from embedsearch.store.snapshot import open_snapshot
 
 REPRESENTATIVES = 5
@@ -69,7 +69,7 @@ def clusters(
     Spherical k-means over the embeddings: Dhillon and Modha, "Concept decompositions for large
     sparse text data using clustering" (2001). Raises UsageError and the store's errors.
     """
-    with open_snapshot(locate_store(store)) as snapshot:
+    with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         collection = _some(Collection(snapshot, session or Session(), where))
         count = len(collection)
         if k is None:
@@ -111,7 +111,7 @@ def outliers(
     """
     if count < 1:
         raise UsageError("-n is at least 1")
-    with open_snapshot(locate_store(store)) as snapshot:
+    with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         session = session or Session()
         collection = _some(Collection(snapshot, session, where))
         vectors = collection.vectors()

@@ -28,7 +28,7 @@ from embedsearch.curation.likeness import (
 from embedsearch.curation.linkage import complete_groups
 from embedsearch.errors import UsageError
 from embedsearch.session import Session
-from embedsearch.store.locate import locate_store
+from embedsearch.store.locate import readable_store
 from embedsearch.store.snapshot import open_snapshot
 
 SAME_BYTES, SIMILAR = "same bytes", "similar"
@@ -105,7 +105,7 @@ def duplicates(
     if against is not None and folder is None:
         raise UsageError("--against needs a folder that is compared with it")
     config = config or DuplicateConfig()
-    with open_snapshot(locate_store(store)) as snapshot:
+    with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         collection = Collection(snapshot, session or Session(), config.where)
         return _Search(collection, config).run(
             None if folder is None else os.fspath(folder),

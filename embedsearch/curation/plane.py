@@ -17,7 +17,7 @@ from embedsearch.curation.collection import Collection, Picture
 from embedsearch.errors import MissingLibrary, NothingIndexed, UnreadableImage, UsageError
 from embedsearch.records import MapPoint
 from embedsearch.session import Session
-from embedsearch.store.locate import locate_store
+from embedsearch.store.locate import readable_store
 from embedsearch.store.snapshot import open_snapshot
 from embedsearch.thumbnails import Thumbnailer
 
@@ -52,7 +52,7 @@ def picture_map(
     if method not in METHODS:
         raise UsageError(f"--method is one of {', '.join(METHODS)}, not {method!r}")
     session = session or Session()
-    with open_snapshot(locate_store(store)) as snapshot:
+    with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         collection = Collection(snapshot, session, where)
         images = len(collection)
         if images < 3:

@@ -27,7 +27,7 @@ from embedsearch.queries import drawn_towards
 from embedsearch.records import Evaluation, Hit, Progress, WorstQuery
 from embedsearch.searching import Searcher, open_store
 from embedsearch.session import Session
-from embedsearch.store.locate import locate_store
+from embedsearch.store.locate import readable_store
 from embedsearch.store.snapshot import Snapshot, open_snapshot
 
 WORST = 12  # queries listed and shown on the contact sheet
@@ -73,7 +73,8 @@ def evaluate(
         rows = read_rows(Path(relevant), ["query", "relevant"])
         pairs = [(row["query"], row["relevant"]) for _, row in rows]
     if folder is None:
-        return _evaluate_store(store, pairs, expand, config, session)
+        with readable_store(store, session) as place:
+            return _evaluate_store(place, pairs, expand, config, session)
     results = []
     for model in models:
         with tempfile.TemporaryDirectory(prefix="embedsearch-") as base:
@@ -151,13 +152,12 @@ class _Truth:
 
 
 def _evaluate_store(
-    store: str | Path | None,
+    path: Path,
     pairs: list[tuple[str, str]] | None,
     expand: int,
     config: IndexConfig,
     session: Session,
 ) -> list[Evaluation]:
-    path = locate_store(store)
     with open_snapshot(path) as snapshot:
         keys, paths, vectors = _stored(snapshot)
     truth = _Truth(keys, pairs, session.notice)

@@ -17,8 +17,9 @@ LINE_EVERY_S = 10.0
 class ProgressDisplay:
     """Call it with each Progress; use it as a context manager."""
 
-    def __init__(self, notice: Callable[[str], None]) -> None:
+    def __init__(self, notice: Callable[[str], None], unit: str = "images") -> None:
         self._notice = notice
+        self._unit = unit
         self._said_at = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
@@ -36,7 +37,7 @@ class ProgressDisplay:
             self._draw(progress)
         elif time.monotonic() - self._said_at >= LINE_EVERY_S:
             self._said_at = time.monotonic()
-            self._notice(_words(progress))
+            self._notice(_words(progress, self._unit))
 
     def _draw(self, progress: Progress) -> None:
         if self._bar is None:
@@ -46,21 +47,25 @@ class ProgressDisplay:
 
             columns = (
                 BarColumn(bar_width=20),
-                TextColumn("{task.completed}/{task.total} images  {task.fields[words]}"),
+                TextColumn("{task.completed}/{task.total} {task.fields[words]}"),
             )
             self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
             self._task = self._bar.add_task("", total=progress.total, words="")
             self._bar.start()
-        self._bar.update(self._task, completed=progress.done, words=_rest(progress))
+        self._bar.update(
+            self._task,
+            completed=progress.done,
+            words=f"{self._unit}  {_rest(progress, self._unit)}",
+        )
 
 
-def _words(progress: Progress) -> str:
-    return f"{progress.done} of {progress.total} images, {_rest(progress)}"
+def _words(progress: Progress, unit: str) -> str:
+    return f"{progress.done} of {progress.total} {unit}, {_rest(progress, unit)}"
 
 
-def _rest(progress: Progress) -> str:
+def _rest(progress: Progress, unit: str) -> str:
     """Return speed, time left, failures and what else there is to say, with two blanks between."""
-    parts = [f"{progress.rate:.0f} images/s"]
+    parts = [f"{progress.rate:.0f} {unit}/s"]
     if progress.rate and progress.done < progress.total:
         left_s = round((progress.total - progress.done) / progress.rate)
         parts.append(f"{timedelta(seconds=left_s)} left")

@@ -24,6 +24,7 @@ from embedsearch.records import (
     IndexReport,
     MetadataReport,
     ModelSpec,
+    PullReport,
     StagePlan,
     TrainReport,
     UnitsReport,
@@ -100,6 +101,17 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[
             for place, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  " + "  ".join(cells).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def pull_lines(report: PullReport) -> str:
+    """Return a PullReport as a line or two for a person."""
+    lines = ["nothing new"]
+    if report.files or report.generation != report.former:
+        noun = "file" if report.files == 1 else "files"
+        megabytes = f"{report.fetched_bytes / 1e6:,.1f} of {report.bytes / 1e6:,.1f} MB"
+        lines = [f"{report.files} {noun} fetched, {megabytes}, in {report.elapsed_s:.1f} s"]
+    lines.append(f"{report.store} holds generation {report.generation}: {report.images:,} images")
     return "\n".join(lines) + "\n"
 
 

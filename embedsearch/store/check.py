@@ -16,6 +16,7 @@ from embedsearch.store.files import (
     FOLDERS,
     FORMAT_NAME,
     LOCK_NAME,
+    PULLED_NAME,
     TMP_NAME,
     damaged,
     is_own_name,
@@ -27,7 +28,7 @@ from embedsearch.store.manifest import Manifest
 from embedsearch.store.shards import Shard, numbers, vector_array
 from embedsearch.store.snapshot import Snapshot, read_failures
 
-_OWN_NAMES = {FORMAT_NAME, CURRENT_NAME, LOCK_NAME, TMP_NAME, *FOLDERS.values()}
+_OWN_NAMES = {FORMAT_NAME, CURRENT_NAME, PULLED_NAME, LOCK_NAME, TMP_NAME, *FOLDERS.values()}
 
 
 @dataclass(frozen=True)

@@ -27,19 +27,25 @@ from embedsearch.store.files import (
 from embedsearch.store.manifest import MAX_BYTES, Manifest
 
 OPEN_TRIES = 5
+MOST_POINTER_BYTES, MOST_FORMAT_BYTES = 4096, 64
 T = TypeVar("T")
 
 
 def check_format(store: Path) -> None:
     """Raise unless `store` is a folder that embedsearch made and this version reads."""
     try:
-        text = (store / FORMAT_NAME).read_bytes()[:64]
+        text = (store / FORMAT_NAME).read_bytes()[:MOST_FORMAT_BYTES]
     except FileNotFoundError:
         raise StoreNotFound(
             f"{store} is no store: make one with embedsearch index FOLDER --store {store}"
         ) from None
     except OSError as error:
         raise StorageError(f"{store}: {error.strerror}") from error
+    check_format_text(str(store), text)
+
+
+def check_format_text(store: str, text: bytes) -> None:
+    """Raise unless the content of a FORMAT file is one that this version reads."""
     if text != FORMAT_TEXT:
         if text.startswith(b"embedsearch ") and text[12:].strip().isdigit():
             raise IncompatibleStore(
@@ -52,16 +58,30 @@ def check_format(store: Path) -> None:
 def current_pointer(store: Path) -> bytes | None:
     """Return what CURRENT says, another for each commit; None where it cannot be read."""
     try:
-        return (store / CURRENT_NAME).read_bytes()[:4096]
+        return (store / CURRENT_NAME).read_bytes()[:MOST_POINTER_BYTES]
     except OSError:
         return None
+
+
+def pointed_at(pointer: bytes) -> FileRecord:
+    """Return the manifest that the content of a CURRENT names. Raises ValueError."""
+    try:
+        values = strict_json(pointer)
+        record = FileRecord(values["manifest"], int(values["bytes"]), values["sha256"])
+    except (TypeError, KeyError) as error:
+        raise ValueError(str(error)) from error
+    if not record.name.startswith("m-"):
+        raise ValueError(f"{record.name} is no manifest")
+    if not 0 < record.bytes <= MAX_BYTES:
+        raise ValueError(f"{record.name} claims {record.bytes} bytes")
+    return record
 
 
 def read_current(store: Path) -> Manifest:
     """Return the manifest that CURRENT names. Raises StoreNotFound or DamagedStore."""
     for attempt in range(OPEN_TRIES):
         try:
-            pointer = (store / CURRENT_NAME).read_bytes()[:4096]
+            pointer = (store / CURRENT_NAME).read_bytes()[:MOST_POINTER_BYTES]
         except FileNotFoundError:
             if _first_commit_unfinished(store):
                 raise StoreNotFound(
@@ -71,12 +91,9 @@ def read_current(store: Path) -> Manifest:
         except OSError as error:
             raise StorageError(f"{store / CURRENT_NAME}: {error.strerror}") from error
         try:
-            values = strict_json(pointer)
-            record = FileRecord(values["manifest"], int(values["bytes"]), values["sha256"])
-        except (ValueError, TypeError, KeyError) as error:
+            record = pointed_at(pointer)
+        except ValueError as error:
             raise damaged(store, CURRENT_NAME, f"is garbage ({error})") from error
-        if record.bytes > MAX_BYTES:
-            raise damaged(store, record.relative, f"claims {record.bytes} bytes")
         try:
             return _parse_manifest(store, record)
         except DamagedStore:

@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedsearch.config import store_cache_folder
 from embedsearch.errors import DamagedStore, StorageError
 
 FORMAT_NAME = "FORMAT"
 FORMAT_TEXT = b"embedsearch 1\n"
 CURRENT_NAME = "CURRENT"
 LOCK_NAME = "writer.lock"
+PULLED_NAME = "PULLED"  # of a copy: the URL it is from, and which manifests came from there
 TMP_NAME = "tmp"
 FOLDERS = {
     **{"m": "manifests", "s": "shards", "d": "shards", "f": "shards", "r": "shards"},
@@ -67,10 +69,7 @@ def write_new(
         sha256 = digest.hexdigest()
         serial = "" if kind == "m" else f"-{sha256[:16]}"
         record = FileRecord(f"{kind}-{generation:08d}{serial}.{suffix}", size, sha256)
-        target = store / record.relative
-        temporary.chmod(0o444)
-        temporary.rename(target)
-        sync_folder(target.parent)
+        _put(temporary, store / record.relative)
     except OSError as error:
         _discard(temporary)
         raise storage_error(store, error) from error
@@ -78,6 +77,38 @@ def write_new(
         _discard(temporary)
         raise
     return record
+
+
+def write_copy(store: Path, record: FileRecord, data: Iterable[bytes], origin: str) -> None:
+    """Write a file that was made elsewhere, if it is what its record says.
+
+    Raises DamagedStore, which names `origin`, for another length or sha256, and StorageError;
+    either leaves nothing behind.
+    """
+    temporary = store / TMP_NAME / f"{os.getpid()}-{secrets.token_hex(8)}"
+    digest = hashlib.sha256()
+    try:
+        size = _write(temporary, data, digest)
+        check_content(record, size, digest.hexdigest(), origin)
+        _put(temporary, store / record.relative)
+    except OSError as error:
+        _discard(temporary)
+        raise storage_error(store, error) from error
+    except BaseException:
+        _discard(temporary)
+        raise
+
+
+def check_content(record: FileRecord, size: int, sha256: str, origin: str) -> None:
+    """Raise DamagedStore unless what came from `origin` is what the record says."""
+    if size != record.bytes:
+        length = f"more than {record.bytes}" if size > record.bytes else f"{size}"
+        words = f"has {length} bytes, the manifest says {record.bytes}"
+    elif sha256 != record.sha256:
+        words = "is another file than the manifest says: its sha256 differs"
+    else:
+        return
+    raise DamagedStore(f"{origin} {words}; copy the store there again, CURRENT last")
 
 
 def replace(store: Path, name: str, content: bytes) -> None:
@@ -207,7 +238,18 @@ def damaged(store: Path, name: str, words: str) -> DamagedStore:
     remedy = f"run: embedsearch repair --store {store}"
     if name.startswith("shards"):  # the truth itself: nothing else holds what it held
         remedy = f"embed the images anew: embedsearch index --rebuild --store {store}"
+    if store.parent == store_cache_folder():
+        remedy = f"it is a copy, fetched again once you delete it: rm -r {store}"
     return DamagedStore(f"{store / name} {words}; {remedy}")
+
+
+def pulled_from(store: Path) -> tuple[str, list[str]] | None:
+    """Return the URL that a folder was fetched from, and the sha256 of manifests from there."""
+    try:
+        note = strict_json((store / PULLED_NAME).read_bytes()[:8192])
+        return str(note["url"]), [str(sha256) for sha256 in note["manifests"]]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def strict_json(data: bytes) -> Any:
@@ -225,6 +267,13 @@ def strict_json(data: bytes) -> Any:
         return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def _put(temporary: Path, target: Path) -> None:
+    """Give a file that is whole its name, for good. Raises OSError."""
+    temporary.chmod(0o444)
+    temporary.rename(target)
+    sync_folder(target.parent)
 
 
 def _write(path: Path, data: Iterable[bytes | memoryview], digest: Any) -> int:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from embedsearch.config import STORE_NAME
-from embedsearch.errors import StoreNotFound
+from embedsearch.errors import StoreNotFound, UsageError
+from embedsearch.paths import is_url
+from embedsearch.session import Session
 from embedsearch.store.files import FORMAT_NAME
 
 
@@ -14,8 +18,10 @@ def locate_store(store: str | os.PathLike[str] | None, *, create: bool = False) 
     """Return the store to use: `store`, else EMBEDSEARCH_STORE, else the nearest one upwards.
 
     With `create`, the current folder's `.embedsearch` where there is none yet; without, raises
-    StoreNotFound.
+    StoreNotFound. Raises UsageError for a URL: what is there is only read.
     """
+    if url := url_of(store):
+        raise UsageError(f"{url} is only read: embedsearch pull {url} makes a store to write to")
     named = store or os.environ.get("EMBEDSEARCH_STORE")
     if named:
         return Path(os.path.abspath(named))
@@ -29,3 +35,27 @@ def locate_store(store: str | os.PathLike[str] | None, *, create: bool = False) 
         f"no {STORE_NAME} in {here} or above: make one with embedsearch index FOLDER, "
         "or name it with --store"
     )
+
+
+def url_of(store: str | os.PathLike[str] | None) -> str | None:
+    """Return the URL that a store is at, None for one on the disk."""
+    named = os.fspath(store or os.environ.get("EMBEDSEARCH_STORE") or "")
+    return named if is_url(named) else None
+
+
+@contextmanager
+def readable_store(
+    store: str | os.PathLike[str] | None, session: Session | None = None
+) -> Iterator[Path]:
+    """Give the folder of a store that is only read; one at a URL is fetched, and kept meanwhile.
+
+    Raises what `locate_store` and `Mirror.open` raise.
+    """
+    if (url := url_of(store)) is None:
+        yield locate_store(store)
+        return
+    from embedsearch.store.mirror import Mirror  # a store on the disk needs no bucket's library
+
+    with Mirror(url, session or Session()) as mirror:
+        mirror.open()
+        yield mirror.folder

@@ -148,9 +148,9 @@ class Manifest:
             )
         try:
             manifest = cls(**_records(values))
+            manifest._check()
         except (TypeError, KeyError, AttributeError, UsageError) as error:
             raise ValueError(f"malformed manifest: {error}") from error
-        manifest._check()
         return manifest
 
     def _check(self) -> None:

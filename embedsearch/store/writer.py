@@ -75,13 +75,13 @@ class StoreWriter:
                     f"{store} waits for the units of a plan: embedsearch commit takes them in, "
                     "embedsearch commit --drop gives them up"
                 )
-            self._sweep_tmp()
+            sweep_tmp(store)
             try:
                 self.manifest: Manifest | None = read_current(store)
             except StoreNotFound:
                 self.manifest = None
             self._base = self.manifest
-            self._sweep(generations(store, self.manifest))
+            sweep(store, generations(store, self.manifest))
         except BaseException:
             self._lock.release()
             raise
@@ -120,23 +120,29 @@ class StoreWriter:
         self.manifest = manifest
         self._lock.touch()
         # The one before this run stays for going back, and for readers that are just opening it.
-        self._sweep([manifest, *([] if self._base is None else [self._base])])
+        sweep(self.store, [manifest, *([] if self._base is None else [self._base])])
 
-    def _sweep_tmp(self) -> None:
-        with contextlib.suppress(OSError):  # debris costs space only; the next run tries again
-            for path in (self.store / TMP_NAME).iterdir():
-                path.unlink()
 
-    def _sweep(self, kept: list[Manifest]) -> None:
-        """Remove the store's files that none of these generations needs."""
-        needed = {record.relative for manifest in kept for record in manifest.files()}
-        needed |= {f"manifests/m-{manifest.generation:08d}.json" for manifest in kept}
-        for folder in sorted(set(FOLDERS.values())):
-            with contextlib.suppress(StorageError):  # as above
-                for name in listed(self.store, folder):
-                    if f"{folder}/{name}" not in needed and is_own_name(name):
-                        with contextlib.suppress(OSError):
-                            (self.store / folder / name).unlink()
+def sweep_tmp(store: Path) -> None:
+    """Remove what a killed writer left unfinished; the caller holds the writer's lock."""
+    with contextlib.suppress(OSError):  # debris costs space only; the next run tries again
+        for path in (store / TMP_NAME).iterdir():
+            path.unlink()
+
+
+def sweep(store: Path, kept: list[Manifest]) -> int:
+    """Remove the store's files that none of these generations needs; return how many."""
+    needed = {record.relative for manifest in kept for record in manifest.files()}
+    needed |= {f"manifests/m-{manifest.generation:08d}.json" for manifest in kept}
+    removed = 0
+    for folder in sorted(set(FOLDERS.values())):
+        with contextlib.suppress(StorageError):  # as above
+            for name in listed(store, folder):
+                if f"{folder}/{name}" not in needed and is_own_name(name):
+                    with contextlib.suppress(OSError):
+                        (store / folder / name).unlink()
+                        removed += 1
+    return removed
 
 
 def generations(store: Path, current: Manifest | None) -> list[Manifest]:

@@ -1,0 +1,274 @@
+"""What lies on servers; in: a URL, out: the file system that it stands for, errors in words.
+
+s3, gs and abfs by pyarrow.fs, other schemes by fsspec. Credentials are those of the environment:
+none is ever part of a URL, which a store would keep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from embedsearch.errors import EmbedSearchError, MissingLibrary, StorageError, UsageError
+from embedsearch.records import Reason
+
+ATTEMPTS = 5  # of each request, with pauses that double
+_HASTY_ATTEMPTS, _HASTY_CONNECT_S = 2, 3.0  # where there is something else to answer with
+_CONNECT_S, _REQUEST_S = 10.0, 60.0
+_FIRST_PAUSE_S = 0.2
+_NATIVE = {"s3", "gs", "gcs", "abfs", "abfss", "hdfs"}
+_WEB = {"http", "https"}
+# What S3 says, by the words of its library, to whoever has no right.
+_SHUT = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE", "HTTP status 403")
+_PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers of a web server that may be others later
+T = TypeVar("T")
+
+
+class NotThere(StorageError):
+    """The server answers, and has no such file."""
+
+
+class Refused(StorageError):
+    """The server answers, and does not give the file to whoever asks."""
+
+
+def normal_url(url: str) -> str:
+    """Return a URL as a store keeps it. Raises UsageError for one that holds a secret."""
+    parts = urlsplit(url)
+    shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+    if parts.username or parts.password:
+        raise UsageError(f"{shown}: a URL with credentials is not kept: use the environment's")
+    if parts.query or parts.fragment:
+        raise UsageError(f"{shown}: a URL without ? and # is needed")
+    if not parts.netloc:
+        raise UsageError(f"{url}: it names no server and no bucket")
+    return f"{parts.scheme.lower()}://{parts.netloc}{parts.path}".rstrip("/")
+
+
+class Remote:
+    """A file system and the path that a URL stands for. What fails raises StorageError."""
+
+    def __init__(self, url: str, *, hasty: bool = False) -> None:
+        """Connect, which sends nothing yet; `hasty` gives up within seconds.
+
+        Raises UsageError and MissingLibrary.
+        """
+        self.url = normal_url(url)
+        scheme, _, self.path = self.url.partition("://")
+        self.is_native = scheme in _NATIVE
+        self.attempts = _HASTY_ATTEMPTS if hasty else ATTEMPTS
+        connect_s = _HASTY_CONNECT_S if hasty else _CONNECT_S
+        try:
+            self.files = _file_system(scheme, self.url, self.attempts, connect_s)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise UsageError(f"{self.url}: {words(error)}") from error
+        if not self.is_native:
+            self.path = self.url
+
+    @property
+    def identity(self) -> str:
+        """Return what tells this place from others: the URL, and whose servers it is of."""
+        endpoint = _endpoint() if self.url.startswith("s3://") else None
+        return f"{self.url} {endpoint or ''}".rstrip()
+
+    def info(self, path: str) -> pafs.FileInfo:
+        """Return what the server says of a path."""
+        with self.told():
+            return self.files.get_file_info(path)
+
+    def listed(self, folder: str) -> list[pafs.FileInfo]:
+        """Return what lies in a folder."""
+        with self.told():
+            return list(self.files.get_file_info(pafs.FileSelector(folder, allow_not_found=True)))
+
+    def has_bucket(self) -> bool:
+        """Return whether there is the bucket that the URL names; True where none is needed."""
+        if not self.is_native:
+            return True
+        return bool(self.info(self.path.split("/")[0]).type != pafs.FileType.NotFound)
+
+    @contextlib.contextmanager
+    def told(self, name: str = "") -> Iterator[None]:
+        """Raise StorageError for what the server, or the way to it, makes fail at `name`.
+
+        It is NotThere or Refused where the server said so.
+        """
+        # The libraries behind fsspec have errors of their own, all of them.
+        failures = (pa.ArrowException, OSError, ValueError) if self.is_native else (Exception,)
+        try:
+            yield
+        except EmbedSearchError:
+            raise
+        except failures as error:
+            place = f"{self.url}/{name}" if name else self.url
+            raise _kind(error)(f"{place}: {words(error)}") from error
+
+
+class RemoteFile:
+    """A file below a URL, read in parts of equal length by any number of threads."""
+
+    def __init__(self, remote: Remote, name: str, size: int, part_bytes: int) -> None:
+        """Name a file that should have `size` bytes; the first part that is read opens it."""
+        self.name = name
+        self.parts = max(1, -(-size // part_bytes))
+        self._remote = remote
+        self._path = f"{remote.path}/{name}"
+        self._size = size
+        self._part_bytes = part_bytes
+        self._opening = threading.Lock()
+        self._file: Any = None
+        # Of a server that gives whole files only: which part comes next, -1 after a failure.
+        self._turn = threading.Condition()
+        self._next = 1
+
+    def part(self, number: int) -> bytes:
+        """Return a part; of the last one a byte more, where the file is longer than it should be.
+
+        Raises StorageError.
+        """
+        start = number * self._part_bytes
+        length = min(self._part_bytes, self._size - start) + (number == self.parts - 1)
+        with self._remote.told(self.name):
+            if self._remote.is_native:
+                return self._native(start, length)
+            try:
+                return _patiently(lambda: self._ranged(start, length), self._remote.attempts)
+            except ValueError as error:
+                if "range requests" not in str(error):
+                    raise
+            return self._in_turn(number, start, length)
+
+    def close(self) -> None:
+        """Release what is open."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _native(self, start: int, length: int) -> bytes:
+        with self._opening:
+            if self._file is None:
+                self._file = self._remote.files.open_input_file(self._path)
+        return b"" if start >= self._file.size() else bytes(self._file.read_at(length, start))
+
+    def _ranged(self, start: int, length: int) -> bytes:
+        """Read from an open file of our own, of which there is nothing but this part."""
+        is_web = self._path.partition("://")[0] in _WEB
+        size = {"size": self._size + 1} if is_web else {}  # else it would be asked for first
+        files = self._remote.files.handler.fs
+        with files.open(self._path, "rb", cache_type="none", **size) as file:
+            file.seek(start)
+            # One request: of a web server without ranges a second one would get the start again.
+            return bytes(file.read(length)) if is_web else _read(file, length)
+
+    def _in_turn(self, number: int, start: int, length: int) -> bytes:
+        """Read the one stream there is, after those who read what is before."""
+        with self._turn:
+            self._turn.wait_for(lambda: self._next in {number, -1}, number * _REQUEST_S)
+            if self._next != number:
+                raise OSError("what comes before could not be read")
+            self._next = -1
+            try:
+                if self._file is None:
+                    files = self._remote.files.handler.fs
+                    self._file = files.open(self._path, "rb", block_size=0, size=self._size + 1)
+                    _read(self._file, start)
+                data = _read(self._file, length)
+                self._next = number + 1
+            finally:
+                self._turn.notify_all()
+            return data
+
+
+def _read(file: Any, length: int) -> bytes:
+    """Return so many bytes, fewer at the end of the file only."""
+    chunks = []
+    while length and (chunk := file.read(length)):
+        chunks.append(chunk)
+        length -= len(chunk)
+    return b"".join(chunks)
+
+
+def _patiently(ask: Callable[[], T], attempts: int) -> T:
+    """Return what `ask` returns, asked again where the failure may pass; pauses double."""
+    for attempt in range(1, attempts):
+        try:
+            return ask()
+        except Exception as error:
+            status = getattr(error, "status", None)
+            is_final = isinstance(error, FileNotFoundError | PermissionError | ValueError)
+            if is_final or (status is not None and status not in _PASSING):
+                raise
+            time.sleep(_FIRST_PAUSE_S * 2**attempt)
+    return ask()
+
+
+def _endpoint() -> str | None:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def _file_system(scheme: str, url: str, attempts: int, connect_s: float) -> pafs.FileSystem:
+    if scheme == "s3":
+        endpoint = _endpoint()
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        options: dict[str, Any] = {"region": region} if region else {}
+        if endpoint:
+            parts = urlsplit(endpoint)
+            options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
+        elif not region:
+            with contextlib.suppress(OSError):  # else the default one: the request will tell
+                options["region"] = pafs.resolve_s3_region(urlsplit(url).netloc)
+        return pafs.S3FileSystem(
+            retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=attempts),
+            connect_timeout=connect_s,
+            request_timeout=_REQUEST_S,
+            **options,
+        )
+    if scheme in _NATIVE:
+        return pafs.FileSystem.from_uri(url)[0]
+    try:
+        import fsspec
+
+        settings: dict[str, Any] = {}
+        if scheme in _WEB:
+            import aiohttp
+
+            limits = aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=_REQUEST_S)
+            settings = {"client_kwargs": {"timeout": limits}}
+        return pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem(scheme, **settings)))
+    except ImportError as error:
+        raise MissingLibrary(
+            f"{scheme}:// needs a library: pip install 'embedsearch[web]' ({error})"
+        ) from error
+
+
+def _kind(error: Exception) -> type[StorageError]:
+    status, text = getattr(error, "status", None), str(error)
+    if status in {401, 403} or reason_of(error) is Reason.PERMISSION:
+        return Refused
+    is_gone = isinstance(error, FileNotFoundError) or status in {404, 410}
+    return NotThere if is_gone or "NO_SUCH" in text else StorageError
+
+
+def reason_of(error: Exception) -> Reason:
+    """Return the reason of a failure that stands for a failed request."""
+    if isinstance(error, FileNotFoundError):
+        return Reason.VANISHED
+    is_shut = isinstance(error, PermissionError) or any(sign in str(error) for sign in _SHUT)
+    return Reason.PERMISSION if is_shut else Reason.IO_ERROR
+
+
+def words(error: BaseException) -> str:
+    """Return what a library says of a failed request, on one line, without its wrapping."""
+    text = " ".join(str(error).split())
+    _, marker, rest = text.partition("AWS Error ")
+    if any(sign in text for sign in _SHUT):
+        rest = f"{rest or text}; credentials are taken from the environment or a profile"
+    return (rest if marker else text)[:240] or type(error).__name__

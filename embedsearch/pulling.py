@@ -1,0 +1,99 @@
+"""A store at a URL to a folder of one's own; in: a URL and a folder, out: an ordinary store there.
+
+What is fetched is verified as in `store.fetch`. Nothing that was written in the folder is lost: a
+store that is not from that URL, or was changed since, is left as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from embedsearch.buckets import normal_url
+from embedsearch.errors import UsageError
+from embedsearch.paths import is_url
+from embedsearch.records import Progress, PullReport
+from embedsearch.session import Session
+from embedsearch.store.current import current_pointer, pointed_at, read_current
+from embedsearch.store.fetch import Plan, Upstream, Watch, take
+from embedsearch.store.files import FileRecord, pulled_from
+from embedsearch.store.lock import WriterLock
+from embedsearch.store.writer import check_creatable, create_store
+
+
+def pull(
+    url: str,
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    wait_s: float = 0.0,
+    session: Session | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+) -> PullReport:
+    """Make a folder the store that is at a URL, or bring it up to date; only new files are fetched.
+
+    Without `folder` it is called like the last part of the URL. Progress is in megabytes. Raises
+    UsageError for a folder that holds another store, or one that was changed here, StoreNotFound,
+    DamagedStore, StorageError and StoreLocked.
+    """
+    if not is_url(url):
+        raise UsageError(f"{url} is no URL: pull fetches from one, as s3://bucket/photos.es")
+    url = normal_url(url)
+    store = Path(os.path.abspath(folder or url.rpartition("/")[2]))
+    began = time.monotonic()
+    check_creatable(store)
+    upstream = Upstream(url)
+    upstream.pointer()  # no folder is made for what is not there
+    create_store(store)
+    former = whole_bytes = 0
+
+    def planned(plan: Plan) -> None:
+        nonlocal former, whole_bytes
+        former, whole_bytes = _check_own(url, store, plan.record), plan.whole_bytes
+
+    def progressed(done: int, total: int) -> None:
+        megabytes = round(done / 1e6), round(total / 1e6)
+        on_progress(Progress(*megabytes, failed=0, elapsed_s=time.monotonic() - began))
+
+    lock = WriterLock(store, wait_s)
+    try:
+        watch = Watch(session or Session(), planned, progressed)
+        fetched = take(upstream, store, watch, keep_former=True)
+    finally:
+        lock.release()
+    return PullReport(
+        url=url,
+        store=str(store),
+        generation=fetched.manifest.generation,
+        former=former,
+        images=fetched.manifest.live,
+        files=fetched.files,
+        fetched_bytes=fetched.bytes,
+        bytes=whole_bytes,
+        removed=fetched.removed,
+        elapsed_s=round(time.monotonic() - began, 3),
+    )
+
+
+def _check_own(url: str, store: Path, wanted: FileRecord) -> int:
+    """Return the generation that a folder holds, 0 for none, if it may be replaced.
+
+    Raises UsageError for one that did not come from the URL, and DamagedStore.
+    """
+    pointer = current_pointer(store)
+    if pointer is None:
+        return 0
+    manifest = read_current(store)
+    here = pointed_at(pointer).sha256
+    pulled = pulled_from(store)
+    is_from_there = pulled is not None and pulled[0] == url and here in pulled[1]
+    if here == wanted.sha256 or is_from_there:
+        return manifest.generation
+    whence = "another store" if pulled is None else f"a store from {pulled[0]}, changed since"
+    if pulled is not None and here in pulled[1]:
+        whence = f"a store from {pulled[0]}"
+    raise UsageError(
+        f"{store} holds {whence} (generation {manifest.generation}), which pull does not "
+        f"overwrite: name another folder: embedsearch pull {url} FOLDER"
+    )

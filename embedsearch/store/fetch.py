@@ -1,0 +1,313 @@
+"""A store fetched from a server; in: its URL and a folder, out: the same store in that folder.
+
+CURRENT names the manifest and the manifest all files, so that nothing is listed. A file is taken
+once it is what its record says, CURRENT last of all: killed at any point, the folder holds the
+generation that it held before. What was taken until then is not fetched again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+import shutil
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedsearch.buckets import NotThere, Remote, RemoteFile, normal_url
+from embedsearch.errors import DamagedStore, EmbedSearchError, StorageError, StoreNotFound
+from embedsearch.session import Session
+from embedsearch.store.current import (
+    MOST_FORMAT_BYTES,
+    MOST_POINTER_BYTES,
+    OPEN_TRIES,
+    check_format_text,
+    current_pointer,
+    pointed_at,
+    read_current,
+)
+from embedsearch.store.files import (
+    CURRENT_NAME,
+    FORMAT_NAME,
+    PULLED_NAME,
+    FileRecord,
+    check_content,
+    open_verified,
+    read_verified,
+    replace,
+    verify,
+    write_copy,
+)
+from embedsearch.store.manifest import Manifest
+from embedsearch.store.writer import sweep, sweep_tmp
+
+# Bytes of a file that one request asks for, and how many are on their way: what memory they take.
+PART_BYTES, PARTS = 8 << 20, 8
+_SPARE_BYTES = 64 << 20  # that a disk keeps free
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is about to be fetched: the files that are not here, of those of a generation."""
+
+    record: FileRecord  # of the manifest
+    manifest: Manifest
+    missing: Sequence[FileRecord]
+
+    @property
+    def bytes(self) -> int:
+        """Return how much is to be fetched."""
+        return sum(record.bytes for record in self.missing)
+
+    @property
+    def whole_bytes(self) -> int:
+        """Return how much the generation takes up."""
+        return self.record.bytes + sum(record.bytes for record in self.manifest.files())
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What became of a folder: the generation that it holds, and what was done for that."""
+
+    manifest: Manifest
+    files: int = 0  # that were fetched, besides manifest and CURRENT
+    bytes: int = 0
+    removed: int = 0
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Whom a fetch talks to; `planned` is told before the first byte, and may raise."""
+
+    session: Session
+    planned: Callable[[Plan], None] = lambda plan: None
+    on_progress: Callable[[int, int], None] = lambda done, total: None
+
+
+class Upstream:
+    """A store at a URL."""
+
+    def __init__(self, url: str, *, hasty: bool = False) -> None:
+        """Send nothing yet. Raises UsageError and MissingLibrary."""
+        self.url = normal_url(url)
+        self.remote = Remote(self.url, hasty=hasty)
+
+    def pointer(self) -> bytes:
+        """Return the content of CURRENT. Raises StoreNotFound and StorageError."""
+        try:
+            return self._small(CURRENT_NAME, MOST_POINTER_BYTES)
+        except NotThere as error:
+            words = "there is no store: it has no CURRENT"
+            with suppress(StorageError):  # who may not ask for buckets may still read from one
+                if not self.remote.has_bucket():
+                    words = "there is no such bucket"
+            raise StoreNotFound(f"{self.url}: {words}") from error
+
+    def record(self, pointer: bytes) -> FileRecord:
+        """Return the manifest that a CURRENT names. Raises DamagedStore."""
+        try:
+            return pointed_at(pointer)
+        except ValueError as error:
+            raise self._damaged(CURRENT_NAME, f"is garbage ({error})") from error
+
+    def manifest(self, record: FileRecord, data: bytes | None) -> tuple[bytes, Manifest]:
+        """Return a manifest, by `data` where that is here, and check what it names.
+
+        Raises DamagedStore, IncompatibleStore and StorageError.
+        """
+        if data is None:
+            data = self._small(record.relative, record.bytes)
+            origin = f"{self.url}/{record.relative}"
+            check_content(record, len(data), hashlib.sha256(data).hexdigest(), origin)
+        try:
+            manifest = Manifest.from_bytes(data)
+            if record.name != f"m-{manifest.generation:08d}.json":
+                raise ValueError(f"it is of generation {manifest.generation}")
+            _check_records([record, *manifest.files()])
+        except ValueError as error:
+            raise self._damaged(record.relative, f"is malformed ({error})") from error
+        return data, manifest
+
+    def check_format(self) -> None:
+        """Raise StoreNotFound or IncompatibleStore unless this version reads it."""
+        try:
+            check_format_text(self.url, self._small(FORMAT_NAME, MOST_FORMAT_BYTES))
+        except NotThere as error:
+            raise StoreNotFound(f"{self.url} is no store: it has no FORMAT") from error
+
+    def _small(self, name: str, most: int) -> bytes:
+        """Return a file of at most `most` bytes, or a byte more of one that is longer."""
+        file = RemoteFile(self.remote, name, most, most + 1)
+        try:
+            return file.part(0)
+        finally:
+            with self.remote.told(name):
+                file.close()
+
+    def _damaged(self, name: str, words: str) -> DamagedStore:
+        return DamagedStore(f"{self.url}/{name} {words}; copy the store there again, CURRENT last")
+
+
+def take(upstream: Upstream, store: Path, watch: Watch, *, keep_former: bool) -> Fetched:
+    """Make the folder hold the generation that is the newest at the URL; one before may stay.
+
+    The caller holds the writer's lock of the folder, which `create_store` made. Raises
+    DamagedStore where a file there is not what it should be, StorageError where it cannot be
+    had; the folder then holds what it held.
+    """
+    sweep_tmp(store)
+    for _ in range(OPEN_TRIES):
+        pointer = upstream.pointer()
+        try:
+            return _take(upstream, pointer, store, watch, keep_former=keep_former)
+        except (NotThere, DamagedStore) as error:
+            if upstream.pointer() != pointer:
+                continue  # it moved on meanwhile, and swept what was asked for
+            if isinstance(error, DamagedStore):
+                raise
+            words = f"{error}; copy the store there again, CURRENT last"
+            raise DamagedStore(words) from error
+    raise StorageError(f"{upstream.url} is committed to faster than it can be fetched: try again")
+
+
+def is_whole(store: Path, manifest: Manifest) -> bool:
+    """Return whether all files of a generation are here, with the length that they should have."""
+    return all(_is_here(store, record) for record in manifest.files())
+
+
+def generation_here(store: Path) -> Manifest | None:
+    """Return the generation that the folder holds, None where it holds none that can be read."""
+    with suppress(EmbedSearchError):
+        return read_current(store)
+    return None
+
+
+def _take(
+    upstream: Upstream, pointer: bytes, store: Path, watch: Watch, *, keep_former: bool
+) -> Fetched:
+    record = upstream.record(pointer)
+    former, known = generation_here(store), _record_here(store)
+    if former is None:
+        upstream.check_format()
+    data = read_verified(store, record) if known == record and former is not None else None
+    data, manifest = upstream.manifest(record, data)
+    sure = {_identity(item) for item in former.files()} if former is not None else set()
+    missing = [item for item in manifest.files() if not _has(store, item, sure)]
+    plan = Plan(record, manifest, missing)
+    watch.planned(plan)
+    _check_space(store, plan)
+    _fetch(upstream, store, plan, watch)
+    if known != record or former is None:
+        write_copy(store, record, [data], f"{upstream.url}/{record.relative}")
+    if current_pointer(store) != pointer:
+        # Both: killed between these two, the folder holds what is from there all the same.
+        ours = [record.sha256, *([] if known is None else [known.sha256])]
+        note = {"url": upstream.url, "manifests": ours}
+        replace(store, PULLED_NAME, json.dumps(note).encode() + b"\n")
+        replace(store, CURRENT_NAME, pointer)
+    kept = [former] if keep_former and former is not None else []
+    return Fetched(manifest, len(missing), plan.bytes, sweep(store, [manifest, *kept]))
+
+
+def _check_records(records: Sequence[FileRecord]) -> None:
+    """Raise ValueError for lengths and checksums that are none, and for a name given twice."""
+    for record in records:
+        if type(record.bytes) is not int or record.bytes < 0:
+            raise ValueError(f"{record.name} has {record.bytes!r} bytes")
+        if not isinstance(record.sha256, str) or not _SHA256.fullmatch(record.sha256):
+            raise ValueError(f"{record.name} has no sha256")
+    if len({record.name for record in records}) != len(records):
+        raise ValueError("a file is named twice")
+
+
+def _record_here(store: Path) -> FileRecord | None:
+    pointer = current_pointer(store)
+    with suppress(ValueError):
+        return None if pointer is None else pointed_at(pointer)
+    return None
+
+
+def _identity(record: FileRecord) -> tuple[str, int, str]:
+    return record.name, record.bytes, record.sha256
+
+
+def _has(store: Path, record: FileRecord, sure: set[tuple[str, int, str]]) -> bool:
+    """Return whether a file is here; what no generation here names is compared with its sha256."""
+    if _identity(record) in sure:
+        return _is_here(store, record)
+    with suppress(DamagedStore):
+        with ExitStack() as opened:
+            descriptor = open_verified(store, record)
+            file = opened.enter_context(open(descriptor, "rb"))
+            verify(store, record, file.fileno())
+        return True
+    return False
+
+
+def _is_here(store: Path, record: FileRecord) -> bool:
+    with suppress(DamagedStore), open(open_verified(store, record), "rb"):
+        return True
+    return False
+
+
+def _check_space(store: Path, plan: Plan) -> None:
+    free = shutil.disk_usage(store).free
+    if plan.missing and plan.bytes + _SPARE_BYTES > free:
+        raise StorageError(
+            f"{store}: {megabytes(plan.bytes)} are to be fetched, and {megabytes(free)} are free "
+            "on that disk: free some space"
+        )
+
+
+def megabytes(size: int) -> str:
+    """Return a number of bytes in words."""
+    return f"{size / 1e6:,.1f} MB"
+
+
+def _fetch(upstream: Upstream, store: Path, plan: Plan, watch: Watch) -> None:
+    """Fetch files, parts of one or of several at a time, and write them one after another."""
+    files = [
+        RemoteFile(upstream.remote, record.relative, record.bytes, PART_BYTES)
+        for record in plan.missing
+    ]
+    done = 0
+    parts = _ahead(files)
+    try:
+        for record, file in zip(plan.missing, files, strict=True):
+
+            def of_this_file(file: RemoteFile = file) -> Iterator[bytes]:
+                nonlocal done
+                for part in itertools.islice(parts, file.parts):
+                    watch.session.check()
+                    done += len(part)
+                    watch.on_progress(done, plan.bytes)
+                    yield part
+
+            write_copy(store, record, of_this_file(), f"{upstream.url}/{record.relative}")
+            with upstream.remote.told(record.relative):
+                file.close()
+    finally:
+        parts.close()
+
+
+def _ahead(files: Sequence[RemoteFile]) -> Generator[bytes, None, None]:
+    """Yield the parts of all files in order, with those that come next on their way."""
+    waiting: deque[Future[bytes]] = deque()
+    rest = ((file, number) for file in files for number in range(file.parts))
+    with ThreadPoolExecutor(PARTS, "fetch") as pool:
+        try:
+            while True:
+                for file, number in itertools.islice(rest, PARTS - len(waiting)):
+                    waiting.append(pool.submit(file.part, number))
+                if not waiting:
+                    return
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
