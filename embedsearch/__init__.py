@@ -11,6 +11,9 @@ _HOMES = {
     "bench": "embedsearch.benching",
     "index": "embedsearch.indexing",
     "watch": "embedsearch.watching",
+    "plan": "embedsearch.indexing",
+    "run_units": "embedsearch.units",
+    "commit": "embedsearch.units",
     "duplicates": "embedsearch.curation.duplicates",
     "clusters": "embedsearch.curation.clusters",
     "outliers": "embedsearch.curation.clusters",
@@ -32,6 +35,8 @@ _HOMES = {
     "Hit": "embedsearch.records",
     "ImageRecord": "embedsearch.records",
     "IndexReport": "embedsearch.records",
+    "UnitsReport": "embedsearch.records",
+    "CommitReport": "embedsearch.records",
     "BenchReport": "embedsearch.records",
     "PullReport": "embedsearch.records",
     "Evaluation": "embedsearch.records",
@@ -44,6 +49,7 @@ _HOMES = {
 
 __all__ = [
     "BenchReport",
+    "CommitReport",
     "Crop",
     "DecodeLimits",
     "DuplicateConfig",
@@ -64,16 +70,20 @@ __all__ = [
     "Searcher",
     "TrainConfig",
     "TrainReport",
+    "UnitsReport",
     "__version__",
     "bench",
     "clusters",
+    "commit",
     "duplicates",
     "evaluate",
     "index",
     "open_store",
     "outliers",
     "picture_map",
+    "plan",
     "pull",
+    "run_units",
     "train",
     "watch",
 ]
@@ -92,13 +102,14 @@ if TYPE_CHECKING:
     from embedsearch.curation.plane import picture_map
     from embedsearch.embedding import ImageEmbedder
     from embedsearch.errors import EmbedSearchError, ImageNotFound
-    from embedsearch.indexing import index
+    from embedsearch.indexing import index, plan
     from embedsearch.learning.evaluate import evaluate
     from embedsearch.learning.train import train
     from embedsearch.pulling import pull
     from embedsearch.queries import Crop, Key, Mix
     from embedsearch.records import (
         BenchReport,
+        CommitReport,
         Evaluation,
         Failure,
         Hit,
@@ -107,8 +118,10 @@ if TYPE_CHECKING:
         ModelSpec,
         PullReport,
         TrainReport,
+        UnitsReport,
     )
     from embedsearch.searching import Searcher, open_store
+    from embedsearch.units import commit, run_units
     from embedsearch.watching import watch
 
 

@@ -128,7 +128,7 @@ def taken_up(
 
 
 def run_units(
-    store: Path,
+    store: str | Path,
     numbers: Iterable[int],
     *,
     config: IndexConfig | None = None,
@@ -143,6 +143,7 @@ def run_units(
     after which finished units stay.
     """
     config, session = config or IndexConfig(), session or Session()
+    store = locate_store(store)
     opened = open_plan(store)
     check_same(opened, config, session)
     todo = [opened.units[n] for n in numbers if read_record(store, opened, n) is None]
