@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,10 @@ from embedsearch.session import Session
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import Snapshot
 
+if TYPE_CHECKING:
+    from embedsearch.served import ServedRows
+    from embedsearch.vectordb.database import VectorDatabase
+
 QUERIES_AT_ONCE = 512  # share the passes over the rows
 _FILTERS_KEPT = 8
 _COLLAPSE_MORE = 4  # times as many are fetched where too few are left after collapsing
@@ -41,13 +45,19 @@ _Outcome: TypeAlias = "list[Hit] | EmbedSearchError"
 class Generation:
     """A snapshot with all that is needed to search it. Any number of threads may ask at once."""
 
-    def __init__(self, snapshot: Snapshot, session: Session) -> None:
-        """Take over the snapshot: it is closed with this, or at once if this fails."""
+    def __init__(
+        self, snapshot: Snapshot, session: Session, database: VectorDatabase | None = None
+    ) -> None:
+        """Take over the snapshot: it is closed with this, or at once if this fails.
+
+        A database, which stays the caller's, names the candidates in the place of FAISS.
+        """
         self._snapshot = snapshot
         self._reading = threading.RLock()  # a Parquet reader is not thread-safe
         try:
             self._rows = RowSearch(snapshot, session)
             self._columns = RowColumns(snapshot)
+            self._served = self._served_by(database, session)
         except BaseException:
             snapshot.close()
             raise
@@ -187,7 +197,16 @@ class Generation:
 
     def _nearest(self, queries: Vector, k: int, where: str | None) -> list[Neighbors]:
         """Return the neighbors of each query, float32 (Q, D), that meet a condition."""
+        if self._served is not None:
+            return self._served.nearest(queries, k, where, self._mask)
         return self._rows.nearest(queries, k, self._mask(where))
+
+    def _served_by(self, database: VectorDatabase | None, session: Session) -> ServedRows | None:
+        if database is None:
+            return None
+        from embedsearch.served import ServedRows
+
+        return ServedRows(database, self._snapshot, self._rows, self._columns, session)
 
     def _mask(self, where: str | None) -> Mask | None:
         """Return which rows meet a condition, bool (all shard rows,); the last ones are kept."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,9 @@ from embedsearch.store.locate import locate_store
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import open_snapshot
 from embedsearch.thumbnails import Thumbnailer
+
+if TYPE_CHECKING:
+    from embedsearch.vectordb.database import VectorDatabase
 
 __all__ = ["Answer", "Crop", "Key", "Mix", "Query", "Searcher", "open_store"]
 
@@ -74,17 +77,30 @@ def open_store(
     device: str = "cpu",
     precision: str = "auto",
     follow: bool = False,
+    serve_from: str | None = None,
     session: Session | None = None,
 ) -> Searcher:
     """Open a store for queries; without `store`, the nearest `.embedsearch` upwards.
 
     It answers from the generation that is the newest now; with `follow`, later ones are taken up
-    as they come, within seconds and without a wait. Raises StoreNotFound, DamagedStore,
-    IncompatibleStore. Close it, or use it with `with`.
+    as they come, within seconds and without a wait. `serve_from` is the URL of a vector database
+    that `export --to` filled and that names the candidates in the place of FAISS. Raises
+    StoreNotFound, DamagedStore, IncompatibleStore, StorageError. Close it, or use it with `with`.
     """
     check_device(device)
     check_precision(precision)
-    return Searcher(locate_store(store), device, precision, follow, session or Session())
+    place, session = locate_store(store), session or Session()
+    database = None
+    if serve_from is not None:
+        from embedsearch.vectordb.database import open_database
+
+        database = open_database(serve_from)
+    try:
+        return Searcher(place, device, precision, follow, session, database)
+    except BaseException:
+        if database is not None:
+            database.close()
+        raise
 
 
 @dataclass(eq=False)
@@ -101,12 +117,20 @@ class Searcher:
     """A store, open. Any number of threads may use it at once; each call sees one generation."""
 
     def __init__(
-        self, store: Path, device: str, precision: str, follow: bool, session: Session
+        self,
+        store: Path,
+        device: str,
+        precision: str,
+        follow: bool,
+        session: Session,
+        database: VectorDatabase | None = None,
     ) -> None:
+        """Open the newest generation; the database is closed with this."""
         self._store = store
         self._device = device
         self._precision = precision
         self._session = session
+        self._database = database
         # Of what follows. Reentrant: the garbage collector may end an abandoned `answers` any time.
         self._lock = threading.RLock()
         self._reloading = threading.Lock()  # held while a generation is opened
@@ -315,7 +339,7 @@ class Searcher:
     def _open(self, before: _Opened | None) -> _Opened:
         """Open the newest generation, with what the one before has, where that still fits."""
         snapshot = open_snapshot(self._store)
-        generation = Generation(snapshot, self._session)
+        generation = Generation(snapshot, self._session, self._database)
         spec, limits = snapshot.manifest.model, _limits(snapshot.manifest)
         if before is not None and before.embedder.fits(spec, limits):
             return _Opened(generation, before.embedder, before.thumbnailer)
@@ -343,6 +367,8 @@ class Searcher:
     def _release(self, opened: _Opened) -> None:
         """Close a generation that nobody will use again."""
         opened.generation.close()
+        if self._database is not None and not self._is_open and opened is self._opened:
+            self._database.close()
         if not self._is_open or opened.embedder is not self._opened.embedder:
             opened.embedder.close()
             opened.thumbnailer.close()

@@ -33,13 +33,14 @@ FLOORS = [
         "upkeep",
         "importing",
         "exporting",
+        "uploading",
         "texts",
     ],
     ["settling"],
     ["tuning", "generation", "thumbnails"],
-    ["ledger", "planning", "scope", "pipeline", "queries"],
+    ["ledger", "planning", "scope", "pipeline", "queries", "served"],
     ["columns", "originals", "neighbors", "staleness", "metadata"],
-    ["sources", "decode", "network", "store", "ann", "filters", "present"],
+    ["sources", "decode", "network", "store", "ann", "filters", "present", "vectordb"],
     [
         "records",
         "config",
@@ -74,7 +75,7 @@ HEAVY = {
     "pillow_heif": {"decode"},
     "pyarrow": {
         *("store", "planning", "ledger", "columns", "filters", "sources", "metadata"),
-        *("importing", "exporting", "present", "texts", "curation"),
+        *("importing", "exporting", "uploading", "present", "texts", "curation", "vectordb"),
     },
     "duckdb": {"filters"},
     "torch": {"network", "learning"},
@@ -88,6 +89,9 @@ HEAVY = {
     "umap": {"curation"},
     "rich": {"present"},
     "textual_image": {"present"},
+    "pymilvus": {"vectordb"},
+    "psycopg": {"vectordb"},
+    "pgvector": {"vectordb"},
 }
 
 

@@ -8,19 +8,48 @@ from typing import Annotated
 
 import typer
 
-from embedsearch.cli.app import JsonOption, StoreOption, VerboseOption, session_with_signals
+from embedsearch.cli.app import (
+    JsonOption,
+    StoreOption,
+    VerboseOption,
+    notice,
+    session_with_signals,
+)
+from embedsearch.errors import UsageError
 
 
 def export(
     out: Annotated[
-        Path, typer.Argument(help="The file to write: .parquet, .npy, .jsonl or .faiss.")
-    ],
+        Path | None, typer.Argument(help="The file to write: .parquet, .npy, .jsonl or .faiss.")
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Bring a vector database into step: milvus://HOST:19530 or postgresql://HOST/DB.",
+        ),
+    ] = None,
     store: StoreOption = None,
-    where: Annotated[str | None, typer.Option(help="Only rows that meet a SQL condition.")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Only rows that meet a SQL condition, to a file.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Make the database's collection or table anew.")
+    ] = False,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Write rows and vectors to a file; .npy and .faiss get a .csv with a line a row."""
+    """Write rows and vectors to a file, .npy and .faiss with a .csv, or to a vector database."""
+    if (out is None) == (to is None):
+        raise UsageError("export to a file or, with --to, to a vector database: give one of them")
+    if to is not None:
+        if where is not None:
+            raise UsageError("--where goes with a file: a vector database takes all rows")
+        _upload(to, store, replace, json)
+        return
+    if replace:
+        raise UsageError("--replace goes with --to")
+    assert out is not None, "one of the two was given"
     from embedsearch.exporting import export as export_store
     from embedsearch.present.text import json_line
     from embedsearch.store.locate import locate_store
@@ -31,6 +60,27 @@ def export(
         sys.stdout.write(json_line(report.to_dict()) + "\n")
     else:
         print(f"{report.rows:,} rows of {report.dim} components in {' and '.join(report.files)}")
+
+
+def _upload(url: str, store: Path | None, replace: bool, json: bool) -> None:
+    """Bring a vector database into step with the store, and report."""
+    from embedsearch.present.progress import ProgressDisplay
+    from embedsearch.present.text import json_line
+    from embedsearch.store.locate import locate_store
+    from embedsearch.uploading import upload
+
+    session = session_with_signals()
+    with ProgressDisplay(notice) as show:
+        report = upload(locate_store(store), url, replace=replace, session=session, show=show)
+    if json:
+        sys.stdout.write(json_line(report.to_dict()) + "\n")
+        return
+    counts = {"uploaded": report.uploaded, "unchanged": report.unchanged, "deleted": report.deleted}
+    print(
+        f"{report.rows:,} rows of {report.dim} components in {report.database}: "
+        + ", ".join(f"{count:,} {name}" for name, count in counts.items())
+        + f"\n{report.elapsed_s:.1f} s, {report.rate:,.0f} vectors/s; generation {report.generation}"
+    )
 
 
 def import_(
