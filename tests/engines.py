@@ -97,10 +97,12 @@ def milvus_server(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Engine]:
 def _wait_until_healthy(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError):
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
-                if b"OK" in answer.read():
-                    return
+        with (
+            contextlib.suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer,
+        ):
+            if b"OK" in answer.read():
+                return
         assert process.poll() is None, "the Milvus server has ended"
         time.sleep(0.2)
     raise AssertionError(f"the Milvus server was not ready after {START_S:.0f} s")
@@ -196,18 +198,21 @@ class Relay:
         self.limit: int | None = None  # is cut after so many bytes
         self._sockets: list[socket.socket] = []
         self._listener: socket.socket | None = None
+        self._lock = threading.Lock()
         self.restore()
 
     def restore(self) -> None:
         """Listen, again."""
+        self.cut()
         self.limit = None
         self._listener = socket.create_server(("127.0.0.1", self.port), reuse_port=False)
         threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
 
     def cut(self) -> None:
         """Hang up, and take no more calls."""
-        listener, self._listener = self._listener, None
-        sockets, self._sockets = self._sockets, []
+        with self._lock:
+            listener, self._listener = self._listener, None
+            sockets, self._sockets = self._sockets, []
         for one in [*([listener] if listener else []), *sockets]:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)

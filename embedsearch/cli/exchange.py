@@ -75,11 +75,11 @@ def _upload(url: str, store: Path | None, replace: bool, json: bool) -> None:
     if json:
         sys.stdout.write(json_line(report.to_dict()) + "\n")
         return
-    counts = {"uploaded": report.uploaded, "unchanged": report.unchanged, "deleted": report.deleted}
     print(
         f"{report.rows:,} rows of {report.dim} components in {report.database}: "
-        + ", ".join(f"{count:,} {name}" for name, count in counts.items())
-        + f"\n{report.elapsed_s:.1f} s, {report.rate:,.0f} vectors/s; generation {report.generation}"
+        f"{report.uploaded:,} uploaded, {report.unchanged:,} unchanged, "
+        f"{report.deleted:,} deleted\n"
+        f"generation {report.generation}, {report.elapsed_s:.1f} s, {report.rate:,.0f} vectors/s"
     )
 
 

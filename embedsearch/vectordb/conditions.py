@@ -248,7 +248,7 @@ class _Translation:
         return tuple(parts)
 
     def _compared(self, left: dict[str, Any], operator: str, right: dict[str, Any]) -> Condition:
-        if left["class"] != "COLUMN_REF":
+        if left["class"] != "COLUMN_REF" and right["class"] == "COLUMN_REF":
             left, operator, right = right, _MIRRORED[operator], left
         field = self._field(left)
         if right["class"] == "COLUMN_REF":

@@ -18,8 +18,8 @@ import pyarrow as pa
 
 Value: TypeAlias = "int | float | str | bool"
 
-# The lowest whole numbers and reals stand for null where an engine has none (see milvus.py).
-LOWEST = -(2**63) + 1
+# What stands for null where an engine has none (see milvus.py): U+FDD0 is no character of any text.
+LOWEST, NO_TEXT = -(2**63) + 1, "\ufdd0"
 _MAX_TEXT_BYTES = 65_535  # of a VARCHAR of Milvus
 _FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # of the years 1 to 9999
 # What an engine's language, or the other fields of a row, could take a name for.
@@ -135,8 +135,8 @@ def is_held(values: pa.Array, kind: Kind) -> bool:
 
     if kind is Kind.TEXT:
         longest = pc.max(pc.binary_length(values)).as_py() or 0
-        has_nul = pc.any(pc.match_substring(values, "\0")).as_py() or False
-        return longest <= _MAX_TEXT_BYTES and not has_nul
+        is_odd = pc.match_substring_regex(values, f"\\x00|{NO_TEXT}")
+        return longest <= _MAX_TEXT_BYTES and not pc.any(is_odd).as_py()
     if kind is Kind.INTEGER:
         least = pc.min(values).as_py()
         return least is None or least > LOWEST

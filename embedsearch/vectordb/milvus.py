@@ -1,16 +1,16 @@
 """Milvus, by pymilvus' MilvusClient: a server, a cluster, or a file of Milvus Lite.
 
 Tested against Milvus 2.3, which knows neither nulls nor patterns beyond a prefix. So null is the
-lowest number of a field, "\\0" of a text and -1 of a flag (`fields.is_held` sees to it that no
-value is), NaN, the highest real to DuckDB, is infinity, and a prefix is a range.
+lowest number of a field, NO_TEXT and -1 of a flag (`fields.is_held` sees to it that no value is),
+NaN, the highest real to DuckDB, is infinity, and a prefix is a range.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -34,6 +34,7 @@ from embedsearch.vectordb.conditions import (
 )
 from embedsearch.vectordb.database import (
     NAME,
+    SEND_S,
     WORK_S,
     DatabaseRecord,
     Place,
@@ -42,7 +43,7 @@ from embedsearch.vectordb.database import (
     patiently,
     vanished,
 )
-from embedsearch.vectordb.fields import LOWEST, Field, Kind, Value
+from embedsearch.vectordb.fields import LOWEST, NO_TEXT, Field, Kind, Value
 
 _WINDOW = 16_384  # rows that one answer of Milvus can hold
 _DELETED = 4_096  # at once
@@ -52,9 +53,9 @@ _M, _CONSTRUCTION = 16, 200  # of HNSW
 _LEAST_EF = 128
 _CONNECT_S = 10.0
 _LOWEST_REAL = -1.7976931348623157e308
-_NO_TEXT = "\0"
-_GONE = ("can't find collection", "collection not found")
-_REFUSED = ("auth", "permission", "privilege", "token")
+_ESCAPES = str.maketrans({'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+_GONE = re.compile(r"can't find collection|collection.*(not found|does not exist)")
+_LASTING = re.compile(rf"{_GONE.pattern}|auth|permission|privilege|token|parse")
 
 
 class Milvus:
@@ -84,7 +85,12 @@ class Milvus:
         if place.user is not None:
             token = f"{place.user}:{place.password or ''}"
         with self._explained("cannot be reached"):
-            self._client: Any = MilvusClient(uri=uri, token=token, timeout=_CONNECT_S)
+            self._client: Any = patiently(
+                lambda seconds: MilvusClient(
+                    uri=uri, token=token, timeout=min(seconds, _CONNECT_S)
+                ),
+                self._is_passing,
+            )
             self._is_there = self._client.has_collection(place.table, timeout=_CONNECT_S)
             if self._is_there:
                 self._load()
@@ -184,14 +190,14 @@ class Milvus:
             for start in range(0, len(batch.rows), at_once):
                 parts = [column[start : start + at_once] for column in columns]
                 rows = [dict(zip(names, row, strict=True)) for row in zip(*parts, strict=True)]
-                self._client.upsert(self.place.table, rows, timeout=WORK_S)
+                self._client.upsert(self.place.table, rows, timeout=SEND_S)
 
     def delete(self, rows: Rows) -> None:
         """Remove rows."""
         with self._explained("does not delete rows"):
             for start in range(0, len(rows), _DELETED):
                 ids = rows[start : start + _DELETED].tolist()
-                self._client.delete(self.place.table, ids=ids, timeout=WORK_S)
+                self._client.delete(self.place.table, ids=ids, timeout=SEND_S)
 
     def finish(self, record: DatabaseRecord) -> None:
         """Seal what was written, wait until searches see it, write the record."""
@@ -242,13 +248,12 @@ class Milvus:
             filter=text,
             output_fields=["id", "mark"],
             limit=_WINDOW,
-            timeout=WORK_S,
+            timeout=SEND_S,
         )
         return [(row["id"], row["mark"]) for row in found]
 
     def _is_passing(self, error: Exception) -> bool:
-        words = str(error).lower()
-        return not any(word in words for word in (*_GONE, *_REFUSED))
+        return _LASTING.search(str(error).lower()) is None
 
     @contextmanager
     def _explained(self, trouble: str) -> Iterator[None]:
@@ -259,7 +264,7 @@ class Milvus:
             yield
         except (self._error, grpc.RpcError, OSError) as error:
             words = self.place.said(getattr(error, "message", error))
-            if any(word in words.lower() for word in _GONE):
+            if _GONE.search(words.lower()):
                 raise vanished(self.place) from error
             raise StorageError(f"{self.place} {trouble}: {words}") from error
 
@@ -279,7 +284,7 @@ def _stored(values: Iterable[Value | None], kind: Kind) -> list[Any]:
 
 
 def _null(kind: Kind) -> Any:
-    return {Kind.TEXT: _NO_TEXT, Kind.NUMBER: -math.inf, Kind.BOOLEAN: -1}.get(kind, LOWEST)
+    return {Kind.TEXT: NO_TEXT, Kind.NUMBER: -math.inf, Kind.BOOLEAN: -1}.get(kind, LOWEST)
 
 
 def _real(value: Any) -> float:
@@ -331,7 +336,7 @@ def _word(operator: str) -> str:
 def _literal(value: Value) -> str:
     if isinstance(value, bool):
         return str(int(value))
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+    return f'"{value.translate(_ESCAPES)}"' if isinstance(value, str) else repr(value)
 
 
 def _prefixed(like: Like) -> str:

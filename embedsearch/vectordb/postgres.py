@@ -28,6 +28,7 @@ from embedsearch.vectordb.conditions import (
 )
 from embedsearch.vectordb.database import (
     ASK_S,
+    SEND_S,
     WORK_S,
     DatabaseRecord,
     Place,
@@ -223,7 +224,10 @@ class Postgres:
         if self._connection is not None and not self._connection.closed:
             return self._connection
         connection = self._psycopg.connect(
-            self.place.url, connect_timeout=_CONNECT_S, autocommit=True
+            self.place.url,
+            connect_timeout=_CONNECT_S,
+            tcp_user_timeout=round(1000 * SEND_S),  # a server that vanished is not waited for
+            autocommit=True,
         )
         try:
             connection.execute(f"SET statement_timeout = '{round(WORK_S)}s'")
