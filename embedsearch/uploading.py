@@ -40,12 +40,13 @@ class UploadReport:
     unchanged: int
     deleted: int  # of the database
     elapsed_s: float
+    sending_s: float  # of it, until all rows were compared and sent
     left_out: list[str]  # columns that the database cannot hold
 
     @property
     def rate(self) -> float:
-        """Return vectors/s."""
-        return self.uploaded / self.elapsed_s if self.elapsed_s else 0.0
+        """Return vectors/s while they were sent; making and sealing a collection is not counted."""
+        return self.uploaded / self.sending_s if self.sending_s else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
@@ -142,7 +143,7 @@ class _Upload:
         known, their_marks = known[order], their_marks[order]
         live = self._snapshot.live_mask()
         kept = np.zeros(len(known), np.bool_)  # those of the database that the store has
-        done = 0
+        done, sending_since = 0, time.monotonic()
         for batch in self._batches(live):
             self._check()
             places = np.searchsorted(known, batch.rows)
@@ -154,6 +155,7 @@ class _Upload:
             self._send(batch, ~same)
             done += len(batch.rows)
             self._show(Progress(done, manifest.live, 0, time.monotonic() - started))
+        sending_s = time.monotonic() - sending_since
         gone = known[~kept]
         if len(gone):
             self._database.delete(gone)
@@ -169,6 +171,7 @@ class _Upload:
             unchanged=manifest.live - self._uploaded,
             deleted=len(gone),
             elapsed_s=time.monotonic() - started,
+            sending_s=sending_s,
             left_out=left_out,
         )
 

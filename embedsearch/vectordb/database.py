@@ -30,7 +30,7 @@ ASK_S = 10.0  # how long a search may take, all its tries together
 SEND_S = 30.0  # and a message of an upload
 WORK_S = 120.0  # and what a server does at one go, as sealing rows
 _TRIES = 3
-_PAUSE_S = 0.3
+_PAUSE_S = 1.5  # after the first try, twice that after the second: gRPC holds off, too
 _MASK = "***"
 
 

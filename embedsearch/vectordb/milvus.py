@@ -12,6 +12,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import groupby
@@ -47,7 +48,8 @@ from embedsearch.vectordb.fields import LOWEST, NO_TEXT, Field, Kind, Value
 
 _WINDOW = 16_384  # rows that one answer of Milvus can hold
 _DELETED = 4_096  # at once
-_MESSAGE_BYTES = 8 << 20  # of vectors: a server takes 64 MB, and works while the next are packed
+_MESSAGE_BYTES = 2 << 20  # of vectors
+_SENDERS = 2  # pymilvus packs the next message while the server works on one
 _MAX_TEXT_BYTES = 65_535
 _M, _CONSTRUCTION = 16, 200  # of HNSW
 _LEAST_EF = 128
@@ -186,11 +188,15 @@ class Milvus:
                 for field, values in zip(record.fields, batch.values, strict=True)
             ),
         ]
-        with self._explained("does not take rows"):
-            for start in range(0, len(batch.rows), at_once):
-                parts = [column[start : start + at_once] for column in columns]
-                rows = [dict(zip(names, row, strict=True)) for row in zip(*parts, strict=True)]
-                self._client.upsert(self.place.table, rows, timeout=SEND_S)
+
+        def send(start: int) -> None:
+            parts = [column[start : start + at_once] for column in columns]
+            rows = [dict(zip(names, row, strict=True)) for row in zip(*parts, strict=True)]
+            self._client.upsert(self.place.table, rows, timeout=SEND_S)
+
+        with self._explained("does not take rows"), ThreadPoolExecutor(_SENDERS) as senders:
+            for _ in senders.map(send, range(0, len(batch.rows), at_once)):
+                pass
 
     def delete(self, rows: Rows) -> None:
         """Remove rows."""
