@@ -66,6 +66,9 @@ class Milvus:
     most = _WINDOW
 
     def __init__(self, place: Place) -> None:
+        self._is_lite = not place.host
+        if self._is_lite and not place.name.endswith(".db"):
+            raise UsageError(f"{place}: a file of Milvus Lite ends in .db")
         try:
             from pymilvus import MilvusClient
             from pymilvus.exceptions import MilvusException
@@ -77,11 +80,8 @@ class Milvus:
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)
         self.place = place
         self._error = MilvusException
-        self._is_lite = not place.host
         if self._is_lite and find_spec("milvus_lite") is None:
             raise MissingLibrary("milvus:///FILE.db needs Milvus Lite: pip install milvus-lite")
-        if self._is_lite and not place.name.endswith(".db"):
-            raise UsageError(f"{place}: a file of Milvus Lite ends in .db")
         uri = place.name if self._is_lite else f"http://{place.host}"
         token = os.environ.get("MILVUS_TOKEN", "")
         if place.user is not None:
