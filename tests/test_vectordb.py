@@ -619,8 +619,7 @@ def test_other_vectors_are_refused(
 
 
 def test_what_embedsearch_did_not_make_stays(engines: Callable[[str], Engine], store: Path) -> None:
-    import psycopg
-
+    psycopg = pytest.importorskip("psycopg", reason="needs psycopg")
     url = engines("postgres").url()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TABLE embedsearch (precious text)")
