@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +15,18 @@ from embedsearch.paths import is_url
 from embedsearch.store.shards import row_schema
 from embedsearch.store.snapshot import Snapshot, user_columns
 
+if TYPE_CHECKING:
+    from embedsearch.filters import Where
+    from embedsearch.vectordb.conditions import Condition
+    from embedsearch.vectordb.fields import Field
+
 # Shown under another name and in another form than the shards have them.
 _MADE_OF = {"folder": "root", "modified": "mtime_ns"}
 _INTERNAL = frozenset({"root", "key", "mtime_ns", "digest", "signature", "vector"})
 _FIELDS = [
     *(field for field in row_schema(1) if field.name not in _INTERNAL),
-    pa.field("folder", pa.string()),
-    pa.field("modified", pa.timestamp("us")),
+    pa.field("folder", pa.string(), nullable=False),
+    pa.field("modified", pa.timestamp("us"), nullable=False),
 ]
 # What a column of the user's cannot be called.
 BUILT_IN = frozenset(field.name for field in _FIELDS) | _INTERNAL
@@ -48,15 +53,29 @@ class RowColumns:
 
     def where(self, text: str) -> npt.NDArray[np.bool_]:
         """Return bool (all shard rows,): where a condition holds. Raises UsageError."""
+        mask = np.zeros(int(self._snapshot.starts[-1]), np.bool_)
+        with self._parsed(text) as condition:
+            for start, table in self.tables(condition.columns or ["row"]):
+                mask[start : start + len(table)] = condition.holds(table)
+        return mask
+
+    def condition(self, text: str, fields: Sequence[Field]) -> Condition:
+        """Return a condition as a database with these fields can be asked it.
+
+        Raises UsageError for what is wrong here, too, and for what has no word there.
+        """
+        from embedsearch.vectordb.conditions import condition_of
+
+        with self._parsed(text) as where:
+            where.holds(self.schema.empty_table())  # it names what does not fit together
+            return condition_of(where, fields)
+
+    def _parsed(self, text: str) -> Where:
         try:
             from embedsearch.filters import Where  # a query without one does without DuckDB
         except ImportError as error:
             raise MissingLibrary(f"--where needs DuckDB ({error}): pip install duckdb") from error
-        mask = np.zeros(int(self._snapshot.starts[-1]), np.bool_)
-        with Where(text, self.schema) as condition:
-            for start, table in self.tables(condition.columns or ["row"]):
-                mask[start : start + len(table)] = condition.holds(table)
-        return mask
+        return Where(text, self.schema)
 
     def find(self, key: str) -> list[int]:
         """Return the ordinals of the rows, deleted ones too, that a key or a whole path names."""

@@ -52,6 +52,7 @@ class Where:
         if len(text) > MAX_CHARACTERS:
             raise UsageError(f"--where has more than {MAX_CHARACTERS:,} characters")
         self._left_s = TIME_LIMIT_S
+        self.tree: dict[str, Any] = {}  # the condition, as DuckDB serialises it
         self._connection = duckdb.connect(":memory:", config=_SETTINGS)
         try:
             self._connection.execute(_MORE_SETTINGS)
@@ -81,7 +82,7 @@ class Where:
         except duckdb.InterruptException as error:
             raise UsageError(f"--where took more than {TIME_LIMIT_S:.0f} s") from error
         except duckdb.Error as error:
-            raise self._error(*_said(error)) from error
+            raise self.refusal(*_said(error)) from error
         finally:
             timer.cancel()
             self._left_s -= time.monotonic() - started
@@ -90,16 +91,37 @@ class Where:
         mask[result[_PLACE]] = True
         return mask
 
+    def value(self, expression: dict[str, Any], kind: str | None = None) -> Any:
+        """Return what an expression without columns stands for, as a type of SQL if one is given.
+
+        Raises UsageError.
+        """
+        (text,) = self._row("SELECT json_serialize_sql('SELECT 1')")
+        query = json.loads(text)
+        query["statements"][0]["node"]["select_list"] = [expression]
+        place = expression.get("query_location", -1)
+        try:
+            (value,) = self._row("FROM json_execute_serialized_sql(?)", json.dumps(query))
+            if kind is not None and value is not None:
+                (value,) = self._row(f"SELECT CAST(? AS {kind})", value)
+        except duckdb.Error as error:
+            raise self.refusal(_said(error)[0], place) from error
+        return value
+
+    def _row(self, query: str, *values: Any) -> tuple[Any, ...]:
+        row: tuple[Any, ...] = self._connection.execute(query, values).fetchall()[0]
+        return row
+
     def _parse(self) -> list[str]:
         """Return the names of the columns that the text uses."""
         query = _BEFORE + self._text + _AFTER
-        result = self._connection.execute("SELECT json_serialize_sql(?)", [query])
+        (text,) = self._row("SELECT json_serialize_sql(?)", query)
         try:
-            tree = json.loads(result.fetchall()[0][0])
+            tree = json.loads(text)
         except RecursionError as error:
-            raise self._error("too deeply nested", -1) from error
+            raise self.refusal("too deeply nested", -1) from error
         if tree["error"]:
-            raise self._error(tree["error_message"], int(tree.get("position") or -1))
+            raise self.refusal(tree["error_message"], int(tree.get("position") or -1))
         node = tree["statements"][0]["node"]
         if (
             len(tree["statements"]) != 1
@@ -107,14 +129,15 @@ class Where:
             or any(node[part] for part in _PARTS)
             or node["where_clause"] is None
         ):
-            raise self._error("more than one condition", -1)
-        parts = list(_expressions(node["where_clause"]))
+            raise self.refusal("more than one condition", -1)
+        self.tree = node["where_clause"]
+        parts = list(_expressions(self.tree))
         variables = {name for part in parts for name in _variables(part)}
         used = set()
         for part in parts:
             place = part.get("query_location", -1)
             if part["class"] not in _ALLOWED:
-                raise self._error(f"no {part['class'].lower()} here: each row by itself", place)
+                raise self.refusal(f"no {part['class'].lower()} here: each row by itself", place)
             if part["class"] == "COLUMN_REF" and part["column_names"][0] not in variables:
                 used.update(self._meant(part["column_names"], place))
         return sorted(used)
@@ -128,11 +151,11 @@ class Where:
             wanted = path[is_qualified]
             near = difflib.get_close_matches(wanted.lower(), names, 1, 0.7)
             hint = f", did you mean {names[near[0]]}?" if near else ""
-            raise self._error(f"there is no column {wanted}{hint}", place)
+            raise self.refusal(f"there is no column {wanted}{hint}", place)
         return found
 
-    def _error(self, words: str, place: int) -> UsageError:
-        """Return the error, with what stands at byte `place` of the whole query."""
+    def refusal(self, words: str, place: int) -> UsageError:
+        """Return an error, with what stands at byte `place` of the whole query."""
         start, data, where = len(_BEFORE), self._text.encode(), ""
         if place >= start:
             before = data[: place - start].decode(errors="replace")

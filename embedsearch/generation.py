@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,10 @@ from embedsearch.session import Session
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import Snapshot
 
+if TYPE_CHECKING:
+    from embedsearch.served import ServedRows
+    from embedsearch.vectordb.database import VectorDatabase
+
 QUERIES_AT_ONCE = 512  # share the passes over the rows
 _FILTERS_KEPT = 8
 _COLLAPSE_MORE = 4  # times as many are fetched where too few are left after collapsing
@@ -41,18 +45,23 @@ _Outcome: TypeAlias = "list[Hit] | EmbedSearchError"
 class Generation:
     """A snapshot with all that is needed to search it. Any number of threads may ask at once."""
 
-    def __init__(self, snapshot: Snapshot, session: Session) -> None:
-        """Take over the snapshot: it is closed with this, or at once if this fails."""
+    def __init__(
+        self, snapshot: Snapshot, session: Session, database: VectorDatabase | None = None
+    ) -> None:
+        """Take over the snapshot: it is closed with this, or at once if this fails.
+
+        A database, which stays the caller's, names the candidates in the place of FAISS.
+        """
         self._snapshot = snapshot
         self._reading = threading.RLock()  # a Parquet reader is not thread-safe
         try:
             self._rows = RowSearch(snapshot, session)
             self._columns = RowColumns(snapshot)
+            self._served = self._served_by(database, session)
         except BaseException:
             snapshot.close()
             raise
         self._masks: OrderedDict[str, Mask] = OrderedDict()
-        self._row_order: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
         self._answer_together = MicroBatcher(self._answer_all, QUERIES_AT_ONCE)
 
     @property
@@ -147,7 +156,8 @@ class Generation:
             ordinals = self._columns.find(image)
             words = f"no single image of the store has the key {image!r}"
         elif isinstance(image, Integral):
-            ordinals = self._with_row(int(image))
+            number = int(image) if 0 <= image < 1 << 63 else -1  # what int64 holds
+            ordinals = [place for place in self._snapshot.ordinals([number]) if place >= 0]
             words = f"no image of the store has the row {image}"
         else:
             raise UsageError(f"an image of the store is a key, a path or a row, not {image!r}")
@@ -157,18 +167,6 @@ class Generation:
             return found[0]
         more = f": give its whole path, {len(found)} folders have it" if found else ""
         raise ImageNotFound(words + more)
-
-    def _with_row(self, row: int) -> list[int]:
-        if self._row_order is None:
-            parts = [table.column("row").to_numpy() for _, table in self._snapshot.tables(["row"])]
-            rows = np.concatenate(parts) if parts else np.empty(0, np.int64)
-            order = np.argsort(rows, kind="stable")
-            self._row_order = rows[order], order
-        rows, order = self._row_order
-        if not 0 <= row < 1 << 63:
-            return []
-        place = int(np.searchsorted(rows, row))
-        return [int(order[place])] if place < len(rows) and rows[place] == row else []
 
     def _answer_all(self, asked: list[_Asked]) -> list[_Outcome]:
         """Return the hits of each query, or why its config cannot be followed."""
@@ -188,16 +186,27 @@ class Generation:
 
     def _answer(self, queries: Vector, config: SearchConfig) -> list[list[Hit]]:
         """Return the hits of each of the queries, float32 (Q, D), unit rows."""
-        mask = self._mask(config.where)
         if config.expand:
-            queries = self._expanded(queries, config.expand, mask)
+            queries = self._expanded(queries, config)
         fetch = DIVERSE_POOL if config.diverse is not None else config.offset + config.k
-        found = self._rows.nearest(queries, fetch, mask)
-        candidates = self._candidates(found)
+        candidates = self._candidates(self._nearest(queries, fetch, config.where))
         return [
-            self._page(query, rows, fetch, mask, config)
+            self._page(query, rows, fetch, config)
             for query, rows in zip(queries, candidates, strict=True)
         ]
+
+    def _nearest(self, queries: Vector, k: int, where: str | None) -> list[Neighbors]:
+        """Return the neighbors of each query, float32 (Q, D), that meet a condition."""
+        if self._served is not None:
+            return self._served.nearest(queries, k, where, self._mask)
+        return self._rows.nearest(queries, k, self._mask(where))
+
+    def _served_by(self, database: VectorDatabase | None, session: Session) -> ServedRows | None:
+        if database is None:
+            return None
+        from embedsearch.served import ServedRows
+
+        return ServedRows(database, self._snapshot, self._rows, self._columns, session)
 
     def _mask(self, where: str | None) -> Mask | None:
         """Return which rows meet a condition, bool (all shard rows,); the last ones are kept."""
@@ -210,9 +219,9 @@ class Generation:
             self._masks.popitem(last=False)
         return self._masks[where]
 
-    def _expanded(self, queries: Vector, count: int, mask: Mask | None) -> Vector:
+    def _expanded(self, queries: Vector, config: SearchConfig) -> Vector:
         """Return the queries drawn towards their nearest rows."""
-        found = self._rows.nearest(queries, count, mask)
+        found = self._nearest(queries, config.expand, config.where)
         return np.array(
             [
                 drawn_towards(query, near.scores, self._rows.vectors(near.ordinals))
@@ -225,7 +234,6 @@ class Generation:
         query: Vector,
         candidates: list[_Row],
         fetch: int,
-        mask: Mask | None,
         config: SearchConfig,
     ) -> list[Hit]:
         """Return the hits that the config asks for, of `fetch` nearest rows and more if need be."""
@@ -237,7 +245,7 @@ class Generation:
                 ranked = self._distinct(ranked, config.collapse, wanted)
                 if len(ranked) < wanted and not is_all:
                     fetch *= _COLLAPSE_MORE
-                    more = self._rows.nearest(query[None], fetch, mask)
+                    more = self._nearest(query[None], fetch, config.where)
                     (candidates,) = self._candidates(more)
                     continue
             break

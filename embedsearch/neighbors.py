@@ -93,11 +93,11 @@ class RowSearch:
         count = live if counted is None or allowed is None else int(counted.sum())
         k = min(k, count)
         if k == 0:
-            return [_NOBODY for _ in queries]
+            return [NOBODY for _ in queries]
         if counted is not None and count <= _FEW_ROWS:
             ordinals = np.flatnonzero(counted)
             vectors = self.vectors(ordinals)
-            return [_best(ordinals, cosines(query, vectors), k) for query in queries]
+            return [best(ordinals, cosines(query, vectors), k) for query in queries]
         ann = self._ann
         share = count / live
         if ann is None or share < MIN_ANN_SHARE or k > count * _MAX_ANN_SHARE:
@@ -114,7 +114,7 @@ class RowSearch:
             if len(ordinals) < k:  # what an index cannot find, it cannot hide
                 answers += self._exact(query[None], k, counted)
                 continue
-            answers.append(_best(ordinals, cosines(query, self.vectors(ordinals)), k))
+            answers.append(best(ordinals, cosines(query, self.vectors(ordinals)), k))
         return answers
 
     def exact(self, queries: Queries, k: int, counted: Mask | None = None) -> list[Neighbors]:
@@ -151,7 +151,7 @@ class RowSearch:
         Sources rank by inner product with rows that are unit to fp16 rounding only, so more is
         fetched until no row that was not can reach the kth cosine.
         """
-        answers = [_NOBODY for _ in queries]
+        answers = [NOBODY for _ in queries]
         open_queries = list(range(len(queries))) if k else []
         fetch = k + _SPARE
         smallest = min((record.min_norm for record in self._snapshot.manifest.shards), default=1.0)
@@ -167,7 +167,7 @@ class RowSearch:
                 bound = max(part.bound for part in parts)
                 reach = max(bound / smallest, bound / _MAX_NORM) + _PRODUCT_ERROR
                 if kth > reach or bound == -np.inf:
-                    answers[place] = _best(ordinals, scores, k)
+                    answers[place] = best(ordinals, scores, k)
                 else:
                     still_open.append(place)
             open_queries = still_open
@@ -197,10 +197,10 @@ class _Found:
     bound: float
 
 
-_NOBODY = Neighbors(np.empty(0, np.int64), np.empty(0, np.float32))
+NOBODY = Neighbors(np.empty(0, np.int64), np.empty(0, np.float32))
 
 
-def _best(ordinals: Ordinals, scores: npt.NDArray[np.float32], k: int) -> Neighbors:
+def best(ordinals: Ordinals, scores: npt.NDArray[np.float32], k: int) -> Neighbors:
     """Return the k best rows and all that tie with the kth."""
     kept = scores >= np.partition(scores, -k)[-k]
     return Neighbors(ordinals[kept], scores[kept])

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +46,7 @@ from embedsearch.thumbnails import Thumbnailer
 
 if TYPE_CHECKING:
     from embedsearch.store.mirror import Mirror
+    from embedsearch.vectordb.database import VectorDatabase
 
 __all__ = ["Answer", "Crop", "Key", "Mix", "Query", "Searcher", "open_store"]
 
@@ -78,29 +79,37 @@ def open_store(
     device: str = "cpu",
     precision: str = "auto",
     follow: bool = False,
+    serve_from: str | None = None,
     session: Session | None = None,
 ) -> Searcher:
     """Open a store for queries; without `store`, the nearest `.embedsearch` upwards.
 
     One at a URL is fetched into the user's cache first, as far as it is not there. It answers
     from the generation that is the newest now; with `follow`, later ones are taken up as they
-    come, within seconds (from a URL, a minute) and without a wait. Raises StoreNotFound,
-    DamagedStore, IncompatibleStore, StorageError. Close it, or use it with `with`.
+    come, within seconds (from a URL, a minute) and without a wait. `serve_from` is the URL of a
+    vector database that `export --to` filled and that names the candidates in the place of
+    FAISS. Raises StoreNotFound, DamagedStore, IncompatibleStore, StorageError. Close it, or use
+    it with `with`.
     """
     check_device(device)
     check_precision(precision)
     session = session or Session()
-    if (url := url_of(store)) is None:
-        return Searcher(locate_store(store), device, precision, follow, session)
-    from embedsearch.store.mirror import Mirror  # a store on the disk needs no bucket's library
+    with ExitStack() as opened:
+        mirror = database = None
+        if (url := url_of(store)) is not None:
+            from embedsearch.store.mirror import Mirror  # a store on the disk needs no bucket
 
-    mirror = Mirror(url, session)
-    try:
-        mirror.open()
-        return Searcher(mirror.folder, device, precision, follow, session, mirror)
-    except BaseException:
-        mirror.close()
-        raise
+            mirror = opened.enter_context(Mirror(url, session))
+            mirror.open()
+        if serve_from is not None:
+            from embedsearch.vectordb.database import open_database
+
+            database = open_database(serve_from)
+            opened.callback(database.close)
+        place = locate_store(store) if mirror is None else mirror.folder
+        searcher = Searcher(place, device, precision, follow, session, mirror, database)
+        opened.pop_all()  # they are closed with the searcher
+    return searcher
 
 
 @dataclass(eq=False)
@@ -124,12 +133,15 @@ class Searcher:
         follow: bool,
         session: Session,
         mirror: Mirror | None = None,
+        database: VectorDatabase | None = None,
     ) -> None:
+        """Open the newest generation; the database is closed with this."""
         self._store = store
         self._mirror = mirror  # what keeps the folder in step with a URL
         self._device = device
         self._precision = precision
         self._session = session
+        self._database = database
         # Of what follows. Reentrant: the garbage collector may end an abandoned `answers` any time.
         self._lock = threading.RLock()
         self._reloading = threading.Lock()  # held while a generation is opened
@@ -346,7 +358,7 @@ class Searcher:
     def _open(self, before: _Opened | None) -> _Opened:
         """Open the newest generation, with what the one before has, where that still fits."""
         snapshot = open_snapshot(self._store)
-        generation = Generation(snapshot, self._session)
+        generation = Generation(snapshot, self._session, self._database)
         spec, limits = snapshot.manifest.model, _limits(snapshot.manifest)
         if before is not None and before.embedder.fits(spec, limits):
             return _Opened(generation, before.embedder, before.thumbnailer)
@@ -374,6 +386,8 @@ class Searcher:
     def _release(self, opened: _Opened) -> None:
         """Close a generation that nobody will use again."""
         opened.generation.close()
+        if self._database is not None and not self._is_open and opened is self._opened:
+            self._database.close()
         if not self._is_open or opened.embedder is not self._opened.embedder:
             opened.embedder.close()
             opened.thumbnailer.close()

@@ -34,13 +34,14 @@ FLOORS = [
         "importing",
         "exporting",
         "pulling",
+        "uploading",
         "texts",
     ],
     ["settling"],
     ["tuning", "generation", "thumbnails"],
-    ["ledger", "planning", "cutting", "scope", "pipeline", "queries"],
+    ["ledger", "planning", "cutting", "scope", "pipeline", "queries", "served"],
     ["columns", "originals", "neighbors", "staleness", "metadata"],
-    ["sources", "decode", "network", "store", "ann", "filters", "present"],
+    ["sources", "decode", "network", "store", "ann", "filters", "present", "vectordb"],
     [
         "records",
         "config",
@@ -78,7 +79,8 @@ HEAVY = {
     "pillow_heif": {"decode"},
     "pyarrow": {
         *("store", "planning", "ledger", "columns", "filters", "sources", "metadata"),
-        *("importing", "exporting", "present", "texts", "curation", "units", "scale", "buckets"),
+        *("importing", "exporting", "uploading", "present", "texts", "curation", "vectordb"),
+        *("units", "scale", "buckets"),
     },
     "duckdb": {"filters"},
     "torch": {"network", "learning"},
@@ -93,6 +95,9 @@ HEAVY = {
     "ray": {"scale"},
     "rich": {"present"},
     "textual_image": {"present"},
+    "pymilvus": {"vectordb"},
+    "psycopg": {"vectordb"},
+    "pgvector": {"vectordb"},
 }
 
 

@@ -166,7 +166,7 @@ def test_the_recipe_for_http_runs(home: Path) -> None:
     from tests.serving import served
 
     run_python(home, blocks("python")[0])
-    (session,) = [block for block in blocks("console") if "embedsearch serve" in block]
+    (session,) = [block for block in blocks("console") if "curl" in block]
     start, *asks = [line.removeprefix("$ ") for line in session.splitlines()]
     assert start == "embedsearch serve --store photos.es &"
     with served(home / "photos.es") as server:
@@ -201,6 +201,7 @@ def test_options_named_in_the_readme_exist() -> None:
         "bench",
         "evaluate",
         "train",
+        "export",
         "duplicates",
         "map",
         "serve",

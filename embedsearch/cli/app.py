@@ -109,6 +109,14 @@ FlipOption = Annotated[
 WhereOption = Annotated[
     str | None, typer.Option(help='Only rows that meet a SQL condition: "width > 1000".')
 ]
+ServeFromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--serve-from",
+        metavar="URL",
+        help="Find candidates in a vector database that export --to filled.",
+    ),
+]
 HtmlOption = Annotated[
     Path | None, typer.Option(help="Also write a page of pictures, one HTML file, to this.")
 ]

@@ -17,18 +17,41 @@ from embedsearch.cli.app import (
     notice,
     session_with_signals,
 )
+from embedsearch.errors import UsageError
 
 
 def export(
     out: Annotated[
-        Path, typer.Argument(help="The file to write: .parquet, .npy, .jsonl or .faiss.")
-    ],
+        Path | None, typer.Argument(help="The file to write: .parquet, .npy, .jsonl or .faiss.")
+    ] = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Bring a vector database into step: milvus://HOST:19530 or postgresql://HOST/DB.",
+        ),
+    ] = None,
     store: StoreOption = None,
-    where: Annotated[str | None, typer.Option(help="Only rows that meet a SQL condition.")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Only rows that meet a SQL condition, to a file.")
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Make the database's collection or table anew.")
+    ] = False,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Write rows and vectors to a file; .npy and .faiss get a .csv with a line a row."""
+    """Write rows and vectors to a file, .npy and .faiss with a .csv, or to a vector database."""
+    if (out is None) == (to is None):
+        raise UsageError("export to a file or, with --to, to a vector database: give one of them")
+    if to is not None:
+        if where is not None:
+            raise UsageError("--where goes with a file: a vector database takes all rows")
+        _upload(to, store, replace, json)
+        return
+    if replace:
+        raise UsageError("--replace goes with --to")
+    assert out is not None, "one of the two was given"
     from embedsearch.exporting import export as export_store
     from embedsearch.present.text import json_line
     from embedsearch.store.locate import readable_store
@@ -40,6 +63,28 @@ def export(
         sys.stdout.write(json_line(report.to_dict()) + "\n")
     else:
         print(f"{report.rows:,} rows of {report.dim} components in {' and '.join(report.files)}")
+
+
+def _upload(url: str, store: str | None, replace: bool, json: bool) -> None:
+    """Bring a vector database into step with the store, and report."""
+    from embedsearch.present.progress import ProgressDisplay
+    from embedsearch.present.text import json_line
+    from embedsearch.store.locate import readable_store
+    from embedsearch.uploading import upload
+
+    session = session_with_signals()
+    with ProgressDisplay(notice) as show, readable_store(store, session) as path:
+        report = upload(path, url, replace=replace, session=session, show=show)
+    if json:
+        sys.stdout.write(json_line(report.to_dict()) + "\n")
+        return
+    print(
+        f"{report.rows:,} rows of {report.dim} components in {report.database}: "
+        f"{report.uploaded:,} uploaded, {report.unchanged:,} unchanged, "
+        f"{report.deleted:,} deleted\n"
+        f"generation {report.generation}, {report.elapsed_s:.1f} s; "
+        f"sent {report.rate:,.0f} vectors/s"
+    )
 
 
 def import_(

@@ -18,6 +18,7 @@ from embedsearch.cli.app import (
     DeviceOption,
     HtmlOption,
     PrecisionOption,
+    ServeFromOption,
     StoreOption,
     VerboseOption,
     WhereOption,
@@ -91,6 +92,7 @@ def query(
     ] = False,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = IndexConfig.precision,
+    serve_from: ServeFromOption = None,
     verbose: VerboseOption = False,
 ) -> int:
     """Show the nearest images of the store, best first."""
@@ -114,7 +116,9 @@ def query(
     )
     asked = Asked(images or [], key or [], like or [], unlike or [], crop, source)
     session = Session(notice=notice) if out is None else session_with_signals()
-    with open_store(store, device=device, precision=precision, session=session) as searcher:
+    with open_store(
+        store, device=device, precision=precision, serve_from=serve_from, session=session
+    ) as searcher:
         if not len(searcher):
             raise NothingIndexed("the store holds no image; embedsearch failures may say why")
         named, queries = tee(asked.queries(searcher.manifest.model.dim))

@@ -11,6 +11,7 @@ import typer
 from embedsearch.cli.app import (
     DeviceOption,
     PrecisionOption,
+    ServeFromOption,
     StoreOption,
     notice,
     show_tracebacks,
@@ -50,6 +51,7 @@ def serve(
     allow_host: AllowHostOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "auto",
+    serve_from: ServeFromOption = None,
     verbose: LogOption = False,
 ) -> None:
     """Answer searches over HTTP: POST /search, thumbnails, an OpenAPI document."""
@@ -64,7 +66,12 @@ def serve(
     access = server.access(host, tuple(allow_host or ()), token)
     with (
         open_store(
-            store, device=device, precision=precision, follow=True, session=Session(notice=notice)
+            store,
+            device=device,
+            precision=precision,
+            follow=True,
+            serve_from=serve_from,
+            session=Session(notice=notice),
         ) as searcher,
         server.listen(host, port) as listening,
     ):

@@ -45,6 +45,7 @@ class Snapshot:
         self._metadata_fd: int | None = None
         self._metadata: pa.Table | None = None
         self._groups: OrderedDict[tuple[str, int], list[pa.Array]] = OrderedDict()
+        self._row_order: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
         try:
             for record in manifest.shards:
                 self.shards.append(Shard(store, record, manifest.model.dim))
@@ -95,6 +96,22 @@ class Snapshot:
             for row, root, key in zip(*(c.to_pylist() for c in table.columns), strict=True):
                 if row not in deleted:
                     yield row, root, key
+
+    def ordinals(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return where rows lie, by their numbers, deleted ones too; -1 for one not there."""
+        if self._row_order is None:
+            parts = [numbers(table.column("row")) for _, table in self.tables(["row"])]
+            known = np.concatenate([np.empty(0, np.int64), *parts])
+            order = np.argsort(known, kind="stable")
+            self._row_order = known[order], order
+        known, order = self._row_order
+        wanted = np.asarray(rows, np.int64)
+        places = np.searchsorted(known, wanted)
+        there = places < len(known)
+        there[there] = known[places[there]] == wanted[there]
+        found = np.full(len(wanted), -1, np.int64)
+        found[there] = order[places[there]]
+        return found
 
     def live_mask(self) -> npt.NDArray[np.bool_]:
         """Return bool (all shard rows,): False for deleted rows. Reads row numbers if any is."""

@@ -1,0 +1,164 @@
+"""The nearest rows of one generation, by a vector database; in: unit vectors, out: Neighbors.
+
+The database names candidates; which of them count, and what they score, the store says, so that a
+score is the same whoever named the row.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import numpy as np
+
+from embedsearch.ann.search import cosines
+from embedsearch.columns import RowColumns
+from embedsearch.errors import IncompatibleStore
+from embedsearch.neighbors import NOBODY, Mask, Ordinals, Queries, RowSearch, best
+from embedsearch.records import Neighbors
+from embedsearch.session import Session
+from embedsearch.store.snapshot import Snapshot
+from embedsearch.vectordb.conditions import Always, Condition
+from embedsearch.vectordb.database import DatabaseRecord, Rows, VectorDatabase, vanished
+from embedsearch.vectordb.fields import vector_marks
+
+_SPARE = 16  # candidates beyond k
+_MORE = 4  # times as many where too few of them count
+_SAMPLE = 16  # rows that are looked at to see whether they are those of this store
+_CONDITIONS_KEPT = 8
+_TIE = 1e-6
+_VECTOR = np.int64(-1) << np.int64(32)  # the bits of a mark that are its vector's
+
+
+class ServedRows:
+    """The rows of a generation, as a database finds them."""
+
+    def __init__(
+        self,
+        database: VectorDatabase,
+        snapshot: Snapshot,
+        rows: RowSearch,
+        columns: RowColumns,
+        session: Session,
+    ) -> None:
+        """Compare the database with the generation.
+
+        Raises StorageError, and IncompatibleStore where it holds other images or another model's
+        vectors. One that is behind is noticed and asked all the same.
+        """
+        self._database = database
+        self._snapshot = snapshot
+        self._rows = rows
+        self._columns = columns
+        self._session = session
+        self._conditions: OrderedDict[str, Condition] = OrderedDict()
+        self._has_told = False
+        record = database.record()
+        if record is None:
+            raise vanished(database.place)
+        record.check_model(snapshot.manifest.model, database.place)
+        self._record = record
+        self._check_sample(record)
+        self._is_in_step = record.generation == snapshot.manifest.generation
+        if not self._is_in_step:
+            session.notice(
+                f"{database.place} holds {_generation(record)}, the store generation "
+                f"{snapshot.manifest.generation}: embedsearch export --to brings it up to date"
+            )
+
+    def nearest(
+        self,
+        queries: Queries,
+        k: int,
+        where: str | None,
+        mask: Callable[[str | None], Mask | None],
+    ) -> list[Neighbors]:
+        """Return the neighbors of each query, float32 (Q, D), unit rows, that meet a condition.
+
+        `mask` says which rows of the store meet one: it is asked where the database named too few.
+        """
+        k = min(k, self._snapshot.manifest.live)
+        if not k:
+            return [NOBODY for _ in queries]
+        condition = self._condition(where)
+        allowed = None if self._is_in_step else mask(where)
+        answers = [NOBODY for _ in queries]
+        open_queries, count = list(range(len(queries))), 0
+        while open_queries:
+            count = min(max(k + _SPARE, count * _MORE), self._database.most)
+            still_open = []
+            found = self._database.search(queries[open_queries], count, condition)
+            for place, named in zip(open_queries, found, strict=True):
+                ordinals = self._counted(named, allowed)
+                scores = cosines(queries[place], self._rows.vectors(ordinals))
+                is_all = len(named) < count or count == self._database.most
+                if len(ordinals) >= k:
+                    answers[place] = best(ordinals, scores, k)
+                    kth = answers[place].scores.min()
+                    if not is_all and scores.min() > kth - _TIE:  # others may tie with it
+                        still_open.append(place)
+                elif not is_all:
+                    still_open.append(place)
+                elif len(ordinals) < (there := self._there(mask(where))):
+                    answers[place] = self._exact(queries[place], min(k, there), mask(where))
+                elif there:
+                    answers[place] = best(ordinals, scores, there)
+            open_queries = still_open
+        return answers
+
+    def _counted(self, rows: Rows, allowed: Mask | None) -> Ordinals:
+        """Return where those of some rows lie that the store has and that are allowed."""
+        ordinals = self._snapshot.ordinals(rows)
+        ordinals = ordinals[ordinals >= 0]
+        counted = self._rows.counted(allowed)
+        return ordinals if counted is None else ordinals[counted[ordinals]]
+
+    def _there(self, allowed: Mask | None) -> int:
+        """Return how many rows there are to be found."""
+        counted = self._rows.counted(allowed)
+        return self._snapshot.manifest.live if counted is None else int(counted.sum())
+
+    def _exact(self, query: Queries, k: int, allowed: Mask | None) -> Neighbors:
+        """Return what the store itself finds, and say so, once."""
+        if not self._has_told:
+            self._has_told = True
+            self._session.notice(
+                f"{self._database.place} names fewer rows than were asked for and are there: "
+                "the store itself is searched, exactly"
+            )
+        return self._rows.exact(query[None], k, self._rows.counted(allowed))[0]
+
+    def _condition(self, where: str | None) -> Condition:
+        """Return a condition as the database is asked it; the last ones are kept."""
+        if where is None:
+            return Always(True)
+        if where not in self._conditions:
+            self._conditions[where] = self._columns.condition(where, self._record.fields)
+        self._conditions.move_to_end(where)
+        while len(self._conditions) > _CONDITIONS_KEPT:
+            self._conditions.popitem(last=False)
+        return self._conditions[where]
+
+    def _check_sample(self, record: DatabaseRecord) -> None:
+        """Raise IncompatibleStore where rows of the same numbers have other vectors."""
+        live = self._rows.counted(None)
+        ordinals = (
+            np.arange(int(self._snapshot.starts[-1])) if live is None else np.flatnonzero(live)
+        )
+        ordinals = ordinals[:: max(1, len(ordinals) // _SAMPLE)][:_SAMPLE]
+        if not len(ordinals):
+            return
+        rows = np.array([image.row for image in self._snapshot.images(ordinals)], np.int64)
+        ours = dict(zip(rows.tolist(), vector_marks(self._rows.vectors(ordinals)), strict=True))
+        for row, mark in zip(*self._database.marks(rows, record), strict=True):
+            if mark & _VECTOR != ours[int(row)]:
+                raise IncompatibleStore(
+                    f"{self._database.place} was filled from another store than "
+                    f"{self._snapshot.store}: name that one, or export --to another collection"
+                )
+
+
+def _generation(record: DatabaseRecord) -> str:
+    if record.generation:
+        return f"generation {record.generation}"
+    return "what a run that was cut off has sent"

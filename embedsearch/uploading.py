@@ -1,0 +1,240 @@
+"""Rows of a store into a vector database; in: a store and a URL, out: a report.
+
+A sync: what the database lacks or has otherwise is sent, what the store has no more is deleted, and
+last of all the database's record says which generation that is. A run that was cut off is gone on
+with by the next one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+import embedsearch
+from embedsearch.columns import RowColumns
+from embedsearch.errors import IncompatibleStore, Interrupted
+from embedsearch.records import Progress
+from embedsearch.session import Session
+from embedsearch.store.shards import numbers
+from embedsearch.store.snapshot import Snapshot, open_snapshot
+from embedsearch.vectordb.database import DatabaseRecord, RowBatch, VectorDatabase, open_database
+from embedsearch.vectordb.fields import Field, column_of, fields_of, is_held, marks, plain
+
+
+@dataclass(frozen=True)
+class UploadReport:
+    """What became of the rows of a store: all of them are uploaded or unchanged."""
+
+    database: str  # without user and password
+    generation: int
+    rows: int
+    dim: int
+    uploaded: int
+    unchanged: int
+    deleted: int  # of the database
+    elapsed_s: float
+    sending_s: float  # of it, until all rows were compared and sent
+    left_out: list[str]  # columns that the database cannot hold
+
+    @property
+    def rate(self) -> float:
+        """Return vectors/s while they were sent; making and sealing a collection is not counted."""
+        return self.uploaded / self.sending_s if self.sending_s else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return {**vars(self), "vectors_per_s": round(self.rate, 1)}
+
+
+def upload(
+    store: Path,
+    url: str,
+    *,
+    replace: bool = False,
+    session: Session | None = None,
+    show: Callable[[Progress], None] = lambda _: None,
+) -> UploadReport:
+    """Bring a collection or table into step with a store; `replace` makes it anew.
+
+    Raises IncompatibleStore where it was filled from another model's store, or has other columns,
+    StorageError where the server does not do its part.
+    """
+    session = session or Session()
+    started = time.monotonic()
+    with open_snapshot(store) as snapshot:
+        columns = RowColumns(snapshot)
+        fields, left_out = _fields(columns)
+        if left_out:
+            session.notice(f"not held by a vector database: {', '.join(left_out)}")
+        record = _record(snapshot, fields)
+        database = open_database(url)
+        try:
+            return _Upload(database, snapshot, columns, record, session, show).run(
+                replace, left_out, started
+            )
+        finally:
+            database.close()
+
+
+def _fields(columns: RowColumns) -> tuple[list[Field], list[str]]:
+    """Return the fields that hold a store's columns, and the names of columns that none holds."""
+    fields, left_out = fields_of(columns.schema)
+    unfit: set[str] = set()
+    for _, table in columns.tables(_sources(fields)):
+        unfit |= {
+            field.column for field in fields if not is_held(column_of(table, field), field.kind)
+        }
+    return (
+        [field for field in fields if field.column not in unfit],
+        sorted([*left_out, *unfit]),
+    )
+
+
+def _sources(fields: Sequence[Field]) -> list[str]:
+    return sorted({field.source for field in fields})
+
+
+def _record(snapshot: Snapshot, fields: list[Field]) -> DatabaseRecord:
+    model = snapshot.manifest.model
+    return DatabaseRecord(
+        model=model.name,
+        fingerprint=model.fingerprint,
+        dim=model.dim,
+        generation=0,
+        next_row=snapshot.manifest.next_row,
+        tool=f"embedsearch {embedsearch.__version__}",
+        fields=tuple(fields),
+    )
+
+
+class _Upload:
+    """One run: holds what its steps share."""
+
+    def __init__(
+        self,
+        database: VectorDatabase,
+        snapshot: Snapshot,
+        columns: RowColumns,
+        record: DatabaseRecord,
+        session: Session,
+        show: Callable[[Progress], None],
+    ) -> None:
+        self._database = database
+        self._snapshot = snapshot
+        self._columns = columns
+        self._record = record
+        self._session = session
+        self._show = show
+        self._uploaded = 0
+
+    def run(self, replace: bool, left_out: list[str], started: float) -> UploadReport:
+        """Compare, send, delete, write the record."""
+        manifest = self._snapshot.manifest
+        before = self._before(replace)
+        known, their_marks = self._database.marks(None, self._record)
+        order = np.argsort(known)
+        known, their_marks = known[order], their_marks[order]
+        live = self._snapshot.live_mask()
+        kept = np.zeros(len(known), np.bool_)  # those of the database that the store has
+        done, sending_since = 0, time.monotonic()
+        for batch in self._batches(live):
+            self._check()
+            places = np.searchsorted(known, batch.rows)
+            there = places < len(known)
+            there[there] = known[places[there]] == batch.rows[there]
+            kept[places[there]] = True
+            same = there.copy()
+            same[there] = their_marks[places[there]] == batch.marks[there]
+            self._send(batch, ~same)
+            done += len(batch.rows)
+            self._show(Progress(done, manifest.live, 0, time.monotonic() - started))
+        sending_s = time.monotonic() - sending_since
+        gone = known[~kept]
+        if len(gone):
+            self._database.delete(gone)
+        finished = self._record.finished(manifest.generation)
+        if self._uploaded or len(gone) or before != finished:
+            self._database.finish(finished)
+        return UploadReport(
+            database=str(self._database.place),
+            generation=manifest.generation,
+            rows=manifest.live,
+            dim=manifest.model.dim,
+            uploaded=self._uploaded,
+            unchanged=manifest.live - self._uploaded,
+            deleted=len(gone),
+            elapsed_s=time.monotonic() - started,
+            sending_s=sending_s,
+            left_out=left_out,
+        )
+
+    def _before(self, replace: bool) -> DatabaseRecord:
+        """Return what the database holds; make what it lacks. Raises IncompatibleStore."""
+        before, wanted = self._database.record(), self._record
+        if before is not None and not replace:
+            before.check_model(self._snapshot.manifest.model, self._database.place)
+            theirs, ours = ({field.column: field for field in r.fields} for r in (before, wanted))
+            differing = [n for n in {**theirs, **ours} if theirs.get(n) != ours.get(n)]
+            if differing:
+                raise IncompatibleStore(
+                    f"{self._database.place} was made with other columns of the store "
+                    f"({', '.join(differing)}): --replace makes it anew"
+                )
+            return before
+        self._database.create(wanted)
+        return wanted
+
+    def _check(self) -> None:
+        if number := self._session.stop():
+            raise Interrupted(
+                f"interrupted; {self._uploaded:,} rows were uploaded: the same command goes on",
+                number,
+            )
+
+    def _send(self, batch: RowBatch, wanted: npt.NDArray[np.bool_]) -> None:
+        if not wanted.any():
+            return
+        places = np.flatnonzero(wanted).tolist()
+        self._database.upsert(
+            RowBatch(
+                rows=batch.rows[wanted],
+                marks=batch.marks[wanted],
+                vectors=batch.vectors[wanted],
+                roots=[batch.roots[place] for place in places],
+                keys=[batch.keys[place] for place in places],
+                values=[[values[place] for place in places] for values in batch.values],
+            ),
+            self._record,
+        )
+        self._uploaded += len(places)
+
+    def _batches(self, live: npt.NDArray[np.bool_]) -> Iterator[RowBatch]:
+        """Yield the live rows, a row group at a time."""
+        fields = self._record.fields
+        keys = self._snapshot.tables(["row", "root", "key"])
+        vectors = (some for shard in self._snapshot.shards for some in shard.vectors())
+        for (start, table), (_, known), some in zip(
+            self._columns.tables(_sources(fields)), keys, vectors, strict=True
+        ):
+            here = live[start : start + len(table)]
+            if not here.any():
+                continue
+            mask = pa.array(here)
+            table, known, some = table.filter(mask), known.filter(mask), some[here]
+            roots, names_in_root = (known.column(name).to_pylist() for name in ("root", "key"))
+            values = [plain(column_of(table, field), field.kind) for field in fields]
+            yield RowBatch(
+                rows=numbers(known.column("row")).astype(np.int64),
+                marks=marks(some, [roots, names_in_root, *values]),
+                vectors=some,
+                roots=roots,
+                keys=names_in_root,
+                values=values,
+            )

@@ -1,0 +1,1 @@
+"""Vector databases that hold a store's rows and name candidates."""

@@ -1,0 +1,375 @@
+"""A WHERE text as a condition that a database can be asked; in: a parsed text, out: a Condition.
+
+SQL knows three truth values. What is made here is the condition under which the text is *true*,
+with every NOT pushed down to the comparisons, where it turns `<` into `>=`: then a null is as good
+as false, and an engine without nulls needs to know of them in comparisons only.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Protocol, TypeAlias
+
+from embedsearch.errors import UsageError
+from embedsearch.vectordb.fields import LOWEST, ROW, Field, Kind, Value
+
+_HIGHEST = 2**63 - 1
+_EXACT = 2**53  # up to here a double holds every whole number
+_OPERATORS = {
+    "COMPARE_EQUAL": "=",
+    "COMPARE_NOTEQUAL": "!=",
+    "COMPARE_LESSTHAN": "<",
+    "COMPARE_LESSTHANOREQUALTO": "<=",
+    "COMPARE_GREATERTHAN": ">",
+    "COMPARE_GREATERTHANOREQUALTO": ">=",
+}
+_OPPOSITE = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+_MIRRORED = {"=": "=", "!=": "!=", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
+# Types of SQL, by those of Arrow, that a text is read as where it is compared with such a column.
+_SQL = {
+    **{"int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT"},
+    **{"uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER"},
+    **{"float": "FLOAT", "double": "DOUBLE", "bool": "BOOLEAN", "date32[day]": "DATE"},
+    **{
+        "timestamp[s]": "TIMESTAMP_S",
+        "timestamp[ms]": "TIMESTAMP_MS",
+        "timestamp[us]": "TIMESTAMP",
+    },
+}
+# Of expressions without columns, what is worth reckoning: -5, 10 * 1000, timestamp - interval.
+_RECKONED = frozenset({"CONSTANT", "CAST", "TYPE", "FUNCTION"})
+_FUNCTIONS = frozenset(
+    {"+", "-", "*", "/", "trunc"}
+    | {f"to_{unit}" for unit in ("years", "months", "weeks", "days", "hours", "minutes", "seconds")}
+)
+_EPOCH = datetime(1970, 1, 1)
+
+
+@dataclass(frozen=True)
+class Always:
+    """Holds for every row, or for none."""
+
+    value: bool
+
+
+@dataclass(frozen=True)
+class Test:
+    """A field compared with a value; never true of a null."""
+
+    field: Field
+    operator: str  # = != < <= > >=
+    value: Value
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A field that is, or is not and not null, one of some values."""
+
+    field: Field
+    values: tuple[Value, ...]
+    is_in: bool
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two fields of a kind compared; never true of a null."""
+
+    left: Field
+    operator: str
+    right: Field
+
+
+@dataclass(frozen=True)
+class Null:
+    """A field that is, or is not, null."""
+
+    field: Field
+    is_null: bool
+
+
+@dataclass(frozen=True)
+class Like:
+    """A text that matches, or does not and is not null. `pattern` holds letters, ANY and ONE."""
+
+    field: Field
+    pattern: tuple[str, ...]
+    is_like: bool
+    place: int  # of the expression in the text, for an error
+
+    ANY, ONE = "any letters", "one letter"
+
+
+@dataclass(frozen=True)
+class All:
+    """Every part holds."""
+
+    parts: tuple[Condition, ...]
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """At least one part holds."""
+
+    parts: tuple[Condition, ...]
+
+
+Condition: TypeAlias = "Always | Test | OneOf | Pair | Null | Like | All | AnyOf"
+
+
+class Parsed(Protocol):
+    """A text that was parsed: what is needed of a `filters.Where`."""
+
+    tree: dict[str, Any]
+
+    def value(self, expression: dict[str, Any], kind: str | None = None) -> Any:
+        """Return what an expression without columns stands for."""
+
+    def refusal(self, words: str, place: int) -> UsageError:
+        """Return an error that says where in the text it is."""
+
+
+def condition_of(where: Parsed, fields: Sequence[Field]) -> Condition:
+    """Return the condition under which a text is true. Raises UsageError for what has none."""
+    try:
+        return _Translation(where, fields).made(where.tree, True)
+    except RecursionError as error:
+        raise where.refusal("too deeply nested", -1) from error
+
+
+class _Translation:
+    """One text: holds what its steps share."""
+
+    def __init__(self, where: Parsed, fields: Sequence[Field]) -> None:
+        self._where = where
+        self._fields = {field.column.lower(): field for field in (ROW, *fields)}
+
+    def made(self, node: dict[str, Any], wanted: bool) -> Condition:
+        """Return the condition under which an expression is true, or, not `wanted`, false."""
+        makers: dict[str, Callable[[dict[str, Any], bool], Condition]] = {
+            "COMPARISON": self._comparison,
+            "CONJUNCTION": self._conjunction,
+            "OPERATOR": self._operator,
+            "BETWEEN": self._between,
+            "FUNCTION": self._like,
+            "COLUMN_REF": self._flag,
+            "CONSTANT": self._constant,
+        }
+        if node["class"] not in makers:
+            raise self._refusal(node)
+        return makers[node["class"]](node, wanted)
+
+    def _conjunction(self, node: dict[str, Any], wanted: bool) -> Condition:
+        is_all = (node["type"] == "CONJUNCTION_AND") is wanted
+        return _joined([self.made(child, wanted) for child in node["children"]], is_all)
+
+    def _operator(self, node: dict[str, Any], wanted: bool) -> Condition:
+        first, *others = node["children"]
+        match node["type"]:
+            case "OPERATOR_NOT":
+                return self.made(first, not wanted)
+            case "COMPARE_IN" | "COMPARE_NOT_IN":
+                return self._one_of(first, others, (node["type"] == "COMPARE_IN") is wanted)
+            case "OPERATOR_IS_NULL" | "OPERATOR_IS_NOT_NULL":
+                is_null = (node["type"] == "OPERATOR_IS_NULL") is wanted
+                field = self._field(first)
+                return Null(field, is_null) if field.nullable else Always(not is_null)
+        raise self._refusal(node)
+
+    def _one_of(self, first: dict[str, Any], others: list[Any], is_in: bool) -> Condition:
+        operator = "=" if is_in else "!="
+        tests = [self._compared(first, operator, other) for other in others]
+        same = [test for test in tests if isinstance(test, Test) and test.operator == operator]
+        if len(same) < 2:
+            return _joined(tests, not is_in)
+        values = tuple(test.value for test in same)
+        rest = [test for test in tests if test not in same]
+        return _joined([*rest, OneOf(same[0].field, values, is_in)], not is_in)
+
+    def _between(self, node: dict[str, Any], wanted: bool) -> Condition:
+        ends = [(">=", node["lower"]), ("<=", node["upper"])]
+        return _joined(
+            [
+                self._compared(node["input"], operator if wanted else _OPPOSITE[operator], end)
+                for operator, end in ends
+            ],
+            wanted,
+        )
+
+    def _comparison(self, node: dict[str, Any], wanted: bool) -> Condition:
+        operator = _OPERATORS.get(node["type"])
+        if operator is None:
+            raise self._refusal(node)
+        operator = operator if wanted else _OPPOSITE[operator]
+        return self._compared(node["left"], operator, node["right"])
+
+    def _flag(self, node: dict[str, Any], wanted: bool) -> Condition:
+        field = self._field(node)
+        if field.kind is not Kind.BOOLEAN:
+            raise self._refusal(node)
+        return Test(field, "=", wanted)
+
+    def _constant(self, node: dict[str, Any], wanted: bool) -> Condition:
+        value = self._where.value(node)
+        if value is not None and not isinstance(value, bool):
+            raise self._refusal(node)
+        return Always(value is wanted)
+
+    def _like(self, node: dict[str, Any], wanted: bool) -> Condition:
+        name, arguments = node["function_name"], [a["expression"] for a in node["arguments"]]
+        if name not in {"~~", "!~~", "like_escape", "not_like_escape"}:
+            raise self._refusal(node)
+        field = self._field(arguments[0])
+        pattern, *escapes = (self._value(argument) for argument in arguments[1:])
+        if field.kind is not Kind.TEXT:
+            raise self._refusal(node)
+        if pattern is None or None in escapes:
+            return Always(False)
+        is_like = name in {"~~", "like_escape"}
+        parts = self._pattern(pattern, "".join(escapes), node)
+        return Like(field, parts, is_like is wanted, node.get("query_location", -1))
+
+    def _pattern(self, text: str, escape: str, node: dict[str, Any]) -> tuple[str, ...]:
+        parts: list[str] = []
+        letters = iter(text)
+        for letter in letters:
+            if escape and letter == escape:
+                letter = next(letters, "")
+                if letter not in {"%", "_", escape}:
+                    raise self._refusal(node)
+                parts.append(letter)
+            else:
+                parts.append({"%": Like.ANY, "_": Like.ONE}.get(letter, letter))
+        return tuple(parts)
+
+    def _compared(self, left: dict[str, Any], operator: str, right: dict[str, Any]) -> Condition:
+        if left["class"] != "COLUMN_REF" and right["class"] == "COLUMN_REF":
+            left, operator, right = right, _MIRRORED[operator], left
+        field = self._field(left)
+        if right["class"] == "COLUMN_REF":
+            other = self._field(right)
+            if other.kind is not field.kind:
+                raise self._refusal(right)
+            return Pair(field, operator, other)
+        value = self._value(right)
+        if isinstance(value, str) and field.kind is not Kind.TEXT:
+            value = self._value(right, _SQL[field.arrow])
+        if value is None:
+            return Always(False)
+        made = _MADE[field.kind](field, operator, value)
+        if made is None:
+            raise self._refusal(right)
+        return made
+
+    def _field(self, node: dict[str, Any]) -> Field:
+        """Return the field that an expression names."""
+        if node["class"] != "COLUMN_REF":
+            raise self._refusal(node)
+        path = [name.lower() for name in node["column_names"]]
+        if path[0] == "images" and len(path) > 1:
+            path = path[1:]
+        field = self._fields.get(".".join(path))
+        if field is None:
+            held = ", ".join(sorted(field.column for field in self._fields.values()))
+            raise self._where.refusal(
+                f"the vector database does not hold {'.'.join(path)}, only {held}",
+                node.get("query_location", -1),
+            )
+        return field
+
+    def _value(self, node: dict[str, Any], kind: str | None = None) -> Any:
+        left = [node]
+        while left:
+            part = left.pop()
+            is_reckoned = part["class"] in _RECKONED
+            if not is_reckoned or part.get("function_name", "+") not in _FUNCTIONS:
+                raise self._refusal(part)
+            left += [argument["expression"] for argument in part.get("arguments", ())]
+            left += [part["child"]] if "child" in part else []
+        return self._where.value(node, kind)
+
+    def _refusal(self, node: dict[str, Any]) -> UsageError:
+        name = node.get("function_name") or node["type"].lower().replace("_", " ")
+        words = f"a vector database cannot be asked for this ({name}): compare a column with values"
+        return self._where.refusal(words, node.get("query_location", -1))
+
+
+def _joined(parts: Sequence[Condition], is_all: bool) -> Condition:
+    """Return the conjunction or disjunction of parts without those that do not matter."""
+    if Always(not is_all) in parts:
+        return Always(not is_all)
+    left = [part for part in parts if part != Always(is_all)]
+    if not left:
+        return Always(is_all)
+    if len(left) == 1:
+        return left[0]
+    return All(tuple(left)) if is_all else AnyOf(tuple(left))
+
+
+def _known(field: Field) -> Condition:
+    return Null(field, False) if field.nullable else Always(True)
+
+
+def _whole(field: Field, operator: str, value: Any) -> Condition | None:
+    """Return a comparison of whole numbers, also with what is none, or beyond them."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return None
+    if not math.isfinite(value) or (isinstance(value, float) and abs(value) >= _EXACT):
+        return None
+    exact = Fraction(value)
+    floor, ceiling = math.floor(exact), math.ceil(exact)
+    if operator in {"=", "!="}:
+        if floor != ceiling or not LOWEST < floor <= _HIGHEST:
+            return Always(False) if operator == "=" else _known(field)
+        return Test(field, operator, floor)
+    bound = floor if operator in {">", "<="} else ceiling
+    if not LOWEST < bound <= _HIGHEST:
+        is_above = (bound <= LOWEST) == (operator in {">", ">="})
+        return _known(field) if is_above else Always(False)
+    return Test(field, operator, bound)
+
+
+def _real(field: Field, operator: str, value: Any) -> Condition | None:
+    """Return a comparison of reals; DuckDB takes exact constants to the type of the column."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return None
+    try:
+        number = float(value)
+        if field.arrow == "float" and not isinstance(value, float):
+            (number,) = struct.unpack("f", struct.pack("f", number))
+    except OverflowError:
+        return None
+    return Test(field, operator, number) if math.isfinite(number) else None
+
+
+def _text(field: Field, operator: str, value: Any) -> Condition | None:
+    return Test(field, operator, value) if isinstance(value, str) else None
+
+
+def _boolean(field: Field, operator: str, value: Any) -> Condition | None:
+    if not isinstance(value, bool) or operator not in {"=", "!="}:
+        return None
+    return Test(field, "=", value is (operator == "="))
+
+
+def _moment(field: Field, operator: str, value: Any) -> Condition | None:
+    if not isinstance(value, date) or getattr(value, "tzinfo", None) is not None:
+        return None
+    moment = value if isinstance(value, datetime) else datetime.combine(value, time())
+    past = moment - _EPOCH
+    microseconds = (past.days * 86_400 + past.seconds) * 1_000_000 + past.microseconds
+    return Test(field, operator, microseconds)
+
+
+_MADE: dict[Kind, Callable[[Field, str, Any], Condition | None]] = {
+    Kind.INTEGER: _whole,
+    Kind.NUMBER: _real,
+    Kind.TEXT: _text,
+    Kind.BOOLEAN: _boolean,
+    Kind.TIME: _moment,
+}

@@ -1,0 +1,173 @@
+"""Columns of a store as fields of a database; in: Arrow columns, out: fields and plain values.
+
+Every engine holds five kinds of values. What is none of them stays behind, and is named.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Value: TypeAlias = "int | float | str | bool"
+
+# What stands for null where an engine has none (see milvus.py): U+FDD0 is no character of any text.
+LOWEST, NO_TEXT = -(2**63) + 1, "\ufdd0"
+_MAX_TEXT_BYTES = 65_535  # of a VARCHAR of Milvus
+_FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # of the years 1 to 9999
+# What an engine's language, or the other fields of a row, could take a name for.
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,49}")
+OWN_FIELDS = ("id", "vector", "mark", "root", "key")
+_RESERVED = frozenset(
+    {*OWN_FIELDS, "and", "or", "not", "in", "like", "is", "null", "true", "false", "exists"}
+    | {"between", "text_match", "phrase_match", "array_contains", "json_contains"}
+)
+
+
+class Kind(StrEnum):
+    """What a field holds. A time is a count of microseconds since 1970, without a zone."""
+
+    INTEGER = "integer"
+    NUMBER = "number"
+    TEXT = "text"
+    BOOLEAN = "boolean"
+    TIME = "time"
+
+
+_KINDS = {
+    **dict.fromkeys(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"), Kind.INTEGER),
+    **dict.fromkeys(("float", "double"), Kind.NUMBER),
+    **dict.fromkeys(("string", "large_string"), Kind.TEXT),
+    "bool": Kind.BOOLEAN,
+    **dict.fromkeys(("timestamp[s]", "timestamp[ms]", "timestamp[us]", "date32[day]"), Kind.TIME),
+}
+_ARROW = {
+    Kind.INTEGER: pa.int64(),
+    Kind.NUMBER: pa.float64(),
+    Kind.TEXT: pa.string(),
+    Kind.BOOLEAN: pa.bool_(),
+    Kind.TIME: pa.timestamp("us"),
+}
+
+
+@dataclass(frozen=True)
+class Field:
+    """A field `name` of a database, for what a condition calls `column`.
+
+    `arrow` is the type that the store has it in, by which constants are read.
+    """
+
+    name: str
+    column: str
+    kind: Kind
+    arrow: str
+    nullable: bool
+
+    @property
+    def source(self) -> str:
+        """Return the column of the store that it is, or is a part of."""
+        return "gps" if self.column in {"gps.lat", "gps.lon"} else self.column
+
+    def to_list(self) -> list[str | bool]:
+        """Return it as JSON-ready values."""
+        return [self.name, self.column, self.kind.value, self.arrow, self.nullable]
+
+    @classmethod
+    def from_list(cls, values: Sequence[Any]) -> Field:
+        """Rebuild it from `to_list`; ValueError or TypeError where it is malformed."""
+        name, column, kind, arrow, nullable = values
+        return cls(name, column, Kind(kind), arrow, nullable)
+
+
+# The number of a row, which is no field like the others: every engine has it as its key.
+ROW = Field("id", "row", Kind.INTEGER, "int64", nullable=False)
+
+
+def fields_of(schema: pa.Schema) -> tuple[list[Field], list[str]]:
+    """Return the fields of a store's columns, and the names of those that none can hold."""
+    fields: list[Field] = []
+    left_out: list[str] = []
+    taken = set(_RESERVED)
+    for column in _flat(schema):
+        if column.name == ROW.column:
+            continue
+        kind = _KINDS.get(str(column.type))
+        if kind is None or column.name in {field.column for field in fields}:
+            left_out.append(column.name)
+            continue
+        name = column.name.replace(".", "_")
+        if not _NAME.fullmatch(name) or name.lower() in taken:
+            name = f"column_{len(fields)}"
+        taken.add(name.lower())
+        fields.append(Field(name, column.name, kind, str(column.type), column.nullable))
+    return fields, left_out
+
+
+def _flat(schema: pa.Schema) -> Iterable[pa.Field]:
+    """Yield the columns, and in place of a position its parts, `gps.lat` and `gps.lon`."""
+    for field in schema:
+        if field.name == "gps":
+            yield from (pa.field(f"gps.{part.name}", part.type) for part in field.type)
+        else:
+            yield field
+
+
+def column_of(table: pa.Table, field: Field) -> pa.Array:
+    """Return a field's values out of a store's columns, in its kind's own type of Arrow."""
+    column = table.column(field.source).combine_chunks()
+    if field.source != field.column:
+        import pyarrow.compute as pc
+
+        column = pc.struct_field(column, field.column.removeprefix(f"{field.source}."))
+    return column.cast(_ARROW[field.kind])
+
+
+def is_held(values: pa.Array, kind: Kind) -> bool:
+    """Return whether every engine can hold these values of a kind."""
+    import pyarrow.compute as pc
+
+    if kind is Kind.TEXT:
+        longest = pc.max(pc.binary_length(values)).as_py() or 0
+        is_odd = pc.match_substring_regex(values, f"\\x00|{NO_TEXT}")
+        return longest <= _MAX_TEXT_BYTES and not pc.any(is_odd).as_py()
+    if kind is Kind.INTEGER:
+        least = pc.min(values).as_py()
+        return least is None or least > LOWEST
+    if kind is Kind.TIME:
+        ends = pc.min_max(values.cast(pa.int64()))
+        first, last = ends["min"].as_py(), ends["max"].as_py()
+        return first is None or (first >= _FIRST_US and last <= _LAST_US)
+    return True
+
+
+def plain(values: pa.Array, kind: Kind) -> list[Value | None]:
+    """Return values as Python has them."""
+    found: list[Value | None] = (
+        values.cast(pa.int64()) if kind is Kind.TIME else values
+    ).to_pylist()
+    return found
+
+
+def vector_marks(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.int64]:
+    """Return a checksum of each vector, int64 (n,), in the upper half of the bits."""
+    sums = [zlib.crc32(row) for row in np.ascontiguousarray(vectors)]
+    return (np.array(sums, np.uint64) << np.uint64(32)).astype(np.int64)
+
+
+def marks(
+    vectors: npt.NDArray[np.float16], values: Sequence[Sequence[object]]
+) -> npt.NDArray[np.int64]:
+    """Return a checksum of each row, int64 (n,): of its vector above, of its values below.
+
+    Two rows of different marks differ. `values` holds a sequence a field.
+    """
+    lines = (repr(row).encode("utf-8", "surrogatepass") for row in zip(*values, strict=True))
+    sums = [zlib.crc32(line) for line in lines]
+    return vector_marks(vectors) | np.array(sums, np.int64)

@@ -1,0 +1,380 @@
+"""Milvus, by pymilvus' MilvusClient: a server, a cluster, or a file of Milvus Lite.
+
+Tested against Milvus 2.3, which knows neither nulls nor patterns beyond a prefix. So null is the
+lowest number of a field, NO_TEXT and -1 of a flag (`fields.is_held` sees to it that no value is),
+NaN, the highest real to DuckDB, is infinity, and a prefix is a range.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.util import find_spec
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.errors import IncompatibleStore, MissingLibrary, StorageError, UsageError
+from embedsearch.vectordb.conditions import (
+    All,
+    Always,
+    AnyOf,
+    Condition,
+    Like,
+    Null,
+    OneOf,
+    Pair,
+    Test,
+)
+from embedsearch.vectordb.database import (
+    NAME,
+    SEND_S,
+    WORK_S,
+    DatabaseRecord,
+    Place,
+    RowBatch,
+    Rows,
+    patiently,
+    vanished,
+)
+from embedsearch.vectordb.fields import LOWEST, NO_TEXT, Field, Kind, Value
+
+_WINDOW = 16_384  # rows that one answer of Milvus can hold
+_DELETED = 4_096  # at once
+_MESSAGE_BYTES = 2 << 20  # of vectors
+_SENDERS = 2  # pymilvus packs the next message while the server works on one
+_MAX_TEXT_BYTES = 65_535
+_M, _CONSTRUCTION = 16, 200  # of HNSW
+_LEAST_EF = 128
+_CONNECT_S = 10.0
+_LOWEST_REAL = -1.7976931348623157e308
+_ESCAPES = str.maketrans({'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+_GONE = re.compile(r"can't find collection|collection.*(not found|does not exist)")
+_LASTING = re.compile(rf"{_GONE.pattern}|auth|permission|privilege|token|parse")
+
+
+class Milvus:
+    """A collection."""
+
+    most = _WINDOW
+
+    def __init__(self, place: Place) -> None:
+        self._is_lite = not place.host
+        if self._is_lite and not place.name.endswith(".db"):
+            raise UsageError(f"{place}: a file of Milvus Lite ends in .db")
+        try:
+            from pymilvus import MilvusClient
+            from pymilvus.exceptions import MilvusException
+        except ImportError as error:
+            raise MissingLibrary(
+                f"milvus:// needs pymilvus ({error}): pip install 'embedsearch[milvus]'"
+            ) from error
+        # It logs what it raises, with a traceback.
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)
+        self.place = place
+        self._error = MilvusException
+        if self._is_lite and find_spec("milvus_lite") is None:
+            raise MissingLibrary("milvus:///FILE.db needs Milvus Lite: pip install milvus-lite")
+        uri = place.name if self._is_lite else f"http://{place.host}"
+        token = os.environ.get("MILVUS_TOKEN", "")
+        if place.user is not None:
+            token = f"{place.user}:{place.password or ''}"
+        with self._explained("cannot be reached"):
+            self._client: Any = patiently(
+                lambda seconds: MilvusClient(
+                    uri=uri, token=token, timeout=min(seconds, _CONNECT_S)
+                ),
+                self._is_passing,
+            )
+            self._is_there = self._client.has_collection(place.table, timeout=_CONNECT_S)
+            if self._is_there:
+                self._load()
+
+    def close(self) -> None:
+        """Hang up."""
+        with self._explained("cannot be closed"):
+            self._client.close()
+
+    def record(self) -> DatabaseRecord | None:
+        """Return what the collection says of itself."""
+        if not self._is_there:
+            return None
+        with self._explained("cannot be read"):
+            found = self._client.describe_collection(self.place.table, timeout=_CONNECT_S)
+        return DatabaseRecord.from_json(found.get("properties", {}).get(NAME), self.place)
+
+    def create(self, record: DatabaseRecord) -> None:
+        """Make the collection, empty, in the place of what there is."""
+        from pymilvus import DataType
+
+        types = {
+            Kind.INTEGER: DataType.INT64,
+            Kind.NUMBER: DataType.DOUBLE,
+            Kind.TEXT: DataType.VARCHAR,
+            Kind.BOOLEAN: DataType.INT8,
+            Kind.TIME: DataType.INT64,
+        }
+        schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("id", DataType.INT64, is_primary=True)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=record.dim)
+        schema.add_field("mark", DataType.INT64)
+        schema.add_field("root", DataType.INT64)
+        schema.add_field("key", DataType.VARCHAR, max_length=_MAX_TEXT_BYTES)
+        for field in record.fields:
+            more = {"max_length": _MAX_TEXT_BYTES} if field.kind is Kind.TEXT else {}
+            schema.add_field(field.name, types[field.kind], **more)
+        index = self._client.prepare_index_params()
+        params = {"M": _M, "efConstruction": _CONSTRUCTION}
+        index.add_index("vector", index_type="HNSW", metric_type="COSINE", params=params)
+        table = self.place.table
+        with self._explained(f"does not take the collection {table}"):
+            if self._is_there:
+                self._client.drop_collection(table, timeout=WORK_S)
+            self._client.create_collection(
+                table,
+                schema=schema,
+                index_params=index,
+                properties={NAME: record.to_json()},
+                consistency_level="Bounded",
+                timeout=WORK_S,
+            )
+            self._is_there = True
+
+    def marks(self, rows: Rows | None, record: DatabaseRecord) -> tuple[Rows, Rows]:
+        """Return (rows, marks) of those given that are there; without, of all."""
+        with self._explained("cannot be read"):
+            if rows is not None:
+                return _pairs(self._marks(f"id in {rows.tolist()}"))
+            # Strong: it waits until all that was written before is seen, by later reads too.
+            (counted,) = self._client.query(
+                self.place.table,
+                filter="",
+                output_fields=["count(*)"],
+                consistency_level="Strong",
+                timeout=WORK_S,
+            )
+            total: int = counted["count(*)"]
+            found: list[tuple[int, int]] = []
+            for start in range(0, record.next_row, _WINDOW):
+                if len(found) >= total:
+                    break
+                found += self._marks(f"id >= {start} and id < {start + _WINDOW}")
+        if len(found) != total:
+            raise IncompatibleStore(
+                f"{self.place}: of {total:,} rows of {self.place.table} the store can know "
+                f"{len(found):,}: --replace makes it anew"
+            )
+        return _pairs(found)
+
+    def upsert(self, batch: RowBatch, record: DatabaseRecord) -> None:
+        """Put rows there, some megabytes a message."""
+        at_once = max(1, _MESSAGE_BYTES // (4 * record.dim))
+        names = ["id", "vector", "mark", "root", "key", *(field.name for field in record.fields)]
+        columns = [
+            batch.rows.tolist(),
+            batch.vectors.astype(np.float32),
+            batch.marks.tolist(),
+            batch.roots,
+            [key.decode(errors="backslashreplace") for key in batch.keys],
+            *(
+                _stored(values, field.kind)
+                for field, values in zip(record.fields, batch.values, strict=True)
+            ),
+        ]
+
+        def send(start: int) -> None:
+            parts = [column[start : start + at_once] for column in columns]
+            rows = [dict(zip(names, row, strict=True)) for row in zip(*parts, strict=True)]
+            self._client.upsert(self.place.table, rows, timeout=SEND_S)
+
+        with self._explained("does not take rows"), ThreadPoolExecutor(_SENDERS) as senders:
+            for _ in senders.map(send, range(0, len(batch.rows), at_once)):
+                pass
+
+    def delete(self, rows: Rows) -> None:
+        """Remove rows."""
+        with self._explained("does not delete rows"):
+            for start in range(0, len(rows), _DELETED):
+                ids = rows[start : start + _DELETED].tolist()
+                self._client.delete(self.place.table, ids=ids, timeout=SEND_S)
+
+    def finish(self, record: DatabaseRecord) -> None:
+        """Seal what was written, wait until searches see it, write the record."""
+        with self._explained("does not finish"):
+            self._client.flush(self.place.table, timeout=WORK_S)
+            self._client.query(
+                self.place.table,
+                filter="",
+                output_fields=["count(*)"],
+                consistency_level="Strong",
+                timeout=WORK_S,
+            )
+            self._client.alter_collection_properties(
+                self.place.table, {NAME: record.to_json()}, timeout=WORK_S
+            )
+
+    def search(
+        self, queries: npt.NDArray[np.float32], count: int, condition: Condition
+    ) -> list[Rows]:
+        """Return the rows nearest to each query."""
+        if condition == Always(False):
+            return [np.empty(0, np.int64) for _ in queries]
+        ef = min(max(_LEAST_EF, 2 * count), 2 * _WINDOW)
+        text = "" if condition == Always(True) else expression(condition)
+
+        def ask(seconds: float) -> Any:
+            return self._client.search(
+                self.place.table,
+                data=list(queries),
+                anns_field="vector",
+                limit=count,
+                filter=text,
+                output_fields=["id"],  # Milvus Lite returns all where none is named
+                search_params={"metric_type": "COSINE", "params": {"ef": ef}},
+                timeout=seconds,
+            )
+
+        with self._explained("does not answer"):
+            found = patiently(ask, self._is_passing)
+            return [np.array([hit["id"] for hit in hits], np.int64) for hits in found]
+
+    def _load(self) -> None:
+        self._client.load_collection(self.place.table, timeout=_CONNECT_S)
+
+    def _marks(self, text: str) -> list[tuple[int, int]]:
+        found = self._client.query(
+            self.place.table,
+            filter=text,
+            output_fields=["id", "mark"],
+            limit=_WINDOW,
+            timeout=SEND_S,
+        )
+        return [(row["id"], row["mark"]) for row in found]
+
+    def _is_passing(self, error: Exception) -> bool:
+        return _LASTING.search(str(error).lower()) is None
+
+    @contextmanager
+    def _explained(self, trouble: str) -> Iterator[None]:
+        """Turn what pymilvus and gRPC raise into one line."""
+        import grpc
+
+        try:
+            yield
+        except (self._error, grpc.RpcError, OSError) as error:
+            words = self.place.said(getattr(error, "message", error))
+            if _GONE.search(words.lower()):
+                raise vanished(self.place) from error
+            raise StorageError(f"{self.place} {trouble}: {words}") from error
+
+
+def _pairs(found: list[tuple[int, int]]) -> tuple[Rows, Rows]:
+    pairs = np.array(found, np.int64).reshape(-1, 2)
+    return pairs[:, 0], pairs[:, 1]
+
+
+def _stored(values: Iterable[Value | None], kind: Kind) -> list[Any]:
+    """Return values as the collection holds them: there are no nulls."""
+    if kind is Kind.NUMBER:
+        return [_real(value) for value in values]
+    if kind is Kind.BOOLEAN:
+        return [-1 if value is None else int(value) for value in values]
+    return [_null(kind) if value is None else value for value in values]
+
+
+def _null(kind: Kind) -> Any:
+    return {Kind.TEXT: NO_TEXT, Kind.NUMBER: -math.inf, Kind.BOOLEAN: -1}.get(kind, LOWEST)
+
+
+def _real(value: Any) -> float:
+    if value is None:
+        return -math.inf
+    return math.inf if math.isnan(value) else max(value, _LOWEST_REAL)
+
+
+def expression(condition: Condition) -> str:
+    """Return a condition in Milvus' language. Raises UsageError for a pattern it has no word for.
+
+    Not for Always, which it has no word for either.
+    """
+    match condition:
+        case Test(field, operator, value):
+            return _guarded(f"{field.name} {_word(operator)} {_literal(value)}", field)
+        case OneOf(field, values, is_in):
+            listed = ", ".join(map(_literal, values))
+            return _guarded(f"{field.name} {'in' if is_in else 'not in'} [{listed}]", field)
+        case Pair(left, operator, right):
+            test = f"{left.name} {_word(operator)} {right.name}"
+            return _guarded(_guarded(test, left), right)
+        case Null(field, is_null):
+            return _is_null(field, is_null)
+        case Like(field):
+            return _guarded(_prefixed(condition), field)
+        case All(parts):
+            return " and ".join(f"({expression(part)})" for part in parts)
+        case AnyOf(parts):
+            return " or ".join(f"({expression(part)})" for part in parts)
+    raise AssertionError(f"{condition} is simplified away")
+
+
+def _guarded(test: str, field: Field) -> str:
+    """Return a test that a null, which is a value like others there, does not pass."""
+    return f"(({test}) and {_is_null(field, False)})" if field.nullable else f"({test})"
+
+
+def _is_null(field: Field, is_null: bool) -> str:
+    if field.kind is Kind.NUMBER:  # infinity has no literal
+        return f"{field.name} {'<' if is_null else '>='} {_LOWEST_REAL!r}"
+    return f"{field.name} {'==' if is_null else '!='} {_literal(_null(field.kind))}"
+
+
+def _word(operator: str) -> str:
+    return "==" if operator == "=" else operator
+
+
+def _literal(value: Value) -> str:
+    if isinstance(value, bool):
+        return str(int(value))
+    return f'"{value.translate(_ESCAPES)}"' if isinstance(value, str) else repr(value)
+
+
+def _prefixed(like: Like) -> str:
+    """Return a pattern that ends in % as a range, one without % and _ as itself."""
+    name = like.field.name
+    runs = [(is_letter, list(run)) for is_letter, run in groupby(like.pattern, _is_letter)]
+    prefix = "".join(runs[0][1]) if runs and runs[0][0] else ""
+    rest = [letter for _, run in runs[bool(prefix) :] for letter in run]
+    if not rest:
+        return f"{name} {'==' if like.is_like else '!='} {_literal(prefix)}"
+    if set(rest) != {Like.ANY}:
+        raise UsageError(
+            f"--where: of patterns Milvus is asked for those alone whose only wildcard is a % at "
+            f"the end, as in {like.field.column} like 'abc%'"
+        )
+    end = _after(prefix)
+    if like.is_like:
+        below = "" if end is None else f" and {name} < {_literal(end)}"
+        return f"{name} >= {_literal(prefix)}{below}"
+    above = "" if end is None else f" or {name} >= {_literal(end)}"
+    return f"{name} < {_literal(prefix)}{above}"
+
+
+def _is_letter(part: str) -> bool:
+    return part not in {Like.ANY, Like.ONE}
+
+
+def _after(prefix: str) -> str | None:
+    """Return the first text after all that begin so, None where there is none."""
+    for place in range(len(prefix) - 1, -1, -1):
+        code = ord(prefix[place]) + 1
+        if code <= 0x10FFFF:
+            code = 0xE000 if code == 0xD800 else code  # surrogates are no letters
+            return prefix[:place] + chr(code)
+    return None

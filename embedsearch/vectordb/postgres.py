@@ -1,0 +1,327 @@
+"""PostgreSQL with pgvector, by psycopg: rows in a table, vectors as halfvec, an HNSW index.
+
+Texts compare by their bytes (COLLATE "C"), as DuckDB compares them, NaN is the highest real in
+both, and what a condition is compared with goes to the server as parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.errors import MissingLibrary, StorageError
+from embedsearch.vectordb.conditions import (
+    All,
+    Always,
+    AnyOf,
+    Condition,
+    Like,
+    Null,
+    OneOf,
+    Pair,
+    Test,
+)
+from embedsearch.vectordb.database import (
+    ASK_S,
+    SEND_S,
+    WORK_S,
+    DatabaseRecord,
+    Place,
+    RowBatch,
+    Rows,
+    patiently,
+    vanished,
+)
+from embedsearch.vectordb.fields import Kind, Value
+
+_CONNECT_S = 5
+_M, _CONSTRUCTION = 16, 64  # of HNSW
+_LEAST_EF, _MOST_EF = 128, 1000
+_TYPES = {
+    Kind.INTEGER: "bigint",
+    Kind.NUMBER: "double precision",
+    Kind.TEXT: 'text COLLATE "C"',
+    Kind.BOOLEAN: "boolean",
+    Kind.TIME: "timestamp",
+}
+_BINARY = {
+    Kind.INTEGER: "int8",
+    Kind.NUMBER: "float8",
+    Kind.TEXT: "text",
+    Kind.BOOLEAN: "bool",
+    Kind.TIME: "timestamp",
+}
+_EPOCH = datetime(1970, 1, 1)
+# A filter that leaves few rows makes the index go on until there are enough of them.
+_SETTINGS = (
+    "SET hnsw.iterative_scan = strict_order",
+    "SET hnsw.max_scan_tuples = 2147483647",
+    "SET maintenance_work_mem = '512MB'",
+)
+
+
+class Postgres:
+    """A table."""
+
+    most = 1 << 16
+
+    def __init__(self, place: Place) -> None:
+        try:
+            import pgvector.psycopg
+            import psycopg
+        except ImportError as error:
+            raise MissingLibrary(
+                f"postgresql:// needs psycopg and pgvector ({error}): "
+                "pip install 'embedsearch[postgres]'"
+            ) from error
+        self.place = place
+        self._psycopg = psycopg
+        self._pgvector = pgvector.psycopg
+        self._table = psycopg.sql.Identifier(place.table)
+        self._connection: Any = None
+        self._ef = 0
+        with self._explained("cannot be reached"):
+            patiently(lambda seconds: self._connected(), self._is_passing)
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def record(self) -> DatabaseRecord | None:
+        """Return what the table's comment says."""
+        with self._explained("cannot be read"):
+            ((table, text),) = self._rows(
+                "SELECT to_regclass(%s)::oid, obj_description(to_regclass(%s)::oid, 'pg_class')",
+                [place := f'"{self.place.table}"', place],
+            )
+        return None if table is None else DatabaseRecord.from_json(text, self.place)
+
+    def create(self, record: DatabaseRecord) -> None:
+        """Make the table, empty, in the place of what there is."""
+        sql = self._psycopg.sql
+        columns = [sql.SQL("id bigint PRIMARY KEY, mark bigint NOT NULL, root integer NOT NULL")]
+        columns += [sql.SQL("key bytea NOT NULL, vector halfvec({}) NOT NULL").format(record.dim)]
+        columns += [
+            sql.SQL("{} " + _TYPES[field.kind]).format(sql.Identifier(field.name))
+            for field in record.fields
+        ]
+        with self._explained(f"does not take the table {self.place.table}"):
+            connection = self._connected()
+            with connection.transaction():
+                connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(self._table))
+                connection.execute(
+                    sql.SQL("CREATE TABLE {} ({})").format(self._table, sql.SQL(", ").join(columns))
+                )
+                self._write(record)
+
+    def marks(self, rows: Rows | None, record: DatabaseRecord) -> tuple[Rows, Rows]:
+        """Return (rows, marks) of those given that are there; without, of all."""
+        sql = self._psycopg.sql
+        query = sql.SQL("SELECT id, mark FROM {}").format(self._table)
+        values = []
+        if rows is not None:
+            query, values = query + sql.SQL(" WHERE id = ANY(%s)"), [rows.tolist()]
+        with self._explained("cannot be read"):
+            found = np.array(self._rows(query, values), np.int64).reshape(-1, 2)
+        return found[:, 0], found[:, 1]
+
+    def upsert(self, batch: RowBatch, record: DatabaseRecord) -> None:
+        """Put rows there, in one transaction: what has their numbers goes, then a binary COPY."""
+        from pgvector import HalfVector
+
+        sql = self._psycopg.sql
+        names = ["id", "mark", "root", "key", "vector", *(field.name for field in record.fields)]
+        columns = [
+            batch.rows.tolist(),
+            batch.marks.tolist(),
+            batch.roots,
+            batch.keys,
+            map(HalfVector, batch.vectors),
+            *(
+                map(_moment, values) if field.kind is Kind.TIME else values
+                for field, values in zip(record.fields, batch.values, strict=True)
+            ),
+        ]
+        types = ["int8", "int8", "int4", "bytea", "halfvec"]
+        types += [_BINARY[field.kind] for field in record.fields]
+        copy = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT binary)").format(
+            self._table, sql.SQL(", ").join(map(sql.Identifier, names))
+        )
+        with self._explained("does not take rows"):
+            connection = self._connected()
+            with connection.transaction(), connection.cursor() as cursor:
+                self._delete(batch.rows)
+                with cursor.copy(copy) as writer:
+                    writer.set_types(types)
+                    for row in zip(*columns, strict=True):
+                        writer.write_row(row)
+
+    def delete(self, rows: Rows) -> None:
+        """Remove rows."""
+        with self._explained("does not delete rows"):
+            self._delete(rows)
+
+    def finish(self, record: DatabaseRecord) -> None:
+        """Build the index if it is not there, then write the record."""
+        sql = self._psycopg.sql
+        index = sql.SQL(
+            "CREATE INDEX IF NOT EXISTS {} ON {} USING hnsw (vector halfvec_cosine_ops) "
+            "WITH (m = {}, ef_construction = {})"
+        ).format(sql.Identifier(f"{self.place.table}_vector"), self._table, _M, _CONSTRUCTION)
+        with self._explained("does not finish"):
+            connection = self._connected()
+            connection.execute("SET statement_timeout = 0")  # a large index takes hours
+            connection.execute(index)
+            connection.execute(sql.SQL("ANALYZE {}").format(self._table))
+            self._write(record)
+
+    def search(
+        self, queries: npt.NDArray[np.float32], count: int, condition: Condition
+    ) -> list[Rows]:
+        """Return the rows nearest to each query."""
+        sql = self._psycopg.sql
+        if condition == Always(False):
+            return [np.empty(0, np.int64) for _ in queries]
+        values: list[Any] = []
+        where = "" if condition == Always(True) else " WHERE " + expression(condition, values)
+        columns = [sql.Identifier(name) for name in _names(condition)]
+        query = (
+            sql.SQL("SELECT id FROM {}").format(self._table)
+            + sql.SQL(where).format(*columns)
+            + sql.SQL(" ORDER BY vector <=> %s::halfvec LIMIT %s")
+        )
+        texts = ["[" + ",".join(map(repr, vector.tolist())) + "]" for vector in queries]
+
+        def ask(seconds: float) -> list[Rows]:
+            self._set(count, seconds)
+            found = [self._rows(query, [*values, text, count]) for text in texts]
+            return [np.array(rows, np.int64).reshape(-1) for rows in found]
+
+        with self._explained("does not answer"):
+            return patiently(ask, self._is_passing)
+
+    def _set(self, count: int, seconds: float) -> None:
+        """Set how thoroughly the index is searched, and for how long."""
+        connection = self._connected()
+        ef = min(max(_LEAST_EF, 2 * count), _MOST_EF)
+        if ef != self._ef:
+            connection.execute(f"SET hnsw.ef_search = {ef}")
+            connection.execute(f"SET statement_timeout = '{round(ASK_S)}s'")
+            self._ef = ef
+
+    def _rows(self, query: Any, values: list[Any]) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = self._connected().execute(query, values).fetchall()
+        return found
+
+    def _connected(self) -> Any:
+        """Return the connection; a new one where the server has hung up."""
+        if self._connection is not None and not self._connection.closed:
+            return self._connection
+        connection = self._psycopg.connect(
+            self.place.url,
+            connect_timeout=_CONNECT_S,
+            tcp_user_timeout=round(1000 * SEND_S),  # a server that vanished is not waited for
+            autocommit=True,
+        )
+        try:
+            connection.execute(f"SET statement_timeout = '{round(WORK_S)}s'")
+            with suppress(self._psycopg.errors.InsufficientPrivilege):  # it may be there already
+                connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            for setting in _SETTINGS:
+                connection.execute(setting)
+            self._pgvector.register_vector(connection)
+            ((encoding,),) = connection.execute("SHOW server_encoding").fetchall()
+            if encoding != "UTF8":
+                raise StorageError(f"{self.place} is encoded in {encoding}: it has to be UTF8")
+        except BaseException:
+            connection.close()
+            raise
+        self._connection, self._ef = connection, 0
+        return connection
+
+    def _delete(self, rows: Rows) -> None:
+        sql = self._psycopg.sql
+        query = sql.SQL("DELETE FROM {} WHERE id = ANY(%s)").format(self._table)
+        self._connected().execute(query, [rows.tolist()])
+
+    def _write(self, record: DatabaseRecord) -> None:
+        sql = self._psycopg.sql
+        comment = sql.SQL("COMMENT ON TABLE {} IS {}").format(self._table, record.to_json())
+        self._connected().execute(comment)
+
+    def _is_passing(self, error: Exception) -> bool:
+        """Return whether it may go well the next time: a lost connection, a server that starts."""
+        errors = self._psycopg.errors
+        lasting = (
+            errors.InvalidPassword,
+            errors.InvalidAuthorizationSpecification,
+            errors.InvalidCatalogName,
+            errors.QueryCanceled,
+        )
+        is_lost = isinstance(error, self._psycopg.OperationalError)
+        return is_lost and not isinstance(error, lasting) and "password" not in str(error)
+
+    @contextmanager
+    def _explained(self, trouble: str) -> Iterator[None]:
+        """Turn what psycopg raises into one line."""
+        try:
+            yield
+        except self._psycopg.errors.UndefinedTable as error:
+            raise vanished(self.place) from error
+        except self._psycopg.Error as error:
+            raise StorageError(f"{self.place} {trouble}: {self.place.said(error)}") from error
+
+
+def _moment(microseconds: Any) -> datetime | None:
+    if microseconds is None:
+        return None
+    return _EPOCH + timedelta(microseconds=microseconds)
+
+
+def expression(condition: Condition, values: list[Any]) -> str:
+    """Return a condition as SQL, {} for each name (see `_names`), %s for each of the values."""
+
+    def held(value: Value, kind: Kind) -> str:
+        values.append(_moment(value) if kind is Kind.TIME else value)
+        return "%s::timestamp" if kind is Kind.TIME else f"%s::{_BINARY[kind]}"
+
+    match condition:
+        case Test(field, operator, value):
+            return "{} " + f"{operator} {held(value, field.kind)}"
+        case OneOf(field, several, is_in):
+            listed = ", ".join(held(value, field.kind) for value in several)
+            return "{} " + f"{'IN' if is_in else 'NOT IN'} ({listed})"
+        case Pair(_, operator, _):
+            return "{} " + operator + " {}"
+        case Null(_, is_null):
+            return "{} IS " + ("NULL" if is_null else "NOT NULL")
+        case Like(_, pattern, is_like):
+            values.append("".join(_LIKE.get(part, part) for part in pattern))
+            return "{} " + ("LIKE" if is_like else "NOT LIKE") + " %s::text"
+        case All(parts):
+            return "(" + " AND ".join(expression(part, values) for part in parts) + ")"
+        case AnyOf(parts):
+            return "(" + " OR ".join(expression(part, values) for part in parts) + ")"
+    raise AssertionError(f"{condition} is simplified away")
+
+
+# A backslash is PostgreSQL's escape.
+_LIKE = {Like.ANY: "%", Like.ONE: "_", "%": "\\%", "_": "\\_", "\\": "\\\\"}
+
+
+def _names(condition: Condition) -> Iterator[str]:
+    """Yield the names of an expression in their order."""
+    match condition:
+        case All(parts) | AnyOf(parts):
+            for part in parts:
+                yield from _names(part)
+        case Pair(left, _, right):
+            yield from (left.name, right.name)
+        case Test(field) | OneOf(field) | Null(field) | Like(field):
+            yield field.name
