@@ -195,6 +195,7 @@ def test_options_named_in_the_readme_exist() -> None:
     known = ""
     for command in (
         "index",
+        "commit",
         "query",
         "check",
         "repair",
