@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure import machine
+from benchmarks.run import real_weights
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"
 QUERIES = 200
@@ -177,11 +178,14 @@ def units(rounds: int, model: str, photos: int) -> None:
             target = folder / "photos" / f"{number // len(chosen)}-{photo.parent.name}"
             target.mkdir(parents=True, exist_ok=True)
             shutil.copy(photo, target / photo.name)
+        os.environ["EMBEDSEARCH_CACHE"] = str(folder / "cache")
+        weights = str(real_weights(folder)) if model == "resnet50" else model
+        _index(folder / "photos" / "0-accordion", folder / "warm.es", weights)  # converts it
         for _ in range(rounds):
             for kind, run in (("index", _alone), ("units", _four), ("ray", _ray)):
                 shutil.rmtree(folder / "s.es", ignore_errors=True)
                 started = time.monotonic()
-                run(folder, model)
+                run(folder, weights)
                 speeds[kind].append(photos / (time.monotonic() - started))
     print(f"\n{machine()}, {model}, {photos} photos\n")
     print("| images/s | median (least–most) | of index | wanted |\n|---|---|---|---|")
@@ -192,31 +196,33 @@ def units(rounds: int, model: str, photos: int) -> None:
         print(f"| {kind} | {spread} | {middle / base:.2f} | {wanted} |")
 
 
-def _command(folder: Path, model: str, *more: str) -> list[str]:
-    command = [sys.executable, "-m", "embedsearch", "index", str(folder / "photos")]
-    return [*command, "--store", str(folder / "s.es"), "--model", model, "--json", *more]
+def _command(place: Path, store: Path, weights: str, *more: str) -> list[str]:
+    command = [sys.executable, "-m", "embedsearch", "index", str(place), "--store", str(store)]
+    return [*command, "--model", weights, "--json", *more]
 
 
-def _run(command: list[str]) -> None:
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def _index(place: Path, store: Path, weights: str, *more: str) -> None:
+    command = _command(place, store, weights, *more)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def _alone(folder: Path, model: str) -> None:
-    _run(_command(folder, model))
+def _alone(folder: Path, weights: str) -> None:
+    _index(folder / "photos", folder / "s.es", weights)
 
 
-def _four(folder: Path, model: str) -> None:
-    running = [
-        subprocess.Popen(_command(folder, model, "--unit", f"{n}/4"), stdout=subprocess.DEVNULL)
-        for n in range(4)
+def _four(folder: Path, weights: str) -> None:
+    commands = [
+        _command(folder / "photos", folder / "s.es", weights, "--unit", f"{n}/4") for n in range(4)
     ]
-    if any(process.wait() for process in running):
+    running = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for command in commands]
+    if any(code for code in [process.wait() for process in running]):
         raise SystemExit("a unit failed")
-    _run([sys.executable, "-m", "embedsearch", "commit", "--store", str(folder / "s.es")])
+    commit = [sys.executable, "-m", "embedsearch", "commit", "--store", str(folder / "s.es")]
+    subprocess.run(commit, check=True, stdout=subprocess.DEVNULL)
 
 
-def _ray(folder: Path, model: str) -> None:
-    _run(_command(folder, model, "--engine", "ray"))
+def _ray(folder: Path, weights: str) -> None:
+    _index(folder / "photos", folder / "s.es", weights, "--engine", "ray")
 
 
 def main() -> None:
@@ -225,7 +231,7 @@ def main() -> None:
     parser.add_argument("what", choices=["plan", "store", "units"])
     parser.add_argument("--images", type=float, nargs="*", default=[1e4, 1e5, 1e6])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--model", default="packaged")
+    parser.add_argument("--model", choices=["packaged", "resnet50"], default="packaged")
     parser.add_argument("--photos", type=int, default=4000)
     arguments = parser.parse_args()
     if arguments.what == "units":
