@@ -46,6 +46,7 @@ def assert_same(store: Path, folders: list[Path], other: Path) -> None:
     assert check_store(store, read_data=True)[1] == []
 
 
+@pytest.mark.scale
 def test_the_command_on_this_machine(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     photos = tmp_path / "photos"
@@ -64,8 +65,6 @@ def test_the_command_on_this_machine(tmp_path: Path) -> None:
     for wrong in (["--engine", "spark"], ["--engine", "ray", "--unit", "0/2"]):
         assert run_cli("index", photos, "--store", store, *wrong).returncode == 2
 
-
-# What follows needs three nodes, and minutes.
 
 NODE = {"num_cpus": 2, "object_store_memory": 300 << 20, "include_dashboard": False}
 

@@ -47,7 +47,7 @@ SHORT = [
 ]
 CAUGHT = [
     pytest.param("pointer_in_place", "kills", "--share 0.3 --scenes repair", marks=needs_strace),
-    pytest.param("pointer_first", "kills", "--share 0.3 --scenes sync", marks=needs_strace),
+    pytest.param("pointer_first", "kills", "--share 0.1 --scenes sync", marks=needs_strace),
     ("pointer_in_place", "power-cuts", "--share 0.3 --scenes sync"),
     ("no_fsync", "power-cuts", "--share 0.3 --scenes sync"),
     ("no_folder_fsync", "power-cuts", "--share 0.3 --scenes sync"),
@@ -63,7 +63,7 @@ CAUGHT = [
     pytest.param("pointer_in_place", "faults", "--share 0.25 --scenes repair", marks=needs_strace),
     ("lets_through", "forged", "--share 0.05"),
     ("deaf", "signals", "--share 0.02"),
-    ("keeps_deleted", "sequences", "--share 0.3"),
+    ("keeps_deleted", "sequences", "--share 0.1"),
     ("leaks", "growth", "--share 0.1"),
     ("newer_only", "clocks", ""),
     ("whole_seconds", "clocks", ""),

@@ -111,7 +111,7 @@ def engines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
         yield engine
 
 
-@pytest.fixture(params=["postgres", "milvus", "lite"])
+@pytest.fixture(params=["postgres", "milvus", pytest.param("lite", marks=pytest.mark.scale)])
 def engine(request: pytest.FixtureRequest, engines: Callable[[str], Engine]) -> Engine:
     return engines(request.param)
 
@@ -136,7 +136,7 @@ def filled(store: Path, engines: Callable[[str], Engine]) -> Callable[[str], str
     return url
 
 
-@pytest.fixture(params=["postgres", "milvus"])
+@pytest.fixture(params=["postgres", pytest.param("milvus", marks=pytest.mark.scale)])
 def server(request: pytest.FixtureRequest, engines: Callable[[str], Engine]) -> Engine:
     return engines(request.param)
 
