@@ -33,6 +33,7 @@ class StoreInfo:
     shard_bytes: int
     faiss_bytes: int
     columns: dict[str, str]  # the user's: name to type
+    units: dict[str, int] | None = None  # of the plan that is open: all, done, images
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as JSON-ready values."""
@@ -56,6 +57,7 @@ class StoreInfo:
             "faiss_bytes": self.faiss_bytes,
             "columns": self.columns,
             "deleted_rows": manifest.deleted_rows,
+            "open_plan": self.units,
         }
 
 
@@ -72,7 +74,18 @@ def info(store: Path) -> StoreInfo:
         shard_bytes=sum(record.bytes for record in manifest.shards),
         faiss_bytes=sum(record.bytes for record in manifest.faiss),
         columns=columns,
+        units=_open_units(store),
     )
+
+
+def _open_units(store: Path) -> dict[str, int] | None:
+    from embedsearch.store.units import has_plan, read_plan, read_record
+
+    plan = read_plan(store) if has_plan(store) else None
+    if plan is None:
+        return None
+    done = sum(read_record(store, plan, unit.number) is not None for unit in plan.units)
+    return {"units": len(plan.units), "done": done, "images": plan.images}
 
 
 def _origin(store: Path) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from embedsearch import units
+from embedsearch import cutting, units
 from embedsearch.config import DecodeLimits, IndexConfig
 from embedsearch.cutting import cut, unit_images
 from embedsearch.errors import (
@@ -188,7 +188,12 @@ def test_nothing_else_writes_while_a_plan_is_open(shared: Shared, photos: Path) 
     done = run_cli("repair", "--store", shared.store)
     assert done.returncode == 3 and "commit --drop" in done.stderr
     assert shared.index(dry_run=True).added == 12
+    shared.run(2)
+    done = run_cli("info", "--store", shared.store)
+    assert "open plan   1 of 4 units done, 12 images" in done.stdout
+    assert run_cli("check", "--store", shared.store, "--read-data").returncode == 0
     give_up(shared.store)
+    assert "open plan" not in run_cli("info", "--store", shared.store).stdout
     assert shared.index().added == 12
     with pytest.raises(UsageError, match="no open plan"):
         commit(shared.store)
@@ -236,6 +241,24 @@ def test_a_commit_that_is_killed_is_made_up_for(
     assert shared.facts == alone.facts
     assert check_store(shared.store, read_data=True)[1] == []
     assert shared.index().embedded == 0
+
+
+def test_a_plan_that_was_killed_while_it_was_made_is_none(
+    shared: Shared, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cutting, "write_plan", die)
+        with pytest.raises(Killed):
+            shared.plan(photos)
+    assert (shared.store / UNITS_NAME).exists()
+    assert shared.index().added == 12
+    assert not (shared.store / UNITS_NAME).exists()
 
 
 def test_all_of_a_unit_may_fail(shared: Shared, tmp_path: Path) -> None:

@@ -251,6 +251,11 @@ def info_lines(facts: Mapping[str, Any]) -> str:
         "columns": f"{', '.join(facts['columns']) or 'none of your own'}",
         "shards": f"{facts['shards']}, {_size(facts['shard_bytes'])}",
     }
+    if plan := facts["open_plan"]:
+        shown["open plan"] = (
+            f"{plan['done']} of {plan['units']} units done, {plan['images']:,} images; "
+            "embedsearch commit takes them in"
+        )
     width = max(map(len, shown))
     return "".join(f"{name:<{width}}  {printable(text)}\n" for name, text in shown.items())
 

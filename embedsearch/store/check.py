@@ -27,8 +27,12 @@ from embedsearch.store.files import (
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.shards import Shard, numbers, vector_array
 from embedsearch.store.snapshot import Snapshot, read_failures
+from embedsearch.store.units import UNITS_NAME
 
-_OWN_NAMES = {FORMAT_NAME, CURRENT_NAME, PULLED_NAME, LOCK_NAME, TMP_NAME, *FOLDERS.values()}
+_OWN_NAMES = {
+    *(FORMAT_NAME, CURRENT_NAME, PULLED_NAME, LOCK_NAME, TMP_NAME, UNITS_NAME),
+    *FOLDERS.values(),
+}
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ from embedsearch.store.files import replace as replace_file
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.manifest import MAX_BYTES, ExactRecord, Manifest, Segment, ShardRecord
 from embedsearch.store.snapshot import Snapshot
-from embedsearch.store.units import has_plan
+from embedsearch.store.units import drop, has_plan
 
 _TMP_FILE = re.compile(r"[0-9]+-[0-9a-f]{16}")
 
@@ -76,6 +76,8 @@ class StoreWriter:
                     "embedsearch commit --drop gives them up"
                 )
             sweep_tmp(store)
+            if not has_plan(store):  # of a plan that was never finished being made
+                drop(store)
             try:
                 self.manifest: Manifest | None = read_current(store)
             except StoreNotFound:
