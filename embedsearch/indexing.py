@@ -103,15 +103,20 @@ def plan(
     config = replace(config or IndexConfig(), **options)
     if shares < 1:
         raise UsageError("a plan is for at least one share")
-    if config.rebuild or config.dry_run or config.metadata is not None or config.sidecars:
-        raise UsageError(
-            "--unit goes with neither --rebuild, which takes a store of its own, nor --dry-run, "
-            "nor --metadata and --sidecars, which an index after the commit takes"
-        )
+    check_shareable(config)
     listed = [folders] if isinstance(folders, str | Path) else list(folders)
     path = locate_store(store, create=bool(listed) or config.files is not None)
     run = _Run(path, config, session or Session(), None, load_stream_extractor)
     return run.share_out([os.fspath(folder) for folder in listed], shares)
+
+
+def check_shareable(config: IndexConfig) -> None:
+    """Raise UsageError for what the processes of a plan cannot do."""
+    if config.rebuild or config.dry_run or config.metadata is not None or config.sidecars:
+        raise UsageError(
+            "shared work goes with neither --rebuild, which takes a store of its own, nor "
+            "--dry-run, nor --metadata and --sidecars, which an index after the commit takes"
+        )
 
 
 class _Run:

@@ -27,7 +27,7 @@ from embedsearch.errors import (
     UnitsMissing,
     UsageError,
 )
-from embedsearch.indexing import ExtractorFactory, plan
+from embedsearch.indexing import ExtractorFactory, check_shareable, plan
 from embedsearch.ledger import Ledger
 from embedsearch.network.catalog import AUTO
 from embedsearch.network.runtime import load_stream_extractor
@@ -108,6 +108,7 @@ def taken_up(
 
     Raises what `plan` raises, and UsageError where the open one does not cover the folders.
     """
+    check_shareable(config)
     places = [folders] if isinstance(folders, str | Path) else list(folders)
     listed = [os.fspath(place) for place in places]
     opened = read_plan(store)
