@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,8 @@ def upload(
         record = _record(snapshot, fields)
         database = open_database(url)
         try:
-            return _Upload(database, snapshot, columns, record, session, show).run(
-                replace, left_out, started
-            )
+            work = _Upload(database, snapshot, columns, record, session, show, started)
+            return work.run(replace, left_out)
         finally:
             database.close()
 
@@ -125,6 +125,7 @@ class _Upload:
         record: DatabaseRecord,
         session: Session,
         show: Callable[[Progress], None],
+        started: float,
     ) -> None:
         self._database = database
         self._snapshot = snapshot
@@ -132,9 +133,10 @@ class _Upload:
         self._record = record
         self._session = session
         self._show = show
-        self._uploaded = 0
+        self._started = started
+        self._uploaded = self._done = 0
 
-    def run(self, replace: bool, left_out: list[str], started: float) -> UploadReport:
+    def run(self, replace: bool, left_out: list[str]) -> UploadReport:
         """Compare, send, delete, write the record."""
         manifest = self._snapshot.manifest
         before = self._before(replace)
@@ -143,18 +145,22 @@ class _Upload:
         known, their_marks = known[order], their_marks[order]
         live = self._snapshot.live_mask()
         kept = np.zeros(len(known), np.bool_)  # those of the database that the store has
-        done, sending_since = 0, time.monotonic()
-        for batch in self._batches(live):
-            self._check()
-            places = np.searchsorted(known, batch.rows)
-            there = places < len(known)
-            there[there] = known[places[there]] == batch.rows[there]
-            kept[places[there]] = True
-            same = there.copy()
-            same[there] = their_marks[places[there]] == batch.marks[there]
-            self._send(batch, ~same)
-            done += len(batch.rows)
-            self._show(Progress(done, manifest.live, 0, time.monotonic() - started))
+        sending_since = time.monotonic()
+        with ThreadPoolExecutor(1, "upload") as sender:
+            sending: Future[None] | None = None
+            for batch in self._batches(live):
+                places = np.searchsorted(known, batch.rows)
+                there = places < len(known)
+                there[there] = known[places[there]] == batch.rows[there]
+                kept[places[there]] = True
+                same = there.copy()
+                same[there] = their_marks[places[there]] == batch.marks[there]
+                if sending is not None:  # one batch is made ready while the one before is sent
+                    sending.result()
+                self._check()
+                sending = sender.submit(self._send, batch, ~same)
+            if sending is not None:
+                sending.result()
         sending_s = time.monotonic() - sending_since
         gone = known[~kept]
         if len(gone):
@@ -170,7 +176,7 @@ class _Upload:
             uploaded=self._uploaded,
             unchanged=manifest.live - self._uploaded,
             deleted=len(gone),
-            elapsed_s=time.monotonic() - started,
+            elapsed_s=time.monotonic() - self._started,
             sending_s=sending_s,
             left_out=left_out,
         )
@@ -199,8 +205,13 @@ class _Upload:
             )
 
     def _send(self, batch: RowBatch, wanted: npt.NDArray[np.bool_]) -> None:
-        if not wanted.any():
-            return
+        if wanted.any():
+            self._send_some(batch, wanted)
+        self._done += len(batch.rows)
+        elapsed_s = time.monotonic() - self._started
+        self._show(Progress(self._done, self._snapshot.manifest.live, 0, elapsed_s))
+
+    def _send_some(self, batch: RowBatch, wanted: npt.NDArray[np.bool_]) -> None:
         places = np.flatnonzero(wanted).tolist()
         self._database.upsert(
             RowBatch(

@@ -159,7 +159,7 @@ def units_line(report: UnitsReport) -> str:
     """Return what a share of the work came to, and what comes next, as a line."""
     if not report.units:
         return "nothing to embed: the store is in step with its folders\n"
-    words = f"{report.ran} units done, {report.images} images"
+    words = f"{report.ran} unit{'' if report.ran == 1 else 's'} done, {report.images} images"
     if report.failed:
         words += f", {report.failed} files failed"
     if report.missing:
