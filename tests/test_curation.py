@@ -479,6 +479,7 @@ def test_a_map(store: Path) -> None:
         picture_map(store=store, where="path like 'clocks/clocks_1%'")
 
 
+@pytest.mark.scale
 def test_umap_keeps_neighbors_together(store: Path) -> None:
     pytest.importorskip("umap", reason="needs the extra `map`")
     found = picture_map(store=store, method="umap", where="path not like 'copies/%'")

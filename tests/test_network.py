@@ -422,6 +422,7 @@ def top_ten_overlap(reference: np.ndarray, other: np.ndarray) -> float:
     return float(np.mean([len({*a} & {*b}) / 10 for a, b in zip(*places, strict=True)]))
 
 
+@pytest.mark.scale
 def test_int8_finds_what_fp32_finds(shared_data: Path) -> None:
     """Of the ten nearest 0.95 stay; benchmarks/precision.py has the same for larger networks."""
     pytest.importorskip("nncf")

@@ -49,6 +49,7 @@ def test_no_two_are_crops_or_jitters_of_each_other(store: Path) -> None:
     assert scores.max() < 0.93
 
 
+@pytest.mark.scale
 def test_the_script_paints_them_again(tmp_path: Path) -> None:
     """One group of the script's output is compared by its looks: codecs differ by version."""
     script = SAMPLES / "render.py"

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -19,10 +20,16 @@ needs_strace = pytest.mark.skipif(
 )
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs the right to mount a tmpfs")
 
+
+def at_length(*values: object) -> Any:
+    """Return a case that `make test-scale` runs: of these harnesses `make test` has no share."""
+    return pytest.param(*values, marks=pytest.mark.scale)
+
+
 # The harness, its arguments, and the least of each figure that shows that it did something.
 SHORT = [
     pytest.param("kills", "--share 0.1 --scenes sync", {"kill points": 15}, marks=needs_strace),
-    ("random-kills", "--share 0.01", {"kills": 10}),
+    at_length("random-kills", "--share 0.01", {"kills": 10}),
     pytest.param(
         "faults", "--share 0.006 --scenes sync", {"… with exit code 4": 5}, marks=needs_strace
     ),
@@ -34,16 +41,18 @@ SHORT = [
     ),
     ("power-cuts", "--share 0.06 --scenes first import", {"states": 90}),
     ("damage", "--share 0.02", {"noticed by the query": 600, "noticed by check alone": 30}),
-    ("forged", "--share 0.01", {"forged files": 50}),
+    at_length("forged", "--share 0.01", {"forged files": 50}),
     ("pictures", "--share 0.06", {"mutated images": 1200, "decoded": 60}),
     ("deadly-pictures", "--share 0.2", {"failed, decoder_crash": 2}),
-    ("requests", "--share 0.03", {"requests": 300, "answered with 200": 5, "with 400": 50}),
-    ("readers", "--share 0.08", {"answers": 40, "answers over a sleep": 6, "commits": 4}),
+    at_length(
+        "requests", "--share 0.03", {"requests": 300, "answered with 200": 5, "with 400": 50}
+    ),
+    at_length("readers", "--share 0.08", {"answers": 40, "answers over a sleep": 6, "commits": 4}),
     ("writers", "--share 0.06", {"pairs": 3, "told of the other writer": 1}),
     ("signals", "--share 0.04", {"signals": 4}),
-    ("sequences", "--share 0.04", {"sequences": 10, "steps": 100}),
-    ("growth", "--share 0.1", {"peak MiB at 12,000 images": 1}),
-    ("clocks", "", {"changes of time": 30}),
+    at_length("sequences", "--share 0.04", {"sequences": 10, "steps": 100}),
+    at_length("growth", "--share 0.1", {"peak MiB at 12,000 images": 1}),
+    at_length("clocks", "", {"changes of time": 30}),
 ]
 CAUGHT = [
     pytest.param("pointer_in_place", "kills", "--share 0.3 --scenes repair", marks=needs_strace),
@@ -52,21 +61,21 @@ CAUGHT = [
     ("no_fsync", "power-cuts", "--share 0.3 --scenes sync"),
     ("no_folder_fsync", "power-cuts", "--share 0.3 --scenes sync"),
     ("pointer_first", "power-cuts", "--share 0.3 --scenes sync"),
-    ("sweep_first", "readers", "--share 0.15"),
-    ("tells_all", "requests", "--share 0.01"),
+    at_length("sweep_first", "readers", "--share 0.15"),
+    at_length("tells_all", "requests", "--share 0.01"),
     ("no_hash", "damage", "--share 0.01"),
-    ("shared_fate", "pictures", "--share 0.05"),
+    ("shared_fate", "pictures", "--share 0.1"),
     ("runs_code", "pictures", "--share 0.01"),
     ("no_lock", "writers", "--share 0.2"),
-    ("loses_a_row", "random-kills", "--share 0.05 --scenes first"),
+    at_length("loses_a_row", "random-kills", "--share 0.05 --scenes first"),
     pytest.param("trusts_write", "full-disks", "--share 0.15 --scenes first", marks=needs_root),
     pytest.param("pointer_in_place", "faults", "--share 0.25 --scenes repair", marks=needs_strace),
-    ("lets_through", "forged", "--share 0.05"),
+    at_length("lets_through", "forged", "--share 0.05"),
     ("deaf", "signals", "--share 0.02"),
-    ("keeps_deleted", "sequences", "--share 0.1"),
-    ("leaks", "growth", "--share 0.1"),
-    ("newer_only", "clocks", ""),
-    ("whole_seconds", "clocks", ""),
+    at_length("keeps_deleted", "sequences", "--share 0.1"),
+    at_length("leaks", "growth", "--share 0.1"),
+    at_length("newer_only", "clocks", ""),
+    at_length("whole_seconds", "clocks", ""),
 ]
 
 

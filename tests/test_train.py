@@ -258,6 +258,7 @@ def test_several_targets_at_once(patterns: Path, tmp_path: Path) -> None:
     assert report.after.recall_1 is None and report.after.score > 0
 
 
+@pytest.mark.scale
 def test_half_precision_scales_its_loss(patterns: Path, tmp_path: Path) -> None:
     """As on a GPU without bf16: gradients too small for fp16 are scaled up, and the scale kept."""
     out = tmp_path / "o.safetensors"
