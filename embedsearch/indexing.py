@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -79,10 +79,10 @@ def index(
     EmbedSearchError; the store then stands at its last committed generation.
     """
     config = replace(config or IndexConfig(), **options)
-    listed = [folders] if isinstance(folders, str | Path) else list(folders)
+    listed = listed_folders(folders)
     path = locate_store(store, create=bool(listed) or config.files is not None)
     run = _Run(path, config, session or Session(), on_progress, extractor_factory)
-    return run.index([os.fspath(folder) for folder in listed])
+    return run.index(listed)
 
 
 def plan(
@@ -104,10 +104,23 @@ def plan(
     if shares < 1:
         raise UsageError("a plan is for at least one share")
     check_shareable(config)
-    listed = [folders] if isinstance(folders, str | Path) else list(folders)
+    listed = listed_folders(folders)
     path = locate_store(store, create=bool(listed) or config.files is not None)
     run = _Run(path, config, session or Session(), None, load_stream_extractor)
-    return run.share_out([os.fspath(folder) for folder in listed], shares)
+    return run.share_out(listed, shares)
+
+
+def listed_folders(folders: str | Path | Iterable[str | Path]) -> list[str]:
+    """Return what may be one folder or several, as paths."""
+    several = [folders] if isinstance(folders, str | Path) else folders
+    return [os.fspath(folder) for folder in several]
+
+
+def asked_model(config: IndexConfig, own: ModelSpec | None, session: Session) -> ModelSpec:
+    """Return the model that a config asks for; `own` is what a store or a plan has already."""
+    if own is None or config.model != AUTO:
+        own = resolve(config.model, session)
+    return own.asked(config.input_side, config.flip)
 
 
 def check_shareable(config: IndexConfig) -> None:
@@ -231,12 +244,8 @@ class _Run:
 
     def _model(self, manifest: Manifest | None) -> ModelSpec:
         """Return the store's model, or the one asked for. Raises IncompatibleStore."""
-        config = self.config
-        if manifest is not None and config.model == AUTO:
-            asked = manifest.model
-        else:
-            asked = resolve(config.model, self.session)
-        asked = asked.asked(config.input_side, config.flip)
+        own = None if manifest is None else manifest.model
+        asked = asked_model(self.config, own, self.session)
         if manifest is None or self.config.rebuild:
             return asked
         if asked.fingerprint != manifest.model.fingerprint:

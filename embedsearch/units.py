@@ -27,11 +27,15 @@ from embedsearch.errors import (
     UnitsMissing,
     UsageError,
 )
-from embedsearch.indexing import ExtractorFactory, check_shareable, plan
+from embedsearch.indexing import (
+    ExtractorFactory,
+    asked_model,
+    check_shareable,
+    listed_folders,
+    plan,
+)
 from embedsearch.ledger import Ledger
-from embedsearch.network.catalog import AUTO
 from embedsearch.network.runtime import load_stream_extractor
-from embedsearch.network.weights import resolve
 from embedsearch.pipeline import Embedded, Pipeline
 from embedsearch.records import (
     CommitReport,
@@ -56,6 +60,7 @@ from embedsearch.store.units import (
     UnitRecord,
     adopt,
     drop,
+    missing_units,
     read_plan,
     read_record,
     read_refs,
@@ -109,8 +114,7 @@ def taken_up(
     Raises what `plan` raises, and UsageError where the open one does not cover the folders.
     """
     check_shareable(config)
-    places = [folders] if isinstance(folders, str | Path) else list(folders)
-    listed = [os.fspath(place) for place in places]
+    listed = listed_folders(folders)
     opened = read_plan(store)
     if opened is None:
         waits = replace(config, wait_s=config.wait_s or PLAN_WAIT_S)
@@ -147,7 +151,7 @@ def run_units(
     store = locate_store(store)
     opened = open_plan(store)
     check_same(opened, config, session)
-    todo = [opened.units[n] for n in numbers if read_record(store, opened, n) is None]
+    todo = missing_units(store, opened, [opened.units[number] for number in numbers])
     desk = _Desk(store, opened)
     total = sum(unit.images for unit in todo)
     if todo:
@@ -174,11 +178,10 @@ def run_units(
                 "goes on with the others",
                 number,
             )
-    missing = sum(read_record(store, opened, unit.number) is None for unit in opened.units)
     return UnitsReport(
         store=str(store),
         units=len(opened.units),
-        missing=missing,
+        missing=len(missing_units(store, opened, opened.units)),
         ran=desk.finished,
         images=desk.images,
         failed=desk.failed,
@@ -253,8 +256,7 @@ def open_plan(store: Path) -> UnitPlan:
 def check_same(opened: UnitPlan, config: IndexConfig, session: Session) -> None:
     """Raise unless a config makes what the plan's other processes make."""
     own = opened.model
-    asked = own if config.model == AUTO else resolve(config.model, session)
-    asked = asked.asked(config.input_side, config.flip)
+    asked = asked_model(config, own, session)
     if asked.fingerprint != own.fingerprint:
         raise IncompatibleStore(
             f"the plan is for {own.name}, not {asked.name} ({'; '.join(asked.differences(own))})"
@@ -267,18 +269,15 @@ def check_same(opened: UnitPlan, config: IndexConfig, session: Session) -> None:
         raise UsageError(f"the plan was made with another {names}")
 
 
-@dataclass
+@dataclass(eq=False)
 class _Open:
     """A unit that is being worked on."""
 
     unit: Unit
-    replaced: dict[tuple[int, str], int]  # old rows of changed images
-    started: float
+    refs: list[tuple[ImageRef, int]]
     left: int
-    rows: int = 0
     tables: list[pa.Table] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
-    pairs: list[tuple[int, int]] = field(default_factory=list)
 
 
 class _Desk:
@@ -304,42 +303,30 @@ class _Desk:
 
     def lay_out(self, unit: Unit) -> Iterator[ImageRef]:
         """Yield the refs of a unit that is about to be worked on."""
-        listed = read_refs(self._store, unit)
-        replaced = {(ref.root, ref.key): old for ref, old in listed if old >= 0}
-        mine = _Open(unit, replaced, time.monotonic(), len(listed))
-        self._open[unit.number] = mine
-        self._unit_of.update(((ref.root, ref.key), mine) for ref, _ in listed)
-        return (ref for ref, _ in listed)
+        refs = read_refs(self._store, unit)
+        mine = self._open[unit.number] = _Open(unit, refs, len(refs))
+        self._unit_of.update(((ref.root, ref.key), mine) for ref, _ in refs)
+        return (ref for ref, _ in refs)
 
     def take(self, batch: Embedded) -> None:
         """Enter one batch, images and failures; write the units that it completes."""
         images = batch.images
         homes = [self._unit_of.pop((ref.root, ref.key)) for ref in images.refs]
-        for mine in dict.fromkeys(map(id, homes)):
-            places = [n for n, home in enumerate(homes) if id(home) == mine]
-            self._enter(homes[places[0]], _some_of(images, places))
+        for home in dict.fromkeys(homes):
+            places = [place for place, theirs in enumerate(homes) if theirs is home]
+            home.tables.append(batch_table(_some_of(images, places), 0))
+            home.left -= len(places)
         for failure in batch.failures:
             home = self._unit_of.pop((failure.root, failure.key))
             home.failures.append(failure)
-            if (old := home.replaced.get((failure.root, failure.key))) is not None:
-                home.pairs.append((old, -1))
             home.left -= 1
         self.images += len(images.refs)
         self.failed += len(batch.failures)
-        for mine_ in [home for home in self._open.values() if not home.left]:
-            del self._open[mine_.unit.number]
+        for home in [home for home in self._open.values() if not home.left]:
+            del self._open[home.unit.number]
             self._wait(1)
-            self._written.append(self._thread.submit(self._write, mine_))
+            self._written.append(self._thread.submit(self._write, home))
             self.finished += 1
-
-    def _enter(self, home: _Open, images: EmbeddingBatch) -> None:
-        first = home.unit.first_row + home.rows
-        home.tables.append(batch_table(images, first))
-        for row, ref in enumerate(images.refs, start=first):
-            if (old := home.replaced.get((ref.root, ref.key))) is not None:
-                home.pairs.append((old, row))
-        home.rows += len(images.refs)
-        home.left -= len(images.refs)
 
     def _wait(self, left: int) -> None:
         """Wait until at most so many units are still to be written; raise what failed."""
@@ -347,40 +334,37 @@ class _Desk:
             self._written.pop(0).result()
 
     def _write(self, home: _Open) -> None:
-        made = UnitOutcome(home.tables, home.failures, home.pairs)
-        seconds = time.monotonic() - home.started
-        finish_unit(self._store, self._plan, home.unit, made, seconds, self.device)
-
-
-@dataclass(frozen=True)
-class UnitOutcome:
-    """What the images of a unit have become: rows, numbered, failures, and rows replaced."""
-
-    tables: list[pa.Table]
-    failures: list[Failure]
-    pairs: list[tuple[int, int]]  # rows of changed images: the old, and the new or -1
+        finish_unit(self._store, self._plan, home.unit, home.refs, home.tables, home.failures)
 
 
 def finish_unit(
-    store: Path, opened: UnitPlan, unit: Unit, made: UnitOutcome, seconds: float, device: str
+    store: Path,
+    opened: UnitPlan,
+    unit: Unit,
+    refs: Iterable[tuple[ImageRef, int]],
+    tables: Iterable[pa.Table],
+    failures: list[Failure],
 ) -> None:
-    """Write the shard of a unit and then its record. Raises StorageError."""
+    """Write the shard of a unit, its rows numbered, and then its record. Raises StorageError."""
+    old_rows = {(ref.root, os.fsencode(ref.key)): old for ref, old in refs if old >= 0}
+    lost = [(failure.root, os.fsencode(failure.key)) for failure in failures]
+    replaced = [(old_rows[name], -1) for name in lost if name in old_rows]
+    numbered, row = [], unit.first_row
+    for table in tables:
+        numbers = range(row, row + len(table))
+        row += len(table)
+        place = table.schema.get_field_index("row")
+        numbered.append(table.set_column(place, table.field(place), pa.array(numbers)))
+        if old_rows:
+            names = zip(*(table.column(name).to_pylist() for name in ("root", "key")), strict=True)
+            pairs = zip(names, numbers, strict=True)
+            replaced += [(old_rows[name], new) for name, new in pairs if name in old_rows]
     shard = None
-    if made.tables:
+    if row > unit.first_row:
         schema = row_schema(opened.model.dim)
-        shard = write_shard(store / UNITS_NAME, opened.base + 1, made.tables, schema)
-    failures = write_failures(store, unit.number, made.failures) if made.failures else None
-    record = UnitRecord(
-        number=unit.number,
-        images=unit.images,
-        shard=shard,
-        failures=failures,
-        failed=len(made.failures),
-        replaced=made.pairs,
-        seconds=round(seconds, 3),
-        device=device,
-    )
-    write_record(store, opened, record)
+        shard = write_shard(store / UNITS_NAME, opened.base + 1, numbered, schema)
+    listed = write_failures(store, unit.number, failures) if failures else None
+    write_record(store, opened, UnitRecord(unit.number, shard, listed, replaced))
 
 
 def _some_of(images: EmbeddingBatch, places: list[int]) -> EmbeddingBatch:

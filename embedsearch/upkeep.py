@@ -79,12 +79,12 @@ def info(store: Path) -> StoreInfo:
 
 
 def _open_units(store: Path) -> dict[str, int] | None:
-    from embedsearch.store.units import has_plan, read_plan, read_record
+    from embedsearch.store.units import missing_units, read_plan
 
-    plan = read_plan(store) if has_plan(store) else None
+    plan = read_plan(store)
     if plan is None:
         return None
-    done = sum(read_record(store, plan, unit.number) is not None for unit in plan.units)
+    done = len(plan.units) - len(missing_units(store, plan, plan.units))
     return {"units": len(plan.units), "done": done, "images": plan.images}
 
 

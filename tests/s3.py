@@ -23,6 +23,9 @@ ENVIRONMENT = {
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 
+Fault = tuple[str, bytes] | None  # what is answered in the server's place: status and body
+SLOW_DOWN = ("503 Slow Down", b"<Error><Code>SlowDown</Code><Message>slow</Message></Error>")
+DENIED = ("403 Forbidden", b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>")
 
 # Nobody looks at the signature, only at the service.
 _SIGNED = "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, Signature=0"

@@ -39,13 +39,10 @@ from tests.conftest import REPOSITORY, CountingExtractor, paint, run_cli, wait_f
 from tests.test_index import Library
 
 pytest.importorskip("moto", reason="needs the test extra")
-from tests.s3 import S3Server, s3_server
+from tests.s3 import DENIED, SLOW_DOWN, Fault, S3Server, s3_server
 
 URL = "s3://bucket/in/photos.es"
 PREFIX = "bucket/in/photos.es"
-Fault = tuple[str, bytes] | None
-SLOW_DOWN = ("503 Slow Down", b"<Error><Code>SlowDown</Code><Message>slow</Message></Error>")
-DENIED = ("403 Forbidden", b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>")
 ASK = np.ones(512, np.float32) / 512**0.5
 
 

@@ -25,11 +25,7 @@ from tests.test_archives import MAKERS, contents, make_parquet, make_tar, rows_o
 from tests.test_index import Library, counts
 
 pytest.importorskip("moto", reason="needs the test extra")
-from tests.s3 import S3Server, s3_server
-
-Fault = tuple[str, bytes] | None
-SLOW_DOWN = ("503 Slow Down", b"<Error><Code>SlowDown</Code><Message>slow</Message></Error>")
-DENIED = ("403 Forbidden", b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>")
+from tests.s3 import DENIED, SLOW_DOWN, Fault, S3Server, s3_server
 
 
 @pytest.fixture(scope="module")

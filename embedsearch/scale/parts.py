@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -19,8 +17,15 @@ import pyarrow as pa
 
 from embedsearch.records import Failure, ImageRef, Reason, Stage
 from embedsearch.store.files import replace
-from embedsearch.store.units import UNITS_NAME, Unit, UnitPlan, read_record, read_refs
-from embedsearch.units import UnitOutcome, finish_unit
+from embedsearch.store.units import (
+    UNITS_NAME,
+    Unit,
+    UnitPlan,
+    missing_units,
+    read_record,
+    read_refs,
+)
+from embedsearch.units import finish_unit
 
 CHUNK = 256  # images: 38 MB of pixels at 224 × 224
 PARTS_NAME = "parts"
@@ -39,8 +44,7 @@ def chunks_left(store: Path, opened: UnitPlan) -> list[Chunk]:
     """Return the chunks of a plan that have no part yet, of units that are not done."""
     return [
         chunk
-        for unit in opened.units
-        if read_record(store, opened, unit.number) is None
+        for unit in missing_units(store, opened, opened.units)
         for chunk in _chunks(unit)
         if not _path(store, chunk).exists()
     ]
@@ -70,28 +74,13 @@ def pack(store: Path, opened: UnitPlan, unit: Unit) -> None:
     paths = [_path(store, chunk) for chunk in _chunks(unit)]
     if read_record(store, opened, unit.number) is not None or not all(p.exists() for p in paths):
         return
-    started = time.monotonic()
-    replaced = {
-        (ref.root, os.fsencode(ref.key)): old for ref, old in read_refs(store, unit) if old >= 0
-    }
-    made = UnitOutcome([], [], [])
-    row = unit.first_row
+    tables, failures = [], []
     for path in paths:
-        table, failures = _read_part(path)
-        made.failures.extend(failures)
-        if not len(table):
-            continue
-        numbers = range(row, row + len(table))
-        row += len(table)
-        place = table.schema.get_field_index("row")
-        made.tables.append(table.set_column(place, table.field(place), pa.array(numbers)))
-        if replaced:
-            names = zip(*(table.column(name).to_pylist() for name in ("root", "key")), strict=True)
-            pairs = zip(names, numbers, strict=True)
-            made.pairs.extend((replaced[name], new) for name, new in pairs if name in replaced)
-    lost = [(failure.root, os.fsencode(failure.key)) for failure in made.failures]
-    made.pairs.extend((replaced[name], -1) for name in lost if name in replaced)
-    finish_unit(store, opened, unit, made, time.monotonic() - started, "ray")
+        table, lost = _read_part(path)
+        failures += lost
+        if len(table):
+            tables.append(table)
+    finish_unit(store, opened, unit, read_refs(store, unit), tables, failures)
     for path in paths:
         with suppress(OSError):  # it goes with the folder
             path.unlink()

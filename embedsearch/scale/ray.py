@@ -11,7 +11,6 @@ import json
 import os
 import queue
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -123,12 +122,12 @@ def _driver(store: Path, config: IndexConfig) -> Iterator[_Rows]:
         "workers": config.workers,
     }
     reading, writing = os.pipe()
-    with tempfile.TemporaryFile() as nowhere, os.fdopen(reading) as lines:
+    with os.fdopen(reading) as lines:
         process = subprocess.Popen(
             [*python_command("embedsearch.scale.ray_driver"), str(writing), json.dumps(spec)],
             stdin=subprocess.DEVNULL,
-            stdout=nowhere,
-            stderr=nowhere,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             pass_fds=[writing],
             env=child_environment(RAY_USAGE_STATS_ENABLED="0"),  # it would report to its makers
             start_new_session=True,  # Ctrl-C in the terminal is ours to handle

@@ -14,7 +14,8 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,20 +63,13 @@ def write_new(
     `kind` is the first letter of the name and chooses the folder. Raises StorageError; the
     unfinished file is removed, no other is touched.
     """
-    temporary = store / TMP_NAME / f"{os.getpid()}-{secrets.token_hex(8)}"
     digest = hashlib.sha256()
-    try:
+    with _temporary(store) as temporary:
         size = _write(temporary, data, digest)
         sha256 = digest.hexdigest()
         serial = "" if kind == "m" else f"-{sha256[:16]}"
         record = FileRecord(f"{kind}-{generation:08d}{serial}.{suffix}", size, sha256)
         _put(temporary, store / record.relative)
-    except OSError as error:
-        _discard(temporary)
-        raise storage_error(store, error) from error
-    except BaseException:
-        _discard(temporary)
-        raise
     return record
 
 
@@ -85,18 +79,11 @@ def write_copy(store: Path, record: FileRecord, data: Iterable[bytes], origin: s
     Raises DamagedStore, which names `origin`, for another length or sha256, and StorageError;
     either leaves nothing behind.
     """
-    temporary = store / TMP_NAME / f"{os.getpid()}-{secrets.token_hex(8)}"
     digest = hashlib.sha256()
-    try:
+    with _temporary(store) as temporary:
         size = _write(temporary, data, digest)
         check_content(record, size, digest.hexdigest(), origin)
         _put(temporary, store / record.relative)
-    except OSError as error:
-        _discard(temporary)
-        raise storage_error(store, error) from error
-    except BaseException:
-        _discard(temporary)
-        raise
 
 
 def check_content(record: FileRecord, size: int, sha256: str, origin: str) -> None:
@@ -113,17 +100,10 @@ def check_content(record: FileRecord, size: int, sha256: str, origin: str) -> No
 
 def replace(store: Path, name: str, content: bytes) -> None:
     """Replace a small file of the store in one step. Raises StorageError."""
-    temporary = store / TMP_NAME / f"{os.getpid()}-{secrets.token_hex(8)}"
-    try:
+    with _temporary(store) as temporary:
         _write(temporary, [content], hashlib.sha256())
         temporary.rename(store / name)
-        sync_folder(store)
-    except OSError as error:
-        _discard(temporary)
-        raise storage_error(store, error) from error
-    except BaseException:
-        _discard(temporary)
-        raise
+        sync_folder((store / name).parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -267,6 +247,23 @@ def strict_json(data: bytes) -> Any:
         return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+@contextmanager
+def _temporary(store: Path) -> Iterator[Path]:
+    """Give the path of a file that is yet to be made; what fails leaves none behind.
+
+    Raises StorageError in the place of OSError.
+    """
+    temporary = store / TMP_NAME / f"{os.getpid()}-{secrets.token_hex(8)}"
+    try:
+        yield temporary
+    except OSError as error:
+        _discard(temporary)
+        raise storage_error(store, error) from error
+    except BaseException:
+        _discard(temporary)
+        raise
 
 
 def _put(temporary: Path, target: Path) -> None:

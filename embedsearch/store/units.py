@@ -85,16 +85,12 @@ class UnitPlan:
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """What became of a unit: images = rows of the shard + failures."""
+    """What became of a unit: each of its images is a row of the shard or a failure."""
 
     number: int
-    images: int
     shard: ShardRecord | None  # None where all failed
     failures: FileRecord | None
-    failed: int
     replaced: Sequence[tuple[int, int]]  # rows of changed images: the old, and the new or -1
-    seconds: float
-    device: str
 
 
 def new_plan_id() -> str:
@@ -211,6 +207,11 @@ def read_record(store: Path, plan: UnitPlan, number: int) -> UnitRecord | None:
             except DamagedStore:
                 return None
     return record
+
+
+def missing_units(store: Path, plan: UnitPlan, units: Iterable[Unit]) -> list[Unit]:
+    """Return those of some units that are not done. Raises DamagedStore."""
+    return [unit for unit in units if read_record(store, plan, unit.number) is None]
 
 
 def write_failures(store: Path, unit: int, failures: Iterable[Failure]) -> FileRecord:
