@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 import embedsearch
 from benchmarks.measure import machine
 from benchmarks.run import CLI, SHARED
-from embedsearch.config import DuplicateConfig
+from embedsearch.core.config import DuplicateConfig
 from embedsearch.curation.duplicates import duplicates
 from embedsearch.importing import import_vectors
 

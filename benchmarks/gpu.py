@@ -27,14 +27,14 @@ import embedsearch
 from benchmarks.measure import machine
 from benchmarks.precision import Vectors, overlap, top_ten
 from embedsearch.benching import bench, network_rate
-from embedsearch.config import IndexConfig, available_processors
+from embedsearch.core.config import IndexConfig, available_processors
 from embedsearch.decode.image import decode
 from embedsearch.network import torch_runtime
 from embedsearch.network.runtime import GPU_BATCH
 from embedsearch.network.torch_runtime import TorchExtractor
 from embedsearch.network.weights import resolve
-from embedsearch.records import ModelSpec
-from embedsearch.session import Session
+from embedsearch.core.records import ModelSpec
+from embedsearch.core.session import Session
 
 PARITY_IMAGES = 256
 RUN_IMAGES = 60_000  # the photos again and again, as files of their own

@@ -34,8 +34,8 @@ from embedsearch.network.pooling import GeM, expected_features
 from embedsearch.network.resnet import ResNet, float_pixels, load
 from embedsearch.network.tensors import load_tensors
 from embedsearch.network.weights import resolve, weights_path
-from embedsearch.records import ModelSpec
-from embedsearch.session import Session
+from embedsearch.core.records import ModelSpec
+from embedsearch.core.session import Session
 
 BATCH = 32
 FITTED_ON = 2_000  # pictures of Tiny ImageNet, for PCA and means

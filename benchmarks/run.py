@@ -239,11 +239,11 @@ import sys
 from pathlib import Path
 import numpy as np
 from embedsearch.benching import network_rate
-from embedsearch.config import DecodeLimits
+from embedsearch.core.config import DecodeLimits
 from embedsearch.decode.image import decode
 from embedsearch.network.runtime import CPU_BATCH, load_stream_extractor
 from embedsearch.network.weights import resolve
-from embedsearch.session import Session
+from embedsearch.core.session import Session
 
 spec = resolve(sys.argv[2], Session())
 paths = sorted(Path(sys.argv[1]).iterdir())[:CPU_BATCH]
@@ -257,7 +257,7 @@ CAMERA = """
 import sys, time
 from pathlib import Path
 from PIL import Image
-from embedsearch.config import DecodeLimits
+from embedsearch.core.config import DecodeLimits
 from embedsearch.decode.image import decode
 
 def full(path):
@@ -288,7 +288,7 @@ IDLE = """
 import sys, time
 from embedsearch.network.runtime import load_stream_extractor
 from embedsearch.network.weights import resolve
-from embedsearch.session import Session
+from embedsearch.core.session import Session
 import embedsearch.indexing
 extractor = load_stream_extractor(resolve(sys.argv[1], Session()), "cpu", "auto", Session())
 time.sleep(0.5)

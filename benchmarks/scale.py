@@ -36,7 +36,7 @@ class NamedImages:
     held_bytes = 0
 
     def __init__(self, root: int, count: int) -> None:
-        from embedsearch.records import Ignored
+        from embedsearch.core.records import Ignored
 
         self._root = root
         self._count = count
@@ -53,7 +53,7 @@ class NamedImages:
         pass
 
     def __iter__(self) -> Iterator[Any]:
-        from embedsearch.records import ImageRef
+        from embedsearch.core.records import ImageRef
 
         for number in range(self._count):
             key = f"{number // 1000:06d}/image-{number:09d}.jpg"

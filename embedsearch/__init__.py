@@ -26,25 +26,25 @@ _HOMES = {
     "Mix": "embedsearch.queries",
     "evaluate": "embedsearch.learning.evaluate",
     "train": "embedsearch.learning.train",
-    "DuplicateConfig": "embedsearch.config",
-    "IndexConfig": "embedsearch.config",
-    "SearchConfig": "embedsearch.config",
-    "TrainConfig": "embedsearch.config",
-    "DecodeLimits": "embedsearch.config",
+    "DuplicateConfig": "embedsearch.core.config",
+    "IndexConfig": "embedsearch.core.config",
+    "SearchConfig": "embedsearch.core.config",
+    "TrainConfig": "embedsearch.core.config",
+    "DecodeLimits": "embedsearch.core.config",
     "ImageEmbedder": "embedsearch.embedding",
-    "Hit": "embedsearch.records",
-    "ImageRecord": "embedsearch.records",
-    "IndexReport": "embedsearch.records",
-    "UnitsReport": "embedsearch.records",
-    "CommitReport": "embedsearch.records",
-    "BenchReport": "embedsearch.records",
-    "PullReport": "embedsearch.records",
-    "Evaluation": "embedsearch.records",
-    "TrainReport": "embedsearch.records",
-    "Failure": "embedsearch.records",
-    "ModelSpec": "embedsearch.records",
-    "EmbedSearchError": "embedsearch.errors",
-    "ImageNotFound": "embedsearch.errors",
+    "Hit": "embedsearch.core.records",
+    "ImageRecord": "embedsearch.core.records",
+    "IndexReport": "embedsearch.core.records",
+    "UnitsReport": "embedsearch.core.records",
+    "CommitReport": "embedsearch.core.records",
+    "BenchReport": "embedsearch.core.records",
+    "PullReport": "embedsearch.core.records",
+    "Evaluation": "embedsearch.core.records",
+    "TrainReport": "embedsearch.core.records",
+    "Failure": "embedsearch.core.records",
+    "ModelSpec": "embedsearch.core.records",
+    "EmbedSearchError": "embedsearch.core.errors",
+    "ImageNotFound": "embedsearch.core.errors",
 }
 
 __all__ = [
@@ -90,7 +90,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from embedsearch.benching import bench
-    from embedsearch.config import (
+    from embedsearch.core.config import (
         DecodeLimits,
         DuplicateConfig,
         IndexConfig,
@@ -101,13 +101,13 @@ if TYPE_CHECKING:
     from embedsearch.curation.duplicates import duplicates
     from embedsearch.curation.plane import picture_map
     from embedsearch.embedding import ImageEmbedder
-    from embedsearch.errors import EmbedSearchError, ImageNotFound
+    from embedsearch.core.errors import EmbedSearchError, ImageNotFound
     from embedsearch.indexing import index, plan
     from embedsearch.learning.evaluate import evaluate
     from embedsearch.learning.train import train
     from embedsearch.pulling import pull
     from embedsearch.queries import Crop, Key, Mix
-    from embedsearch.records import (
+    from embedsearch.core.records import (
         BenchReport,
         CommitReport,
         Evaluation,

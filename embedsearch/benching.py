@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.config import BENCH_IMAGES, IndexConfig
+from embedsearch.core.config import BENCH_IMAGES, IndexConfig
 from embedsearch.decode.pool import DecodePool
 from embedsearch.decode.process import DecodeJob
-from embedsearch.errors import NothingIndexed, UsageError
+from embedsearch.core.errors import NothingIndexed, UsageError
 from embedsearch.network.runtime import PixelExtractor, feed_for, load_stream_extractor
 from embedsearch.network.weights import resolve
 from embedsearch.pipeline import Pipeline
-from embedsearch.records import BenchReport, ImageRef
+from embedsearch.core.records import BenchReport, ImageRef
 from embedsearch.scope import real_folder
-from embedsearch.session import Session
+from embedsearch.core.session import Session
 from embedsearch.sources.folder import FolderScan
 from embedsearch.stages import Setup, advice, shares, slowest_stage
 

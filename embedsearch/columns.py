@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embedsearch.errors import MissingLibrary
-from embedsearch.paths import is_url
+from embedsearch.core.errors import MissingLibrary
+from embedsearch.core.paths import is_url
 from embedsearch.store.shards import row_schema
 from embedsearch.store.snapshot import Snapshot, user_columns
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from embedsearch.records import ImageRef, Kind, Root
+from embedsearch.core.records import ImageRef, Kind, Root
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.merge import rows_per_shard
 from embedsearch.store.units import (

@@ -8,13 +8,13 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.config import DecodeLimits, check_device, check_precision
-from embedsearch.errors import UsageError
+from embedsearch.core.config import DecodeLimits, check_device, check_precision
+from embedsearch.core.errors import UsageError
 from embedsearch.network.catalog import AUTO
 from embedsearch.network.weights import resolve
 from embedsearch.queries import Crop, ImageLike, QueryEmbedder, Vector
-from embedsearch.records import ModelSpec
-from embedsearch.session import Session
+from embedsearch.core.records import ModelSpec
+from embedsearch.core.session import Session
 
 
 class ImageEmbedder:

@@ -20,10 +20,10 @@ import pyarrow.parquet as pq
 
 from embedsearch.ann.build import flat_bytes
 from embedsearch.columns import RowColumns
-from embedsearch.errors import UsageError
-from embedsearch.session import Session
+from embedsearch.core.errors import UsageError
+from embedsearch.core.session import Session
 from embedsearch.store.snapshot import Snapshot, open_snapshot
-from embedsearch.writing import in_place
+from embedsearch.core.atomic import in_place
 
 
 @dataclass(frozen=True)

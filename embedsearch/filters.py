@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embedsearch.errors import UsageError
+from embedsearch.core.errors import UsageError
 
 TIME_LIMIT_S = 30.0  # for all rows of a store
 MAX_CHARACTERS = 10_000

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.batching import MicroBatcher
+from embedsearch.core.microbatch import MicroBatcher
 from embedsearch.columns import RowColumns
-from embedsearch.config import DIVERSE_POOL, SearchConfig
-from embedsearch.errors import EmbedSearchError, ImageNotFound, UsageError
+from embedsearch.core.config import DIVERSE_POOL, SearchConfig
+from embedsearch.core.errors import EmbedSearchError, ImageNotFound, UsageError
 from embedsearch.neighbors import Mask, RowSearch
 from embedsearch.queries import Vector, drawn_towards
-from embedsearch.records import Hit, ImageRecord, Neighbors, StoredImage
-from embedsearch.session import Session
+from embedsearch.core.records import Hit, ImageRecord, Neighbors, StoredImage
+from embedsearch.core.session import Session
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import Snapshot
 

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from embedsearch.errors import StorageError
-from embedsearch.records import Place
+from embedsearch.core.errors import StorageError
+from embedsearch.core.records import Place
 
 
 class ByteFiles:

@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedsearch.columns import BUILT_IN
-from embedsearch.config import SearchBudget
-from embedsearch.errors import IncompatibleStore, NothingIndexed, StorageError, UsageError
+from embedsearch.core.config import SearchBudget
+from embedsearch.core.errors import IncompatibleStore, NothingIndexed, StorageError, UsageError
 from embedsearch.ledger import Ledger
 from embedsearch.metadata import join
 from embedsearch.network.catalog import AUTO, CATALOG
 from embedsearch.network.weights import SUFFIXES, resolve
-from embedsearch.records import (
+from embedsearch.core.records import (
     EmbeddingBatch,
     Failure,
     ImageFacts,
@@ -35,7 +35,7 @@ from embedsearch.records import (
     Root,
     Stage,
 )
-from embedsearch.session import Session
+from embedsearch.core.session import Session
 from embedsearch.settling import settle
 from embedsearch.sources.table import LEFT_OUT, UserTable, own_names, read_table
 from embedsearch.sources.vectors import open_vectors

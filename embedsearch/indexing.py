@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import embedsearch
-from embedsearch.config import AUTO_ANN, EXACT_ANN, IndexConfig
+from embedsearch.core.config import AUTO_ANN, EXACT_ANN, IndexConfig
 from embedsearch.cutting import cut_plan
 from embedsearch.decode.process import DecodeJob
-from embedsearch.errors import (
+from embedsearch.core.errors import (
     IncompatibleStore,
     Interrupted,
     NothingIndexed,
@@ -33,7 +33,7 @@ from embedsearch.network.runtime import PixelExtractor, load_stream_extractor
 from embedsearch.network.weights import resolve
 from embedsearch.pipeline import Embedded, Pipeline
 from embedsearch.planning import Plan, make_plan
-from embedsearch.records import (
+from embedsearch.core.records import (
     Failure,
     IndexReport,
     Kind,
@@ -43,7 +43,7 @@ from embedsearch.records import (
     Root,
 )
 from embedsearch.scope import Scope, Sources, Target, holds_image, resolve_scope
-from embedsearch.session import Session
+from embedsearch.core.session import Session
 from embedsearch.settling import settle
 from embedsearch.stages import Setup, advice, shares, slowest_stage
 from embedsearch.stages import words as stage_words

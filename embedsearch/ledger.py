@@ -15,10 +15,10 @@ import pyarrow as pa
 
 import embedsearch
 from embedsearch.ann.build import flat_bytes
-from embedsearch.config import SearchBudget
-from embedsearch.paths import printable
+from embedsearch.core.config import SearchBudget
+from embedsearch.core.paths import printable
 from embedsearch.planning import Carry
-from embedsearch.records import EmbeddingBatch, Failure, ModelSpec, Root
+from embedsearch.core.records import EmbeddingBatch, Failure, ModelSpec, Root
 from embedsearch.store.manifest import ExactRecord, Manifest, SearchRecord, ShardRecord
 from embedsearch.store.merge import merge_shards, relocated, rows_per_shard
 from embedsearch.store.shards import (

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedsearch.records import MetadataReport, Root
+from embedsearch.core.records import MetadataReport, Root
 from embedsearch.sources.sidecars import sidecar_table
 from embedsearch.sources.source import Source
 from embedsearch.sources.table import UserTable

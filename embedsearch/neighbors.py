@@ -25,10 +25,10 @@ from embedsearch.ann.search import (
     search_rows,
     use_one_thread,
 )
-from embedsearch.config import available_processors, cache_folder
-from embedsearch.errors import DamagedStore
-from embedsearch.records import Neighbors
-from embedsearch.session import Session
+from embedsearch.core.config import available_processors, cache_folder
+from embedsearch.core.errors import DamagedStore
+from embedsearch.core.records import Neighbors
+from embedsearch.core.session import Session
 from embedsearch.store.files import damaged, verify, verify_once
 from embedsearch.store.manifest import FaissRecord, Segment
 from embedsearch.store.shards import vector_array

@@ -6,10 +6,10 @@ import os
 import threading
 from collections import OrderedDict
 
-from embedsearch.errors import UnreadableImage
+from embedsearch.core.errors import UnreadableImage
 from embedsearch.handover import ByteFiles
-from embedsearch.paths import is_url, printable
-from embedsearch.records import Failure, ImageRef, Kind, Place, Root
+from embedsearch.core.paths import is_url, printable
+from embedsearch.core.records import Failure, ImageRef, Kind, Place, Root
 from embedsearch.sources.kinds import kind_of_file, open_source
 from embedsearch.sources.source import Source
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 
-from embedsearch.records import Part, Reason
+from embedsearch.core.records import Part, Reason
 
 
 class BrokenPart(Exception):

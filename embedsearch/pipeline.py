@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from embedsearch.config import IndexConfig
+from embedsearch.core.config import IndexConfig
 from embedsearch.decode.pool import DecodedBatch, DecodePool
 from embedsearch.decode.process import DecodeJob
 from embedsearch.network.runtime import PixelExtractor, feed_for
-from embedsearch.records import (
+from embedsearch.core.records import (
     EmbeddingBatch,
     Failure,
     ImageBatch,

@@ -20,10 +20,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedsearch.errors import StorageError, UsageError
-from embedsearch.records import Failure, Ignored, ImageRef, Kind, Root, Stage
+from embedsearch.core.errors import StorageError, UsageError
+from embedsearch.core.records import Failure, Ignored, ImageRef, Kind, Root, Stage
 from embedsearch.scope import Scope, Sources, Target
-from embedsearch.session import Session
+from embedsearch.core.session import Session
 from embedsearch.sources.source import Source
 from embedsearch.store.shards import IDENTITY_COLUMNS
 from embedsearch.store.snapshot import Snapshot, read_failures

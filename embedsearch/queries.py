@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.batching import MicroBatcher
-from embedsearch.config import DecodeLimits
+from embedsearch.core.microbatch import MicroBatcher
+from embedsearch.core.config import DecodeLimits
 from embedsearch.decode.shared import Decoded, ImageFile, SharedDecoder
-from embedsearch.errors import IncompatibleStore, UnreadableImage, UsageError
+from embedsearch.core.errors import IncompatibleStore, UnreadableImage, UsageError
 from embedsearch.handover import ByteFiles
 from embedsearch.network.runtime import PixelExtractor, load_extractor
 from embedsearch.originals import Originals
-from embedsearch.records import Box, ModelSpec, Place, Reason, check_unit_rows
-from embedsearch.session import Session
+from embedsearch.core.records import Box, ModelSpec, Place, Reason, check_unit_rows
+from embedsearch.core.session import Session
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from embedsearch.errors import UsageError
+from embedsearch.core.errors import UsageError
 from embedsearch.queries import Inside
 
 MAX_BYTES = 20 << 20  # of an image that is handed over, not named

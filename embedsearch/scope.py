@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from embedsearch.errors import UsageError
+from embedsearch.core.errors import UsageError
 from embedsearch.handover import ByteFiles
-from embedsearch.paths import is_url
-from embedsearch.records import Failure, ImageRef, Kind, Place, Root
+from embedsearch.core.paths import is_url
+from embedsearch.core.records import Failure, ImageRef, Kind, Place, Root
 from embedsearch.sources.kinds import SUFFIXES, kind_of_file, open_source
 from embedsearch.sources.listing import FileList
 from embedsearch.sources.source import Source
@@ -172,7 +172,7 @@ def _by_root(files: Iterable[str], roots: Iterable[Root]) -> dict[int | None, li
 def _real_place(place: str) -> tuple[str, Kind]:
     """Return the absolute path of a place, links followed, and its kind. Raises UsageError."""
     if is_url(place):
-        from embedsearch.buckets import normal_url
+        from embedsearch.core.remote import normal_url
 
         url = normal_url(place)
         return url, kind_of_file(url) or Kind.FOLDER

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.config import (
+from embedsearch.core.config import (
     DEFAULT_K,
     DecodeLimits,
     SearchConfig,
@@ -26,7 +26,7 @@ from embedsearch.config import (
     check_device,
     check_precision,
 )
-from embedsearch.errors import (
+from embedsearch.core.errors import (
     EmbedSearchError,
     MissingLibrary,
     StoreNotFound,
@@ -36,8 +36,8 @@ from embedsearch.errors import (
 )
 from embedsearch.generation import QUERIES_AT_ONCE, Generation
 from embedsearch.queries import IMAGES_AT_ONCE, Crop, Key, Mix, Query, QueryEmbedder
-from embedsearch.records import Hit, ImageRecord
-from embedsearch.session import Session
+from embedsearch.core.records import Hit, ImageRecord
+from embedsearch.core.session import Session
 from embedsearch.store.current import current_pointer
 from embedsearch.store.locate import locate_store, url_of
 from embedsearch.store.manifest import Manifest

@@ -13,10 +13,10 @@ import numpy as np
 
 from embedsearch.ann.search import cosines
 from embedsearch.columns import RowColumns
-from embedsearch.errors import IncompatibleStore
+from embedsearch.core.errors import IncompatibleStore
 from embedsearch.neighbors import NOBODY, Mask, Ordinals, Queries, RowSearch, best
-from embedsearch.records import Neighbors
-from embedsearch.session import Session
+from embedsearch.core.records import Neighbors
+from embedsearch.core.session import Session
 from embedsearch.store.snapshot import Snapshot
 from embedsearch.vectordb.conditions import Always, Condition
 from embedsearch.vectordb.database import DatabaseRecord, Rows, VectorDatabase, vanished

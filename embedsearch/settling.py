@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from embedsearch.config import SearchBudget
-from embedsearch.errors import Interrupted
+from embedsearch.core.config import SearchBudget
+from embedsearch.core.errors import Interrupted
 from embedsearch.ledger import Ledger
-from embedsearch.session import Session
+from embedsearch.core.session import Session
 from embedsearch.staleness import Due, due
 
 

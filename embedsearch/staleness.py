@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from embedsearch.config import SearchBudget
+from embedsearch.core.config import SearchBudget
 from embedsearch.store.manifest import AnnRecord, Manifest
 
 _ADD_AT = 0.25  # of the latency: what exact search of rows beside the index may take

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embedsearch.config import SearchBudget
-from embedsearch.errors import IncompatibleStore, UsageError
+from embedsearch.core.config import SearchBudget
+from embedsearch.core.errors import IncompatibleStore, UsageError
 from embedsearch.ledger import Ledger
-from embedsearch.records import EmbeddingBatch, ImageFacts, ImageRef, ModelSpec, Root
-from embedsearch.session import Session
+from embedsearch.core.records import EmbeddingBatch, ImageFacts, ImageRef, ModelSpec, Root
+from embedsearch.core.session import Session
 from embedsearch.settling import settle
 from embedsearch.store.files import FORMAT_NAME
 from embedsearch.store.locate import locate_store

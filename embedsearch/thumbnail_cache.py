@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from embedsearch.paths import open_regular
+from embedsearch.core.paths import open_regular
 
 MAX_BYTES = 256 << 20
 _LEFT = 0.75  # of that, after old ones have gone: not every new one is to look for an old one

@@ -15,13 +15,13 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.config import DecodeLimits, cache_folder
+from embedsearch.core.config import DecodeLimits, cache_folder
 from embedsearch.decode.shared import Decoded, ImageFile, SharedDecoder
-from embedsearch.errors import UnreadableImage, UsageError
+from embedsearch.core.errors import UnreadableImage, UsageError
 from embedsearch.handover import ByteFiles
 from embedsearch.originals import Originals
 from embedsearch.queries import path_of
-from embedsearch.records import ImageFacts, Place
+from embedsearch.core.records import ImageFacts, Place
 from embedsearch.thumbnail_cache import ThumbnailCache
 
 # A picture is decoded at the smallest of these that is not too small, then reduced: a set of

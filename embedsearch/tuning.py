@@ -22,9 +22,9 @@ import numpy.typing as npt
 from embedsearch.ann import plan
 from embedsearch.ann.build import CandidateBuilder
 from embedsearch.ann.plan import Measured
-from embedsearch.config import AUTO_ANN, EXACT_ANN, SearchBudget
+from embedsearch.core.config import AUTO_ANN, EXACT_ANN, SearchBudget
 from embedsearch.neighbors import RowSearch
-from embedsearch.session import Session
+from embedsearch.core.session import Session
 from embedsearch.staleness import Due, due
 from embedsearch.store.files import write_new
 from embedsearch.store.manifest import AnnRecord, Manifest, SearchRecord, Segment

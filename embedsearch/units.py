@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from embedsearch.config import IndexConfig
+from embedsearch.core.config import IndexConfig
 from embedsearch.decode.process import DecodeJob
-from embedsearch.errors import (
+from embedsearch.core.errors import (
     IncompatibleStore,
     Interrupted,
     NothingIndexed,
@@ -37,7 +37,7 @@ from embedsearch.indexing import (
 from embedsearch.ledger import Ledger
 from embedsearch.network.runtime import load_stream_extractor
 from embedsearch.pipeline import Embedded, Pipeline
-from embedsearch.records import (
+from embedsearch.core.records import (
     CommitReport,
     EmbeddingBatch,
     Failure,
@@ -46,7 +46,7 @@ from embedsearch.records import (
     UnitsReport,
 )
 from embedsearch.scope import Sources, resolve_scope
-from embedsearch.session import Session
+from embedsearch.core.session import Session
 from embedsearch.settling import settle
 from embedsearch.store.current import check_format
 from embedsearch.store.locate import locate_store

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from embedsearch.config import store_cache_folder
-from embedsearch.errors import DamagedStore, UsageError
+from embedsearch.core.config import store_cache_folder
+from embedsearch.core.errors import DamagedStore, UsageError
 from embedsearch.network.catalog import AUTO_MODEL, CATALOG
 from embedsearch.network.weights import is_cached
-from embedsearch.records import Failure
-from embedsearch.session import Session
+from embedsearch.core.records import Failure
+from embedsearch.core.session import Session
 from embedsearch.store.current import check_format, read_current, read_generation
 from embedsearch.store.files import FileRecord, is_own_name, open_verified, pulled_from
 from embedsearch.store.lock import WriterLock

@@ -20,9 +20,9 @@ import pyarrow as pa
 
 import embedsearch
 from embedsearch.columns import RowColumns
-from embedsearch.errors import IncompatibleStore, Interrupted
-from embedsearch.records import Progress
-from embedsearch.session import Session
+from embedsearch.core.errors import IncompatibleStore, Interrupted
+from embedsearch.core.records import Progress
+from embedsearch.core.session import Session
 from embedsearch.store.shards import numbers
 from embedsearch.store.snapshot import Snapshot, open_snapshot
 from embedsearch.vectordb.database import DatabaseRecord, RowBatch, VectorDatabase, open_database

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from embedsearch import indexing, upkeep
-from embedsearch.config import QUIET_S, IndexConfig
-from embedsearch.errors import (
+from embedsearch.core.config import QUIET_S, IndexConfig
+from embedsearch.core.errors import (
     EmbedSearchError,
     Interrupted,
     MissingLibrary,
@@ -23,8 +23,8 @@ from embedsearch.errors import (
     StoreLocked,
     UsageError,
 )
-from embedsearch.records import IndexReport, Kind
-from embedsearch.session import Session
+from embedsearch.core.records import IndexReport, Kind
+from embedsearch.core.session import Session
 from embedsearch.sources.folder import SUFFIXES
 from embedsearch.sources.sidecars import SIDECAR_SUFFIXES
 from embedsearch.store.current import read_current

@@ -34,7 +34,7 @@ def imported_without(adapter: str) -> str:
     """Return what importing an adapter says where its framework is not installed."""
     program = (
         f"import sys; sys.modules[{_ROOT_MODULES[adapter]!r}] = None\n"
-        "from embedsearch.errors import MissingLibrary\n"
+        "from embedsearch.core.errors import MissingLibrary\n"
         f"try:\n    import embedsearch.integrations.{adapter}\n"
         "except MissingLibrary as error:\n    print(error)\n"
     )

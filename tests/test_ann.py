@@ -20,10 +20,10 @@ from embedsearch import neighbors, tuning
 from embedsearch.ann import plan
 from embedsearch.ann.build import CandidateBuilder, flat_bytes
 from embedsearch.ann.search import CandidateIndex
-from embedsearch.config import IndexConfig, SearchBudget
-from embedsearch.errors import DamagedStore, Interrupted, UsageError
-from embedsearch.records import Hit, ModelSpec, Neighbors
-from embedsearch.session import Session
+from embedsearch.core.config import IndexConfig, SearchBudget
+from embedsearch.core.errors import DamagedStore, Interrupted, UsageError
+from embedsearch.core.records import Hit, ModelSpec, Neighbors
+from embedsearch.core.session import Session
 from embedsearch.staleness import Due, due
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current

@@ -20,9 +20,9 @@ import pytest
 from PIL import Image
 
 import embedsearch
-from embedsearch.config import DecodeLimits
-from embedsearch.errors import NothingIndexed, UnreadableImage, UsageError
-from embedsearch.records import Reason, Stage
+from embedsearch.core.config import DecodeLimits
+from embedsearch.core.errors import NothingIndexed, UnreadableImage, UsageError
+from embedsearch.core.records import Reason, Stage
 from embedsearch.store.shards import row_schema
 from embedsearch.store.snapshot import open_snapshot
 from embedsearch.thumbnails import Pictures

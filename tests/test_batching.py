@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from embedsearch.batching import MicroBatcher
+from embedsearch.core.microbatch import MicroBatcher
 
 
 def ask_together(batcher: MicroBatcher[int, int], items: list[int]) -> dict[int, object]:

@@ -9,7 +9,7 @@ import pytest
 
 import embedsearch
 from embedsearch.benching import network_rate
-from embedsearch.errors import NothingIndexed, UsageError
+from embedsearch.core.errors import NothingIndexed, UsageError
 from tests.conftest import SAMPLES, paint, run_cli
 from tests.test_pipeline import Stand
 

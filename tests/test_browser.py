@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import embedsearch
-import embedsearch.errors
+import embedsearch.core.errors
 from embedsearch.importing import import_vectors
 from tests.conftest import SAMPLES, paint
 from tests.serving import Served, served
@@ -420,7 +420,7 @@ def test_a_store_of_nothing(browser: Any, tmp_path: Path) -> None:
     photo = paint(photos / "a.png", 1)
     embedsearch.index(photos, store=tmp_path / "s.es", model="packaged")
     photo.unlink()
-    with pytest.raises(embedsearch.errors.NothingIndexed):
+    with pytest.raises(embedsearch.core.errors.NothingIndexed):
         embedsearch.index(photos, store=tmp_path / "s.es", allow_empty=True)
     with served(tmp_path / "s.es") as server:
         context = browser.new_context()

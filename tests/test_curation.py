@@ -22,13 +22,13 @@ from PIL import Image, ImageOps
 
 import embedsearch
 from embedsearch.ann.graph import EXACT_ROWS, NearGraph
-from embedsearch.config import DuplicateConfig
+from embedsearch.core.config import DuplicateConfig
 from embedsearch.curation.clusters import clusters, outliers
 from embedsearch.curation.duplicates import DuplicateReport, duplicates
 from embedsearch.curation.likeness import AS_IT_IS, Likeness
 from embedsearch.curation.linkage import Ball, Members, complete_groups
 from embedsearch.curation.plane import picture_map
-from embedsearch.errors import NothingIndexed, UsageError
+from embedsearch.core.errors import NothingIndexed, UsageError
 from embedsearch.importing import import_vectors
 from tests.conftest import REPOSITORY, SAMPLES, paint, run_cli
 

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from embedsearch.config import DecodeLimits
+from embedsearch.core.config import DecodeLimits
 from embedsearch.decode import image as decode_image
 from embedsearch.decode.image import DecodeError, decode, square
 from embedsearch.decode.pool import DecodePool
 from embedsearch.decode.process import DecodeJob
-from embedsearch.records import Failure, ImageFacts, ImageRef, Reason
+from embedsearch.core.records import Failure, ImageFacts, ImageRef, Reason
 from tests.conftest import run_cli
 
 LIMITS = DecodeLimits()
@@ -96,7 +96,7 @@ def test_nothing_is_imported_while_a_picture_is_open(tmp_path: Path) -> None:
     picture.convert("CMYK").save(tmp_path / "c.tiff")
     program = """
 import pathlib, sys
-from embedsearch.config import DecodeLimits
+from embedsearch.core.config import DecodeLimits
 from embedsearch.decode.image import decode
 before = set(sys.modules)
 for path in pathlib.Path(sys.argv[1]).iterdir():

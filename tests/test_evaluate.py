@@ -12,12 +12,12 @@ from PIL import Image
 
 import embedsearch
 from embedsearch import Key
-from embedsearch.config import IndexConfig
-from embedsearch.errors import UsageError
+from embedsearch.core.config import IndexConfig
+from embedsearch.core.errors import UsageError
 from embedsearch.learning.evaluate import evaluate
 from embedsearch.learning.metrics import NAMES
-from embedsearch.records import Evaluation
-from embedsearch.session import Session
+from embedsearch.core.records import Evaluation
+from embedsearch.core.session import Session
 from tests.conftest import SAMPLES, paint, run_cli
 
 

@@ -20,7 +20,7 @@ import pytest
 
 import embedsearch
 from embedsearch import Key
-from embedsearch.errors import (
+from embedsearch.core.errors import (
     IncompatibleStore,
     Interrupted,
     NothingIndexed,
@@ -29,7 +29,7 @@ from embedsearch.errors import (
 )
 from embedsearch.exporting import export
 from embedsearch.importing import import_vectors
-from embedsearch.session import Session
+from embedsearch.core.session import Session
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.upkeep import failures

@@ -14,7 +14,7 @@ import pytest
 
 import embedsearch
 from embedsearch import filters
-from embedsearch.errors import MissingLibrary, UsageError
+from embedsearch.core.errors import MissingLibrary, UsageError
 from embedsearch.filters import Where
 
 ROWS = pa.table(

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedsearch.paths import printable
-from embedsearch.records import Reason
+from embedsearch.core.paths import printable
+from embedsearch.core.records import Reason
 from embedsearch.sources.folder import FolderScan
 from tests.conftest import paint, run_cli
 

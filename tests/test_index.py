@@ -15,8 +15,8 @@ import pytest
 
 import embedsearch
 from embedsearch import planning
-from embedsearch.config import DecodeLimits, IndexConfig
-from embedsearch.errors import (
+from embedsearch.core.config import DecodeLimits, IndexConfig
+from embedsearch.core.errors import (
     DamagedStore,
     IncompatibleStore,
     Interrupted,
@@ -25,8 +25,8 @@ from embedsearch.errors import (
     StoreNotFound,
     UsageError,
 )
-from embedsearch.records import ImageRef, IndexReport, ModelSpec, Reason, Stage
-from embedsearch.session import Session
+from embedsearch.core.records import ImageRef, IndexReport, ModelSpec, Reason, Stage
+from embedsearch.core.session import Session
 from embedsearch.store import merge
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current

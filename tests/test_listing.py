@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from embedsearch.errors import NothingIndexed, UsageError
-from embedsearch.records import Reason
+from embedsearch.core.errors import NothingIndexed, UsageError
+from embedsearch.core.records import Reason
 from embedsearch.sources.listing import read_paths
 from tests.conftest import paint, run_cli
 from tests.test_index import Library, counts

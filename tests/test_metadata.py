@@ -15,9 +15,9 @@ import pytest
 
 import embedsearch
 from embedsearch import Key
-from embedsearch.errors import DamagedStore, UsageError
+from embedsearch.core.errors import DamagedStore, UsageError
 from embedsearch.exporting import export
-from embedsearch.records import MetadataReport
+from embedsearch.core.records import MetadataReport
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.upkeep import info, repair

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from embedsearch.config import DecodeLimits, TrainConfig
+from embedsearch.core.config import DecodeLimits, TrainConfig
 from embedsearch.decode import image as decode_image
 from embedsearch.decode.pool import DecodePool
 from embedsearch.decode.process import DecodeJob
-from embedsearch.errors import MissingLibrary, UsageError
+from embedsearch.core.errors import MissingLibrary, UsageError
 from embedsearch.network.catalog import CATALOG
 from embedsearch.network.extractor import build_extractor
 from embedsearch.network.folding import fold_batchnorm
@@ -42,8 +42,8 @@ from embedsearch.network.resnet import (
 from embedsearch.network.runtime import load_extractor
 from embedsearch.network.torch_runtime import TorchExtractor, _Lane, training_precision
 from embedsearch.network.weights import resolve
-from embedsearch.records import ModelSpec
-from embedsearch.session import Session
+from embedsearch.core.records import ModelSpec
+from embedsearch.core.session import Session
 from embedsearch.sources.folder import FolderScan
 from tests.conftest import SAMPLES
 

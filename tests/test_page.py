@@ -20,10 +20,10 @@ import pytest
 from PIL import Image
 
 from embedsearch.cli.sheet import SheetRow, _cut, _shown
-from embedsearch.errors import StorageError
-from embedsearch.paths import file_url, printable
+from embedsearch.core.errors import StorageError
+from embedsearch.core.paths import file_url, printable
 from embedsearch.present.page import Figure, Section, write_page
-from embedsearch.records import Hit
+from embedsearch.core.records import Hit
 from embedsearch.thumbnails import Pictures
 from tests.conftest import paint, run_cli
 
@@ -248,7 +248,7 @@ def test_a_full_disk_leaves_the_old_page(tmp_path: Path) -> None:
     page.write_text("the old one")
     code = (
         "import sys; from pathlib import Path\n"
-        "from embedsearch.errors import StorageError\n"
+        "from embedsearch.core.errors import StorageError\n"
         "from embedsearch.present.page import Figure, Section, write_page\n"
         "figure = Figure(b'x' * 90_000, 'name', (), None)\n"
         "try:\n"

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from embedsearch.config import DecodeLimits
+from embedsearch.core.config import DecodeLimits
 from embedsearch.decode.pool import SPARE_REGIONS, DecodedBatch, DecodePool
 from embedsearch.decode.process import DecodeJob
-from embedsearch.errors import EmbedSearchError
-from embedsearch.records import Failure, ImageRef, Reason
+from embedsearch.core.errors import EmbedSearchError
+from embedsearch.core.records import Failure, ImageRef, Reason
 from tests.conftest import paint, wait_for
 
 # Replaces decode() in the workers: the name of the file says what the decoder does with it.

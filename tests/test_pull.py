@@ -22,8 +22,9 @@ import numpy as np
 import pytest
 
 import embedsearch
-from embedsearch import buckets, searching
-from embedsearch.errors import (
+from embedsearch import searching
+from embedsearch.core import remote
+from embedsearch.core.errors import (
     DamagedStore,
     IncompatibleStore,
     StorageError,
@@ -31,8 +32,8 @@ from embedsearch.errors import (
     StoreNotFound,
     UsageError,
 )
-from embedsearch.records import Hit
-from embedsearch.session import Session
+from embedsearch.core.records import Hit
+from embedsearch.core.session import Session
 from embedsearch.store import fetch, files, mirror
 from embedsearch.store.lock import WriterLock
 from tests.conftest import REPOSITORY, CountingExtractor, paint, run_cli, wait_for
@@ -178,7 +179,7 @@ def test_an_open_store_follows(
     s3: S3Server, generations: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(searching, "_ASK_EVERY_S", 0.1)
-    monkeypatch.setattr(buckets, "ATTEMPTS", 1)
+    monkeypatch.setattr(remote, "ATTEMPTS", 1)
     heard = Heard()
     with embedsearch.open_store(URL, follow=True, session=heard.session) as searcher:
         assert len(searcher) == 6
@@ -335,7 +336,7 @@ def test_a_file_that_is_missing_there(s3: S3Server, generations: list[Path]) -> 
 def test_a_server_that_is_down(
     s3: S3Server, generations: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(buckets, "ATTEMPTS", 2)
+    monkeypatch.setattr(remote, "ATTEMPTS", 2)
     s3.fault = lambda method, path: SLOW_DOWN
     with pytest.raises(StorageError, match=f"{URL}/CURRENT: .*503") as raised:
         hits(URL)
@@ -606,7 +607,7 @@ def test_a_web_server(
     pytest.importorskip("aiohttp", reason="needs aiohttp, as https:// does")
     handler = functools.partial(_Web, has_ranges, directory=str(generations[0]))
     monkeypatch.setattr(fetch, "PART_BYTES", 1000)
-    monkeypatch.setattr(buckets, "ATTEMPTS", 2)
+    monkeypatch.setattr(remote, "ATTEMPTS", 2)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
         threading.Thread(target=web.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{web.server_port}"

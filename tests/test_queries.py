@@ -14,11 +14,11 @@ from PIL import ExifTags, Image, ImageOps
 
 import embedsearch
 from embedsearch import Crop, Key, Mix
-from embedsearch.config import DecodeLimits, SearchConfig
+from embedsearch.core.config import DecodeLimits, SearchConfig
 from embedsearch.decode.image import decode, square
-from embedsearch.errors import UnreadableImage, UsageError
+from embedsearch.core.errors import UnreadableImage, UsageError
 from embedsearch.queries import UNLIKE_WEIGHT
-from embedsearch.records import Box, Hit
+from embedsearch.core.records import Box, Hit
 from tests.conftest import SAMPLES, paint, run_cli
 from tests.test_search import unit
 

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embedsearch.config import IndexConfig
-from embedsearch.errors import Interrupted, StorageError
+from embedsearch.core.config import IndexConfig
+from embedsearch.core.errors import Interrupted, StorageError
 from embedsearch.indexing import index
-from embedsearch.records import Progress
-from embedsearch.session import Session
+from embedsearch.core.records import Progress
+from embedsearch.core.session import Session
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.units import UNITS_NAME

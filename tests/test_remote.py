@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 import embedsearch
-from embedsearch import buckets
-from embedsearch.errors import NothingIndexed, StorageError, UsageError
-from embedsearch.records import Reason
+from embedsearch.core import remote
+from embedsearch.core.errors import NothingIndexed, StorageError, UsageError
+from embedsearch.core.records import Reason
 from embedsearch.sources import remote
 from tests.conftest import CountingExtractor, paint
 from tests.test_archives import MAKERS, contents, make_parquet, make_tar, rows_of
@@ -154,7 +154,7 @@ def test_a_server_that_stops_answering_ends_the_run(
     for seed in range(20, 60):
         paint(photos / f"{seed}.png", seed)
     s3.put_folder(photos, "bucket/p")
-    monkeypatch.setattr(buckets, "ATTEMPTS", 1)
+    monkeypatch.setattr(remote, "ATTEMPTS", 1)
     monkeypatch.setattr(remote, "_IN_ROW", 8)
     monkeypatch.setattr(remote, "THREADS", 2)
     monkeypatch.setattr(remote, "_AHEAD", 2)
@@ -186,7 +186,7 @@ def test_a_server_that_refuses(
     s3.put_folder(photos, "bucket/p")
     library.index("s3://bucket/p")
     before = library.index().generation
-    monkeypatch.setattr(buckets, "ATTEMPTS", 2)
+    monkeypatch.setattr(remote, "ATTEMPTS", 2)
     s3.fault = lambda method, path: answer
     with pytest.raises(StorageError, match=f"s3://bucket/p: {words}") as raised:
         library.index()

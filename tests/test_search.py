@@ -18,10 +18,10 @@ import embedsearch
 from embedsearch import neighbors
 from embedsearch.ann import search
 from embedsearch.ann.search import cosines, search_rows
-from embedsearch.errors import StoreNotFound, UnreadableImage, UsageError
+from embedsearch.core.errors import StoreNotFound, UnreadableImage, UsageError
 from embedsearch.queries import QueryEmbedder
-from embedsearch.records import EmbeddingBatch, Hit, ImageFacts, ImageRef
-from embedsearch.session import Session
+from embedsearch.core.records import EmbeddingBatch, Hit, ImageFacts, ImageRef
+from embedsearch.core.session import Session
 from embedsearch.store.current import read_current
 from tests.conftest import CountingExtractor, paint
 from tests.test_store import rows_of

@@ -20,7 +20,7 @@ from PIL import ExifTags, Image
 
 import embedsearch
 from embedsearch import searching
-from embedsearch.errors import (
+from embedsearch.core.errors import (
     DamagedStore,
     ImageNotFound,
     StoreNotFound,
@@ -28,7 +28,7 @@ from embedsearch.errors import (
     UsageError,
 )
 from embedsearch.queries import QueryEmbedder
-from embedsearch.session import Session
+from embedsearch.core.session import Session
 from embedsearch.store.current import read_current
 from tests.conftest import paint
 from tests.test_search import unit

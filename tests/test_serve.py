@@ -28,7 +28,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import embedsearch
-from embedsearch.config import SearchConfig
+from embedsearch.core.config import SearchConfig
 from tests.conftest import REPOSITORY, SAMPLES, paint, run_cli, wait_for
 from tests.serving import Response, Served, parsed, received, served
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import embedsearch
-from embedsearch.errors import (
+from embedsearch.core.errors import (
     DamagedStore,
     EmbedSearchError,
     IncompatibleStore,

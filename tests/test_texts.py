@@ -11,7 +11,7 @@ import pytest
 
 import embedsearch
 from embedsearch.embedding import ImageEmbedder
-from embedsearch.errors import (
+from embedsearch.core.errors import (
     IncompatibleStore,
     UnreadableImage,
     UsageError,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from embedsearch.config import DecodeLimits
-from embedsearch.errors import UnreadableImage
+from embedsearch.core.config import DecodeLimits
+from embedsearch.core.errors import UnreadableImage
 from embedsearch.thumbnail_cache import ThumbnailCache
 from embedsearch.thumbnails import Thumbnailer
 from tests.conftest import paint

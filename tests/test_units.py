@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from embedsearch import cutting, units
-from embedsearch.config import DecodeLimits, IndexConfig
+from embedsearch.core.config import DecodeLimits, IndexConfig
 from embedsearch.cutting import cut, unit_images
-from embedsearch.errors import (
+from embedsearch.core.errors import (
     IncompatibleStore,
     Interrupted,
     PlanOpen,
@@ -29,8 +29,8 @@ from embedsearch.errors import (
     UsageError,
 )
 from embedsearch.indexing import index, plan
-from embedsearch.records import ImageRef, Reason
-from embedsearch.session import Session
+from embedsearch.core.records import ImageRef, Reason
+from embedsearch.core.session import Session
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.units import UNITS_NAME, UnitPlan, read_plan, read_record, read_refs

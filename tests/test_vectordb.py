@@ -29,7 +29,7 @@ import pytest
 import embedsearch
 from embedsearch import Key
 from embedsearch.columns import RowColumns
-from embedsearch.errors import (
+from embedsearch.core.errors import (
     IncompatibleStore,
     Interrupted,
     MissingLibrary,
@@ -38,7 +38,7 @@ from embedsearch.errors import (
 )
 from embedsearch.importing import import_vectors
 from embedsearch.searching import open_store
-from embedsearch.session import Session
+from embedsearch.core.session import Session
 from embedsearch.store.snapshot import open_snapshot
 from embedsearch.uploading import upload
 from embedsearch.vectordb import database as databases

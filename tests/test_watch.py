@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import embedsearch
-from embedsearch.errors import UsageError
+from embedsearch.core.errors import UsageError
 from embedsearch.store.current import read_current
 from embedsearch.watching import watch
 from tests.conftest import REPOSITORY, paint, run_cli, wait_for
@@ -222,7 +222,7 @@ def test_without_watches_it_polls(
     """A stand-in for a kernel without any watches left, which a test must not bring about."""
     import watchfiles
 
-    from embedsearch.session import Session
+    from embedsearch.core.session import Session
 
     real = watchfiles.watch
     asked: list[Any] = []
@@ -244,7 +244,7 @@ def test_without_watches_it_polls(
             paint(photos / "3.png", 3)
         return 15 if len(reports) == 2 or time.monotonic() - started > 30 else 0
 
-    with pytest.raises(embedsearch.errors.Interrupted):
+    with pytest.raises(embedsearch.core.errors.Interrupted):
         watch(
             [photos],
             store=tmp_path / "s.es",

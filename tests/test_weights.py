@@ -15,14 +15,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from embedsearch.errors import UsageError, WeightsUnavailable
+from embedsearch.core.errors import UsageError, WeightsUnavailable
 from embedsearch.network import weights
 from embedsearch.network.catalog import CATALOG
 from embedsearch.network.openvino_runtime import OpenVinoExtractor
 from embedsearch.network.resnet import build
 from embedsearch.network.tensors import dump_tensors, load_tensors
 from embedsearch.network.weights import resolve, weights_path
-from embedsearch.session import Session
+from embedsearch.core.session import Session
 from tests.conftest import REPOSITORY, SAMPLES, run_cli
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.config import AUTO_ANN, SearchBudget
-from embedsearch.records import Neighbors
+from embedsearch.core.config import AUTO_ANN, SearchBudget
+from embedsearch.core.records import Neighbors
 
 Answer = Callable[[npt.NDArray[np.float32]], Neighbors]
 

@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 
 import embedsearch
-from embedsearch.config import scaled, size_of
-from embedsearch.session import Session
+from embedsearch.core.config import scaled, size_of
+from embedsearch.core.session import Session
 
 app = typer.Typer(
     name="embedsearch",

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedsearch.errors import UsageError
+from embedsearch.core.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -18,7 +18,7 @@ from embedsearch.cli.app import (
     WorkersOption,
     session_with_signals,
 )
-from embedsearch.config import BENCH_IMAGES, IndexConfig
+from embedsearch.core.config import BENCH_IMAGES, IndexConfig
 
 
 def bench(

@@ -17,8 +17,8 @@ from embedsearch.cli.app import (
     notice,
     session_with_signals,
 )
-from embedsearch.config import MAP_IMAGES, DuplicateConfig
-from embedsearch.errors import UsageError
+from embedsearch.core.config import MAP_IMAGES, DuplicateConfig
+from embedsearch.core.errors import UsageError
 
 if TYPE_CHECKING:
     from embedsearch.curation.duplicates import DuplicateReport

@@ -21,7 +21,7 @@ from embedsearch.cli.learn import evaluate, train
 from embedsearch.cli.query import query
 from embedsearch.cli.servers import mcp, serve
 from embedsearch.cli.stores import check, failures, info, models, repair
-from embedsearch.errors import EmbedSearchError
+from embedsearch.core.errors import EmbedSearchError
 
 # In the order of --help.
 for command in (

@@ -17,7 +17,7 @@ from embedsearch.cli.app import (
     notice,
     session_with_signals,
 )
-from embedsearch.errors import UsageError
+from embedsearch.core.errors import UsageError
 
 
 def export(

@@ -24,12 +24,12 @@ from embedsearch.cli.app import (
     session_with_signals,
     size,
 )
-from embedsearch.config import QUIET_S, DecodeLimits, IndexConfig
-from embedsearch.errors import UsageError
-from embedsearch.session import Session
+from embedsearch.core.config import QUIET_S, DecodeLimits, IndexConfig
+from embedsearch.core.errors import UsageError
+from embedsearch.core.session import Session
 
 if TYPE_CHECKING:
-    from embedsearch.records import IndexReport
+    from embedsearch.core.records import IndexReport
 
 
 def index(

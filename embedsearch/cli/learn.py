@@ -20,8 +20,8 @@ from embedsearch.cli.app import (
     session_with_signals,
 )
 from embedsearch.cli.sheet import SheetRow, write_rows
-from embedsearch.config import FREEZABLE, LOSSES, IndexConfig, SearchConfig, TrainConfig
-from embedsearch.errors import MissingLibrary, UsageError
+from embedsearch.core.config import FREEZABLE, LOSSES, IndexConfig, SearchConfig, TrainConfig
+from embedsearch.core.errors import MissingLibrary, UsageError
 
 SHEET_HITS = 6  # beside each of the worst queries: one line
 

@@ -27,9 +27,9 @@ from embedsearch.cli.app import (
 )
 from embedsearch.cli.asking import Asked
 from embedsearch.cli.sheet import SheetRow, write_html, write_rows
-from embedsearch.config import DEFAULT_K, IndexConfig, SearchConfig
-from embedsearch.errors import NothingIndexed, UnreadableImage, UsageError
-from embedsearch.session import Session
+from embedsearch.core.config import DEFAULT_K, IndexConfig, SearchConfig
+from embedsearch.core.errors import NothingIndexed, UnreadableImage, UsageError
+from embedsearch.core.session import Session
 
 if TYPE_CHECKING:
     from embedsearch.searching import Answer
@@ -233,7 +233,7 @@ def _write(answers: _Answers, out: Path, total: int, session: Session) -> None:
     from embedsearch.present.hits import hits_file
     from embedsearch.present.progress import ProgressDisplay
     from embedsearch.present.text import hit_values
-    from embedsearch.records import Progress
+    from embedsearch.core.records import Progress
 
     done, started = 0, time.monotonic()
     with hits_file(out) as write, ProgressDisplay(notice) as show:

@@ -16,8 +16,8 @@ from embedsearch.cli.app import (
     notice,
     show_tracebacks,
 )
-from embedsearch.errors import MissingLibrary, UsageError, WeightsUnavailable
-from embedsearch.session import Session
+from embedsearch.core.errors import MissingLibrary, UsageError, WeightsUnavailable
+from embedsearch.core.session import Session
 
 HostOption = Annotated[
     str, typer.Option(help="Where to listen; others than this machine need a token.")

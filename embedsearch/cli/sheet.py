@@ -13,7 +13,7 @@ from embedsearch.cli.app import notice
 
 if TYPE_CHECKING:
     from embedsearch.present.page import Figure, Section
-    from embedsearch.records import Hit
+    from embedsearch.core.records import Hit
 
 _MAX_COLUMNS = 12  # of the user's, in words below a picture ...
 _MAX_WORDS = 300  # ... each of so many characters

@@ -16,7 +16,7 @@ from embedsearch.cli.app import (
     notice,
     session_with_signals,
 )
-from embedsearch.session import Session
+from embedsearch.core.session import Session
 
 
 def info(

@@ -12,8 +12,8 @@ import numpy as np
 from embedsearch.ann.graph import NearGraph
 from embedsearch.ann.kmeans import spherical_kmeans
 from embedsearch.curation.collection import Collection
-from embedsearch.errors import NothingIndexed, UsageError
-from embedsearch.session import Session
+from embedsearch.core.errors import NothingIndexed, UsageError
+from embedsearch.core.session import Session
 from embedsearch.store.locate import readable_store
 from embedsearch.store.snapshot import open_snapshot
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embedsearch.columns import RowColumns
-from embedsearch.errors import UsageError
-from embedsearch.records import SIGNATURE_SIDE
-from embedsearch.session import Session
+from embedsearch.core.errors import UsageError
+from embedsearch.core.records import SIGNATURE_SIDE
+from embedsearch.core.session import Session
 from embedsearch.store.shards import vector_array
 from embedsearch.store.snapshot import Snapshot
 

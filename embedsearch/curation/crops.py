@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.records import SIGNATURE_SIDE
+from embedsearch.core.records import SIGNATURE_SIDE
 
 # Of made crops of nine tenths, 97 in 100 have more; other pictures of the same thing have 0.954
 # and less.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.config import DuplicateConfig
+from embedsearch.core.config import DuplicateConfig
 from embedsearch.curation.collection import Collection, Picture
 from embedsearch.curation.likeness import (
     AS_IT_IS,
@@ -26,8 +26,8 @@ from embedsearch.curation.likeness import (
     signature_units,
 )
 from embedsearch.curation.linkage import complete_groups
-from embedsearch.errors import UsageError
-from embedsearch.session import Session
+from embedsearch.core.errors import UsageError
+from embedsearch.core.session import Session
 from embedsearch.store.locate import readable_store
 from embedsearch.store.snapshot import open_snapshot
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from embedsearch.ann.graph import NearGraph, Pairs
 from embedsearch.curation import crops
 from embedsearch.curation.linkage import Ball, Members
-from embedsearch.records import SIGNATURE_SIDE
+from embedsearch.core.records import SIGNATURE_SIDE
 
 Units = npt.NDArray[np.float16]
 NEAREST = 16  # neighbors that each picture is compared with

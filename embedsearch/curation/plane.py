@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.ann.kmeans import principal_plane
-from embedsearch.config import MAP_IMAGES, DecodeLimits
+from embedsearch.core.config import MAP_IMAGES, DecodeLimits
 from embedsearch.curation.collection import Collection, Picture
-from embedsearch.errors import MissingLibrary, NothingIndexed, UnreadableImage, UsageError
-from embedsearch.records import MapPoint
-from embedsearch.session import Session
+from embedsearch.core.errors import MissingLibrary, NothingIndexed, UnreadableImage, UsageError
+from embedsearch.core.records import MapPoint
+from embedsearch.core.session import Session
 from embedsearch.store.locate import readable_store
 from embedsearch.store.snapshot import open_snapshot
 from embedsearch.thumbnails import Thumbnailer

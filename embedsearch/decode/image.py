@@ -32,8 +32,8 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
-from embedsearch.config import DecodeLimits
-from embedsearch.records import SIGNATURE_SIDE, Box, Look, Reason
+from embedsearch.core.config import DecodeLimits
+from embedsearch.core.records import SIGNATURE_SIDE, Box, Look, Reason
 
 # MPO (two-picture JPEGs of phones) is opened by the JPEG plugin; naming it raises KeyError.
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]

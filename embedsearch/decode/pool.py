@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from embedsearch.config import DecodeLimits
+from embedsearch.core.config import DecodeLimits
 from embedsearch.decode.process import DecodeJob, Task, Worker, outcome
 from embedsearch.decode.ring import Ring
-from embedsearch.errors import EmbedSearchError, StorageError
-from embedsearch.records import Failure, ImageBatch, ImageFacts, ImageRef, Place, Reason, Stage
+from embedsearch.core.errors import EmbedSearchError, StorageError
+from embedsearch.core.records import Failure, ImageBatch, ImageFacts, ImageRef, Place, Reason, Stage
 
 BATCH = 32
 SPARE_REGIONS = 4  # one being filled, one ready, two that files which take long may block

@@ -14,13 +14,13 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.batching import MicroBatcher
-from embedsearch.config import DecodeLimits, available_processors
+from embedsearch.core.microbatch import MicroBatcher
+from embedsearch.core.config import DecodeLimits, available_processors
 from embedsearch.decode.pool import DecodePool
 from embedsearch.decode.process import DecodeJob
-from embedsearch.errors import UnreadableImage
-from embedsearch.paths import printable
-from embedsearch.records import Box, Failure, ImageFacts, ImageRef, Place, Reason
+from embedsearch.core.errors import UnreadableImage
+from embedsearch.core.paths import printable
+from embedsearch.core.records import Box, Failure, ImageFacts, ImageRef, Place, Reason
 
 _ANY = -1  # size and time of a file that may have changed
 

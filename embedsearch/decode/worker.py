@@ -16,12 +16,12 @@ import sys
 import time
 from typing import IO, Any
 
-from embedsearch.config import DecodeLimits
+from embedsearch.core.config import DecodeLimits
 from embedsearch.decode.image import DecodeError, decode
 from embedsearch.decode.ring import map_pixels
 from embedsearch.parts import BrokenPart, read_part
-from embedsearch.paths import open_regular
-from embedsearch.records import Box, Part, Reason, Stage
+from embedsearch.core.paths import open_regular
+from embedsearch.core.records import Box, Part, Reason, Stage
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, PrivateAttr
 
-from embedsearch.errors import ImageNotFound, StoreNotFound
+from embedsearch.core.errors import ImageNotFound, StoreNotFound
 from embedsearch.integrations.opened import (
     OpenedStore,
     Store,
@@ -27,7 +27,7 @@ from embedsearch.integrations.opened import (
     unit,
 )
 from embedsearch.queries import Query
-from embedsearch.records import Hit, ImageRecord
+from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.references import image_of
 from embedsearch.searching import Searcher
 from embedsearch.store.locate import locate_store

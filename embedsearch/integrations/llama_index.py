@@ -22,7 +22,7 @@ from embedsearch.integrations.opened import (
     unit,
 )
 from embedsearch.queries import ImageLike, Query
-from embedsearch.records import Hit
+from embedsearch.core.records import Hit
 from embedsearch.references import image_of
 
 try:

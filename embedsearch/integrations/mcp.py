@@ -18,12 +18,12 @@ from mcp.types import CallToolResult, ImageContent, TextContent, ToolAnnotations
 from pydantic import BaseModel, Field
 
 import embedsearch
-from embedsearch.config import DuplicateConfig, SearchConfig
+from embedsearch.core.config import DuplicateConfig, SearchConfig
 from embedsearch.curation.duplicates import duplicates
-from embedsearch.errors import EmbedSearchError, UnreadableImage, UsageError
-from embedsearch.paths import printable
+from embedsearch.core.errors import EmbedSearchError, UnreadableImage, UsageError
+from embedsearch.core.paths import printable
 from embedsearch.queries import Key, Query
-from embedsearch.records import Hit, ImageRecord
+from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.references import image_of
 from embedsearch.searching import Searcher
 from embedsearch.thumbnails import MAX_SIDE

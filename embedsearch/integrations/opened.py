@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.errors import EmbedSearchError, MissingLibrary, UsageError
-from embedsearch.records import Hit, ImageRecord
+from embedsearch.core.errors import EmbedSearchError, MissingLibrary, UsageError
+from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.searching import Searcher, open_store
 
 Store: TypeAlias = "str | os.PathLike[str] | Searcher | None"

@@ -16,17 +16,17 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.config import IndexConfig, SearchConfig
-from embedsearch.errors import UsageError
+from embedsearch.core.config import IndexConfig, SearchConfig
+from embedsearch.core.errors import UsageError
 from embedsearch.indexing import index
 from embedsearch.learning.metrics import NAMES, estimate, measure_all
 from embedsearch.learning.table import read_rows
 from embedsearch.network.catalog import AUTO
-from embedsearch.paths import printable
+from embedsearch.core.paths import printable
 from embedsearch.queries import drawn_towards
-from embedsearch.records import Evaluation, Hit, Progress, WorstQuery
+from embedsearch.core.records import Evaluation, Hit, Progress, WorstQuery
 from embedsearch.searching import Searcher, open_store
-from embedsearch.session import Session
+from embedsearch.core.session import Session
 from embedsearch.store.locate import readable_store
 from embedsearch.store.snapshot import Snapshot, open_snapshot
 

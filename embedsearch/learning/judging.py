@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from embedsearch.learning.labels import Target, main_of, scale_of
 from embedsearch.learning.metrics import measure_all
-from embedsearch.records import Quality
+from embedsearch.core.records import Quality
 
 
 def judge(

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.errors import UsageError
+from embedsearch.core.errors import UsageError
 from embedsearch.learning.table import read_rows
-from embedsearch.paths import printable
-from embedsearch.records import ImageRef
+from embedsearch.core.paths import printable
+from embedsearch.core.records import ImageRef
 from embedsearch.sources.folder import FolderScan
 
 FOLDER_TARGET = "folder"

@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.config import DecodeLimits, most_workers
+from embedsearch.core.config import DecodeLimits, most_workers
 from embedsearch.decode.pool import DecodePool
 from embedsearch.decode.process import DecodeJob
-from embedsearch.errors import StorageError, UsageError
+from embedsearch.core.errors import StorageError, UsageError
 from embedsearch.learning.labels import Labels, check_learnable
-from embedsearch.paths import printable
-from embedsearch.records import Failure, ImageRef
-from embedsearch.session import Session
+from embedsearch.core.paths import printable
+from embedsearch.core.records import Failure, ImageRef
+from embedsearch.core.session import Session
 
 _NAMED = 5  # so many pictures that cannot be read are named
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from embedsearch.config import TrainConfig
+from embedsearch.core.config import TrainConfig
 from embedsearch.learning.trainee import STEM, Trainee, stage_modules
 from embedsearch.network.resnet import STAGES
-from embedsearch.records import StagePlan
+from embedsearch.core.records import StagePlan
 
 # Of the heads' rate: early stages are general, and learn a fraction of what the heads do.
 STAGE_LR = dict(zip((STEM, *STAGES), (0.03, 0.05, 0.1, 0.2, 0.3), strict=True))

@@ -13,8 +13,8 @@ import os
 import re
 from pathlib import Path
 
-from embedsearch.errors import StorageError, StoreLocked, UsageError
-from embedsearch.paths import printable
+from embedsearch.core.errors import StorageError, StoreLocked, UsageError
+from embedsearch.core.paths import printable
 
 _OURS = re.compile(r"checkpoint|pixels|tmp-[0-9a-f]{16}-checkpoint")
 

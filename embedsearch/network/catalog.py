@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from embedsearch.records import ModelSpec
+from embedsearch.core.records import ModelSpec
 
 PACKAGED = "packaged"
 AUTO = "auto"

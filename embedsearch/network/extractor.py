@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from embedsearch.network.pooling import GeM, expected_features
 from embedsearch.network.resnet import STAGES, ResNet, float_pixels, load
-from embedsearch.records import ModelSpec
+from embedsearch.core.records import ModelSpec
 
 
 class Extractor(nn.Module):

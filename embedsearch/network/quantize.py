@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from embedsearch.network.openvino_runtime import import_openvino, place_model
-from embedsearch.writing import write_atomically
+from embedsearch.core.atomic import write_atomically
 
 # 18 of sample_images/, whole at 128 × 128 px; 300 photos instead of them were no better.
 CALIBRATION = Path(__file__).with_name("calibration.npz")

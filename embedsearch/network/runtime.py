@@ -11,10 +11,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.config import available_processors
-from embedsearch.errors import MissingLibrary
-from embedsearch.records import ModelSpec
-from embedsearch.session import Session
+from embedsearch.core.config import available_processors
+from embedsearch.core.errors import MissingLibrary
+from embedsearch.core.records import ModelSpec
+from embedsearch.core.session import Session
 
 CPU_BATCH = 8
 MAX_CPU_LANES = 16

@@ -18,13 +18,13 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from embedsearch.children import child_environment, python_command
-from embedsearch.config import cache_folder
-from embedsearch.errors import UsageError, WeightsUnavailable
+from embedsearch.core.system import child_environment, python_command
+from embedsearch.core.config import cache_folder
+from embedsearch.core.errors import UsageError, WeightsUnavailable
 from embedsearch.network.catalog import AUTO, AUTO_MODEL, CATALOG, PACKAGED, CatalogEntry, file_spec
-from embedsearch.records import ModelSpec
-from embedsearch.session import Session
-from embedsearch.writing import write_atomically
+from embedsearch.core.records import ModelSpec
+from embedsearch.core.session import Session
+from embedsearch.core.atomic import write_atomically
 
 CONNECT_TIMEOUT_S = 3.0  # after twice that the server counts as unreachable
 READ_TIMEOUT_S = 30.0  # for a download that has begun and stalls

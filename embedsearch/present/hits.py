@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from embedsearch.errors import UsageError
-from embedsearch.paths import printable
+from embedsearch.core.errors import UsageError
+from embedsearch.core.paths import printable
 from embedsearch.present.text import HIT_COLUMNS, csv_lines, json_line
-from embedsearch.writing import in_place
+from embedsearch.core.atomic import in_place
 
 Write: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], None]
 _ROW_GROUP = 16_384

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embedsearch.records import Progress
+    from embedsearch.core.records import Progress
 
 LINE_EVERY_S = 10.0
 

@@ -13,9 +13,9 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from embedsearch.paths import printable
-from embedsearch.records import MapPoint
-from embedsearch.writing import in_place
+from embedsearch.core.paths import printable
+from embedsearch.core.records import MapPoint
+from embedsearch.core.atomic import in_place
 
 _COLOURS = 10  # folders of most pictures have a colour each
 

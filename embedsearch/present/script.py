@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from embedsearch.writing import in_place
+from embedsearch.core.atomic import in_place
 
 _HEAD = """#!/bin/sh
 # Copies that embedsearch found. Nothing has been deleted. Read this, take out the lines of pictures

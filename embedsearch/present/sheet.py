@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
-from embedsearch.errors import StorageError
-from embedsearch.paths import printable
+from embedsearch.core.errors import StorageError
+from embedsearch.core.paths import printable
 
 THUMBNAIL_SIDE = 180
 _GAP = 14

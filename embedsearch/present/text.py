@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from embedsearch.paths import file_url, printable
-from embedsearch.records import (
+from embedsearch.core.paths import file_url, printable
+from embedsearch.core.records import (
     BenchReport,
     CommitReport,
     Epoch,

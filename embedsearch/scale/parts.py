@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from embedsearch.records import Failure, ImageRef, Reason, Stage
+from embedsearch.core.records import Failure, ImageRef, Reason, Stage
 from embedsearch.store.files import replace
 from embedsearch.store.units import (
     UNITS_NAME,

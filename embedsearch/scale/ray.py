@@ -20,12 +20,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
-from embedsearch.children import child_environment, python_command
-from embedsearch.config import IndexConfig
-from embedsearch.errors import Interrupted, MissingLibrary, StorageError
-from embedsearch.records import CommitReport, Progress
+from embedsearch.core.system import child_environment, python_command
+from embedsearch.core.config import IndexConfig
+from embedsearch.core.errors import Interrupted, MissingLibrary, StorageError
+from embedsearch.core.records import CommitReport, Progress
 from embedsearch.scale.parts import chunks_left, pack
-from embedsearch.session import Session
+from embedsearch.core.session import Session
 from embedsearch.units import check_same, commit, taken_up
 
 START_S = 60.0  # until Ray answers

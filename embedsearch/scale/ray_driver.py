@@ -22,16 +22,16 @@ import numpy as np
 import ray
 import ray.data
 
-from embedsearch.config import DecodeLimits
+from embedsearch.core.config import DecodeLimits
 from embedsearch.decode.pool import DecodePool
 from embedsearch.decode.process import DecodeJob
-from embedsearch.errors import EmbedSearchError
+from embedsearch.core.errors import EmbedSearchError
 from embedsearch.network.runtime import feed_for, load_stream_extractor
 from embedsearch.pipeline import embed_images
-from embedsearch.records import ImageBatch
+from embedsearch.core.records import ImageBatch
 from embedsearch.scale.parts import Chunk, chunk_refs, chunks_left, pack, write_part
 from embedsearch.scope import Sources
-from embedsearch.session import Session
+from embedsearch.core.session import Session
 from embedsearch.store.shards import batch_table
 from embedsearch.units import open_plan
 

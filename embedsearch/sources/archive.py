@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from embedsearch.handover import ByteFiles
 from embedsearch.parts import BrokenPart, read_part
-from embedsearch.records import Failure, Ignored, ImageRef, Part, Place, Reason, Stage
+from embedsearch.core.records import Failure, Ignored, ImageRef, Part, Place, Reason, Stage
 from embedsearch.sources.folder import has_image_suffix, is_hidden
 from embedsearch.sources.sidecars import MAX_BYTES, Beside, beside_members, is_sidecar
 

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from embedsearch.paths import open_folder, open_regular
-from embedsearch.records import Failure, Ignored, ImageRef, Place, Reason, Stage
+from embedsearch.core.paths import open_folder, open_regular
+from embedsearch.core.records import Failure, Ignored, ImageRef, Place, Reason, Stage
 
 if TYPE_CHECKING:
     from embedsearch.sources.sidecars import Beside

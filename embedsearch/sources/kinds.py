@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 
 from embedsearch.handover import ByteFiles
-from embedsearch.records import Kind, Root
+from embedsearch.core.records import Kind, Root
 from embedsearch.sources.folder import FolderScan
 from embedsearch.sources.source import Source
 

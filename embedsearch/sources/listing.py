@@ -7,8 +7,8 @@ import stat
 from collections.abc import Iterable, Iterator
 from typing import IO
 
-from embedsearch.errors import UsageError
-from embedsearch.records import Failure, ImageRef, Reason, Stage
+from embedsearch.core.errors import UsageError
+from embedsearch.core.records import Failure, ImageRef, Reason, Stage
 from embedsearch.sources.folder import FolderScan, has_image_suffix
 
 _READ_BYTES = 1 << 20

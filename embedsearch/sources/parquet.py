@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedsearch.handover import ByteFiles
-from embedsearch.records import Failure, Ignored, ImageRef, Place, Reason, Stage
+from embedsearch.core.records import Failure, Ignored, ImageRef, Place, Reason, Stage
 from embedsearch.sources.sidecars import Beside
 from embedsearch.sources.table import holds_bytes
 

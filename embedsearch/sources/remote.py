@@ -16,10 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from embedsearch.buckets import Remote, reason_of, words
-from embedsearch.errors import StorageError
+from embedsearch.core.remote import Remote, reason_of, words
+from embedsearch.core.errors import StorageError
 from embedsearch.handover import ByteFiles
-from embedsearch.records import Failure, Ignored, ImageRef, Place, Reason, Stage
+from embedsearch.core.records import Failure, Ignored, ImageRef, Place, Reason, Stage
 from embedsearch.sources.folder import has_image_suffix, is_hidden
 from embedsearch.sources.sidecars import MAX_BYTES, Beside, beside_members, is_sidecar
 from embedsearch.sources.source import Source

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from embedsearch.errors import UsageError
+from embedsearch.core.errors import UsageError
 from embedsearch.parts import BrokenPart, read_part
-from embedsearch.paths import open_folder, open_regular
-from embedsearch.records import Failure, MetadataReport, Place
+from embedsearch.core.paths import open_folder, open_regular
+from embedsearch.core.records import Failure, MetadataReport, Place
 from embedsearch.sources.table import LEFT_OUT, MAX_COLUMNS, UserTable, own_names
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from embedsearch.records import Failure, Ignored, ImageRef, Place
+from embedsearch.core.records import Failure, Ignored, ImageRef, Place
 
 if TYPE_CHECKING:
     from embedsearch.sources.sidecars import Beside

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from embedsearch.errors import UsageError
+from embedsearch.core.errors import UsageError
 
 MAX_COLUMNS = 1000
 NAMES = ("path", "name")  # the columns that say which image a row is about

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.errors import UsageError
+from embedsearch.core.errors import UsageError
 
 
 def open_vectors(path: Path) -> npt.NDArray[np.floating[Any]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedsearch.errors import DamagedStore
+from embedsearch.core.errors import DamagedStore
 from embedsearch.store.current import OPEN_TRIES, check_format, read_current
 from embedsearch.store.files import (
     CURRENT_NAME,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from embedsearch.errors import (
+from embedsearch.core.errors import (
     DamagedStore,
     IncompatibleStore,
     StorageError,

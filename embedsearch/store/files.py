@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedsearch.config import store_cache_folder
-from embedsearch.errors import DamagedStore, StorageError
+from embedsearch.core.config import store_cache_folder
+from embedsearch.core.errors import DamagedStore, StorageError
 
 FORMAT_NAME = "FORMAT"
 FORMAT_TEXT = b"embedsearch 1\n"

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from embedsearch.config import STORE_NAME
-from embedsearch.errors import StoreNotFound, UsageError
-from embedsearch.paths import is_url
-from embedsearch.session import Session
+from embedsearch.core.config import STORE_NAME
+from embedsearch.core.errors import StoreNotFound, UsageError
+from embedsearch.core.paths import is_url
+from embedsearch.core.session import Session
 from embedsearch.store.files import FORMAT_NAME
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from embedsearch.errors import StoreLocked
+from embedsearch.core.errors import StoreLocked
 from embedsearch.store.files import LOCK_NAME, storage_error
 
 # On some network file systems flock is seen by one host only; a note that young counts there.

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from embedsearch.config import SearchBudget
-from embedsearch.errors import IncompatibleStore, UsageError
-from embedsearch.records import Kind, ModelSpec, Root
+from embedsearch.core.config import SearchBudget
+from embedsearch.core.errors import IncompatibleStore, UsageError
+from embedsearch.core.records import Kind, ModelSpec, Root
 from embedsearch.store.files import FileRecord, strict_json
 
 FORMAT_VERSION = 1

@@ -19,9 +19,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedsearch.errors import StorageError
-from embedsearch.paths import printable
-from embedsearch.records import SIGNATURE_SIDE, EmbeddingBatch, Failure, Reason, Stage
+from embedsearch.core.errors import StorageError
+from embedsearch.core.paths import printable
+from embedsearch.core.records import SIGNATURE_SIDE, EmbeddingBatch, Failure, Reason, Stage
 from embedsearch.store.files import FileRecord, damaged, open_verified, verify, write_new
 from embedsearch.store.manifest import ShardRecord
 

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedsearch.errors import DamagedStore
-from embedsearch.records import Failure, StoredImage
+from embedsearch.core.errors import DamagedStore
+from embedsearch.core.records import Failure, StoredImage
 from embedsearch.store.current import check_format, read_current, read_generation
 from embedsearch.store.files import (
     FileRecord,

@@ -20,8 +20,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedsearch.errors import DamagedStore, IncompatibleStore, StorageError
-from embedsearch.records import Failure, ImageRef, ModelSpec, Root
+from embedsearch.core.errors import DamagedStore, IncompatibleStore, StorageError
+from embedsearch.core.records import Failure, ImageRef, ModelSpec, Root
 from embedsearch.store.files import (
     FOLDERS,
     TMP_NAME,

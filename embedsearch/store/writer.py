@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from embedsearch.errors import (
+from embedsearch.core.errors import (
     DamagedStore,
     IncompatibleStore,
     PlanOpen,

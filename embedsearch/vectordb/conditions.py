@@ -16,7 +16,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Protocol, TypeAlias
 
-from embedsearch.errors import UsageError
+from embedsearch.core.errors import UsageError
 from embedsearch.vectordb.fields import LOWEST, ROW, Field, Kind, Value
 
 _HIGHEST = 2**63 - 1

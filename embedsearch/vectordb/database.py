@@ -16,8 +16,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.errors import IncompatibleStore, StorageError, UsageError
-from embedsearch.records import ModelSpec
+from embedsearch.core.errors import IncompatibleStore, StorageError, UsageError
+from embedsearch.core.records import ModelSpec
 from embedsearch.vectordb.conditions import Condition
 from embedsearch.vectordb.fields import Field, Value
 

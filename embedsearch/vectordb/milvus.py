@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.errors import IncompatibleStore, MissingLibrary, StorageError, UsageError
+from embedsearch.core.errors import IncompatibleStore, MissingLibrary, StorageError, UsageError
 from embedsearch.vectordb.conditions import (
     All,
     Always,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.errors import MissingLibrary, StorageError
+from embedsearch.core.errors import MissingLibrary, StorageError
 from embedsearch.vectordb.conditions import (
     All,
     Always,

@@ -24,15 +24,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import embedsearch
-from embedsearch.errors import (
+from embedsearch.core.errors import (
     EmbedSearchError,
     ImageNotFound,
     IncompatibleStore,
     UnreadableImage,
     UsageError,
 )
-from embedsearch.paths import printable
-from embedsearch.records import Hit, ImageRecord, Reason
+from embedsearch.core.paths import printable
+from embedsearch.core.records import Hit, ImageRecord, Reason
 from embedsearch.searching import Searcher
 from embedsearch.thumbnails import MAX_SIDE
 from embedsearch.web.admission import Admission, Busy

@@ -18,7 +18,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, urlencode
 
-from embedsearch.paths import printable
+from embedsearch.core.paths import printable
 from embedsearch.web.limits import ServerLimits
 
 Scope: TypeAlias = MutableMapping[str, Any]

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from html import escape
 from urllib.parse import urlencode
 
-from embedsearch.paths import printable
-from embedsearch.records import Hit
+from embedsearch.core.paths import printable
+from embedsearch.core.records import Hit
 
 _HEIGHT = 176  # of a tile, in pixels
 _PAGE = """<!DOCTYPE html>

@@ -21,7 +21,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from embedsearch.errors import UsageError
+from embedsearch.core.errors import UsageError
 from embedsearch.web.guard import LOCAL_HOSTS, Access
 from embedsearch.web.limits import ServerLimits
 

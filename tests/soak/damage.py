@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 import embedsearch
-from embedsearch.errors import EmbedSearchError
+from embedsearch.core.errors import EmbedSearchError
 from embedsearch.store.check import check_store
 from tests.soak import mutants, witness
 from tests.soak.finding import Finding, Trial

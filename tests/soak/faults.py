@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from embedsearch.errors import StorageError
+from embedsearch.core.errors import StorageError
 from tests.soak.finding import Finding, Trial
 from tests.soak.forge import forked
 from tests.soak.kills import ENOUGH, judge_after, traced

@@ -32,7 +32,7 @@ import embedsearch.indexing
 import embedsearch.searching
 import embedsearch.tuning
 import embedsearch.upkeep  # noqa: F401
-from embedsearch.errors import EmbedSearchError
+from embedsearch.core.errors import EmbedSearchError
 
 TIME_LIMIT_S = 60.0
 _PR_SET_PDEATHSIG = 1  # no child outlives a harness that ends early

@@ -140,7 +140,7 @@ def shared_fate() -> None:
     """A worker that dies takes all that it was given with it. The decoder dies of some files."""
     os.environ["SOAK_MUTANT"] = "shared_fate"  # for the workers, see pictures.py
     from embedsearch.decode import pool
-    from embedsearch.records import Reason
+    from embedsearch.core.records import Reason
 
     def bury(self: Any, worker: Any, waiting: Any, batches: Any) -> None:
         worker.process.wait()

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from embedsearch.config import DecodeLimits
+from embedsearch.core.config import DecodeLimits
 from embedsearch.decode.pool import DecodePool
 from embedsearch.decode.process import DecodeJob
-from embedsearch.records import ImageRef
+from embedsearch.core.records import ImageRef
 from tests.conftest import REPOSITORY, SAMPLES, SHARED, paint
 from tests.soak import mutants
 from tests.soak.finding import Finding, Trial

@@ -15,8 +15,8 @@ import numpy as np
 
 import embedsearch
 from embedsearch.importing import import_vectors
-from embedsearch.records import ModelSpec
-from embedsearch.session import Session
+from embedsearch.core.records import ModelSpec
+from embedsearch.core.session import Session
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.writer import StoreWriter
 from embedsearch.upkeep import repair

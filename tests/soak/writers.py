@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from embedsearch.errors import StoreLocked
+from embedsearch.core.errors import StoreLocked
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from tests.conftest import REPOSITORY, paint

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.paths import is_url
+from embedsearch.core.paths import is_url
 
 UNIT_NORM_TOLERANCE = 1e-4
 

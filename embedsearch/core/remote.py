@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from embedsearch.errors import EmbedSearchError, MissingLibrary, StorageError, UsageError
-from embedsearch.records import Reason
+from embedsearch.core.errors import EmbedSearchError, MissingLibrary, StorageError, UsageError
+from embedsearch.core.records import Reason
 
 ATTEMPTS = 5  # of each request, with pauses that double
 _HASTY_ATTEMPTS, _HASTY_CONNECT_S = 2, 3.0  # where there is something else to answer with

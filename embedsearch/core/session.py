@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from embedsearch.errors import Interrupted
+from embedsearch.core.errors import Interrupted
 
 
 def _say_nothing(_: str) -> None:

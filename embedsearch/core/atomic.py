@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from embedsearch.errors import StorageError
+from embedsearch.core.errors import StorageError
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -1,0 +1,1 @@
+"""Vocabulary and plumbing: errors, settings, records, paths. Imports nothing of ours."""
