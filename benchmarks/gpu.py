@@ -28,7 +28,7 @@ from benchmarks.measure import machine
 from benchmarks.precision import Vectors, overlap, top_ten
 from embedsearch.benching import bench, network_rate
 from embedsearch.core.config import IndexConfig, available_processors
-from embedsearch.decode.image import decode
+from embedsearch.images.decode.image import decode
 from embedsearch.network import torch_runtime
 from embedsearch.network.runtime import GPU_BATCH
 from embedsearch.network.torch_runtime import TorchExtractor

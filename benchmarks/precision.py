@@ -17,13 +17,13 @@ import numpy.typing as npt
 from benchmarks.measure import machine
 from embedsearch.benching import network_rate
 from embedsearch.core.config import DecodeLimits
-from embedsearch.decode.pool import DecodePool
-from embedsearch.decode.process import DecodeJob
+from embedsearch.images.decode.pool import DecodePool
+from embedsearch.images.decode.process import DecodeJob
 from embedsearch.learning.metrics import measure_all
 from embedsearch.network.runtime import CPU_BATCH, load_stream_extractor
 from embedsearch.network.weights import resolve
 from embedsearch.core.session import Session
-from embedsearch.sources.folder import FolderScan
+from embedsearch.images.sources.folder import FolderScan
 
 PRECISIONS = ("fp32", "bf16", "int8")
 Vectors = npt.NDArray[np.float32]

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from benchmarks.measure import machine
-from embedsearch.decode.image import square
+from embedsearch.images.decode.image import square
 from embedsearch.learning.metrics import measure, rank_others
 from embedsearch.network.extractor import normalisation
 from embedsearch.network.pooling import GeM, expected_features

@@ -240,7 +240,7 @@ from pathlib import Path
 import numpy as np
 from embedsearch.benching import network_rate
 from embedsearch.core.config import DecodeLimits
-from embedsearch.decode.image import decode
+from embedsearch.images.decode.image import decode
 from embedsearch.network.runtime import CPU_BATCH, load_stream_extractor
 from embedsearch.network.weights import resolve
 from embedsearch.core.session import Session
@@ -258,7 +258,7 @@ import sys, time
 from pathlib import Path
 from PIL import Image
 from embedsearch.core.config import DecodeLimits
-from embedsearch.decode.image import decode
+from embedsearch.images.decode.image import decode
 
 def full(path):
     with Image.open(path) as image:

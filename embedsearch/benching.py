@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.config import BENCH_IMAGES, IndexConfig
-from embedsearch.decode.pool import DecodePool
-from embedsearch.decode.process import DecodeJob
+from embedsearch.images.decode.pool import DecodePool
+from embedsearch.images.decode.process import DecodeJob
 from embedsearch.core.errors import NothingIndexed, UsageError
 from embedsearch.network.runtime import PixelExtractor, feed_for, load_stream_extractor
 from embedsearch.network.weights import resolve
@@ -29,7 +29,7 @@ from embedsearch.pipeline import Pipeline
 from embedsearch.core.records import BenchReport, ImageRef
 from embedsearch.scope import real_folder
 from embedsearch.core.session import Session
-from embedsearch.sources.folder import FolderScan
+from embedsearch.images.sources.folder import FolderScan
 from embedsearch.stages import Setup, advice, shares, slowest_stage
 
 NETWORK_SECONDS = 3.0

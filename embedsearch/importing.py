@@ -37,8 +37,8 @@ from embedsearch.core.records import (
 )
 from embedsearch.core.session import Session
 from embedsearch.settling import settle
-from embedsearch.sources.table import LEFT_OUT, UserTable, own_names, read_table
-from embedsearch.sources.vectors import open_vectors
+from embedsearch.images.sources.table import LEFT_OUT, UserTable, own_names, read_table
+from embedsearch.images.sources.vectors import open_vectors
 from embedsearch.store.locate import locate_store
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import Snapshot, read_failures

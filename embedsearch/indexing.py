@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import embedsearch
 from embedsearch.core.config import AUTO_ANN, EXACT_ANN, IndexConfig
 from embedsearch.cutting import cut_plan
-from embedsearch.decode.process import DecodeJob
+from embedsearch.images.decode.process import DecodeJob
 from embedsearch.core.errors import (
     IncompatibleStore,
     Interrupted,
@@ -56,8 +56,8 @@ from embedsearch.store.units import UnitPlan
 from embedsearch.store.writer import StoreWriter, check_creatable, create_store
 
 if TYPE_CHECKING:
-    from embedsearch.sources.source import Source
-    from embedsearch.sources.table import UserTable
+    from embedsearch.images.sources.source import Source
+    from embedsearch.images.sources.table import UserTable
 
 ExtractorFactory = Callable[[ModelSpec, str, str, Session], PixelExtractor]
 
@@ -271,7 +271,7 @@ class _Run:
         """Read the list of files, all of it: it may come through a pipe."""
         if self.config.files is None:
             return
-        from embedsearch.sources.listing import read_paths
+        from embedsearch.images.sources.listing import read_paths
 
         if self.config.files == "-":
             self.files = list(read_paths(sys.stdin.buffer))
@@ -287,7 +287,7 @@ class _Run:
         """Read the user's table before anything is done: it may well be another file than meant."""
         if self.config.metadata is not None:
             from embedsearch.columns import BUILT_IN
-            from embedsearch.sources.table import read_user_table
+            from embedsearch.images.sources.table import read_user_table
 
             self.table = read_user_table(Path(self.config.metadata), BUILT_IN)
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedsearch.core.records import MetadataReport, Root
-from embedsearch.sources.sidecars import sidecar_table
-from embedsearch.sources.source import Source
-from embedsearch.sources.table import UserTable
+from embedsearch.images.sources.sidecars import sidecar_table
+from embedsearch.images.sources.source import Source
+from embedsearch.images.sources.table import UserTable
 from embedsearch.store.snapshot import Snapshot, user_columns
 
 _SHOWN = 20  # names that matched nothing

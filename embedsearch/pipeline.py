@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from embedsearch.core.config import IndexConfig
-from embedsearch.decode.pool import DecodedBatch, DecodePool
-from embedsearch.decode.process import DecodeJob
+from embedsearch.images.decode.pool import DecodedBatch, DecodePool
+from embedsearch.images.decode.process import DecodeJob
 from embedsearch.network.runtime import PixelExtractor, feed_for
 from embedsearch.core.records import (
     EmbeddingBatch,

@@ -24,7 +24,7 @@ from embedsearch.core.errors import StorageError, UsageError
 from embedsearch.core.records import Failure, Ignored, ImageRef, Kind, Root, Stage
 from embedsearch.scope import Scope, Sources, Target
 from embedsearch.core.session import Session
-from embedsearch.sources.source import Source
+from embedsearch.images.sources.source import Source
 from embedsearch.store.shards import IDENTITY_COLUMNS
 from embedsearch.store.snapshot import Snapshot, read_failures
 

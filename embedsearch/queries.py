@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from embedsearch.core.microbatch import MicroBatcher
 from embedsearch.core.config import DecodeLimits
-from embedsearch.decode.shared import Decoded, ImageFile, SharedDecoder
+from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.core.errors import IncompatibleStore, UnreadableImage, UsageError
-from embedsearch.handover import ByteFiles
+from embedsearch.images.temporary import ByteFiles
 from embedsearch.network.runtime import PixelExtractor, load_extractor
-from embedsearch.originals import Originals
+from embedsearch.images.originals import Originals
 from embedsearch.core.records import Box, ModelSpec, Place, Reason, check_unit_rows
 from embedsearch.core.session import Session
 
@@ -318,7 +318,7 @@ def _square(image: Any, side: int, box: Box | None) -> npt.NDArray[np.uint8]:
     """Return a PIL image or a uint8 array as pixels of the network's size."""
     from PIL import Image
 
-    from embedsearch.decode.image import DecodeError, square
+    from embedsearch.images.decode.image import DecodeError, square
 
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:

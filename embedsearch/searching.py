@@ -42,7 +42,7 @@ from embedsearch.store.current import current_pointer
 from embedsearch.store.locate import locate_store, url_of
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import open_snapshot
-from embedsearch.thumbnails import Thumbnailer
+from embedsearch.images.thumbnails import Thumbnailer
 
 if TYPE_CHECKING:
     from embedsearch.store.mirror import Mirror

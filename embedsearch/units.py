@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedsearch.core.config import IndexConfig
-from embedsearch.decode.process import DecodeJob
+from embedsearch.images.decode.process import DecodeJob
 from embedsearch.core.errors import (
     IncompatibleStore,
     Interrupted,

@@ -25,8 +25,8 @@ from embedsearch.core.errors import (
 )
 from embedsearch.core.records import IndexReport, Kind
 from embedsearch.core.session import Session
-from embedsearch.sources.folder import SUFFIXES
-from embedsearch.sources.sidecars import SIDECAR_SUFFIXES
+from embedsearch.images.sources.folder import SUFFIXES
+from embedsearch.images.sources.sidecars import SIDECAR_SUFFIXES
 from embedsearch.store.current import read_current
 from embedsearch.store.locate import locate_store
 

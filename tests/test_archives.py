@@ -25,7 +25,7 @@ from embedsearch.core.errors import NothingIndexed, UnreadableImage, UsageError
 from embedsearch.core.records import Reason, Stage
 from embedsearch.store.shards import row_schema
 from embedsearch.store.snapshot import open_snapshot
-from embedsearch.thumbnails import Pictures
+from embedsearch.images.thumbnails import Pictures
 from embedsearch.upkeep import failures
 from tests.conftest import CountingExtractor, paint, run_cli
 from tests.test_index import Library, counts
@@ -268,7 +268,7 @@ def test_an_archive_that_changes_while_it_is_read(
     library: Library, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = make_tar(tmp_path / "a.tar", contents(photos))
-    from embedsearch.sources.archive import TarArchive
+    from embedsearch.images.sources.archive import TarArchive
 
     usual = TarArchive.places
 

@@ -18,9 +18,9 @@ from PIL import Image, ImageFilter
 
 from embedsearch.core.config import DecodeLimits
 from embedsearch.decode import image as decode_image
-from embedsearch.decode.image import DecodeError, decode, square
-from embedsearch.decode.pool import DecodePool
-from embedsearch.decode.process import DecodeJob
+from embedsearch.images.decode.image import DecodeError, decode, square
+from embedsearch.images.decode.pool import DecodePool
+from embedsearch.images.decode.process import DecodeJob
 from embedsearch.core.records import Failure, ImageFacts, ImageRef, Reason
 from tests.conftest import run_cli
 
@@ -97,7 +97,7 @@ def test_nothing_is_imported_while_a_picture_is_open(tmp_path: Path) -> None:
     program = """
 import pathlib, sys
 from embedsearch.core.config import DecodeLimits
-from embedsearch.decode.image import decode
+from embedsearch.images.decode.image import decode
 before = set(sys.modules)
 for path in pathlib.Path(sys.argv[1]).iterdir():
     with path.open("rb") as file:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from embedsearch.core.paths import printable
 from embedsearch.core.records import Reason
-from embedsearch.sources.folder import FolderScan
+from embedsearch.images.sources.folder import FolderScan
 from tests.conftest import paint, run_cli
 
 

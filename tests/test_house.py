@@ -180,7 +180,7 @@ def test_help_loads_no_library_but_typer(arguments: list[str]) -> None:
 
 
 def test_the_decoding_worker_loads_pillow_and_numpy_only() -> None:
-    names = loaded("import embedsearch.decode.worker")
+    names = loaded("import embedsearch.images.decode.worker")
     assert {"PIL", "numpy"} <= names
     assert not names & (set(HEAVY) - {"PIL", "pillow_heif"})
 

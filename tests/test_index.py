@@ -80,7 +80,7 @@ def test_the_second_run_reads_and_embeds_nothing(
     generation = read_current(library.store).generation
     before = sorted(path.name for path in library.store.rglob("*"))
     monkeypatch.setattr("embedsearch.pipeline.DecodePool", None)  # would fail if it were used
-    monkeypatch.setattr("embedsearch.sources.folder.open_regular", None)
+    monkeypatch.setattr("embedsearch.images.sources.folder.open_regular", None)
     report = library.index(photos)
     assert counts(report) == (12, 0, 0, 0, 12, 0, 0)
     assert report.embedded == 0 and report.generation == generation

@@ -12,7 +12,7 @@ import pytest
 
 from embedsearch.core.errors import NothingIndexed, UsageError
 from embedsearch.core.records import Reason
-from embedsearch.sources.listing import read_paths
+from embedsearch.images.sources.listing import read_paths
 from tests.conftest import paint, run_cli
 from tests.test_index import Library, counts
 

@@ -15,8 +15,8 @@ import torch
 
 from embedsearch.core.config import DecodeLimits, TrainConfig
 from embedsearch.decode import image as decode_image
-from embedsearch.decode.pool import DecodePool
-from embedsearch.decode.process import DecodeJob
+from embedsearch.images.decode.pool import DecodePool
+from embedsearch.images.decode.process import DecodeJob
 from embedsearch.core.errors import MissingLibrary, UsageError
 from embedsearch.network.catalog import CATALOG
 from embedsearch.network.extractor import build_extractor
@@ -44,7 +44,7 @@ from embedsearch.network.torch_runtime import TorchExtractor, _Lane, training_pr
 from embedsearch.network.weights import resolve
 from embedsearch.core.records import ModelSpec
 from embedsearch.core.session import Session
-from embedsearch.sources.folder import FolderScan
+from embedsearch.images.sources.folder import FolderScan
 from tests.conftest import SAMPLES
 
 TORCHVISION = [name for name in ARCHITECTURES if not name.startswith("se") and name[-1] != "d"]

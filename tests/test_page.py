@@ -24,7 +24,7 @@ from embedsearch.core.errors import StorageError
 from embedsearch.core.paths import file_url, printable
 from embedsearch.present.page import Figure, Section, write_page
 from embedsearch.core.records import Hit
-from embedsearch.thumbnails import Pictures
+from embedsearch.images.thumbnails import Pictures
 from tests.conftest import paint, run_cli
 
 HOSTILE = [

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pytest
 
 from embedsearch.core.config import DecodeLimits, IndexConfig
-from embedsearch.decode.pool import DecodePool
-from embedsearch.decode.process import DecodeJob
+from embedsearch.images.decode.pool import DecodePool
+from embedsearch.images.decode.process import DecodeJob
 from embedsearch.core.errors import MissingLibrary
 from embedsearch.network.runtime import CPU_AHEAD
 from embedsearch.pipeline import Pipeline
@@ -139,7 +139,7 @@ def test_an_error_of_the_caller_ends_all_within_a_second(folder: Path) -> None:
 
 SLOW = """
 import time
-import embedsearch.decode.image as image
+import embedsearch.images.decode.image as image
 real = image.decode
 def decode(file, side, limits, **options):
     head = file.read(4); file.seek(0)

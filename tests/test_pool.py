@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.decode.pool import SPARE_REGIONS, DecodedBatch, DecodePool
-from embedsearch.decode.process import DecodeJob
+from embedsearch.images.decode.pool import SPARE_REGIONS, DecodedBatch, DecodePool
+from embedsearch.images.decode.process import DecodeJob
 from embedsearch.core.errors import EmbedSearchError
 from embedsearch.core.records import Failure, ImageRef, Reason
 from tests.conftest import paint, wait_for
@@ -21,7 +21,7 @@ from tests.conftest import paint, wait_for
 # Replaces decode() in the workers: the name of the file says what the decoder does with it.
 FAKE = """
 import os, signal, sys, time
-import embedsearch.decode.image as image
+import embedsearch.images.decode.image as image
 real = image.decode
 def decode(file, side, limits, **options):
     head = file.read(8); file.seek(0)

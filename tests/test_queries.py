@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, ImageOps
 import embedsearch
 from embedsearch import Crop, Key, Mix
 from embedsearch.core.config import DecodeLimits, SearchConfig
-from embedsearch.decode.image import decode, square
+from embedsearch.images.decode.image import decode, square
 from embedsearch.core.errors import UnreadableImage, UsageError
 from embedsearch.queries import UNLIKE_WEIGHT
 from embedsearch.core.records import Box, Hit

@@ -11,8 +11,8 @@ from PIL import Image
 
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import UnreadableImage
-from embedsearch.thumbnail_cache import ThumbnailCache
-from embedsearch.thumbnails import Thumbnailer
+from embedsearch.images.thumbnail_cache import ThumbnailCache
+from embedsearch.images.thumbnails import Thumbnailer
 from tests.conftest import paint
 
 

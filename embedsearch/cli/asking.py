@@ -120,7 +120,7 @@ class Asked:
             return []
         try:
             if self._is_vectors:
-                from embedsearch.sources.vectors import open_vectors
+                from embedsearch.images.sources.vectors import open_vectors
 
                 return open_vectors(Path(self.source))
             is_stdin = self.source == STDIN

@@ -120,7 +120,7 @@ def _write_page(path: Path, report: DuplicateReport, words: str) -> None:
     """Write groups of copies as one HTML page, a section each."""
     from embedsearch.present.groups import picture_words
     from embedsearch.present.page import MAX_FIGURES, THUMBNAIL_SIDE, Figure, Section, write_page
-    from embedsearch.thumbnails import Pictures
+    from embedsearch.images.thumbnails import Pictures
 
     kept, left = [], MAX_FIGURES
     for number, group in enumerate(report.groups, start=1):

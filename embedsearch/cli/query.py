@@ -212,7 +212,7 @@ def _pictures(opened: ExitStack) -> _ShowPictures | None:
         notice(f"without thumbnails: {why}")
         return None
     from embedsearch.present.terminal import SIDE, Thumbnail, ThumbnailRows
-    from embedsearch.thumbnails import Pictures
+    from embedsearch.images.thumbnails import Pictures
 
     rows = ThumbnailRows(sys.stdout, shutil.get_terminal_size().columns)
     pictures = opened.enter_context(Pictures(SIDE))

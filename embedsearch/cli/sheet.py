@@ -32,7 +32,7 @@ class SheetRow:
 def write_rows(path: Path, rows: list[SheetRow]) -> None:
     """Write queries and their hits as one PNG, a row each."""
     from embedsearch.present.sheet import MAX_TILES, THUMBNAIL_SIDE, Tile, write_sheet
-    from embedsearch.thumbnails import Pictures
+    from embedsearch.images.thumbnails import Pictures
 
     kept = _cut(rows, MAX_TILES, "contact sheet")
     lines = []
@@ -49,7 +49,7 @@ def write_rows(path: Path, rows: list[SheetRow]) -> None:
 def write_html(path: Path, rows: list[SheetRow], lead: str) -> None:
     """Write queries and their hits as one HTML page, a section each."""
     from embedsearch.present.page import MAX_FIGURES, THUMBNAIL_SIDE, write_page
-    from embedsearch.thumbnails import Pictures
+    from embedsearch.images.thumbnails import Pictures
 
     kept = _cut(rows, MAX_FIGURES, "page")
     with Pictures(THUMBNAIL_SIDE) as pictures:

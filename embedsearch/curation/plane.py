@@ -19,7 +19,7 @@ from embedsearch.core.records import MapPoint
 from embedsearch.core.session import Session
 from embedsearch.store.locate import readable_store
 from embedsearch.store.snapshot import open_snapshot
-from embedsearch.thumbnails import Thumbnailer
+from embedsearch.images.thumbnails import Thumbnailer
 
 METHODS = ("pca", "umap")
 _SIDE = 96

@@ -26,7 +26,7 @@ from embedsearch.queries import Key, Query
 from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.references import image_of
 from embedsearch.searching import Searcher
-from embedsearch.thumbnails import MAX_SIDE
+from embedsearch.images.thumbnails import MAX_SIDE
 from embedsearch.web.admission import Admission, Busy
 from embedsearch.web.guard import Access, App, Guard
 from embedsearch.web.limits import ServerLimits

@@ -19,7 +19,7 @@ from embedsearch.core.errors import UsageError
 from embedsearch.learning.table import read_rows
 from embedsearch.core.paths import printable
 from embedsearch.core.records import ImageRef
-from embedsearch.sources.folder import FolderScan
+from embedsearch.images.sources.folder import FolderScan
 
 FOLDER_TARGET = "folder"
 MISSING_CLASS = -1  # a missing number is NaN

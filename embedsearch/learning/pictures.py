@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.config import DecodeLimits, most_workers
-from embedsearch.decode.pool import DecodePool
-from embedsearch.decode.process import DecodeJob
+from embedsearch.images.decode.pool import DecodePool
+from embedsearch.images.decode.process import DecodeJob
 from embedsearch.core.errors import StorageError, UsageError
 from embedsearch.learning.labels import Labels, check_learnable
 from embedsearch.core.paths import printable

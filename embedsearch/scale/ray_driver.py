@@ -23,8 +23,8 @@ import ray
 import ray.data
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.decode.pool import DecodePool
-from embedsearch.decode.process import DecodeJob
+from embedsearch.images.decode.pool import DecodePool
+from embedsearch.images.decode.process import DecodeJob
 from embedsearch.core.errors import EmbedSearchError
 from embedsearch.network.runtime import feed_for, load_stream_extractor
 from embedsearch.pipeline import embed_images

@@ -15,8 +15,8 @@ from pathlib import Path
 from PIL import Image
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.decode.pool import DecodePool
-from embedsearch.decode.process import DecodeJob
+from embedsearch.images.decode.pool import DecodePool
+from embedsearch.images.decode.process import DecodeJob
 from embedsearch.core.records import ImageRef
 from tests.conftest import REPOSITORY, SAMPLES, SHARED, paint
 from tests.soak import mutants
@@ -33,7 +33,7 @@ _LIMITS = DecodeLimits(image_timeout_s=10.0)
 HOOK = """
 import os
 from tests.soak.guard import Guard
-import embedsearch.decode.image as image
+import embedsearch.images.decode.image as image
 
 mutant, deadly = os.environ.get("SOAK_MUTANT"), os.environ["SOAK_DEADLY"]
 

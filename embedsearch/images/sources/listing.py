@@ -9,7 +9,7 @@ from typing import IO
 
 from embedsearch.core.errors import UsageError
 from embedsearch.core.records import Failure, ImageRef, Reason, Stage
-from embedsearch.sources.folder import FolderScan, has_image_suffix
+from embedsearch.images.sources.folder import FolderScan, has_image_suffix
 
 _READ_BYTES = 1 << 20
 _MAX_PATH = 1 << 16

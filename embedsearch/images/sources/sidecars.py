@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from embedsearch.core.errors import UsageError
-from embedsearch.parts import BrokenPart, read_part
+from embedsearch.images.archive_part import BrokenPart, read_part
 from embedsearch.core.paths import open_folder, open_regular
 from embedsearch.core.records import Failure, MetadataReport, Place
-from embedsearch.sources.table import LEFT_OUT, MAX_COLUMNS, UserTable, own_names
+from embedsearch.images.sources.table import LEFT_OUT, MAX_COLUMNS, UserTable, own_names
 
 if TYPE_CHECKING:
-    from embedsearch.sources.source import Source
+    from embedsearch.images.sources.source import Source
 
 CAPTION = "caption"
 CLASS = "cls"

@@ -19,7 +19,7 @@ from embedsearch.core.paths import open_folder, open_regular
 from embedsearch.core.records import Failure, Ignored, ImageRef, Place, Reason, Stage
 
 if TYPE_CHECKING:
-    from embedsearch.sources.sidecars import Beside
+    from embedsearch.images.sources.sidecars import Beside
 
 SUFFIXES = frozenset(
     b"jpg jpeg jpe jfif mpo png apng webp gif bmp dib tif tiff avif heic heif hif".split()
@@ -83,7 +83,7 @@ class FolderScan:
 
     def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
         """Yield what files beside images say of them."""
-        from embedsearch.sources.sidecars import beside_files  # seldom asked for
+        from embedsearch.images.sources.sidecars import beside_files  # seldom asked for
 
         return beside_files(self.root_path, keys)
 

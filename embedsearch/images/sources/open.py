@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from embedsearch.handover import ByteFiles
+from embedsearch.images.temporary import ByteFiles
 from embedsearch.core.records import Kind, Root
-from embedsearch.sources.folder import FolderScan
-from embedsearch.sources.source import Source
+from embedsearch.images.sources.folder import FolderScan
+from embedsearch.images.sources.source import Source
 
 SUFFIXES = {
     ".tar": Kind.TAR,
@@ -33,7 +33,7 @@ def open_source(root: Root, scope: str, handed: ByteFiles, max_bytes: int) -> So
     Images that are no files, or parts of one, are put into `handed`, up to `max_bytes` each.
     """
     if root.is_remote:
-        from embedsearch.sources.remote import RemoteArchive, RemoteFolder  # a query needs neither
+        from embedsearch.images.sources.remote import RemoteArchive, RemoteFolder  # a query needs neither
 
         if root.kind is Kind.FOLDER:
             return RemoteFolder(root.id, root.path, scope, handed, max_bytes)
@@ -45,10 +45,10 @@ def open_source(root: Root, scope: str, handed: ByteFiles, max_bytes: int) -> So
     if root.kind is Kind.FOLDER:
         return FolderScan(root.id, root.path, scope)
     if root.kind is Kind.PARQUET:
-        from embedsearch.sources.parquet import ParquetImages
+        from embedsearch.images.sources.parquet import ParquetImages
 
         return ParquetImages(root.id, root.path, handed, max_bytes)
-    from embedsearch.sources.archive import TarArchive, ZipArchive
+    from embedsearch.images.sources.archive import TarArchive, ZipArchive
 
     archive = TarArchive if root.kind is Kind.TAR else ZipArchive
     return archive(root.id, root.path, handed, max_bytes)

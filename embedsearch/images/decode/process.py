@@ -54,7 +54,7 @@ class Worker:
         # One thread: each more of a numerical library would reserve address space. A process
         # group of its own: Ctrl-C in the terminal is the parent's to handle.
         self.process = subprocess.Popen(
-            [*python_command("embedsearch.decode.worker"), json.dumps(spec)],
+            [*python_command("embedsearch.images.decode.worker"), json.dumps(spec)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors_fd,

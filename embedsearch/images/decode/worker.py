@@ -1,4 +1,4 @@
-"""The child process that decodes: `python -P -m embedsearch.decode.worker SPEC`.
+"""The child process that decodes: `python -P -m embedsearch.images.decode.worker SPEC`.
 
 Imports Pillow, pillow-heif and NumPy only. Reads one JSON job a line from the job pipe, writes
 pixels into its slot of the shared ring and one JSON line to the result pipe. Exits when the job
@@ -17,9 +17,9 @@ import time
 from typing import IO, Any
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.decode.image import DecodeError, decode
-from embedsearch.decode.ring import map_pixels
-from embedsearch.parts import BrokenPart, read_part
+from embedsearch.images.decode.image import DecodeError, decode
+from embedsearch.images.decode.ring import map_pixels
+from embedsearch.images.archive_part import BrokenPart, read_part
 from embedsearch.core.paths import open_regular
 from embedsearch.core.records import Box, Part, Reason, Stage
 

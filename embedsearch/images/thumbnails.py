@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.config import DecodeLimits, cache_folder
-from embedsearch.decode.shared import Decoded, ImageFile, SharedDecoder
+from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.core.errors import UnreadableImage, UsageError
-from embedsearch.handover import ByteFiles
-from embedsearch.originals import Originals
+from embedsearch.images.temporary import ByteFiles
+from embedsearch.images.originals import Originals
 from embedsearch.queries import path_of
 from embedsearch.core.records import ImageFacts, Place
-from embedsearch.thumbnail_cache import ThumbnailCache
+from embedsearch.images.thumbnail_cache import ThumbnailCache
 
 # A picture is decoded at the smallest of these that is not too small, then reduced: a set of
 # workers each, which decodes so many at a time.
@@ -143,7 +143,7 @@ class Pictures:
 
 
 def _jpeg(decoded: Decoded, side: int) -> bytes:
-    from embedsearch.present.jpeg import jpeg  # a search without thumbnails does without Pillow
+    from embedsearch.images.jpeg import jpeg  # a search without thumbnails does without Pillow
 
     facts = decoded.facts
     pixels = _without_margin(decoded.pixels, facts)

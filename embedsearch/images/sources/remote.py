@@ -18,11 +18,11 @@ import pyarrow.fs as pafs
 
 from embedsearch.core.remote import Remote, reason_of, words
 from embedsearch.core.errors import StorageError
-from embedsearch.handover import ByteFiles
+from embedsearch.images.temporary import ByteFiles
 from embedsearch.core.records import Failure, Ignored, ImageRef, Place, Reason, Stage
-from embedsearch.sources.folder import has_image_suffix, is_hidden
-from embedsearch.sources.sidecars import MAX_BYTES, Beside, beside_members, is_sidecar
-from embedsearch.sources.source import Source
+from embedsearch.images.sources.folder import has_image_suffix, is_hidden
+from embedsearch.images.sources.sidecars import MAX_BYTES, Beside, beside_members, is_sidecar
+from embedsearch.images.sources.source import Source
 
 THREADS = 64  # requests at a time: the most of an answer's time is waiting
 _AHEAD = 2 * THREADS

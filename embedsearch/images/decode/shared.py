@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from embedsearch.core.microbatch import MicroBatcher
 from embedsearch.core.config import DecodeLimits, available_processors
-from embedsearch.decode.pool import DecodePool
-from embedsearch.decode.process import DecodeJob
+from embedsearch.images.decode.pool import DecodePool
+from embedsearch.images.decode.process import DecodeJob
 from embedsearch.core.errors import UnreadableImage
 from embedsearch.core.paths import printable
 from embedsearch.core.records import Box, Failure, ImageFacts, ImageRef, Place, Reason

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from embedsearch.core.records import Failure, Ignored, ImageRef, Place
 
 if TYPE_CHECKING:
-    from embedsearch.sources.sidecars import Beside
+    from embedsearch.images.sources.sidecars import Beside
 
 
 class Source(Protocol):

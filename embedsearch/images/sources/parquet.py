@@ -16,10 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedsearch.handover import ByteFiles
+from embedsearch.images.temporary import ByteFiles
 from embedsearch.core.records import Failure, Ignored, ImageRef, Place, Reason, Stage
-from embedsearch.sources.sidecars import Beside
-from embedsearch.sources.table import holds_bytes
+from embedsearch.images.sources.sidecars import Beside
+from embedsearch.images.sources.table import holds_bytes
 
 _AT_ONCE = 64  # rows that are read together
 _BROKEN = (pa.ArrowException, OSError, ValueError)

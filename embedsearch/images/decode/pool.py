@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.decode.process import DecodeJob, Task, Worker, outcome
-from embedsearch.decode.ring import Ring
+from embedsearch.images.decode.process import DecodeJob, Task, Worker, outcome
+from embedsearch.images.decode.ring import Ring
 from embedsearch.core.errors import EmbedSearchError, StorageError
 from embedsearch.core.records import Failure, ImageBatch, ImageFacts, ImageRef, Place, Reason, Stage
 

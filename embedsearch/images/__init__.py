@@ -1,0 +1,1 @@
+"""Pictures in: where they lie, and their bytes as pixels."""
