@@ -40,7 +40,7 @@ ADAPTER_QUERIES = 600
 Row = tuple[str, str, str, bool]
 APART = """
 import sys
-from embedsearch import queries
+from embedsearch.searching import queries
 queries.IMAGES_AT_ONCE = 1
 from embedsearch.cli.entry import run
 sys.exit(run(sys.argv[1:]))

@@ -23,7 +23,7 @@ import pytest
 
 from benchmarks.measure import machine, spread
 from embedsearch.importing import import_vectors
-from embedsearch.searching import Searcher, open_store
+from embedsearch.searching.searcher import Searcher, open_store
 from embedsearch.uploading import upload
 from tests.engines import MILVUS_TOKEN, milvus_server, postgres_server
 

@@ -18,12 +18,12 @@ _HOMES = {
     "clusters": "embedsearch.curation.clusters",
     "outliers": "embedsearch.curation.clusters",
     "picture_map": "embedsearch.curation.plane",
-    "open_store": "embedsearch.searching",
+    "open_store": "embedsearch.searching.searcher",
     "pull": "embedsearch.pulling",
-    "Searcher": "embedsearch.searching",
-    "Crop": "embedsearch.queries",
-    "Key": "embedsearch.queries",
-    "Mix": "embedsearch.queries",
+    "Searcher": "embedsearch.searching.searcher",
+    "Crop": "embedsearch.searching.queries",
+    "Key": "embedsearch.searching.queries",
+    "Mix": "embedsearch.searching.queries",
     "evaluate": "embedsearch.learning.evaluate",
     "train": "embedsearch.learning.train",
     "DuplicateConfig": "embedsearch.core.config",
@@ -31,7 +31,7 @@ _HOMES = {
     "SearchConfig": "embedsearch.core.config",
     "TrainConfig": "embedsearch.core.config",
     "DecodeLimits": "embedsearch.core.config",
-    "ImageEmbedder": "embedsearch.embedding",
+    "ImageEmbedder": "embedsearch.searching.embedder",
     "Hit": "embedsearch.core.records",
     "ImageRecord": "embedsearch.core.records",
     "IndexReport": "embedsearch.core.records",
@@ -100,13 +100,13 @@ if TYPE_CHECKING:
     from embedsearch.curation.clusters import clusters, outliers
     from embedsearch.curation.duplicates import duplicates
     from embedsearch.curation.plane import picture_map
-    from embedsearch.embedding import ImageEmbedder
+    from embedsearch.searching.embedder import ImageEmbedder
     from embedsearch.core.errors import EmbedSearchError, ImageNotFound
     from embedsearch.indexing import index, plan
     from embedsearch.learning.evaluate import evaluate
     from embedsearch.learning.train import train
     from embedsearch.pulling import pull
-    from embedsearch.queries import Crop, Key, Mix
+    from embedsearch.searching.queries import Crop, Key, Mix
     from embedsearch.core.records import (
         BenchReport,
         CommitReport,
@@ -120,7 +120,7 @@ if TYPE_CHECKING:
         TrainReport,
         UnitsReport,
     )
-    from embedsearch.searching import Searcher, open_store
+    from embedsearch.searching.searcher import Searcher, open_store
     from embedsearch.units import commit, run_units
     from embedsearch.watching import watch
 

@@ -18,8 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedsearch.ann.build import flat_bytes
-from embedsearch.columns import RowColumns
+from embedsearch.searching.ann.build import flat_bytes
+from embedsearch.searching.columns import RowColumns
 from embedsearch.core.errors import UsageError
 from embedsearch.core.session import Session
 from embedsearch.store.snapshot import Snapshot, open_snapshot

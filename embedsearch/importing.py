@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedsearch.columns import BUILT_IN
+from embedsearch.searching.columns import BUILT_IN
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import IncompatibleStore, NothingIndexed, StorageError, UsageError
 from embedsearch.ledger import Ledger

@@ -260,7 +260,7 @@ class _Run:
         """Raise UsageError for a kind of index that there is not, before anything is done."""
         if self.config.ann in (None, AUTO_ANN, EXACT_ANN):
             return
-        from embedsearch.ann.build import untrained
+        from embedsearch.searching.ann.build import untrained
 
         try:
             untrained(self.config.ann, model.dim)
@@ -286,7 +286,7 @@ class _Run:
     def _read_table(self) -> None:
         """Read the user's table before anything is done: it may well be another file than meant."""
         if self.config.metadata is not None:
-            from embedsearch.columns import BUILT_IN
+            from embedsearch.searching.columns import BUILT_IN
             from embedsearch.images.sources.table import read_user_table
 
             self.table = read_user_table(Path(self.config.metadata), BUILT_IN)
@@ -297,7 +297,7 @@ class _Run:
         keeps = base is None and old is not None and old.metadata is not None
         if self.table is None and not self.config.sidecars and not keeps:
             return
-        from embedsearch.columns import BUILT_IN
+        from embedsearch.searching.columns import BUILT_IN
         from embedsearch.metadata import beside, carried, join
 
         with Snapshot(self.store, ledger.manifest) as snapshot:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 import embedsearch
-from embedsearch.ann.build import flat_bytes
+from embedsearch.searching.ann.build import flat_bytes
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.paths import printable
 from embedsearch.planning import Carry

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 
 from embedsearch.core.errors import UsageError
-from embedsearch.queries import Inside
+from embedsearch.searching.queries import Inside
 
 MAX_BYTES = 20 << 20  # of an image that is handed over, not named
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")

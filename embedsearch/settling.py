@@ -12,7 +12,7 @@ from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import Interrupted
 from embedsearch.ledger import Ledger
 from embedsearch.core.session import Session
-from embedsearch.staleness import Due, due
+from embedsearch.searching.tuning_due import Due, due
 
 
 def settle(ledger: Ledger, budget: SearchBudget, run: Mapping[str, Any], session: Session) -> None:
@@ -20,7 +20,7 @@ def settle(ledger: Ledger, budget: SearchBudget, run: Mapping[str, Any], session
     ledger.tidy()
     stopped = None
     if due(ledger.manifest, budget) is not Due.NOTHING:
-        from embedsearch.tuning import tune  # a run that changes nothing does without FAISS
+        from embedsearch.searching.tuning import tune  # a run that changes nothing does without FAISS
 
         try:
             ledger.manifest = tune(ledger.writer, ledger.manifest, budget, session)

@@ -217,7 +217,7 @@ def repair(store: Path, wait_s: float = 0.0, session: Session | None = None) -> 
     from embedsearch.ledger import refresh_exact
     from embedsearch.store.check import check_store
     from embedsearch.store.writer import StoreWriter, restore_pointer
-    from embedsearch.tuning import tune
+    from embedsearch.searching.tuning import tune
 
     check_format(store)
     done = []

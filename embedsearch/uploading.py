@@ -19,14 +19,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 import embedsearch
-from embedsearch.columns import RowColumns
+from embedsearch.searching.columns import RowColumns
 from embedsearch.core.errors import IncompatibleStore, Interrupted
 from embedsearch.core.records import Progress
 from embedsearch.core.session import Session
 from embedsearch.store.shards import numbers
 from embedsearch.store.snapshot import Snapshot, open_snapshot
-from embedsearch.vectordb.database import DatabaseRecord, RowBatch, VectorDatabase, open_database
-from embedsearch.vectordb.fields import Field, column_of, fields_of, is_held, marks, plain
+from embedsearch.searching.vectordb.database import DatabaseRecord, RowBatch, VectorDatabase, open_database
+from embedsearch.searching.vectordb.fields import Field, column_of, fields_of, is_held, marks, plain
 
 
 @dataclass(frozen=True)

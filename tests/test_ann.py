@@ -16,15 +16,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import embedsearch
-from embedsearch import neighbors, tuning
+from embedsearch.searching import neighbors
+from embedsearch.searching import tuning
 from embedsearch.ann import plan
-from embedsearch.ann.build import CandidateBuilder, flat_bytes
-from embedsearch.ann.search import CandidateIndex
+from embedsearch.searching.ann.build import CandidateBuilder, flat_bytes
+from embedsearch.searching.ann.search import CandidateIndex
 from embedsearch.core.config import IndexConfig, SearchBudget
 from embedsearch.core.errors import DamagedStore, Interrupted, UsageError
 from embedsearch.core.records import Hit, ModelSpec, Neighbors
 from embedsearch.core.session import Session
-from embedsearch.staleness import Due, due
+from embedsearch.searching.tuning_due import Due, due
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.manifest import Manifest

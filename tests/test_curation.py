@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 import embedsearch
-from embedsearch.ann.graph import EXACT_ROWS, NearGraph
+from embedsearch.searching.ann.graph import EXACT_ROWS, NearGraph
 from embedsearch.core.config import DuplicateConfig
 from embedsearch.curation.clusters import clusters, outliers
 from embedsearch.curation.duplicates import DuplicateReport, duplicates

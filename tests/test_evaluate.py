@@ -96,7 +96,7 @@ def test_a_served_index_that_misses_neighbours_is_seen(
     samples_store: Path, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The mutant: a search that leaves out every second neighbor."""
-    from embedsearch.searching import Searcher
+    from embedsearch.searching.searcher import Searcher
 
     whole = Searcher.query
 

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 
 import embedsearch
-from embedsearch import filters
+from embedsearch.searching import where
 from embedsearch.core.errors import MissingLibrary, UsageError
-from embedsearch.filters import Where
+from embedsearch.searching.where import Where
 
 ROWS = pa.table(
     {
@@ -124,7 +124,7 @@ def test_the_connection_itself_reaches_nothing(tmp_path: Path) -> None:
             "set enable_external_access = true",
             "set memory_limit = '9GB'",
         ):
-            with pytest.raises(filters.duckdb.Error):
+            with pytest.raises(where.duckdb.Error):
                 where._connection.execute(statement).fetchall()
     assert [path.name for path in tmp_path.iterdir()] == ["secret.csv"]
 
@@ -149,7 +149,7 @@ def test_an_error_says_where_and_which_columns_there_are(text: str, words: str) 
 
 
 def test_a_condition_that_takes_for_ever_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filters, "TIME_LIMIT_S", 0.5)
+    monkeypatch.setattr(where, "TIME_LIMIT_S", 0.5)
     many = pa.table({"width": np.arange(100_000)})
     started = time.monotonic()
     with (
@@ -166,7 +166,7 @@ def test_without_duckdb_only_conditions_are_missing(
     store = tmp_path / "s.es"
     embedsearch.index(photos, store=store, model="packaged", extractor_factory=extractor)
     monkeypatch.setitem(sys.modules, "duckdb", None)
-    monkeypatch.delitem(sys.modules, "embedsearch.filters")
+    monkeypatch.delitem(sys.modules, "embedsearch.searching.where")
     with embedsearch.open_store(store) as searcher:
         assert len(searcher.query(embedsearch.Key("a/01.png"), 3)) == 3
         with pytest.raises(MissingLibrary, match="pip install duckdb"):

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import embedsearch
-from embedsearch.searching import Searcher
+from embedsearch.searching.searcher import Searcher
 from tests.conftest import SAMPLES, paint
 from tests.frameworks import CAPTIONS, imported_without, make_store
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import embedsearch
-from embedsearch.searching import Searcher
+from embedsearch.searching.searcher import Searcher
 from tests.conftest import SAMPLES
 from tests.frameworks import CAPTIONS, imported_without, make_store
 

@@ -17,7 +17,7 @@ from embedsearch import Crop, Key, Mix
 from embedsearch.core.config import DecodeLimits, SearchConfig
 from embedsearch.images.decode.image import decode, square
 from embedsearch.core.errors import UnreadableImage, UsageError
-from embedsearch.queries import UNLIKE_WEIGHT
+from embedsearch.searching.queries import UNLIKE_WEIGHT
 from embedsearch.core.records import Box, Hit
 from tests.conftest import SAMPLES, paint, run_cli
 from tests.test_search import unit

@@ -15,11 +15,11 @@ import pytest
 from PIL import ExifTags, Image
 
 import embedsearch
-from embedsearch import neighbors
+from embedsearch.searching import neighbors
 from embedsearch.ann import search
-from embedsearch.ann.search import cosines, search_rows
+from embedsearch.searching.ann.search import cosines, search_rows
 from embedsearch.core.errors import StoreNotFound, UnreadableImage, UsageError
-from embedsearch.queries import QueryEmbedder
+from embedsearch.searching.queries import QueryEmbedder
 from embedsearch.core.records import EmbeddingBatch, Hit, ImageFacts, ImageRef
 from embedsearch.core.session import Session
 from embedsearch.store.current import read_current

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import embedsearch
-from embedsearch.embedding import ImageEmbedder
+from embedsearch.searching.embedder import ImageEmbedder
 from embedsearch.core.errors import (
     IncompatibleStore,
     UnreadableImage,
     UsageError,
 )
-from embedsearch.queries import Inside
+from embedsearch.searching.queries import Inside
 from embedsearch.references import image_of
 from embedsearch.texts import StoredText, delete_texts, put_texts
 from tests.conftest import SAMPLES

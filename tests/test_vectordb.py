@@ -28,7 +28,7 @@ import pytest
 
 import embedsearch
 from embedsearch import Key
-from embedsearch.columns import RowColumns
+from embedsearch.searching.columns import RowColumns
 from embedsearch.core.errors import (
     IncompatibleStore,
     Interrupted,
@@ -37,15 +37,15 @@ from embedsearch.core.errors import (
     UsageError,
 )
 from embedsearch.importing import import_vectors
-from embedsearch.searching import open_store
+from embedsearch.searching.searcher import open_store
 from embedsearch.core.session import Session
 from embedsearch.store.snapshot import open_snapshot
 from embedsearch.uploading import upload
 from embedsearch.vectordb import database as databases
 from embedsearch.vectordb import milvus, postgres
-from embedsearch.vectordb.conditions import Always, Condition
-from embedsearch.vectordb.database import open_database, place_of
-from embedsearch.vectordb.fields import Field, fields_of
+from embedsearch.searching.vectordb.conditions import Always, Condition
+from embedsearch.searching.vectordb.database import open_database, place_of
+from embedsearch.searching.vectordb.fields import Field, fields_of
 from tests.conftest import paint, run_cli
 from tests.engines import (
     MILVUS_TOKEN,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from embedsearch.queries import Query, Single
+    from embedsearch.searching.queries import Query, Single
 
 MAX_STDIN_BYTES = 512 << 20
 STDIN = "-"
@@ -52,7 +52,7 @@ class Asked:
 
     def queries(self, dim: int) -> Iterator[tuple[str, Query]]:
         """Yield the queries; `dim` is the length of the store's vectors. Raises UsageError."""
-        from embedsearch.queries import Mix
+        from embedsearch.searching.queries import Mix
 
         more = [_image_of(name) for name in self.like]
         less = [_image_of(name) for name in self.unlike]
@@ -67,7 +67,7 @@ class Asked:
 
     def _single(self, dim: int) -> Iterator[tuple[str, Single]]:
         """Yield what is asked for by itself."""
-        from embedsearch.queries import Crop, Key
+        from embedsearch.searching.queries import Crop, Key
 
         listed: Iterable[str] = () if self._is_vectors else self._listed
         for name in (*self.images, *listed):

@@ -32,7 +32,7 @@ from embedsearch.core.errors import NothingIndexed, UnreadableImage, UsageError
 from embedsearch.core.session import Session
 
 if TYPE_CHECKING:
-    from embedsearch.searching import Answer
+    from embedsearch.searching.searcher import Answer
 
 _ShowPictures: TypeAlias = "Callable[[SheetRow], None]"
 
@@ -98,7 +98,7 @@ def query(
     """Show the nearest images of the store, best first."""
     # A single answer is too small to share: starting and stopping threads would cost more.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from embedsearch.searching import open_store
+    from embedsearch.searching.searcher import open_store
 
     if json + paths + csv + (out is not None) > 1:
         raise UsageError("--json, --paths, --csv and --out exclude each other")
@@ -246,7 +246,7 @@ def _write(answers: _Answers, out: Path, total: int, session: Session) -> None:
 
 def _picture(answer: Answer) -> str | bytes:
     """Return a picture that stands for a query: its first image, or the first hit of a key."""
-    from embedsearch.queries import Crop, Mix
+    from embedsearch.searching.queries import Crop, Mix
 
     query: object = answer.query
     if isinstance(query, Mix):

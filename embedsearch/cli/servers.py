@@ -60,7 +60,7 @@ def serve(
         from embedsearch.web.app import create_app
     except ModuleNotFoundError as error:
         raise _missing("serve", error) from error
-    from embedsearch.searching import open_store
+    from embedsearch.searching.searcher import open_store
     from embedsearch.web.limits import ServerLimits
 
     access = server.access(host, tuple(allow_host or ()), token)
@@ -110,7 +110,7 @@ def mcp(
         from embedsearch.web import server
     except ModuleNotFoundError as error:
         raise _missing("mcp", error) from error
-    from embedsearch.searching import open_store
+    from embedsearch.searching.searcher import open_store
     from embedsearch.store.locate import locate_store, url_of
     from embedsearch.web.limits import ServerLimits
 

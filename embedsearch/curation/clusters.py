@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from embedsearch.ann.graph import NearGraph
-from embedsearch.ann.kmeans import spherical_kmeans
+from embedsearch.searching.ann.graph import NearGraph
+from embedsearch.searching.ann.kmeans import spherical_kmeans
 from embedsearch.curation.collection import Collection
 from embedsearch.core.errors import NothingIndexed, UsageError
 from embedsearch.core.session import Session

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embedsearch.columns import RowColumns
+from embedsearch.searching.columns import RowColumns
 from embedsearch.core.errors import UsageError
 from embedsearch.core.records import SIGNATURE_SIDE
 from embedsearch.core.session import Session

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.ann.graph import NearGraph, Pairs
+from embedsearch.searching.ann.graph import NearGraph, Pairs
 from embedsearch.curation import crops
 from embedsearch.curation.linkage import Ball, Members
 from embedsearch.core.records import SIGNATURE_SIDE

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.ann.kmeans import principal_plane
+from embedsearch.searching.ann.kmeans import principal_plane
 from embedsearch.core.config import MAP_IMAGES, DecodeLimits
 from embedsearch.curation.collection import Collection, Picture
 from embedsearch.core.errors import MissingLibrary, NothingIndexed, UnreadableImage, UsageError

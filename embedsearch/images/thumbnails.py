@@ -20,7 +20,7 @@ from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.core.errors import UnreadableImage, UsageError
 from embedsearch.images.temporary import ByteFiles
 from embedsearch.images.originals import Originals
-from embedsearch.queries import path_of
+from embedsearch.searching.queries import path_of
 from embedsearch.core.records import ImageFacts, Place
 from embedsearch.images.thumbnail_cache import ThumbnailCache
 

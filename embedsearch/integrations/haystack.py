@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from embedsearch.embedding import ImageEmbedder
+from embedsearch.searching.embedder import ImageEmbedder
 from embedsearch.integrations.opened import (
     OpenedStore,
     Store,
@@ -22,10 +22,10 @@ from embedsearch.integrations.opened import (
     text_of,
     unit,
 )
-from embedsearch.queries import ImageLike, Query
+from embedsearch.searching.queries import ImageLike, Query
 from embedsearch.core.records import Hit
 from embedsearch.references import image_of
-from embedsearch.searching import Searcher
+from embedsearch.searching.searcher import Searcher
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict

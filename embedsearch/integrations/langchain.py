@@ -26,10 +26,10 @@ from embedsearch.integrations.opened import (
     text_of,
     unit,
 )
-from embedsearch.queries import Query
+from embedsearch.searching.queries import Query
 from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.references import image_of
-from embedsearch.searching import Searcher
+from embedsearch.searching.searcher import Searcher
 from embedsearch.store.locate import locate_store
 from embedsearch.texts import FIELDS, TEXT, StoredText, delete_texts, put_texts
 
@@ -114,7 +114,7 @@ class EmbedSearchEmbeddings(Embeddings):
 
     def __init__(self, model: str = "auto", device: str = "cpu", precision: str = "auto") -> None:
         """Take a model of `embedsearch models`, or a file of weights."""
-        from embedsearch.embedding import ImageEmbedder
+        from embedsearch.searching.embedder import ImageEmbedder
 
         with raised_as(LangChainException):
             self._embedder = ImageEmbedder(model, device=device, precision=precision)

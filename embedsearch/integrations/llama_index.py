@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import PrivateAttr
 
-from embedsearch.embedding import ImageEmbedder
+from embedsearch.searching.embedder import ImageEmbedder
 from embedsearch.integrations.opened import (
     OpenedStore,
     Store,
@@ -21,7 +21,7 @@ from embedsearch.integrations.opened import (
     text_of,
     unit,
 )
-from embedsearch.queries import ImageLike, Query
+from embedsearch.searching.queries import ImageLike, Query
 from embedsearch.core.records import Hit
 from embedsearch.references import image_of
 

@@ -22,10 +22,10 @@ from embedsearch.core.config import DuplicateConfig, SearchConfig
 from embedsearch.curation.duplicates import duplicates
 from embedsearch.core.errors import EmbedSearchError, UnreadableImage, UsageError
 from embedsearch.core.paths import printable
-from embedsearch.queries import Key, Query
+from embedsearch.searching.queries import Key, Query
 from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.references import image_of
-from embedsearch.searching import Searcher
+from embedsearch.searching.searcher import Searcher
 from embedsearch.images.thumbnails import MAX_SIDE
 from embedsearch.web.admission import Admission, Busy
 from embedsearch.web.guard import Access, App, Guard

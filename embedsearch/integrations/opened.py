@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from embedsearch.core.errors import EmbedSearchError, MissingLibrary, UsageError
 from embedsearch.core.records import Hit, ImageRecord
-from embedsearch.searching import Searcher, open_store
+from embedsearch.searching.searcher import Searcher, open_store
 
 Store: TypeAlias = "str | os.PathLike[str] | Searcher | None"
 

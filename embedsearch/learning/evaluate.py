@@ -23,9 +23,9 @@ from embedsearch.learning.metrics import NAMES, estimate, measure_all
 from embedsearch.learning.table import read_rows
 from embedsearch.network.catalog import AUTO
 from embedsearch.core.paths import printable
-from embedsearch.queries import drawn_towards
+from embedsearch.searching.queries import drawn_towards
 from embedsearch.core.records import Evaluation, Hit, Progress, WorstQuery
-from embedsearch.searching import Searcher, open_store
+from embedsearch.searching.searcher import Searcher, open_store
 from embedsearch.core.session import Session
 from embedsearch.store.locate import readable_store
 from embedsearch.store.snapshot import Snapshot, open_snapshot

@@ -33,7 +33,7 @@ from embedsearch.core.errors import (
 )
 from embedsearch.core.paths import printable
 from embedsearch.core.records import Hit, ImageRecord, Reason
-from embedsearch.searching import Searcher
+from embedsearch.searching.searcher import Searcher
 from embedsearch.images.thumbnails import MAX_SIDE
 from embedsearch.web.admission import Admission, Busy
 from embedsearch.web.asked import (

@@ -29,8 +29,8 @@ import pyarrow.parquet
 import embedsearch
 import embedsearch.importing
 import embedsearch.indexing
-import embedsearch.searching
-import embedsearch.tuning
+import embedsearch.searching.searcher
+import embedsearch.searching.tuning
 import embedsearch.upkeep  # noqa: F401
 from embedsearch.core.errors import EmbedSearchError
 

@@ -100,14 +100,14 @@ def no_folder_fsync() -> None:
 @_mutant
 def no_hash() -> None:
     """Nothing is compared with its sha256."""
-    import embedsearch.neighbors
+    import embedsearch.searching.neighbors
     import embedsearch.store.check
     import embedsearch.store.shards
     import embedsearch.store.snapshot
 
     for module in (
         files,
-        embedsearch.neighbors,
+        embedsearch.searching.neighbors,
         embedsearch.store.check,
         embedsearch.store.shards,
         embedsearch.store.snapshot,

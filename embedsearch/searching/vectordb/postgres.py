@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import MissingLibrary, StorageError
-from embedsearch.vectordb.conditions import (
+from embedsearch.searching.vectordb.conditions import (
     All,
     Always,
     AnyOf,
@@ -26,7 +26,7 @@ from embedsearch.vectordb.conditions import (
     Pair,
     Test,
 )
-from embedsearch.vectordb.database import (
+from embedsearch.searching.vectordb.database import (
     ASK_S,
     SEND_S,
     WORK_S,
@@ -37,7 +37,7 @@ from embedsearch.vectordb.database import (
     patiently,
     vanished,
 )
-from embedsearch.vectordb.fields import Kind, Value
+from embedsearch.searching.vectordb.fields import Kind, Value
 
 _CONNECT_S = 5
 _M, _CONSTRUCTION = 16, 64  # of HNSW

@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.ann.search import Vectors
+from embedsearch.searching.ann.search import Vectors
 
 _ROUNDS = 25
 _SEED = 1

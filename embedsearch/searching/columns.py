@@ -16,9 +16,9 @@ from embedsearch.store.shards import row_schema
 from embedsearch.store.snapshot import Snapshot, user_columns
 
 if TYPE_CHECKING:
-    from embedsearch.filters import Where
-    from embedsearch.vectordb.conditions import Condition
-    from embedsearch.vectordb.fields import Field
+    from embedsearch.searching.where import Where
+    from embedsearch.searching.vectordb.conditions import Condition
+    from embedsearch.searching.vectordb.fields import Field
 
 # Shown under another name and in another form than the shards have them.
 _MADE_OF = {"folder": "root", "modified": "mtime_ns"}
@@ -64,7 +64,7 @@ class RowColumns:
 
         Raises UsageError for what is wrong here, too, and for what has no word there.
         """
-        from embedsearch.vectordb.conditions import condition_of
+        from embedsearch.searching.vectordb.conditions import condition_of
 
         with self._parsed(text) as where:
             where.holds(self.schema.empty_table())  # it names what does not fit together
@@ -72,7 +72,7 @@ class RowColumns:
 
     def _parsed(self, text: str) -> Where:
         try:
-            from embedsearch.filters import Where  # a query without one does without DuckDB
+            from embedsearch.searching.where import Where  # a query without one does without DuckDB
         except ImportError as error:
             raise MissingLibrary(f"--where needs DuckDB ({error}): pip install duckdb") from error
         return Where(text, self.schema)

@@ -14,7 +14,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.ann.search import Vectors
+from embedsearch.searching.ann.search import Vectors
 
 EXACT_ROWS = 30_000
 _BLOCK = 4096  # queries at a time

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from embedsearch.core.errors import IncompatibleStore, StorageError, UsageError
 from embedsearch.core.records import ModelSpec
-from embedsearch.vectordb.conditions import Condition
-from embedsearch.vectordb.fields import Field, Value
+from embedsearch.searching.vectordb.conditions import Condition
+from embedsearch.searching.vectordb.fields import Field, Value
 
 T = TypeVar("T")
 Rows: TypeAlias = npt.NDArray[np.int64]
@@ -191,10 +191,10 @@ def open_database(url: str) -> VectorDatabase:
     """Connect. Raises UsageError, MissingLibrary, and StorageError where nobody answers."""
     place = place_of(url)
     if place.scheme == "milvus":
-        from embedsearch.vectordb.milvus import Milvus
+        from embedsearch.searching.vectordb.milvus import Milvus
 
         return Milvus(place)
-    from embedsearch.vectordb.postgres import Postgres
+    from embedsearch.searching.vectordb.postgres import Postgres
 
     return Postgres(place)
 

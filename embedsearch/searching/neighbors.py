@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.ann.search import (
+from embedsearch.searching.ann.search import (
     CandidateIndex,
     Candidates,
     FlatFile,

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import IncompatibleStore, MissingLibrary, StorageError, UsageError
-from embedsearch.vectordb.conditions import (
+from embedsearch.searching.vectordb.conditions import (
     All,
     Always,
     AnyOf,
@@ -33,7 +33,7 @@ from embedsearch.vectordb.conditions import (
     Pair,
     Test,
 )
-from embedsearch.vectordb.database import (
+from embedsearch.searching.vectordb.database import (
     NAME,
     SEND_S,
     WORK_S,
@@ -44,7 +44,7 @@ from embedsearch.vectordb.database import (
     patiently,
     vanished,
 )
-from embedsearch.vectordb.fields import LOWEST, NO_TEXT, Field, Kind, Value
+from embedsearch.searching.vectordb.fields import LOWEST, NO_TEXT, Field, Kind, Value
 
 _WINDOW = 16_384  # rows that one answer of Milvus can hold
 _DELETED = 4_096  # at once

@@ -17,7 +17,7 @@ from fractions import Fraction
 from typing import Any, Protocol, TypeAlias
 
 from embedsearch.core.errors import UsageError
-from embedsearch.vectordb.fields import LOWEST, ROW, Field, Kind, Value
+from embedsearch.searching.vectordb.fields import LOWEST, ROW, Field, Kind, Value
 
 _HIGHEST = 2**63 - 1
 _EXACT = 2**53  # up to here a double holds every whole number

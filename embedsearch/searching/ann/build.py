@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from embedsearch.ann.search import CandidateIndex
+    from embedsearch.searching.ann.search import CandidateIndex
 
 _PIECE_BYTES = 1 << 20
 _PIECES_AHEAD = 8
@@ -40,7 +40,7 @@ def untrained(factory: str, dim: int) -> Any:
     """Return the index of a FAISS factory string. Raises ValueError for what cannot be used."""
     import faiss
 
-    from embedsearch.ann.search import CandidateIndex
+    from embedsearch.searching.ann.search import CandidateIndex
 
     try:
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
@@ -94,7 +94,7 @@ class CandidateBuilder:
 
     def index(self) -> CandidateIndex:
         """Return the index, to be searched."""
-        from embedsearch.ann.search import CandidateIndex
+        from embedsearch.searching.ann.search import CandidateIndex
 
         return CandidateIndex(self._index)
 

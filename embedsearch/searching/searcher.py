@@ -34,8 +34,8 @@ from embedsearch.core.errors import (
     UsageError,
     WeightsUnavailable,
 )
-from embedsearch.generation import QUERIES_AT_ONCE, Generation
-from embedsearch.queries import IMAGES_AT_ONCE, Crop, Key, Mix, Query, QueryEmbedder
+from embedsearch.searching.generation import QUERIES_AT_ONCE, Generation
+from embedsearch.searching.queries import IMAGES_AT_ONCE, Crop, Key, Mix, Query, QueryEmbedder
 from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.core.session import Session
 from embedsearch.store.current import current_pointer
@@ -46,7 +46,7 @@ from embedsearch.images.thumbnails import Thumbnailer
 
 if TYPE_CHECKING:
     from embedsearch.store.mirror import Mirror
-    from embedsearch.vectordb.database import VectorDatabase
+    from embedsearch.searching.vectordb.database import VectorDatabase
 
 __all__ = ["Answer", "Crop", "Key", "Mix", "Query", "Searcher", "open_store"]
 
@@ -102,7 +102,7 @@ def open_store(
             mirror = opened.enter_context(Mirror(url, session))
             mirror.open()
         if serve_from is not None:
-            from embedsearch.vectordb.database import open_database
+            from embedsearch.searching.vectordb.database import open_database
 
             database = open_database(serve_from)
             opened.callback(database.close)

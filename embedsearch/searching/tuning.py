@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.ann import plan
-from embedsearch.ann.build import CandidateBuilder
-from embedsearch.ann.plan import Measured
+from embedsearch.searching.ann.build import CandidateBuilder
+from embedsearch.searching.ann.candidates import Measured
 from embedsearch.core.config import AUTO_ANN, EXACT_ANN, SearchBudget
-from embedsearch.neighbors import RowSearch
+from embedsearch.searching.neighbors import RowSearch
 from embedsearch.core.session import Session
-from embedsearch.staleness import Due, due
+from embedsearch.searching.tuning_due import Due, due
 from embedsearch.store.files import write_new
 from embedsearch.store.manifest import AnnRecord, Manifest, SearchRecord, Segment
 from embedsearch.store.snapshot import Snapshot

@@ -19,19 +19,19 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.microbatch import MicroBatcher
-from embedsearch.columns import RowColumns
+from embedsearch.searching.columns import RowColumns
 from embedsearch.core.config import DIVERSE_POOL, SearchConfig
 from embedsearch.core.errors import EmbedSearchError, ImageNotFound, UsageError
-from embedsearch.neighbors import Mask, RowSearch
-from embedsearch.queries import Vector, drawn_towards
+from embedsearch.searching.neighbors import Mask, RowSearch
+from embedsearch.searching.queries import Vector, drawn_towards
 from embedsearch.core.records import Hit, ImageRecord, Neighbors, StoredImage
 from embedsearch.core.session import Session
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from embedsearch.served import ServedRows
-    from embedsearch.vectordb.database import VectorDatabase
+    from embedsearch.searching.from_database import ServedRows
+    from embedsearch.searching.vectordb.database import VectorDatabase
 
 QUERIES_AT_ONCE = 512  # share the passes over the rows
 _FILTERS_KEPT = 8
@@ -204,7 +204,7 @@ class Generation:
     def _served_by(self, database: VectorDatabase | None, session: Session) -> ServedRows | None:
         if database is None:
             return None
-        from embedsearch.served import ServedRows
+        from embedsearch.searching.from_database import ServedRows
 
         return ServedRows(database, self._snapshot, self._rows, self._columns, session)
 

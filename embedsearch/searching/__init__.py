@@ -1,0 +1,1 @@
+"""A query to its hits: exact and approximate search, filters, vector databases."""
