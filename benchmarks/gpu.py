@@ -26,7 +26,7 @@ from PIL import Image
 import embedsearch
 from benchmarks.measure import machine
 from benchmarks.precision import Vectors, overlap, top_ten
-from embedsearch.benching import bench, network_rate
+from embedsearch.indexing.bench import bench, network_rate
 from embedsearch.core.config import IndexConfig, available_processors
 from embedsearch.images.decode.image import decode
 from embedsearch.network import torch_runtime

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.measure import machine
-from embedsearch.benching import network_rate
+from embedsearch.indexing.bench import network_rate
 from embedsearch.core.config import DecodeLimits
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob

@@ -238,7 +238,7 @@ BARE = """
 import sys
 from pathlib import Path
 import numpy as np
-from embedsearch.benching import network_rate
+from embedsearch.indexing.bench import network_rate
 from embedsearch.core.config import DecodeLimits
 from embedsearch.images.decode.image import decode
 from embedsearch.network.runtime import CPU_BATCH, load_stream_extractor
@@ -289,7 +289,7 @@ import sys, time
 from embedsearch.network.runtime import load_stream_extractor
 from embedsearch.network.weights import resolve
 from embedsearch.core.session import Session
-import embedsearch.indexing
+import embedsearch.indexing.sync
 extractor = load_stream_extractor(resolve(sys.argv[1], Session()), "cpu", "auto", Session())
 time.sleep(0.5)
 """

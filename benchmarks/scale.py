@@ -62,14 +62,15 @@ class NamedImages:
 
 def plan(images: int) -> None:
     """Plan N images, and print seconds, bytes and peak memory."""
-    from embedsearch import indexing, scope
+    from embedsearch.indexing import sync
+    from embedsearch.indexing import scope
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "photos").mkdir()
         scope.open_source = lambda root, *_: NamedImages(root.id, images)  # type: ignore[assignment]
         started = time.monotonic()
-        made = indexing.plan([folder / "photos"], store=folder / "s.es", shares=1, model="packaged")
+        made = sync.plan([folder / "photos"], store=folder / "s.es", shares=1, model="packaged")
         seconds = time.monotonic() - started
         assert made is not None and made.images == images
         size = sum(f.stat().st_size for f in (folder / "s.es").rglob("*") if f.is_file())
@@ -85,7 +86,7 @@ def plan(images: int) -> None:
 def store(images: int) -> None:
     """Import N vectors, index them for search, ask; print seconds, bytes and milliseconds."""
     import embedsearch
-    from embedsearch.upkeep import info
+    from embedsearch.indexing.upkeep import info
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

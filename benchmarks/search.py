@@ -32,7 +32,7 @@ from benchmarks.peers import install
 from benchmarks.run import CLI, SHARED, real_weights
 from embedsearch.store.current import read_current
 from embedsearch.store.snapshot import open_snapshot
-from embedsearch.upkeep import info
+from embedsearch.indexing.upkeep import info
 
 QUERIES = 400
 K = 10

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "bench": "embedsearch.benching",
-    "index": "embedsearch.indexing",
-    "watch": "embedsearch.watching",
-    "plan": "embedsearch.indexing",
-    "run_units": "embedsearch.units",
-    "commit": "embedsearch.units",
+    "bench": "embedsearch.indexing.bench",
+    "index": "embedsearch.indexing.sync",
+    "watch": "embedsearch.indexing.watch",
+    "plan": "embedsearch.indexing.sync",
+    "run_units": "embedsearch.indexing.distributed.run",
+    "commit": "embedsearch.indexing.distributed.run",
     "duplicates": "embedsearch.curation.duplicates",
     "clusters": "embedsearch.curation.clusters",
     "outliers": "embedsearch.curation.clusters",
@@ -89,7 +89,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from embedsearch.benching import bench
+    from embedsearch.indexing.bench import bench
     from embedsearch.core.config import (
         DecodeLimits,
         DuplicateConfig,
@@ -102,7 +102,7 @@ if TYPE_CHECKING:
     from embedsearch.curation.plane import picture_map
     from embedsearch.searching.embedder import ImageEmbedder
     from embedsearch.core.errors import EmbedSearchError, ImageNotFound
-    from embedsearch.indexing import index, plan
+    from embedsearch.indexing.sync import index, plan
     from embedsearch.learning.evaluate import evaluate
     from embedsearch.learning.train import train
     from embedsearch.pulling import pull
@@ -121,8 +121,8 @@ if TYPE_CHECKING:
         UnitsReport,
     )
     from embedsearch.searching.searcher import Searcher, open_store
-    from embedsearch.units import commit, run_units
-    from embedsearch.watching import watch
+    from embedsearch.indexing.distributed.run import commit, run_units
+    from embedsearch.indexing.watch import watch
 
 
 def __getattr__(name: str) -> Any:

@@ -29,7 +29,7 @@ from embedsearch.searching.tuning_due import Due, due
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.manifest import Manifest
-from embedsearch.upkeep import info, repair
+from embedsearch.indexing.upkeep import info, repair
 from tests.conftest import CountingExtractor, paint
 from tests.test_search import DIM, oracle, unit
 

@@ -26,7 +26,7 @@ from embedsearch.core.records import Reason, Stage
 from embedsearch.store.shards import row_schema
 from embedsearch.store.snapshot import open_snapshot
 from embedsearch.images.thumbnails import Pictures
-from embedsearch.upkeep import failures
+from embedsearch.indexing.upkeep import failures
 from tests.conftest import CountingExtractor, paint, run_cli
 from tests.test_index import Library, counts
 from tests.test_metadata import said

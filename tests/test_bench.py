@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import embedsearch
-from embedsearch.benching import network_rate
+from embedsearch.indexing.bench import network_rate
 from embedsearch.core.errors import NothingIndexed, UsageError
 from tests.conftest import SAMPLES, paint, run_cli
 from tests.test_pipeline import Stand
@@ -57,7 +57,7 @@ def test_bench_of_nothing_is_an_error(tmp_path: Path) -> None:
 def test_the_rate_of_a_network_is_that_of_all_its_lanes(monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 
-    monkeypatch.setattr("embedsearch.benching.NETWORK_SECONDS", 0.5)
+    monkeypatch.setattr("embedsearch.indexing.bench.NETWORK_SECONDS", 0.5)
     pixels = np.zeros((3, 16, 16, 3), dtype=np.uint8)
     rate = network_rate(Stand(lanes=2, seconds=0.02), pixels, 8)
     assert rate == pytest.approx(2 * 8 / 0.02, rel=0.2)

@@ -32,7 +32,7 @@ from embedsearch.importing import import_vectors
 from embedsearch.core.session import Session
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
-from embedsearch.upkeep import failures
+from embedsearch.indexing.upkeep import failures
 from tests.conftest import paint, run_cli
 from tests.test_search import DIM, unit
 from tests.test_store import rows_of

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import embedsearch
-from embedsearch import planning
+from embedsearch.indexing import changes
 from embedsearch.core.config import DecodeLimits, IndexConfig
 from embedsearch.core.errors import (
     DamagedStore,
@@ -31,7 +31,7 @@ from embedsearch.store import merge
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.writer import create_store
-from embedsearch.upkeep import failures
+from embedsearch.indexing.upkeep import failures
 from tests.conftest import CountingExtractor, paint, run_cli
 from tests.test_store import contents, rows_of
 
@@ -79,7 +79,7 @@ def test_the_second_run_reads_and_embeds_nothing(
     assert CountingExtractor.embedded == 12
     generation = read_current(library.store).generation
     before = sorted(path.name for path in library.store.rglob("*"))
-    monkeypatch.setattr("embedsearch.pipeline.DecodePool", None)  # would fail if it were used
+    monkeypatch.setattr("embedsearch.indexing.pipeline.DecodePool", None)  # would fail if it were used
     monkeypatch.setattr("embedsearch.images.sources.folder.open_regular", None)
     report = library.index(photos)
     assert counts(report) == (12, 0, 0, 0, 12, 0, 0)
@@ -220,7 +220,7 @@ def test_many_checkpoints_leave_few_shards(
     library: Library, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each checkpoint closes a shard; they are merged on the way, and answers stay complete."""
-    monkeypatch.setattr("embedsearch.ledger.TIDY_EVERY_SHARDS", 3)
+    monkeypatch.setattr("embedsearch.indexing.store_update.TIDY_EVERY_SHARDS", 3)
     for seed in range(200, 500):
         paint(photos / f"{seed}.png", seed)
     most = []
@@ -320,7 +320,7 @@ def test_another_model_needs_a_rebuild(
     old = read_current(library.store)
     other = ModelSpec(**{**old.model.to_dict(), "name": "other", "pooling": "gem1",
                          "mean": old.model.mean, "std": old.model.std})  # fmt: skip
-    monkeypatch.setattr("embedsearch.indexing.resolve", lambda name, session: other)
+    monkeypatch.setattr("embedsearch.indexing.sync.resolve", lambda name, session: other)
     with pytest.raises(IncompatibleStore, match=r"pooling: gem1 != gem3.*--rebuild"):
         library.index(photos, model="other")
     assert read_current(library.store) == old
@@ -342,7 +342,7 @@ def test_a_rebuild_mends_a_lost_shard_and_keeps_the_model(
     (library.store / old.shards[0].relative).unlink()
     with pytest.raises(DamagedStore, match="--rebuild"):
         library.index()
-    monkeypatch.setattr("embedsearch.indexing.resolve", None)  # would fail if a model were chosen
+    monkeypatch.setattr("embedsearch.indexing.sync.resolve", None)  # would fail if a model were chosen
     assert library.index(rebuild=True).added == 12
     assert read_current(library.store).model == old.model
     assert check_store(library.store, read_data=True)[1] == []
@@ -425,8 +425,8 @@ def test_command_line_and_python_agree(photos: Path, tmp_path: Path) -> None:
 def test_a_list_of_refs_spills_and_keeps_its_order(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(planning, "_SPILL_BYTES", 1000)
-    refs = planning.RefList()
+    monkeypatch.setattr(changes, "_SPILL_BYTES", 1000)
+    refs = changes.RefList()
     names = [f"{'ü' * (number % 90)}{number}\udcff.jpg" for number in range(500)]
     wanted = [ImageRef(number % 3, name, number, -1) for number, name in enumerate(names)]
     for ref in wanted:
@@ -436,8 +436,8 @@ def test_a_list_of_refs_spills_and_keeps_its_order(
     def full() -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(planning.tempfile, "TemporaryFile", full)
-    refs = planning.RefList()
+    monkeypatch.setattr(changes.tempfile, "TemporaryFile", full)
+    refs = changes.RefList()
     with pytest.raises(StorageError, match="No space left"):
         for ref in wanted:
             refs.append(ref)

@@ -20,7 +20,7 @@ from embedsearch.exporting import export
 from embedsearch.core.records import MetadataReport
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
-from embedsearch.upkeep import info, repair
+from embedsearch.indexing.upkeep import info, repair
 from tests.conftest import SAMPLES, CountingExtractor, paint, run_cli
 from tests.test_search import unit
 

@@ -16,9 +16,9 @@ from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
 from embedsearch.core.errors import MissingLibrary
 from embedsearch.network.runtime import CPU_AHEAD
-from embedsearch.pipeline import Pipeline
+from embedsearch.indexing.pipeline import Pipeline
 from embedsearch.core.records import ImageRef
-from embedsearch.stages import Setup, advice, shares, slowest_stage, words
+from embedsearch.indexing.bottleneck import Setup, advice, shares, slowest_stage, words
 from tests.conftest import paint
 
 SIDE = 16

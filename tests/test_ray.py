@@ -18,13 +18,13 @@ import pytest
 
 from embedsearch.core.config import IndexConfig
 from embedsearch.core.errors import Interrupted, StorageError
-from embedsearch.indexing import index
+from embedsearch.indexing.sync import index
 from embedsearch.core.records import Progress
 from embedsearch.core.session import Session
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.units import UNITS_NAME
-from embedsearch.upkeep import failures
+from embedsearch.indexing.upkeep import failures
 from tests.conftest import SAMPLES, paint, run_cli
 from tests.test_archives import rows_of
 
@@ -96,7 +96,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folders: list[Path], store: Path, **options: Any) -> Any:
-    from embedsearch.scale.ray import index_on_ray
+    from embedsearch.indexing.distributed.ray import index_on_ray
 
     return index_on_ray([str(f) for f in folders], store=store, config=CONFIG, **options)
 

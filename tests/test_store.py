@@ -35,7 +35,7 @@ from embedsearch.store.files import FileRecord, strict_json, write_new
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.writer import StoreWriter, create_store
-from embedsearch.upkeep import generations, repair, roll_back
+from embedsearch.indexing.upkeep import generations, repair, roll_back
 from tests.conftest import REPOSITORY, paint, run_cli
 
 

@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 
-from embedsearch import cutting, units
+from embedsearch.indexing.distributed import plan
+
+from embedsearch.indexing.distributed import run
 from embedsearch.core.config import DecodeLimits, IndexConfig
-from embedsearch.cutting import cut, unit_images
+from embedsearch.indexing.distributed.plan import cut, unit_images
 from embedsearch.core.errors import (
     IncompatibleStore,
     Interrupted,
@@ -28,14 +30,14 @@ from embedsearch.core.errors import (
     UnitsMissing,
     UsageError,
 )
-from embedsearch.indexing import index, plan
+from embedsearch.indexing.sync import index, plan
 from embedsearch.core.records import ImageRef, Reason
 from embedsearch.core.session import Session
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.units import UNITS_NAME, UnitPlan, read_plan, read_record, read_refs
-from embedsearch.units import commit, give_up, run_units
-from embedsearch.upkeep import failures
+from embedsearch.indexing.distributed.run import commit, give_up, run_units
+from embedsearch.indexing.upkeep import failures
 from tests.conftest import SAMPLES, CountingExtractor, paint, run_cli
 from tests.test_archives import contents, make_tar, rows_of
 
@@ -229,11 +231,11 @@ def test_a_commit_that_is_killed_is_made_up_for(
 
     with monkeypatch.context() as patch:
         if step == "adopt":
-            patch.setattr(units, "Ledger", die)
+            patch.setattr(run, "Ledger", die)
         elif step == "commit":
-            patch.setattr(units.Ledger, "commit", die)
+            patch.setattr(run.Ledger, "commit", die)
         else:
-            patch.setattr(units, "drop", die)
+            patch.setattr(run, "drop", die)
         with pytest.raises(Killed):
             commit(shared.store)
     assert commit(shared.store).images == 12
@@ -253,7 +255,7 @@ def test_a_plan_that_was_killed_while_it_was_made_is_none(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(cutting, "write_plan", die)
+        patch.setattr(plan, "write_plan", die)
         with pytest.raises(Killed):
             shared.plan(photos)
     assert (shared.store / UNITS_NAME).exists()
@@ -377,13 +379,13 @@ def test_the_folder_of_a_plan_that_has_gone(
 ) -> None:
     """A straggler whose plan was committed meanwhile fails by itself, and changes nothing."""
     made = shared.plan(photos, shares=1)
-    real = units.write_shard
+    real = run.write_shard
 
     def gone(*arguments: Any) -> Any:
         shutil.rmtree(shared.store / UNITS_NAME)
         return real(*arguments)
 
-    monkeypatch.setattr(units, "write_shard", gone)
+    monkeypatch.setattr(run, "write_shard", gone)
     with pytest.raises(StorageError):
         shared.run(0)
     assert read_plan(shared.store) is None and read_current(shared.store).generation == made.base

@@ -34,7 +34,7 @@ def bench(
     verbose: VerboseOption = False,
 ) -> None:
     """Measure how fast photos of yours are indexed here, stage by stage; writes nothing."""
-    from embedsearch.benching import bench as measured
+    from embedsearch.indexing.bench import bench as measured
     from embedsearch.present.text import bench_lines, json_line
 
     config = IndexConfig(

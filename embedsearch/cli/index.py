@@ -124,7 +124,7 @@ def index(
     verbose: VerboseOption = False,
 ) -> int:
     """Bring the store into step with folders: embed new and changed images, drop deleted ones."""
-    from embedsearch import indexing
+    from embedsearch.indexing import sync
     from embedsearch.present.progress import ProgressDisplay
     from embedsearch.present.text import json_line, report_lines
 
@@ -166,7 +166,7 @@ def index(
         quiet_s = QUIET_S if quiet is None else quiet
         _watch(folders or [], store, config, quiet_s, session, as_json=json)
     with ProgressDisplay(notice) as on_progress:
-        report = indexing.index(
+        report = sync.index(
             folders or [], store=store, config=config, session=session, on_progress=on_progress
         )
     sys.stdout.write(json_line(report.to_dict()) + "\n" if json else report_lines(report))
@@ -193,7 +193,7 @@ def _share(
     """Do one share of the work, and say what is left of it."""
     from embedsearch.present.progress import ProgressDisplay
     from embedsearch.present.text import json_line, units_line
-    from embedsearch.units import index_share
+    from embedsearch.indexing.distributed.run import index_share
 
     with ProgressDisplay(notice) as on_progress:
         report = index_share(
@@ -219,7 +219,7 @@ def _on_engine(
 
     if engine != "ray":
         raise UsageError(f"--engine is ray, not {engine!r}")
-    from embedsearch.scale.ray import index_on_ray
+    from embedsearch.indexing.distributed.ray import index_on_ray
 
     path = locate_store(store, create=bool(folders) or config.files is not None)
     with ProgressDisplay(notice) as on_progress:
@@ -245,15 +245,15 @@ def commit(
     verbose: VerboseOption = False,
 ) -> None:
     """Take the units of `index --unit` into the store, all of them or none."""
-    from embedsearch import units
+    from embedsearch.indexing.distributed import run
     from embedsearch.present.text import commit_lines, json_line
 
     session = session_with_signals()
     if drop:
-        units.give_up(store, wait_s=wait)
+        run.give_up(store, wait_s=wait)
         notice("the plan was given up; the store is as it was")
         return
-    report = units.commit(store, wait_s=wait, session=session)
+    report = run.commit(store, wait_s=wait, session=session)
     sys.stdout.write(json_line(report.to_dict()) + "\n" if json else commit_lines(report))
 
 
@@ -268,7 +268,7 @@ def _watch(
 ) -> NoReturn:
     """Index until a signal comes, and say what each run did."""
     from embedsearch.present.text import json_line, report_lines, watch_line
-    from embedsearch.watching import watch
+    from embedsearch.indexing.watch import watch
 
     is_first = True
 

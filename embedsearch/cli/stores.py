@@ -28,7 +28,7 @@ def info(
     verbose: VerboseOption = False,
 ) -> None:
     """Show what the store holds: images, model, sizes, generation."""
-    from embedsearch import upkeep
+    from embedsearch.indexing import upkeep
     from embedsearch.present.text import generation_lines, info_lines, json_line
     from embedsearch.store.locate import readable_store
 
@@ -74,7 +74,7 @@ def repair(
     verbose: VerboseOption = False,
 ) -> None:
     """Build the FAISS files again from the shards, and find the newest whole generation."""
-    from embedsearch import upkeep
+    from embedsearch.indexing import upkeep
     from embedsearch.store.locate import locate_store
 
     path = locate_store(store)
@@ -87,7 +87,7 @@ def failures(
     store: StoreOption = None, json: JsonOption = False, verbose: VerboseOption = False
 ) -> None:
     """List the files that could not be indexed, with stage and reason."""
-    from embedsearch import upkeep
+    from embedsearch.indexing import upkeep
     from embedsearch.present.text import failure_values, json_line, table
     from embedsearch.store.locate import readable_store
 
@@ -104,7 +104,7 @@ def failures(
 
 def models(json: JsonOption = False, verbose: VerboseOption = False) -> None:
     """List the models that --model knows, with dims, size, licence, and which are here."""
-    from embedsearch import upkeep
+    from embedsearch.indexing import upkeep
     from embedsearch.present.text import json_line, model_lines
 
     entries = upkeep.models()

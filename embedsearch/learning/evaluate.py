@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from embedsearch.core.config import IndexConfig, SearchConfig
 from embedsearch.core.errors import UsageError
-from embedsearch.indexing import index
+from embedsearch.indexing.sync import index
 from embedsearch.learning.metrics import NAMES, estimate, measure_all
 from embedsearch.learning.table import read_rows
 from embedsearch.network.catalog import AUTO

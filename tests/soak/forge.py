@@ -28,10 +28,10 @@ import pyarrow.parquet
 
 import embedsearch
 import embedsearch.importing
-import embedsearch.indexing
+import embedsearch.indexing.sync
 import embedsearch.searching.searcher
 import embedsearch.searching.tuning
-import embedsearch.upkeep  # noqa: F401
+import embedsearch.indexing.upkeep  # noqa: F401
 from embedsearch.core.errors import EmbedSearchError
 
 TIME_LIMIT_S = 60.0

@@ -161,47 +161,47 @@ def runs_code() -> None:
 @_mutant
 def newer_only() -> None:
     """A file counts as changed only if its time is later than it was."""
-    from embedsearch import planning
+    from embedsearch.indexing import changes
 
     def is_same(self: Any, place: int, ref: Any) -> bool:
         same_size = bool(self._size[place] == ref.size)
         return same_size and bool(self._mtime_ns[place] >= ref.mtime_ns)
 
-    planning._KnownRows.is_same = is_same
+    changes._KnownRows.is_same = is_same
 
 
 @_mutant
 def whole_seconds() -> None:
     """Times are compared in whole seconds."""
-    from embedsearch import planning
+    from embedsearch.indexing import changes
 
     def is_same(self: Any, place: int, ref: Any) -> bool:
         same_size = bool(self._size[place] == ref.size)
         return same_size and bool(self._mtime_ns[place] // 10**9 == ref.mtime_ns // 10**9)
 
-    planning._KnownRows.is_same = is_same
+    changes._KnownRows.is_same = is_same
 
 
 @_mutant
 def keeps_deleted() -> None:
     """Files that have gone keep their rows."""
-    from embedsearch import ledger
+    from embedsearch.indexing import store_update
 
-    ledger.Ledger.delete = lambda self, rows: None
+    store_update.Ledger.delete = lambda self, rows: None
 
 
 @_mutant
 def leaks() -> None:
     """Sixteen kilobytes an image are kept for ever."""
-    from embedsearch import ledger
+    from embedsearch.indexing import store_update
 
-    add, kept = ledger.Ledger.add, []
+    add, kept = store_update.Ledger.add, []
 
     def leaking(self: Any, batch: Any) -> Any:
         kept.extend(bytearray(16_384) for _ in range(len(batch.refs)))
         return add(self, batch)
 
-    ledger.Ledger.add = leaking
+    store_update.Ledger.add = leaking
 
 
 @_mutant

@@ -19,7 +19,7 @@ from embedsearch.core.records import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.writer import StoreWriter
-from embedsearch.upkeep import repair
+from embedsearch.indexing.upkeep import repair
 from tests.conftest import CountingExtractor, paint
 from tests.soak import mutants
 from tests.soak.forge import Report, forked

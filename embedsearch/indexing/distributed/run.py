@@ -27,16 +27,16 @@ from embedsearch.core.errors import (
     UnitsMissing,
     UsageError,
 )
-from embedsearch.indexing import (
+from embedsearch.indexing.sync import (
     ExtractorFactory,
     asked_model,
     check_shareable,
     listed_folders,
     plan,
 )
-from embedsearch.ledger import Ledger
+from embedsearch.indexing.store_update import Ledger
 from embedsearch.network.runtime import load_stream_extractor
-from embedsearch.pipeline import Embedded, Pipeline
+from embedsearch.indexing.pipeline import Embedded, Pipeline
 from embedsearch.core.records import (
     CommitReport,
     EmbeddingBatch,
@@ -45,9 +45,9 @@ from embedsearch.core.records import (
     Progress,
     UnitsReport,
 )
-from embedsearch.scope import Sources, resolve_scope
+from embedsearch.indexing.scope import Sources, resolve_scope
 from embedsearch.core.session import Session
-from embedsearch.settling import settle
+from embedsearch.indexing.settling import settle
 from embedsearch.store.current import check_format
 from embedsearch.store.locate import locate_store
 from embedsearch.store.manifest import Manifest, ShardRecord

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedsearch import indexing, upkeep
+from embedsearch.indexing import sync
+
+from embedsearch.indexing import upkeep
 from embedsearch.core.config import QUIET_S, IndexConfig
 from embedsearch.core.errors import (
     EmbedSearchError,
@@ -201,7 +203,7 @@ class _Watch:
         """Bring the store into step, and note when to look again."""
         self._first_change = self._retry_at = None
         try:
-            report = indexing.index(
+            report = sync.index(
                 folders, store=self._store, config=self._config, session=self._session
             )
         except StoreLocked as error:

@@ -17,7 +17,7 @@ import embedsearch
 from embedsearch.searching.ann.build import flat_bytes
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.paths import printable
-from embedsearch.planning import Carry
+from embedsearch.indexing.changes import Carry
 from embedsearch.core.records import EmbeddingBatch, Failure, ModelSpec, Root
 from embedsearch.store.manifest import ExactRecord, Manifest, SearchRecord, ShardRecord
 from embedsearch.store.merge import merge_shards, relocated, rows_per_shard

@@ -214,7 +214,7 @@ def repair(store: Path, wait_s: float = 0.0, session: Session | None = None) -> 
     the newest whole generation. Shards are the truth: damaged ones raise DamagedStore, since
     only embedding the images again brings them back.
     """
-    from embedsearch.ledger import refresh_exact
+    from embedsearch.indexing.store_update import refresh_exact
     from embedsearch.store.check import check_store
     from embedsearch.store.writer import StoreWriter, restore_pointer
     from embedsearch.searching.tuning import tune

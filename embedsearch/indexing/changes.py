@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from embedsearch.core.errors import StorageError, UsageError
 from embedsearch.core.records import Failure, Ignored, ImageRef, Kind, Root, Stage
-from embedsearch.scope import Scope, Sources, Target
+from embedsearch.indexing.scope import Scope, Sources, Target
 from embedsearch.core.session import Session
 from embedsearch.images.sources.source import Source
 from embedsearch.store.shards import IDENTITY_COLUMNS

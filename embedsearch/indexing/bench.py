@@ -25,12 +25,12 @@ from embedsearch.images.decode.process import DecodeJob
 from embedsearch.core.errors import NothingIndexed, UsageError
 from embedsearch.network.runtime import PixelExtractor, feed_for, load_stream_extractor
 from embedsearch.network.weights import resolve
-from embedsearch.pipeline import Pipeline
+from embedsearch.indexing.pipeline import Pipeline
 from embedsearch.core.records import BenchReport, ImageRef
-from embedsearch.scope import real_folder
+from embedsearch.indexing.scope import real_folder
 from embedsearch.core.session import Session
 from embedsearch.images.sources.folder import FolderScan
-from embedsearch.stages import Setup, advice, shares, slowest_stage
+from embedsearch.indexing.bottleneck import Setup, advice, shares, slowest_stage
 
 NETWORK_SECONDS = 3.0
 

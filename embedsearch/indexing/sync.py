@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import embedsearch
 from embedsearch.core.config import AUTO_ANN, EXACT_ANN, IndexConfig
-from embedsearch.cutting import cut_plan
+from embedsearch.indexing.distributed.plan import cut_plan
 from embedsearch.images.decode.process import DecodeJob
 from embedsearch.core.errors import (
     IncompatibleStore,
@@ -27,12 +27,12 @@ from embedsearch.core.errors import (
     StoreNotFound,
     UsageError,
 )
-from embedsearch.ledger import Ledger
+from embedsearch.indexing.store_update import Ledger
 from embedsearch.network.catalog import AUTO
 from embedsearch.network.runtime import PixelExtractor, load_stream_extractor
 from embedsearch.network.weights import resolve
-from embedsearch.pipeline import Embedded, Pipeline
-from embedsearch.planning import Plan, make_plan
+from embedsearch.indexing.pipeline import Embedded, Pipeline
+from embedsearch.indexing.changes import Plan, make_plan
 from embedsearch.core.records import (
     Failure,
     IndexReport,
@@ -42,11 +42,11 @@ from embedsearch.core.records import (
     Progress,
     Root,
 )
-from embedsearch.scope import Scope, Sources, Target, holds_image, resolve_scope
+from embedsearch.indexing.scope import Scope, Sources, Target, holds_image, resolve_scope
 from embedsearch.core.session import Session
-from embedsearch.settling import settle
-from embedsearch.stages import Setup, advice, shares, slowest_stage
-from embedsearch.stages import words as stage_words
+from embedsearch.indexing.settling import settle
+from embedsearch.indexing.bottleneck import Setup, advice, shares, slowest_stage
+from embedsearch.indexing.bottleneck import words as stage_words
 from embedsearch.store.current import check_format, read_current
 from embedsearch.store.files import FORMAT_NAME
 from embedsearch.store.locate import locate_store
@@ -298,7 +298,7 @@ class _Run:
         if self.table is None and not self.config.sidecars and not keeps:
             return
         from embedsearch.searching.columns import BUILT_IN
-        from embedsearch.metadata import beside, carried, join
+        from embedsearch.indexing.user_columns import beside, carried, join
 
         with Snapshot(self.store, ledger.manifest) as snapshot:
             known = snapshot.metadata()

@@ -25,7 +25,7 @@ from embedsearch.store.units import (
     read_record,
     read_refs,
 )
-from embedsearch.units import finish_unit
+from embedsearch.indexing.distributed.run import finish_unit
 
 CHUNK = 256  # images: 38 MB of pixels at 224 × 224
 PARTS_NAME = "parts"

@@ -10,7 +10,7 @@ from typing import Any
 
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import Interrupted
-from embedsearch.ledger import Ledger
+from embedsearch.indexing.store_update import Ledger
 from embedsearch.core.session import Session
 from embedsearch.searching.tuning_due import Due, due
 

@@ -1,4 +1,4 @@
-"""The driver of a job on Ray: `python -P -m embedsearch.scale.ray_driver FD SPEC`.
+"""The driver of a job on Ray: `python -P -m embedsearch.indexing.distributed.ray_driver FD SPEC`.
 
 decode (actors, a CPU each, our own decoder) → embed (actors, a GPU each, or a machine each) →
 parts of units on the disk → units. Ray Data passes chunks between them, and holds decoding back
@@ -27,13 +27,13 @@ from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
 from embedsearch.core.errors import EmbedSearchError
 from embedsearch.network.runtime import feed_for, load_stream_extractor
-from embedsearch.pipeline import embed_images
+from embedsearch.indexing.pipeline import embed_images
 from embedsearch.core.records import ImageBatch
-from embedsearch.scale.parts import Chunk, chunk_refs, chunks_left, pack, write_part
-from embedsearch.scope import Sources
+from embedsearch.indexing.distributed.parts import Chunk, chunk_refs, chunks_left, pack, write_part
+from embedsearch.indexing.scope import Sources
 from embedsearch.core.session import Session
 from embedsearch.store.shards import batch_table
-from embedsearch.units import open_plan
+from embedsearch.indexing.distributed.run import open_plan
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Folders to a store: find changes, embed, commit, watch, repair."""
