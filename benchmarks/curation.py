@@ -24,7 +24,7 @@ from benchmarks.measure import machine
 from benchmarks.run import CLI, SHARED
 from embedsearch.core.config import DuplicateConfig
 from embedsearch.curation.duplicates import duplicates
-from embedsearch.importing import import_vectors
+from embedsearch.exchange.import_vectors import import_vectors
 
 PHOTOS = 1000
 KINDS = ("resize", "recompress", "crop", "grey", "flip")

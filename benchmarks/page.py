@@ -21,7 +21,7 @@ from playwright.sync_api import sync_playwright
 
 from benchmarks.measure import machine
 from benchmarks.run import SHARED
-from embedsearch.importing import import_vectors
+from embedsearch.exchange.import_vectors import import_vectors
 from tests.serving import served
 
 ROWS, DIM, CENTRES = 200_000, 512, 2_000

@@ -29,7 +29,7 @@ import numpy as np
 import embedsearch
 from benchmarks.measure import machine
 from benchmarks.run import CLI, real_weights, some_photos
-from embedsearch.importing import import_vectors
+from embedsearch.exchange.import_vectors import import_vectors
 
 ROWS, DIM, CENTRES = 200_000, 512, 2_000
 PER_SECOND = 50

@@ -22,9 +22,9 @@ import numpy.typing as npt
 import pytest
 
 from benchmarks.measure import machine, spread
-from embedsearch.importing import import_vectors
+from embedsearch.exchange.import_vectors import import_vectors
 from embedsearch.searching.searcher import Searcher, open_store
-from embedsearch.uploading import upload
+from embedsearch.exchange.upload import upload
 from tests.engines import MILVUS_TOKEN, milvus_server, postgres_server
 
 QUERIES, WARM_UP = 200, 20

@@ -19,7 +19,7 @@ _HOMES = {
     "outliers": "embedsearch.curation.clusters",
     "picture_map": "embedsearch.curation.plane",
     "open_store": "embedsearch.searching.searcher",
-    "pull": "embedsearch.pulling",
+    "pull": "embedsearch.exchange.pull",
     "Searcher": "embedsearch.searching.searcher",
     "Crop": "embedsearch.searching.queries",
     "Key": "embedsearch.searching.queries",
@@ -105,7 +105,7 @@ if TYPE_CHECKING:
     from embedsearch.indexing.sync import index, plan
     from embedsearch.learning.evaluate import evaluate
     from embedsearch.learning.train import train
-    from embedsearch.pulling import pull
+    from embedsearch.exchange.pull import pull
     from embedsearch.searching.queries import Crop, Key, Mix
     from embedsearch.core.records import (
         BenchReport,

@@ -14,7 +14,7 @@ import pytest
 
 import embedsearch
 import embedsearch.core.errors
-from embedsearch.importing import import_vectors
+from embedsearch.exchange.import_vectors import import_vectors
 from tests.conftest import SAMPLES, paint
 from tests.serving import Served, served
 

@@ -29,7 +29,7 @@ from embedsearch.curation.likeness import AS_IT_IS, Likeness
 from embedsearch.curation.linkage import Ball, Members, complete_groups
 from embedsearch.curation.plane import picture_map
 from embedsearch.core.errors import NothingIndexed, UsageError
-from embedsearch.importing import import_vectors
+from embedsearch.exchange.import_vectors import import_vectors
 from tests.conftest import REPOSITORY, SAMPLES, paint, run_cli
 
 CLOCK, BOAT = SAMPLES / "clocks" / "clocks_1.jpg", SAMPLES / "boats" / "boats_1.jpg"

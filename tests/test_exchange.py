@@ -27,8 +27,8 @@ from embedsearch.core.errors import (
     StorageError,
     UsageError,
 )
-from embedsearch.exporting import export
-from embedsearch.importing import import_vectors
+from embedsearch.exchange.export import export
+from embedsearch.exchange.import_vectors import import_vectors
 from embedsearch.core.session import Session
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current

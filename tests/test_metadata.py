@@ -16,7 +16,7 @@ import pytest
 import embedsearch
 from embedsearch import Key
 from embedsearch.core.errors import DamagedStore, UsageError
-from embedsearch.exporting import export
+from embedsearch.exchange.export import export
 from embedsearch.core.records import MetadataReport
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current

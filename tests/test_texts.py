@@ -18,7 +18,7 @@ from embedsearch.core.errors import (
 )
 from embedsearch.searching.queries import Inside
 from embedsearch.references import image_of
-from embedsearch.texts import StoredText, delete_texts, put_texts
+from embedsearch.exchange.texts import StoredText, delete_texts, put_texts
 from tests.conftest import SAMPLES
 
 BOAT = SAMPLES / "boats" / "boats_1.jpg"

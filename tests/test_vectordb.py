@@ -36,11 +36,11 @@ from embedsearch.core.errors import (
     StorageError,
     UsageError,
 )
-from embedsearch.importing import import_vectors
+from embedsearch.exchange.import_vectors import import_vectors
 from embedsearch.searching.searcher import open_store
 from embedsearch.core.session import Session
 from embedsearch.store.snapshot import open_snapshot
-from embedsearch.uploading import upload
+from embedsearch.exchange.upload import upload
 from embedsearch.vectordb import database as databases
 from embedsearch.vectordb import milvus, postgres
 from embedsearch.searching.vectordb.conditions import Always, Condition

@@ -52,7 +52,7 @@ def export(
     if replace:
         raise UsageError("--replace goes with --to")
     assert out is not None, "one of the two was given"
-    from embedsearch.exporting import export as export_store
+    from embedsearch.exchange.export import export as export_store
     from embedsearch.present.text import json_line
     from embedsearch.store.locate import readable_store
 
@@ -70,7 +70,7 @@ def _upload(url: str, store: str | None, replace: bool, json: bool) -> None:
     from embedsearch.present.progress import ProgressDisplay
     from embedsearch.present.text import json_line
     from embedsearch.store.locate import readable_store
-    from embedsearch.uploading import upload
+    from embedsearch.exchange.upload import upload
 
     session = session_with_signals()
     with ProgressDisplay(notice) as show, readable_store(store, session) as path:
@@ -103,7 +103,7 @@ def import_(
     verbose: VerboseOption = False,
 ) -> None:
     """Take vectors that were made elsewhere into a store, all or nothing."""
-    from embedsearch.importing import import_vectors
+    from embedsearch.exchange.import_vectors import import_vectors
     from embedsearch.present.text import json_line
 
     report = import_vectors(
@@ -134,7 +134,7 @@ def pull(
     """Fetch a store from a URL; once more, what is new of it."""
     from embedsearch.present.progress import ProgressDisplay
     from embedsearch.present.text import json_line, pull_lines
-    from embedsearch.pulling import pull as fetch
+    from embedsearch.exchange.pull import pull as fetch
 
     with ProgressDisplay(notice, unit="MB") as on_progress:
         report = fetch(

@@ -31,7 +31,7 @@ from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.references import image_of
 from embedsearch.searching.searcher import Searcher
 from embedsearch.store.locate import locate_store
-from embedsearch.texts import FIELDS, TEXT, StoredText, delete_texts, put_texts
+from embedsearch.exchange.texts import FIELDS, TEXT, StoredText, delete_texts, put_texts
 
 try:
     from langchain_core.callbacks import (

@@ -27,7 +27,7 @@ import pyarrow.compute
 import pyarrow.parquet
 
 import embedsearch
-import embedsearch.importing
+import embedsearch.exchange.import_vectors
 import embedsearch.indexing.sync
 import embedsearch.searching.searcher
 import embedsearch.searching.tuning

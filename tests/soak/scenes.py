@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import embedsearch
-from embedsearch.importing import import_vectors
+from embedsearch.exchange.import_vectors import import_vectors
 from embedsearch.core.records import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.store.manifest import Manifest

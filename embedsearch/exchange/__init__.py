@@ -1,0 +1,1 @@
+"""Vectors and stores in and out: export, import, pull, upload."""
