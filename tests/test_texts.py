@@ -17,7 +17,7 @@ from embedsearch.core.errors import (
     UsageError,
 )
 from embedsearch.searching.queries import Inside
-from embedsearch.references import image_of
+from embedsearch.integrations.image_argument import image_of
 from embedsearch.exchange.texts import StoredText, delete_texts, put_texts
 from tests.conftest import SAMPLES
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from embedsearch.searching.embedder import ImageEmbedder
-from embedsearch.integrations.opened import (
+from embedsearch.integrations.adapters import (
     OpenedStore,
     Store,
     fields_of,
@@ -24,7 +24,7 @@ from embedsearch.integrations.opened import (
 )
 from embedsearch.searching.queries import ImageLike, Query
 from embedsearch.core.records import Hit
-from embedsearch.references import image_of
+from embedsearch.integrations.image_argument import image_of
 from embedsearch.searching.searcher import Searcher
 
 try:

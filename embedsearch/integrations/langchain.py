@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pydantic import Field, PrivateAttr
 
 from embedsearch.core.errors import ImageNotFound, StoreNotFound
-from embedsearch.integrations.opened import (
+from embedsearch.integrations.adapters import (
     OpenedStore,
     Store,
     fields_of,
@@ -28,7 +28,7 @@ from embedsearch.integrations.opened import (
 )
 from embedsearch.searching.queries import Query
 from embedsearch.core.records import Hit, ImageRecord
-from embedsearch.references import image_of
+from embedsearch.integrations.image_argument import image_of
 from embedsearch.searching.searcher import Searcher
 from embedsearch.store.locate import locate_store
 from embedsearch.exchange.texts import FIELDS, TEXT, StoredText, delete_texts, put_texts

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import PrivateAttr
 
 from embedsearch.searching.embedder import ImageEmbedder
-from embedsearch.integrations.opened import (
+from embedsearch.integrations.adapters import (
     OpenedStore,
     Store,
     fields_of,
@@ -23,7 +23,7 @@ from embedsearch.integrations.opened import (
 )
 from embedsearch.searching.queries import ImageLike, Query
 from embedsearch.core.records import Hit
-from embedsearch.references import image_of
+from embedsearch.integrations.image_argument import image_of
 
 try:
     from llama_index.core.base.embeddings.base import Embedding

@@ -24,7 +24,7 @@ from embedsearch.core.errors import EmbedSearchError, UnreadableImage, UsageErro
 from embedsearch.core.paths import printable
 from embedsearch.searching.queries import Key, Query
 from embedsearch.core.records import Hit, ImageRecord
-from embedsearch.references import image_of
+from embedsearch.integrations.image_argument import image_of
 from embedsearch.searching.searcher import Searcher
 from embedsearch.images.thumbnails import MAX_SIDE
 from embedsearch.web.admission import Admission, Busy
