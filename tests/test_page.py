@@ -22,7 +22,7 @@ from PIL import Image
 from embedsearch.cli.sheet import SheetRow, _cut, _shown
 from embedsearch.core.errors import StorageError
 from embedsearch.core.paths import file_url, printable
-from embedsearch.present.page import Figure, Section, write_page
+from embedsearch.cli.output.page import Figure, Section, write_page
 from embedsearch.core.records import Hit
 from embedsearch.images.thumbnails import Pictures
 from tests.conftest import paint, run_cli
@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_the_old_page(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path\n"
         "from embedsearch.core.errors import StorageError\n"
-        "from embedsearch.present.page import Figure, Section, write_page\n"
+        "from embedsearch.cli.output.page import Figure, Section, write_page\n"
         "figure = Figure(b'x' * 90_000, 'name', (), None)\n"
         "try:\n"
         "    write_page(Path(sys.argv[1]), 'title', [Section('one', '', [figure])] * 9)\n"

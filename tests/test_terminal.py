@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from embedsearch.present import terminal
-from embedsearch.present.terminal import CELLS, Thumbnail, ThumbnailRows, half_blocks
+from embedsearch.cli.output.terminal import CELLS, Thumbnail, ThumbnailRows, half_blocks
 from tests.conftest import paint, run_cli
 
 LINK = re.compile(r"\x1b\]8;;([^\x1b]*)\x1b\\(.*?)\x1b\]8;;\x1b\\")

@@ -35,7 +35,7 @@ def bench(
 ) -> None:
     """Measure how fast photos of yours are indexed here, stage by stage; writes nothing."""
     from embedsearch.indexing.bench import bench as measured
-    from embedsearch.present.text import bench_lines, json_line
+    from embedsearch.cli.output.text import bench_lines, json_line
 
     config = IndexConfig(
         model=model,

@@ -66,9 +66,9 @@ def duplicates(
 ) -> None:
     """List copies of pictures, and which one of each group to keep. Deletes nothing."""
     from embedsearch.curation.duplicates import duplicates as find
-    from embedsearch.present.groups import group_csv, group_lines
-    from embedsearch.present.script import write_script
-    from embedsearch.present.text import json_line
+    from embedsearch.cli.output.groups import group_csv, group_lines
+    from embedsearch.cli.output.script import write_script
+    from embedsearch.cli.output.text import json_line
 
     if json and csv:
         raise UsageError("--json and --csv exclude each other")
@@ -118,8 +118,8 @@ def duplicates(
 
 def _write_page(path: Path, report: DuplicateReport, words: str) -> None:
     """Write groups of copies as one HTML page, a section each."""
-    from embedsearch.present.groups import picture_words
-    from embedsearch.present.page import MAX_FIGURES, THUMBNAIL_SIDE, Figure, Section, write_page
+    from embedsearch.cli.output.groups import picture_words
+    from embedsearch.cli.output.page import MAX_FIGURES, THUMBNAIL_SIDE, Figure, Section, write_page
     from embedsearch.images.thumbnails import Pictures
 
     kept, left = [], MAX_FIGURES
@@ -159,8 +159,8 @@ def clusters(
 ) -> None:
     """Group like pictures, each group with its most typical ones; --json lists all members."""
     from embedsearch.curation.clusters import clusters as find
-    from embedsearch.present.groups import cluster_lines
-    from embedsearch.present.text import json_line
+    from embedsearch.cli.output.groups import cluster_lines
+    from embedsearch.cli.output.text import json_line
 
     rows = [
         cluster.to_dict()
@@ -181,8 +181,8 @@ def outliers(
 ) -> None:
     """List the pictures that are least like all others, by their ten nearest neighbours."""
     from embedsearch.curation.clusters import outliers as find
-    from embedsearch.present.groups import outlier_lines
-    from embedsearch.present.text import json_line
+    from embedsearch.cli.output.groups import outlier_lines
+    from embedsearch.cli.output.text import json_line
 
     session = session_with_signals()
     rows = [odd.to_dict() for odd in find(count, store=store, where=where, session=session)]
@@ -206,7 +206,7 @@ def map_(
 ) -> None:
     """Write a map, one HTML file: like pictures near each other, thumbnails on hover."""
     from embedsearch.curation.plane import picture_map
-    from embedsearch.present.scatter import write_map
+    from embedsearch.cli.output.scatter import write_map
 
     found = picture_map(
         store=store, method=method, where=where, most=most, session=session_with_signals()

@@ -53,7 +53,7 @@ def export(
         raise UsageError("--replace goes with --to")
     assert out is not None, "one of the two was given"
     from embedsearch.exchange.export import export as export_store
-    from embedsearch.present.text import json_line
+    from embedsearch.cli.output.text import json_line
     from embedsearch.store.locate import readable_store
 
     session = session_with_signals()
@@ -67,8 +67,8 @@ def export(
 
 def _upload(url: str, store: str | None, replace: bool, json: bool) -> None:
     """Bring a vector database into step with the store, and report."""
-    from embedsearch.present.progress import ProgressDisplay
-    from embedsearch.present.text import json_line
+    from embedsearch.cli.output.progress import ProgressDisplay
+    from embedsearch.cli.output.text import json_line
     from embedsearch.store.locate import readable_store
     from embedsearch.exchange.upload import upload
 
@@ -104,7 +104,7 @@ def import_(
 ) -> None:
     """Take vectors that were made elsewhere into a store, all or nothing."""
     from embedsearch.exchange.import_vectors import import_vectors
-    from embedsearch.present.text import json_line
+    from embedsearch.cli.output.text import json_line
 
     report = import_vectors(
         source, model=model, paths=paths, root=root, store=store, session=session_with_signals()
@@ -132,8 +132,8 @@ def pull(
     verbose: VerboseOption = False,
 ) -> None:
     """Fetch a store from a URL; once more, what is new of it."""
-    from embedsearch.present.progress import ProgressDisplay
-    from embedsearch.present.text import json_line, pull_lines
+    from embedsearch.cli.output.progress import ProgressDisplay
+    from embedsearch.cli.output.text import json_line, pull_lines
     from embedsearch.exchange.pull import pull as fetch
 
     with ProgressDisplay(notice, unit="MB") as on_progress:

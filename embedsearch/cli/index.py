@@ -125,8 +125,8 @@ def index(
 ) -> int:
     """Bring the store into step with folders: embed new and changed images, drop deleted ones."""
     from embedsearch.indexing import sync
-    from embedsearch.present.progress import ProgressDisplay
-    from embedsearch.present.text import json_line, report_lines
+    from embedsearch.cli.output.progress import ProgressDisplay
+    from embedsearch.cli.output.text import json_line, report_lines
 
     config = IndexConfig(
         model=model,
@@ -191,8 +191,8 @@ def _share(
     as_json: bool,
 ) -> int:
     """Do one share of the work, and say what is left of it."""
-    from embedsearch.present.progress import ProgressDisplay
-    from embedsearch.present.text import json_line, units_line
+    from embedsearch.cli.output.progress import ProgressDisplay
+    from embedsearch.cli.output.text import json_line, units_line
     from embedsearch.indexing.distributed.run import index_share
 
     with ProgressDisplay(notice) as on_progress:
@@ -213,8 +213,8 @@ def _on_engine(
     as_json: bool,
 ) -> int:
     """Index on a cluster, and say what came of it."""
-    from embedsearch.present.progress import ProgressDisplay
-    from embedsearch.present.text import commit_lines, json_line
+    from embedsearch.cli.output.progress import ProgressDisplay
+    from embedsearch.cli.output.text import commit_lines, json_line
     from embedsearch.store.locate import locate_store
 
     if engine != "ray":
@@ -246,7 +246,7 @@ def commit(
 ) -> None:
     """Take the units of `index --unit` into the store, all of them or none."""
     from embedsearch.indexing.distributed import run
-    from embedsearch.present.text import commit_lines, json_line
+    from embedsearch.cli.output.text import commit_lines, json_line
 
     session = session_with_signals()
     if drop:
@@ -267,7 +267,7 @@ def _watch(
     as_json: bool,
 ) -> NoReturn:
     """Index until a signal comes, and say what each run did."""
-    from embedsearch.present.text import json_line, report_lines, watch_line
+    from embedsearch.cli.output.text import json_line, report_lines, watch_line
     from embedsearch.indexing.watch import watch
 
     is_first = True

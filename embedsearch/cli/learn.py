@@ -53,8 +53,8 @@ def evaluate(
 ) -> None:
     """Measure how well models find what belongs together, on labelled pictures."""
     from embedsearch.learning.evaluate import evaluate as measured
-    from embedsearch.present.progress import ProgressDisplay
-    from embedsearch.present.text import evaluation_lines, json_line
+    from embedsearch.cli.output.progress import ProgressDisplay
+    from embedsearch.cli.output.text import evaluation_lines, json_line
 
     config = IndexConfig(device=device, precision=precision, input_side=input_side, flip=flip)
     with ProgressDisplay(notice) as on_progress:
@@ -129,8 +129,8 @@ def train(
     verbose: VerboseOption = False,
 ) -> None:
     """Make a model better on labelled pictures: transfer learning. Runs go on after a break."""
-    from embedsearch.present.progress import ProgressDisplay
-    from embedsearch.present.text import epoch_line, json_line, plan_lines, train_lines
+    from embedsearch.cli.output.progress import ProgressDisplay
+    from embedsearch.cli.output.text import epoch_line, json_line, plan_lines, train_lines
 
     if weights not in ("model", "none"):
         raise UsageError(f"--weights is model or none, not {weights!r}")

@@ -162,7 +162,7 @@ class _Answers:
 
 def _show(answers: _Answers, form: str) -> None:
     """Print the hits for programs, as they come."""
-    from embedsearch.present.text import HIT_COLUMNS, csv_lines, hit_values, json_line
+    from embedsearch.cli.output.text import HIT_COLUMNS, csv_lines, hit_values, json_line
 
     if form == "csv":
         sys.stdout.write(",".join(HIT_COLUMNS) + "\n")
@@ -180,7 +180,7 @@ def _show(answers: _Answers, form: str) -> None:
 
 def _show_tables(answers: _Answers, thumbnails: bool) -> None:
     """Print the hits for a person, as they come."""
-    from embedsearch.present.text import hit_table
+    from embedsearch.cli.output.text import hit_table
 
     host = None
     if _is_smart_terminal():
@@ -211,7 +211,7 @@ def _pictures(opened: ExitStack) -> _ShowPictures | None:
     if why:
         notice(f"without thumbnails: {why}")
         return None
-    from embedsearch.present.terminal import SIDE, Thumbnail, ThumbnailRows
+    from embedsearch.cli.output.terminal import SIDE, Thumbnail, ThumbnailRows
     from embedsearch.images.thumbnails import Pictures
 
     rows = ThumbnailRows(sys.stdout, shutil.get_terminal_size().columns)
@@ -230,9 +230,9 @@ def _pictures(opened: ExitStack) -> _ShowPictures | None:
 
 def _write(answers: _Answers, out: Path, total: int, session: Session) -> None:
     """Write the hits to a file as they come, and show how far that is."""
-    from embedsearch.present.hits import hits_file
-    from embedsearch.present.progress import ProgressDisplay
-    from embedsearch.present.text import hit_values
+    from embedsearch.cli.output.hits import hits_file
+    from embedsearch.cli.output.progress import ProgressDisplay
+    from embedsearch.cli.output.text import hit_values
     from embedsearch.core.records import Progress
 
     done, started = 0, time.monotonic()

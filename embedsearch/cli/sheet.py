@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from embedsearch.cli.app import notice
 
 if TYPE_CHECKING:
-    from embedsearch.present.page import Figure, Section
+    from embedsearch.cli.output.page import Figure, Section
     from embedsearch.core.records import Hit
 
 _MAX_COLUMNS = 12  # of the user's, in words below a picture ...
@@ -31,7 +31,7 @@ class SheetRow:
 
 def write_rows(path: Path, rows: list[SheetRow]) -> None:
     """Write queries and their hits as one PNG, a row each."""
-    from embedsearch.present.sheet import MAX_TILES, THUMBNAIL_SIDE, Tile, write_sheet
+    from embedsearch.cli.output.sheet import MAX_TILES, THUMBNAIL_SIDE, Tile, write_sheet
     from embedsearch.images.thumbnails import Pictures
 
     kept = _cut(rows, MAX_TILES, "contact sheet")
@@ -48,7 +48,7 @@ def write_rows(path: Path, rows: list[SheetRow]) -> None:
 
 def write_html(path: Path, rows: list[SheetRow], lead: str) -> None:
     """Write queries and their hits as one HTML page, a section each."""
-    from embedsearch.present.page import MAX_FIGURES, THUMBNAIL_SIDE, write_page
+    from embedsearch.cli.output.page import MAX_FIGURES, THUMBNAIL_SIDE, write_page
     from embedsearch.images.thumbnails import Pictures
 
     kept = _cut(rows, MAX_FIGURES, "page")
@@ -77,7 +77,7 @@ def _images(rows: Iterable[SheetRow]) -> Iterator[str | bytes]:
 
 
 def _section(row: SheetRow, jpegs: Iterator[bytes | None]) -> Section:
-    from embedsearch.present.page import Figure, Section
+    from embedsearch.cli.output.page import Figure, Section
 
     path = row.picture if isinstance(row.picture, str) and row.picture else None
     name = os.path.basename(row.name)
@@ -88,7 +88,7 @@ def _section(row: SheetRow, jpegs: Iterator[bytes | None]) -> Section:
 
 
 def _figure(hit: Hit, jpegs: Iterator[bytes | None]) -> Figure:
-    from embedsearch.present.page import Figure
+    from embedsearch.cli.output.page import Figure
 
     words = [f"{hit.rank} · {hit.score:.3f}"]
     if hit.width:

@@ -29,7 +29,7 @@ def info(
 ) -> None:
     """Show what the store holds: images, model, sizes, generation."""
     from embedsearch.indexing import upkeep
-    from embedsearch.present.text import generation_lines, info_lines, json_line
+    from embedsearch.cli.output.text import generation_lines, info_lines, json_line
     from embedsearch.store.locate import readable_store
 
     with readable_store(store, Session(notice=notice)) as path:
@@ -88,7 +88,7 @@ def failures(
 ) -> None:
     """List the files that could not be indexed, with stage and reason."""
     from embedsearch.indexing import upkeep
-    from embedsearch.present.text import failure_values, json_line, table
+    from embedsearch.cli.output.text import failure_values, json_line, table
     from embedsearch.store.locate import readable_store
 
     with readable_store(store, Session(notice=notice)) as path:
@@ -105,7 +105,7 @@ def failures(
 def models(json: JsonOption = False, verbose: VerboseOption = False) -> None:
     """List the models that --model knows, with dims, size, licence, and which are here."""
     from embedsearch.indexing import upkeep
-    from embedsearch.present.text import json_line, model_lines
+    from embedsearch.cli.output.text import json_line, model_lines
 
     entries = upkeep.models()
     if json:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import printable
-from embedsearch.present.text import HIT_COLUMNS, csv_lines, json_line
+from embedsearch.cli.output.text import HIT_COLUMNS, csv_lines, json_line
 from embedsearch.core.atomic import in_place
 
 Write: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], None]

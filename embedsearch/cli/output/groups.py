@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from embedsearch.present.text import csv_lines, from_here, table
+from embedsearch.cli.output.text import csv_lines, from_here, table
 
 GROUP_COLUMNS = [
     *("group", "what", "score", "row", "path", "width", "height", "size_bytes", "format"),
