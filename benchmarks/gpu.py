@@ -26,15 +26,16 @@ from PIL import Image
 import embedsearch
 from benchmarks.measure import machine
 from benchmarks.precision import Vectors, overlap, top_ten
-from embedsearch.indexing.bench import bench, network_rate
-from embedsearch.core.config import IndexConfig, available_processors
-from embedsearch.images.decode.image import decode
-from embedsearch.network import torch_runtime
-from embedsearch.network.runtime import GPU_BATCH
-from embedsearch.network.torch_runtime import TorchExtractor
-from embedsearch.network.weights import resolve
+from embedsearch.core.config import IndexConfig
 from embedsearch.core.records import ModelSpec
 from embedsearch.core.session import Session
+from embedsearch.core.system import available_processors
+from embedsearch.images.decode.image import decode
+from embedsearch.indexing.bench import bench, network_rate
+from embedsearch.network import torch_runtime
+from embedsearch.network.feed import GPU_BATCH
+from embedsearch.network.torch_runtime import TorchExtractor
+from embedsearch.network.weights import resolve
 
 PARITY_IMAGES = 256
 RUN_IMAGES = 60_000  # the photos again and again, as files of their own

@@ -15,15 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.measure import machine
-from embedsearch.indexing.bench import network_rate
 from embedsearch.core.config import DecodeLimits
+from embedsearch.core.session import Session
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
-from embedsearch.learning.metrics import measure_all
-from embedsearch.network.runtime import CPU_BATCH, load_stream_extractor
-from embedsearch.network.weights import resolve
-from embedsearch.core.session import Session
 from embedsearch.images.sources.folder import FolderScan
+from embedsearch.indexing.bench import network_rate
+from embedsearch.learning.metrics import measure_all
+from embedsearch.network.feed import CPU_BATCH
+from embedsearch.network.runtime import load_stream_extractor
+from embedsearch.network.weights import resolve
 
 PRECISIONS = ("fp32", "bf16", "int8")
 Vectors = npt.NDArray[np.float32]

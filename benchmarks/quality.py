@@ -27,6 +27,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from benchmarks.measure import machine
+from embedsearch.core.records import ModelSpec
+from embedsearch.core.session import Session
 from embedsearch.images.decode.image import square
 from embedsearch.learning.metrics import measure, rank_others
 from embedsearch.network.extractor import normalisation
@@ -34,8 +36,6 @@ from embedsearch.network.pooling import GeM, expected_features
 from embedsearch.network.resnet import ResNet, float_pixels, load
 from embedsearch.network.tensors import load_tensors
 from embedsearch.network.weights import resolve, weights_path
-from embedsearch.core.records import ModelSpec
-from embedsearch.core.session import Session
 
 BATCH = 32
 FITTED_ON = 2_000  # pictures of Tiny ImageNet, for PCA and means

@@ -62,8 +62,7 @@ class NamedImages:
 
 def plan(images: int) -> None:
     """Plan N images, and print seconds, bytes and peak memory."""
-    from embedsearch.indexing import sync
-    from embedsearch.indexing import scope
+    from embedsearch.indexing import scope, sync
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -30,9 +30,9 @@ import embedsearch
 from benchmarks.measure import machine, run
 from benchmarks.peers import install
 from benchmarks.run import CLI, SHARED, real_weights
+from embedsearch.indexing.upkeep import info
 from embedsearch.store.current import read_current
 from embedsearch.store.snapshot import open_snapshot
-from embedsearch.indexing.upkeep import info
 
 QUERIES = 400
 K = 10

@@ -23,8 +23,8 @@ import pytest
 
 from benchmarks.measure import machine, spread
 from embedsearch.exchange.import_vectors import import_vectors
-from embedsearch.searching.searcher import Searcher, open_store
 from embedsearch.exchange.upload import upload
+from embedsearch.searching.searcher import Searcher, open_store
 from tests.engines import MILVUS_TOKEN, milvus_server, postgres_server
 
 QUERIES, WARM_UP = 200, 20

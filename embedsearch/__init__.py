@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from embedsearch._version import __version__
 
 _HOMES = {
     "bench": "embedsearch.indexing.bench",
@@ -89,7 +89,6 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from embedsearch.indexing.bench import bench
     from embedsearch.core.config import (
         DecodeLimits,
         DuplicateConfig,
@@ -97,16 +96,7 @@ if TYPE_CHECKING:
         SearchConfig,
         TrainConfig,
     )
-    from embedsearch.curation.clusters import clusters, outliers
-    from embedsearch.curation.duplicates import duplicates
-    from embedsearch.curation.plane import picture_map
-    from embedsearch.searching.embedder import ImageEmbedder
     from embedsearch.core.errors import EmbedSearchError, ImageNotFound
-    from embedsearch.indexing.sync import index, plan
-    from embedsearch.learning.evaluate import evaluate
-    from embedsearch.learning.train import train
-    from embedsearch.exchange.pull import pull
-    from embedsearch.searching.queries import Crop, Key, Mix
     from embedsearch.core.records import (
         BenchReport,
         CommitReport,
@@ -120,9 +110,19 @@ if TYPE_CHECKING:
         TrainReport,
         UnitsReport,
     )
-    from embedsearch.searching.searcher import Searcher, open_store
+    from embedsearch.curation.clusters import clusters, outliers
+    from embedsearch.curation.duplicates import duplicates
+    from embedsearch.curation.plane import picture_map
+    from embedsearch.exchange.pull import pull
+    from embedsearch.indexing.bench import bench
     from embedsearch.indexing.distributed.run import commit, run_units
+    from embedsearch.indexing.sync import index, plan
     from embedsearch.indexing.watch import watch
+    from embedsearch.learning.evaluate import evaluate
+    from embedsearch.learning.train import train
+    from embedsearch.searching.embedder import ImageEmbedder
+    from embedsearch.searching.queries import Crop, Key, Mix
+    from embedsearch.searching.searcher import Searcher, open_store
 
 
 def __getattr__(name: str) -> Any:

@@ -16,20 +16,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import embedsearch
-from embedsearch.searching import neighbors
-from embedsearch.searching import tuning
-from embedsearch.ann import plan
-from embedsearch.searching.ann.build import CandidateBuilder, flat_bytes
-from embedsearch.searching.ann.search import CandidateIndex
 from embedsearch.core.config import IndexConfig, SearchBudget
 from embedsearch.core.errors import DamagedStore, Interrupted, UsageError
 from embedsearch.core.records import Hit, ModelSpec, Neighbors
 from embedsearch.core.session import Session
+from embedsearch.indexing.upkeep import info, repair
+from embedsearch.searching import neighbors, tuning
+from embedsearch.searching.ann import candidates
+from embedsearch.searching.ann.build import CandidateBuilder, flat_bytes
+from embedsearch.searching.ann.search import CandidateIndex
 from embedsearch.searching.tuning_due import Due, due
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.manifest import Manifest
-from embedsearch.indexing.upkeep import info, repair
 from tests.conftest import CountingExtractor, paint
 from tests.test_search import DIM, oracle, unit
 
@@ -207,7 +206,7 @@ def test_of_copies_of_a_picture_any_is_a_right_answer(
         hits = searcher.query(embedsearch.Key("023.png"), 10)
     assert keys(hits) == [f"{number:03d}.png" for number in range(3, 53, 5)]
     assert {hit.score for hit in hits} == {hits[0].score}
-    question = plan.Question(unit(0), wanted=2, least=0.75)
+    question = candidates.Question(unit(0), wanted=2, least=0.75)
     copies = Neighbors(np.array([7, 8, 9]), np.array([0.75, 0.75, 0.75], np.float32))
     assert question.share(copies) == 1.0
     further = Neighbors(np.array([8, 9]), np.array([0.75, 0.5], np.float32))
@@ -215,21 +214,23 @@ def test_of_copies_of_a_picture_any_is_a_right_answer(
 
 
 def test_candidates_fit_the_memory_and_the_history() -> None:
-    names = plan.factories(1_000_000, 512, SearchBudget(), loses_rows=False)
+    names = candidates.factories(1_000_000, 512, SearchBudget(), loses_rows=False)
     assert names == ["IVF4000,SQ8", "HNSW32,SQ8"]
-    assert "HNSW32,SQ8" not in plan.factories(1_000_000, 512, SearchBudget(), loses_rows=True)
-    assert "HNSW32,SQ8" not in plan.factories(3_000_000, 512, SearchBudget(), loses_rows=False)
+    assert "HNSW32,SQ8" not in candidates.factories(1_000_000, 512, SearchBudget(), loses_rows=True)
+    assert "HNSW32,SQ8" not in candidates.factories(
+        3_000_000, 512, SearchBudget(), loses_rows=False
+    )
     small = SearchBudget(memory_bytes=400 << 20)
-    assert plan.factories(1_000_000, 512, small, loses_rows=False) == ["IVF4000,RaBitQ4"]
+    assert candidates.factories(1_000_000, 512, small, loses_rows=False) == ["IVF4000,RaBitQ4"]
     smaller = SearchBudget(memory_bytes=200 << 20)
-    assert plan.factories(1_000_000, 512, smaller, loses_rows=False) == ["IVF4000,RaBitQ"]
+    assert candidates.factories(1_000_000, 512, smaller, loses_rows=False) == ["IVF4000,RaBitQ"]
     tiny = SearchBudget(memory_bytes=1 << 20)
-    assert plan.factories(1_000_000, 512, tiny, loses_rows=False) == []
+    assert candidates.factories(1_000_000, 512, tiny, loses_rows=False) == []
     asked = SearchBudget(factory="PQ64")
-    assert plan.factories(10, 512, asked, loses_rows=True) == ["PQ64"]
+    assert candidates.factories(10, 512, asked, loses_rows=True) == ["PQ64"]
     for rows in (1, 39, 40, 100, 10_000):
-        lists = plan.list_count(rows)
-        assert lists >= 1 and (lists == 1 or 39 * lists <= plan.training_rows(rows, 512))
+        lists = candidates.list_count(rows)
+        assert lists >= 1 and (lists == 1 or 39 * lists <= candidates.training_rows(rows, 512))
 
 
 def test_rows_that_came_later_are_found_and_then_added(

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import embedsearch
-from embedsearch.indexing.bench import network_rate
 from embedsearch.core.errors import NothingIndexed, UsageError
+from embedsearch.indexing.bench import network_rate
 from tests.conftest import SAMPLES, paint, run_cli
 from tests.test_pipeline import Stand
 

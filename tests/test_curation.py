@@ -21,15 +21,15 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 import embedsearch
-from embedsearch.searching.ann.graph import EXACT_ROWS, NearGraph
 from embedsearch.core.config import DuplicateConfig
+from embedsearch.core.errors import NothingIndexed, UsageError
 from embedsearch.curation.clusters import clusters, outliers
 from embedsearch.curation.duplicates import DuplicateReport, duplicates
 from embedsearch.curation.likeness import AS_IT_IS, Likeness
 from embedsearch.curation.linkage import Ball, Members, complete_groups
 from embedsearch.curation.plane import picture_map
-from embedsearch.core.errors import NothingIndexed, UsageError
 from embedsearch.exchange.import_vectors import import_vectors
+from embedsearch.searching.ann.graph import EXACT_ROWS, NearGraph
 from tests.conftest import REPOSITORY, SAMPLES, paint, run_cli
 
 CLOCK, BOAT = SAMPLES / "clocks" / "clocks_1.jpg", SAMPLES / "boats" / "boats_1.jpg"

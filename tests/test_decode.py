@@ -17,11 +17,11 @@ import pytest
 from PIL import Image, ImageFilter
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.decode import image as decode_image
+from embedsearch.core.records import Failure, ImageFacts, ImageRef, Reason
+from embedsearch.images.decode import image as decode_image
 from embedsearch.images.decode.image import DecodeError, decode, square
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
-from embedsearch.core.records import Failure, ImageFacts, ImageRef, Reason
 from tests.conftest import run_cli
 
 LIMITS = DecodeLimits()

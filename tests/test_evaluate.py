@@ -14,10 +14,10 @@ import embedsearch
 from embedsearch import Key
 from embedsearch.core.config import IndexConfig
 from embedsearch.core.errors import UsageError
-from embedsearch.learning.evaluate import evaluate
-from embedsearch.learning.metrics import NAMES
 from embedsearch.core.records import Evaluation
 from embedsearch.core.session import Session
+from embedsearch.learning.evaluate import evaluate
+from embedsearch.learning.metrics import NAMES
 from tests.conftest import SAMPLES, paint, run_cli
 
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
 
 import embedsearch
-from embedsearch.searching import where
 from embedsearch.core.errors import MissingLibrary, UsageError
 from embedsearch.searching.where import Where
 
@@ -124,7 +124,7 @@ def test_the_connection_itself_reaches_nothing(tmp_path: Path) -> None:
             "set enable_external_access = true",
             "set memory_limit = '9GB'",
         ):
-            with pytest.raises(where.duckdb.Error):
+            with pytest.raises(duckdb.Error):
                 where._connection.execute(statement).fetchall()
     assert [path.name for path in tmp_path.iterdir()] == ["secret.csv"]
 
@@ -149,7 +149,7 @@ def test_an_error_says_where_and_which_columns_there_are(text: str, words: str) 
 
 
 def test_a_condition_that_takes_for_ever_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(where, "TIME_LIMIT_S", 0.5)
+    monkeypatch.setattr("embedsearch.searching.where.TIME_LIMIT_S", 0.5)
     many = pa.table({"width": np.arange(100_000)})
     started = time.monotonic()
     with (

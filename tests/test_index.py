@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 import embedsearch
-from embedsearch.indexing import changes
 from embedsearch.core.config import DecodeLimits, IndexConfig
 from embedsearch.core.errors import (
     DamagedStore,
@@ -27,11 +26,12 @@ from embedsearch.core.errors import (
 )
 from embedsearch.core.records import ImageRef, IndexReport, ModelSpec, Reason, Stage
 from embedsearch.core.session import Session
+from embedsearch.indexing import changes
+from embedsearch.indexing.upkeep import failures
 from embedsearch.store import merge
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.writer import create_store
-from embedsearch.indexing.upkeep import failures
 from tests.conftest import CountingExtractor, paint, run_cli
 from tests.test_store import contents, rows_of
 
@@ -79,7 +79,9 @@ def test_the_second_run_reads_and_embeds_nothing(
     assert CountingExtractor.embedded == 12
     generation = read_current(library.store).generation
     before = sorted(path.name for path in library.store.rglob("*"))
-    monkeypatch.setattr("embedsearch.indexing.pipeline.DecodePool", None)  # would fail if it were used
+    monkeypatch.setattr(
+        "embedsearch.indexing.pipeline.DecodePool", None
+    )  # would fail if it were used
     monkeypatch.setattr("embedsearch.images.sources.folder.open_regular", None)
     report = library.index(photos)
     assert counts(report) == (12, 0, 0, 0, 12, 0, 0)
@@ -342,7 +344,9 @@ def test_a_rebuild_mends_a_lost_shard_and_keeps_the_model(
     (library.store / old.shards[0].relative).unlink()
     with pytest.raises(DamagedStore, match="--rebuild"):
         library.index()
-    monkeypatch.setattr("embedsearch.indexing.sync.resolve", None)  # would fail if a model were chosen
+    monkeypatch.setattr(
+        "embedsearch.indexing.sync.resolve", None
+    )  # would fail if a model were chosen
     assert library.index(rebuild=True).added == 12
     assert read_current(library.store).model == old.model
     assert check_store(library.store, read_data=True)[1] == []

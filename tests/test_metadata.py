@@ -16,11 +16,11 @@ import pytest
 import embedsearch
 from embedsearch import Key
 from embedsearch.core.errors import DamagedStore, UsageError
-from embedsearch.exchange.export import export
 from embedsearch.core.records import MetadataReport
+from embedsearch.exchange.export import export
+from embedsearch.indexing.upkeep import info, repair
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
-from embedsearch.indexing.upkeep import info, repair
 from tests.conftest import SAMPLES, CountingExtractor, paint, run_cli
 from tests.test_search import unit
 

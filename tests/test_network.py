@@ -14,10 +14,13 @@ import pytest
 import torch
 
 from embedsearch.core.config import DecodeLimits, TrainConfig
-from embedsearch.decode import image as decode_image
+from embedsearch.core.errors import MissingLibrary, UsageError
+from embedsearch.core.records import ModelSpec
+from embedsearch.core.session import Session
+from embedsearch.images.decode import image as decode_image
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
-from embedsearch.core.errors import MissingLibrary, UsageError
+from embedsearch.images.sources.folder import FolderScan
 from embedsearch.network.catalog import CATALOG
 from embedsearch.network.extractor import build_extractor
 from embedsearch.network.folding import fold_batchnorm
@@ -42,9 +45,6 @@ from embedsearch.network.resnet import (
 from embedsearch.network.runtime import load_extractor
 from embedsearch.network.torch_runtime import TorchExtractor, _Lane, training_precision
 from embedsearch.network.weights import resolve
-from embedsearch.core.records import ModelSpec
-from embedsearch.core.session import Session
-from embedsearch.images.sources.folder import FolderScan
 from tests.conftest import SAMPLES
 
 TORCHVISION = [name for name in ARCHITECTURES if not name.startswith("se") and name[-1] != "d"]

@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from embedsearch.cli.output.page import Figure, Section, write_page
 from embedsearch.cli.sheet import SheetRow, _cut, _shown
 from embedsearch.core.errors import StorageError
 from embedsearch.core.paths import file_url, printable
-from embedsearch.cli.output.page import Figure, Section, write_page
 from embedsearch.core.records import Hit
 from embedsearch.images.thumbnails import Pictures
 from tests.conftest import paint, run_cli

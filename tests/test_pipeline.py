@@ -12,13 +12,13 @@ import numpy.typing as npt
 import pytest
 
 from embedsearch.core.config import DecodeLimits, IndexConfig
+from embedsearch.core.errors import MissingLibrary
+from embedsearch.core.records import ImageRef
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
-from embedsearch.core.errors import MissingLibrary
-from embedsearch.network.runtime import CPU_AHEAD
-from embedsearch.indexing.pipeline import Pipeline
-from embedsearch.core.records import ImageRef
 from embedsearch.indexing.bottleneck import Setup, advice, shares, slowest_stage, words
+from embedsearch.indexing.pipeline import Pipeline
+from embedsearch.network.feed import CPU_AHEAD
 from tests.conftest import paint
 
 SIDE = 16
@@ -201,7 +201,7 @@ def test_the_slowest_stage_and_what_helps() -> None:
 
 
 def test_workers_asked_for_are_kept_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedsearch.core.config.available_processors", lambda: 8)
+    monkeypatch.setattr("embedsearch.core.system.available_processors", lambda: 8)
     assert IndexConfig().worker_range(on_gpu=False) == (1, 8)
     assert IndexConfig().worker_range(on_gpu=True) == (8, 8)
     assert IndexConfig(workers=3).worker_range(on_gpu=True) == (3, 3)

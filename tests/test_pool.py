@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.images.decode.pool import SPARE_REGIONS, DecodedBatch, DecodePool
-from embedsearch.images.decode.process import DecodeJob
 from embedsearch.core.errors import EmbedSearchError
 from embedsearch.core.records import Failure, ImageRef, Reason
+from embedsearch.images.decode.pool import SPARE_REGIONS, DecodedBatch, DecodePool
+from embedsearch.images.decode.process import DecodeJob
 from tests.conftest import paint, wait_for
 
 # Replaces decode() in the workers: the name of the file says what the decoder does with it.

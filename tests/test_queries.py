@@ -15,10 +15,10 @@ from PIL import ExifTags, Image, ImageOps
 import embedsearch
 from embedsearch import Crop, Key, Mix
 from embedsearch.core.config import DecodeLimits, SearchConfig
-from embedsearch.images.decode.image import decode, square
 from embedsearch.core.errors import UnreadableImage, UsageError
-from embedsearch.searching.queries import UNLIKE_WEIGHT
 from embedsearch.core.records import Box, Hit
+from embedsearch.images.decode.image import decode, square
+from embedsearch.searching.queries import UNLIKE_WEIGHT
 from tests.conftest import SAMPLES, paint, run_cli
 from tests.test_search import unit
 

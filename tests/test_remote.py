@@ -19,7 +19,7 @@ import embedsearch
 from embedsearch.core import remote
 from embedsearch.core.errors import NothingIndexed, StorageError, UsageError
 from embedsearch.core.records import Reason
-from embedsearch.sources import remote
+from embedsearch.images.sources import remote as remote_source
 from tests.conftest import CountingExtractor, paint
 from tests.test_archives import MAKERS, contents, make_parquet, make_tar, rows_of
 from tests.test_index import Library, counts
@@ -155,9 +155,9 @@ def test_a_server_that_stops_answering_ends_the_run(
         paint(photos / f"{seed}.png", seed)
     s3.put_folder(photos, "bucket/p")
     monkeypatch.setattr(remote, "ATTEMPTS", 1)
-    monkeypatch.setattr(remote, "_IN_ROW", 8)
-    monkeypatch.setattr(remote, "THREADS", 2)
-    monkeypatch.setattr(remote, "_AHEAD", 2)
+    monkeypatch.setattr(remote_source, "_IN_ROW", 8)
+    monkeypatch.setattr(remote_source, "THREADS", 2)
+    monkeypatch.setattr(remote_source, "_AHEAD", 2)
     fetched: list[str] = []
 
     def fault(method: str, path: str) -> Fault:

@@ -15,13 +15,13 @@ import pytest
 from PIL import ExifTags, Image
 
 import embedsearch
-from embedsearch.searching import neighbors
-from embedsearch.ann import search
-from embedsearch.searching.ann.search import cosines, search_rows
 from embedsearch.core.errors import StoreNotFound, UnreadableImage, UsageError
-from embedsearch.searching.queries import QueryEmbedder
 from embedsearch.core.records import EmbeddingBatch, Hit, ImageFacts, ImageRef
 from embedsearch.core.session import Session
+from embedsearch.searching import neighbors
+from embedsearch.searching.ann import search
+from embedsearch.searching.ann.search import cosines, search_rows
+from embedsearch.searching.queries import QueryEmbedder
 from embedsearch.store.current import read_current
 from tests.conftest import CountingExtractor, paint
 from tests.test_store import rows_of
@@ -165,7 +165,9 @@ def test_merged_shards_leave_dead_segments_unsearched(
     """A FAISS file whose shards were partly merged away still answers for the rest."""
     keep = read_current(big_store).exact
     paint(photos / "fresh.png", 999)
-    monkeypatch.setattr("embedsearch.indexing.store_update.refresh_exact", lambda writer, manifest: keep)
+    monkeypatch.setattr(
+        "embedsearch.indexing.store_update.refresh_exact", lambda writer, manifest: keep
+    )
     embedsearch.index(photos, store=big_store, extractor_factory=extractor)
     names = {shard.name for shard in read_current(big_store).shards}
     assert not {part.shard for record in keep for part in record.segments} & names

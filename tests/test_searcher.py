@@ -19,7 +19,6 @@ import pytest
 from PIL import ExifTags, Image
 
 import embedsearch
-from embedsearch.searching import searcher
 from embedsearch.core.errors import (
     DamagedStore,
     ImageNotFound,
@@ -27,8 +26,8 @@ from embedsearch.core.errors import (
     UnreadableImage,
     UsageError,
 )
-from embedsearch.searching.queries import QueryEmbedder
 from embedsearch.core.session import Session
+from embedsearch.searching.queries import QueryEmbedder
 from embedsearch.store.current import read_current
 from tests.conftest import paint
 from tests.test_search import unit
@@ -218,7 +217,7 @@ def test_a_following_searcher_sees_commits_by_itself(
     extractor: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(searcher, "_LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("embedsearch.searching.searcher._LOOK_EVERY_S", 0.05)
     with embedsearch.open_store(store, follow=True) as searcher:
         count = len(searcher.query(unit(0), 50))
         descriptors = len(os.listdir("/proc/self/fd"))
@@ -236,7 +235,7 @@ def test_a_following_searcher_outlives_damage_and_rebuilds(
     extractor: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(searcher, "_LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("embedsearch.searching.searcher._LOOK_EVERY_S", 0.05)
     said: list[str] = []
     with embedsearch.open_store(store, follow=True, session=Session(said.append)) as searcher:
         before = searcher.query(unit(0), 30)

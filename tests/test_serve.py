@@ -752,7 +752,9 @@ def test_vectors_made_elsewhere(tmp_path: Path) -> None:
 
 def test_a_store_whose_weights_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights = tmp_path / "mine.safetensors"
-    packaged = load_file(next((REPOSITORY / "embedsearch" / "weights").glob("*.safetensors")))
+    packaged = load_file(
+        next((REPOSITORY / "embedsearch" / "network" / "packaged").glob("*.safetensors"))
+    )
     save_file({name: 0.99 * tensor for name, tensor in packaged.items()}, weights)
     paint(tmp_path / "photos" / "a.png", 1)
     embedsearch.index(tmp_path / "photos", store=tmp_path / "s.es", model=str(weights))

@@ -28,14 +28,15 @@ from embedsearch.core.errors import (
     StoreNotFound,
     UsageError,
 )
+from embedsearch.core.strict_json import strict_json
+from embedsearch.indexing.upkeep import generations, repair, roll_back
 from embedsearch.store import files
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
-from embedsearch.store.files import FileRecord, strict_json, write_new
+from embedsearch.store.files import FileRecord, write_new
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.writer import StoreWriter, create_store
-from embedsearch.indexing.upkeep import generations, repair, roll_back
 from tests.conftest import REPOSITORY, paint, run_cli
 
 

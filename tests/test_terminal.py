@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import numpy as np
 import pytest
 
-from embedsearch.present import terminal
+from embedsearch.cli.output import terminal
 from embedsearch.cli.output.terminal import CELLS, Thumbnail, ThumbnailRows, half_blocks
 from tests.conftest import paint, run_cli
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 import embedsearch
-from embedsearch.searching.embedder import ImageEmbedder
 from embedsearch.core.errors import (
     IncompatibleStore,
     UnreadableImage,
     UsageError,
 )
-from embedsearch.searching.queries import Inside
-from embedsearch.integrations.image_argument import image_of
 from embedsearch.exchange.texts import StoredText, delete_texts, put_texts
+from embedsearch.integrations.image_argument import image_of
+from embedsearch.searching.embedder import ImageEmbedder
+from embedsearch.searching.queries import Inside
 from tests.conftest import SAMPLES
 
 BOAT = SAMPLES / "boats" / "boats_1.jpg"

@@ -21,7 +21,15 @@ from PIL import Image
 
 import embedsearch
 from embedsearch.core.config import FREEZABLE
-from embedsearch.core.errors import Interrupted, StorageError, StoreLocked, TrainingFailed, UsageError
+from embedsearch.core.errors import (
+    Interrupted,
+    StorageError,
+    StoreLocked,
+    TrainingFailed,
+    UsageError,
+)
+from embedsearch.core.records import Epoch, ModelSpec, StagePlan, TrainReport
+from embedsearch.core.session import Session
 from embedsearch.learning import health, schedule
 from embedsearch.learning import train as training
 from embedsearch.learning.augment import random_views
@@ -31,8 +39,6 @@ from embedsearch.learning.trainee import Trainee, set_learning, stage_modules, t
 from embedsearch.network.resnet import STAGES, ResNet, build, load
 from embedsearch.network.tensors import load_tensors
 from embedsearch.network.weights import resolve, weights_path
-from embedsearch.core.records import Epoch, ModelSpec, StagePlan, TrainReport
-from embedsearch.core.session import Session
 from tests.conftest import SAMPLES, run_cli
 
 SMALL = {"model": "packaged", "input_side": 64, "precision": "fp32", "device": "cpu"}

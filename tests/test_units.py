@@ -16,11 +16,7 @@ from typing import Any
 
 import pytest
 
-from embedsearch.indexing.distributed import plan
-
-from embedsearch.indexing.distributed import run
 from embedsearch.core.config import DecodeLimits, IndexConfig
-from embedsearch.indexing.distributed.plan import cut, unit_images
 from embedsearch.core.errors import (
     IncompatibleStore,
     Interrupted,
@@ -30,14 +26,17 @@ from embedsearch.core.errors import (
     UnitsMissing,
     UsageError,
 )
-from embedsearch.indexing.sync import index, plan
 from embedsearch.core.records import ImageRef, Reason
 from embedsearch.core.session import Session
+from embedsearch.indexing.distributed import plan as plan_module
+from embedsearch.indexing.distributed import run as run_module
+from embedsearch.indexing.distributed.plan import cut, unit_images
+from embedsearch.indexing.distributed.run import commit, give_up, run_units
+from embedsearch.indexing.sync import index, plan
+from embedsearch.indexing.upkeep import failures
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.units import UNITS_NAME, UnitPlan, read_plan, read_record, read_refs
-from embedsearch.indexing.distributed.run import commit, give_up, run_units
-from embedsearch.indexing.upkeep import failures
 from tests.conftest import SAMPLES, CountingExtractor, paint, run_cli
 from tests.test_archives import contents, make_tar, rows_of
 
@@ -231,11 +230,11 @@ def test_a_commit_that_is_killed_is_made_up_for(
 
     with monkeypatch.context() as patch:
         if step == "adopt":
-            patch.setattr(run, "Ledger", die)
+            patch.setattr(run_module, "Ledger", die)
         elif step == "commit":
-            patch.setattr(run.Ledger, "commit", die)
+            patch.setattr(run_module.Ledger, "commit", die)
         else:
-            patch.setattr(run, "drop", die)
+            patch.setattr(run_module, "drop", die)
         with pytest.raises(Killed):
             commit(shared.store)
     assert commit(shared.store).images == 12
@@ -255,7 +254,7 @@ def test_a_plan_that_was_killed_while_it_was_made_is_none(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(plan, "write_plan", die)
+        patch.setattr(plan_module, "write_plan", die)
         with pytest.raises(Killed):
             shared.plan(photos)
     assert (shared.store / UNITS_NAME).exists()
@@ -379,13 +378,13 @@ def test_the_folder_of_a_plan_that_has_gone(
 ) -> None:
     """A straggler whose plan was committed meanwhile fails by itself, and changes nothing."""
     made = shared.plan(photos, shares=1)
-    real = run.write_shard
+    real = run_module.write_shard
 
     def gone(*arguments: Any) -> Any:
         shutil.rmtree(shared.store / UNITS_NAME)
         return real(*arguments)
 
-    monkeypatch.setattr(run, "write_shard", gone)
+    monkeypatch.setattr(run_module, "write_shard", gone)
     with pytest.raises(StorageError):
         shared.run(0)
     assert read_plan(shared.store) is None and read_current(shared.store).generation == made.base

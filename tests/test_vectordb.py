@@ -28,7 +28,6 @@ import pytest
 
 import embedsearch
 from embedsearch import Key
-from embedsearch.searching.columns import RowColumns
 from embedsearch.core.errors import (
     IncompatibleStore,
     Interrupted,
@@ -36,16 +35,17 @@ from embedsearch.core.errors import (
     StorageError,
     UsageError,
 )
-from embedsearch.exchange.import_vectors import import_vectors
-from embedsearch.searching.searcher import open_store
 from embedsearch.core.session import Session
-from embedsearch.store.snapshot import open_snapshot
+from embedsearch.exchange.import_vectors import import_vectors
 from embedsearch.exchange.upload import upload
-from embedsearch.vectordb import database as databases
-from embedsearch.vectordb import milvus, postgres
+from embedsearch.searching.columns import RowColumns
+from embedsearch.searching.searcher import open_store
+from embedsearch.searching.vectordb import database as databases
+from embedsearch.searching.vectordb import milvus, postgres
 from embedsearch.searching.vectordb.conditions import Always, Condition
-from embedsearch.searching.vectordb.database import open_database, place_of
 from embedsearch.searching.vectordb.fields import Field, fields_of
+from embedsearch.searching.vectordb.open import open_database, place_of
+from embedsearch.store.snapshot import open_snapshot
 from tests.conftest import paint, run_cli
 from tests.engines import (
     MILVUS_TOKEN,

@@ -18,8 +18,8 @@ import pytest
 
 import embedsearch
 from embedsearch.core.errors import UsageError
-from embedsearch.store.current import read_current
 from embedsearch.indexing.watch import watch
+from embedsearch.store.current import read_current
 from tests.conftest import REPOSITORY, paint, run_cli, wait_for
 
 pytest.importorskip("watchfiles", reason="needs the extra `watch`")

@@ -16,13 +16,13 @@ import safetensors.torch
 import torch
 
 from embedsearch.core.errors import UsageError, WeightsUnavailable
+from embedsearch.core.session import Session
 from embedsearch.network import weights
 from embedsearch.network.catalog import CATALOG
 from embedsearch.network.openvino_runtime import OpenVinoExtractor
 from embedsearch.network.resnet import build
 from embedsearch.network.tensors import dump_tensors, load_tensors
 from embedsearch.network.weights import resolve, weights_path
-from embedsearch.core.session import Session
 from tests.conftest import REPOSITORY, SAMPLES, run_cli
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
+from embedsearch.core.atomic import write_atomically
+from embedsearch.core.session import Session
 from embedsearch.network.prepare import MODEL_RECORD, read_weights
 from embedsearch.network.tensors import dump_tensors, load_tensors
 from embedsearch.network.weights import resolve, weights_path
-from embedsearch.core.session import Session
-from embedsearch.core.atomic import write_atomically
 
 START = "packaged"
 COMMON = "--holdout 0.02 --batch 128 --margin 0"

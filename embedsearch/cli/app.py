@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-import embedsearch
-from embedsearch.core.config import scaled, size_of
+from embedsearch._version import __version__
+from embedsearch.core.quantity import scaled, size_of
 from embedsearch.core.session import Session
 
 app = typer.Typer(
@@ -64,7 +64,7 @@ def show_tracebacks(value: bool) -> bool:
 
 def _version(value: bool) -> None:
     if value:
-        print(f"embedsearch {embedsearch.__version__}")
+        print(f"embedsearch {__version__}")
         raise typer.Exit
 
 

@@ -34,8 +34,8 @@ def bench(
     verbose: VerboseOption = False,
 ) -> None:
     """Measure how fast photos of yours are indexed here, stage by stage; writes nothing."""
-    from embedsearch.indexing.bench import bench as measured
     from embedsearch.cli.output.text import bench_lines, json_line
+    from embedsearch.indexing.bench import bench as measured
 
     config = IndexConfig(
         model=model,

@@ -65,10 +65,10 @@ def duplicates(
     verbose: VerboseOption = False,
 ) -> None:
     """List copies of pictures, and which one of each group to keep. Deletes nothing."""
-    from embedsearch.curation.duplicates import duplicates as find
     from embedsearch.cli.output.groups import group_csv, group_lines
     from embedsearch.cli.output.script import write_script
     from embedsearch.cli.output.text import json_line
+    from embedsearch.curation.duplicates import duplicates as find
 
     if json and csv:
         raise UsageError("--json and --csv exclude each other")
@@ -158,9 +158,9 @@ def clusters(
     verbose: VerboseOption = False,
 ) -> None:
     """Group like pictures, each group with its most typical ones; --json lists all members."""
-    from embedsearch.curation.clusters import clusters as find
     from embedsearch.cli.output.groups import cluster_lines
     from embedsearch.cli.output.text import json_line
+    from embedsearch.curation.clusters import clusters as find
 
     rows = [
         cluster.to_dict()
@@ -180,9 +180,9 @@ def outliers(
     verbose: VerboseOption = False,
 ) -> None:
     """List the pictures that are least like all others, by their ten nearest neighbours."""
-    from embedsearch.curation.clusters import outliers as find
     from embedsearch.cli.output.groups import outlier_lines
     from embedsearch.cli.output.text import json_line
+    from embedsearch.curation.clusters import outliers as find
 
     session = session_with_signals()
     rows = [odd.to_dict() for odd in find(count, store=store, where=where, session=session)]
@@ -205,8 +205,8 @@ def map_(
     verbose: VerboseOption = False,
 ) -> None:
     """Write a map, one HTML file: like pictures near each other, thumbnails on hover."""
-    from embedsearch.curation.plane import picture_map
     from embedsearch.cli.output.scatter import write_map
+    from embedsearch.curation.plane import picture_map
 
     found = picture_map(
         store=store, method=method, where=where, most=most, session=session_with_signals()

@@ -52,8 +52,8 @@ def export(
     if replace:
         raise UsageError("--replace goes with --to")
     assert out is not None, "one of the two was given"
-    from embedsearch.exchange.export import export as export_store
     from embedsearch.cli.output.text import json_line
+    from embedsearch.exchange.export import export as export_store
     from embedsearch.store.locate import readable_store
 
     session = session_with_signals()
@@ -69,8 +69,8 @@ def _upload(url: str, store: str | None, replace: bool, json: bool) -> None:
     """Bring a vector database into step with the store, and report."""
     from embedsearch.cli.output.progress import ProgressDisplay
     from embedsearch.cli.output.text import json_line
-    from embedsearch.store.locate import readable_store
     from embedsearch.exchange.upload import upload
+    from embedsearch.store.locate import readable_store
 
     session = session_with_signals()
     with ProgressDisplay(notice) as show, readable_store(store, session) as path:
@@ -103,8 +103,8 @@ def import_(
     verbose: VerboseOption = False,
 ) -> None:
     """Take vectors that were made elsewhere into a store, all or nothing."""
-    from embedsearch.exchange.import_vectors import import_vectors
     from embedsearch.cli.output.text import json_line
+    from embedsearch.exchange.import_vectors import import_vectors
 
     report = import_vectors(
         source, model=model, paths=paths, root=root, store=store, session=session_with_signals()

@@ -124,9 +124,9 @@ def index(
     verbose: VerboseOption = False,
 ) -> int:
     """Bring the store into step with folders: embed new and changed images, drop deleted ones."""
-    from embedsearch.indexing import sync
     from embedsearch.cli.output.progress import ProgressDisplay
     from embedsearch.cli.output.text import json_line, report_lines
+    from embedsearch.indexing import sync
 
     config = IndexConfig(
         model=model,
@@ -245,8 +245,8 @@ def commit(
     verbose: VerboseOption = False,
 ) -> None:
     """Take the units of `index --unit` into the store, all of them or none."""
-    from embedsearch.indexing.distributed import run
     from embedsearch.cli.output.text import commit_lines, json_line
+    from embedsearch.indexing.distributed import run
 
     session = session_with_signals()
     if drop:

@@ -52,9 +52,9 @@ def evaluate(
     verbose: VerboseOption = False,
 ) -> None:
     """Measure how well models find what belongs together, on labelled pictures."""
-    from embedsearch.learning.evaluate import evaluate as measured
     from embedsearch.cli.output.progress import ProgressDisplay
     from embedsearch.cli.output.text import evaluation_lines, json_line
+    from embedsearch.learning.evaluate import evaluate as measured
 
     config = IndexConfig(device=device, precision=precision, input_side=input_side, flip=flip)
     with ProgressDisplay(notice) as on_progress:

@@ -28,8 +28,8 @@ def info(
     verbose: VerboseOption = False,
 ) -> None:
     """Show what the store holds: images, model, sizes, generation."""
-    from embedsearch.indexing import upkeep
     from embedsearch.cli.output.text import generation_lines, info_lines, json_line
+    from embedsearch.indexing import upkeep
     from embedsearch.store.locate import readable_store
 
     with readable_store(store, Session(notice=notice)) as path:
@@ -87,8 +87,8 @@ def failures(
     store: StoreOption = None, json: JsonOption = False, verbose: VerboseOption = False
 ) -> None:
     """List the files that could not be indexed, with stage and reason."""
-    from embedsearch.indexing import upkeep
     from embedsearch.cli.output.text import failure_values, json_line, table
+    from embedsearch.indexing import upkeep
     from embedsearch.store.locate import readable_store
 
     with readable_store(store, Session(notice=notice)) as path:
@@ -104,8 +104,8 @@ def failures(
 
 def models(json: JsonOption = False, verbose: VerboseOption = False) -> None:
     """List the models that --model knows, with dims, size, licence, and which are here."""
-    from embedsearch.indexing import upkeep
     from embedsearch.cli.output.text import json_line, model_lines
+    from embedsearch.indexing import upkeep
 
     entries = upkeep.models()
     if json:

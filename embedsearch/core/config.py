@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
-import tempfile
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 from embedsearch.core.errors import UsageError
+from embedsearch.core.system import available_processors, most_workers
 
 STORE_NAME = ".embedsearch"
 DEVICES = ("auto", "cpu", "cuda", "mps")  # or cuda:N
@@ -30,8 +26,6 @@ MIN_SIDE, MAX_SIDE = 32, 1024  # a network halves its input five times
 # A 200-Mpx phone picture fits once the user says so; the default keeps a worker below 1 GB.
 DEFAULT_MAX_PIXELS = 100_000_000
 DEFAULT_MAX_BYTES = 512 << 20
-MAX_WORKERS = 64
-DEFAULT_STORE_CACHE_BYTES = 20 << 30  # of all stores at URLs together
 
 
 @dataclass(frozen=True)
@@ -238,18 +232,6 @@ def check_precision(precision: str) -> None:
         raise UsageError(f"--precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
 
 
-def available_processors() -> int:
-    """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def most_workers() -> int:
-    """Return how many decoding processes pay: one a processor, at most MAX_WORKERS."""
-    return min(available_processors(), MAX_WORKERS)
-
-
 KEEP_WISHES = ("largest", "oldest", "newest", "format=", "folder=")
 
 
@@ -283,44 +265,3 @@ class DuplicateConfig:
     def least(self) -> float:
         """Return the least cosine of what is compared."""
         return self.threshold if self.similar is None else self.similar
-
-
-def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder for weights and converted networks; EMBEDSEARCH_CACHE overrides it."""
-    if environ.get("EMBEDSEARCH_CACHE"):
-        return Path(environ["EMBEDSEARCH_CACHE"])
-    try:
-        home = Path.home()
-    except RuntimeError:  # no HOME and no passwd entry: a container's arbitrary user
-        return Path(tempfile.gettempdir()) / f"embedsearch-{os.getuid()}"
-    if sys.platform == "darwin":
-        return home / "Library" / "Caches" / "embedsearch"
-    return Path(environ.get("XDG_CACHE_HOME") or home / ".cache") / "embedsearch"
-
-
-def store_cache_folder() -> Path:
-    """Return the folder for copies of stores that are at URLs."""
-    return cache_folder() / "stores"
-
-
-def store_cache_bytes(environ: Mapping[str, str] = os.environ) -> int:
-    """Return how much those copies may take up; EMBEDSEARCH_STORE_CACHE_BYTES, as in 50G."""
-    text = environ.get("EMBEDSEARCH_STORE_CACHE_BYTES")
-    try:
-        return DEFAULT_STORE_CACHE_BYTES if not text else size_of(text)
-    except ValueError as error:
-        raise UsageError(f"EMBEDSEARCH_STORE_CACHE_BYTES: {error}") from error
-
-
-def size_of(text: str) -> int:
-    """Return the bytes that `700M`, `4G` or `4GB` stands for. Raises ValueError."""
-    units = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-    return round(scaled(text, units | {f"{unit}b": factor for unit, factor in units.items()}))
-
-
-def scaled(text: str, units: Mapping[str, float]) -> float:
-    """Return a number times the unit behind it. Raises ValueError."""
-    match = re.fullmatch(r"([0-9.]+) *([a-z]*)", text.strip().lower())
-    if match is None or match[2] not in units:
-        raise ValueError(f"{text!r} is no number with one of {', '.join(units)}")
-    return float(match[1]) * units[match[2]]

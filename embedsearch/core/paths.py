@@ -7,6 +7,8 @@ import stat
 import unicodedata
 from urllib.parse import quote
 
+from embedsearch.core.errors import UsageError
+
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # O_NONBLOCK: opening a FIFO for reading would wait for a writer for ever.
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -72,3 +74,11 @@ def _show(char: str) -> str:
     if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
         return char.encode("unicode_escape", "surrogatepass").decode()
     return char
+
+
+def path_of(image: str | os.PathLike[str]) -> str:
+    """Return the path of an image as text. Raises UsageError."""
+    path = os.fsdecode(image)
+    if "\0" in path:
+        raise UsageError(f"a path holds no NUL: {path!r}")
+    return path

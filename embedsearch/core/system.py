@@ -1,10 +1,18 @@
-"""How child processes of our own are started: this interpreter, our package, no surprises."""
+"""What this machine offers: processors, the cache folder, child processes of our own."""
 
 from __future__ import annotations
 
 import os
 import sys
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+
+from embedsearch.core.errors import UsageError
+from embedsearch.core.quantity import size_of
+
+DEFAULT_STORE_CACHE_BYTES = 20 << 30  # of all stores at URLs together
+MAX_WORKERS = 64
 
 
 def python_command(module: str) -> list[str]:
@@ -18,7 +26,46 @@ def python_command(module: str) -> list[str]:
 
 def child_environment(**changes: str) -> dict[str, str]:
     """Return this process's environment, in which the same embedsearch is importable."""
-    package_parent = str(Path(__file__).parent.parent)
+    package_parent = str(Path(__file__).parents[2])
     search_path = os.environ.get("PYTHONPATH")
     paths = os.pathsep.join(filter(None, [package_parent, search_path]))
     return {**os.environ, "PYTHONPATH": paths, **changes}
+
+
+def available_processors() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def most_workers() -> int:
+    """Return how many decoding processes pay: one a processor, at most MAX_WORKERS."""
+    return min(available_processors(), MAX_WORKERS)
+
+
+def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder for weights and converted networks; EMBEDSEARCH_CACHE overrides it."""
+    if environ.get("EMBEDSEARCH_CACHE"):
+        return Path(environ["EMBEDSEARCH_CACHE"])
+    try:
+        home = Path.home()
+    except RuntimeError:  # no HOME and no passwd entry: a container's arbitrary user
+        return Path(tempfile.gettempdir()) / f"embedsearch-{os.getuid()}"
+    if sys.platform == "darwin":
+        return home / "Library" / "Caches" / "embedsearch"
+    return Path(environ.get("XDG_CACHE_HOME") or home / ".cache") / "embedsearch"
+
+
+def store_cache_folder() -> Path:
+    """Return the folder for copies of stores that are at URLs."""
+    return cache_folder() / "stores"
+
+
+def store_cache_bytes(environ: Mapping[str, str] = os.environ) -> int:
+    """Return how much those copies may take up; EMBEDSEARCH_STORE_CACHE_BYTES, as in 50G."""
+    text = environ.get("EMBEDSEARCH_STORE_CACHE_BYTES")
+    try:
+        return DEFAULT_STORE_CACHE_BYTES if not text else size_of(text)
+    except ValueError as error:
+        raise UsageError(f"EMBEDSEARCH_STORE_CACHE_BYTES: {error}") from error

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from embedsearch.searching.ann.graph import NearGraph
-from embedsearch.searching.ann.kmeans import spherical_kmeans
-from embedsearch.curation.collection import Collection
 from embedsearch.core.errors import NothingIndexed, UsageError
 from embedsearch.core.session import Session
+from embedsearch.curation.collection import Collection
+from embedsearch.searching.ann.graph import NearGraph
+from embedsearch.searching.ann.kmeans import spherical_kmeans
 from embedsearch.store.locate import readable_store
 from embedsearch.store.snapshot import open_snapshot
 

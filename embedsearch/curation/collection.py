@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embedsearch.searching.columns import RowColumns
 from embedsearch.core.errors import UsageError
 from embedsearch.core.records import SIGNATURE_SIDE
 from embedsearch.core.session import Session
+from embedsearch.searching.columns import RowColumns
 from embedsearch.store.shards import vector_array
 from embedsearch.store.snapshot import Snapshot
 

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.config import DuplicateConfig
+from embedsearch.core.errors import UsageError
+from embedsearch.core.session import Session
 from embedsearch.curation.collection import Collection, Picture
 from embedsearch.curation.likeness import (
     AS_IT_IS,
@@ -26,8 +28,6 @@ from embedsearch.curation.likeness import (
     signature_units,
 )
 from embedsearch.curation.linkage import complete_groups
-from embedsearch.core.errors import UsageError
-from embedsearch.core.session import Session
 from embedsearch.store.locate import readable_store
 from embedsearch.store.snapshot import open_snapshot
 

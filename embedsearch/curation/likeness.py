@@ -15,10 +15,10 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.searching.ann.graph import NearGraph, Pairs
+from embedsearch.core.records import SIGNATURE_SIDE
 from embedsearch.curation import crops
 from embedsearch.curation.linkage import Ball, Members
-from embedsearch.core.records import SIGNATURE_SIDE
+from embedsearch.searching.ann.graph import NearGraph, Pairs
 
 Units = npt.NDArray[np.float16]
 NEAREST = 16  # neighbors that each picture is compared with

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.searching.ann.kmeans import principal_plane
 from embedsearch.core.config import MAP_IMAGES, DecodeLimits
-from embedsearch.curation.collection import Collection, Picture
 from embedsearch.core.errors import MissingLibrary, NothingIndexed, UnreadableImage, UsageError
 from embedsearch.core.records import MapPoint
 from embedsearch.core.session import Session
+from embedsearch.curation.collection import Collection, Picture
+from embedsearch.images.thumbnails import Thumbnailer
+from embedsearch.searching.ann.kmeans import principal_plane
 from embedsearch.store.locate import readable_store
 from embedsearch.store.snapshot import open_snapshot
-from embedsearch.images.thumbnails import Thumbnailer
 
 METHODS = ("pca", "umap")
 _SIDE = 96

@@ -18,12 +18,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedsearch.searching.ann.build import flat_bytes
-from embedsearch.searching.columns import RowColumns
+from embedsearch.core.atomic import in_place
 from embedsearch.core.errors import UsageError
 from embedsearch.core.session import Session
+from embedsearch.searching.ann.build import flat_bytes
+from embedsearch.searching.columns import RowColumns
 from embedsearch.store.snapshot import Snapshot, open_snapshot
-from embedsearch.core.atomic import in_place
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedsearch.searching.columns import BUILT_IN
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import IncompatibleStore, NothingIndexed, StorageError, UsageError
-from embedsearch.indexing.store_update import Ledger
-from embedsearch.indexing.user_columns import join
-from embedsearch.network.catalog import AUTO, CATALOG
-from embedsearch.network.weights import SUFFIXES, resolve
 from embedsearch.core.records import (
     EmbeddingBatch,
     Failure,
@@ -36,9 +31,14 @@ from embedsearch.core.records import (
     Stage,
 )
 from embedsearch.core.session import Session
-from embedsearch.indexing.settling import settle
 from embedsearch.images.sources.table import LEFT_OUT, UserTable, own_names, read_table
 from embedsearch.images.sources.vectors import open_vectors
+from embedsearch.indexing.settling import settle
+from embedsearch.indexing.store_update import Ledger
+from embedsearch.indexing.user_columns import join
+from embedsearch.network.catalog import AUTO, CATALOG
+from embedsearch.network.weights import SUFFIXES, resolve
+from embedsearch.searching.columns import BUILT_IN
 from embedsearch.store.locate import locate_store
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import Snapshot, read_failures

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from embedsearch.core.remote import normal_url
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import is_url
 from embedsearch.core.records import Progress, PullReport
+from embedsearch.core.remote import normal_url
 from embedsearch.core.session import Session
 from embedsearch.store.current import current_pointer, pointed_at, read_current
 from embedsearch.store.fetch import Plan, Upstream, Watch, take

@@ -19,10 +19,10 @@ import pyarrow as pa
 
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import IncompatibleStore, UsageError
-from embedsearch.indexing.store_update import Ledger
 from embedsearch.core.records import EmbeddingBatch, ImageFacts, ImageRef, ModelSpec, Root
 from embedsearch.core.session import Session
 from embedsearch.indexing.settling import settle
+from embedsearch.indexing.store_update import Ledger
 from embedsearch.store.files import FORMAT_NAME
 from embedsearch.store.locate import locate_store
 from embedsearch.store.snapshot import Snapshot

@@ -18,15 +18,16 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-import embedsearch
-from embedsearch.searching.columns import RowColumns
+from embedsearch._version import __version__
 from embedsearch.core.errors import IncompatibleStore, Interrupted
 from embedsearch.core.records import Progress
 from embedsearch.core.session import Session
+from embedsearch.searching.columns import RowColumns
+from embedsearch.searching.vectordb.database import DatabaseRecord, RowBatch, VectorDatabase
+from embedsearch.searching.vectordb.fields import Field, column_of, fields_of, is_held, marks, plain
+from embedsearch.searching.vectordb.open import open_database
 from embedsearch.store.shards import numbers
 from embedsearch.store.snapshot import Snapshot, open_snapshot
-from embedsearch.searching.vectordb.database import DatabaseRecord, RowBatch, VectorDatabase, open_database
-from embedsearch.searching.vectordb.fields import Field, column_of, fields_of, is_held, marks, plain
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _record(snapshot: Snapshot, fields: list[Field]) -> DatabaseRecord:
         dim=model.dim,
         generation=0,
         next_row=snapshot.manifest.next_row,
-        tool=f"embedsearch {embedsearch.__version__}",
+        tool=f"embedsearch {__version__}",
         fields=tuple(fields),
     )
 

@@ -7,11 +7,11 @@ import threading
 from collections import OrderedDict
 
 from embedsearch.core.errors import UnreadableImage
-from embedsearch.images.temporary import ByteFiles
 from embedsearch.core.paths import is_url, printable
 from embedsearch.core.records import Failure, ImageRef, Kind, Place, Root
 from embedsearch.images.sources.open import kind_of_file, open_source
 from embedsearch.images.sources.source import Source
+from embedsearch.images.temporary import ByteFiles
 
 _KEPT = 8  # archives whose members are remembered
 

@@ -15,13 +15,14 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.core.config import DecodeLimits, cache_folder
-from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
+from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import UnreadableImage, UsageError
-from embedsearch.images.temporary import ByteFiles
-from embedsearch.images.originals import Originals
-from embedsearch.searching.queries import path_of
+from embedsearch.core.paths import path_of
 from embedsearch.core.records import ImageFacts, Place
+from embedsearch.core.system import cache_folder
+from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
+from embedsearch.images.originals import Originals
+from embedsearch.images.temporary import ByteFiles
 from embedsearch.images.thumbnail_cache import ThumbnailCache
 
 # A picture is decoded at the smallest of these that is not too small, then reduced: a set of

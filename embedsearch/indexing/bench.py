@@ -20,17 +20,18 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.config import BENCH_IMAGES, IndexConfig
+from embedsearch.core.errors import NothingIndexed, UsageError
+from embedsearch.core.records import BenchReport, ImageRef
+from embedsearch.core.session import Session
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
-from embedsearch.core.errors import NothingIndexed, UsageError
-from embedsearch.network.runtime import PixelExtractor, feed_for, load_stream_extractor
-from embedsearch.network.weights import resolve
-from embedsearch.indexing.pipeline import Pipeline
-from embedsearch.core.records import BenchReport, ImageRef
-from embedsearch.indexing.scope import real_folder
-from embedsearch.core.session import Session
 from embedsearch.images.sources.folder import FolderScan
 from embedsearch.indexing.bottleneck import Setup, advice, shares, slowest_stage
+from embedsearch.indexing.pipeline import Pipeline
+from embedsearch.indexing.scope import real_folder
+from embedsearch.network.feed import feed_for
+from embedsearch.network.runtime import PixelExtractor, load_stream_extractor
+from embedsearch.network.weights import resolve
 
 NETWORK_SECONDS = 3.0
 

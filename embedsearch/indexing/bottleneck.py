@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 
-from embedsearch.core.config import available_processors
+from embedsearch.core.system import available_processors
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ import pyarrow.compute as pc
 
 from embedsearch.core.errors import StorageError, UsageError
 from embedsearch.core.records import Failure, Ignored, ImageRef, Kind, Root, Stage
-from embedsearch.indexing.scope import Scope, Sources, Target
 from embedsearch.core.session import Session
 from embedsearch.images.sources.source import Source
+from embedsearch.indexing.scope import Scope, Sources, Target
 from embedsearch.store.shards import IDENTITY_COLUMNS
 from embedsearch.store.snapshot import Snapshot, read_failures
 

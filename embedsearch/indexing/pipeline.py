@@ -16,9 +16,6 @@ from typing import Any
 import numpy as np
 
 from embedsearch.core.config import IndexConfig
-from embedsearch.images.decode.pool import DecodedBatch, DecodePool
-from embedsearch.images.decode.process import DecodeJob
-from embedsearch.network.runtime import PixelExtractor, feed_for
 from embedsearch.core.records import (
     EmbeddingBatch,
     Failure,
@@ -27,6 +24,10 @@ from embedsearch.core.records import (
     Stage,
     check_unit_rows,
 )
+from embedsearch.images.decode.pool import DecodedBatch, DecodePool
+from embedsearch.images.decode.process import DecodeJob
+from embedsearch.network.feed import feed_for
+from embedsearch.network.runtime import PixelExtractor
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from embedsearch.core.errors import UsageError
-from embedsearch.images.temporary import ByteFiles
 from embedsearch.core.paths import is_url
 from embedsearch.core.records import Failure, ImageRef, Kind, Place, Root
-from embedsearch.images.sources.open import SUFFIXES, kind_of_file, open_source
 from embedsearch.images.sources.listing import FileList
+from embedsearch.images.sources.open import SUFFIXES, kind_of_file, open_source
 from embedsearch.images.sources.source import Source
+from embedsearch.images.temporary import ByteFiles
 
 
 @dataclass(frozen=True)

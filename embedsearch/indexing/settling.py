@@ -10,8 +10,8 @@ from typing import Any
 
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import Interrupted
-from embedsearch.indexing.store_update import Ledger
 from embedsearch.core.session import Session
+from embedsearch.indexing.store_update import Ledger
 from embedsearch.searching.tuning_due import Due, due
 
 
@@ -20,7 +20,9 @@ def settle(ledger: Ledger, budget: SearchBudget, run: Mapping[str, Any], session
     ledger.tidy()
     stopped = None
     if due(ledger.manifest, budget) is not Due.NOTHING:
-        from embedsearch.searching.tuning import tune  # a run that changes nothing does without FAISS
+        from embedsearch.searching.tuning import (
+            tune,  # a run that changes nothing does without FAISS
+        )
 
         try:
             ledger.manifest = tune(ledger.writer, ledger.manifest, budget, session)

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-import embedsearch
-from embedsearch.searching.ann.build import flat_bytes
+from embedsearch._version import __version__
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.paths import printable
-from embedsearch.indexing.changes import Carry
 from embedsearch.core.records import EmbeddingBatch, Failure, ModelSpec, Root
+from embedsearch.indexing.changes import Carry
+from embedsearch.searching.ann.build import flat_bytes
 from embedsearch.store.manifest import ExactRecord, Manifest, SearchRecord, ShardRecord
 from embedsearch.store.merge import merge_shards, relocated, rows_per_shard
 from embedsearch.store.shards import (
@@ -51,7 +51,7 @@ class Ledger:
             generation=0,
             parent=0,
             created="",
-            tool=f"embedsearch {embedsearch.__version__}",
+            tool=f"embedsearch {__version__}",
             model=model,
             roots=roots,
             next_row=0 if writer.manifest is None else writer.manifest.next_row,

@@ -16,10 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import embedsearch
+from embedsearch._version import __version__
 from embedsearch.core.config import AUTO_ANN, EXACT_ANN, IndexConfig
-from embedsearch.indexing.distributed.plan import cut_plan
-from embedsearch.images.decode.process import DecodeJob
 from embedsearch.core.errors import (
     IncompatibleStore,
     Interrupted,
@@ -27,12 +25,6 @@ from embedsearch.core.errors import (
     StoreNotFound,
     UsageError,
 )
-from embedsearch.indexing.store_update import Ledger
-from embedsearch.network.catalog import AUTO
-from embedsearch.network.runtime import PixelExtractor, load_stream_extractor
-from embedsearch.network.weights import resolve
-from embedsearch.indexing.pipeline import Embedded, Pipeline
-from embedsearch.indexing.changes import Plan, make_plan
 from embedsearch.core.records import (
     Failure,
     IndexReport,
@@ -42,11 +34,19 @@ from embedsearch.core.records import (
     Progress,
     Root,
 )
-from embedsearch.indexing.scope import Scope, Sources, Target, holds_image, resolve_scope
 from embedsearch.core.session import Session
-from embedsearch.indexing.settling import settle
+from embedsearch.images.decode.process import DecodeJob
 from embedsearch.indexing.bottleneck import Setup, advice, shares, slowest_stage
 from embedsearch.indexing.bottleneck import words as stage_words
+from embedsearch.indexing.changes import Plan, make_plan
+from embedsearch.indexing.distributed.plan import cut_plan
+from embedsearch.indexing.pipeline import Embedded, Pipeline
+from embedsearch.indexing.scope import Scope, Sources, Target, holds_image, resolve_scope
+from embedsearch.indexing.settling import settle
+from embedsearch.indexing.store_update import Ledger
+from embedsearch.network.catalog import AUTO
+from embedsearch.network.runtime import PixelExtractor, load_stream_extractor
+from embedsearch.network.weights import resolve
 from embedsearch.store.current import check_format, read_current
 from embedsearch.store.files import FORMAT_NAME
 from embedsearch.store.locate import locate_store
@@ -286,8 +286,8 @@ class _Run:
     def _read_table(self) -> None:
         """Read the user's table before anything is done: it may well be another file than meant."""
         if self.config.metadata is not None:
-            from embedsearch.searching.columns import BUILT_IN
             from embedsearch.images.sources.table import read_user_table
+            from embedsearch.searching.columns import BUILT_IN
 
             self.table = read_user_table(Path(self.config.metadata), BUILT_IN)
 
@@ -297,8 +297,8 @@ class _Run:
         keeps = base is None and old is not None and old.metadata is not None
         if self.table is None and not self.config.sidecars and not keeps:
             return
-        from embedsearch.searching.columns import BUILT_IN
         from embedsearch.indexing.user_columns import beside, carried, join
+        from embedsearch.searching.columns import BUILT_IN
 
         with Snapshot(self.store, ledger.manifest) as snapshot:
             known = snapshot.metadata()
@@ -513,7 +513,7 @@ class _Run:
 
     def _verdict_key(self) -> dict[str, Any]:
         """Return what recorded failures depend on besides the file itself."""
-        return {**self.config.limits.verdict_key(), "version": embedsearch.__version__}
+        return {**self.config.limits.verdict_key(), "version": __version__}
 
     def _run_record(self, plan: Plan) -> dict[str, Any]:
         """Return what the manifest says of this run."""

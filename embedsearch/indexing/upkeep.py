@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from embedsearch.core.config import store_cache_folder
 from embedsearch.core.errors import DamagedStore, UsageError
-from embedsearch.network.catalog import AUTO_MODEL, CATALOG
-from embedsearch.network.weights import is_cached
 from embedsearch.core.records import Failure
 from embedsearch.core.session import Session
+from embedsearch.core.system import store_cache_folder
+from embedsearch.network.catalog import AUTO_MODEL, CATALOG
+from embedsearch.network.weights import is_cached
 from embedsearch.store.current import check_format, read_current, read_generation
 from embedsearch.store.files import FileRecord, is_own_name, open_verified, pulled_from
 from embedsearch.store.lock import WriterLock
@@ -215,9 +215,9 @@ def repair(store: Path, wait_s: float = 0.0, session: Session | None = None) -> 
     only embedding the images again brings them back.
     """
     from embedsearch.indexing.store_update import refresh_exact
+    from embedsearch.searching.tuning import tune
     from embedsearch.store.check import check_store
     from embedsearch.store.writer import StoreWriter, restore_pointer
-    from embedsearch.searching.tuning import tune
 
     check_format(store)
     done = []

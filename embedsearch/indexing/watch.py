@@ -13,9 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedsearch.indexing import sync
-
-from embedsearch.indexing import upkeep
 from embedsearch.core.config import QUIET_S, IndexConfig
 from embedsearch.core.errors import (
     EmbedSearchError,
@@ -29,6 +26,7 @@ from embedsearch.core.records import IndexReport, Kind
 from embedsearch.core.session import Session
 from embedsearch.images.sources.folder import SUFFIXES
 from embedsearch.images.sources.sidecars import SIDECAR_SUFFIXES
+from embedsearch.indexing import sync, upkeep
 from embedsearch.store.current import read_current
 from embedsearch.store.locate import locate_store
 

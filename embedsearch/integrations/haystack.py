@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from embedsearch.searching.embedder import ImageEmbedder
+from embedsearch.core.records import Hit
 from embedsearch.integrations.adapters import (
     OpenedStore,
     Store,
@@ -22,9 +22,9 @@ from embedsearch.integrations.adapters import (
     text_of,
     unit,
 )
-from embedsearch.searching.queries import ImageLike, Query
-from embedsearch.core.records import Hit
 from embedsearch.integrations.image_argument import image_of
+from embedsearch.searching.embedder import ImageEmbedder
+from embedsearch.searching.queries import ImageLike, Query
 from embedsearch.searching.searcher import Searcher
 
 try:

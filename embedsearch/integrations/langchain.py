@@ -17,6 +17,8 @@ import numpy.typing as npt
 from pydantic import Field, PrivateAttr
 
 from embedsearch.core.errors import ImageNotFound, StoreNotFound
+from embedsearch.core.records import Hit, ImageRecord
+from embedsearch.exchange.texts import FIELDS, TEXT, StoredText, delete_texts, put_texts
 from embedsearch.integrations.adapters import (
     OpenedStore,
     Store,
@@ -26,12 +28,10 @@ from embedsearch.integrations.adapters import (
     text_of,
     unit,
 )
-from embedsearch.searching.queries import Query
-from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.integrations.image_argument import image_of
+from embedsearch.searching.queries import Query
 from embedsearch.searching.searcher import Searcher
 from embedsearch.store.locate import locate_store
-from embedsearch.exchange.texts import FIELDS, TEXT, StoredText, delete_texts, put_texts
 
 try:
     from langchain_core.callbacks import (

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import PrivateAttr
 
-from embedsearch.searching.embedder import ImageEmbedder
+from embedsearch.core.records import Hit
 from embedsearch.integrations.adapters import (
     OpenedStore,
     Store,
@@ -21,9 +21,9 @@ from embedsearch.integrations.adapters import (
     text_of,
     unit,
 )
-from embedsearch.searching.queries import ImageLike, Query
-from embedsearch.core.records import Hit
 from embedsearch.integrations.image_argument import image_of
+from embedsearch.searching.embedder import ImageEmbedder
+from embedsearch.searching.queries import ImageLike, Query
 
 try:
     from llama_index.core.base.embeddings.base import Embedding

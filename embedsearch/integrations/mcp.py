@@ -17,16 +17,16 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp.types import CallToolResult, ImageContent, TextContent, ToolAnnotations
 from pydantic import BaseModel, Field
 
-import embedsearch
+from embedsearch._version import __version__
 from embedsearch.core.config import DuplicateConfig, SearchConfig
-from embedsearch.curation.duplicates import duplicates
 from embedsearch.core.errors import EmbedSearchError, UnreadableImage, UsageError
 from embedsearch.core.paths import printable
-from embedsearch.searching.queries import Key, Query
 from embedsearch.core.records import Hit, ImageRecord
-from embedsearch.integrations.image_argument import image_of
-from embedsearch.searching.searcher import Searcher
+from embedsearch.curation.duplicates import duplicates
 from embedsearch.images.thumbnails import MAX_SIDE
+from embedsearch.integrations.image_argument import image_of
+from embedsearch.searching.queries import Key, Query
+from embedsearch.searching.searcher import Searcher
 from embedsearch.web.admission import Admission, Busy
 from embedsearch.web.guard import Access, App, Guard
 from embedsearch.web.limits import ServerLimits
@@ -115,7 +115,7 @@ def create_server(
     server = MCPServer(
         "embedsearch",
         title="Search images by image",
-        version=embedsearch.__version__,
+        version=__version__,
         instructions=_INSTRUCTIONS,
         log_level="ERROR",
     )

@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
+from embedsearch.core.atomic import write_atomically
 from embedsearch.core.config import TrainConfig
 from embedsearch.core.errors import StorageError, UsageError
-from embedsearch.learning.labels import Labels
 from embedsearch.core.records import Epoch, ModelSpec, Quality
-from embedsearch.core.atomic import write_atomically
+from embedsearch.learning.labels import Labels
 
 VERSION = 1  # of the checkpoint's layout
 # What may differ when a training goes on: the machine.

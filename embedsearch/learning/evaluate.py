@@ -18,15 +18,15 @@ import numpy.typing as npt
 
 from embedsearch.core.config import IndexConfig, SearchConfig
 from embedsearch.core.errors import UsageError
+from embedsearch.core.paths import printable
+from embedsearch.core.records import Evaluation, Hit, Progress, WorstQuery
+from embedsearch.core.session import Session
 from embedsearch.indexing.sync import index
 from embedsearch.learning.metrics import NAMES, estimate, measure_all
 from embedsearch.learning.table import read_rows
 from embedsearch.network.catalog import AUTO
-from embedsearch.core.paths import printable
 from embedsearch.searching.queries import drawn_towards
-from embedsearch.core.records import Evaluation, Hit, Progress, WorstQuery
 from embedsearch.searching.searcher import Searcher, open_store
-from embedsearch.core.session import Session
 from embedsearch.store.locate import readable_store
 from embedsearch.store.snapshot import Snapshot, open_snapshot
 

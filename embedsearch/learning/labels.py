@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import UsageError
-from embedsearch.learning.table import read_rows
 from embedsearch.core.paths import printable
 from embedsearch.core.records import ImageRef
 from embedsearch.images.sources.folder import FolderScan
+from embedsearch.learning.table import read_rows
 
 FOLDER_TARGET = "folder"
 MISSING_CLASS = -1  # a missing number is NaN

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.core.config import DecodeLimits, most_workers
-from embedsearch.images.decode.pool import DecodePool
-from embedsearch.images.decode.process import DecodeJob
+from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import StorageError, UsageError
-from embedsearch.learning.labels import Labels, check_learnable
 from embedsearch.core.paths import printable
 from embedsearch.core.records import Failure, ImageRef
 from embedsearch.core.session import Session
+from embedsearch.core.system import most_workers
+from embedsearch.images.decode.pool import DecodePool
+from embedsearch.images.decode.process import DecodeJob
+from embedsearch.learning.labels import Labels, check_learnable
 
 _NAMED = 5  # so many pictures that cannot be read are named
 

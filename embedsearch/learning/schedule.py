@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from embedsearch.core.config import TrainConfig
+from embedsearch.core.records import StagePlan
 from embedsearch.learning.trainee import STEM, Trainee, stage_modules
 from embedsearch.network.resnet import STAGES
-from embedsearch.core.records import StagePlan
 
 # Of the heads' rate: early stages are general, and learn a fraction of what the heads do.
 STAGE_LR = dict(zip((STEM, *STAGES), (0.03, 0.05, 0.1, 0.2, 0.3), strict=True))

@@ -21,8 +21,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from embedsearch.core.atomic import write_atomically
 from embedsearch.core.config import TrainConfig
 from embedsearch.core.errors import Interrupted, StorageError, TrainingFailed, UsageError
+from embedsearch.core.paths import printable
+from embedsearch.core.records import Epoch, ModelSpec, Progress, Quality, StagePlan, TrainReport
+from embedsearch.core.session import Session
 from embedsearch.learning import health
 from embedsearch.learning.augment import random_views
 from embedsearch.learning.course import (
@@ -53,10 +57,6 @@ from embedsearch.network.resnet import ResNet, build, float_pixels, load
 from embedsearch.network.tensors import dump_tensors, load_tensors
 from embedsearch.network.torch_runtime import DTYPES, memory_format, pick_device, training_precision
 from embedsearch.network.weights import resolve, weights_path
-from embedsearch.core.paths import printable
-from embedsearch.core.records import Epoch, ModelSpec, Progress, Quality, StagePlan, TrainReport
-from embedsearch.core.session import Session
-from embedsearch.core.atomic import write_atomically
 
 AVERAGING = 0.999  # of the weights, over the last thousand steps; fewer at the beginning
 LARGEST_GRADIENT = 5.0  # a longer one is cut to this norm

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from embedsearch.core.records import ModelSpec
 from embedsearch.learning.labels import MISSING_CLASS, Target
 from embedsearch.network.extractor import from_center, pooling_of
 from embedsearch.network.pooling import expected_features
 from embedsearch.network.resnet import STAGES, ResNet
-from embedsearch.core.records import ModelSpec
 
 STEM = "stem"
 FEATURE_NORM = 4.0  # what a linear head sees

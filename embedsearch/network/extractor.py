@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from embedsearch.core.records import ModelSpec
 from embedsearch.network.pooling import GeM, expected_features
 from embedsearch.network.resnet import STAGES, ResNet, float_pixels, load
-from embedsearch.core.records import ModelSpec
 
 
 class Extractor(nn.Module):

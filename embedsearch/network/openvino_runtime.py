@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.core.config import cache_folder
 from embedsearch.core.errors import MissingLibrary
-from embedsearch.network.weights import run_prepare, weights_path
 from embedsearch.core.records import ModelSpec
 from embedsearch.core.session import Session
+from embedsearch.core.system import cache_folder
+from embedsearch.network.weights import run_prepare, weights_path
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 _DEBRIS_AGE_S = 3600.0

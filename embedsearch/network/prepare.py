@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from embedsearch.core.atomic import write_atomically
 from embedsearch.core.config import MAX_SIDE, MIN_SIDE
+from embedsearch.core.records import ModelSpec
 from embedsearch.network.extractor import build_extractor, pooling_of
 from embedsearch.network.openvino_runtime import compile_model, import_openvino, place_model
 from embedsearch.network.quantize import quantize
 from embedsearch.network.resnet import ARCHITECTURES, STAGES, Architecture, load
 from embedsearch.network.tensors import dump_tensors, load_tensors
-from embedsearch.core.records import ModelSpec
-from embedsearch.core.atomic import write_atomically
 
 MODEL_RECORD = "embedsearch_model"  # the metadata that holds a ModelSpec's fields, as JSON
 # Where training scripts keep the state_dict, what wrappers put before names, and heads.

@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from embedsearch.network.openvino_runtime import import_openvino, place_model
 from embedsearch.core.atomic import write_atomically
+from embedsearch.network.openvino_runtime import import_openvino, place_model
 
 # 18 of sample_images/, whole at 128 × 128 px; 300 photos instead of them were no better.
 CALIBRATION = Path(__file__).with_name("calibration.npz")

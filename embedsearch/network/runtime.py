@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.core.config import available_processors
 from embedsearch.core.errors import MissingLibrary
 from embedsearch.core.records import ModelSpec
 from embedsearch.core.session import Session
-
-CPU_BATCH = 8
-MAX_CPU_LANES = 16
-CPU_AHEAD = 16
-GPU_BATCH = 128
-GPU_AHEAD = 64  # while one shard is written a GPU embeds thousands of images
-GPU_LANES = 2  # a GPU: one batch is copied while another is computed
+from embedsearch.network.feed import feed_for, may_have_gpu
 
 
 class PixelExtractor(Protocol):
@@ -33,31 +23,6 @@ class PixelExtractor(Protocol):
 
     def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return float32 (B, D), unit rows, of uint8 (B, S, S, 3)."""
-
-
-@dataclass(frozen=True)
-class Feed:
-    """How a device wants its pictures: so many a batch, and batches on so many lanes at most.
-
-    `ahead` batches, beyond those on the lanes, may be embedded before they are asked for.
-    """
-
-    batch: int
-    lanes: int
-    ahead: int
-    on_gpu: bool
-
-
-def feed_for(device: str) -> Feed:
-    """Return the feed of a device, known before anything is loaded.
-
-    On a CPU batches of 8 are as fast as larger ones, take less memory and end sooner.
-    """
-    if device == "cpu" or (device == "auto" and not _may_have_gpu()):
-        lanes = min(available_processors(), MAX_CPU_LANES)
-        return Feed(CPU_BATCH, lanes, CPU_AHEAD, on_gpu=False)
-    gpus = len(list(Path("/dev").glob("nvidia[0-9]*"))) if device in {"auto", "cuda"} else 1
-    return Feed(GPU_BATCH, GPU_LANES * max(1, gpus), GPU_AHEAD, on_gpu=True)
 
 
 def load_extractor(
@@ -101,15 +66,10 @@ def _load(
 
 def _auto_device() -> str:
     """Return the fastest device. Torch, slow to import, is asked only where a GPU may be."""
-    if not _may_have_gpu():
+    if not may_have_gpu():
         return "cpu"
     try:
         from embedsearch.network.torch_runtime import best_device
     except (ImportError, OSError):
         return "cpu"
     return best_device()
-
-
-def _may_have_gpu() -> bool:
-    nvidia = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
-    return nvidia or sys.platform in {"darwin", "win32"}

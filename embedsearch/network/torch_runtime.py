@@ -13,13 +13,13 @@ import numpy.typing as npt
 import torch
 
 from embedsearch.core.errors import MissingLibrary
+from embedsearch.core.records import ModelSpec
 from embedsearch.network.extractor import Extractor, build_extractor
+from embedsearch.network.feed import GPU_LANES
 from embedsearch.network.folding import fold_batchnorm
 from embedsearch.network.fusing import fuse_kernels
-from embedsearch.network.runtime import GPU_LANES
 from embedsearch.network.tensors import load_tensors
 from embedsearch.network.weights import weights_path
-from embedsearch.core.records import ModelSpec
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # A graph saves launching two hundred kernels a batch and costs about as much as this many batches.

@@ -18,13 +18,12 @@ from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
-from embedsearch.core.system import child_environment, python_command
-from embedsearch.core.config import cache_folder
+from embedsearch.core.atomic import write_atomically
 from embedsearch.core.errors import UsageError, WeightsUnavailable
-from embedsearch.network.catalog import AUTO, AUTO_MODEL, CATALOG, PACKAGED, CatalogEntry, file_spec
 from embedsearch.core.records import ModelSpec
 from embedsearch.core.session import Session
-from embedsearch.core.atomic import write_atomically
+from embedsearch.core.system import cache_folder, child_environment, python_command
+from embedsearch.network.catalog import AUTO, AUTO_MODEL, CATALOG, PACKAGED, CatalogEntry, file_spec
 
 CONNECT_TIMEOUT_S = 3.0  # after twice that the server counts as unreachable
 READ_TIMEOUT_S = 30.0  # for a download that has begun and stalls
@@ -281,7 +280,7 @@ def _cached(sha256: str) -> tuple[Path, dict[str, Any]] | None:
 
 
 def _packaged_path() -> Path:
-    with as_file(files("embedsearch") / "weights" / PACKAGED_FILE) as path:
+    with as_file(files("embedsearch.network") / "packaged" / PACKAGED_FILE) as path:
         return path
 
 

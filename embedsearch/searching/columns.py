@@ -16,9 +16,9 @@ from embedsearch.store.shards import row_schema
 from embedsearch.store.snapshot import Snapshot, user_columns
 
 if TYPE_CHECKING:
-    from embedsearch.searching.where import Where
     from embedsearch.searching.vectordb.conditions import Condition
     from embedsearch.searching.vectordb.fields import Field
+    from embedsearch.searching.where import Where
 
 # Shown under another name and in another form than the shards have them.
 _MADE_OF = {"folder": "root", "modified": "mtime_ns"}

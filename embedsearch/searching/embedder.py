@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from embedsearch.core.config import DecodeLimits, check_device, check_precision
 from embedsearch.core.errors import UsageError
+from embedsearch.core.records import ModelSpec
+from embedsearch.core.session import Session
 from embedsearch.network.catalog import AUTO
 from embedsearch.network.weights import resolve
 from embedsearch.searching.queries import Crop, ImageLike, QueryEmbedder, Vector
-from embedsearch.core.records import ModelSpec
-from embedsearch.core.session import Session
 
 
 class ImageEmbedder:

@@ -11,16 +11,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from embedsearch.searching.ann.search import cosines
-from embedsearch.searching.columns import RowColumns
 from embedsearch.core.errors import IncompatibleStore
-from embedsearch.searching.neighbors import NOBODY, Mask, Ordinals, Queries, RowSearch, best
 from embedsearch.core.records import Neighbors
 from embedsearch.core.session import Session
-from embedsearch.store.snapshot import Snapshot
+from embedsearch.searching.ann.search import cosines
+from embedsearch.searching.columns import RowColumns
+from embedsearch.searching.neighbors import NOBODY, Mask, Ordinals, Queries, RowSearch, best
 from embedsearch.searching.vectordb.conditions import Always, Condition
 from embedsearch.searching.vectordb.database import DatabaseRecord, Rows, VectorDatabase, vanished
 from embedsearch.searching.vectordb.fields import vector_marks
+from embedsearch.store.snapshot import Snapshot
 
 _SPARE = 16  # candidates beyond k
 _MORE = 4  # times as many where too few of them count

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.core.microbatch import MicroBatcher
-from embedsearch.searching.columns import RowColumns
 from embedsearch.core.config import DIVERSE_POOL, SearchConfig
 from embedsearch.core.errors import EmbedSearchError, ImageNotFound, UsageError
-from embedsearch.searching.neighbors import Mask, RowSearch
-from embedsearch.searching.queries import Vector, drawn_towards
+from embedsearch.core.microbatch import MicroBatcher
 from embedsearch.core.records import Hit, ImageRecord, Neighbors, StoredImage
 from embedsearch.core.session import Session
+from embedsearch.searching.columns import RowColumns
+from embedsearch.searching.neighbors import Mask, RowSearch
+from embedsearch.searching.queries import Vector, drawn_towards
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import Snapshot
 

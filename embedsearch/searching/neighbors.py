@@ -17,6 +17,10 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from embedsearch.core.errors import DamagedStore
+from embedsearch.core.records import Neighbors
+from embedsearch.core.session import Session
+from embedsearch.core.system import available_processors, cache_folder
 from embedsearch.searching.ann.search import (
     CandidateIndex,
     Candidates,
@@ -25,10 +29,6 @@ from embedsearch.searching.ann.search import (
     search_rows,
     use_one_thread,
 )
-from embedsearch.core.config import available_processors, cache_folder
-from embedsearch.core.errors import DamagedStore
-from embedsearch.core.records import Neighbors
-from embedsearch.core.session import Session
 from embedsearch.store.files import damaged, verify, verify_once
 from embedsearch.store.manifest import FaissRecord, Segment
 from embedsearch.store.shards import vector_array

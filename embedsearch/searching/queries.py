@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.core.microbatch import MicroBatcher
 from embedsearch.core.config import DecodeLimits
-from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.core.errors import IncompatibleStore, UnreadableImage, UsageError
-from embedsearch.images.temporary import ByteFiles
-from embedsearch.network.runtime import PixelExtractor, load_extractor
-from embedsearch.images.originals import Originals
+from embedsearch.core.microbatch import MicroBatcher
+from embedsearch.core.paths import path_of
 from embedsearch.core.records import Box, ModelSpec, Place, Reason, check_unit_rows
 from embedsearch.core.session import Session
+from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
+from embedsearch.images.originals import Originals
+from embedsearch.images.temporary import ByteFiles
+from embedsearch.network.runtime import PixelExtractor, load_extractor
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -276,14 +277,6 @@ def _file(image: _File, box: Box | None, handed: Iterator[str]) -> ImageFile:
         return ImageFile.at(next(handed), "the image given", box)
     name = os.path.join(image.folder, image.path)
     return ImageFile(Place(image.folder, image.path), name, box)
-
-
-def path_of(image: str | os.PathLike[str]) -> str:
-    """Return the path of an image as text. Raises UsageError."""
-    path = os.fsdecode(image)
-    if "\0" in path:
-        raise UsageError(f"a path holds no NUL: {path!r}")
-    return path
 
 
 def _parts(query: Query) -> Mix:

@@ -22,7 +22,6 @@ from embedsearch.core.config import (
     DEFAULT_K,
     DecodeLimits,
     SearchConfig,
-    available_processors,
     check_device,
     check_precision,
 )
@@ -34,19 +33,20 @@ from embedsearch.core.errors import (
     UsageError,
     WeightsUnavailable,
 )
-from embedsearch.searching.generation import QUERIES_AT_ONCE, Generation
-from embedsearch.searching.queries import IMAGES_AT_ONCE, Crop, Key, Mix, Query, QueryEmbedder
 from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.core.session import Session
+from embedsearch.core.system import available_processors
+from embedsearch.images.thumbnails import Thumbnailer
+from embedsearch.searching.generation import QUERIES_AT_ONCE, Generation
+from embedsearch.searching.queries import IMAGES_AT_ONCE, Crop, Key, Mix, Query, QueryEmbedder
 from embedsearch.store.current import current_pointer
 from embedsearch.store.locate import locate_store, url_of
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import open_snapshot
-from embedsearch.images.thumbnails import Thumbnailer
 
 if TYPE_CHECKING:
-    from embedsearch.store.mirror import Mirror
     from embedsearch.searching.vectordb.database import VectorDatabase
+    from embedsearch.store.mirror import Mirror
 
 __all__ = ["Answer", "Crop", "Key", "Mix", "Query", "Searcher", "open_store"]
 
@@ -102,7 +102,7 @@ def open_store(
             mirror = opened.enter_context(Mirror(url, session))
             mirror.open()
         if serve_from is not None:
-            from embedsearch.searching.vectordb.database import open_database
+            from embedsearch.searching.vectordb.open import open_database
 
             database = open_database(serve_from)
             opened.callback(database.close)

@@ -19,12 +19,12 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.ann import plan
+from embedsearch.core.config import AUTO_ANN, EXACT_ANN, SearchBudget
+from embedsearch.core.session import Session
+from embedsearch.searching.ann import candidates
 from embedsearch.searching.ann.build import CandidateBuilder
 from embedsearch.searching.ann.candidates import Measured
-from embedsearch.core.config import AUTO_ANN, EXACT_ANN, SearchBudget
 from embedsearch.searching.neighbors import RowSearch
-from embedsearch.core.session import Session
 from embedsearch.searching.tuning_due import Due, due
 from embedsearch.store.files import write_new
 from embedsearch.store.manifest import AnnRecord, Manifest, SearchRecord, Segment
@@ -96,7 +96,7 @@ class _Exam:
 
     new: npt.NDArray[np.bool_]  # (all shard rows,): which an index is to learn
     held: npt.NDArray[np.bool_]  # which of them only after it was asked for them
-    questions: list[plan.Question]
+    questions: list[candidates.Question]
 
 
 _Choice = tuple[AnnRecord | _Built | None, SearchRecord]
@@ -167,7 +167,7 @@ class _Tuner:
                 f"more than {1000 * self._budget.latency_s:.3g} ms"
             )
         loses_rows = self._manifest.deleted_rows > 0
-        names = plan.factories(live, dim, self._budget, loses_rows=loses_rows)
+        names = candidates.factories(live, dim, self._budget, loses_rows=loses_rows)
         exam = self._exam(np.ones(int(self._snapshot.starts[-1]), np.bool_))
         best: _Built | None = None
         for name in names:
@@ -189,7 +189,7 @@ class _Tuner:
     def _built(self, factory: str, exam: _Exam) -> _Built:
         """Build a candidate from all shards and measure it. Raises ValueError."""
         dim = self._manifest.model.dim
-        training = self._sample(plan.training_rows(len(self._live), dim))
+        training = self._sample(candidates.training_rows(len(self._live), dim))
         builder = self._patiently(lambda: CandidateBuilder.trained(factory, dim, training))
         return self._filled(builder, exam, (), factory, len(self._live))
 
@@ -237,12 +237,12 @@ class _Tuner:
         A row that an index knows is easier to find, and what lies around it with it.
         """
         live = self._live[new[self._live]]
-        runs = min(plan.QUERIES, len(live) // 2) // _HELD_RUN
+        runs = min(candidates.QUERIES, len(live) // 2) // _HELD_RUN
         starts = self._rng.choice(len(live) // _HELD_RUN, runs, replace=False) * _HELD_RUN
         held = np.zeros(len(new), np.bool_)
         held[live[np.add.outer(starts, np.arange(_HELD_RUN)).ravel()]] = True
         known = ~held if self._rows.alive is None else self._rows.alive & ~held
-        wanted = min(plan.RECALL_AT, int(known.sum()))
+        wanted = min(candidates.RECALL_AT, int(known.sum()))
         queries = self._units(np.flatnonzero(held))
         questions = []
         for start in range(0, len(queries), _EXACT_BATCH):
@@ -250,24 +250,24 @@ class _Tuner:
             some = queries[start : start + _EXACT_BATCH]
             for query, near in zip(some, self._rows.exact(some, wanted, known), strict=True):
                 least = float(np.sort(near.scores)[-wanted])
-                questions.append(plan.Question(query, wanted, least))
+                questions.append(candidates.Question(query, wanted, least))
         return _Exam(new, held, questions)
 
     def _measured(
         self,
         builder: CandidateBuilder,
         segments: tuple[Segment, ...],
-        questions: list[plan.Question],
+        questions: list[candidates.Question],
     ) -> list[Measured]:
         """Find the setting that reaches the recall."""
         index = builder.index()
 
-        def answer_at(setting: int) -> plan.Answer:
+        def answer_at(setting: int) -> candidates.Answer:
             self._session.check()
             self._rows.use(index, segments, setting)
-            return lambda query: self._rows.nearest(query[None], plan.RECALL_AT)[0]
+            return lambda query: self._rows.nearest(query[None], candidates.RECALL_AT)[0]
 
-        return plan.measure(answer_at, index.settings, questions, self._budget)
+        return candidates.measure(answer_at, index.settings, questions, self._budget)
 
     def _sample(self, count: int) -> npt.NDArray[np.float32]:
         """Return that many live rows, in the order of the store."""
@@ -283,7 +283,7 @@ class _Tuner:
         seconds = []
         for query in self._sample(min(_EXACT_QUERIES, len(self._live))):
             started = time.perf_counter()
-            self._rows.exact(query[None], min(plan.RECALL_AT, len(self._live)))
+            self._rows.exact(query[None], min(candidates.RECALL_AT, len(self._live)))
             seconds.append(time.perf_counter() - started)
         return statistics.median(seconds)
 

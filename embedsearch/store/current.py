@@ -13,6 +13,7 @@ from embedsearch.core.errors import (
     StorageError,
     StoreNotFound,
 )
+from embedsearch.core.strict_json import strict_json
 from embedsearch.store.files import (
     CURRENT_NAME,
     FOLDERS,
@@ -22,7 +23,6 @@ from embedsearch.store.files import (
     damaged,
     listed,
     read_verified,
-    strict_json,
 )
 from embedsearch.store.manifest import MAX_BYTES, Manifest
 

@@ -19,8 +19,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedsearch.core.remote import NotThere, Remote, RemoteFile, normal_url
 from embedsearch.core.errors import DamagedStore, EmbedSearchError, StorageError, StoreNotFound
+from embedsearch.core.remote import NotThere, Remote, RemoteFile, normal_url
 from embedsearch.core.session import Session
 from embedsearch.store.current import (
     MOST_FORMAT_BYTES,

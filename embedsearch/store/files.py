@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedsearch.core.config import store_cache_folder
 from embedsearch.core.errors import DamagedStore, StorageError
+from embedsearch.core.strict_json import strict_json
+from embedsearch.core.system import store_cache_folder
 
 FORMAT_NAME = "FORMAT"
 FORMAT_TEXT = b"embedsearch 1\n"
@@ -230,23 +231,6 @@ def pulled_from(store: Path) -> tuple[str, list[str]] | None:
         return str(note["url"]), [str(sha256) for sha256 in note["manifests"]]
     except (OSError, ValueError, TypeError, KeyError):
         return None
-
-
-def strict_json(data: bytes) -> Any:
-    """Parse JSON, refusing duplicate keys, NaN and deep nesting. Raises ValueError."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({key for key, _ in pairs}) != len(pairs):
-            raise ValueError("duplicate keys")
-        return dict(pairs)
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number")
-
-    try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from typing import Any
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import IncompatibleStore, UsageError
 from embedsearch.core.records import Kind, ModelSpec, Root
-from embedsearch.store.files import FileRecord, strict_json
+from embedsearch.core.strict_json import strict_json
+from embedsearch.store.files import FileRecord
 
 FORMAT_VERSION = 1
 MAX_BYTES = 64 << 20

@@ -19,10 +19,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from embedsearch.core.remote import Refused
-from embedsearch.core.config import store_cache_bytes, store_cache_folder
 from embedsearch.core.errors import DamagedStore, StorageError, StoreLocked
+from embedsearch.core.remote import Refused
 from embedsearch.core.session import Session
+from embedsearch.core.system import store_cache_bytes, store_cache_folder
 from embedsearch.store.current import current_pointer
 from embedsearch.store.fetch import (
     Plan,

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from embedsearch.core.errors import DamagedStore, IncompatibleStore, StorageError
 from embedsearch.core.records import Failure, ImageRef, ModelSpec, Root
+from embedsearch.core.strict_json import strict_json
 from embedsearch.store.files import (
     FOLDERS,
     TMP_NAME,
@@ -30,7 +31,6 @@ from embedsearch.store.files import (
     read_verified,
     replace,
     storage_error,
-    strict_json,
     sync_folder,
 )
 from embedsearch.store.manifest import ShardRecord, root_of

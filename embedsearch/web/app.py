@@ -23,7 +23,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-import embedsearch
+from embedsearch._version import __version__
 from embedsearch.core.errors import (
     EmbedSearchError,
     ImageNotFound,
@@ -33,8 +33,8 @@ from embedsearch.core.errors import (
 )
 from embedsearch.core.paths import printable
 from embedsearch.core.records import Hit, ImageRecord, Reason
-from embedsearch.searching.searcher import Searcher
 from embedsearch.images.thumbnails import MAX_SIDE
+from embedsearch.searching.searcher import Searcher
 from embedsearch.web.admission import Admission, Busy
 from embedsearch.web.asked import (
     Asked,
@@ -117,7 +117,7 @@ def create_app(
     routes = _Routes(searcher, admission, metrics, limits)
     app = FastAPI(
         title="embedsearch",
-        version=embedsearch.__version__,
+        version=__version__,
         summary="The images of a store that look most like a picture.",
         lifespan=routes.lifespan,
         docs_url=None,  # a page of scripts that come from elsewhere
@@ -239,7 +239,7 @@ class _Routes:
         """Return what the store holds."""
         manifest = self._searcher.manifest
         return StoreInfo(
-            version=embedsearch.__version__,
+            version=__version__,
             images=manifest.live,
             generation=manifest.generation,
             created=manifest.created,

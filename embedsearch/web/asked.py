@@ -20,8 +20,8 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from embedsearch.core.config import DEFAULT_K, SearchConfig
+from embedsearch.core.strict_json import strict_json
 from embedsearch.searching.queries import Crop, Key, Mix, Query, Single
-from embedsearch.store.files import strict_json
 from embedsearch.web.limits import ServerLimits
 
 MAX_K = 1000

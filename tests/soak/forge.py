@@ -26,12 +26,6 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet
 
-import embedsearch
-import embedsearch.exchange.import_vectors
-import embedsearch.indexing.sync
-import embedsearch.searching.searcher
-import embedsearch.searching.tuning
-import embedsearch.indexing.upkeep  # noqa: F401
 from embedsearch.core.errors import EmbedSearchError
 
 TIME_LIMIT_S = 60.0

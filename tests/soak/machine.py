@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from embedsearch.store.writer import StoreWriter
 from embedsearch.indexing.upkeep import repair
+from embedsearch.store.writer import StoreWriter
 from tests.conftest import paint
 from tests.soak import mutants
 from tests.soak.finding import Finding, Trial

@@ -139,8 +139,8 @@ def loses_a_row() -> None:
 def shared_fate() -> None:
     """A worker that dies takes all that it was given with it. The decoder dies of some files."""
     os.environ["SOAK_MUTANT"] = "shared_fate"  # for the workers, see pictures.py
-    from embedsearch.decode import pool
     from embedsearch.core.records import Reason
+    from embedsearch.images.decode import pool
 
     def bury(self: Any, worker: Any, waiting: Any, batches: Any) -> None:
         worker.process.wait()

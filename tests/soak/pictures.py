@@ -15,9 +15,9 @@ from pathlib import Path
 from PIL import Image
 
 from embedsearch.core.config import DecodeLimits
+from embedsearch.core.records import ImageRef
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
-from embedsearch.core.records import ImageRef
 from tests.conftest import REPOSITORY, SAMPLES, SHARED, paint
 from tests.soak import mutants
 from tests.soak.finding import Finding, Trial

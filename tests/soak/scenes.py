@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 
 import embedsearch
-from embedsearch.exchange.import_vectors import import_vectors
 from embedsearch.core.records import ModelSpec
 from embedsearch.core.session import Session
+from embedsearch.exchange.import_vectors import import_vectors
+from embedsearch.indexing.upkeep import repair
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.writer import StoreWriter
-from embedsearch.indexing.upkeep import repair
 from tests.conftest import CountingExtractor, paint
 from tests.soak import mutants
 from tests.soak.forge import Report, forked

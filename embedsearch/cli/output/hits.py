@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from embedsearch.core.errors import UsageError
-from embedsearch.core.paths import printable
 from embedsearch.cli.output.text import HIT_COLUMNS, csv_lines, json_line
 from embedsearch.core.atomic import in_place
+from embedsearch.core.errors import UsageError
+from embedsearch.core.paths import printable
 
 Write: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], None]
 _ROW_GROUP = 16_384

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from embedsearch.core.atomic import in_place
 from embedsearch.core.errors import StorageError
 from embedsearch.core.paths import file_url, printable
-from embedsearch.core.atomic import in_place
 
 THUMBNAIL_SIDE = 256
 MAX_FIGURES = 2_000  # more, at some 15 kB each, make a page that browsers are slow to open

@@ -13,9 +13,9 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
+from embedsearch.core.atomic import in_place
 from embedsearch.core.paths import printable
 from embedsearch.core.records import MapPoint
-from embedsearch.core.atomic import in_place
 
 _COLOURS = 10  # folders of most pictures have a colour each
 
@@ -39,7 +39,7 @@ def write_map(path: Path, title: str, points: Sequence[MapPoint]) -> None:
         ],
     }
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    page = files("embedsearch.present").joinpath("map.html").read_text()
+    page = files("embedsearch.cli.output").joinpath("map.html").read_text()
     with in_place([path]) as (temporary,):
         temporary.write_text(
             page.replace("TITLE", escape(printable(title))).replace('"DATA"', text)

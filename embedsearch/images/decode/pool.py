@@ -21,10 +21,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.images.decode.process import DecodeJob, Task, Worker, outcome
-from embedsearch.images.decode.ring import Ring
 from embedsearch.core.errors import EmbedSearchError, StorageError
 from embedsearch.core.records import Failure, ImageBatch, ImageFacts, ImageRef, Place, Reason, Stage
+from embedsearch.images.decode.process import DecodeJob, Task, Worker, outcome
+from embedsearch.images.decode.ring import Ring
 
 BATCH = 32
 SPARE_REGIONS = 4  # one being filled, one ready, two that files which take long may block

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from embedsearch.core.system import child_environment, python_command
 from embedsearch.core.records import Box, Failure, ImageFacts, ImageRef, Look, Place, Reason, Stage
+from embedsearch.core.system import child_environment, python_command
 
 
 @dataclass(frozen=True)

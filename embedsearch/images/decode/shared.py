@@ -14,13 +14,14 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.core.microbatch import MicroBatcher
-from embedsearch.core.config import DecodeLimits, available_processors
-from embedsearch.images.decode.pool import DecodePool
-from embedsearch.images.decode.process import DecodeJob
+from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import UnreadableImage
+from embedsearch.core.microbatch import MicroBatcher
 from embedsearch.core.paths import printable
 from embedsearch.core.records import Box, Failure, ImageFacts, ImageRef, Place, Reason
+from embedsearch.core.system import available_processors
+from embedsearch.images.decode.pool import DecodePool
+from embedsearch.images.decode.process import DecodeJob
 
 _ANY = -1  # size and time of a file that may have changed
 

@@ -17,11 +17,11 @@ import time
 from typing import IO, Any
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.images.decode.image import DecodeError, decode
-from embedsearch.images.decode.ring import map_pixels
-from embedsearch.images.archive_part import BrokenPart, read_part
 from embedsearch.core.paths import open_regular
 from embedsearch.core.records import Box, Part, Reason, Stage
+from embedsearch.images.archive_part import BrokenPart, read_part
+from embedsearch.images.decode.image import DecodeError, decode
+from embedsearch.images.decode.ring import map_pixels
 
 
 def main() -> None:

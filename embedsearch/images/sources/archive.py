@@ -19,11 +19,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from embedsearch.images.temporary import ByteFiles
-from embedsearch.images.archive_part import BrokenPart, read_part
 from embedsearch.core.records import Failure, Ignored, ImageRef, Part, Place, Reason, Stage
+from embedsearch.images.archive_part import BrokenPart, read_part
 from embedsearch.images.sources.folder import has_image_suffix, is_hidden
-from embedsearch.images.sources.sidecars import MAX_BYTES, Beside, beside_members, is_sidecar
+from embedsearch.images.sources.sidecars import MAX_BYTES, beside_members, is_sidecar
+from embedsearch.images.sources.source import Beside
+from embedsearch.images.temporary import ByteFiles
 
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
 _LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip member: the lengths of its name and extra field

@@ -19,7 +19,7 @@ from embedsearch.core.paths import open_folder, open_regular
 from embedsearch.core.records import Failure, Ignored, ImageRef, Place, Reason, Stage
 
 if TYPE_CHECKING:
-    from embedsearch.images.sources.sidecars import Beside
+    from embedsearch.images.sources.source import Beside
 
 SUFFIXES = frozenset(
     b"jpg jpeg jpe jfif mpo png apng webp gif bmp dib tif tiff avif heic heif hif".split()

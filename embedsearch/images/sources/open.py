@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from embedsearch.images.temporary import ByteFiles
 from embedsearch.core.records import Kind, Root
 from embedsearch.images.sources.folder import FolderScan
 from embedsearch.images.sources.source import Source
+from embedsearch.images.temporary import ByteFiles
 
 SUFFIXES = {
     ".tar": Kind.TAR,
@@ -33,7 +33,10 @@ def open_source(root: Root, scope: str, handed: ByteFiles, max_bytes: int) -> So
     Images that are no files, or parts of one, are put into `handed`, up to `max_bytes` each.
     """
     if root.is_remote:
-        from embedsearch.images.sources.remote import RemoteArchive, RemoteFolder  # a query needs neither
+        from embedsearch.images.sources.remote import (  # a query needs neither
+            RemoteArchive,
+            RemoteFolder,
+        )
 
         if root.kind is Kind.FOLDER:
             return RemoteFolder(root.id, root.path, scope, handed, max_bytes)

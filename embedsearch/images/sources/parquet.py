@@ -16,10 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedsearch.images.temporary import ByteFiles
 from embedsearch.core.records import Failure, Ignored, ImageRef, Place, Reason, Stage
-from embedsearch.images.sources.sidecars import Beside
+from embedsearch.images.sources.source import Beside
 from embedsearch.images.sources.table import holds_bytes
+from embedsearch.images.temporary import ByteFiles
 
 _AT_ONCE = 64  # rows that are read together
 _BROKEN = (pa.ArrowException, OSError, ValueError)

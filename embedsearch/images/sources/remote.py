@@ -16,13 +16,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from embedsearch.core.remote import Remote, reason_of, words
 from embedsearch.core.errors import StorageError
-from embedsearch.images.temporary import ByteFiles
 from embedsearch.core.records import Failure, Ignored, ImageRef, Place, Reason, Stage
+from embedsearch.core.remote import Remote, reason_of, words
 from embedsearch.images.sources.folder import has_image_suffix, is_hidden
-from embedsearch.images.sources.sidecars import MAX_BYTES, Beside, beside_members, is_sidecar
-from embedsearch.images.sources.source import Source
+from embedsearch.images.sources.sidecars import MAX_BYTES, beside_members, is_sidecar
+from embedsearch.images.sources.source import Beside, Source
+from embedsearch.images.temporary import ByteFiles
 
 THREADS = 64  # requests at a time: the most of an answer's time is waiting
 _AHEAD = 2 * THREADS

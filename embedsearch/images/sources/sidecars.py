@@ -11,34 +11,22 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from embedsearch.core.errors import UsageError
-from embedsearch.images.archive_part import BrokenPart, read_part
 from embedsearch.core.paths import open_folder, open_regular
 from embedsearch.core.records import Failure, MetadataReport, Place
+from embedsearch.images.archive_part import BrokenPart, read_part
+from embedsearch.images.sources.source import Beside, Source
 from embedsearch.images.sources.table import LEFT_OUT, MAX_COLUMNS, UserTable, own_names
-
-if TYPE_CHECKING:
-    from embedsearch.images.sources.source import Source
 
 CAPTION = "caption"
 CLASS = "cls"
 MAX_BYTES = 1 << 20  # of one file
 SIDECAR_SUFFIXES = ("json", "txt", "cls")  # the one that counts for more first
-
-
-@dataclass(frozen=True)
-class Beside:
-    """What a source says of one image besides its bytes; a file that says nothing is named."""
-
-    key: str
-    fields: Mapping[str, Any]
-    unreadable: tuple[str, ...] = ()
 
 
 def sidecar_table(said: Iterable[tuple[str, Beside]], taken: frozenset[str]) -> UserTable:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from embedsearch.core.records import Failure, Ignored, ImageRef, Place
 
-if TYPE_CHECKING:
-    from embedsearch.images.sources.sidecars import Beside
+
+@dataclass(frozen=True)
+class Beside:
+    """What a source says of one image besides its bytes; a file that says nothing is named."""
+
+    key: str
+    fields: Mapping[str, Any]
+    unreadable: tuple[str, ...] = ()
 
 
 class Source(Protocol):

@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from embedsearch.core.records import Failure, ImageRef, Reason, Stage
+from embedsearch.indexing.distributed.run import finish_unit
 from embedsearch.store.files import replace
 from embedsearch.store.units import (
     UNITS_NAME,
@@ -25,7 +26,6 @@ from embedsearch.store.units import (
     read_record,
     read_refs,
 )
-from embedsearch.indexing.distributed.run import finish_unit
 
 CHUNK = 256  # images: 38 MB of pixels at 224 × 224
 PARTS_NAME = "parts"

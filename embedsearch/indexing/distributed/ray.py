@@ -20,12 +20,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
-from embedsearch.core.system import child_environment, python_command
 from embedsearch.core.config import IndexConfig
 from embedsearch.core.errors import Interrupted, MissingLibrary, StorageError
 from embedsearch.core.records import CommitReport, Progress
-from embedsearch.indexing.distributed.parts import chunks_left, pack
 from embedsearch.core.session import Session
+from embedsearch.core.system import child_environment, python_command
+from embedsearch.indexing.distributed.parts import chunks_left, pack
 from embedsearch.indexing.distributed.run import check_same, commit, taken_up
 
 START_S = 60.0  # until Ray answers
@@ -124,7 +124,11 @@ def _driver(store: Path, config: IndexConfig) -> Iterator[_Rows]:
     reading, writing = os.pipe()
     with os.fdopen(reading) as lines:
         process = subprocess.Popen(
-            [*python_command("embedsearch.indexing.distributed.ray_driver"), str(writing), json.dumps(spec)],
+            [
+                *python_command("embedsearch.indexing.distributed.ray_driver"),
+                str(writing),
+                json.dumps(spec),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

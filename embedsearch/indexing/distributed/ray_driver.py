@@ -23,17 +23,18 @@ import ray
 import ray.data
 
 from embedsearch.core.config import DecodeLimits
+from embedsearch.core.errors import EmbedSearchError
+from embedsearch.core.records import ImageBatch
+from embedsearch.core.session import Session
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
-from embedsearch.core.errors import EmbedSearchError
-from embedsearch.network.runtime import feed_for, load_stream_extractor
-from embedsearch.indexing.pipeline import embed_images
-from embedsearch.core.records import ImageBatch
 from embedsearch.indexing.distributed.parts import Chunk, chunk_refs, chunks_left, pack, write_part
-from embedsearch.indexing.scope import Sources
-from embedsearch.core.session import Session
-from embedsearch.store.shards import batch_table
 from embedsearch.indexing.distributed.run import open_plan
+from embedsearch.indexing.pipeline import embed_images
+from embedsearch.indexing.scope import Sources
+from embedsearch.network.feed import feed_for
+from embedsearch.network.runtime import load_stream_extractor
+from embedsearch.store.shards import batch_table
 
 
 def main() -> None:

@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 
 from embedsearch.core.config import IndexConfig
-from embedsearch.images.decode.process import DecodeJob
 from embedsearch.core.errors import (
     IncompatibleStore,
     Interrupted,
@@ -27,16 +26,6 @@ from embedsearch.core.errors import (
     UnitsMissing,
     UsageError,
 )
-from embedsearch.indexing.sync import (
-    ExtractorFactory,
-    asked_model,
-    check_shareable,
-    listed_folders,
-    plan,
-)
-from embedsearch.indexing.store_update import Ledger
-from embedsearch.network.runtime import load_stream_extractor
-from embedsearch.indexing.pipeline import Embedded, Pipeline
 from embedsearch.core.records import (
     CommitReport,
     EmbeddingBatch,
@@ -45,9 +34,20 @@ from embedsearch.core.records import (
     Progress,
     UnitsReport,
 )
-from embedsearch.indexing.scope import Sources, resolve_scope
 from embedsearch.core.session import Session
+from embedsearch.images.decode.process import DecodeJob
+from embedsearch.indexing.pipeline import Embedded, Pipeline
+from embedsearch.indexing.scope import Sources, resolve_scope
 from embedsearch.indexing.settling import settle
+from embedsearch.indexing.store_update import Ledger
+from embedsearch.indexing.sync import (
+    ExtractorFactory,
+    asked_model,
+    check_shareable,
+    listed_folders,
+    plan,
+)
+from embedsearch.network.runtime import load_stream_extractor
 from embedsearch.store.current import check_format
 from embedsearch.store.locate import locate_store
 from embedsearch.store.manifest import Manifest, ShardRecord

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias, TypeVar
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import urlsplit
 
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.core.errors import IncompatibleStore, StorageError, UsageError
+from embedsearch.core.errors import IncompatibleStore, StorageError
 from embedsearch.core.records import ModelSpec
 from embedsearch.searching.vectordb.conditions import Condition
 from embedsearch.searching.vectordb.fields import Field, Value
@@ -25,7 +25,6 @@ T = TypeVar("T")
 Rows: TypeAlias = npt.NDArray[np.int64]
 
 NAME = "embedsearch"  # of a collection or table, and of the record of what it holds
-SCHEMES = ("milvus", "postgresql", "postgres")
 ASK_S = 10.0  # how long a search may take, all its tries together
 SEND_S = 30.0  # and a message of an upload
 WORK_S = 120.0  # and what a server does at one go, as sealing rows
@@ -156,47 +155,6 @@ class Place:
 
     def _quoted_password(self) -> str | None:
         return urlsplit(self.url).password
-
-
-def place_of(url: str) -> Place:
-    """Return where a URL points to. Raises UsageError, which does not show the URL."""
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018  a number out of range raises here
-    except ValueError as error:
-        raise UsageError("the URL of the database cannot be read") from error
-    if parts.scheme not in SCHEMES:
-        raise UsageError(
-            "a vector database is milvus://HOST:19530[/COLLECTION], milvus:///FILE.db or "
-            "postgresql://[USER[:PASSWORD]@]HOST[:PORT]/DATABASE"
-        )
-    name = unquote(parts.path.lstrip("/") if parts.netloc else parts.path)
-    is_milvus = parts.scheme == "milvus"
-    return Place(
-        url=url,
-        scheme=parts.scheme,
-        host=_host(parts),
-        name=name,
-        table=name if is_milvus and parts.netloc and name else NAME,
-        user=parts.username and unquote(parts.username),
-        password=parts.password and unquote(parts.password),
-    )
-
-
-def _host(parts: SplitResult) -> str:
-    return parts.netloc.rpartition("@")[2]
-
-
-def open_database(url: str) -> VectorDatabase:
-    """Connect. Raises UsageError, MissingLibrary, and StorageError where nobody answers."""
-    place = place_of(url)
-    if place.scheme == "milvus":
-        from embedsearch.searching.vectordb.milvus import Milvus
-
-        return Milvus(place)
-    from embedsearch.searching.vectordb.postgres import Postgres
-
-    return Postgres(place)
 
 
 def patiently(work: Callable[[float], T], is_passing: Callable[[Exception], bool]) -> T:

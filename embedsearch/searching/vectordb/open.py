@@ -1,0 +1,51 @@
+"""Connect to a vector database; in: a URL, out: a VectorDatabase."""
+
+from __future__ import annotations
+
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from embedsearch.core.errors import UsageError
+from embedsearch.searching.vectordb.database import NAME, Place, VectorDatabase
+
+SCHEMES = ("milvus", "postgresql", "postgres")
+
+
+def place_of(url: str) -> Place:
+    """Return where a URL points to. Raises UsageError, which does not show the URL."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  a number out of range raises here
+    except ValueError as error:
+        raise UsageError("the URL of the database cannot be read") from error
+    if parts.scheme not in SCHEMES:
+        raise UsageError(
+            "a vector database is milvus://HOST:19530[/COLLECTION], milvus:///FILE.db or "
+            "postgresql://[USER[:PASSWORD]@]HOST[:PORT]/DATABASE"
+        )
+    name = unquote(parts.path.lstrip("/") if parts.netloc else parts.path)
+    is_milvus = parts.scheme == "milvus"
+    return Place(
+        url=url,
+        scheme=parts.scheme,
+        host=_host(parts),
+        name=name,
+        table=name if is_milvus and parts.netloc and name else NAME,
+        user=parts.username and unquote(parts.username),
+        password=parts.password and unquote(parts.password),
+    )
+
+
+def _host(parts: SplitResult) -> str:
+    return parts.netloc.rpartition("@")[2]
+
+
+def open_database(url: str) -> VectorDatabase:
+    """Connect. Raises UsageError, MissingLibrary, and StorageError where nobody answers."""
+    place = place_of(url)
+    if place.scheme == "milvus":
+        from embedsearch.searching.vectordb.milvus import Milvus
+
+        return Milvus(place)
+    from embedsearch.searching.vectordb.postgres import Postgres
+
+    return Postgres(place)
