@@ -3,33 +3,37 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-scale lint soak bench clean
+.PHONY: demo test test-shared test-scale lint soak bench clean
 
-$(VENV)/.installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit("embedsearch needs Python 3.11 or newer, found " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	touch $@
+# The package alone is enough for the demo; tests add their tools to the same environment.
+$(VENV)/.demo: pyproject.toml
+	@sh .ci/install.sh '$(PYTHON)' $(VENV) . && touch $@
 
-demo: $(VENV)/.installed
+$(VENV)/.test: $(VENV)/.demo
+	@sh .ci/install.sh '$(PYTHON)' $(VENV) '.[dev]' && touch $@
+
+demo: $(VENV)/.demo
 	$(BIN)/embedsearch index sample_images --store demo.es --model packaged
 	$(BIN)/embedsearch query sample_images/clocks/clocks_1.jpg --store demo.es -k 6 --sheet demo.png
 
-test: $(VENV)/.installed
+test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
-test-scale: $(VENV)/.installed
+test-shared: $(VENV)/.test
+	$(BIN)/python -m pytest -m 'shared and not scale'
+
+test-scale: $(VENV)/.test
 	$(BIN)/python -m pytest -m scale
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-soak: $(VENV)/.installed
+soak: $(VENV)/.test
 	$(BIN)/python -m tests.soak.all
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.run
 
 clean:

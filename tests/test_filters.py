@@ -169,5 +169,5 @@ def test_without_duckdb_only_conditions_are_missing(
     monkeypatch.delitem(sys.modules, "embedsearch.searching.where")
     with embedsearch.open_store(store) as searcher:
         assert len(searcher.query(embedsearch.Key("a/01.png"), 3)) == 3
-        with pytest.raises(MissingLibrary, match="pip install duckdb"):
+        with pytest.raises(MissingLibrary, match="pip install 'duckdb>="):
             searcher.query(embedsearch.Key("a/01.png"), 3, where="width > 1")

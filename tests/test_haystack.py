@@ -146,4 +146,4 @@ def test_errors_are_value_errors_with_our_words(store: Path, tmp_path: Path) -> 
 
 
 def test_without_haystack_it_says_what_to_install() -> None:
-    assert "pip install 'embedsearch[haystack]'" in imported_without("haystack")
+    assert "pip install 'haystack-ai>=3.4,<4'" in imported_without("haystack")

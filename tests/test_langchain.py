@@ -329,4 +329,4 @@ def test_a_store_of_images_can_be_asked(store: Path) -> None:
 
 
 def test_without_langchain_it_says_what_to_install() -> None:
-    assert "pip install 'embedsearch[langchain]'" in imported_without("langchain")
+    assert "pip install 'langchain-core>=1.4,<2'" in imported_without("langchain")

@@ -146,4 +146,4 @@ async def test_embeddings_are_those_of_a_store(searcher: Searcher) -> None:
 
 
 def test_without_llama_index_it_says_what_to_install() -> None:
-    assert "pip install 'embedsearch[llama-index]'" in imported_without("llama_index")
+    assert "pip install 'llama-index-core>=0.14.20,<0.15'" in imported_without("llama_index")

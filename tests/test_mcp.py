@@ -237,7 +237,7 @@ def test_bad_arguments(store: Path, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 4
-    assert "pip install 'embedsearch[mcp]'" in done.stderr
+    assert "pip install 'h11>=0.16' 'mcp>=2.3,<3'" in done.stderr
 
 
 async def test_copies_are_listed(tmp_path: Path) -> None:

@@ -803,4 +803,4 @@ def test_without_its_libraries_it_says_so(store: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 4
-    assert "pip install 'embedsearch[serve]'" in done.stderr
+    assert "pip install 'fastapi>=0.130,<1'" in done.stderr

@@ -802,6 +802,6 @@ def test_a_missing_library_is_named(
     store: Path, library: str, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    extra = r"pip install 'embedsearch\[(milvus|postgres)\]'"
+    extra = r"pip install '(pymilvus|pgvector|psycopg).*>=\d"
     with pytest.raises(MissingLibrary, match=extra):
         upload(store, url)

@@ -17,6 +17,7 @@ from embedsearch.cli.app import (
     show_tracebacks,
 )
 from embedsearch.core.errors import MissingLibrary, UsageError, WeightsUnavailable
+from embedsearch.core.install import pip_install
 from embedsearch.core.session import Session
 
 HostOption = Annotated[
@@ -141,4 +142,4 @@ def mcp(
 
 
 def _missing(extra: str, error: ModuleNotFoundError) -> MissingLibrary:
-    return MissingLibrary(f"{error.name} is not installed: pip install 'embedsearch[{extra}]'")
+    return MissingLibrary(f"{error.name} is not installed: {pip_install(extra)}")

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from embedsearch.core.errors import EmbedSearchError, MissingLibrary, StorageError, UsageError
+from embedsearch.core.install import pip_install
 from embedsearch.core.records import Reason
 
 ATTEMPTS = 5  # of each request, with pauses that double
@@ -245,7 +246,7 @@ def _file_system(scheme: str, url: str, attempts: int, connect_s: float) -> pafs
         return pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem(scheme, **settings)))
     except ImportError as error:
         raise MissingLibrary(
-            f"{scheme}:// needs a library: pip install 'embedsearch[web]' ({error})"
+            f"{scheme}:// needs a library ({error}): {pip_install('web')}"
         ) from error
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 
+from embedsearch.core.install import pip_install
 from embedsearch.core.system import available_processors
 
 
@@ -82,7 +83,7 @@ def _faster_network(setup: Setup) -> str:
             return "--precision auto"
         return "another GPU, or a smaller --model"
     if setup.precision in {"fp32", "bf16"}:
-        needs = "" if _has_nncf() else " (pip install 'embedsearch[int8]')"
+        needs = "" if _has_nncf() else f" ({pip_install('nncf')})"
         return f"--precision int8{needs}"
     side = min(160, setup.input_side)
     return "a GPU, or a smaller --model" + (

@@ -22,6 +22,7 @@ from embedsearch.core.errors import (
     StoreLocked,
     UsageError,
 )
+from embedsearch.core.install import pip_install
 from embedsearch.core.records import IndexReport, Kind
 from embedsearch.core.session import Session
 from embedsearch.images.sources.folder import SUFFIXES
@@ -232,5 +233,5 @@ def _watch_files() -> Any:
     try:
         from watchfiles import watch as watch_files
     except ImportError as error:
-        raise MissingLibrary("--watch needs: pip install 'embedsearch[watch]'") from error
+        raise MissingLibrary(f"watch needs a library: {pip_install('watchfiles')}") from error
     return watch_files

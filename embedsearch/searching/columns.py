@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embedsearch.core.errors import MissingLibrary
+from embedsearch.core.install import pip_install
 from embedsearch.core.paths import is_url
 from embedsearch.store.shards import row_schema
 from embedsearch.store.snapshot import Snapshot, user_columns
@@ -74,7 +75,9 @@ class RowColumns:
         try:
             from embedsearch.searching.where import Where  # a query without one does without DuckDB
         except ImportError as error:
-            raise MissingLibrary(f"--where needs DuckDB ({error}): pip install duckdb") from error
+            raise MissingLibrary(
+                f"where needs DuckDB ({error}): {pip_install('duckdb')}"
+            ) from error
         return Where(text, self.schema)
 
     def find(self, key: str) -> list[int]:

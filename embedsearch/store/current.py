@@ -50,7 +50,7 @@ def check_format_text(store: str, text: bytes) -> None:
         if text.startswith(b"embedsearch ") and text[12:].strip().isdigit():
             raise IncompatibleStore(
                 f"{store} has format {text[12:].strip().decode()}, this embedsearch reads "
-                f"{FORMAT_TEXT[12:].strip().decode()}: pip install --upgrade embedsearch"
+                f"{FORMAT_TEXT[12:].strip().decode()}: update embedsearch"
             )
         raise StoreNotFound(f"{store} is no store: its FORMAT file says something else")
 

@@ -145,7 +145,7 @@ class Manifest:
         if needs > FORMAT_VERSION:
             raise IncompatibleStore(
                 f"the store needs format {needs}, this embedsearch reads {FORMAT_VERSION}: "
-                "pip install --upgrade embedsearch"
+                "update embedsearch"
             )
         try:
             manifest = cls(**_records(values))

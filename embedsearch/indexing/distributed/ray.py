@@ -22,6 +22,7 @@ from typing import IO, Any
 
 from embedsearch.core.config import IndexConfig
 from embedsearch.core.errors import Interrupted, MissingLibrary, StorageError
+from embedsearch.core.install import pip_install
 from embedsearch.core.records import CommitReport, Progress
 from embedsearch.core.session import Session
 from embedsearch.core.system import child_environment, python_command
@@ -53,7 +54,7 @@ def index_on_ray(
     heard for `stall_s` seconds.
     """
     if find_spec("ray") is None:
-        raise MissingLibrary("--engine ray needs Ray: pip install 'embedsearch[ray]'")
+        raise MissingLibrary(f"engine ray needs Ray: {pip_install('ray')}")
     config, session = config or IndexConfig(), session or Session()
     opened = taken_up(store, folders, 1, config, session)
     if opened is None:

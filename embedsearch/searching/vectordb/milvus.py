@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import IncompatibleStore, MissingLibrary, StorageError, UsageError
+from embedsearch.core.install import pip_install
 from embedsearch.searching.vectordb.conditions import (
     All,
     Always,
@@ -74,14 +75,16 @@ class Milvus:
             from pymilvus.exceptions import MilvusException
         except ImportError as error:
             raise MissingLibrary(
-                f"milvus:// needs pymilvus ({error}): pip install 'embedsearch[milvus]'"
+                f"milvus:// needs pymilvus ({error}): {pip_install('pymilvus')}"
             ) from error
         # It logs what it raises, with a traceback.
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)
         self.place = place
         self._error = MilvusException
         if self._is_lite and find_spec("milvus_lite") is None:
-            raise MissingLibrary("milvus:///FILE.db needs Milvus Lite: pip install milvus-lite")
+            raise MissingLibrary(
+                f"milvus:///FILE.db needs Milvus Lite: {pip_install('milvus-lite')}"
+            )
         uri = place.name if self._is_lite else f"http://{place.host}"
         token = os.environ.get("MILVUS_TOKEN", "")
         if place.user is not None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import MissingLibrary, StorageError
+from embedsearch.core.install import pip_install
 from embedsearch.searching.vectordb.conditions import (
     All,
     Always,
@@ -76,8 +77,7 @@ class Postgres:
             import psycopg
         except ImportError as error:
             raise MissingLibrary(
-                f"postgresql:// needs psycopg and pgvector ({error}): "
-                "pip install 'embedsearch[postgres]'"
+                f"postgresql:// needs psycopg and pgvector ({error}): {pip_install('postgres')}"
             ) from error
         self.place = place
         self._psycopg = psycopg
