@@ -62,14 +62,17 @@ class NamedImages:
 
 def plan(images: int) -> None:
     """Plan N images, and print seconds, bytes and peak memory."""
-    from embedsearch.indexing import scope, sync
+    from embedsearch.indexing import scope
+    from embedsearch.indexing.distributed import plan as distributed_plan
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "photos").mkdir()
         scope.open_source = lambda root, *_: NamedImages(root.id, images)  # type: ignore[assignment]
         started = time.monotonic()
-        made = sync.plan([folder / "photos"], store=folder / "s.es", shares=1, model="packaged")
+        made = distributed_plan.plan(
+            [folder / "photos"], store=folder / "s.es", shares=1, model="packaged"
+        )
         seconds = time.monotonic() - started
         assert made is not None and made.images == images
         size = sum(f.stat().st_size for f in (folder / "s.es").rglob("*") if f.is_file())
@@ -85,7 +88,7 @@ def plan(images: int) -> None:
 def store(images: int) -> None:
     """Import N vectors, index them for search, ask; print seconds, bytes and milliseconds."""
     import embedsearch
-    from embedsearch.indexing.upkeep import info
+    from embedsearch.store.info import info
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -30,8 +30,8 @@ import embedsearch
 from benchmarks.measure import machine, run
 from benchmarks.peers import install
 from benchmarks.run import CLI, SHARED, real_weights
-from embedsearch.indexing.upkeep import info
 from embedsearch.store.current import read_current
+from embedsearch.store.info import info
 from embedsearch.store.snapshot import open_snapshot
 
 QUERIES = 400

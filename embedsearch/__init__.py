@@ -11,7 +11,7 @@ _HOMES = {
     "bench": "embedsearch.indexing.bench",
     "index": "embedsearch.indexing.sync",
     "watch": "embedsearch.indexing.watch",
-    "plan": "embedsearch.indexing.sync",
+    "plan": "embedsearch.indexing.distributed.plan",
     "run_units": "embedsearch.indexing.distributed.run",
     "commit": "embedsearch.indexing.distributed.run",
     "duplicates": "embedsearch.curation.duplicates",
@@ -104,7 +104,6 @@ if TYPE_CHECKING:
         Failure,
         Hit,
         ImageRecord,
-        IndexReport,
         ModelSpec,
         PullReport,
         TrainReport,
@@ -115,8 +114,10 @@ if TYPE_CHECKING:
     from embedsearch.curation.plane import picture_map
     from embedsearch.exchange.pull import pull
     from embedsearch.indexing.bench import bench
+    from embedsearch.indexing.distributed.plan import plan
     from embedsearch.indexing.distributed.run import commit, run_units
-    from embedsearch.indexing.sync import index, plan
+    from embedsearch.indexing.report import IndexReport
+    from embedsearch.indexing.sync import index
     from embedsearch.indexing.watch import watch
     from embedsearch.learning.evaluate import evaluate
     from embedsearch.learning.train import train

@@ -20,7 +20,7 @@ from embedsearch.core.config import IndexConfig, SearchBudget
 from embedsearch.core.errors import DamagedStore, Interrupted, UsageError
 from embedsearch.core.records import Hit, ModelSpec, Neighbors
 from embedsearch.core.session import Session
-from embedsearch.indexing.upkeep import info, repair
+from embedsearch.indexing.repair import repair
 from embedsearch.searching import neighbors, tuning
 from embedsearch.searching.ann import candidates
 from embedsearch.searching.ann.build import CandidateBuilder, flat_bytes
@@ -28,6 +28,7 @@ from embedsearch.searching.ann.search import CandidateIndex
 from embedsearch.searching.tuning_due import Due, due
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
+from embedsearch.store.info import info
 from embedsearch.store.manifest import Manifest
 from tests.conftest import CountingExtractor, paint
 from tests.test_search import DIM, oracle, unit
@@ -347,7 +348,7 @@ def test_an_index_that_cannot_be_built_costs_speed_only(
     with embedsearch.open_store(store) as searcher:
         assert len(searcher.query(unit(0), 7)) == 7
     for nonsense in ("nonsense", "IVF16,SQ8,RFlat", "IDMap2,Flat", "PQ7", "IVF0,Flat", "NSG32", ""):
-        with pytest.raises(UsageError, match="--ann"):
+        with pytest.raises(UsageError, match="^ann "):
             index(store, folder, ann=nonsense)
     assert read_current(store) == manifest
 

@@ -24,7 +24,7 @@ from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import NothingIndexed, UnreadableImage, UsageError
 from embedsearch.core.records import Reason, Stage
 from embedsearch.images.thumbnails import Pictures
-from embedsearch.indexing.upkeep import failures
+from embedsearch.store.info import failures
 from embedsearch.store.shards import row_schema
 from embedsearch.store.snapshot import open_snapshot
 from tests.conftest import CountingExtractor, paint, run_cli

@@ -30,9 +30,9 @@ from embedsearch.core.errors import (
 from embedsearch.core.session import Session
 from embedsearch.exchange.export import export
 from embedsearch.exchange.import_vectors import import_vectors
-from embedsearch.indexing.upkeep import failures
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
+from embedsearch.store.info import failures
 from tests.conftest import paint, run_cli
 from tests.test_search import DIM, unit
 from tests.test_store import rows_of

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import embedsearch
-from embedsearch.indexing.upkeep import failures, repair
+from embedsearch.indexing.repair import repair
+from embedsearch.store.info import failures
 from tests.conftest import REPOSITORY, SAMPLES, run_cli
 from tests.soak.damage import Damage, forge, replace_manifest
 from tests.soak.witness import current

@@ -24,13 +24,14 @@ from embedsearch.core.errors import (
     StoreNotFound,
     UsageError,
 )
-from embedsearch.core.records import ImageRef, IndexReport, ModelSpec, Reason, Stage
+from embedsearch.core.records import ImageRef, ModelSpec, Reason, Stage
 from embedsearch.core.session import Session
-from embedsearch.indexing import changes
-from embedsearch.indexing.upkeep import failures
+from embedsearch.indexing.ref_list import RefList
+from embedsearch.indexing.report import IndexReport
 from embedsearch.store import merge
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
+from embedsearch.store.info import failures
 from embedsearch.store.writer import create_store
 from tests.conftest import CountingExtractor, paint, run_cli
 from tests.test_store import contents, rows_of
@@ -151,7 +152,7 @@ def test_a_vanished_or_emptied_root_is_refused(library: Library, photos: Path) -
     before = rows_of(library.store)
     away = photos.with_name("away")
     photos.rename(away)
-    with pytest.raises(UsageError, match=r"vanished.*12 images.*--allow-empty"):
+    with pytest.raises(UsageError, match=r"vanished.*12 images.*allow_empty"):
         library.index()
     photos.mkdir()  # the empty mount point of an unplugged disk
     with pytest.raises(UsageError, match="holds no image any more"):
@@ -173,14 +174,14 @@ def test_a_vanished_root_can_be_let_go(library: Library, photos: Path, tmp_path:
     library.index(photos, other)
     shutil.rmtree(other)
     for rebuild in (False, True):
-        with pytest.raises(UsageError, match=r"other has vanished.*--allow-empty"):
+        with pytest.raises(UsageError, match=r"other has vanished.*allow_empty"):
             library.index(rebuild=rebuild)
         assert len(rows_of(library.store)) == 13
     assert counts(library.index(allow_empty=True)) == (12, 0, 0, 0, 12, 0, 1)
     assert b"z.png" not in rows_of(library.store)
     shutil.rmtree(photos)
     photos.mkdir()
-    with pytest.raises(UsageError, match="--rebuild would drop its images"):
+    with pytest.raises(UsageError, match="rebuild would drop its images"):
         library.index(rebuild=True)
     assert len(rows_of(library.store)) == 12
 
@@ -322,8 +323,8 @@ def test_another_model_needs_a_rebuild(
     old = read_current(library.store)
     other = ModelSpec(**{**old.model.to_dict(), "name": "other", "pooling": "gem1",
                          "mean": old.model.mean, "std": old.model.std})  # fmt: skip
-    monkeypatch.setattr("embedsearch.indexing.sync.resolve", lambda name, session: other)
-    with pytest.raises(IncompatibleStore, match=r"pooling: gem1 != gem3.*--rebuild"):
+    monkeypatch.setattr("embedsearch.indexing.job.resolve", lambda name, session: other)
+    with pytest.raises(IncompatibleStore, match=r"pooling: gem1 != gem3.*rebuild=True"):
         library.index(photos, model="other")
     assert read_current(library.store) == old
     (photos / "a" / "01.png").unlink()
@@ -345,7 +346,7 @@ def test_a_rebuild_mends_a_lost_shard_and_keeps_the_model(
     with pytest.raises(DamagedStore, match="--rebuild"):
         library.index()
     monkeypatch.setattr(
-        "embedsearch.indexing.sync.resolve", None
+        "embedsearch.indexing.job.resolve", None
     )  # would fail if a model were chosen
     assert library.index(rebuild=True).added == 12
     assert read_current(library.store).model == old.model
@@ -429,19 +430,19 @@ def test_command_line_and_python_agree(photos: Path, tmp_path: Path) -> None:
 def test_a_list_of_refs_spills_and_keeps_its_order(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(changes, "_SPILL_BYTES", 1000)
-    refs = changes.RefList()
+    monkeypatch.setattr("embedsearch.indexing.ref_list._SPILL_BYTES", 1000)
+    refs = RefList()
     names = [f"{'ü' * (number % 90)}{number}\udcff.jpg" for number in range(500)]
     wanted = [ImageRef(number % 3, name, number, -1) for number, name in enumerate(names)]
     for ref in wanted:
         refs.append(ref)
     assert len(refs) == 500 and list(refs) == wanted and list(refs) == wanted
 
-    def full() -> Any:
+    def full(*_: Any, **__: Any) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(changes.tempfile, "TemporaryFile", full)
-    refs = changes.RefList()
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
+    refs = RefList()
     with pytest.raises(StorageError, match="No space left"):
         for ref in wanted:
             refs.append(ref)

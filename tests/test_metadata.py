@@ -16,11 +16,12 @@ import pytest
 import embedsearch
 from embedsearch import Key
 from embedsearch.core.errors import DamagedStore, UsageError
-from embedsearch.core.records import MetadataReport
 from embedsearch.exchange.export import export
-from embedsearch.indexing.upkeep import info, repair
+from embedsearch.indexing.repair import repair
+from embedsearch.indexing.report import MetadataReport
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
+from embedsearch.store.info import info
 from tests.conftest import SAMPLES, CountingExtractor, paint, run_cli
 from tests.test_search import unit
 
@@ -265,7 +266,9 @@ def test_a_damaged_table_is_an_error(sync: Callable[..., Any], store: Path, tmp_
     with pytest.raises(DamagedStore, match=record.name):
         embedsearch.open_store(store)
     assert [problem.file for problem in check_store(store, read_data=True)[1]] == [record.relative]
-    assert repair(store) == ["your own columns are lost: index --metadata FILE brings them again"]
+    assert repair(store) == [
+        "your own columns are lost: index with your table again to bring them back"
+    ]
     assert check_store(store, read_data=True)[1] == []
     sync(metadata=table(tmp_path, "path,n\na/01.png,2\n"))
     assert said(store, "a/01.png") == {"n": 2}

@@ -196,7 +196,7 @@ def test_the_slowest_stage_and_what_helps() -> None:
     assert slowest_stage({"read": 0.0, "decode": 0.0}) == ""
     assert advice("embed", cpu).startswith("--precision int8")
     assert "GPU" in advice("embed", Setup("cpu", "int8", 1, 224))
-    assert advice("embed", Setup("cuda", "fp32", 8, 224)) == "--precision auto"
+    assert advice("embed", Setup("cuda", "fp32", 8, 224)) == "precision=auto"
     assert shares({"embed": 2.0, "load": 30.0}, 10.0) == {"embed": 0.2, "load": 1.0}
 
 

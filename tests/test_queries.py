@@ -312,7 +312,7 @@ def test_no_match_is_an_empty_answer(store: Path) -> None:
 def test_filters_work_on_uncovered_and_deleted_rows(
     tmp_path: Path, extractor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embedsearch.indexing.store_update.Ledger.tidy", lambda self: None)
+    monkeypatch.setattr("embedsearch.indexing.store_update.StoreUpdate.tidy", lambda self: None)
     photos, store = tmp_path / "photos", tmp_path / "s.es"
     for seed in range(9):
         paint(photos / f"{seed}.png", seed)

@@ -21,9 +21,9 @@ from embedsearch.core.errors import Interrupted, StorageError
 from embedsearch.core.records import Progress
 from embedsearch.core.session import Session
 from embedsearch.indexing.sync import index
-from embedsearch.indexing.upkeep import failures
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
+from embedsearch.store.info import failures
 from embedsearch.store.units import UNITS_NAME
 from tests.conftest import SAMPLES, paint, run_cli
 from tests.test_archives import rows_of

@@ -129,7 +129,7 @@ def test_shards_that_no_faiss_file_covers_are_searched(
 ) -> None:
     """A checkpoint's generation: old shards in a FAISS file, new ones in Parquet only."""
     paint(photos / "fresh.png", 999)
-    monkeypatch.setattr("embedsearch.indexing.store_update.Ledger.tidy", lambda self: None)
+    monkeypatch.setattr("embedsearch.indexing.store_update.StoreUpdate.tidy", lambda self: None)
     embedsearch.index(photos, store=big_store, extractor_factory=extractor)
     manifest = read_current(big_store)
     covered = {part.shard for record in manifest.exact for part in record.segments}
@@ -145,7 +145,7 @@ def test_ties_across_uncovered_shards(
     tmp_path: Path, extractor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More equal rows than are kept at once, the first key in the last shard."""
-    monkeypatch.setattr("embedsearch.indexing.store_update.Ledger.tidy", lambda self: None)
+    monkeypatch.setattr("embedsearch.indexing.store_update.StoreUpdate.tidy", lambda self: None)
     store = tmp_path / "t.es"
     for letter in "zya":
         for number in range(12):
@@ -166,7 +166,7 @@ def test_merged_shards_leave_dead_segments_unsearched(
     keep = read_current(big_store).exact
     paint(photos / "fresh.png", 999)
     monkeypatch.setattr(
-        "embedsearch.indexing.store_update.refresh_exact", lambda writer, manifest: keep
+        "embedsearch.indexing.exact_files.refresh_exact", lambda writer, manifest: keep
     )
     embedsearch.index(photos, store=big_store, extractor_factory=extractor)
     names = {shard.name for shard in read_current(big_store).shards}

@@ -29,11 +29,12 @@ from embedsearch.core.errors import (
     UsageError,
 )
 from embedsearch.core.strict_json import strict_json
-from embedsearch.indexing.upkeep import generations, repair, roll_back
+from embedsearch.indexing.repair import repair
 from embedsearch.store import files
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.files import FileRecord, write_new
+from embedsearch.store.info import generations, roll_back
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.writer import StoreWriter, create_store
@@ -96,7 +97,7 @@ def test_manifest_survives_its_round_trip(store: Path) -> None:
     manifest = read_current(store)
     assert Manifest.from_bytes(manifest.to_bytes()) == manifest
     newer = manifest.to_bytes().replace(b'"min_reader_version": 1', b'"min_reader_version": 2')
-    with pytest.raises(IncompatibleStore, match="upgrade"):
+    with pytest.raises(IncompatibleStore, match="update embedsearch"):
         Manifest.from_bytes(newer)
 
 

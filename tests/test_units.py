@@ -30,12 +30,12 @@ from embedsearch.core.records import ImageRef, Reason
 from embedsearch.core.session import Session
 from embedsearch.indexing.distributed import plan as plan_module
 from embedsearch.indexing.distributed import run as run_module
-from embedsearch.indexing.distributed.plan import cut, unit_images
-from embedsearch.indexing.distributed.run import commit, give_up, run_units
-from embedsearch.indexing.sync import index, plan
-from embedsearch.indexing.upkeep import failures
+from embedsearch.indexing.distributed.plan import cut, plan, unit_images
+from embedsearch.indexing.distributed.run import commit, discard_plan, run_units
+from embedsearch.indexing.sync import index
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
+from embedsearch.store.info import failures
 from embedsearch.store.units import UNITS_NAME, UnitPlan, read_plan, read_record, read_refs
 from tests.conftest import SAMPLES, CountingExtractor, paint, run_cli
 from tests.test_archives import contents, make_tar, rows_of
@@ -193,7 +193,7 @@ def test_nothing_else_writes_while_a_plan_is_open(shared: Shared, photos: Path) 
     done = run_cli("info", "--store", shared.store)
     assert "open plan   1 of 4 units done, 12 images" in done.stdout
     assert run_cli("check", "--store", shared.store, "--read-data").returncode == 0
-    give_up(shared.store)
+    discard_plan(shared.store)
     assert "open plan" not in run_cli("info", "--store", shared.store).stdout
     assert shared.index().added == 12
     with pytest.raises(UsageError, match="no open plan"):
@@ -230,9 +230,9 @@ def test_a_commit_that_is_killed_is_made_up_for(
 
     with monkeypatch.context() as patch:
         if step == "adopt":
-            patch.setattr(run_module, "Ledger", die)
+            patch.setattr(run_module, "StoreUpdate", die)
         elif step == "commit":
-            patch.setattr(run_module.Ledger, "commit", die)
+            patch.setattr(run_module.StoreUpdate, "commit", die)
         else:
             patch.setattr(run_module, "drop", die)
         with pytest.raises(Killed):
@@ -294,7 +294,7 @@ def test_all_processes_make_the_same(shared: Shared, photos: Path) -> None:
     with pytest.raises(IncompatibleStore, match="the plan is for packaged"):
         run_units(shared.store, [0], config=config)
     config = IndexConfig(limits=DecodeLimits(max_pixels=9))
-    with pytest.raises(UsageError, match="another --max-pixels"):
+    with pytest.raises(UsageError, match="another max_pixels"):
         run_units(shared.store, [0], config=config)
 
 

@@ -460,7 +460,7 @@ def test_filters_mean_the_same(
 def test_what_has_no_word_there_is_refused(store: Path, text: str, words: str) -> None:
     with open_snapshot(store) as snapshot:
         columns = RowColumns(snapshot)
-        with pytest.raises(UsageError, match=r"^--where: ") as caught:
+        with pytest.raises(UsageError, match=r"^where: ") as caught:
             columns.condition(text, uploaded_fields(columns))
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
@@ -567,7 +567,7 @@ def test_a_database_follows_its_store(quick_engine: Engine, changing: Changing) 
     # Columns that are new make it another table; other values in them are sent.
     changing.caption({"a/01.png": "one", "a/07.png": "seven"})
     with pytest.raises(
-        IncompatibleStore, match=r"other columns of the store \(caption\): --replace"
+        IncompatibleStore, match=r"other columns of the store \(caption\): replace=True"
     ):
         upload(changing.store, url)
     assert changing.counts(url, replace=True) == (13, 0, 0)
@@ -606,7 +606,7 @@ def test_other_vectors_are_refused(
     for name, other in others.items():
         upload(other, url, replace=True)
         for refused in (lambda: upload(store, url), lambda: open_store(store, serve_from=url)):
-            with pytest.raises(IncompatibleStore, match=r"holds vectors of .* --replace"):
+            with pytest.raises(IncompatibleStore, match=r"holds vectors of .* replace=True"):
                 refused()
         assert upload(other, url).unchanged == 300, name
     # The same model, other images of the same numbers: told by their vectors.

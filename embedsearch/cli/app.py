@@ -12,6 +12,8 @@ from typing import Annotated
 import typer
 
 from embedsearch._version import __version__
+from embedsearch.cli.wording import with_options
+from embedsearch.core.errors import EmbedSearchError
 from embedsearch.core.quantity import scaled, size_of
 from embedsearch.core.session import Session
 
@@ -52,7 +54,10 @@ def explain(error: Exception) -> None:
     """Print an error as one line on stderr, after its traceback if -v asked for that."""
     if _show_traceback:
         traceback.print_exception(error)
-    print(f"embedsearch: {error}", file=sys.stderr)
+    message = str(error)
+    if isinstance(error, EmbedSearchError):
+        message = with_options(message, error.fields)
+    print(f"embedsearch: {message}", file=sys.stderr)
 
 
 def show_tracebacks(value: bool) -> bool:

@@ -29,7 +29,7 @@ from embedsearch.core.errors import UsageError
 from embedsearch.core.session import Session
 
 if TYPE_CHECKING:
-    from embedsearch.core.records import IndexReport
+    from embedsearch.indexing.report import IndexReport
 
 
 def index(
@@ -250,7 +250,7 @@ def commit(
 
     session = session_with_signals()
     if drop:
-        run.give_up(store, wait_s=wait)
+        run.discard_plan(store, wait_s=wait)
         notice("the plan was given up; the store is as it was")
         return
     report = run.commit(store, wait_s=wait, session=session)

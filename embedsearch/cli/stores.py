@@ -29,17 +29,16 @@ def info(
 ) -> None:
     """Show what the store holds: images, model, sizes, generation."""
     from embedsearch.cli.output.text import generation_lines, info_lines, json_line
-    from embedsearch.indexing import upkeep
-    from embedsearch.store.locate import readable_store
+    from embedsearch.store import info as facts
 
-    with readable_store(store, Session(notice=notice)) as path:
-        if generations:
-            rows = [item.to_dict() for item in upkeep.generations(path)]
-            lines = [json_line(row) + "\n" for row in rows] if json else [generation_lines(rows)]
-            sys.stdout.writelines(lines)
-            return
-        facts = upkeep.info(path).to_dict()
-    sys.stdout.write(json_line(facts) + "\n" if json else info_lines(facts))
+    session = Session(notice=notice)
+    if generations:
+        rows = [item.to_dict() for item in facts.generations(store, session=session)]
+        lines = [json_line(row) + "\n" for row in rows] if json else [generation_lines(rows)]
+        sys.stdout.writelines(lines)
+        return
+    found = facts.info(store, session=session).to_dict()
+    sys.stdout.write(json_line(found) + "\n" if json else info_lines(found))
 
 
 def check(
@@ -50,17 +49,14 @@ def check(
     verbose: VerboseOption = False,
 ) -> int:
     """Verify the checksum of every file of the store; exit with 5 if anything is wrong."""
-    from embedsearch.store.check import check_store
-    from embedsearch.store.locate import readable_store
+    from embedsearch.store.check import check as check_store
 
-    with readable_store(store, Session(notice=notice)) as path:
-        manifest, problems = check_store(path, read_data=read_data)
-    for problem in problems:
-        print(problem.words, file=sys.stderr)
-    if problems:
+    found = check_store(store, read_data=read_data, session=Session(notice=notice))
+    for problem in found.problems:
+        print(problem.message, file=sys.stderr)
+    if found.problems:
         return 5
-    files = len(manifest.files())
-    print(f"generation {manifest.generation} is whole: {manifest.live} images in {files} files")
+    print(f"generation {found.generation} is whole: {found.images} images in {found.files} files")
     return 0
 
 
@@ -74,12 +70,9 @@ def repair(
     verbose: VerboseOption = False,
 ) -> None:
     """Build the FAISS files again from the shards, and find the newest whole generation."""
-    from embedsearch.indexing import upkeep
-    from embedsearch.store.locate import locate_store
+    from embedsearch.indexing.repair import repair as repair_store
 
-    path = locate_store(store)
-    done = [] if to is None else upkeep.roll_back(path, to, wait)
-    done += upkeep.repair(path, wait, session_with_signals())
+    done = repair_store(store, to=to, wait_s=wait, session=session_with_signals())
     print("\n".join(done) or "nothing to repair")
 
 
@@ -88,11 +81,9 @@ def failures(
 ) -> None:
     """List the files that could not be indexed, with stage and reason."""
     from embedsearch.cli.output.text import failure_values, json_line, table
-    from embedsearch.indexing import upkeep
-    from embedsearch.store.locate import readable_store
+    from embedsearch.store.info import failures as listed
 
-    with readable_store(store, Session(notice=notice)) as path:
-        rows = [failure_values(folder, item) for folder, item in upkeep.failures(path)]
+    rows = [failure_values(*item) for item in listed(store, session=Session(notice=notice))]
     if json:
         sys.stdout.writelines(json_line(row) + "\n" for row in rows)
     elif rows:
@@ -105,9 +96,9 @@ def failures(
 def models(json: JsonOption = False, verbose: VerboseOption = False) -> None:
     """List the models that --model knows, with dims, size, licence, and which are here."""
     from embedsearch.cli.output.text import json_line, model_lines
-    from embedsearch.indexing import upkeep
+    from embedsearch.network.weights import models as catalogue
 
-    entries = upkeep.models()
+    entries = [entry.to_dict() for entry in catalogue()]
     if json:
         sys.stdout.writelines(json_line(entry) + "\n" for entry in entries)
     else:

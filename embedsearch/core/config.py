@@ -40,9 +40,11 @@ class DecodeLimits:
 
     def __post_init__(self) -> None:
         if self.max_pixels < 1 or self.max_bytes < 1:
-            raise UsageError("--max-pixels and --max-bytes must be at least 1")
+            raise UsageError(
+                "max_pixels and max_bytes must be at least 1", "max_pixels", "max_bytes"
+            )
         if self.image_timeout_s <= 0:
-            raise UsageError("the time limit of an image must be above 0 seconds")
+            raise UsageError("image_timeout_s must be above 0 seconds", "image_timeout_s")
 
     def verdict_key(self) -> dict[str, Any]:
         """Return the fields on which a recorded failure depends; another value retries it."""
@@ -62,11 +64,11 @@ class SearchBudget:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.recall <= 1.0:
-            raise UsageError("--recall is above 0 and at most 1")
+            raise UsageError("recall must be above 0 and at most 1", "recall")
         if not self.latency_s > 0.0:
-            raise UsageError("--latency must be above 0")
+            raise UsageError("latency_s must be above 0", "latency_s")
         if self.memory_bytes < 1:
-            raise UsageError("--memory must be above 0")
+            raise UsageError("memory_bytes must be above 0", "memory_bytes")
 
 
 @dataclass(frozen=True)
@@ -101,13 +103,17 @@ class IndexConfig:
         check_precision(self.precision)
         _check_side(self.input_side)
         if self.workers is not None and self.workers < 1:
-            raise UsageError("--workers must be at least 1")
+            raise UsageError("workers must be at least 1", "workers")
         if self.wait_s < 0:
-            raise UsageError("--wait must not be negative")
+            raise UsageError("wait_s must not be negative", "wait_s")
         if self.files is not None and self.rebuild:
-            raise UsageError("--files names some images, --rebuild embeds all: give one of them")
+            raise UsageError(
+                "files names some images, rebuild embeds all: give one of them", "files", "rebuild"
+            )
         if self.metadata is not None and self.sidecars:
-            raise UsageError("--metadata and --sidecars exclude each other: index twice")
+            raise UsageError(
+                "metadata and sidecars exclude each other: index twice", "metadata", "sidecars"
+            )
         self.budget(SearchBudget())
 
     def budget(self, before: SearchBudget) -> SearchBudget:
@@ -154,15 +160,21 @@ class SearchConfig:
         if not isinstance(self.offset, Integral) or self.offset < 0:
             raise UsageError(f"offset must be a whole number of at least 0, not {self.offset!r}")
         if self.min_score is not None and not -1.0 <= self.min_score <= 1.0:
-            raise UsageError(f"min_score is a cosine between -1 and 1, not {self.min_score}")
+            raise UsageError(
+                f"min_score must be a cosine between -1 and 1, not {self.min_score}", "min_score"
+            )
         if self.collapse is not None and not 0.0 < self.collapse <= 1.0:
-            raise UsageError(f"collapse is a cosine above 0 and at most 1, not {self.collapse}")
+            raise UsageError(
+                f"collapse must be a cosine above 0 and at most 1, not {self.collapse}", "collapse"
+            )
         if self.diverse is not None and not 0.0 <= self.diverse <= 1.0:
-            raise UsageError(f"diverse is between 0 and 1, not {self.diverse}")
+            raise UsageError(f"diverse must be between 0 and 1, not {self.diverse}", "diverse")
         if self.diverse is not None and self.offset + self.k > DIVERSE_POOL:
             raise UsageError(f"diverse hits are chosen among the {DIVERSE_POOL} nearest")
         if not isinstance(self.expand, Integral) or not 0 <= self.expand <= MAX_EXPAND:
-            raise UsageError(f"expand is between 0 and {MAX_EXPAND}, not {self.expand!r}")
+            raise UsageError(
+                f"expand must be between 0 and {MAX_EXPAND}, not {self.expand!r}", "expand"
+            )
 
 
 @dataclass(frozen=True)
@@ -191,45 +203,53 @@ class TrainConfig:
         check_device(self.device)
         check_precision(self.precision)
         if self.precision == "int8":
-            raise UsageError("--precision int8 is for embedding: train in another one")
+            raise UsageError("precision=int8 is for embedding: train in another one", "precision")
         _check_side(self.input_side)
         if self.epochs < 1 or self.batch < 2:
-            raise UsageError("--epochs must be at least 1 and --batch at least 2")
+            raise UsageError("epochs must be at least 1 and batch at least 2", "epochs", "batch")
         if not 0.0 < self.lr <= 10.0:
-            raise UsageError("--lr is above 0 and at most 10")
+            raise UsageError("lr must be above 0 and at most 10", "lr")
         if self.loss not in LOSSES:
-            raise UsageError(f"--loss is one of {', '.join(LOSSES)}, not {self.loss!r}")
+            raise UsageError(f"loss must be one of {', '.join(LOSSES)}, not {self.loss!r}", "loss")
         if not 0.0 <= self.margin < 1.0:
-            raise UsageError("--margin is at least 0 and below 1")
+            raise UsageError("margin must be at least 0 and below 1", "margin")
         if self.loss != "proxy" and self.margin != TrainConfig.margin:
-            raise UsageError("--margin goes with --loss proxy")
+            raise UsageError("margin needs loss=proxy", "margin", "loss")
         if not 0.0 <= self.label_smoothing < 1.0:
-            raise UsageError("--label-smoothing is at least 0 and below 1")
+            raise UsageError("label_smoothing must be at least 0 and below 1", "label_smoothing")
         if self.frozen is not None and self.frozen not in FREEZABLE:
-            raise UsageError(f"--frozen is one of {', '.join(FREEZABLE)}, not {self.frozen!r}")
+            raise UsageError(
+                f"frozen must be one of {', '.join(FREEZABLE)}, not {self.frozen!r}", "frozen"
+            )
         if self.frozen is not None and self.from_scratch:
-            raise UsageError("--frozen keeps learnt weights, and --weights none has none")
+            raise UsageError(
+                "frozen keeps learned weights, and from_scratch has none", "frozen", "from_scratch"
+            )
         if not 0.0 < self.holdout < 1.0:
-            raise UsageError("--holdout is above 0 and below 1")
+            raise UsageError("holdout must be above 0 and below 1", "holdout")
         if not 0 <= self.seed < 1 << 32:
-            raise UsageError("--seed is at least 0 and below 2^32")
+            raise UsageError("seed must be at least 0 and below 2^32", "seed")
 
 
 def _check_side(side: int | None) -> None:
     if side is not None and not MIN_SIDE <= side <= MAX_SIDE:
-        raise UsageError(f"--input-side is between {MIN_SIDE} and {MAX_SIDE} pixels")
+        raise UsageError(
+            f"input_side must be between {MIN_SIDE} and {MAX_SIDE} pixels, not {side}", "input_side"
+        )
 
 
 def check_device(device: str) -> None:
     """Raise UsageError unless `device` is auto, cpu, cuda, cuda:N or mps."""
     if device not in DEVICES and not re.fullmatch(r"cuda:[0-9]{1,3}", device):
-        raise UsageError(f"--device is auto, cpu, cuda, cuda:N or mps, not {device!r}")
+        raise UsageError(f"device must be auto, cpu, cuda, cuda:N or mps, not {device!r}", "device")
 
 
 def check_precision(precision: str) -> None:
     """Raise UsageError unless `precision` is one of PRECISIONS."""
     if precision not in PRECISIONS:
-        raise UsageError(f"--precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+        raise UsageError(
+            f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}", "precision"
+        )
 
 
 KEEP_WISHES = ("largest", "oldest", "newest", "format=", "folder=")
@@ -251,15 +271,19 @@ class DuplicateConfig:
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.threshold <= 1.0:
-            raise UsageError("--threshold is a correlation from 0.5 to 1")
+            raise UsageError("threshold must be a correlation from 0.5 to 1", "threshold")
         if self.similar is not None and not 0.0 < self.similar <= 1.0:
-            raise UsageError("--similar is a cosine above 0 and at most 1")
+            raise UsageError("similar must be a cosine above 0 and at most 1", "similar")
         if self.similar is not None and (self.flips or self.rotations or self.crops):
-            raise UsageError("--similar compares embeddings, which know nothing of flips and crops")
+            raise UsageError(
+                "similar compares embeddings, which do not see flips and crops", "similar"
+            )
         for wish in self.keep:
             name, is_named, value = wish.partition("=")
             if name + is_named not in KEEP_WISHES or (is_named and not value):
-                raise UsageError(f"--keep is one of {', '.join(KEEP_WISHES)}…, not {wish!r}")
+                raise UsageError(
+                    f"keep must be one of {', '.join(KEEP_WISHES)}…, not {wish!r}", "keep"
+                )
 
     @property
     def least(self) -> float:

@@ -5,9 +5,17 @@ A message says what happened, to which file or value, and what to do next; it is
 
 
 class EmbedSearchError(Exception):
-    """Root of every error that embedsearch raises on purpose."""
+    """Root of every error that embedsearch raises on purpose.
+
+    `fields` are the settings that the message names (`workers`, `max_pixels`): the command line
+    shows them as options.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str, *fields: str) -> None:
+        super().__init__(message)
+        self.fields = fields
 
 
 class NothingIndexed(EmbedSearchError):

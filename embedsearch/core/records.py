@@ -396,6 +396,10 @@ class Ignored:
     special: int = 0  # FIFO, socket, device
     other_suffix: int = 0
 
+    def __add__(self, other: Ignored) -> Ignored:
+        """Return the counts of both."""
+        return Ignored(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
     @property
     def total(self) -> int:
         """Return the number of ignored entries."""
@@ -416,65 +420,6 @@ class Progress:
     def rate(self) -> float:
         """Return images/s since the run began."""
         return self.done / self.elapsed_s if self.elapsed_s else 0.0
-
-
-@dataclass(frozen=True)
-class MetadataReport:
-    """What became of a table or of sidecars: rows = matched + unmatched."""
-
-    source: str
-    columns: list[str]
-    rows: int
-    matched: int
-    unmatched: int
-    images: int  # that have metadata now
-    unmatched_names: list[str] = field(default_factory=list)  # the first of them
-    unreadable: int = 0  # sidecars
-    unreadable_names: list[str] = field(default_factory=list)
-
-    SIDECARS: ClassVar[str] = "sidecars"  # the source that is no file
-
-
-@dataclass(frozen=True)
-class IndexReport:
-    """What one `index` run did: found = added + changed + moved + unchanged + failed."""
-
-    store: str
-    model: str
-    device: str
-    precision: str
-    generation: int
-    images: int  # rows of the store after the run
-    found: int
-    added: int
-    changed: int
-    moved: int
-    unchanged: int
-    failed: int
-    deleted: int
-    ignored: Ignored
-    scan_failures: int  # folders, archives and names in them; known rows below them are kept
-    embedded: int
-    elapsed_s: float
-    # Busy seconds, per worker or lane; `load` is loading or converting the network.
-    stage_s: Mapping[str, float]
-    stage_share: Mapping[str, float]  # of the time, 0 to 1; stages overlap
-    stage_rate: Mapping[str, float]  # images/s that the stage alone would reach
-    slowest_stage: str
-    advice: str  # what would make the slowest stage faster
-    workers: int  # decoding processes at the end
-    committed: bool  # whether there was anything to change
-    metadata: MetadataReport | None = None
-    dry_run: bool = False
-
-    def __post_init__(self) -> None:
-        parts = self.added + self.changed + self.moved + self.unchanged + self.failed
-        if self.found != parts:
-            raise ValueError(f"accounting is off: found {self.found}, accounted for {parts}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

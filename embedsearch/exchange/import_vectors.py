@@ -33,8 +33,7 @@ from embedsearch.core.records import (
 from embedsearch.core.session import Session
 from embedsearch.images.sources.table import LEFT_OUT, UserTable, own_names, read_table
 from embedsearch.images.sources.vectors import open_vectors
-from embedsearch.indexing.settling import settle
-from embedsearch.indexing.store_update import Ledger
+from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.indexing.user_columns import join
 from embedsearch.network.catalog import AUTO, CATALOG
 from embedsearch.network.weights import SUFFIXES, resolve
@@ -95,7 +94,7 @@ def import_vectors(
 
 def _spec(model: str, dim: int, session: Session) -> ModelSpec:
     if not model.strip():
-        raise UsageError("--model is the name of what made the vectors")
+        raise UsageError("model must name what made the vectors", "model")
     if model not in {AUTO, *CATALOG} and not model.endswith(SUFFIXES):
         return ModelSpec.foreign(model, dim)
     spec = resolve(model, session)
@@ -117,7 +116,7 @@ class _Import:
         self._seen: set[bytes] = set()
 
     def run(self, reader: _Reader) -> ImportReport:
-        """Read all blocks into the ledger, then commit."""
+        """Read all blocks into the update, then commit."""
         before = self._writer.manifest
         if before is not None and before.model.fingerprint != self._spec.fingerprint:
             raise IncompatibleStore(
@@ -127,21 +126,21 @@ class _Import:
         user = self._user_columns(reader)
         roots, home = self._roots(before)
         known = self._known(before, home)
-        ledger = Ledger(self._writer, self._spec, roots, rebuild=False)
+        update = StoreUpdate(self._writer, self._spec, roots, rebuild=False)
         for paths, vectors in reader.blocks():
             self._session.check()
-            self._take(ledger, home, known, paths, vectors)
+            self._take(update, home, known, paths, vectors)
         if self._failures:
             mine = {(failure.root, failure.key) for failure in self._failures}
             old = [] if before is None else read_failures(self._writer.store, before)
-            ledger.set_failures([*self._failures, *(f for f in old if (f.root, f.key) not in mine)])
-        ledger.commit(self._counts)
+            update.set_failures([*self._failures, *(f for f in old if (f.root, f.key) not in mine)])
+        update.commit(self._counts)
         if user is not None:
-            with Snapshot(self._writer.store, ledger.manifest) as snapshot:
-                ledger.set_metadata(join(snapshot, user, snapshot.metadata())[0])
+            with Snapshot(self._writer.store, update.manifest) as snapshot:
+                update.set_user_columns(join(snapshot, user, snapshot.metadata())[0])
         budget = SearchBudget() if before is None else before.search.budget
-        settle(ledger, budget, self._counts, self._session)
-        if not ledger.images:
+        update.finish(budget, self._counts, self._session)
+        if not update.images:
             raise NothingIndexed(f"none of {self._counts['rows']} rows holds a vector")
         manifest = self._writer.manifest
         assert manifest is not None, "it was committed"
@@ -189,7 +188,7 @@ class _Import:
 
     def _take(
         self,
-        ledger: Ledger,
+        update: StoreUpdate,
         home: Root,
         known: dict[bytes, int],
         paths: list[str],
@@ -218,17 +217,19 @@ class _Import:
             facts.append(ImageFacts(0, 0, "", _NO_DIGEST))
         if good:
             units = vectors[good] / lengths[good, None]
-            first = ledger.add(EmbeddingBatch(refs, facts, units.astype(np.float32)))
+            first = update.add(EmbeddingBatch(refs, facts, units.astype(np.float32)))
             for row, before in enumerate(old, start=first):
                 if before is not None:
-                    ledger.replace(before, row)
+                    update.replace(before, row)
 
     def _key(self, path: str) -> str:
         """Return the path inside the root. Raises UsageError for one outside it."""
         whole = os.path.normpath(os.path.join(self._root, path))
         inside = self._root if self._root == "/" else self._root + "/"
         if "\0" in path or not path or not whole.startswith(inside):
-            raise UsageError(f"{path!r} does not lie below {self._root}: name its folder by --root")
+            raise UsageError(
+                f"{path!r} does not lie below {self._root}: name its folder as root", "root"
+            )
         return whole.removeprefix(inside)
 
     def _ref(self, home: Root, key: str) -> ImageRef:
@@ -296,10 +297,10 @@ def _reader(source: Path, paths: Path | None) -> _Reader:
         raise UsageError(f"{source}: there is no such file")
     if source.suffix == ".npy":
         if paths is None or not paths.is_file():
-            raise UsageError(f"{source} needs --paths FILE with the path of each row")
+            raise UsageError(f"{source} needs paths=FILE with the path of each row", "paths")
         return _Reader(source, paths, "", open_vectors(source).shape[1])
     if paths is not None:
-        raise UsageError("--paths goes with a .npy file")
+        raise UsageError("paths goes with a .npy file only", "paths")
     try:
         with pq.ParquetFile(source) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows

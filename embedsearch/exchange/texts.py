@@ -21,8 +21,7 @@ from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import IncompatibleStore, UsageError
 from embedsearch.core.records import EmbeddingBatch, ImageFacts, ImageRef, ModelSpec, Root
 from embedsearch.core.session import Session
-from embedsearch.indexing.settling import settle
-from embedsearch.indexing.store_update import Ledger
+from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.store.files import FORMAT_NAME
 from embedsearch.store.locate import locate_store
 from embedsearch.store.snapshot import Snapshot
@@ -75,10 +74,10 @@ def put_texts(
     last = {text.id: place for place, text in enumerate(texts)}
     units = (rows / lengths).astype(np.float32)[[*last.values()]]
 
-    def put(ledger: Ledger) -> pa.Table:
+    def put(update: StoreUpdate) -> pa.Table:
         refs = [ImageRef(0, StoredText.key(identity), -1, -1) for identity in last]
         facts = [ImageFacts(0, 0, "", _NO_DIGEST)] * len(refs)
-        first = ledger.add(EmbeddingBatch(refs, facts, units))
+        first = update.add(EmbeddingBatch(refs, facts, units))
         rows = pa.array(range(first, first + len(last)))
         columns = [[texts[place].text for place in last.values()]]
         columns.append([fields[place] for place in last.values()])
@@ -89,14 +88,14 @@ def put_texts(
 
 def delete_texts(store: str | os.PathLike[str], ids: Sequence[str] | None = None) -> None:
     """Delete texts by id, all without `ids`; unknown ids and a store that is not there are fine."""
-    _change(locate_store(store, create=True), None, ids, lambda ledger: _COLUMNS.empty_table())
+    _change(locate_store(store, create=True), None, ids, lambda update: _COLUMNS.empty_table())
 
 
 def _change(
     store: Path,
     spec: ModelSpec | None,
     ids: Sequence[str] | None,
-    put: Callable[[Ledger], pa.Table],
+    put: Callable[[StoreUpdate], pa.Table],
 ) -> None:
     """Commit that the rows of `ids` go, all without, and those that `put` adds come."""
     if spec is None and not (store / FORMAT_NAME).is_file():
@@ -113,18 +112,18 @@ def _change(
         model = spec if before is None else before.model
         if model is None:
             return
-        ledger = Ledger(writer, model, (Root(0, str(store)),), rebuild=False)
+        update = StoreUpdate(writer, model, (Root(0, str(store)),), rebuild=False)
         keys = known if ids is None else {StoredText.key(identity) for identity in ids}
         gone = [known[key] for key in keys if key in known]
-        new = put(ledger)
+        new = put(update)
         if not gone and not len(new):
             return
-        ledger.delete(gone)
+        update.delete(gone)
         kept = np.isin(texts.column("row").to_numpy(), gone, invert=True)
-        ledger.set_metadata(pa.concat_tables([texts.filter(pa.array(kept)), new]))
+        update.set_user_columns(pa.concat_tables([texts.filter(pa.array(kept)), new]))
         counts = {"texts": len(new)}
-        ledger.commit(counts)
-        settle(ledger, SearchBudget(), counts, Session())
+        update.commit(counts)
+        update.finish(SearchBudget(), counts, Session())
 
 
 def _json(text: StoredText) -> str:

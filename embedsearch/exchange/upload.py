@@ -192,7 +192,8 @@ class _Upload:
             if differing:
                 raise IncompatibleStore(
                     f"{self._database.place} was made with other columns of the store "
-                    f"({', '.join(differing)}): --replace makes it anew"
+                    f"({', '.join(differing)}): replace=True makes it again",
+                    "replace",
                 )
             return before
         self._database.create(wanted)

@@ -53,7 +53,7 @@ def bench(
     """
     config, session = replace(config or IndexConfig(), **options), session or Session()
     if images < 1:
-        raise UsageError("--images must be at least 1")
+        raise UsageError("images must be at least 1", "images")
     root = Path(real_folder(os.fspath(folder)))
     started = time.monotonic()
     refs, found = _sample(root, images, session)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -19,6 +22,25 @@ class Setup:
     precision: str
     workers: int
     input_side: int
+
+
+class StageClock:
+    """The busy seconds of each stage of a run, which began when the clock was made."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    def elapsed_s(self) -> float:
+        """Return the seconds since the run began."""
+        return time.monotonic() - self._started
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Count the seconds of a block as those of a stage."""
+        started = time.monotonic()
+        yield
+        self.seconds[stage] = time.monotonic() - started
 
 
 def slowest_stage(busy_s: Mapping[str, float]) -> str:
@@ -52,14 +74,12 @@ def advice(stage: str, setup: Setup) -> str:
         return _faster_network(setup)
     return {
         "scan": "a faster disk for the folders",
-        "load": "nothing: it happens once",
-        "write": "--store on a faster disk",
-        "tune": "nothing: a search index is chosen when the store has grown",
+        "write": "a store on a faster disk",
     }.get(stage, "")
 
 
-def words(busy_s: Mapping[str, float], elapsed_s: float, setup: Setup) -> str:
-    """Return e.g. `decode 71 % · embed 22 % → --workers 8`, the slowest stage first."""
+def summary(busy_s: Mapping[str, float], elapsed_s: float, setup: Setup) -> str:
+    """Return e.g. `decode 71 % · embed 22 % → workers=8`, the slowest stage first."""
     first = slowest_stage(busy_s)
     part = shares(busy_s, elapsed_s)
     order = sorted(part, key=lambda name: (name != first, -part[name]))
@@ -71,23 +91,23 @@ def words(busy_s: Mapping[str, float], elapsed_s: float, setup: Setup) -> str:
 def _more_workers(stage: str, setup: Setup) -> str:
     processors = available_processors()
     if setup.workers < processors:
-        return f"--workers {processors}"
+        return f"workers={processors}"
     if stage == "read":
-        return f"a faster disk, or --workers {2 * processors} to wait for several files at once"
+        return f"a faster disk, or workers={2 * processors} to wait for several files at once"
     return f"more processors: all {processors} decode"
 
 
 def _faster_network(setup: Setup) -> str:
     if setup.device != "cpu":
         if setup.precision == "fp32":
-            return "--precision auto"
-        return "another GPU, or a smaller --model"
+            return "precision=auto"
+        return "another GPU, or a smaller model"
     if setup.precision in {"fp32", "bf16"}:
         needs = "" if _has_nncf() else f" ({pip_install('nncf')})"
-        return f"--precision int8{needs}"
+        return f"precision=int8{needs}"
     side = min(160, setup.input_side)
-    return "a GPU, or a smaller --model" + (
-        f" or --input-side {side}" if side < setup.input_side else ""
+    return "a GPU, or a smaller model" + (
+        f" or input_side={side}" if side < setup.input_side else ""
     )
 
 

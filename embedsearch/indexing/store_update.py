@@ -1,4 +1,4 @@
-"""What the next commit will hold: rows, deletions and failures gathered since the last one."""
+"""An update of a store: rows, deletions, failures and user columns, committed as generations."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ import pyarrow as pa
 
 from embedsearch._version import __version__
 from embedsearch.core.config import SearchBudget
+from embedsearch.core.errors import Interrupted
 from embedsearch.core.paths import printable
 from embedsearch.core.records import EmbeddingBatch, Failure, ModelSpec, Root
-from embedsearch.indexing.changes import Carry
-from embedsearch.searching.ann.build import flat_bytes
-from embedsearch.store.manifest import ExactRecord, Manifest, SearchRecord, ShardRecord
+from embedsearch.core.session import Session
+from embedsearch.indexing.changes import Changes
+from embedsearch.indexing.exact_files import refresh_exact
+from embedsearch.indexing.known_rows import KeptRow
+from embedsearch.searching.tuning_due import Due, due
+from embedsearch.store.manifest import Manifest, SearchRecord, ShardRecord
 from embedsearch.store.merge import merge_shards, relocated, rows_per_shard
 from embedsearch.store.shards import (
-    Shard,
     batch_table,
     failure_table,
     row_schema,
@@ -30,17 +33,17 @@ from embedsearch.store.shards import (
     write_small,
 )
 from embedsearch.store.snapshot import Snapshot, read_deleted, read_metadata
-from embedsearch.store.writer import StoreWriter, write_exact
+from embedsearch.store.writer import StoreWriter
 
-# FAISS builds and serialises a file in memory, up to four times over for a moment; several files
-# bound that.
-EXACT_FILE_BYTES = 64 << 20
 TIDY_EVERY_SHARDS = 32
-_CARRY_ROWS = 4096
+_MOVE_ROWS = 4096
 
 
-class Ledger:
-    """Gathers rows and commits them through a StoreWriter. Not committed means not happened."""
+class StoreUpdate:
+    """Gathers rows and commits them through a StoreWriter; what is not committed did not happen.
+
+    `manifest` is what the next commit would write, without what is pending.
+    """
 
     def __init__(
         self, writer: StoreWriter, model: ModelSpec, roots: tuple[Root, ...], *, rebuild: bool
@@ -71,7 +74,7 @@ class Ledger:
         self._fresh: list[Future[ShardRecord]] = []
         self._deleted: list[int] = []
         self._failures: list[Failure] | None = None
-        self._metadata: pa.Table | None = None
+        self._user_columns: pa.Table | None = None
         self._moved: dict[int, int] = {}  # old row number to new, of an image that stays
         self._tidy_shards = len(self.manifest.shards)
         self.images_since_commit = 0
@@ -94,32 +97,39 @@ class Ledger:
         self.write_s += time.monotonic() - started
         return first
 
-    def carry(self, carries: list[Carry], snapshot: Snapshot) -> None:
-        """Give old rows new refs: the vectors move into new rows, the old ones are deleted."""
-        dim = snapshot.manifest.model.dim
-        names = row_schema(dim).names
-        carries = sorted(carries, key=lambda carry: carry.ordinal)
-        for start in range(0, len(carries), _CARRY_ROWS):
-            some = carries[start : start + _CARRY_ROWS]
-            table = snapshot.take(np.array([carry.ordinal for carry in some]), names)
-            rows = range(self.manifest.next_row, self.manifest.next_row + len(some))
-            changes: dict[str, Iterable[Any]] = {
-                "row": rows,
-                "root": [carry.ref.root for carry in some],
-                "key": [os.fsencode(carry.ref.key) for carry in some],
-                "path": [printable(carry.ref.key) for carry in some],
-                "mtime_ns": [carry.ref.mtime_ns for carry in some],
-            }
-            for name, values in changes.items():
-                place = table.schema.get_field_index(name)
-                column = table.schema.field(place)
-                table = table.set_column(place, column, pa.array(values, column.type))
-            self._add_rows(table)
-            for carry, row in zip(some, rows, strict=True):
-                self.replace(carry.row, row)
+    def apply(self, changes: Changes, snapshot: Snapshot | None) -> None:
+        """Do what needs no network: delete rows, and move vectors to the new refs of their files.
 
-    def take_over(self, shards: Sequence[ShardRecord], next_row: int) -> None:
-        """Add shards that others have written, of rows numbered below `next_row`."""
+        Without a snapshot there are no known rows.
+        """
+        self.delete(changes.deleted)
+        if snapshot is not None:
+            self._move(changes.kept, snapshot)
+
+    def _move(self, kept: list[KeptRow], snapshot: Snapshot) -> None:
+        names = row_schema(snapshot.manifest.model.dim).names
+        kept = sorted(kept, key=lambda one: one.ordinal)
+        for start in range(0, len(kept), _MOVE_ROWS):
+            some = kept[start : start + _MOVE_ROWS]
+            table = snapshot.take(np.array([one.ordinal for one in some]), names)
+            rows = range(self.manifest.next_row, self.manifest.next_row + len(some))
+            values: dict[str, Iterable[Any]] = {
+                "row": rows,
+                "root": [one.ref.root for one in some],
+                "key": [os.fsencode(one.ref.key) for one in some],
+                "path": [printable(one.ref.key) for one in some],
+                "mtime_ns": [one.ref.mtime_ns for one in some],
+            }
+            for name, column in values.items():
+                index = table.schema.get_field_index(name)
+                field = table.schema.field(index)
+                table = table.set_column(index, field, pa.array(column, field.type))
+            self._add_rows(table)
+            for one, row in zip(some, rows, strict=True):
+                self.replace(one.row, row)
+
+    def add_shards(self, shards: Sequence[ShardRecord], next_row: int) -> None:
+        """Add shards that other processes wrote, of rows numbered below `next_row`."""
         manifest = self.manifest
         live = manifest.live + sum(shard.rows for shard in shards)
         self.manifest = replace(
@@ -127,16 +137,16 @@ class Ledger:
         )
 
     def replace(self, old: int, new: int) -> None:
-        """Delete a row of which another has taken the place; what the user said of it stays."""
+        """Delete a row in favor of another, which inherits the columns of the user."""
         self._moved[old] = new
         self.delete([old])
 
-    def set_metadata(self, table: pa.Table) -> None:
+    def set_user_columns(self, table: pa.Table) -> None:
         """Replace the user's columns, sorted by the column `row`."""
-        self._metadata = table
+        self._user_columns = table
 
     def set_roots(self, roots: tuple[Root, ...]) -> None:
-        """Replace the roots: what is known of some has changed."""
+        """Replace the roots of the store."""
         self.manifest = replace(self.manifest, roots=roots)
 
     def delete(self, rows: Iterable[int]) -> None:
@@ -163,10 +173,10 @@ class Ledger:
                 deleted_rows=len(everything),
                 live=manifest.live - len(self._deleted),
             )
-        if self._moved and manifest.metadata is not None and self._metadata is None:
-            self._metadata = read_metadata(store, manifest.metadata)
-        if self._metadata is not None and len(self._metadata):
-            table = _renumbered(self._metadata, self._moved)
+        if self._moved and manifest.metadata is not None and self._user_columns is None:
+            self._user_columns = read_metadata(store, manifest.metadata)
+        if self._user_columns is not None and len(self._user_columns):
+            table = _renumbered(self._user_columns, self._moved)
             manifest = replace(manifest, metadata=write_small(store, "u", number, table))
         if self._failures is not None:
             some = len(self._failures)
@@ -177,13 +187,36 @@ class Ledger:
         self.writer.commit(manifest)
         self.manifest = manifest
         self._fresh, self._deleted, self._failures = [], [], None
-        self._metadata, self._moved = None, {}
+        self._user_columns, self._moved = None, {}
         self.images_since_commit = 0
         self.committed_at = time.monotonic()
         self.write_s += self.committed_at - started
         # A long run closes a small shard at every checkpoint; a reader holds all of them open.
         if len(manifest.shards) - self._tidy_shards >= TIDY_EVERY_SHARDS:
             self.tidy()
+
+    def finish(self, budget: SearchBudget, run: Mapping[str, Any], session: Session) -> None:
+        """End a run: merge shards, write FAISS files, tune the search if due; commit what changed.
+
+        Raises Interrupted where a new search index has to wait for the next run.
+        """
+        self.tidy()
+        stopped = None
+        if due(self.manifest, budget) is not Due.NOTHING:
+            from embedsearch.searching.tuning import tune  # a no-op run loads no FAISS
+
+            try:
+                self.manifest = tune(self.writer, self.manifest, budget, session)
+            except Interrupted as error:
+                stopped = Interrupted(
+                    f"interrupted; all {self.images} images are committed, the same command goes "
+                    "on with the search index",
+                    error.exit_code - 128,
+                )
+        if not self._is_tidy:
+            self.commit(run)
+        if stopped is not None:
+            raise stopped
 
     def tidy(self) -> None:
         """Merge small shards and bring the FAISS files up to date; the next commit takes both."""
@@ -212,11 +245,11 @@ class Ledger:
         self.write_s += time.monotonic() - started
 
     @property
-    def is_tidy(self) -> bool:
-        """Return whether the current generation holds all that `tidy` would make."""
+    def _is_tidy(self) -> bool:
+        """Return whether the current generation holds all that `finish` makes."""
         mine, theirs = self.manifest, self.writer.manifest
         return (
-            self._metadata is None
+            self._user_columns is None
             and theirs is not None
             and (mine.shards, mine.faiss, mine.search)
             == (theirs.shards, theirs.faiss, theirs.search)
@@ -256,63 +289,3 @@ def _renumbered(table: pa.Table, moved: Mapping[int, int]) -> pa.Table:
     changed = np.array([moved.get(row, row) for row in rows], np.int64)
     order = pa.array(np.argsort(changed, kind="stable"))
     return table.set_column(0, "row", pa.array(changed)).take(order)
-
-
-def refresh_exact(writer: StoreWriter, manifest: Manifest) -> tuple[ExactRecord, ...]:
-    """Write FAISS files for the shards that none covers; return the records of all files.
-
-    A file is kept while at least half of its rows belong to shards of the manifest, and taken
-    up into the new one when that is not much smaller: the number of files stays logarithmic.
-    """
-    by_name = {record.name: record for record in manifest.shards}
-    limit = max(1, EXACT_FILE_BYTES // (2 * manifest.model.dim))
-    kept = []
-    for record in sorted(manifest.exact, key=_live_rows(by_name), reverse=True):
-        live = _live_rows(by_name)(record)
-        if 2 * live >= record.rows and (writer.store / record.relative).exists():
-            kept.append(record)
-    while kept:
-        covered = {part.shard for record in kept for part in record.segments}
-        rest = sum(r.rows for r in manifest.shards if r.name not in covered)
-        smallest = kept[-1]
-        if rest == 0 or _live_rows(by_name)(smallest) > min(2 * rest, limit // 2):
-            break
-        kept.pop()
-    covered = {part.shard for record in kept for part in record.segments}
-    uncovered = [record for record in manifest.shards if record.name not in covered]
-    written = [
-        _write_exact(writer, manifest.model.dim, group) for group in _groups(uncovered, limit)
-    ]
-    return (*kept, *written)
-
-
-def _live_rows(by_name: Mapping[str, ShardRecord]) -> Any:
-    def count(record: ExactRecord) -> int:
-        return sum(part.rows for part in record.segments if part.shard in by_name)
-
-    return count
-
-
-def _groups(records: list[ShardRecord], limit: int) -> Iterable[list[ShardRecord]]:
-    """Yield the records in groups of at most `limit` rows, or of one."""
-    group: list[ShardRecord] = []
-    for record in records:
-        if group and sum(r.rows for r in group) + record.rows > limit:
-            yield group
-            group = []
-        group.append(record)
-    if group:
-        yield group
-
-
-def _write_exact(writer: StoreWriter, dim: int, records: list[ShardRecord]) -> ExactRecord:
-    def rows() -> Iterable[Any]:
-        for record in records:
-            shard = Shard(writer.store, record, dim)
-            try:
-                shard.verify()
-                yield from shard.vectors()
-            finally:
-                shard.close()
-
-    return write_exact(writer.store, writer.next_generation, records, flat_bytes(dim, rows()))

@@ -14,13 +14,45 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedsearch.core.records import MetadataReport, Root
+from embedsearch.core.records import Root
 from embedsearch.images.sources.sidecars import sidecar_table
 from embedsearch.images.sources.source import Source
 from embedsearch.images.sources.table import UserTable
+from embedsearch.indexing.job import Job
+from embedsearch.indexing.report import MetadataReport
+from embedsearch.indexing.scope import Target
+from embedsearch.indexing.store_update import StoreUpdate
+from embedsearch.searching.columns import BUILT_IN
 from embedsearch.store.snapshot import Snapshot, user_columns
 
 _SHOWN = 20  # names that matched nothing
+
+
+def join_user_columns(job: Job, update: StoreUpdate) -> MetadataReport | None:
+    """Give the columns of the user to the rows that they name; None where no source was named.
+
+    A rebuild keeps the columns of the rows before it: they are joined by path.
+    """
+    before = job.manifest if job.base is None else None
+    keeps = before is not None and before.metadata is not None
+    if job.table is None and not job.config.sidecars and not keeps:
+        return None
+    report = None
+    with Snapshot(job.store, update.manifest) as snapshot:
+        known = snapshot.metadata()
+        if before is not None and keeps:
+            with Snapshot(job.store, before) as old:
+                kept = carried(old)
+            if kept is not None:
+                known, _ = join(snapshot, kept, None)
+        table = job.table
+        if job.config.sidecars:
+            table = beside(snapshot, lambda root: job.sources.open(Target(root)), BUILT_IN)
+        if table is not None:
+            known, report = join(snapshot, table, known)
+    if known is not None:
+        update.set_user_columns(known)
+    return report
 
 
 def join(

@@ -23,12 +23,14 @@ from embedsearch.core.errors import (
     UsageError,
 )
 from embedsearch.core.install import pip_install
-from embedsearch.core.records import IndexReport, Kind
+from embedsearch.core.records import Kind
 from embedsearch.core.session import Session
 from embedsearch.images.sources.folder import SUFFIXES
 from embedsearch.images.sources.sidecars import SIDECAR_SUFFIXES
-from embedsearch.indexing import sync, upkeep
+from embedsearch.indexing import sync
+from embedsearch.indexing.report import IndexReport
 from embedsearch.store.current import read_current
+from embedsearch.store.info import failures
 from embedsearch.store.locate import locate_store
 
 _LONGEST_S = 60.0  # that a stream of changes is waited out
@@ -53,9 +55,9 @@ def watch(
     """
     config = config or IndexConfig()
     if config.dry_run or config.rebuild:
-        raise UsageError("--watch does not go with --dry-run and --rebuild")
+        raise UsageError("watching excludes dry_run and rebuild", "dry_run", "rebuild")
     if not quiet_s > 0:
-        raise UsageError("--quiet must be above 0 seconds")
+        raise UsageError("quiet_s must be above 0 seconds", "quiet_s")
     path = locate_store(store, create=bool(folders))
     _Watch(path, config, quiet_s, session or Session(), on_report).run(folders)
 
@@ -223,7 +225,7 @@ class _Watch:
         self._is_locked = False
         if is_first or report.committed:
             self._on_report(report)
-        passing = [item for _, item in upkeep.failures(self._store) if item.reason.is_passing]
+        passing = [item for _, item in failures(self._store) if item.reason.is_passing]
         if passing or report.scan_failures:
             self._retry_s = _RETRY_S[0] if report.committed else min(2 * self._retry_s, _RETRY_S[1])
             self._retry_at = time.monotonic() + self._retry_s

@@ -13,7 +13,7 @@ import os
 import secrets
 import signal
 import subprocess
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -305,3 +305,42 @@ def _suggestion(model: str) -> str:
 
     close = difflib.get_close_matches(model, [AUTO, *CATALOG], n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model of the catalogue, and whether its weights are on this machine."""
+
+    name: str
+    architecture: str
+    dim: int
+    input_side: int
+    megabytes: float
+    here: bool
+    auto: bool  # the one that `auto` means
+    quality: str
+    licence: str
+    source: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return dict(vars(self))
+
+
+def models() -> list[ModelInfo]:
+    """Return the catalogue."""
+    return [
+        ModelInfo(
+            name=entry.name,
+            architecture=entry.spec.architecture,
+            dim=entry.spec.dim,
+            input_side=entry.spec.input_side,
+            megabytes=entry.megabytes,
+            here=is_cached(entry),
+            auto=entry.name == AUTO_MODEL,
+            quality=entry.quality,
+            licence=entry.spec.licence,
+            source=entry.spec.source,
+        )
+        for entry in CATALOG.values()
+    ]

@@ -76,7 +76,7 @@ class RowColumns:
             from embedsearch.searching.where import Where  # a query without one does without DuckDB
         except ImportError as error:
             raise MissingLibrary(
-                f"where needs DuckDB ({error}): {pip_install('duckdb')}"
+                f"where needs DuckDB ({error}): {pip_install('duckdb')}", "where"
             ) from error
         return Where(text, self.schema)
 

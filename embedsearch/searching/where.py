@@ -48,9 +48,9 @@ class Where:
         self._text = text
         self._names: list[str] = sorted(schema.names)
         if not text.strip():
-            raise UsageError("--where is empty")
+            raise UsageError("where is empty", "where")
         if len(text) > MAX_CHARACTERS:
-            raise UsageError(f"--where has more than {MAX_CHARACTERS:,} characters")
+            raise UsageError(f"where has more than {MAX_CHARACTERS:,} characters", "where")
         self._left_s = TIME_LIMIT_S
         self.tree: dict[str, Any] = {}  # the condition, as DuckDB serialises it
         self._connection = duckdb.connect(":memory:", config=_SETTINGS)
@@ -80,7 +80,7 @@ class Where:
         try:
             result = self._connection.execute(_BEFORE + self._text + _AFTER).fetchnumpy()
         except duckdb.InterruptException as error:
-            raise UsageError(f"--where took more than {TIME_LIMIT_S:.0f} s") from error
+            raise UsageError(f"where took more than {TIME_LIMIT_S:.0f} s", "where") from error
         except duckdb.Error as error:
             raise self.refusal(*_said(error)) from error
         finally:
@@ -163,7 +163,7 @@ class Where:
             at = f"at {rest[:30]!r}" if rest else "at the end"
             where = f", character {len(before) + 1} ({at})"
         words = " ".join(words.split())
-        return UsageError(f"--where: {words}{where}; columns: {', '.join(self._names)}")
+        return UsageError(f"where: {words}{where}; columns: {', '.join(self._names)}", "where")
 
 
 # Parts of a SELECT that a text could smuggle in by closing the parenthesis.

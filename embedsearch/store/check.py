@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from embedsearch.core.errors import DamagedStore
+from embedsearch.core.session import Session
 from embedsearch.store.current import OPEN_TRIES, check_format, read_current
 from embedsearch.store.files import (
     CURRENT_NAME,
@@ -24,6 +25,7 @@ from embedsearch.store.files import (
     open_verified,
     verify,
 )
+from embedsearch.store.locate import StorePath, readable_store
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.shards import Shard, numbers, vector_array
 from embedsearch.store.snapshot import Snapshot, read_failures
@@ -40,7 +42,29 @@ class Problem:
     """One finding of `check`."""
 
     file: str
-    words: str
+    message: str
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What `check` found in the current generation."""
+
+    generation: int
+    images: int
+    files: int
+    problems: list[Problem]
+
+
+def check(
+    store: StorePath = None, *, read_data: bool = False, session: Session | None = None
+) -> CheckReport:
+    """Verify every checksum of a store, and with `read_data` every page of every shard.
+
+    Raises what opening the manifest raises.
+    """
+    with readable_store(store, session) as path:
+        manifest, problems = check_store(path, read_data=read_data)
+    return CheckReport(manifest.generation, manifest.live, len(manifest.files()), problems)
 
 
 def check_store(store: Path, *, read_data: bool) -> tuple[Manifest, list[Problem]]:

@@ -121,7 +121,7 @@ def storage_error(store: Path, error: OSError) -> StorageError:
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         hint = "the disk is full: free some space and run the same command again"
     elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        hint = "the store cannot be written: choose another place with --store"
+        hint = "the store cannot be written: choose another place for it"
     else:
         hint = "the last committed generation is intact"
     return StorageError(f"{store}: {error.strerror or error}; {hint}")

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 from embedsearch.core.config import STORE_NAME
 from embedsearch.core.errors import StoreNotFound, UsageError
@@ -13,8 +14,10 @@ from embedsearch.core.paths import is_url
 from embedsearch.core.session import Session
 from embedsearch.store.files import FORMAT_NAME
 
+StorePath: TypeAlias = str | os.PathLike[str] | None  # None: EMBEDSEARCH_STORE or the nearest
 
-def locate_store(store: str | os.PathLike[str] | None, *, create: bool = False) -> Path:
+
+def locate_store(store: StorePath, *, create: bool = False) -> Path:
     """Return the store to use: `store`, else EMBEDSEARCH_STORE, else the nearest one upwards.
 
     With `create`, the current folder's `.embedsearch` where there is none yet; without, raises
@@ -33,20 +36,19 @@ def locate_store(store: str | os.PathLike[str] | None, *, create: bool = False) 
         return here / STORE_NAME
     raise StoreNotFound(
         f"no {STORE_NAME} in {here} or above: make one with embedsearch index FOLDER, "
-        "or name it with --store"
+        "or name it with store",
+        "store",
     )
 
 
-def url_of(store: str | os.PathLike[str] | None) -> str | None:
+def url_of(store: StorePath) -> str | None:
     """Return the URL that a store is at, None for one on the disk."""
     named = os.fspath(store or os.environ.get("EMBEDSEARCH_STORE") or "")
     return named if is_url(named) else None
 
 
 @contextmanager
-def readable_store(
-    store: str | os.PathLike[str] | None, session: Session | None = None
-) -> Iterator[Path]:
+def readable_store(store: StorePath, session: Session | None = None) -> Iterator[Path]:
     """Give the folder of a store that is only read; one at a URL is fetched, and kept meanwhile.
 
     Raises what `locate_store` and `Mirror.open` raise.

@@ -66,7 +66,7 @@ class WriterLock:
                     return
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             if time.monotonic() >= deadline:
-                raise StoreLocked(self._words(holder))
+                raise StoreLocked(self._message(holder), "wait_s")
             waiting()
             time.sleep(0.1)
 
@@ -82,11 +82,11 @@ class WriterLock:
         young = isinstance(written, float) and abs(time.time() - written) < FOREIGN_NOTE_S
         return young and note.get("host") != socket.gethostname()
 
-    def _words(self, note: dict[str, object]) -> str:
+    def _message(self, note: dict[str, object]) -> str:
         written = note.get("time")
         stamp = time.localtime(written) if isinstance(written, float) else time.localtime()
         since = time.strftime("%Y-%m-%d %H:%M:%S", stamp)
         return (
             f"{self._store} is being written by process {note.get('pid', '?')} on "
-            f"{note.get('host', '?')}, last seen {since}; wait for it with --wait SECONDS"
+            f"{note.get('host', '?')}, last seen {since}; wait for it with wait_s=SECONDS"
         )

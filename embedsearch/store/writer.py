@@ -196,10 +196,12 @@ def check_creatable(store: Path) -> None:
         if not store.exists() and not store.is_symlink():
             return
         if not store.is_dir():
-            raise UsageError(f"--store {store} is a file, not a folder")
+            raise UsageError(f"store {store} is a file, not a folder", "store")
         names = set(os.listdir(store))
         if FORMAT_NAME not in names and not _is_unfinished(store, names):
-            raise UsageError(f"--store {store} is a folder of something else; nothing was done")
+            raise UsageError(
+                f"store {store} is a folder of something else; nothing was done", "store"
+            )
     except OSError as error:
         raise storage_error(store, error) from error
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
-from embedsearch.indexing.upkeep import repair
+from embedsearch.indexing.repair import repair
 from embedsearch.store.writer import StoreWriter
 from tests.conftest import paint
 from tests.soak import mutants

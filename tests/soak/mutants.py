@@ -161,25 +161,25 @@ def runs_code() -> None:
 @_mutant
 def newer_only() -> None:
     """A file counts as changed only if its time is later than it was."""
-    from embedsearch.indexing import changes
+    from embedsearch.indexing import known_rows
 
     def is_same(self: Any, place: int, ref: Any) -> bool:
         same_size = bool(self._size[place] == ref.size)
         return same_size and bool(self._mtime_ns[place] >= ref.mtime_ns)
 
-    changes._KnownRows.is_same = is_same
+    known_rows.KnownRows.is_same = is_same
 
 
 @_mutant
 def whole_seconds() -> None:
     """Times are compared in whole seconds."""
-    from embedsearch.indexing import changes
+    from embedsearch.indexing import known_rows
 
     def is_same(self: Any, place: int, ref: Any) -> bool:
         same_size = bool(self._size[place] == ref.size)
         return same_size and bool(self._mtime_ns[place] // 10**9 == ref.mtime_ns // 10**9)
 
-    changes._KnownRows.is_same = is_same
+    known_rows.KnownRows.is_same = is_same
 
 
 @_mutant
@@ -187,7 +187,7 @@ def keeps_deleted() -> None:
     """Files that have gone keep their rows."""
     from embedsearch.indexing import store_update
 
-    store_update.Ledger.delete = lambda self, rows: None
+    store_update.StoreUpdate.delete = lambda self, rows: None
 
 
 @_mutant
@@ -195,13 +195,13 @@ def leaks() -> None:
     """Sixteen kilobytes an image are kept for ever."""
     from embedsearch.indexing import store_update
 
-    add, kept = store_update.Ledger.add, []
+    add, kept = store_update.StoreUpdate.add, []
 
     def leaking(self: Any, batch: Any) -> Any:
         kept.extend(bytearray(16_384) for _ in range(len(batch.refs)))
         return add(self, batch)
 
-    store_update.Ledger.add = leaking
+    store_update.StoreUpdate.add = leaking
 
 
 @_mutant

@@ -17,7 +17,7 @@ import embedsearch
 from embedsearch.core.records import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.exchange.import_vectors import import_vectors
-from embedsearch.indexing.upkeep import repair
+from embedsearch.indexing.repair import repair
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.writer import StoreWriter
 from tests.conftest import CountingExtractor, paint

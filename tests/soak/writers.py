@@ -165,4 +165,4 @@ def _judge_signal(
 
 def _is_whole(store: Path) -> list[str]:
     read_current(store)
-    return [problem.words for problem in check_store(store, read_data=True)[1]]
+    return [problem.message for problem in check_store(store, read_data=True)[1]]

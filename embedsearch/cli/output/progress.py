@@ -9,7 +9,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from embedsearch.core.records import Progress
+    from embedsearch.cli.wording import SETUP_FIELDS, with_options
+from embedsearch.core.records import Progress
 
 LINE_EVERY_S = 10.0
 
@@ -71,4 +72,5 @@ def _rest(progress: Progress, unit: str) -> str:
         parts.append(f"{timedelta(seconds=left_s)} left")
     if progress.failed:
         parts.append(f"{progress.failed} failed")
-    return "  ".join([*parts, *filter(None, [progress.note])])
+    note = with_options(progress.note, SETUP_FIELDS)
+    return "  ".join([*parts, *filter(None, [note])])

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from embedsearch.cli.wording import SETUP_FIELDS, with_options
 from embedsearch.core.paths import file_url, printable
 from embedsearch.core.records import (
     BenchReport,
@@ -21,14 +22,14 @@ from embedsearch.core.records import (
     Evaluation,
     Failure,
     Hit,
-    IndexReport,
-    MetadataReport,
     ModelSpec,
     PullReport,
     StagePlan,
     TrainReport,
     UnitsReport,
 )
+from embedsearch.images.sources.sidecars import SIDECARS
+from embedsearch.indexing.report import IndexReport, MetadataReport
 
 HIT_COLUMNS = [
     *("query", "rank", "score", "percentile", "row"),
@@ -179,7 +180,7 @@ def commit_lines(report: CommitReport) -> str:
 
 
 def _metadata_line(table: MetadataReport) -> str:
-    if table.source == MetadataReport.SIDECARS:
+    if table.source == SIDECARS:
         words = f"{table.matched} images have sidecars; {table.images} images have metadata"
         if table.unreadable:
             words += f"\n{table.unreadable} sidecars cannot be read: "
@@ -207,9 +208,15 @@ def _stage_line(report: IndexReport) -> str:
     return f"{_slowest(report)} ({' · '.join(parts)})"
 
 
+_STAGES = {
+    "load": "loading the network (one-time conversion for this CPU)",
+    "tune": "choosing a search index (once the store has grown)",
+}
+
+
 def _slowest(report: IndexReport | BenchReport) -> str:
-    hint = f" → {report.advice}" if report.advice else ""
-    return f"slowest stage: {report.slowest_stage}{hint}"
+    hint = f" → {with_options(report.advice, SETUP_FIELDS)}" if report.advice else ""
+    return f"slowest stage: {_STAGES.get(report.slowest_stage, report.slowest_stage)}{hint}"
 
 
 def bench_lines(report: BenchReport) -> str:

@@ -18,11 +18,12 @@ import pyarrow as pa
 
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import open_folder, open_regular
-from embedsearch.core.records import Failure, MetadataReport, Place
+from embedsearch.core.records import Failure, Place
 from embedsearch.images.archive_part import BrokenPart, read_part
 from embedsearch.images.sources.source import Beside, Source
 from embedsearch.images.sources.table import LEFT_OUT, MAX_COLUMNS, UserTable, own_names
 
+SIDECARS = "sidecars"  # the source of a table that is no file
 CAPTION = "caption"
 CLASS = "cls"
 MAX_BYTES = 1 << 20  # of one file
@@ -43,7 +44,7 @@ def sidecar_table(said: Iterable[tuple[str, Beside]], taken: frozenset[str]) -> 
         if beside.fields:
             names.append(path)
             rows.append(beside.fields)
-    return UserTable(MetadataReport.SIDECARS, "path", names, _columns(rows, taken), unreadable)
+    return UserTable(SIDECARS, "path", names, _columns(rows, taken), unreadable)
 
 
 def is_sidecar(name: bytes) -> bool:

@@ -1,14 +1,23 @@
-"""What is to be embedded, cut into units that processes share; in: sorted refs, out: a UnitPlan."""
+"""Cut what is to be embedded into units that processes share; in: folders, out: a UnitPlan."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from embedsearch.core.config import IndexConfig
+from embedsearch.core.errors import UsageError
 from embedsearch.core.records import ImageRef, Kind, Root
-from embedsearch.store.manifest import Manifest
+from embedsearch.core.session import Session
+from embedsearch.indexing.changes import Changes
+from embedsearch.indexing.embed import Outcome
+from embedsearch.indexing.job import Job, open_job, prepare
+from embedsearch.indexing.report import run_record
+from embedsearch.indexing.scope import Sources
+from embedsearch.indexing.sync import commit_if_changed
 from embedsearch.store.merge import rows_per_shard
 from embedsearch.store.units import (
     Unit,
@@ -20,62 +29,98 @@ from embedsearch.store.units import (
 )
 
 
-def cut_plan(
-    store: Path,
-    refs: Iterable[tuple[ImageRef, int]],
-    count: int,
-    shares: int,
-    base: Manifest,
+def plan(
+    folders: str | Path | Sequence[str | Path] = (),
     *,
-    roots: tuple[Root, ...],
-    limits: Mapping[str, Any],
-    run: Mapping[str, Any],
-    check: Callable[[], None] = lambda: None,
-) -> UnitPlan:
-    """Write the plan of `count` refs, each with the row that it replaces, or -1.
+    store: str | Path | None = None,
+    shares: int,
+    config: IndexConfig | None = None,
+    session: Session | None = None,
+    **options: Any,
+) -> UnitPlan | None:
+    """Cut what `index` would embed into units for `shares` processes or more; see `run_units`.
 
-    It adds to the generation `base`, and is open when this returns. Raises StorageError.
+    What needs no network is done and committed: moved, touched and deleted files. Returns the
+    plan, which is open until `commit`, or None where nothing is to be embedded. Raises what
+    `index` raises, and StoreLocked while another plan is open.
     """
-    most = unit_images(count, shares, rows_per_shard(base.model.dim))
+    config = replace(config or IndexConfig(), **options)
+    if shares < 1:
+        raise UsageError("shares must be at least 1")
+    check_shareable(config)
+    with Sources(config.limits.max_bytes) as sources:
+        request = prepare(folders, store, config, session or Session(), sources)
+        with open_job(request) as job:
+            changes, update = job.begin()
+            roots = sources.synced(job.scope)
+            update.set_roots(job.scope.roots if len(changes.embed) else roots)
+            rows_change = bool(changes.kept or changes.deleted)
+            nothing_yet = Outcome()
+            commit_if_changed(job, changes, update, nothing_yet, rows_change=rows_change)
+            run = run_record(job, changes, nothing_yet)
+            if not len(changes.embed):
+                update.finish(config.budget(update.manifest.search.budget), run, job.session)
+                return None
+            return _cut_plan(job, changes, shares, roots, run)
+
+
+def check_shareable(config: IndexConfig) -> None:
+    """Raise UsageError for what the processes of a plan cannot do."""
+    if config.rebuild or config.dry_run or config.metadata is not None or config.sidecars:
+        raise UsageError(
+            "shared work goes with neither rebuild, which takes a store of its own, nor dry_run, "
+            "nor metadata and sidecars, which an index after the commit takes",
+            *("rebuild", "dry_run", "metadata", "sidecars"),
+        )
+
+
+def _cut_plan(
+    job: Job, changes: Changes, shares: int, roots: tuple[Root, ...], run: Mapping[str, Any]
+) -> UnitPlan:
+    """Write the plan; it is open when this returns. Raises StorageError."""
+    base, store = job.writer.manifest, job.store
+    assert base is not None, "it has been committed"
+    max_images = unit_images(len(changes.embed), shares, rows_per_shard(base.model.dim))
     packed = {root.id for root in roots if root.kind not in {Kind.FOLDER, Kind.LIST}}
+    refs = ((ref, changes.replaced.get((ref.root, ref.key), -1)) for ref in changes.embed)
     make_folder(store)
     units: list[Unit] = []
     row = base.next_row
-    for some in cut(refs, most, packed):
-        check()
+    for some in cut(refs, max_images, packed):
+        job.session.check()
         units.append(write_refs(store, len(units), row, some))
         row += len(some)
-    plan = UnitPlan(
+    made = UnitPlan(
         id=new_plan_id(),
         base=base.generation,
         model=base.model,
         roots=roots,
-        limits=limits,
+        limits=job.config.limits.verdict_key(),
         run=run,
         units=tuple(units),
     )
-    write_plan(store, plan)
-    return plan
+    write_plan(store, made)
+    return made
 
 
-def unit_images(count: int, shares: int, most: int) -> int:
-    """Return of how many images a unit is to be, at most `most`, so that shares are equal."""
-    rounds = math.ceil(count / (shares * most))
+def unit_images(count: int, shares: int, max_images: int) -> int:
+    """Return the images of a unit, at most `max_images`, so that shares are equal."""
+    rounds = math.ceil(count / (shares * max_images))
     return max(1, math.ceil(count / (shares * rounds)))
 
 
 def cut(
-    refs: Iterable[tuple[ImageRef, int]], most: int, packed: set[int]
+    refs: Iterable[tuple[ImageRef, int]], max_images: int, packed: set[int]
 ) -> Iterator[list[tuple[ImageRef, int]]]:
-    """Yield units of at most `most` refs.
+    """Yield units of at most `max_images` refs.
 
-    A unit that is half full ends with an archive, one of the roots `packed`: whoever works on the
-    next one need not open this.
+    A unit that is half full ends with an archive, one of the roots `packed`, so that the process
+    of the next unit need not open it.
     """
     unit: list[tuple[ImageRef, int]] = []
     for ref, replaced in refs:
         is_end = unit and unit[-1][0].root != ref.root and unit[-1][0].root in packed
-        if len(unit) == most or (is_end and 2 * len(unit) >= most):
+        if len(unit) == max_images or (is_end and 2 * len(unit) >= max_images):
             yield unit
             unit = []
         unit.append((ref, replaced))

@@ -27,7 +27,7 @@ from embedsearch.core.records import CommitReport, Progress
 from embedsearch.core.session import Session
 from embedsearch.core.system import child_environment, python_command
 from embedsearch.indexing.distributed.parts import chunks_left, pack
-from embedsearch.indexing.distributed.run import check_same, commit, taken_up
+from embedsearch.indexing.distributed.run import check_same, commit, open_or_make_plan
 
 START_S = 60.0  # until Ray answers
 STALL_S = 240.0  # without a chunk done, after which a job is given up
@@ -56,7 +56,7 @@ def index_on_ray(
     if find_spec("ray") is None:
         raise MissingLibrary(f"engine ray needs Ray: {pip_install('ray')}")
     config, session = config or IndexConfig(), session or Session()
-    opened = taken_up(store, folders, 1, config, session)
+    opened = open_or_make_plan(store, folders, 1, config, session)
     if opened is None:
         return None
     check_same(opened, config, session)

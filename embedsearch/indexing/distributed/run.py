@@ -1,6 +1,6 @@
 """The units of a plan: run by any number of processes, taken in by one commit.
 
-indexing.plan cuts the work → run_units makes a shard of each unit and its record → commit makes
+plan cuts the work → run_units makes a shard of each unit and its record → commit makes
 them a generation. Processes need nothing of each other but the folder of the store: a unit that
 was lost is run again, and two runs of one are harmless.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,17 +36,12 @@ from embedsearch.core.records import (
 )
 from embedsearch.core.session import Session
 from embedsearch.images.decode.process import DecodeJob
+from embedsearch.indexing.distributed.plan import check_shareable, plan
+from embedsearch.indexing.embed import ExtractorFactory, OnProgress
+from embedsearch.indexing.job import listed_folders, requested_model
 from embedsearch.indexing.pipeline import Embedded, Pipeline
 from embedsearch.indexing.scope import Sources, resolve_scope
-from embedsearch.indexing.settling import settle
-from embedsearch.indexing.store_update import Ledger
-from embedsearch.indexing.sync import (
-    ExtractorFactory,
-    asked_model,
-    check_shareable,
-    listed_folders,
-    plan,
-)
+from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.network.runtime import load_stream_extractor
 from embedsearch.store.current import check_format
 from embedsearch.store.locate import locate_store
@@ -81,7 +76,7 @@ def index_share(
     store: str | Path | None = None,
     config: IndexConfig | None = None,
     session: Session | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: OnProgress | None = None,
 ) -> UnitsReport:
     """Run the units of a share, (i, n): of all units those whose number is i modulo n.
 
@@ -92,17 +87,17 @@ def index_share(
     number, shares = share
     if shares < 1 or not 0 <= number <= shares:
         raise UsageError(
-            f"--unit {number}/{shares}: a share is one of 0/{shares} to {shares}/{shares}"
+            f"unit {number}/{shares}: a share is one of 0/{shares} to {shares}/{shares}", "unit"
         )
     path = locate_store(store, create=bool(folders) or config.files is not None)
-    opened = taken_up(path, folders, shares, config, session)
+    opened = open_or_make_plan(path, folders, shares, config, session)
     if opened is None:
         return UnitsReport(str(path), units=0, missing=0, ran=0, images=0, failed=0, device="")
     mine = [unit.number for unit in opened.units if unit.number % shares == number % shares]
     return run_units(path, mine, config=config, session=session, on_progress=on_progress)
 
 
-def taken_up(
+def open_or_make_plan(
     store: Path,
     folders: str | Path | Iterable[str | Path],
     shares: int,
@@ -138,7 +133,7 @@ def run_units(
     *,
     config: IndexConfig | None = None,
     session: Session | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: OnProgress | None = None,
     extractor_factory: ExtractorFactory = load_stream_extractor,
 ) -> UnitsReport:
     """Decode and embed units of the open plan by their numbers; those that are done are left.
@@ -152,40 +147,40 @@ def run_units(
     opened = open_plan(store)
     check_same(opened, config, session)
     todo = missing_units(store, opened, [opened.units[number] for number in numbers])
-    desk = _Desk(store, opened)
+    collector = _UnitCollector(store, opened)
     total = sum(unit.images for unit in todo)
     if todo:
-        with Sources(config.limits.max_bytes) as sources, desk:
-            refs = (ref for unit in todo for ref in desk.lay_out(unit))
+        with Sources(config.limits.max_bytes) as sources, collector:
+            refs = (ref for unit in todo for ref in collector.refs_of(unit))
             jobs = (DecodeJob(ref, place) for ref, place in sources.places(refs, opened.roots))
             side = opened.model.input_side
             with Pipeline(side, config, jobs, total, session.stop) as pipeline:
                 extractor = extractor_factory(
                     opened.model, config.device, config.precision, session
                 )
-                desk.device = extractor.device
+                collector.device = extractor.device
                 started = time.monotonic()
                 for batch in pipeline.embed(extractor):
-                    desk.take(batch)
+                    collector.take(batch)
                     if on_progress is not None:
                         elapsed_s = time.monotonic() - started
-                        done = f"{desk.finished} of {len(todo)} units"
-                        handled = desk.images + desk.failed
-                        on_progress(Progress(handled, total, desk.failed, elapsed_s, done))
+                        done = f"{collector.finished} of {len(todo)} units"
+                        handled = collector.images + collector.failed
+                        on_progress(Progress(handled, total, collector.failed, elapsed_s, done))
         if number := session.stop():
             raise Interrupted(
-                f"interrupted; {desk.finished} units of {len(todo)} are done, the same command "
-                "goes on with the others",
+                f"interrupted; {collector.finished} units of {len(todo)} are done, the same "
+                "command goes on with the others",
                 number,
             )
     return UnitsReport(
         store=str(store),
         units=len(opened.units),
         missing=len(missing_units(store, opened, opened.units)),
-        ran=desk.finished,
-        images=desk.images,
-        failed=desk.failed,
-        device=desk.device,
+        ran=collector.finished,
+        images=collector.images,
+        failed=collector.failed,
+        device=collector.device,
     )
 
 
@@ -213,14 +208,14 @@ def commit(
             )
         records = _Gathered.of(path, opened, session)
         adopt(path, records.shards)
-        ledger = Ledger(writer, opened.model, opened.roots, rebuild=False)
-        ledger.take_over(records.shards, opened.next_row)
+        update = StoreUpdate(writer, opened.model, opened.roots, rebuild=False)
+        update.add_shards(records.shards, opened.next_row)
         for old, new in records.replaced:
             if new < 0:
-                ledger.delete([old])
+                update.delete([old])
             else:
-                ledger.replace(old, new)
-        ledger.set_failures([*read_failures(path, before), *records.failures])
+                update.replace(old, new)
+        update.set_failures([*read_failures(path, before), *records.failures])
         run = {
             **opened.run,
             "added": opened.images - len(records.failures) - records.changed,
@@ -228,16 +223,16 @@ def commit(
             "failed": opened.run["failed"] + len(records.failures),
             "plan": opened.id,
         }
-        ledger.commit(run)
+        update.commit(run)
         drop(path)
-        settle(ledger, before.search.budget, run, session)
-        if not ledger.images:
+        update.finish(before.search.budget, run, session)
+        if not update.images:
             raise NothingIndexed(f"the store holds no image: all {opened.images} files failed")
         assert writer.manifest is not None, "it has just been committed"
         return _committed(path, writer.manifest, opened)
 
 
-def give_up(store: str | Path | None = None, *, wait_s: float = 0.0) -> None:
+def discard_plan(store: str | Path | None = None, *, wait_s: float = 0.0) -> None:
     """Remove the open plan and what was done of it. Raises StoreLocked and StorageError."""
     path = locate_store(store)
     check_format(path)
@@ -256,21 +251,19 @@ def open_plan(store: Path) -> UnitPlan:
 def check_same(opened: UnitPlan, config: IndexConfig, session: Session) -> None:
     """Raise unless a config makes what the plan's other processes make."""
     own = opened.model
-    asked = asked_model(config, own, session)
+    asked = requested_model(config, own, session)
     if asked.fingerprint != own.fingerprint:
         raise IncompatibleStore(
             f"the plan is for {own.name}, not {asked.name} ({'; '.join(asked.differences(own))})"
         )
     limits = config.limits.verdict_key()
     if limits != dict(opened.limits):
-        names = ", ".join(
-            f"--{n.replace('_', '-')}" for n in limits if limits[n] != opened.limits[n]
-        )
-        raise UsageError(f"the plan was made with another {names}")
+        names = [name for name in limits if limits[name] != opened.limits[name]]
+        raise UsageError(f"the plan was made with another {', '.join(names)}", *names)
 
 
 @dataclass(eq=False)
-class _Open:
+class _OpenUnit:
     """A unit that is being worked on."""
 
     unit: Unit
@@ -280,20 +273,20 @@ class _Open:
     failures: list[Failure] = field(default_factory=list)
 
 
-class _Desk:
+class _UnitCollector:
     """Sorts what comes out of the pipeline by unit, and has finished units written beside."""
 
     def __init__(self, store: Path, opened: UnitPlan) -> None:
         self._store = store
         self._plan = opened
-        self._open: dict[int, _Open] = {}
-        self._unit_of: dict[tuple[int, str], _Open] = {}
+        self._open: dict[int, _OpenUnit] = {}
+        self._unit_of: dict[tuple[int, str], _OpenUnit] = {}
         self._thread = ThreadPoolExecutor(1, "unit-writer")
         self._written: list[Future[None]] = []
         self.device = ""
         self.images = self.failed = self.finished = 0
 
-    def __enter__(self) -> _Desk:
+    def __enter__(self) -> _UnitCollector:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -301,10 +294,10 @@ class _Desk:
         if kind is None:
             self._wait(0)
 
-    def lay_out(self, unit: Unit) -> Iterator[ImageRef]:
+    def refs_of(self, unit: Unit) -> Iterator[ImageRef]:
         """Yield the refs of a unit that is about to be worked on."""
         refs = read_refs(self._store, unit)
-        mine = self._open[unit.number] = _Open(unit, refs, len(refs))
+        mine = self._open[unit.number] = _OpenUnit(unit, refs, len(refs))
         self._unit_of.update(((ref.root, ref.key), mine) for ref, _ in refs)
         return (ref for ref, _ in refs)
 
@@ -333,7 +326,7 @@ class _Desk:
         while len(self._written) > left:
             self._written.pop(0).result()
 
-    def _write(self, home: _Open) -> None:
+    def _write(self, home: _OpenUnit) -> None:
         finish_unit(self._store, self._plan, home.unit, home.refs, home.tables, home.failures)
 
 

@@ -70,7 +70,8 @@ class DatabaseRecord:
         if (self.fingerprint, self.dim) != (model.fingerprint, model.dim):
             raise IncompatibleStore(
                 f"{place} holds vectors of {self.model} ({self.dim} components), the store those "
-                f"of {model.name} ({model.dim}): export --replace makes it anew"
+                f"of {model.name} ({model.dim}): export with replace=True makes it again",
+                "replace",
             )
 
     def finished(self, generation: int) -> DatabaseRecord:

@@ -172,7 +172,8 @@ class Milvus:
         if len(found) != total:
             raise IncompatibleStore(
                 f"{self.place}: of {total:,} rows of {self.place.table} the store can know "
-                f"{len(found):,}: --replace makes it anew"
+                f"{len(found):,}: replace=True makes it again",
+                "replace",
             )
         return _pairs(found)
 
@@ -359,7 +360,7 @@ def _prefixed(like: Like) -> str:
         return f"{name} {'==' if like.is_like else '!='} {_literal(prefix)}"
     if set(rest) != {Like.ANY}:
         raise UsageError(
-            f"--where: of patterns Milvus is asked for those alone whose only wildcard is a % at "
+            f"where: of patterns Milvus is asked for those alone whose only wildcard is a % at "
             f"the end, as in {like.field.column} like 'abc%'"
         )
     end = _after(prefix)

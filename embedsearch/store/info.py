@@ -1,26 +1,22 @@
-"""Looking after a store: what it holds, whether it is whole, and making it whole again.
+"""What a store holds, its generations and its failures; in: a folder, out: records.
 
-Each function imports what it alone needs: `info` does without FAISS, and
-without pyarrow where a store has no columns of the user's.
+`info` loads no FAISS, and no pyarrow where a store has no columns of the user.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from embedsearch.core.errors import DamagedStore, UsageError
 from embedsearch.core.records import Failure
 from embedsearch.core.session import Session
 from embedsearch.core.system import store_cache_folder
-from embedsearch.network.catalog import AUTO_MODEL, CATALOG
-from embedsearch.network.weights import is_cached
 from embedsearch.store.current import check_format, read_current, read_generation
-from embedsearch.store.files import FileRecord, is_own_name, open_verified, pulled_from
-from embedsearch.store.lock import WriterLock
+from embedsearch.store.files import FileRecord, open_verified, pulled_from
+from embedsearch.store.locate import StorePath, readable_store
 from embedsearch.store.manifest import Manifest
 
 
@@ -61,21 +57,22 @@ class StoreInfo:
         }
 
 
-def info(store: Path) -> StoreInfo:
+def info(store: StorePath = None, *, session: Session | None = None) -> StoreInfo:
     """Return what a store holds: its manifest, and the names of the user's columns.
 
     Raises EmbedSearchError.
     """
-    check_format(store)
-    manifest, columns = read_generation(store, lambda found: (found, _columns(store, found)))
-    return StoreInfo(
-        store=_origin(store),
-        manifest=manifest,
-        shard_bytes=sum(record.bytes for record in manifest.shards),
-        faiss_bytes=sum(record.bytes for record in manifest.faiss),
-        columns=columns,
-        units=_open_units(store),
-    )
+    with readable_store(store, session) as path:
+        check_format(path)
+        manifest, columns = read_generation(path, lambda found: (found, _columns(path, found)))
+        return StoreInfo(
+            store=_origin(path),
+            manifest=manifest,
+            shard_bytes=sum(record.bytes for record in manifest.shards),
+            faiss_bytes=sum(record.bytes for record in manifest.faiss),
+            columns=columns,
+            units=_open_units(path),
+        )
 
 
 def _open_units(store: Path) -> dict[str, int] | None:
@@ -119,7 +116,7 @@ def _measured(manifest: Manifest) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class GenerationInfo:
-    """A generation that can be gone back to."""
+    """A generation that `repair` can go back to."""
 
     generation: int
     created: str
@@ -133,23 +130,24 @@ class GenerationInfo:
         return asdict(self)
 
 
-def generations(store: Path) -> list[GenerationInfo]:
+def generations(store: StorePath = None, *, session: Session | None = None) -> list[GenerationInfo]:
     """Return the generations that are on the disk, the newest first. Raises EmbedSearchError."""
     from embedsearch.store.writer import generations as on_disk
 
-    check_format(store)
-    current = read_current(store)
-    return [
-        GenerationInfo(
-            generation=manifest.generation,
-            created=manifest.created,
-            images=manifest.live,
-            bytes=sum(record.bytes for record in manifest.files()),
-            is_current=manifest.generation == current.generation,
-            is_here=all(_is_here(store, record) for record in manifest.files()),
-        )
-        for manifest in on_disk(store, current)
-    ]
+    with readable_store(store, session) as path:
+        check_format(path)
+        current = read_current(path)
+        return [
+            GenerationInfo(
+                generation=manifest.generation,
+                created=manifest.created,
+                images=manifest.live,
+                bytes=sum(record.bytes for record in manifest.files()),
+                is_current=manifest.generation == current.generation,
+                is_here=all(_is_here(path, record) for record in manifest.files()),
+            )
+            for manifest in on_disk(path, current)
+        ]
 
 
 def _is_here(store: Path, record: FileRecord) -> bool:
@@ -194,84 +192,23 @@ def roll_back(store: Path, generation: int, wait_s: float = 0.0) -> list[str]:
         ]
 
 
-def failures(store: Path) -> Iterator[tuple[str, Failure]]:
-    """Yield (path of the root, failure) for each file that could not be indexed."""
+class StoreFailure(NamedTuple):
+    """A file that could not be indexed, and the path of its root."""
+
+    root_path: str
+    failure: Failure
+
+
+def failures(store: StorePath = None, *, session: Session | None = None) -> list[StoreFailure]:
+    """Return the files that could not be indexed. Raises EmbedSearchError."""
     from embedsearch.store.snapshot import read_failures
 
-    check_format(store)
+    with readable_store(store, session) as path:
+        check_format(path)
 
-    def read(manifest: Manifest) -> list[tuple[str, Failure]]:
-        roots = {root.id: root.path for root in manifest.roots}
-        return [(roots[failure.root], failure) for failure in read_failures(store, manifest)]
+        def read(manifest: Manifest) -> list[StoreFailure]:
+            roots = {root.id: root.path for root in manifest.roots}
+            listed = read_failures(path, manifest)
+            return [StoreFailure(roots[failure.root], failure) for failure in listed]
 
-    yield from read_generation(store, read)
-
-
-def repair(store: Path, wait_s: float = 0.0, session: Session | None = None) -> list[str]:
-    """Make a store whole from what is sound of it; return what was done, in words.
-
-    The FAISS files are built again from the shards; a damaged CURRENT or manifest falls back to
-    the newest whole generation. Shards are the truth: damaged ones raise DamagedStore, since
-    only embedding the images again brings them back.
-    """
-    from embedsearch.indexing.store_update import refresh_exact
-    from embedsearch.searching.tuning import tune
-    from embedsearch.store.check import check_store
-    from embedsearch.store.writer import StoreWriter, restore_pointer
-
-    check_format(store)
-    done = []
-    lock = WriterLock(store, wait_s)
-    try:
-        generation = restore_pointer(store)
-    finally:
-        lock.release()
-    if generation is not None:
-        live = read_current(store).live
-        done.append(
-            f"CURRENT names generation {generation} again, of {live} images; what later ones "
-            "held is lost: index its folders again"
-        )
-    with StoreWriter(store, wait_s) as writer:
-        _, problems = check_store(store, read_data=True)
-        ours = [p for p in problems if is_own_name(Path(p.file).name) or p.file == "shards"]
-        wrong = [p for p in ours if p.file.startswith("shards")]
-        if wrong:
-            raise DamagedStore(wrong[0].words)
-        broken = {p.file for p in problems if p.file.startswith("ann/")}
-        manifest = writer.manifest
-        assert manifest is not None, "check has read it"
-        sound = tuple(record for record in manifest.exact if record.relative not in broken)
-        exact = refresh_exact(writer, replace(manifest, exact=sound))
-        mended = replace(manifest, exact=exact)
-        lost = {p.file for p in problems if p.file.startswith("meta/")}
-        if manifest.metadata is not None and manifest.metadata.relative in lost:
-            mended = replace(mended, metadata=None)
-            done.append("your own columns are lost: index --metadata FILE brings them again")
-        if manifest.ann is not None and manifest.ann.relative in broken:
-            mended = replace(mended, ann=None)
-            mended = tune(writer, mended, manifest.search.budget, session or Session())
-        if (mended.exact, mended.ann) != (manifest.exact, manifest.ann):
-            done.append("the FAISS files were built again from the shards")
-        if mended != manifest:
-            writer.commit(mended)
-    return done
-
-
-def models() -> list[dict[str, Any]]:
-    """Return the catalogue: name, dim, input side, size, licence, and whether it is here."""
-    return [
-        {
-            "name": entry.name,
-            "architecture": entry.spec.architecture,
-            "dim": entry.spec.dim,
-            "input_side": entry.spec.input_side,
-            "megabytes": entry.megabytes,
-            "here": is_cached(entry),
-            "auto": entry.name == AUTO_MODEL,
-            "quality": entry.quality,
-            "licence": entry.spec.licence,
-            "source": entry.spec.source,
-        }
-        for entry in CATALOG.values()
-    ]
+        return read_generation(path, read)

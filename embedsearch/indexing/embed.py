@@ -1,0 +1,102 @@
+"""Embed what changed, with a commit now and then; in: a Job and its Changes, out: an Outcome."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from embedsearch.core.config import IndexConfig
+from embedsearch.core.records import Failure, ModelSpec, Progress
+from embedsearch.core.session import Session
+from embedsearch.images.decode.process import DecodeJob
+from embedsearch.indexing.bottleneck import Setup, StageClock, summary
+from embedsearch.indexing.changes import Changes
+from embedsearch.indexing.job import Job
+from embedsearch.indexing.pipeline import Embedded, Pipeline
+from embedsearch.indexing.report import run_record
+from embedsearch.indexing.store_update import StoreUpdate
+from embedsearch.network.runtime import PixelExtractor
+
+ExtractorFactory = Callable[[ModelSpec, str, str, Session], PixelExtractor]
+OnProgress = Callable[[Progress], None]
+_SHOWN_STAGES = ("read", "decode", "embed", "write")
+
+
+@dataclass
+class Outcome:
+    """What embedding did so far; `embed` alone writes it."""
+
+    embedded: int = 0
+    added: int = 0
+    changed: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    stopped_by: int = 0  # the signal that ended the run early
+    setup: Setup | None = None  # None where nothing was to be embedded
+
+    @property
+    def handled(self) -> int:
+        """Return the images that were embedded or failed."""
+        return self.embedded + len(self.failures)
+
+
+def embed(
+    job: Job,
+    changes: Changes,
+    update: StoreUpdate,
+    clock: StageClock,
+    extractor_factory: ExtractorFactory,
+    on_progress: OnProgress | None,
+) -> Outcome:
+    """Decode and embed the new and changed files. Whatever ends this, committed rows stay."""
+    outcome, total = Outcome(), len(changes.embed)
+    if not total:
+        return outcome
+    located = job.sources.places(changes.embed, job.scope.roots)
+    jobs = (DecodeJob(ref, location) for ref, location in located)
+    config, side = job.config, job.model.input_side
+    with Pipeline(side, config, jobs, total, job.session.stop) as pipeline:
+        with clock.measure("load"):  # the workers start and decode meanwhile
+            extractor = extractor_factory(job.model, config.device, config.precision, job.session)
+        outcome.setup = Setup(extractor.device, extractor.precision, pipeline.workers, side)
+        streaming_since = time.monotonic()
+        for batch in pipeline.embed(extractor):
+            _take(batch, changes, update, outcome)
+            outcome.setup = replace(outcome.setup, workers=pipeline.workers)
+            clock.seconds |= pipeline.busy_s() | {"write": update.write_s}
+            if on_progress is not None:
+                on_progress(_progress(outcome, total, clock, time.monotonic() - streaming_since))
+            # A rebuild commits once: readers keep the old rows until all new ones are there.
+            if not job.replaces and _is_checkpoint(update, config):
+                update.set_failures([*changes.failures, *outcome.failures])
+                update.commit(run_record(job, changes, outcome))
+        outcome.stopped_by = job.session.stop()
+    return outcome
+
+
+def _take(batch: Embedded, changes: Changes, update: StoreUpdate, outcome: Outcome) -> None:
+    """Add the rows of one batch; a changed file that failed loses its old row."""
+    old_rows = [changes.replaced.get((ref.root, ref.key)) for ref in batch.images.refs]
+    if old_rows:
+        first = update.add(batch.images)
+        for row, old in enumerate(old_rows, start=first):
+            if old is not None:
+                update.replace(old, row)
+    lost = (changes.replaced.get((f.root, f.key)) for f in batch.failures)
+    update.delete(row for row in lost if row is not None)
+    outcome.failures += batch.failures
+    outcome.embedded += len(old_rows)
+    outcome.added += old_rows.count(None)
+    outcome.changed += len(old_rows) - old_rows.count(None)
+
+
+def _is_checkpoint(update: StoreUpdate, config: IndexConfig) -> bool:
+    late = time.monotonic() - update.committed_at >= config.checkpoint_s
+    return late or update.images_since_commit >= config.checkpoint_images
+
+
+def _progress(outcome: Outcome, total: int, clock: StageClock, elapsed_s: float) -> Progress:
+    assert outcome.setup is not None, "the network is loaded"
+    busy_s = {stage: clock.seconds[stage] for stage in _SHOWN_STAGES}
+    note = summary(busy_s, elapsed_s, outcome.setup)
+    return Progress(outcome.handled, total, len(outcome.failures), elapsed_s, note)

@@ -1,0 +1,75 @@
+"""The FAISS files of exact search; in: a manifest, out: files that cover all its shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from embedsearch.searching.ann.build import flat_bytes
+from embedsearch.store.manifest import ExactRecord, Manifest, ShardRecord
+from embedsearch.store.shards import Shard
+from embedsearch.store.writer import StoreWriter, write_exact
+
+# FAISS builds and serializes a file in memory, up to four times over for a moment; several files
+# bound that.
+EXACT_FILE_BYTES = 64 << 20
+
+
+def refresh_exact(writer: StoreWriter, manifest: Manifest) -> tuple[ExactRecord, ...]:
+    """Write FAISS files for the shards that none covers; return the records of all files.
+
+    A file is kept while at least half of its rows belong to shards of the manifest, and taken
+    up into the new one when that is not much smaller: the number of files stays logarithmic.
+    """
+    by_name = {record.name: record for record in manifest.shards}
+    limit = max(1, EXACT_FILE_BYTES // (2 * manifest.model.dim))
+    kept = []
+    for record in sorted(manifest.exact, key=_live_rows(by_name), reverse=True):
+        live = _live_rows(by_name)(record)
+        if 2 * live >= record.rows and (writer.store / record.relative).exists():
+            kept.append(record)
+    while kept:
+        covered = {part.shard for record in kept for part in record.segments}
+        rest = sum(r.rows for r in manifest.shards if r.name not in covered)
+        smallest = kept[-1]
+        if rest == 0 or _live_rows(by_name)(smallest) > min(2 * rest, limit // 2):
+            break
+        kept.pop()
+    covered = {part.shard for record in kept for part in record.segments}
+    uncovered = [record for record in manifest.shards if record.name not in covered]
+    written = [
+        _write_exact(writer, manifest.model.dim, group) for group in _groups(uncovered, limit)
+    ]
+    return (*kept, *written)
+
+
+def _live_rows(by_name: Mapping[str, ShardRecord]) -> Any:
+    def count(record: ExactRecord) -> int:
+        return sum(part.rows for part in record.segments if part.shard in by_name)
+
+    return count
+
+
+def _groups(records: list[ShardRecord], limit: int) -> Iterable[list[ShardRecord]]:
+    """Yield the records in groups of at most `limit` rows, or of one."""
+    group: list[ShardRecord] = []
+    for record in records:
+        if group and sum(r.rows for r in group) + record.rows > limit:
+            yield group
+            group = []
+        group.append(record)
+    if group:
+        yield group
+
+
+def _write_exact(writer: StoreWriter, dim: int, records: list[ShardRecord]) -> ExactRecord:
+    def rows() -> Iterable[Any]:
+        for record in records:
+            shard = Shard(writer.store, record, dim)
+            try:
+                shard.verify()
+                yield from shard.vectors()
+            finally:
+                shard.close()
+
+    return write_exact(writer.store, writer.next_generation, records, flat_bytes(dim, rows()))

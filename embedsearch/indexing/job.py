@@ -1,0 +1,259 @@
+"""What a run of `index` works on; in: folders and a config, out: a frozen Job under the lock."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedsearch._version import __version__
+from embedsearch.core.config import AUTO_ANN, EXACT_ANN, IndexConfig
+from embedsearch.core.errors import IncompatibleStore, NothingIndexed, StoreNotFound, UsageError
+from embedsearch.core.records import Kind, ModelSpec, Root
+from embedsearch.core.session import Session
+from embedsearch.indexing.changes import Changes, find_changes
+from embedsearch.indexing.scope import Scope, Sources, Target, holds_image, resolve_scope
+from embedsearch.indexing.store_update import StoreUpdate
+from embedsearch.network.catalog import AUTO
+from embedsearch.network.weights import resolve
+from embedsearch.store.current import check_format, read_current
+from embedsearch.store.files import FORMAT_NAME
+from embedsearch.store.locate import locate_store
+from embedsearch.store.manifest import Manifest
+from embedsearch.store.snapshot import Snapshot, open_snapshot
+from embedsearch.store.writer import StoreWriter, check_creatable, create_store
+
+if TYPE_CHECKING:
+    from embedsearch.images.sources.table import UserTable
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run was asked for, and what the store was before the lock was taken."""
+
+    store: Path
+    config: IndexConfig
+    session: Session
+    sources: Sources
+    folders: tuple[str, ...]
+    files: tuple[str, ...] | None
+    manifest: Manifest | None
+    scope: Scope
+
+    @property
+    def replaces(self) -> bool:
+        """Return whether the run replaces all rows of a store."""
+        return self.config.rebuild and self.manifest is not None
+
+    def find_changes(self, snapshot: Snapshot | None) -> Changes:
+        """Compare the scope with the rows of a snapshot; a rebuild and a new store have none."""
+        roots = () if self.manifest is None else self.manifest.roots
+        retry = snapshot is not None and (
+            snapshot.manifest.run.get("verdicts") != verdict_key(self.config)
+        )
+        return find_changes(
+            snapshot,
+            self.scope,
+            self.sources,
+            self.session,
+            known_roots=frozenset(root.id for root in roots),
+            rebuild=self.replaces,
+            retry_failures=retry,
+            allow_empty=self.config.allow_empty,
+        )
+
+
+@dataclass(frozen=True)
+class Job(Request):
+    """A request whose store is locked: `manifest` is the current one."""
+
+    writer: StoreWriter
+    model: ModelSpec
+    table: UserTable | None  # the columns that the user brought
+
+    @property
+    def base(self) -> Manifest | None:
+        """Return the generation that the run adds to; a rebuild adds to none."""
+        return None if self.config.rebuild else self.manifest
+
+    def open_base(self) -> AbstractContextManager[Snapshot | None]:
+        """Open the rows that the run adds to, where there are any."""
+        return nullcontext() if self.base is None else open_snapshot(self.store)
+
+    def begin(self) -> tuple[Changes, StoreUpdate]:
+        """Find the changes, and begin an update with those that need no network."""
+        with self.open_base() as snapshot:
+            changes = self.find_changes(snapshot)
+            check_embeddable(self.model, len(changes.embed))
+            update = StoreUpdate(
+                self.writer, self.model, self.scope.roots, rebuild=self.config.rebuild
+            )
+            update.apply(changes, snapshot)
+        return changes, update
+
+
+def prepare(
+    folders: str | Path | Iterable[str | Path],
+    store: str | Path | None,
+    config: IndexConfig,
+    session: Session,
+    sources: Sources,
+) -> Request:
+    """Check what can be checked before anything is made. Raises EmbedSearchError."""
+    listed = listed_folders(folders)
+    path = locate_store(store, create=bool(listed) or config.files is not None)
+    check_creatable(path)
+    manifest = _manifest_or_none(path)
+    files = _read_files(config)
+    if not listed and files is None and manifest is None:
+        raise StoreNotFound(f"nothing was committed to {path} yet: name the folders to index")
+    scope = _resolve(path, config, listed, files, manifest)
+    if manifest is None and not holds_image(scope, sources):
+        where = ", ".join(listed) or f"files {config.files}"
+        why = "".join(f" ({complaint})" for complaint in sources.complaints())
+        raise NothingIndexed(f"no images found in {where}{why}; no store was made", "files")
+    return Request(path, config, session, sources, tuple(listed), files, manifest, scope)
+
+
+@contextmanager
+def open_job(request: Request) -> Iterator[Job]:
+    """Lock the store, which is made if need be, for as long as the block lasts."""
+    config, session = request.config, request.session
+    model = store_model(request.store, config, request.manifest, session)
+    _check_factory(config, model)
+    table = _read_table(config)
+    create_store(request.store)
+    with StoreWriter(request.store, config.wait_s, session.check) as writer:
+        scope = request.scope
+        if writer.manifest != request.manifest:  # another run committed while this one waited
+            scope = _resolve(request.store, config, request.folders, request.files, writer.manifest)
+            model = store_model(request.store, config, writer.manifest, session)
+        locked = vars(request) | {"manifest": writer.manifest, "scope": scope}
+        yield Job(**locked, writer=writer, model=model, table=table)
+
+
+def listed_folders(folders: str | Path | Iterable[str | Path]) -> list[str]:
+    """Return one folder or several as a list of paths."""
+    several = [folders] if isinstance(folders, str | Path) else folders
+    return [os.fspath(folder) for folder in several]
+
+
+def requested_model(config: IndexConfig, own: ModelSpec | None, session: Session) -> ModelSpec:
+    """Return the model that a config asks for; `own` is that of a store or a plan."""
+    if own is None or config.model != AUTO:
+        own = resolve(config.model, session)
+    return own.asked(config.input_side, config.flip)
+
+
+def store_model(
+    store: Path, config: IndexConfig, manifest: Manifest | None, session: Session
+) -> ModelSpec:
+    """Return the model of a store, or the requested one for a new store.
+
+    Raises IncompatibleStore where they differ.
+    """
+    own = None if manifest is None else manifest.model
+    asked = requested_model(config, own, session)
+    if own is None or config.rebuild:
+        return asked
+    if asked.fingerprint != own.fingerprint:
+        raise IncompatibleStore(
+            f"{store} was made with {own.name}, not {asked.name} "
+            f"({'; '.join(asked.differences(own))}): leave that out, or re-embed everything "
+            "with rebuild=True",
+            "rebuild",
+        )
+    return own
+
+
+def check_embeddable(model: ModelSpec, images: int) -> None:
+    """Raise IncompatibleStore if images are to be embedded and no network here can do it."""
+    if images and model.is_foreign:
+        raise IncompatibleStore(
+            f"no network here makes the vectors of {model.name}, which {images} images need; "
+            "rebuild=True with another model re-embeds everything",
+            "rebuild",
+        )
+
+
+def verdict_key(config: IndexConfig) -> dict[str, Any]:
+    """Return what recorded failures depend on besides the file itself."""
+    return {**config.limits.verdict_key(), "version": __version__}
+
+
+def _manifest_or_none(store: Path) -> Manifest | None:
+    if not (store / FORMAT_NAME).exists():
+        return None
+    check_format(store)
+    try:
+        return read_current(store)
+    except StoreNotFound:
+        return None
+
+
+def _read_files(config: IndexConfig) -> tuple[str, ...] | None:
+    """Read the list of files to its end: it may come through a pipe."""
+    if config.files is None:
+        return None
+    from embedsearch.images.sources.listing import read_paths
+
+    if config.files == "-":
+        return tuple(read_paths(sys.stdin.buffer))
+    try:
+        with open(config.files, "rb") as file:
+            return tuple(read_paths(file))
+    except OSError as error:
+        raise UsageError(f"files {config.files}: {error.strerror or error}", "files") from error
+
+
+def _read_table(config: IndexConfig) -> UserTable | None:
+    """Read the table of the user before anything is done: it may be the wrong file."""
+    if config.metadata is None:
+        return None
+    from embedsearch.images.sources.table import read_user_table
+    from embedsearch.searching.columns import BUILT_IN
+
+    return read_user_table(Path(config.metadata), BUILT_IN)
+
+
+def _check_factory(config: IndexConfig, model: ModelSpec) -> None:
+    """Raise UsageError for a kind of search index that does not exist."""
+    if config.ann in (None, AUTO_ANN, EXACT_ANN):
+        return
+    from embedsearch.searching.ann.build import untrained
+
+    try:
+        untrained(config.ann, model.dim)
+    except ValueError as error:
+        raise UsageError(f"ann {config.ann}: {error}", "ann") from error
+
+
+def _resolve(
+    store: Path,
+    config: IndexConfig,
+    folders: Sequence[str],
+    files: Sequence[str] | None,
+    manifest: Manifest | None,
+) -> Scope:
+    """Return what to scan; a rebuild scans all that the store knows."""
+    known = () if manifest is None else manifest.roots
+    if not config.rebuild or not known:
+        return resolve_scope(folders, known, files)
+    # Rows of two models must not stand side by side.
+    whole = [*folders, *(root.path for root in known if root.kind is not Kind.LIST)]
+    scope = resolve_scope(whole if folders else [], known)
+    others = (target for target in scope.targets if target.root.kind is not Kind.LIST)
+    return replace(scope, targets=(*others, *_listed(store, known)))
+
+
+def _listed(store: Path, known: Sequence[Root]) -> Iterator[Target]:
+    """Yield the files that lists have named, which the store alone remembers."""
+    for root in known:
+        if root.kind is Kind.LIST:
+            with open_snapshot(store) as snapshot:
+                mine = [key for _, home, key in snapshot.live_keys() if home == root.id]
+            yield Target(root, files=frozenset(map(os.fsdecode, mine)))

@@ -1,0 +1,74 @@
+"""Make a damaged store whole from what is sound of it; in: a store, out: what was done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from embedsearch.core.errors import DamagedStore
+from embedsearch.core.session import Session
+from embedsearch.indexing.exact_files import refresh_exact
+from embedsearch.searching.tuning import tune
+from embedsearch.store.check import check_store
+from embedsearch.store.current import check_format, read_current
+from embedsearch.store.files import is_own_name
+from embedsearch.store.info import roll_back
+from embedsearch.store.locate import StorePath, locate_store
+from embedsearch.store.lock import WriterLock
+from embedsearch.store.writer import StoreWriter, restore_pointer
+
+
+def repair(
+    store: StorePath = None,
+    *,
+    to: int | None = None,
+    wait_s: float = 0.0,
+    session: Session | None = None,
+) -> list[str]:
+    """Make a store whole from what is sound of it; return what was done, a line each.
+
+    `to` first makes a former generation the newest one, see `roll_back`.
+
+    The FAISS files are built again from the shards; a damaged CURRENT or manifest falls back to
+    the newest whole generation. Shards are the truth: damaged ones raise DamagedStore, since
+    only embedding the images again brings them back.
+    """
+
+    store = locate_store(store)
+    check_format(store)
+    done = [] if to is None else roll_back(store, to, wait_s)
+    lock = WriterLock(store, wait_s)
+    try:
+        generation = restore_pointer(store)
+    finally:
+        lock.release()
+    if generation is not None:
+        live = read_current(store).live
+        done.append(
+            f"CURRENT names generation {generation} again, of {live} images; what later ones "
+            "held is lost: index its folders again"
+        )
+    with StoreWriter(store, wait_s) as writer:
+        _, problems = check_store(store, read_data=True)
+        ours = [p for p in problems if is_own_name(Path(p.file).name) or p.file == "shards"]
+        wrong = [p for p in ours if p.file.startswith("shards")]
+        if wrong:
+            raise DamagedStore(wrong[0].message)
+        broken = {p.file for p in problems if p.file.startswith("ann/")}
+        manifest = writer.manifest
+        assert manifest is not None, "check has read it"
+        sound = tuple(record for record in manifest.exact if record.relative not in broken)
+        exact = refresh_exact(writer, replace(manifest, exact=sound))
+        mended = replace(manifest, exact=exact)
+        lost = {p.file for p in problems if p.file.startswith("meta/")}
+        if manifest.metadata is not None and manifest.metadata.relative in lost:
+            mended = replace(mended, metadata=None)
+            done.append("your own columns are lost: index with your table again to bring them back")
+        if manifest.ann is not None and manifest.ann.relative in broken:
+            mended = replace(mended, ann=None)
+            mended = tune(writer, mended, manifest.search.budget, session or Session())
+        if (mended.exact, mended.ann) != (manifest.exact, manifest.ann):
+            done.append("the FAISS files were built again from the shards")
+        if mended != manifest:
+            writer.commit(mended)
+    return done

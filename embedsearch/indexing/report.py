@@ -1,0 +1,155 @@
+"""What a run did; in: a Job, its Changes and Outcome, out: an IndexReport."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from embedsearch.core.config import IndexConfig
+from embedsearch.core.records import Ignored
+from embedsearch.indexing.bottleneck import StageClock, advice, shares, slowest_stage
+from embedsearch.indexing.changes import Changes
+from embedsearch.indexing.job import Request, verdict_key
+from embedsearch.store.manifest import Manifest
+
+if TYPE_CHECKING:
+    from embedsearch.indexing.embed import Outcome
+
+_STAGES = ("scan", "load", "read", "decode", "embed", "write", "tune")
+
+
+@dataclass(frozen=True)
+class IndexReport:
+    """What one `index` run did: found = added + changed + moved + unchanged + failed."""
+
+    store: str
+    model: str
+    device: str
+    precision: str
+    generation: int
+    images: int  # rows of the store after the run
+    found: int
+    added: int
+    changed: int
+    moved: int
+    unchanged: int
+    failed: int
+    deleted: int
+    ignored: Ignored
+    scan_failures: int  # folders, archives and names in them; known rows below them are kept
+    embedded: int
+    elapsed_s: float
+    # Busy seconds, per worker or lane; `load` is loading or converting the network.
+    stage_s: Mapping[str, float]
+    stage_share: Mapping[str, float]  # of the time, 0 to 1; stages overlap
+    stage_rate: Mapping[str, float]  # images/s that the stage alone would reach
+    slowest_stage: str
+    advice: str  # what would make the slowest stage faster
+    workers: int  # decoding processes at the end
+    committed: bool  # whether there was anything to change
+    metadata: MetadataReport | None = None
+    dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        parts = self.added + self.changed + self.moved + self.unchanged + self.failed
+        if self.found != parts:
+            raise ValueError(f"accounting is off: found {self.found}, accounted for {parts}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class MetadataReport:
+    """What became of a table or of sidecars: rows = matched + unmatched."""
+
+    source: str
+    columns: list[str]
+    rows: int
+    matched: int
+    unmatched: int
+    images: int  # that have metadata now
+    unmatched_names: list[str] = field(default_factory=list)  # the first of them
+    unreadable: int = 0  # sidecars
+    unreadable_names: list[str] = field(default_factory=list)
+
+
+def run_record(request: Request, changes: Changes, outcome: Outcome) -> dict[str, Any]:
+    """Return what the manifest says of a run."""
+    base = None if request.config.rebuild else request.manifest
+    verdicts: dict[str, Any] | None = verdict_key(request.config)
+    if changes.failures_elsewhere and base is not None:
+        verdicts = base.run.get("verdicts")  # failures from elsewhere keep their old limits
+    return {
+        "found": changes.found,
+        **_counts(changes, outcome),
+        "deleted": len(changes.deleted),
+        "limits": _widest_limits(request.config, base),
+        "verdicts": verdicts,
+    }
+
+
+def make_report(
+    request: Request,
+    changes: Changes,
+    outcome: Outcome,
+    clock: StageClock,
+    *,
+    model: str,
+    manifest: Manifest | None,
+    images: int,
+    metadata: MetadataReport | None = None,
+) -> IndexReport:
+    """Return the report of a run after which `manifest` is current and holds `images`."""
+    seconds = {stage: clock.seconds[stage] for stage in _STAGES}
+    elapsed_s = clock.elapsed_s()
+    slowest = slowest_stage(seconds)
+    rates = {
+        stage: (changes.found if stage == "scan" else outcome.handled) / value
+        for stage, value in seconds.items()
+        if value > 0 and stage not in {"load", "tune"}
+    }
+    setup = outcome.setup
+    return IndexReport(
+        store=str(request.store),
+        model=model,
+        device="" if setup is None else setup.device,
+        precision="" if setup is None else setup.precision,
+        generation=0 if manifest is None else manifest.generation,
+        images=images,
+        found=changes.found,
+        **_counts(changes, outcome),
+        deleted=len(changes.deleted),
+        ignored=changes.ignored,
+        scan_failures=changes.scan_failures,
+        embedded=outcome.embedded,
+        elapsed_s=round(elapsed_s, 3),
+        stage_s={stage: round(value, 3) for stage, value in seconds.items()},
+        stage_rate={stage: round(value, 1) for stage, value in rates.items()},
+        stage_share=shares(seconds, elapsed_s),
+        slowest_stage=slowest,
+        advice="" if setup is None else advice(slowest, setup),
+        workers=0 if setup is None else setup.workers,
+        committed=manifest != request.manifest,
+        metadata=metadata,
+        dry_run=request.config.dry_run,
+    )
+
+
+def _counts(changes: Changes, outcome: Outcome) -> dict[str, int]:
+    return {
+        "added": outcome.added,
+        "changed": outcome.changed,
+        "moved": len(changes.moved),
+        "unchanged": changes.unchanged,
+        "failed": changes.known_failed + len(outcome.failures),
+    }
+
+
+def _widest_limits(config: IndexConfig, base: Manifest | None) -> dict[str, Any]:
+    """Return the widest limits under which a row of the store may have been accepted."""
+    own = config.limits.verdict_key()
+    old = {} if base is None else base.run.get("limits", {})
+    return {name: max(value, old.get(name, value)) for name, value in own.items()}
