@@ -348,7 +348,7 @@ def test_an_index_that_cannot_be_built_costs_speed_only(
     with embedsearch.open_store(store) as searcher:
         assert len(searcher.query(unit(0), 7)) == 7
     for nonsense in ("nonsense", "IVF16,SQ8,RFlat", "IDMap2,Flat", "PQ7", "IVF0,Flat", "NSG32", ""):
-        with pytest.raises(UsageError, match="^ann "):
+        with pytest.raises(UsageError, match=r"^ann "):
             index(store, folder, ann=nonsense)
     assert read_current(store) == manifest
 

@@ -50,7 +50,7 @@ def test_bench_of_nothing_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(NothingIndexed, match="can be read"):
         embedsearch.bench(tmp_path, model="packaged")
-    with pytest.raises(UsageError, match="^images must"):
+    with pytest.raises(UsageError, match=r"^images must"):
         embedsearch.bench(tmp_path, images=0)
 
 

@@ -265,7 +265,7 @@ def test_wrong_files_change_nothing(tmp_path: Path) -> None:
             import_vectors(source, model="m", paths=paths, root=tmp_path, store=store)
         assert read_current(store) == before
 
-    refused("needs --paths", paths=None)
+    refused("needs paths=", paths=None)
     refused("no such file", source=tmp_path / "none.npy")
     for wrong, words in (
         (["a", "b"], "fewer"),

@@ -16,7 +16,7 @@ from embedsearch.core.errors import MissingLibrary
 from embedsearch.core.records import ImageRef
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
-from embedsearch.indexing.bottleneck import Setup, advice, shares, slowest_stage, words
+from embedsearch.indexing.bottleneck import Setup, advice, shares, slowest_stage, summary
 from embedsearch.indexing.pipeline import Pipeline
 from embedsearch.network.feed import CPU_AHEAD
 from tests.conftest import paint
@@ -191,17 +191,17 @@ def test_the_slowest_stage_and_what_helps() -> None:
     gpu = Setup("cuda", "bf16", workers=64, input_side=224)
     busy = {"read": 1.0, "decode": 71.0, "embed": 22.0, "write": 0.2}
     assert slowest_stage(busy) == "decode"
-    assert words(busy, 100.0, gpu).startswith("decode 71 % · embed 22 % · read 1 % → more proc")
+    assert summary(busy, 100.0, gpu).startswith("decode 71 % · embed 22 % · read 1 % → more proc")
     assert slowest_stage({"read": 40.0, "decode": 35.0, "embed": 60.0}) == "read"
     assert slowest_stage({"read": 0.0, "decode": 0.0}) == ""
-    assert advice("embed", cpu).startswith("--precision int8")
+    assert advice("embed", cpu).startswith("precision=int8")
     assert "GPU" in advice("embed", Setup("cpu", "int8", 1, 224))
     assert advice("embed", Setup("cuda", "fp32", 8, 224)) == "precision=auto"
     assert shares({"embed": 2.0, "load": 30.0}, 10.0) == {"embed": 0.2, "load": 1.0}
 
 
 def test_workers_asked_for_are_kept_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedsearch.core.system.available_processors", lambda: 8)
+    monkeypatch.setattr("embedsearch.core.config.available_processors", lambda: 8)
     assert IndexConfig().worker_range(on_gpu=False) == (1, 8)
     assert IndexConfig().worker_range(on_gpu=True) == (8, 8)
     assert IndexConfig(workers=3).worker_range(on_gpu=True) == (3, 3)

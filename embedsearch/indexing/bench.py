@@ -12,15 +12,16 @@ import statistics
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.config import BENCH_IMAGES, IndexConfig
 from embedsearch.core.errors import NothingIndexed, UsageError
+from embedsearch.core.options import IndexOptions, configured
 from embedsearch.core.records import BenchReport, ImageRef
 from embedsearch.core.session import Session
 from embedsearch.images.decode.pool import DecodePool
@@ -42,7 +43,7 @@ def bench(
     images: int = BENCH_IMAGES,
     config: IndexConfig | None = None,
     session: Session | None = None,
-    **options: Any,
+    **options: Unpack[IndexOptions],
 ) -> BenchReport:
     """Measure how fast a sample of a folder's photos is read, decoded and embedded.
 
@@ -51,7 +52,7 @@ def bench(
     `options` are fields of IndexConfig. Raises UsageError, NothingIndexed and what `index`
     raises for its model and device.
     """
-    config, session = replace(config or IndexConfig(), **options), session or Session()
+    config, session = configured(config or IndexConfig(), options), session or Session()
     if images < 1:
         raise UsageError("images must be at least 1", "images")
     root = Path(real_folder(os.fspath(folder)))

@@ -7,12 +7,12 @@ Whatever ends the run, the store stands at its last commit.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from embedsearch.core.config import IndexConfig
 from embedsearch.core.errors import Interrupted, NothingIndexed
+from embedsearch.core.options import IndexOptions, configured
 from embedsearch.core.session import Session
 from embedsearch.indexing.bottleneck import StageClock
 from embedsearch.indexing.changes import Changes
@@ -34,7 +34,7 @@ def index(
     session: Session | None = None,
     on_progress: OnProgress | None = None,
     extractor_factory: ExtractorFactory = load_stream_extractor,
-    **options: Any,
+    **options: Unpack[IndexOptions],
 ) -> IndexReport:
     """Bring a store into step with folders of images: embed what is new or changed.
 
@@ -42,7 +42,7 @@ def index(
     IndexConfig: `index("photos", store="photos.es", model="resnet50")`. Raises EmbedSearchError;
     the store then stands at its last committed generation.
     """
-    config = replace(config or IndexConfig(), **options)
+    config = configured(config or IndexConfig(), options)
     clock = StageClock()
     with Sources(config.limits.max_bytes) as sources:
         request = prepare(folders, store, config, session or Session(), sources)

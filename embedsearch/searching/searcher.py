@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ from embedsearch.core.errors import (
     UsageError,
     WeightsUnavailable,
 )
+from embedsearch.core.options import SearchOptions, configured
 from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.core.session import Session
 from embedsearch.core.system import available_processors
@@ -229,7 +230,7 @@ class Searcher:
         *,
         like: Sequence[Any] = (),
         unlike: Sequence[Any] = (),
-        **options: Any,
+        **options: Unpack[SearchOptions],
     ) -> list[Hit]:
         """Return the min(k, matching images) nearest images, best first.
 
@@ -244,7 +245,7 @@ class Searcher:
         return self.query_batch([image], k, **options)[0]
 
     async def aquery(
-        self, image: Query | None = None, k: int = DEFAULT_K, **options: Any
+        self, image: Query | None = None, k: int = DEFAULT_K, **options: Unpack[SearchOptions]
     ) -> list[Hit]:
         """Return what `query` returns, from a thread, while the event loop goes on."""
         import asyncio  # a fiftieth of a second of a query that does without
@@ -252,7 +253,7 @@ class Searcher:
         return await asyncio.to_thread(self.query, image, k, **options)
 
     def query_batch(
-        self, images: Iterable[Query], k: int = DEFAULT_K, **options: Any
+        self, images: Iterable[Query], k: int = DEFAULT_K, **options: Unpack[SearchOptions]
     ) -> list[list[Hit]]:
         """Return the hits of each query, in order; `options` are fields of SearchConfig.
 
@@ -271,12 +272,12 @@ class Searcher:
         k: int = DEFAULT_K,
         *,
         config: SearchConfig | None = None,
-        **options: Any,
+        **options: Unpack[SearchOptions],
     ) -> Iterator[Answer]:
         """Yield an Answer a query, in order; one that cannot be read does not stop the others."""
         if isinstance(images, str | bytes):
             raise UsageError("several queries are a list; for one image there is query()")
-        config = config or _search_config(k, options)
+        config = configured(config or SearchConfig(k=k), options)
         with self._using() as opened:
             generation = opened.generation
             for chunk in _chunks(images):
@@ -442,10 +443,3 @@ def _chunks(queries: Iterable[Query]) -> Iterator[list[Query]]:
             chunk, images = [], 0
     if chunk:
         yield chunk
-
-
-def _search_config(k: int, options: dict[str, Any]) -> SearchConfig:
-    try:
-        return replace(SearchConfig(k=k), **options)
-    except TypeError as error:  # an option that there is not
-        raise UsageError(str(error)) from error

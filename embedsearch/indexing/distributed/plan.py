@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from embedsearch.core.config import IndexConfig
 from embedsearch.core.errors import UsageError
+from embedsearch.core.options import IndexOptions, configured
 from embedsearch.core.records import ImageRef, Kind, Root
 from embedsearch.core.session import Session
 from embedsearch.indexing.changes import Changes
@@ -36,7 +36,7 @@ def plan(
     shares: int,
     config: IndexConfig | None = None,
     session: Session | None = None,
-    **options: Any,
+    **options: Unpack[IndexOptions],
 ) -> UnitPlan | None:
     """Cut what `index` would embed into units for `shares` processes or more; see `run_units`.
 
@@ -44,7 +44,7 @@ def plan(
     plan, which is open until `commit`, or None where nothing is to be embedded. Raises what
     `index` raises, and StoreLocked while another plan is open.
     """
-    config = replace(config or IndexConfig(), **options)
+    config = configured(config or IndexConfig(), options)
     if shares < 1:
         raise UsageError("shares must be at least 1")
     check_shareable(config)

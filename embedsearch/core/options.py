@@ -1,0 +1,116 @@
+"""The keyword options of public functions, one TypedDict a config, so that editors complete them.
+
+Names and types are those of the dataclasses in config.py, which document and check them; a test
+compares both. `configured` makes a config of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+
+from embedsearch.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from embedsearch.core.config import (
+        DecodeLimits,
+        DuplicateConfig,
+        IndexConfig,
+        SearchConfig,
+        TrainConfig,
+    )
+
+    Config = TypeVar("Config", IndexConfig, SearchConfig, TrainConfig, DuplicateConfig)
+
+
+class IndexOptions(TypedDict, total=False):
+    """Fields of IndexConfig, and those of its DecodeLimits that a user sets."""
+
+    model: str
+    input_side: int | None
+    flip: bool
+    device: str
+    precision: str
+    workers: int | None
+    recall: float | None
+    latency_s: float | None
+    memory_bytes: int | None
+    ann: str | None
+    limits: DecodeLimits
+    max_pixels: int
+    max_bytes: int
+    allow_truncated: bool
+    checkpoint_s: float
+    checkpoint_images: int
+    metadata: str | None
+    sidecars: bool
+    files: str | None
+    wait_s: float
+    rebuild: bool
+    allow_empty: bool
+    dry_run: bool
+
+
+class SearchOptions(TypedDict, total=False):
+    """Fields of SearchConfig, but for `k`."""
+
+    offset: int
+    where: str | None
+    min_score: float | None
+    collapse: float | None
+    diverse: float | None
+    expand: int
+
+
+class TrainOptions(TypedDict, total=False):
+    """Fields of TrainConfig."""
+
+    model: str
+    from_scratch: bool
+    input_side: int | None
+    epochs: int
+    batch: int
+    lr: float
+    loss: str
+    margin: float
+    label_smoothing: float
+    frozen: str | None
+    holdout: float
+    seed: int
+    device: str
+    precision: str
+    checkpoint_s: float
+
+
+class DuplicateOptions(TypedDict, total=False):
+    """Fields of DuplicateConfig."""
+
+    threshold: float
+    similar: float | None
+    flips: bool
+    rotations: bool
+    crops: bool
+    where: str | None
+    keep: tuple[str, ...]
+
+
+def configured(config: Config, options: Mapping[str, Any]) -> Config:
+    """Return a config with options in place of its fields; those of its limits are set there.
+
+    Raises UsageError for an option that does not exist, naming the nearest one.
+    """
+    own = {field.name for field in fields(config)}
+    limits = getattr(config, "limits", None)
+    inner = set() if limits is None else {field.name for field in fields(limits)}
+    for name in options:
+        if name not in own | inner:
+            near = get_close_matches(name, own | inner, 1)
+            hint = f": did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(own))}"
+            raise UsageError(f"there is no option {name}{hint}")
+    values = {name: value for name, value in options.items() if name in own}
+    nested = {name: value for name, value in options.items() if name not in own}
+    if limits is not None and nested:
+        values["limits"] = replace(values.get("limits", limits), **nested)
+    return replace(config, **values)
