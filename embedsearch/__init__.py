@@ -2,135 +2,153 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from embedsearch._version import __version__
+from embedsearch._version import __version__ as __version__
 
-_HOMES = {
-    "bench": "embedsearch.indexing.bench",
-    "index": "embedsearch.indexing.sync",
-    "watch": "embedsearch.indexing.watch",
-    "plan": "embedsearch.indexing.distributed.plan",
-    "run_units": "embedsearch.indexing.distributed.run",
-    "commit": "embedsearch.indexing.distributed.run",
-    "duplicates": "embedsearch.curation.duplicates",
-    "clusters": "embedsearch.curation.clusters",
-    "outliers": "embedsearch.curation.clusters",
-    "picture_map": "embedsearch.curation.plane",
-    "open_store": "embedsearch.searching.searcher",
-    "pull": "embedsearch.exchange.pull",
-    "Searcher": "embedsearch.searching.searcher",
-    "Crop": "embedsearch.searching.queries",
-    "Key": "embedsearch.searching.queries",
-    "Mix": "embedsearch.searching.queries",
-    "evaluate": "embedsearch.learning.evaluate",
-    "train": "embedsearch.learning.train",
-    "DuplicateConfig": "embedsearch.core.config",
-    "IndexConfig": "embedsearch.core.config",
-    "SearchConfig": "embedsearch.core.config",
-    "TrainConfig": "embedsearch.core.config",
-    "DecodeLimits": "embedsearch.core.config",
-    "ImageEmbedder": "embedsearch.searching.embedder",
-    "Hit": "embedsearch.core.records",
-    "ImageRecord": "embedsearch.core.records",
-    "IndexReport": "embedsearch.core.records",
-    "UnitsReport": "embedsearch.core.records",
-    "CommitReport": "embedsearch.core.records",
-    "BenchReport": "embedsearch.core.records",
-    "PullReport": "embedsearch.core.records",
-    "Evaluation": "embedsearch.core.records",
-    "TrainReport": "embedsearch.core.records",
-    "Failure": "embedsearch.core.records",
-    "ModelSpec": "embedsearch.core.records",
-    "EmbedSearchError": "embedsearch.core.errors",
-    "ImageNotFound": "embedsearch.core.errors",
-}
-
-__all__ = [
-    "BenchReport",
-    "CommitReport",
-    "Crop",
-    "DecodeLimits",
-    "DuplicateConfig",
-    "EmbedSearchError",
-    "Evaluation",
-    "Failure",
-    "Hit",
-    "ImageEmbedder",
-    "ImageNotFound",
-    "ImageRecord",
-    "IndexConfig",
-    "IndexReport",
-    "Key",
-    "Mix",
-    "ModelSpec",
-    "PullReport",
-    "SearchConfig",
-    "Searcher",
-    "TrainConfig",
-    "TrainReport",
-    "UnitsReport",
-    "__version__",
-    "bench",
-    "clusters",
-    "commit",
-    "duplicates",
-    "evaluate",
-    "index",
-    "open_store",
-    "outliers",
-    "picture_map",
-    "plan",
-    "pull",
-    "run_units",
-    "train",
-    "watch",
-]
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the public names, each written here and nowhere else
     from embedsearch.core.config import (
-        DecodeLimits,
-        DuplicateConfig,
-        IndexConfig,
-        SearchConfig,
-        TrainConfig,
+        DecodeLimits as DecodeLimits,
+        DuplicateConfig as DuplicateConfig,
+        IndexConfig as IndexConfig,
+        SearchBudget as SearchBudget,
+        SearchConfig as SearchConfig,
+        TrainConfig as TrainConfig,
     )
-    from embedsearch.core.errors import EmbedSearchError, ImageNotFound
+    from embedsearch.core.errors import (
+        DamagedStore as DamagedStore,
+        EmbedSearchError as EmbedSearchError,
+        ImageNotFound as ImageNotFound,
+        IncompatibleStore as IncompatibleStore,
+        Interrupted as Interrupted,
+        MissingLibrary as MissingLibrary,
+        NothingIndexed as NothingIndexed,
+        PlanOpen as PlanOpen,
+        StorageError as StorageError,
+        StoreLocked as StoreLocked,
+        StoreNotFound as StoreNotFound,
+        TrainingFailed as TrainingFailed,
+        UnitsMissing as UnitsMissing,
+        UnreadableImage as UnreadableImage,
+        UsageError as UsageError,
+        WeightsUnavailable as WeightsUnavailable,
+    )
+    from embedsearch.core.options import (
+        IndexOptions as IndexOptions,
+        SearchOptions as SearchOptions,
+        TrainOptions as TrainOptions,
+    )
     from embedsearch.core.records import (
-        BenchReport,
-        CommitReport,
-        Evaluation,
-        Failure,
-        Hit,
-        ImageRecord,
-        ModelSpec,
-        PullReport,
-        TrainReport,
-        UnitsReport,
+        Box as Box,
+        Epoch as Epoch,
+        Estimate as Estimate,
+        Evaluation as Evaluation,
+        Failure as Failure,
+        Hit as Hit,
+        Ignored as Ignored,
+        ImageRecord as ImageRecord,
+        MapPoint as MapPoint,
+        ModelSpec as ModelSpec,
+        Progress as Progress,
+        Quality as Quality,
+        Reason as Reason,
+        Stage as Stage,
+        StagePlan as StagePlan,
+        TrainReport as TrainReport,
+        WorstQuery as WorstQuery,
     )
-    from embedsearch.curation.clusters import clusters, outliers
-    from embedsearch.curation.duplicates import duplicates
-    from embedsearch.curation.plane import picture_map
-    from embedsearch.exchange.pull import pull
-    from embedsearch.indexing.bench import bench
-    from embedsearch.indexing.distributed.plan import plan
-    from embedsearch.indexing.distributed.run import commit, run_units
-    from embedsearch.indexing.report import IndexReport
-    from embedsearch.indexing.sync import index
-    from embedsearch.indexing.watch import watch
-    from embedsearch.learning.evaluate import evaluate
-    from embedsearch.learning.train import train
-    from embedsearch.searching.embedder import ImageEmbedder
-    from embedsearch.searching.queries import Crop, Key, Mix
-    from embedsearch.searching.searcher import Searcher, open_store
+    from embedsearch.core.session import Session as Session
+    from embedsearch.curation.clusters import (
+        Cluster as Cluster,
+        Outlier as Outlier,
+        clusters as clusters,
+        outliers as outliers,
+    )
+    from embedsearch.curation.collection import Picture as Picture
+    from embedsearch.curation.duplicates import (
+        Copy as Copy,
+        DuplicateGroup as DuplicateGroup,
+        DuplicateReport as DuplicateReport,
+        duplicates as duplicates,
+    )
+    from embedsearch.curation.plane import PictureMap as PictureMap, picture_map as picture_map
+    from embedsearch.exchange.export import ExportReport as ExportReport, export as export
+    from embedsearch.exchange.import_vectors import (
+        ImportReport as ImportReport,
+        import_vectors as import_vectors,
+    )
+    from embedsearch.exchange.pull import PullReport as PullReport, pull as pull
+    from embedsearch.exchange.upload import UploadReport as UploadReport, upload as upload
+    from embedsearch.indexing.bench import BenchReport as BenchReport, bench as bench
+    from embedsearch.indexing.distributed.plan import plan as plan
+    from embedsearch.indexing.distributed.run import (
+        CommitReport as CommitReport,
+        UnitsReport as UnitsReport,
+        commit as commit,
+        discard_plan as discard_plan,
+        run_units as run_units,
+    )
+    from embedsearch.indexing.repair import repair as repair
+    from embedsearch.indexing.report import (
+        IndexReport as IndexReport,
+        MetadataReport as MetadataReport,
+    )
+    from embedsearch.indexing.sync import index as index
+    from embedsearch.indexing.watch import watch as watch
+    from embedsearch.learning.evaluate import evaluate as evaluate
+    from embedsearch.learning.train import train as train
+    from embedsearch.network.weights import ModelInfo as ModelInfo, models as models
+    from embedsearch.searching.embedder import ImageEmbedder as ImageEmbedder
+    from embedsearch.searching.queries import Crop as Crop, Key as Key, Mix as Mix
+    from embedsearch.searching.searcher import (
+        Answer as Answer,
+        ImageList as ImageList,
+        Searcher as Searcher,
+        open_store as open_store,
+    )
+    from embedsearch.store.check import (
+        CheckReport as CheckReport,
+        Problem as Problem,
+        check as check,
+    )
+    from embedsearch.store.info import (
+        GenerationInfo as GenerationInfo,
+        StoreFailure as StoreFailure,
+        StoreInfo as StoreInfo,
+        failures as failures,
+        generations as generations,
+        info as info,
+    )
+    from embedsearch.store.manifest import Manifest as Manifest
+    from embedsearch.store.units import UnitPlan as UnitPlan
+
+
+@cache
+def _homes() -> dict[str, str]:
+    """Return the module of each public name, read from the imports above, which never run."""
+    import dis
+
+    loader: Any = __spec__ and __spec__.loader
+    homes, module = {}, ""
+    for instruction in dis.get_instructions(loader.get_code(__name__)):
+        if instruction.opname == "IMPORT_NAME":
+            module = instruction.argval
+        elif instruction.opname == "IMPORT_FROM" and module.startswith("embedsearch."):
+            homes[instruction.argval] = module
+    return homes
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name == "__all__":
+        return sorted(_homes())
+    if name.startswith("_") or name not in _homes():
         raise AttributeError(f"module 'embedsearch' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_homes()[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted(_homes())

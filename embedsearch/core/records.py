@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import date, datetime, time
 from enum import StrEnum
 from typing import Any, ClassVar
@@ -20,6 +20,15 @@ import numpy.typing as npt
 from embedsearch.core.paths import is_url
 
 UNIT_NORM_TOLERANCE = 1e-4
+
+
+class JsonRecord:
+    """A dataclass whose fields can be written as JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        values: dict[str, Any] = _json_ready(vars(self))
+        return values
 
 
 class Stage(StrEnum):
@@ -243,7 +252,7 @@ class StoredImage:
 
 
 @dataclass(frozen=True)
-class ImageRecord:
+class ImageRecord(JsonRecord):
     """An image of the store. Its `row` stays the same until the file changes.
 
     Width and height are those of the upright picture; all that is not known is 0, "" or None.
@@ -263,11 +272,6 @@ class ImageRecord:
     sharpness: float | None  # variance of the Laplacian of the luma at 128 × 128
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        values: dict[str, Any] = _json_ready(vars(self))
-        return values
-
 
 @dataclass(frozen=True)
 class Neighbors:
@@ -281,7 +285,7 @@ class Neighbors:
 
 
 @dataclass(frozen=True)
-class Hit:
+class Hit(JsonRecord):
     """One neighbor. `rank` counts from 1; `score` is the cosine in [-1, 1], higher is nearer.
 
     `row` is the image's number in the store, the same until the file changes. `percentile` says
@@ -298,11 +302,6 @@ class Hit:
     width: int
     height: int
     metadata: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        values: dict[str, Any] = _json_ready(vars(self))
-        return values
 
 
 @dataclass(frozen=True)
@@ -423,86 +422,6 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class UnitsReport:
-    """What one process did of a plan; without anything to embed there is none, and no unit."""
-
-    store: str
-    units: int  # of the plan
-    missing: int  # of these, how many nobody has done yet
-    ran: int
-    images: int  # embedded by this process
-    failed: int
-    device: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class CommitReport:
-    """What the units of a plan have made of a store."""
-
-    store: str
-    generation: int
-    images: int  # rows of the store
-    units: int
-    added: int
-    changed: int
-    failed: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class PullReport:
-    """What one `pull` did."""
-
-    url: str
-    store: str
-    generation: int
-    former: int  # generation that the folder held before, 0 for none
-    images: int
-    files: int  # that were fetched, besides the manifest and CURRENT
-    fetched_bytes: int
-    bytes: int  # of the whole generation
-    removed: int  # files that no generation needs any more
-    elapsed_s: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class BenchReport:
-    """How fast a machine indexes a sample of a folder's photos."""
-
-    folder: str
-    found: int
-    images: int  # of the sample
-    passes: int  # how often the sample was gone through
-    failed: int
-    megapixels: float  # the median of the sample
-    model: str
-    device: str
-    precision: str
-    workers: int  # decoding processes when all stages ran
-    load_s: float  # until the network was ready
-    rates: Mapping[str, float]  # images/s of each stage alone
-    images_per_s: float  # of all stages together, without the network's load
-    stage_share: Mapping[str, float]  # of that time; stages overlap
-    slowest_stage: str
-    advice: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
 class Estimate:
     """A mean over queries with its 95 % confidence interval, by bootstrap over queries."""
 
@@ -521,7 +440,7 @@ class WorstQuery:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(JsonRecord):
     """The measures of one model on one set of pictures."""
 
     model: str
@@ -535,10 +454,6 @@ class Evaluation:
     served_recall: float  # of the 10 nearest by exact search, the share that `query` returns
     worst: list[WorstQuery]
     expand: int = 0  # neighbors that each query was expanded by
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -580,7 +495,7 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class TrainReport:
+class TrainReport(JsonRecord):
     """What one `train` run did.
 
     `before` and `after` are of the pictures held out. They chose `best_epoch`, which flatters.
@@ -600,10 +515,6 @@ class TrainReport:
     warnings: list[str]
     elapsed_s: float  # of this process; a resumed run had others
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        return asdict(self)
-
 
 def _json_ready(value: Any) -> Any:
     """Return what JSON can hold: times in ISO 8601, null for what is no number."""
@@ -615,4 +526,6 @@ def _json_ready(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int | str):
         return value
+    if is_dataclass(value):
+        return {item.name: _json_ready(getattr(value, item.name)) for item in fields(value)}
     return value.isoformat() if isinstance(value, date | time) else str(value)

@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,7 @@ from embedsearch.core.records import (
     Failure,
     ImageFacts,
     ImageRef,
+    JsonRecord,
     ModelSpec,
     Reason,
     Root,
@@ -49,7 +49,7 @@ _NO_DIGEST = bytes(32)
 
 
 @dataclass(frozen=True)
-class ImportReport:
+class ImportReport(JsonRecord):
     """What `import` did: rows = added + replaced + failed + repeated."""
 
     store: str
@@ -61,10 +61,6 @@ class ImportReport:
     replaced: int
     failed: int  # no finite vector that could be scaled to length 1
     repeated: int  # a path again: the first one counts
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        return dict(vars(self))
 
 
 def import_vectors(

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import is_url
-from embedsearch.core.records import Progress, PullReport
+from embedsearch.core.records import JsonRecord, Progress
 from embedsearch.core.remote import normal_url
 from embedsearch.core.session import Session
 from embedsearch.store.current import current_pointer, pointed_at, read_current
@@ -21,6 +22,22 @@ from embedsearch.store.fetch import Plan, Upstream, Watch, take
 from embedsearch.store.files import FileRecord, pulled_from
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.writer import check_creatable, create_store
+
+
+@dataclass(frozen=True)
+class PullReport(JsonRecord):
+    """What one `pull` did."""
+
+    url: str
+    store: str
+    generation: int
+    former: int  # generation that the folder held before, 0 for none
+    images: int
+    files: int  # that were fetched, besides the manifest and CURRENT
+    fetched_bytes: int
+    bytes: int  # of the whole generation
+    removed: int  # files that no generation needs any more
+    elapsed_s: float
 
 
 def pull(

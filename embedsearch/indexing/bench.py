@@ -22,7 +22,7 @@ import numpy.typing as npt
 from embedsearch.core.config import BENCH_IMAGES, IndexConfig
 from embedsearch.core.errors import NothingIndexed, UsageError
 from embedsearch.core.options import IndexOptions, configured
-from embedsearch.core.records import BenchReport, ImageRef
+from embedsearch.core.records import ImageRef, JsonRecord
 from embedsearch.core.session import Session
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
@@ -35,6 +35,28 @@ from embedsearch.network.runtime import PixelExtractor, load_stream_extractor
 from embedsearch.network.weights import resolve
 
 NETWORK_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class BenchReport(JsonRecord):
+    """How fast a machine indexes a sample of a folder's photos."""
+
+    folder: str
+    found: int
+    images: int  # of the sample
+    passes: int  # how often the sample was gone through
+    failed: int
+    megapixels: float  # the median of the sample
+    model: str
+    device: str
+    precision: str
+    workers: int  # decoding processes when all stages ran
+    load_s: float  # until the network was ready
+    rates: Mapping[str, float]  # images/s of each stage alone
+    images_per_s: float  # of all stages together, without the network's load
+    stage_share: Mapping[str, float]  # of that time; stages overlap
+    slowest_stage: str
+    advice: str
 
 
 def bench(

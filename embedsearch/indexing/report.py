@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from embedsearch.core.config import IndexConfig
-from embedsearch.core.records import Ignored
+from embedsearch.core.records import Ignored, JsonRecord
 from embedsearch.indexing.bottleneck import StageClock, advice, shares, slowest_stage
 from embedsearch.indexing.changes import Changes
 from embedsearch.indexing.job import Request, verdict_key
@@ -20,7 +20,7 @@ _STAGES = ("scan", "load", "read", "decode", "embed", "write", "tune")
 
 
 @dataclass(frozen=True)
-class IndexReport:
+class IndexReport(JsonRecord):
     """What one `index` run did: found = added + changed + moved + unchanged + failed."""
 
     store: str
@@ -55,10 +55,6 @@ class IndexReport:
         parts = self.added + self.changed + self.moved + self.unchanged + self.failed
         if self.found != parts:
             raise ValueError(f"accounting is off: found {self.found}, accounted for {parts}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import Any
 
 from embedsearch.core.atomic import write_atomically
 from embedsearch.core.errors import UsageError, WeightsUnavailable
-from embedsearch.core.records import ModelSpec
+from embedsearch.core.records import JsonRecord, ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.core.system import cache_folder, child_environment, python_command
 from embedsearch.network.catalog import AUTO, AUTO_MODEL, CATALOG, PACKAGED, CatalogEntry, file_spec
@@ -308,7 +308,7 @@ def _suggestion(model: str) -> str:
 
 
 @dataclass(frozen=True)
-class ModelInfo:
+class ModelInfo(JsonRecord):
     """A model of the catalogue, and whether its weights are on this machine."""
 
     name: str
@@ -321,10 +321,6 @@ class ModelInfo:
     quality: str
     licence: str
     source: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        return dict(vars(self))
 
 
 def models() -> list[ModelInfo]:

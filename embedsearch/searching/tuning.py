@@ -11,8 +11,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotReady
+from concurrent.futures import ThreadPoolExecutor, TimeoutError as NotReady
 from dataclasses import dataclass, replace
 from typing import TypeVar
 

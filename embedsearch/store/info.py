@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from embedsearch.core.errors import DamagedStore, UsageError
-from embedsearch.core.records import Failure
+from embedsearch.core.records import Failure, JsonRecord
 from embedsearch.core.session import Session
 from embedsearch.core.system import store_cache_folder
 from embedsearch.store.current import check_format, read_current, read_generation
@@ -115,7 +115,7 @@ def _measured(manifest: Manifest) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class GenerationInfo:
+class GenerationInfo(JsonRecord):
     """A generation that `repair` can go back to."""
 
     generation: int
@@ -124,10 +124,6 @@ class GenerationInfo:
     bytes: int
     is_current: bool
     is_here: bool  # all its files, with the length that they should have
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        return asdict(self)
 
 
 def generations(store: StorePath = None, *, session: Session | None = None) -> list[GenerationInfo]:
@@ -165,8 +161,7 @@ def roll_back(store: Path, generation: int, wait_s: float = 0.0) -> list[str]:
     UsageError where there is no such generation, DamagedStore where its rows are not whole.
     """
     from embedsearch.store.check import problems_of
-    from embedsearch.store.writer import StoreWriter
-    from embedsearch.store.writer import generations as on_disk
+    from embedsearch.store.writer import StoreWriter, generations as on_disk
 
     check_format(store)
     with StoreWriter(store, wait_s) as writer:

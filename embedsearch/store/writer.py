@@ -35,11 +35,11 @@ from embedsearch.store.files import (
     FileRecord,
     is_own_name,
     listed,
+    replace as replace_file,
     storage_error,
     sync_folder,
     write_new,
 )
-from embedsearch.store.files import replace as replace_file
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.manifest import MAX_BYTES, ExactRecord, Manifest, Segment, ShardRecord
 from embedsearch.store.snapshot import Snapshot

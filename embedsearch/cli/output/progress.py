@@ -43,8 +43,7 @@ class ProgressDisplay:
     def _draw(self, progress: Progress) -> None:
         if self._bar is None:
             from rich.console import Console
-            from rich.progress import BarColumn, TextColumn
-            from rich.progress import Progress as Bar
+            from rich.progress import BarColumn, Progress as Bar, TextColumn
 
             columns = (
                 BarColumn(bar_width=20),

@@ -137,8 +137,7 @@ def _graphics() -> Any:
             return None
         if os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():  # asking would stop us
             return None
-        from textual_image.renderable import Image as Chosen
-        from textual_image.renderable import SixelImage, TGPImage
+        from textual_image.renderable import Image as Chosen, SixelImage, TGPImage
     except (ImportError, OSError):
         return None
     return Chosen if Chosen in (SixelImage, TGPImage) else None

@@ -16,19 +16,18 @@ from typing import Any
 from embedsearch.cli.wording import SETUP_FIELDS, with_options
 from embedsearch.core.paths import file_url, printable
 from embedsearch.core.records import (
-    BenchReport,
-    CommitReport,
     Epoch,
     Evaluation,
     Failure,
     Hit,
     ModelSpec,
-    PullReport,
     StagePlan,
     TrainReport,
-    UnitsReport,
 )
+from embedsearch.exchange.pull import PullReport
 from embedsearch.images.sources.sidecars import SIDECARS
+from embedsearch.indexing.bench import BenchReport
+from embedsearch.indexing.distributed.run import CommitReport, UnitsReport
 from embedsearch.indexing.report import IndexReport, MetadataReport
 
 HIT_COLUMNS = [

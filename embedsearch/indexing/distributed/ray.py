@@ -23,11 +23,11 @@ from typing import IO, Any
 from embedsearch.core.config import IndexConfig
 from embedsearch.core.errors import Interrupted, MissingLibrary, StorageError
 from embedsearch.core.install import pip_install
-from embedsearch.core.records import CommitReport, Progress
+from embedsearch.core.records import Progress
 from embedsearch.core.session import Session
 from embedsearch.core.system import child_environment, python_command
 from embedsearch.indexing.distributed.parts import chunks_left, pack
-from embedsearch.indexing.distributed.run import check_same, commit, open_or_make_plan
+from embedsearch.indexing.distributed.run import CommitReport, check_same, commit, open_or_make_plan
 
 START_S = 60.0  # until Ray answers
 STALL_S = 240.0  # without a chunk done, after which a job is given up

@@ -26,14 +26,7 @@ from embedsearch.core.errors import (
     UnitsMissing,
     UsageError,
 )
-from embedsearch.core.records import (
-    CommitReport,
-    EmbeddingBatch,
-    Failure,
-    ImageRef,
-    Progress,
-    UnitsReport,
-)
+from embedsearch.core.records import EmbeddingBatch, Failure, ImageRef, JsonRecord, Progress
 from embedsearch.core.session import Session
 from embedsearch.images.decode.process import DecodeJob
 from embedsearch.indexing.distributed.plan import check_shareable, plan
@@ -67,6 +60,32 @@ from embedsearch.store.writer import StoreWriter
 
 PLAN_WAIT_S = 3600.0  # for the process that makes the plan: all of them begin at once
 _SHOWN = 20  # missing units that a message names
+
+
+@dataclass(frozen=True)
+class UnitsReport(JsonRecord):
+    """What one process did of a plan; without anything to embed there is none, and no unit."""
+
+    store: str
+    units: int  # of the plan
+    missing: int  # of these, how many nobody has done yet
+    ran: int
+    images: int  # embedded by this process
+    failed: int
+    device: str
+
+
+@dataclass(frozen=True)
+class CommitReport(JsonRecord):
+    """What the units of a plan have made of a store."""
+
+    store: str
+    generation: int
+    images: int  # rows of the store
+    units: int
+    added: int
+    changed: int
+    failed: int
 
 
 def index_share(
