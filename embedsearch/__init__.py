@@ -139,15 +139,17 @@ def _homes() -> dict[str, str]:
     return homes
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__all__":
-        return sorted(_homes())
-    if name.startswith("_") or name not in _homes():
-        raise AttributeError(f"module 'embedsearch' has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # else a misspelled name would be Any
 
-    value = globals()[name] = getattr(import_module(_homes()[name]), name)
-    return value
+    def __getattr__(name: str) -> Any:
+        if name == "__all__":
+            return sorted(_homes())
+        if name.startswith("_") or name not in _homes():
+            raise AttributeError(f"module 'embedsearch' has no attribute {name!r}")
+        from importlib import import_module
+
+        value = globals()[name] = getattr(import_module(_homes()[name]), name)
+        return value
 
 
 def __dir__() -> list[str]:

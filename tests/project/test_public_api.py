@@ -87,12 +87,14 @@ PAIRS = [
 ]
 
 
-@pytest.mark.parametrize(("record", "typed_dict", "more"), PAIRS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("record", "typed_dict", "more"), PAIRS, ids=[pair[1].__name__ for pair in PAIRS]
+)
 def test_options_are_the_fields_of_their_config(
     record: type, typed_dict: type, more: set[str]
 ) -> None:
     own = get_type_hints(record)
-    hints = get_type_hints(typed_dict, vars(config))
+    hints = get_type_hints(typed_dict, localns=vars(config))
     assert set(hints) - more == {field.name for field in fields(record)} - {"k"}
     assert {name: own[name] for name in hints.keys() - more} == {
         name: hints[name] for name in hints.keys() - more
