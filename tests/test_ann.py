@@ -147,7 +147,7 @@ def test_filtered_recall(stores: dict[str, Path], kind: str, share: float) -> No
 def near_row(searcher: embedsearch.Searcher, seed: int) -> npt.NDArray[np.float32]:
     """Return a unit vector near some row."""
     rng = np.random.default_rng(seed)
-    row = searcher._opened.generation._rows.vectors(np.array([rng.integers(len(searcher))]))[
+    row = searcher._generations.current._rows.vectors(np.array([rng.integers(len(searcher))]))[
         0
     ].astype(np.float32)
     noisy = row + 0.02 * rng.standard_normal(DIM).astype(np.float32)
@@ -439,7 +439,7 @@ def test_an_index_follows_rows_through_merges(
         ann = read_current(store).ann
         there = sorted(path.name for path in photos.iterdir())
         with embedsearch.open_store(store) as searcher:
-            outside = searcher._opened.generation._rows.outside
+            outside = searcher._generations.current._rows.outside
             assert outside is None or int(outside.sum()) <= fresh - 40
             for name in there:
                 (hit,) = searcher.query(embedsearch.Key(name), 1)

@@ -177,7 +177,7 @@ def test_only_what_is_new_is_fetched(s3: S3Server, generations: list[Path], cach
 def test_an_open_store_follows(
     s3: S3Server, generations: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embedsearch.searching.searcher._ASK_EVERY_S", 0.1)
+    monkeypatch.setattr("embedsearch.searching.following._ASK_EVERY_S", 0.1)
     monkeypatch.setattr(remote, "ATTEMPTS", 1)
     heard = Heard()
     with embedsearch.open_store(URL, follow=True, session=heard.session) as searcher:

@@ -81,7 +81,7 @@ def test_hits_are_the_oracles(
         for seed in range(5):
             query = unit(seed)
             assert_right(searcher.query(query, k=k), oracle(big_store, query, k))
-        own = searcher._opened.generation._snapshot.take(np.array([30]), ["vector"]).column(
+        own = searcher._generations.current._snapshot.take(np.array([30]), ["vector"]).column(
             "vector"
         )
         query = np.array(own[0].as_py(), np.float32)
@@ -197,13 +197,13 @@ def test_the_bound_is_needed(monkeypatch: pytest.MonkeyPatch, big_store: Path) -
     """The mutant: without spare candidates and without going on, ties are cut arbitrarily."""
     with embedsearch.open_store(big_store) as searcher:
         row = (
-            searcher._opened.generation._snapshot.take(np.array([40]), ["vector"])
+            searcher._generations.current._snapshot.take(np.array([40]), ["vector"])
             .column("vector")[0]
             .as_py()
         )
         query = np.array(row, np.float32) / np.linalg.norm(np.array(row, np.float32))
         rounds = []
-        real = searcher._opened.generation._rows._search
+        real = searcher._generations.current._rows._search
 
         def watch(queries: Any, k: int, counted: Any) -> Any:
             rounds.append(k)
@@ -211,7 +211,7 @@ def test_the_bound_is_needed(monkeypatch: pytest.MonkeyPatch, big_store: Path) -
 
         monkeypatch.setattr(neighbors, "_FEW_ROWS", 0)
         monkeypatch.setattr(neighbors, "_SPARE", 0)
-        monkeypatch.setattr(searcher._opened.generation._rows, "_search", watch)
+        monkeypatch.setattr(searcher._generations.current._rows, "_search", watch)
         assert_right(searcher.query(query, k=1), oracle(big_store, query, 1))
     assert len(rounds) > 1, "the first round cannot have been enough: three rows are equal"
 

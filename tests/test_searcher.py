@@ -73,7 +73,7 @@ def test_an_image_by_key_path_and_row(searcher: embedsearch.Searcher, photos: Pa
 
 
 def test_what_is_no_image_of_the_store(searcher: embedsearch.Searcher) -> None:
-    (gone,) = searcher._opened.generation._snapshot.deleted.tolist()
+    (gone,) = searcher._generations.current._snapshot.deleted.tolist()
     for image in ("no.png", "/etc/passwd", "gone.png", "../a/01.png", "a", "", gone, -1, 2**70):
         with pytest.raises(ImageNotFound):
             searcher.get(image)
@@ -217,7 +217,7 @@ def test_a_following_searcher_sees_commits_by_itself(
     extractor: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("embedsearch.searching.searcher._LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("embedsearch.searching.following._LOOK_EVERY_S", 0.05)
     with embedsearch.open_store(store, follow=True) as searcher:
         count = len(searcher.query(unit(0), 50))
         descriptors = len(os.listdir("/proc/self/fd"))
@@ -235,7 +235,7 @@ def test_a_following_searcher_outlives_damage_and_rebuilds(
     extractor: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("embedsearch.searching.searcher._LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("embedsearch.searching.following._LOOK_EVERY_S", 0.05)
     said: list[str] = []
     with embedsearch.open_store(store, follow=True, session=Session(said.append)) as searcher:
         before = searcher.query(unit(0), 30)
@@ -298,7 +298,7 @@ def _until(holds: Callable[[], bool]) -> None:
 
 def test_warming_up_does_what_a_first_query_waits_for(store: Path) -> None:
     with embedsearch.open_store(store) as searcher:
-        embedder = searcher._opened.embedder
+        embedder = searcher._generations._current.decoders.embedder
         assert embedder._extractor is None and embedder._decoder._pool is None
         searcher.warm_up()
         assert embedder._extractor is not None and embedder._decoder._pool is not None

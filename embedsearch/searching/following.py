@@ -1,0 +1,226 @@
+"""Which generation of a store answers; in: a store, out: the newest one, open while it is used."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embedsearch.core.config import DecodeLimits
+from embedsearch.core.errors import EmbedSearchError, StoreNotFound
+from embedsearch.core.records import ModelSpec
+from embedsearch.core.session import Session
+from embedsearch.searching.generation import Generation
+from embedsearch.searching.queries import QueryEmbedder
+from embedsearch.store.current import current_pointer
+from embedsearch.store.manifest import Manifest
+from embedsearch.store.snapshot import open_snapshot
+
+if TYPE_CHECKING:
+    from embedsearch.images.thumbnails import Thumbnailer
+    from embedsearch.searching.vectordb.database import VectorDatabase
+    from embedsearch.store.mirror import Mirror
+
+_LOOK_EVERY_S = 2.0  # for a newer generation
+_ASK_EVERY_S = 30.0  # a server for one
+
+
+class Decoders:
+    """What embeds and decodes for all generations of one model and the same limits."""
+
+    def __init__(
+        self, spec: ModelSpec, limits: DecodeLimits, device: str, precision: str, session: Session
+    ) -> None:
+        self.embedder = QueryEmbedder(spec, limits, device, precision, session)
+        self._limits = limits
+        self._making = threading.Lock()
+        self._thumbnailer: Thumbnailer | None = None
+
+    @property
+    def thumbnailer(self) -> Thumbnailer:
+        """Return what makes thumbnails; it is made on first use."""
+        from embedsearch.images.thumbnails import Thumbnailer
+
+        with self._making:
+            if self._thumbnailer is None:
+                self._thumbnailer = Thumbnailer(self._limits)
+            return self._thumbnailer
+
+    def close(self) -> None:
+        """End the workers."""
+        self.embedder.close()
+        if self._thumbnailer is not None:
+            self._thumbnailer.close()
+
+
+@dataclass(eq=False)
+class OpenGeneration:
+    """A generation, its decoders, and how many calls use them."""
+
+    generation: Generation
+    decoders: Decoders
+    users: int = 0
+
+
+class OpenGenerations:
+    """The newest generation of a store, and older ones until the calls that use them end.
+
+    With `follow`, a newer one is opened in a thread of its own, and answers once it is open.
+    """
+
+    def __init__(
+        self,
+        store: Path,
+        device: str,
+        precision: str,
+        follow: bool,
+        session: Session,
+        mirror: Mirror | None = None,
+        database: VectorDatabase | None = None,
+    ) -> None:
+        """Open the newest generation; mirror and database are closed with this."""
+        self.store = store
+        self._device = device
+        self._precision = precision
+        self._session = session
+        self._mirror = mirror  # keeps the folder in step with a URL
+        self._database = database
+        # Of what follows. Reentrant: the garbage collector may end an abandoned `answers` any time.
+        self._lock = threading.RLock()
+        self._reloading = threading.Lock()  # held while a generation is opened
+        self._is_open = True
+        self._looked_at = time.monotonic() if follow else None
+        self._trouble: str | None = None
+        self._seen = current_pointer(store)
+        self._current = self._open(None)
+
+    @property
+    def current(self) -> Generation:
+        """Return the generation that answers; a newer one is looked for if that is due."""
+        self._look()
+        return self._current.generation
+
+    @property
+    def trouble(self) -> str | None:
+        """Return why a newer generation could not be opened, None if all is well."""
+        self._look()
+        return self._trouble
+
+    @contextmanager
+    def using(self) -> Iterator[OpenGeneration]:
+        """Give the generation that answers; it stays open at least as long."""
+        self._look()
+        with self._lock:
+            self.check_open()
+            opened = self._current
+            opened.users += 1
+        try:
+            yield opened
+        finally:
+            with self._lock:
+                opened.users -= 1
+                is_over = not self._is_open or opened is not self._current
+                is_last = is_over and not opened.users
+            if is_last:
+                self._release(opened)
+
+    def refresh(self) -> bool:
+        """Open the newest generation; return whether it is another one than before.
+
+        Raises StoreNotFound, DamagedStore, IncompatibleStore, and keeps the old one.
+        """
+        with self._reloading:
+            if self._mirror is not None:
+                try:
+                    self._mirror.update()
+                except EmbedSearchError as error:
+                    self._trouble = str(error)
+                    raise
+            seen = current_pointer(self.store)
+            if seen == self._seen and self._trouble is None:
+                return False
+            try:
+                opened = self._open(self._current)
+            except EmbedSearchError as error:
+                self._trouble = str(error)
+                raise
+            with self._lock:
+                stale = opened
+                if self._is_open:
+                    stale, self._current = self._current, opened
+                    self._seen, self._trouble = seen, None
+                is_idle = not stale.users
+            if is_idle:
+                self._release(stale)
+            return stale is not opened
+
+    def close(self) -> None:
+        """Close everything once the calls in progress have ended. A second close does nothing."""
+        with self._lock:
+            if not self._is_open:
+                return
+            self._is_open = False
+            is_idle = not self._current.users
+        if self._mirror is not None:
+            self._mirror.close()
+        if is_idle:
+            self._release(self._current)
+
+    def check_open(self) -> None:
+        """Raise StoreNotFound after `close`."""
+        if not self._is_open:
+            raise StoreNotFound("this Searcher is closed: open the store again")
+
+    def _open(self, before: OpenGeneration | None) -> OpenGeneration:
+        """Open the newest generation, with the decoders of the one before where they still fit."""
+        snapshot = open_snapshot(self.store)
+        generation = Generation(snapshot, self._session, self._database)
+        spec, limits = snapshot.manifest.model, _limits(snapshot.manifest)
+        if before is not None and before.decoders.embedder.fits(spec, limits):
+            return OpenGeneration(generation, before.decoders)
+        decoders = Decoders(spec, limits, self._device, self._precision, self._session)
+        return OpenGeneration(generation, decoders)
+
+    def _release(self, opened: OpenGeneration) -> None:
+        """Close a generation that no call will use again."""
+        opened.generation.close()
+        if self._database is not None and not self._is_open and opened is self._current:
+            self._database.close()
+        if not self._is_open or opened.decoders is not self._current.decoders:
+            opened.decoders.close()
+
+    def _look(self) -> None:
+        """Start to open a newer generation, if it is time to look for one and there is one."""
+        with self._lock:
+            now = time.monotonic()
+            every_s = _LOOK_EVERY_S if self._mirror is None else _ASK_EVERY_S
+            if self._looked_at is None or now - self._looked_at < every_s:
+                return
+            self._looked_at = now
+            if self._reloading.locked():
+                return
+        is_due = self._mirror is not None or self._trouble is not None
+        if is_due or current_pointer(self.store) != self._seen:
+            threading.Thread(target=self._follow, name="embedsearch-follow", daemon=True).start()
+
+    def _follow(self) -> None:
+        before = self._trouble
+        try:
+            self.refresh()
+        except EmbedSearchError as error:
+            if str(error) != before:
+                self._session.notice(f"still answering from the generation before: {error}")
+
+
+def _limits(manifest: Manifest) -> DecodeLimits:
+    """Return the limits, raised as `index` runs did: what is in the store can be queried."""
+    least, last = DecodeLimits(), manifest.run.get("limits", {})
+    return DecodeLimits(
+        max_pixels=max(least.max_pixels, last.get("max_pixels", 0)),
+        max_bytes=max(least.max_bytes, last.get("max_bytes", 0)),
+        allow_truncated=last.get("allow_truncated", False),
+    )
