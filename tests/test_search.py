@@ -18,7 +18,7 @@ import embedsearch
 from embedsearch.core.errors import StoreNotFound, UnreadableImage, UsageError
 from embedsearch.core.records import EmbeddingBatch, Hit, ImageFacts, ImageRef
 from embedsearch.core.session import Session
-from embedsearch.searching import neighbors
+from embedsearch.searching import neighbors, row_sources
 from embedsearch.searching.ann import search
 from embedsearch.searching.ann.search import cosines, search_rows
 from embedsearch.searching.queries import QueryEmbedder
@@ -76,7 +76,7 @@ def test_hits_are_the_oracles(
     monkeypatch.setattr(neighbors, "_FEW_ROWS", 4096 if how == "one by one" else 0)
     if how == "by threads":
         monkeypatch.setattr(neighbors, "available_processors", lambda: 5)
-        monkeypatch.setattr(neighbors, "_THREAD_BYTES", 1)
+        monkeypatch.setattr(row_sources, "_THREAD_BYTES", 1)
     with embedsearch.open_store(big_store) as searcher:
         for seed in range(5):
             query = unit(seed)

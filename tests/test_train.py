@@ -30,8 +30,7 @@ from embedsearch.core.errors import (
 )
 from embedsearch.core.records import Epoch, ModelSpec, StagePlan, TrainReport
 from embedsearch.core.session import Session
-from embedsearch.learning import health, schedule
-from embedsearch.learning import train as training
+from embedsearch.learning import health, schedule, train as training
 from embedsearch.learning.augment import random_views
 from embedsearch.learning.labels import Labels, Target, read_labels, standardised
 from embedsearch.learning.train import train

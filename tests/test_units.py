@@ -28,8 +28,7 @@ from embedsearch.core.errors import (
 )
 from embedsearch.core.records import ImageRef, Reason
 from embedsearch.core.session import Session
-from embedsearch.indexing.distributed import plan as plan_module
-from embedsearch.indexing.distributed import run as run_module
+from embedsearch.indexing.distributed import plan as plan_module, run as run_module
 from embedsearch.indexing.distributed.plan import cut, plan, unit_images
 from embedsearch.indexing.distributed.run import commit, discard_plan, run_units
 from embedsearch.indexing.sync import index

@@ -40,8 +40,7 @@ from embedsearch.exchange.import_vectors import import_vectors
 from embedsearch.exchange.upload import upload
 from embedsearch.searching.columns import RowColumns
 from embedsearch.searching.searcher import open_store
-from embedsearch.searching.vectordb import database as databases
-from embedsearch.searching.vectordb import milvus, postgres
+from embedsearch.searching.vectordb import database as databases, milvus, postgres
 from embedsearch.searching.vectordb.conditions import Always, Condition
 from embedsearch.searching.vectordb.fields import Field, fields_of
 from embedsearch.searching.vectordb.open import open_database, place_of

@@ -16,7 +16,8 @@ from embedsearch.core.records import Neighbors
 from embedsearch.core.session import Session
 from embedsearch.searching.ann.search import cosines
 from embedsearch.searching.columns import RowColumns
-from embedsearch.searching.neighbors import NOBODY, Mask, Ordinals, Queries, RowSearch, best
+from embedsearch.searching.neighbors import NO_NEIGHBORS, RowSearch, best
+from embedsearch.searching.row_sources import Mask, Ordinals, Queries
 from embedsearch.searching.vectordb.conditions import Always, Condition
 from embedsearch.searching.vectordb.database import DatabaseRecord, Rows, VectorDatabase, vanished
 from embedsearch.searching.vectordb.fields import vector_marks
@@ -79,10 +80,10 @@ class ServedRows:
         """
         k = min(k, self._snapshot.manifest.live)
         if not k:
-            return [NOBODY for _ in queries]
+            return [NO_NEIGHBORS for _ in queries]
         condition = self._condition(where)
         allowed = None if self._is_in_step else mask(where)
-        answers = [NOBODY for _ in queries]
+        answers = [NO_NEIGHBORS for _ in queries]
         open_queries, count = list(range(len(queries))), 0
         while open_queries:
             count = min(max(k + _SPARE, count * _MORE), self._database.most)

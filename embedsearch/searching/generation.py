@@ -24,8 +24,9 @@ from embedsearch.core.microbatch import MicroBatcher
 from embedsearch.core.records import Hit, ImageRecord, Neighbors, StoredImage
 from embedsearch.core.session import Session
 from embedsearch.searching.columns import RowColumns
-from embedsearch.searching.neighbors import Mask, RowSearch
+from embedsearch.searching.neighbors import RowSearch
 from embedsearch.searching.queries import Vector, drawn_towards
+from embedsearch.searching.row_sources import Mask
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import Snapshot
 

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import hypothesis
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from embedsearch.indexing.repair import repair

@@ -1,0 +1,261 @@
+"""Where the rows of a generation are searched: FAISS files, an ANN index, shards; in: queries,
+out: candidates with a bound on what was left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.core.errors import DamagedStore
+from embedsearch.core.session import Session
+from embedsearch.core.system import available_processors, cache_folder
+from embedsearch.searching.ann.search import (
+    CandidateIndex,
+    Candidates,
+    FlatFile,
+    search_rows,
+)
+from embedsearch.store.files import damaged, verify, verify_once
+from embedsearch.store.manifest import FaissRecord, Segment
+from embedsearch.store.snapshot import Snapshot
+
+# Up to here FAISS files are hashed at every opening, above once per file (see `verify_once`).
+VERIFY_ALWAYS_BYTES = 128 << 20
+# A thread goes through this much of a file in half a millisecond: less is not worth sharing.
+_THREAD_BYTES = 8 << 20
+_RESCORED = 4  # candidates for each neighbor wanted
+
+Queries = npt.NDArray[np.float32]
+Vectors = npt.NDArray[np.float16]
+Ordinals = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]  # (all shard rows,): which count
+
+
+@dataclass(frozen=True)
+class Found:
+    """One query's candidates of one source: ordinals int64 (c,), vectors float16 (c, D).
+
+    `bound` is the largest inner product that a row not among them can have, -inf if none is.
+    """
+
+    ordinals: Ordinals
+    vectors: Vectors
+    bound: float
+
+
+class Positions:
+    """Which rows the positions of a FAISS file stand for: those of its segments, end to end."""
+
+    def __init__(self, snapshot: Snapshot, segments: tuple[Segment, ...]) -> None:
+        shards = enumerate(snapshot.manifest.shards)
+        starts = {shard.name: int(snapshot.starts[number]) for number, shard in shards}
+        sizes = [segment.rows for segment in segments]
+        self._edges = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
+        # -1: the rows have gone, or are found in another file
+        self._ordinals = np.array(
+            [
+                starts[segment.shard] + segment.start if segment.shard in starts else -1
+                for segment in segments
+            ],
+            dtype=np.int64,
+        )
+
+    def runs(self) -> Iterator[tuple[int, int, int]]:
+        """Yield (first position, first ordinal, rows) of the rows that are still there."""
+        edges = self._edges.tolist()
+        for start, stop, ordinal in zip(edges, edges[1:], self._ordinals.tolist(), strict=False):
+            if ordinal >= 0:
+                yield start, ordinal, stop - start
+
+    def ordinals(self, positions: npt.NDArray[np.int64]) -> Ordinals:
+        """Return the rows at positions."""
+        which = np.searchsorted(self._edges, positions, side="right") - 1
+        ordinals: Ordinals = positions - self._edges[which] + self._ordinals[which]
+        return ordinals
+
+    def mask(self, counted: Mask | None) -> Mask | None:
+        """Return which positions count, bool (positions,), None where all do."""
+        if counted is None and (self._ordinals >= 0).all():
+            return None
+        mask = np.zeros(int(self._edges[-1]), np.bool_)
+        for start, ordinal, rows in self.runs():
+            mask[start : start + rows] = (
+                True if counted is None else counted[ordinal : ordinal + rows]
+            )
+        return mask
+
+
+class FileRows:
+    """The rows of one flat FAISS file."""
+
+    def __init__(self, positions: Positions, file: FlatFile) -> None:
+        self._positions = positions
+        self._file = file
+
+    def shards(self, snapshot: Snapshot) -> Iterator[tuple[int, Vectors]]:
+        """Yield (number, vectors float16 (rows, D)) of each shard whose rows these are."""
+        for start, ordinal, rows in self._positions.runs():
+            number = int(np.searchsorted(snapshot.starts, ordinal, side="right")) - 1
+            yield number, self._file.vectors[start : start + rows]
+
+    def parts(
+        self, queries: Queries, k: int, counted: Mask | None
+    ) -> Iterable[Callable[[], list[Found]]]:
+        """Return searches that together go through the file, one a thread at most."""
+        mask = self._positions.mask(counted)
+        if mask is not None and not mask.any():
+            return
+        rows, dim = self._file.vectors.shape
+        worth = max(1, min(available_processors(), 2 * rows * dim // _THREAD_BYTES))
+        edges = np.linspace(0, rows, worth + 1).astype(np.int64).tolist()
+        for start, stop in pairwise(edges):
+            yield partial(self._search, queries, k, mask, start, stop)
+
+    def _search(
+        self, queries: Queries, k: int, mask: Mask | None, start: int, stop: int
+    ) -> list[Found]:
+        count = stop - start if mask is None else int(mask[start:stop].sum())
+        return [
+            Found(
+                self._positions.ordinals(c.positions),
+                self._file.vectors[c.positions],
+                float(c.products[-1]) if len(c.positions) < count else -np.inf,
+            )
+            for c in self._file.search(queries, k, mask, start, stop)
+        ]
+
+
+class AnnRows:
+    """The rows that an ANN index knows."""
+
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        index: CandidateIndex,
+        segments: tuple[Segment, ...],
+        setting: int,
+    ) -> None:
+        self._positions = Positions(snapshot, segments)
+        self._index = index
+        self._setting = setting
+        self._rows = int(snapshot.starts[-1])
+
+    def outside(self) -> Mask | None:
+        """Return which rows the index does not know, bool (all shard rows,), None for none."""
+        outside = np.ones(self._rows, np.bool_)
+        for _, ordinal, rows in self._positions.runs():
+            outside[ordinal : ordinal + rows] = False
+        return outside if outside.any() else None
+
+    def search(
+        self, queries: Queries, k: int, share: float, counted: Mask | None
+    ) -> list[Ordinals]:
+        """Return candidates, more than k where there are; only a `share` of the rows counts."""
+        wanted, setting = _RESCORED * k, round(self._setting / share)
+        mask = self._positions.mask(counted)
+        found = self._index.search(queries, wanted, setting, mask)
+        return [self._positions.ordinals(positions) for positions in found]
+
+
+class ShardRows:
+    """The rows of shards that no FAISS file covers, read from Parquet at every query."""
+
+    def __init__(self, snapshot: Snapshot, numbers: list[int]) -> None:
+        self._snapshot = snapshot
+        self.numbers = numbers
+
+    def search(self, queries: Queries, k: int, counted: Mask | None) -> list[Found]:
+        dim = self._snapshot.manifest.model.dim
+        best = [_BestRows(dim, k) for _ in queries]
+        for number in self.numbers:
+            start = int(self._snapshot.starts[number])
+            for vectors in self._snapshot.shards[number].vectors():
+                mask = None if counted is None else counted[start : start + len(vectors)]
+                live = len(vectors) if mask is None else int(mask.sum())
+                for mine, new in zip(best, search_rows(vectors, queries, k, mask), strict=True):
+                    mine.take(new, vectors, start, live)
+                start += len(vectors)
+        return [mine.found() for mine in best]
+
+
+class _BestRows:
+    """The k best candidates of one query so far: memory does not grow with the rows seen."""
+
+    def __init__(self, dim: int, k: int) -> None:
+        self._k = k
+        self._ordinals = np.empty(0, np.int64)
+        self._vectors = np.empty((0, dim), np.float16)
+        self._products = np.empty(0, np.float32)
+        self._bound = -np.inf
+
+    def take(self, new: Candidates, vectors: Vectors, start: int, live: int) -> None:
+        """Take up candidates among `vectors`, of which `live` count, at ordinals from `start`."""
+        if not len(new.positions):
+            return
+        if len(new.positions) < live:
+            self._bound = max(self._bound, float(new.products[-1]))
+        products = np.concatenate([self._products, new.products])
+        order = np.argsort(-products, kind="stable")
+        if len(order) > self._k:
+            self._bound = max(self._bound, float(products[order[self._k]]))
+        kept = order[: self._k]
+        self._products = products[kept]
+        self._ordinals = np.concatenate([self._ordinals, new.positions + start])[kept]
+        self._vectors = np.concatenate([self._vectors, vectors[new.positions]])[kept]
+
+    def found(self) -> Found:
+        """Return the candidates."""
+        return Found(self._ordinals, self._vectors, self._bound)
+
+
+def open_files(snapshot: Snapshot, session: Session) -> Iterator[FileRows]:
+    """Yield the flat FAISS files that are there, verified."""
+    dim = snapshot.manifest.model.dim
+    for record in snapshot.manifest.exact:
+        descriptor = _verified(snapshot, record, session)
+        if descriptor is not None:
+            try:
+                file = FlatFile(descriptor, dim, record.rows)
+            except ValueError as error:
+                raise damaged(snapshot.store, record.relative, str(error)) from error
+            yield FileRows(Positions(snapshot, record.segments), file)
+
+
+def open_ann(snapshot: Snapshot, session: Session) -> AnnRows | None:
+    """Return the ANN index, verified, None where there is none."""
+    record = snapshot.manifest.ann
+    descriptor = None if record is None else _verified(snapshot, record, session)
+    if record is None or descriptor is None:
+        return None
+    try:
+        index = CandidateIndex.open(descriptor, snapshot.manifest.model.dim, record.rows)
+    except ValueError as error:
+        raise damaged(snapshot.store, record.relative, str(error)) from error
+    return AnnRows(snapshot, index, record.segments, record.setting)
+
+
+def _verified(snapshot: Snapshot, record: FaissRecord, session: Session) -> int | None:
+    """Return the descriptor of a FAISS file; None, with a notice, for a missing one.
+
+    Raises DamagedStore.
+    """
+    descriptor = snapshot.faiss.get(record.name)
+    if descriptor is None:
+        session.notice(
+            f"{record.relative} is missing: searching without it, slower; "
+            f"embedsearch repair --store {snapshot.store} makes it again"
+        )
+        return None
+    if isinstance(descriptor, DamagedStore):
+        raise descriptor
+    if sum(file.bytes for file in snapshot.manifest.faiss) <= VERIFY_ALWAYS_BYTES:
+        verify(snapshot.store, record, descriptor)
+    else:
+        verify_once(snapshot.store, record, descriptor, cache_folder() / "verified")
+    return descriptor
