@@ -81,12 +81,14 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
     from embedsearch.exchange.pull import PullReport as PullReport, pull as pull
     from embedsearch.exchange.upload import UploadReport as UploadReport, upload as upload
     from embedsearch.indexing.bench import BenchReport as BenchReport, bench as bench
-    from embedsearch.indexing.distributed.plan import plan as plan
-    from embedsearch.indexing.distributed.run import (
+    from embedsearch.indexing.distributed.commit import (
         CommitReport as CommitReport,
-        UnitsReport as UnitsReport,
         commit as commit,
         discard_plan as discard_plan,
+    )
+    from embedsearch.indexing.distributed.plan import plan as plan
+    from embedsearch.indexing.distributed.run import (
+        UnitsReport as UnitsReport,
         run_units as run_units,
     )
     from embedsearch.indexing.repair import repair as repair

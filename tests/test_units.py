@@ -29,8 +29,9 @@ from embedsearch.core.errors import (
 from embedsearch.core.records import ImageRef, Reason
 from embedsearch.core.session import Session
 from embedsearch.indexing.distributed import plan as plan_module, run as run_module
+from embedsearch.indexing.distributed.commit import commit, discard_plan
 from embedsearch.indexing.distributed.plan import cut, plan, unit_images
-from embedsearch.indexing.distributed.run import commit, discard_plan, run_units
+from embedsearch.indexing.distributed.run import run_units
 from embedsearch.indexing.sync import index
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
@@ -229,11 +230,11 @@ def test_a_commit_that_is_killed_is_made_up_for(
 
     with monkeypatch.context() as patch:
         if step == "adopt":
-            patch.setattr(run_module, "StoreUpdate", die)
+            patch.setattr("embedsearch.indexing.distributed.commit.StoreUpdate", die)
         elif step == "commit":
-            patch.setattr(run_module.StoreUpdate, "commit", die)
+            patch.setattr("embedsearch.indexing.store_update.StoreUpdate.commit", die)
         else:
-            patch.setattr(run_module, "drop", die)
+            patch.setattr("embedsearch.indexing.distributed.commit.drop", die)
         with pytest.raises(Killed):
             commit(shared.store)
     assert commit(shared.store).images == 12

@@ -97,20 +97,8 @@ StoreOption = Annotated[
 WrittenStoreOption = Annotated[
     str | None, typer.Option("--store", help=f"The store's folder.  {_STORE_DEFAULT}")
 ]
-ModelOption = Annotated[
-    str, typer.Option(help="A name from `embedsearch models`, or a file of weights.")
-]
-WorkersOption = Annotated[
-    int | None, typer.Option(help="Decoding processes.  [default: what keeps the network busy]")
-]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16; int8: a CPU, faster.")]
-InputSideOption = Annotated[
-    int | None, typer.Option(help="Pixels the network sees, a side.  [default: the model's]")
-]
-FlipOption = Annotated[
-    bool, typer.Option("--flip", help="Average with the mirror image: better, half as fast.")
-]
 WhereOption = Annotated[
     str | None, typer.Option(help='Only rows that meet a SQL condition: "width > 1000".')
 ]

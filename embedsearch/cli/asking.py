@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,19 +25,19 @@ _ROWS = 4096
 
 @dataclass(frozen=True)
 class Asked:
-    """Images, keys of the store, what a file lists, and what all are to be like and unlike."""
+    """Images, keys of the store, what a file lists, and what hits are to be like and unlike."""
 
-    images: Sequence[str]
-    keys: Sequence[str]
-    like: Sequence[str]
-    unlike: Sequence[str]
-    crop: str | None
-    source: str | None
+    images: tuple[str, ...] = ()
+    key: tuple[str, ...] = ()
+    like: tuple[str, ...] = ()
+    unlike: tuple[str, ...] = ()
+    crop: str | None = None
+    source: str | None = None
 
     def __post_init__(self) -> None:
-        if self.crop is not None and not (self.images or self.source or self.keys):
+        if self.crop is not None and not (self.images or self.source or self.key):
             raise UsageError("--crop needs an image")
-        if not (self.images or self.keys or self.like or self.source):
+        if not (self.images or self.key or self.like or self.source):
             raise UsageError("name an image to look for, or --key, --like or --from")
         if self._box and self._is_vectors:
             raise UsageError("a vector cannot be cropped")
@@ -47,7 +47,7 @@ class Asked:
 
     def __len__(self) -> int:
         """Return how many queries these are."""
-        count = len(self.images) + len(self.keys) + len(self._listed)
+        count = len(self.images) + len(self.key) + len(self._listed)
         return count or min(1, len(self.like))
 
     def queries(self, dim: int) -> Iterator[tuple[str, Query]]:
@@ -75,7 +75,7 @@ class Asked:
                 yield name, _image_of(name)
             else:
                 yield f"{name} {self.crop}", Crop(_image_of(name), *self._box)
-        for name in self.keys:
+        for name in self.key:
             if self._box is None:
                 yield name, Key(name)
             else:

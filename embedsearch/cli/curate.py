@@ -17,6 +17,7 @@ from embedsearch.cli.app import (
     notice,
     session_with_signals,
 )
+from embedsearch.cli.options import DUPLICATES, with_config
 from embedsearch.core.config import MAP_IMAGES, DuplicateConfig
 from embedsearch.core.errors import UsageError
 
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
     from embedsearch.curation.duplicates import DuplicateReport
 
 
+@with_config(DuplicateConfig, DUPLICATES)
 def duplicates(
+    config: DuplicateConfig,
     folder: Annotated[
         str | None, typer.Argument(help="Only images in this folder.  [default: all]")
     ] = None,
@@ -33,28 +36,6 @@ def duplicates(
         typer.Option(metavar="FOLDER", help="Those that are copies of images in this one."),
     ] = None,
     store: StoreOption = None,
-    threshold: Annotated[
-        float, typer.Option(help="The least correlation of two copies.")
-    ] = DuplicateConfig.threshold,
-    flips: Annotated[bool, typer.Option("--flips", help="Also mirrored copies.")] = False,
-    rotations: Annotated[
-        bool, typer.Option("--rotations", help="Also copies turned by 90, 180, 270 degrees.")
-    ] = False,
-    crops: Annotated[
-        bool, typer.Option("--crops", help="Also parts, of four fifths of each side at least.")
-    ] = False,
-    similar: Annotated[
-        float | None,
-        typer.Option(help="Look-alikes instead of copies: the least cosine of any two of a group."),
-    ] = None,
-    where: WhereOption = None,
-    keep: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Which to keep: largest, oldest, newest, format=PNG,JPEG or folder=PATH. "
-            "Repeatable, the first counts first.  [default: largest, then oldest]"
-        ),
-    ] = None,
     json: JsonOption = False,
     csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
     script: Annotated[
@@ -65,58 +46,41 @@ def duplicates(
     verbose: VerboseOption = False,
 ) -> None:
     """List copies of pictures, and which one of each group to keep. Deletes nothing."""
-    from embedsearch.cli.output.groups import group_csv, group_lines
     from embedsearch.cli.output.script import write_script
-    from embedsearch.cli.output.text import json_line
     from embedsearch.curation.duplicates import duplicates as find
 
     if json and csv:
         raise UsageError("--json and --csv exclude each other")
-    config = DuplicateConfig(
-        threshold=threshold,
-        similar=similar,
-        flips=flips,
-        rotations=rotations,
-        crops=crops,
-        where=where,
-        keep=tuple(keep or ()),
-    )
-    report = find(
-        folder, against=against, store=store, config=config, session=session_with_signals()
-    )
-    rows = [
-        row for number, group in enumerate(report.groups, start=1) for row in group.rows(number)
-    ]
-    if json:
-        sys.stdout.writelines(json_line(row) + "\n" for row in rows)
-    elif csv:
-        sys.stdout.write(group_csv(rows))
-    else:
-        sys.stdout.write(group_lines(rows))
+    session = session_with_signals()
+    report = find(folder, against=against, store=store, config=config, session=session)
+    _print_groups(report, "json" if json else "csv" if csv else "table")
     if script is not None:
-        write_script(
-            script,
-            (
-                (
-                    group.keep.path,
-                    [(c.picture.path, f"{c.how} {c.score:.3f}") for c in group.copies],
-                )
-                for group in report.groups
-            ),
-        )
+        write_script(script, report.groups)
         notice(f"nothing was deleted; {script} would: read it first")
     if report.unsigned:
         notice(f"{report.unsigned:,} images have no signature: compared by their bytes alone")
-    words = (
+    message = (
         f"{report.images:,} images, {report.copies:,} of them copies of others, "
         f"{report.bytes / 1e6:,.1f} MB"
     )
     if html is not None:
-        _write_page(html, report, words)
-    notice(words)
+        _write_page(html, report, message)
+    notice(message)
 
 
-def _write_page(path: Path, report: DuplicateReport, words: str) -> None:
+def _print_groups(report: DuplicateReport, form: str) -> None:
+    from embedsearch.cli.output.groups import group_csv, group_lines
+    from embedsearch.cli.output.text import json_line
+
+    numbered = enumerate(report.groups, start=1)
+    rows = [row for number, group in numbered for row in group.rows(number)]
+    if form == "json":
+        sys.stdout.writelines(json_line(row) + "\n" for row in rows)
+    else:
+        sys.stdout.write(group_csv(rows) if form == "csv" else group_lines(rows))
+
+
+def _write_page(path: Path, report: DuplicateReport, message: str) -> None:
     """Write groups of copies as one HTML page, a section each."""
     from embedsearch.cli.output.groups import picture_words
     from embedsearch.cli.output.page import MAX_FIGURES, THUMBNAIL_SIDE, Figure, Section, write_page
@@ -144,7 +108,7 @@ def _write_page(path: Path, report: DuplicateReport, words: str) -> None:
             )
             for number, rows in kept
         )
-        write_page(path, "Copies", sections, words)
+        write_page(path, "Copies", sections, message)
     notice(f"page written to {path}")
 
 

@@ -9,22 +9,16 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from embedsearch.cli.app import (
-    DeviceOption,
-    FlipOption,
-    InputSideOption,
     JsonOption,
-    ModelOption,
-    PrecisionOption,
     VerboseOption,
     WaitOption,
-    WorkersOption,
     WrittenStoreOption,
     notice,
     seconds,
     session_with_signals,
-    size,
 )
-from embedsearch.core.config import QUIET_S, DecodeLimits, IndexConfig
+from embedsearch.cli.options import INDEX, with_config
+from embedsearch.core.config import QUIET_S, IndexConfig
 from embedsearch.core.errors import UsageError
 from embedsearch.core.session import Session
 
@@ -32,71 +26,14 @@ if TYPE_CHECKING:
     from embedsearch.indexing.report import IndexReport
 
 
+@with_config(IndexConfig, INDEX)
 def index(
+    config: IndexConfig,
     folders: Annotated[
         list[str] | None,
         typer.Argument(help="Folders and archives of images; without, all known ones."),
     ] = None,
-    files: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="Only the files that it lists, one a line or by NUL; - is stdin."
-        ),
-    ] = IndexConfig.files,
     store: WrittenStoreOption = None,
-    model: ModelOption = IndexConfig.model,
-    input_side: InputSideOption = IndexConfig.input_side,
-    flip: FlipOption = IndexConfig.flip,
-    device: DeviceOption = IndexConfig.device,
-    precision: PrecisionOption = IndexConfig.precision,
-    workers: WorkersOption = IndexConfig.workers,
-    max_pixels: Annotated[
-        int, typer.Option(help="Refuse pictures of more pixels.")
-    ] = DecodeLimits.max_pixels,
-    max_bytes: Annotated[
-        int, typer.Option(help="Refuse files of more bytes.")
-    ] = DecodeLimits.max_bytes,
-    allow_truncated: Annotated[
-        bool, typer.Option("--allow-truncated", help="Accept pictures whose end is missing.")
-    ] = False,
-    metadata: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="CSV, JSON lines or Parquet: more columns, by path or name."
-        ),
-    ] = IndexConfig.metadata,
-    sidecars: Annotated[
-        bool,
-        typer.Option(
-            "--sidecars", help="More columns from photo.jpg.json and photo.txt beside the pictures."
-        ),
-    ] = IndexConfig.sidecars,
-    recall: Annotated[
-        float | None,
-        typer.Option(help="Of the true 10 nearest, the share that queries have to find.  [0.98]"),
-    ] = IndexConfig.recall,
-    latency: Annotated[
-        float | None,
-        typer.Option(parser=seconds, metavar="TIME", help="What a query may take.  [10ms]"),
-    ] = IndexConfig.latency_s,
-    memory: Annotated[
-        int | None,
-        typer.Option(parser=size, metavar="SIZE", help="What may be searched, mapped.  [4G]"),
-    ] = IndexConfig.memory_bytes,
-    ann: Annotated[
-        str | None,
-        typer.Option(help="auto, exact, or a FAISS factory string as IVF1024,SQ8.  [auto]"),
-    ] = IndexConfig.ann,
-    rebuild: Annotated[
-        bool,
-        typer.Option("--rebuild", help="Embed everything anew, the one way to another model."),
-    ] = False,
-    allow_empty: Annotated[
-        bool, typer.Option("--allow-empty", help="Accept that a folder has vanished or is empty.")
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
-    ] = False,
     unit: Annotated[
         str | None,
         typer.Option(
@@ -108,69 +45,57 @@ def index(
         typer.Option(help="ray: on the cluster of RAY_ADDRESS, or on Ray on this machine."),
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Go on, and index again whenever something changes.")
+        bool, typer.Option("--watch", help="Keep running; index again whenever something changes.")
     ] = False,
     quiet: Annotated[
-        float | None,
-        typer.Option(
-            parser=seconds, metavar="TIME", help="With --watch: after such a pause.  [2s]"
-        ),
-    ] = None,
+        float,
+        typer.Option(parser=seconds, metavar="TIME", help="With --watch: wait for this pause."),
+    ] = QUIET_S,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if any file or folder failed.")
     ] = False,
-    wait: WaitOption = IndexConfig.wait_s,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> int:
     """Bring the store into step with folders: embed new and changed images, drop deleted ones."""
+    session = session_with_signals()
+    _note_workers(config, session)
+    named = folders or []
+    if (unit is not None) + (engine is not None) + watch > 1:
+        raise UsageError("--unit, --engine and --watch exclude each other")
+    if engine is not None:
+        return _on_engine(engine, named, store, config, session, as_json=json)
+    if unit is not None:
+        return _share(named, _parsed(unit), store, config, session, as_json=json)
+    if watch:
+        _watch(named, store, config, quiet, session, as_json=json)
+    return _sync(named, store, config, session, as_json=json, strict=strict)
+
+
+def _sync(
+    folders: list[str],
+    store: str | None,
+    config: IndexConfig,
+    session: Session,
+    *,
+    as_json: bool,
+    strict: bool,
+) -> int:
+    """Index once, and report."""
     from embedsearch.cli.output.progress import ProgressDisplay
     from embedsearch.cli.output.text import json_line, report_lines
-    from embedsearch.indexing import sync
+    from embedsearch.indexing.sync import index as sync
 
-    config = IndexConfig(
-        model=model,
-        input_side=input_side,
-        flip=flip,
-        device=device,
-        precision=precision,
-        workers=workers,
-        files=files,
-        limits=DecodeLimits(
-            max_pixels=max_pixels, max_bytes=max_bytes, allow_truncated=allow_truncated
-        ),
-        metadata=metadata,
-        sidecars=sidecars,
-        recall=recall,
-        latency_s=latency,
-        memory_bytes=memory,
-        ann=ann,
-        wait_s=wait,
-        rebuild=rebuild,
-        allow_empty=allow_empty,
-        dry_run=dry_run,
-    )
-    session = session_with_signals()
-    used, _ = config.worker_range(on_gpu=False)
-    if workers is not None and used < workers:
-        session.notice(f"--workers {workers} is more than pays here: {used} used")
-    if engine is not None:
-        if watch or unit is not None:
-            raise UsageError("--engine goes with neither --unit nor --watch")
-        return _on_engine(engine, folders or [], store, config, session, as_json=json)
-    if unit is not None:
-        if watch:
-            raise UsageError("--unit and --watch exclude each other")
-        return _share(folders or [], _parsed(unit), store, config, session, as_json=json)
-    if watch:
-        quiet_s = QUIET_S if quiet is None else quiet
-        _watch(folders or [], store, config, quiet_s, session, as_json=json)
     with ProgressDisplay(notice) as on_progress:
-        report = sync.index(
-            folders or [], store=store, config=config, session=session, on_progress=on_progress
-        )
-    sys.stdout.write(json_line(report.to_dict()) + "\n" if json else report_lines(report))
+        report = sync(folders, store=store, config=config, session=session, on_progress=on_progress)
+    sys.stdout.write(json_line(report.to_dict()) + "\n" if as_json else report_lines(report))
     return 1 if strict and (report.failed or report.scan_failures) else 0
+
+
+def _note_workers(config: IndexConfig, session: Session) -> None:
+    used, _ = config.worker_range(on_gpu=False)
+    if config.workers is not None and used < config.workers:
+        session.notice(f"--workers {config.workers} is more than pays here: {used} used")
 
 
 def _parsed(unit: str) -> tuple[int, int]:
@@ -246,14 +171,14 @@ def commit(
 ) -> None:
     """Take the units of `index --unit` into the store, all of them or none."""
     from embedsearch.cli.output.text import commit_lines, json_line
-    from embedsearch.indexing.distributed import run
+    from embedsearch.indexing.distributed.commit import commit as commit_units, discard_plan
 
     session = session_with_signals()
     if drop:
-        run.discard_plan(store, wait_s=wait)
+        discard_plan(store, wait_s=wait)
         notice("the plan was given up; the store is as it was")
         return
-    report = run.commit(store, wait_s=wait, session=session)
+    report = commit_units(store, wait_s=wait, session=session)
     sys.stdout.write(json_line(report.to_dict()) + "\n" if json else commit_lines(report))
 
 

@@ -8,26 +8,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeAlias
-
-import typer
+from typing import TYPE_CHECKING, TypeAlias
 
 from embedsearch.cli.app import (
     DeviceOption,
-    HtmlOption,
     PrecisionOption,
     ServeFromOption,
     StoreOption,
     VerboseOption,
-    WhereOption,
     notice,
     session_with_signals,
 )
 from embedsearch.cli.asking import Asked
+from embedsearch.cli.options import ASKED, HITS_OUTPUT, SEARCH, with_config
 from embedsearch.cli.sheet import SheetRow, write_html, write_rows
-from embedsearch.core.config import DEFAULT_K, IndexConfig, SearchConfig
+from embedsearch.core.config import IndexConfig, SearchConfig
 from embedsearch.core.errors import NothingIndexed, UnreadableImage, UsageError
 from embedsearch.core.session import Session
 
@@ -37,59 +35,39 @@ if TYPE_CHECKING:
 _ShowPictures: TypeAlias = "Callable[[SheetRow], None]"
 
 
+@dataclass(frozen=True)
+class HitsOutput:
+    """Where the hits go."""
+
+    json: bool = False
+    paths: bool = False
+    csv: bool = False
+    out: Path | None = None
+    sheet: Path | None = None
+    html: Path | None = None
+    thumbnails: bool = False
+
+    def __post_init__(self) -> None:
+        chosen = self.json + self.paths + self.csv + (self.out is not None)
+        if chosen > 1:
+            raise UsageError("--json, --paths, --csv and --out exclude each other")
+        if self.thumbnails and chosen:
+            raise UsageError("--thumbnails go with the table")
+
+    @property
+    def keeps(self) -> bool:
+        """Return whether the answers are needed once more, for pictures."""
+        return self.sheet is not None or self.html is not None
+
+
+@with_config(SearchConfig, SEARCH)
+@with_config(Asked, ASKED, "asked")
+@with_config(HitsOutput, HITS_OUTPUT, "output")
 def query(
-    images: Annotated[
-        list[str] | None, typer.Argument(help="Images to look for; - reads stdin.")
-    ] = None,
-    k: Annotated[int, typer.Option("-k", "--k", min=1, help="Neighbours a query.")] = DEFAULT_K,
+    config: SearchConfig,
+    asked: Asked,
+    output: HitsOutput,
     store: StoreOption = None,
-    where: WhereOption = None,
-    key: Annotated[
-        list[str] | None, typer.Option(help="Look for an image of the store, by its key or path.")
-    ] = None,
-    like: Annotated[
-        list[str] | None, typer.Option(help="Hits are to be like this image, too.")
-    ] = None,
-    unlike: Annotated[list[str] | None, typer.Option(help="Hits are not to be like it.")] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="FILE",
-            help="Look for all that a file lists: an image a line, or vectors as .npy.",
-        ),
-    ] = None,
-    crop: Annotated[
-        str | None,
-        typer.Option(metavar="X,Y,W,H", help="Look for this part of the images, in pixels."),
-    ] = None,
-    offset: Annotated[int, typer.Option(min=0, help="Leave out so many of the nearest.")] = 0,
-    min_score: Annotated[
-        float | None, typer.Option(min=-1.0, max=1.0, help="Leave out lower cosines.")
-    ] = None,
-    collapse: Annotated[
-        float | None,
-        typer.Option(help="Leave out hits whose cosine with a better one reaches this."),
-    ] = None,
-    diverse: Annotated[
-        float | None, typer.Option(help="How much hits are to differ: 0 not at all, 1 only that.")
-    ] = None,
-    expand: Annotated[
-        int, typer.Option(help="Ask again with the mean of the query and so many neighbours.")
-    ] = SearchConfig.expand,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object a hit.")] = False,
-    paths: Annotated[bool, typer.Option("--paths", help="Only the paths of the hits.")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the hits to this .jsonl, .csv or .parquet.")
-    ] = None,
-    sheet: Annotated[
-        Path | None, typer.Option(help="Also write a contact sheet, a PNG, to this file.")
-    ] = None,
-    html: HtmlOption = None,
-    thumbnails: Annotated[
-        bool, typer.Option("--thumbnails", help="Show the pictures, too, on a terminal.")
-    ] = False,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = IndexConfig.precision,
     serve_from: ServeFromOption = None,
@@ -100,22 +78,7 @@ def query(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from embedsearch.searching.searcher import open_store
 
-    if json + paths + csv + (out is not None) > 1:
-        raise UsageError("--json, --paths, --csv and --out exclude each other")
-    if thumbnails and (json or paths or csv or out is not None):
-        raise UsageError("--thumbnails go with the table")
-    form = "json" if json else "paths" if paths else "csv" if csv else "table"
-    config = SearchConfig(
-        k=k,
-        offset=offset,
-        where=where,
-        min_score=min_score,
-        collapse=collapse,
-        diverse=diverse,
-        expand=expand,
-    )
-    asked = Asked(images or [], key or [], like or [], unlike or [], crop, source)
-    session = Session(notice=notice) if out is None else session_with_signals()
+    session = Session(notice=notice) if output.out is None else session_with_signals()
     with open_store(
         store, device=device, precision=precision, serve_from=serve_from, session=session
     ) as searcher:
@@ -123,19 +86,14 @@ def query(
             raise NothingIndexed("the store holds no image; embedsearch failures may say why")
         named, queries = tee(asked.queries(searcher.manifest.model.dim))
         found = searcher.answers((query for _, query in queries), config=config)
-        is_kept = sheet is not None or html is not None
-        answers = _Answers(zip((name for name, _ in named), found, strict=True), is_kept)
-        if out is not None:
-            _write(answers, out, len(asked), session)
-        elif form == "table":
-            _show_tables(answers, thumbnails)
-        else:
-            _show(answers, form)
+        names = (name for name, _ in named)
+        answers = _Answers(zip(names, found, strict=True), output.keeps)
+        _show(answers, output, len(asked), session)
         place = str(searcher.store)
-    if sheet is not None and answers.pictured:
-        write_rows(sheet, answers.pictured)
-    if html is not None and answers.pictured:
-        write_html(html, answers.pictured, f"from {place}")
+    if output.sheet is not None and answers.pictured:
+        write_rows(output.sheet, answers.pictured)
+    if output.html is not None and answers.pictured:
+        write_html(output.html, answers.pictured, f"from {place}")
     return UnreadableImage.exit_code if answers.failed else 0
 
 
@@ -160,8 +118,18 @@ class _Answers:
             yield row
 
 
-def _show(answers: _Answers, form: str) -> None:
-    """Print the hits for programs, as they come."""
+def _show(answers: _Answers, output: HitsOutput, total: int, session: Session) -> None:
+    """Give the hits out as they come."""
+    if output.out is not None:
+        _write(answers, output.out, total, session)
+    elif output.json or output.csv or output.paths:
+        _print(answers, "json" if output.json else "csv" if output.csv else "paths")
+    else:
+        _show_tables(answers, output.thumbnails)
+
+
+def _print(answers: _Answers, form: str) -> None:
+    """Print the hits for programs."""
     from embedsearch.cli.output.text import HIT_COLUMNS, csv_lines, hit_values, json_line
 
     if form == "csv":

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from embedsearch.core.atomic import in_place
+from embedsearch.curation.duplicates import DuplicateGroup
 
 _HEAD = """#!/bin/sh
 # Copies that embedsearch found. Nothing has been deleted. Read this, take out the lines of pictures
@@ -23,15 +24,13 @@ remove() {{
 """
 
 
-def write_script(path: Path, groups: Iterable[tuple[str, Sequence[tuple[str, str]]]]) -> None:
-    """Write a script for groups of (path to keep, (path of a copy, why it is one) …).
-
-    Raises StorageError.
-    """
+def write_script(path: Path, groups: Iterable[DuplicateGroup]) -> None:
+    """Write a script for groups of copies. Raises StorageError."""
     with in_place([path]) as (temporary,), temporary.open("wb") as file:
         file.write(_HEAD.format(name=shlex.quote(path.name)).encode())
-        for number, (keep, copies) in enumerate(groups, start=1):
+        for number, group in enumerate(groups, start=1):
             file.write(f"\n# group {number}\n".encode())
-            for copy, why in copies:
-                words = f"remove {shlex.quote(keep)} {shlex.quote(copy)}"
-                file.write(os.fsencode(words) + f"  # {why}\n".encode())
+            for copy in group.copies:
+                names = [shlex.quote(picture.path) for picture in (group.keep, copy.picture)]
+                line = f"remove {' '.join(names)}"
+                file.write(os.fsencode(line) + f"  # {copy.how} {copy.score:.3f}\n".encode())

@@ -16,18 +16,15 @@ from typing import Any
 from embedsearch.cli.wording import SETUP_FIELDS, with_options
 from embedsearch.core.paths import file_url, printable
 from embedsearch.core.records import (
-    Epoch,
-    Evaluation,
     Failure,
     Hit,
     ModelSpec,
-    StagePlan,
-    TrainReport,
 )
 from embedsearch.exchange.pull import PullReport
 from embedsearch.images.sources.sidecars import SIDECARS
 from embedsearch.indexing.bench import BenchReport
-from embedsearch.indexing.distributed.run import CommitReport, UnitsReport
+from embedsearch.indexing.distributed.commit import CommitReport
+from embedsearch.indexing.distributed.run import UnitsReport
 from embedsearch.indexing.report import IndexReport, MetadataReport
 
 HIT_COLUMNS = [
@@ -358,76 +355,9 @@ def _harmless(cell: Any) -> Any:
     return cell
 
 
-def evaluation_lines(results: Sequence[Evaluation]) -> str:
-    """Return a table, one model a row, and below it the queries that found least."""
-    names = list(results[0].measures)
-    header = ["model", "images", *names, "served", "images/s"]
-    rows = [
-        [
-            result.model + (f" --expand {result.expand}" if result.expand else ""),
-            str(result.images),
-            *(f"{result.measures[name].value:.3f}" for name in names),
-            f"{result.served_recall:.3f}",
-            f"{result.images_per_s:.0f}" if result.images_per_s else "",
-        ]
-        for result in results
-    ]
-    last = results[-1]
-    spread = max((e.high - e.low) / 2 for r in results for e in r.measures.values())
-    lines = [
-        f"{last.queries} queries, each one left out of what it looks for; 95 % confidence: "
-        f"+-{spread:.3f} or less",
-        f"worst queries of {printable(last.model)}:",
-        *(f"  {w.average_precision:.3f}  {printable(from_here(w.path))}" for w in last.worst[:5]),
-    ]
-    if last.failed:
-        lines.insert(0, f"{last.failed} pictures could not be read")
-    shown = table(header, rows, right=range(1, len(header)))
-    return shown + "\n".join(lines) + "\n"
-
-
 def watch_line(report: IndexReport) -> str:
     """Return what a run of a watch did, on one line, with the time of day."""
     names = ("added", "changed", "moved", "deleted", "failed")
     counts = [f"{getattr(report, name):,} {name}" for name in names if getattr(report, name)]
     words = ", ".join(counts) or "columns changed"
     return f"{datetime.now():%H:%M:%S}  {words}; {report.images:,} images\n"
-
-
-def plan_lines(plan: Sequence[StagePlan]) -> str:
-    """Return which stages learn, from when and how fast."""
-    rows = [
-        [
-            stage.name,
-            f"{stage.parameters:,}",
-            "frozen" if stage.first_epoch is None else f"from epoch {stage.first_epoch}",
-            "" if stage.first_epoch is None else f"{stage.lr:.2g}",
-        ]
-        for stage in plan
-    ]
-    total = sum(stage.parameters for stage in plan)
-    learning = sum(stage.parameters for stage in plan if stage.first_epoch is not None)
-    header = ("stage", "parameters", "learns", "rate")
-    shown = table(header, rows, right=(1,))
-    return f"{shown}  {learning:,} of {total:,} parameters learn, in the end\n"
-
-
-def epoch_line(epoch: Epoch) -> str:
-    """Return one epoch's figures."""
-    return (
-        f"epoch {epoch.number:>3}  loss {epoch.loss:.3f}  {printable(epoch.quality.words)}  "
-        f"{epoch.images_per_s:.0f} images/s"
-    )
-
-
-def train_lines(report: TrainReport) -> str:
-    """Return what came of a training."""
-    out = printable(report.out)
-    return (
-        f"{report.images} pictures learnt from, {report.held_out} held out, "
-        f"{report.failed} failed; {report.elapsed_s:.0f} s on {report.device} "
-        f"({report.precision})\n"
-        f"before  {printable(report.before.words)}\n"
-        f"after   {printable(report.after.words)}  (epoch {report.best_epoch})\n"
-        f"written to {out}: embedsearch index FOLDER --model {out}\n"
-    )

@@ -26,8 +26,9 @@ from embedsearch.core.install import pip_install
 from embedsearch.core.records import Progress
 from embedsearch.core.session import Session
 from embedsearch.core.system import child_environment, python_command
+from embedsearch.indexing.distributed.commit import CommitReport, commit
 from embedsearch.indexing.distributed.parts import chunks_left, pack
-from embedsearch.indexing.distributed.run import CommitReport, check_same, commit, open_or_make_plan
+from embedsearch.indexing.distributed.run import check_same, open_or_make_plan
 
 START_S = 60.0  # until Ray answers
 STALL_S = 240.0  # without a chunk done, after which a job is given up

@@ -1,0 +1,164 @@
+"""Config fields as options of commands: the help is written here, the default in the config."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from functools import wraps
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+from embedsearch.cli.app import seconds, size
+from embedsearch.core.config import (
+    FREEZABLE,
+    LOSSES,
+)
+from embedsearch.core.options import configured
+
+R = TypeVar("R")
+Option = typer.Option
+
+NETWORK = {
+    "input_side": Option(help="Pixels the network sees, a side.  [default: the model's]"),
+    "flip": Option("--flip", help="Average with the mirror image: better, half as fast."),
+    "device": Option(help="auto, cpu, cuda, cuda:N or mps."),
+    "precision": Option(help="auto, fp32, bf16, fp16; int8: a CPU, faster."),
+}
+MODEL = {"model": Option(help="A name from `embedsearch models`, or a file of weights.")}
+WORKERS = {"workers": Option(help="Decoding processes.  [default: what keeps the network busy]")}
+INDEX = {
+    "files": Option(metavar="FILE", help="Only the files that it lists, one a line; - is stdin."),
+    **MODEL,
+    **NETWORK,
+    **WORKERS,
+    "max_pixels": Option(help="Refuse pictures of more pixels."),
+    "max_bytes": Option(help="Refuse files of more bytes."),
+    "allow_truncated": Option("--allow-truncated", help="Accept pictures whose end is missing."),
+    "metadata": Option(
+        metavar="FILE", help="CSV, JSON lines or Parquet: more columns, by path or name."
+    ),
+    "sidecars": Option(
+        "--sidecars", help="More columns from photo.jpg.json and photo.txt beside the pictures."
+    ),
+    "recall": Option(help="Share of the true 10 nearest that queries must find.  [0.98]"),
+    "latency_s": Option(
+        "--latency", parser=seconds, metavar="TIME", help="What a query may take.  [10ms]"
+    ),
+    "memory_bytes": Option(
+        "--memory", parser=size, metavar="SIZE", help="What may be searched, mapped.  [4G]"
+    ),
+    "ann": Option(help="auto, exact, or a FAISS factory string such as IVF1024,SQ8.  [auto]"),
+    "rebuild": Option("--rebuild", help="Re-embed everything; required to change the model."),
+    "allow_empty": Option("--allow-empty", help="Accept that a folder has vanished or is empty."),
+    "dry_run": Option("--dry-run", help="Say what would be done, and do nothing."),
+    "wait_s": Option("--wait", help="Seconds to wait for another writer of the store."),
+}
+SEARCH = {
+    "k": Option("-k", "--k", min=1, help="Neighbors a query."),
+    "where": Option(help='Only rows that meet a SQL condition: "width > 1000".'),
+    "offset": Option(min=0, help="Skip this many of the nearest hits."),
+    "min_score": Option(min=-1.0, max=1.0, help="Leave out lower cosines."),
+    "collapse": Option(help="Leave out hits whose cosine with a better one reaches this."),
+    "diverse": Option(help="How much hits are to differ: 0 not at all, 1 only that."),
+    "expand": Option(help="Query again with the mean of the query and this many neighbors."),
+}
+DUPLICATES = {
+    "threshold": Option(help="The least correlation of two copies."),
+    "flips": Option("--flips", help="Also mirrored copies."),
+    "rotations": Option("--rotations", help="Also copies turned by 90, 180, 270 degrees."),
+    "crops": Option("--crops", help="Also parts, of four fifths of each side at least."),
+    "similar": Option(help="Look-alikes instead: the least cosine of any two of a group."),
+    "where": SEARCH["where"],
+    "keep": Option(
+        help="Which to keep: largest, oldest, newest, format=PNG,JPEG or folder=PATH. "
+        "Repeatable, the first counts first.  [default: largest, then oldest]"
+    ),
+}
+TRAIN = {
+    "model": Option(help="Where to start: a name from `embedsearch models`, or a file."),
+    "epochs": Option(help="Passes over the pictures."),
+    "batch": Option(help="Pictures a step."),
+    "lr": Option(help="Learning rate of the heads; with few pictures, stages have less."),
+    "loss": Option(help=f"Of classes: {' or '.join(LOSSES)}."),
+    "margin": Option(help="Of proxies: how much nearer, as a cosine, its own has to be."),
+    "label_smoothing": Option(help="Of classes."),
+    "frozen": Option(help=f"Keep this stage and all before: {', '.join(FREEZABLE)}."),
+    "holdout": Option(help="Share of each class to measure on."),
+    "input_side": NETWORK["input_side"],
+    "seed": Option(help="Of all that is random."),
+    "device": NETWORK["device"],
+    "precision": NETWORK["precision"],
+}
+ASKED: dict[str, Any] = {
+    "images": typer.Argument(help="Images to look for; - reads stdin."),
+    "key": Option(help="Look for an image of the store, by its key or path."),
+    "like": Option(help="Hits are to be like this image, too."),
+    "unlike": Option(help="Hits are not to be like it."),
+    "source": Option(
+        "--from",
+        metavar="FILE",
+        help="Look for all that a file lists: an image a line, or vectors as .npy.",
+    ),
+    "crop": Option(metavar="X,Y,W,H", help="Look for this part of the images, in pixels."),
+}
+HITS_OUTPUT = {
+    "json": Option("--json", help="One JSON object a hit."),
+    "paths": Option("--paths", help="Only the paths of the hits."),
+    "csv": Option("--csv", help="CSV with a header."),
+    "out": Option(help="Write the hits to this .jsonl, .csv or .parquet."),
+    "sheet": Option(help="Also write a contact sheet, a PNG, to this file."),
+    "html": Option(help="Also write a page of pictures, one HTML file, to this."),
+    "thumbnails": Option("--thumbnails", help="Show the pictures, too, on a terminal."),
+}
+
+
+def with_config(
+    config: Callable[..., Any], options: Mapping[str, Any], name: str = "config"
+) -> Callable[[Callable[..., R]], Callable[..., R]]:
+    """Replace a command's parameter `name`, a record of class `config`, by options for its fields.
+
+    Types and defaults are those of the fields, and of the fields of its limits. A field that is a
+    tuple is an option that can be repeated.
+    """
+    hints, defaults = get_type_hints(config), _defaults(config)
+    if "limits" in hints:
+        defaults |= _defaults(hints["limits"])
+        hints |= get_type_hints(hints["limits"])
+    many = {option for option in options if hints[option] == tuple[str, ...]}
+    added = [
+        inspect.Parameter(
+            option,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None if option in many else defaults[option],
+            annotation=Annotated[list[str] | None if option in many else hints[option], info],
+        )
+        for option, info in options.items()
+    ]
+
+    def decorate(command: Callable[..., R]) -> Callable[..., R]:
+        @wraps(command)
+        def run(**values: Any) -> R:
+            own = {option: values.pop(option) for option in options}
+            own |= {option: tuple(own[option] or ()) for option in many}
+            made = configured(config(), own) if "limits" in hints else config(**own)
+            return command(**values, **{name: made})
+
+        parameters = inspect.signature(command, eval_str=True).parameters.values()
+        others = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters if p.name != name]
+        ordered = sorted([*added, *others], key=lambda p: not _is_argument(p))
+        run.__dict__["__signature__"] = inspect.Signature(ordered)
+        run.__annotations__ = {p.name: p.annotation for p in ordered}
+        return run
+
+    return decorate
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    return {field.name: field.default for field in fields(config)}
+
+
+def _is_argument(parameter: inspect.Parameter) -> bool:
+    metadata = getattr(parameter.annotation, "__metadata__", ())
+    return any(isinstance(item, typer.models.ArgumentInfo) for item in metadata)

@@ -1,0 +1,144 @@
+"""The units of a plan as one generation: all of them, or none; in: a store, out: a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from embedsearch.core.errors import (
+    IncompatibleStore,
+    NothingIndexed,
+    UnitsMissing,
+)
+from embedsearch.core.records import Failure, JsonRecord
+from embedsearch.core.session import Session
+from embedsearch.indexing.distributed.run import open_plan
+from embedsearch.indexing.store_update import StoreUpdate
+from embedsearch.store.current import check_format
+from embedsearch.store.locate import locate_store
+from embedsearch.store.manifest import Manifest, ShardRecord
+from embedsearch.store.snapshot import read_failures
+from embedsearch.store.units import (
+    UnitPlan,
+    adopt,
+    drop,
+    read_record,
+    read_unit_failures,
+)
+from embedsearch.store.writer import StoreWriter
+
+_SHOWN = 20  # missing units that a message names
+
+
+def commit(
+    store: str | Path | None = None, *, wait_s: float = 0.0, session: Session | None = None
+) -> CommitReport:
+    """Make the units of the open plan a generation: all of them, or none.
+
+    Raises UsageError where no plan is open, UnitsMissing naming the units that are still to be
+    run, StoreLocked, StorageError. A commit that was killed is made up for by another.
+    """
+    session = session or Session()
+    path = locate_store(store)
+    check_format(path)
+    opened = open_plan(path)
+    with StoreWriter(path, wait_s, session.check, for_units=True) as writer:
+        before = writer.manifest
+        if before is not None and before.run.get("plan") == opened.id:
+            drop(path)  # all that a killed commit had left to do
+            return _committed(path, before, opened)
+        if before is None or before.generation != opened.base:
+            raise IncompatibleStore(
+                f"the plan of {path} adds to generation {opened.base}, which is not the current "
+                "one: give it up with embedsearch commit --drop, and index again"
+            )
+        records = _Gathered.of(path, opened, session)
+        adopt(path, records.shards)
+        update = StoreUpdate(writer, opened.model, opened.roots, rebuild=False)
+        update.add_shards(records.shards, opened.next_row)
+        for old, new in records.replaced:
+            if new < 0:
+                update.delete([old])
+            else:
+                update.replace(old, new)
+        update.set_failures([*read_failures(path, before), *records.failures])
+        run = {
+            **opened.run,
+            "added": opened.images - len(records.failures) - records.changed,
+            "changed": records.changed,
+            "failed": opened.run["failed"] + len(records.failures),
+            "plan": opened.id,
+        }
+        update.commit(run)
+        drop(path)
+        update.finish(before.search.budget, run, session)
+        if not update.images:
+            raise NothingIndexed(f"the store holds no image: all {opened.images} files failed")
+        assert writer.manifest is not None, "it has just been committed"
+        return _committed(path, writer.manifest, opened)
+
+
+def discard_plan(store: str | Path | None = None, *, wait_s: float = 0.0) -> None:
+    """Remove the open plan and what was done of it. Raises StoreLocked and StorageError."""
+    path = locate_store(store)
+    check_format(path)
+    with StoreWriter(path, wait_s, for_units=True):
+        drop(path)
+
+
+@dataclass
+class _Gathered:
+    """What all units of a plan have become."""
+
+    shards: list[ShardRecord]
+    failures: list[Failure]
+    replaced: list[tuple[int, int]]
+    changed: int
+
+    @classmethod
+    def of(cls, store: Path, opened: UnitPlan, session: Session) -> _Gathered:
+        """Read the records. Raises UnitsMissing and DamagedStore."""
+        found = cls([], [], [], 0)
+        missing = []
+        for unit in opened.units:
+            session.check()
+            record = read_record(store, opened, unit.number)
+            if record is None:
+                missing.append(unit.number)
+                continue
+            if record.shard is not None:
+                found.shards.append(record.shard)
+            found.failures += read_unit_failures(store, record)
+            found.replaced += record.replaced
+            found.changed += sum(new >= 0 for _, new in record.replaced)
+        if missing:
+            names = ", ".join(map(str, missing[:_SHOWN])) + ("…" if len(missing) > _SHOWN else "")
+            raise UnitsMissing(
+                f"{len(missing)} of {len(opened.units)} units are not done ({names}): run their "
+                "shares again, embedsearch index --unit I/N does what is left"
+            )
+        return found
+
+
+def _committed(store: Path, manifest: Manifest, opened: UnitPlan) -> CommitReport:
+    counts = {name: int(manifest.run[name]) for name in ("added", "changed", "failed")}
+    return CommitReport(
+        store=str(store),
+        generation=manifest.generation,
+        images=manifest.live,
+        units=len(opened.units),
+        **counts,
+    )
+
+
+@dataclass(frozen=True)
+class CommitReport(JsonRecord):
+    """What the units of a plan have made of a store."""
+
+    store: str
+    generation: int
+    images: int  # rows of the store
+    units: int
+    added: int
+    changed: int
+    failed: int
