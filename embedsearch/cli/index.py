@@ -48,9 +48,11 @@ def index(
         bool, typer.Option("--watch", help="Keep running; index again whenever something changes.")
     ] = False,
     quiet: Annotated[
-        float,
-        typer.Option(parser=seconds, metavar="TIME", help="With --watch: wait for this pause."),
-    ] = QUIET_S,
+        float | None,
+        typer.Option(
+            parser=seconds, metavar="TIME", help="With --watch: wait for this pause.  [2s]"
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 1 if any file or folder failed.")
     ] = False,
@@ -68,7 +70,7 @@ def index(
     if unit is not None:
         return _share(named, _parsed(unit), store, config, session, as_json=json)
     if watch:
-        _watch(named, store, config, quiet, session, as_json=json)
+        _watch(named, store, config, QUIET_S if quiet is None else quiet, session, as_json=json)
     return _sync(named, store, config, session, as_json=json, strict=strict)
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from embedsearch.cli.wording import SETUP_FIELDS, with_options
+
 if TYPE_CHECKING:
-    from embedsearch.cli.wording import SETUP_FIELDS, with_options
 from embedsearch.core.records import Progress
 
 LINE_EVERY_S = 10.0
