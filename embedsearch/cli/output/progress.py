@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from embedsearch.cli.wording import SETUP_FIELDS, with_options
 
 if TYPE_CHECKING:
-from embedsearch.core.records import Progress
+    from embedsearch.core.records import Progress
 
 LINE_EVERY_S = 10.0
 
