@@ -231,7 +231,7 @@ def test_output_for_programs(store: Path) -> None:
         (["--json", "--csv"], "exclude"),
         (["--threshold", "0.2"], "0.5 to 1"),
         (["--similar", "2"], "at most 1"),
-        (["--similar", "0.9", "--flips"], "know nothing"),
+        (["--similar", "0.9", "--flips"], "do not see"),
         (["--keep", "biggest"], "largest, oldest"),
         (["--keep", "format="], "largest, oldest"),
         (["--where", "widht > 1"], "did you mean width"),
