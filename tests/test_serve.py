@@ -228,8 +228,9 @@ def test_a_browser_without_scripts(server: Served, searcher: embedsearch.Searche
 def test_the_page_is_small_and_whole(server: Served) -> None:
     page = server.get("/")
     assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    parts = [server.get(f"/static/{name}") for name in ("page.css", "page.js", "icon.svg")]
-    assert [part.status for part in parts] == [200] * 3
+    names = {path.name for path in REPOSITORY.glob("embedsearch/web/static/*")} - {"page.html"}
+    parts = [server.get(f"/static/{name}") for name in sorted(names)]
+    assert [part.status for part in parts] == [200] * len(names)
     assert sum(len(part.body) for part in (page, *parts)) <= 60_000
     for part in (page, *parts):
         assert not re.findall(rb"https?://(?!www\.w3\.org/2000/svg)", part.body)

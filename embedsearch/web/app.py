@@ -59,11 +59,19 @@ _DEFAULT_SIDE = 256
 _PICTURES = {"image/*": {"schema": {"type": "string", "format": "binary"}}}
 _log = logging.getLogger("embedsearch.web")
 
-
 _STATIC = {
     "page.css": "text/css",
-    "page.js": "text/javascript",
     "icon.svg": "image/svg+xml",
+    "page.js": "text/javascript",
+    "address.js": "text/javascript",
+    "columns.js": "text/javascript",
+    "dom.js": "text/javascript",
+    "facts.js": "text/javascript",
+    "grid.js": "text/javascript",
+    "marks.js": "text/javascript",
+    "query.js": "text/javascript",
+    "search.js": "text/javascript",
+    "store.js": "text/javascript",
 }
 
 
