@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter
 
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.records import Failure, ImageFacts, ImageRef, Reason
-from embedsearch.images.decode import image as decode_image
+from embedsearch.images.decode import opening as decode_image
 from embedsearch.images.decode.image import DecodeError, decode, square
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
