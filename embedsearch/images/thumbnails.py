@@ -82,7 +82,7 @@ class Thumbnailer:
         with self._making:
             if fits not in self._decoders:
                 self._decoders[fits] = SharedDecoder(
-                    fits, self._limits, most=_SIDES[fits], fit=True
+                    fits, self._limits, max_files=_SIDES[fits], fit=True
                 )
             return self._decoders[fits]
 
@@ -98,7 +98,7 @@ class Pictures:
         """Decode to `side` pixels, the longer side of a picture."""
         self._side = side
         limits = DecodeLimits()
-        self._decoder = SharedDecoder(side, limits, most=_AT_ONCE, fit=True)
+        self._decoder = SharedDecoder(side, limits, max_files=_AT_ONCE, fit=True)
         self._handed = ByteFiles()
         self._originals = Originals(limits.max_bytes)
 

@@ -140,7 +140,7 @@ class QueryEmbedder:
         self._loading = threading.Lock()
         self._extractor: PixelExtractor | None = None
         self._decoder = SharedDecoder(
-            spec.input_side, limits, most=IMAGES_AT_ONCE, meanwhile=lambda: self._network()
+            spec.input_side, limits, max_files=IMAGES_AT_ONCE, meanwhile=lambda: self._network()
         )
         self._handed = ByteFiles()
         self._originals = Originals(limits.max_bytes)

@@ -59,20 +59,20 @@ class SharedDecoder:
         side: int,
         limits: DecodeLimits,
         *,
-        most: int,
+        max_files: int,
         fit: bool = False,
         meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
-        """Decode up to `most` files at a time; `meanwhile` runs while the workers are at them.
+        """Decode up to `max_files` files at a time; `meanwhile` runs while the workers are at them.
 
         With `fit`, a picture keeps its proportions, centred on white; else it is squashed.
         """
         self._side = side
         self._limits = limits
-        self._most = most
+        self._max_files = max_files
         self._fit = fit
         self._meanwhile = meanwhile
-        self._decode_together = MicroBatcher(self._decode, most)
+        self._decode_together = MicroBatcher(self._decode, max_files)
         self._using = threading.Lock()
         self._pool: DecodePool | None = None
 
@@ -118,7 +118,7 @@ class SharedDecoder:
         workers = min(files, available_processors())
         if self._pool is None:
             self._pool = DecodePool(
-                self._side, self._limits, workers=workers, batch=self._most, fit=self._fit
+                self._side, self._limits, workers=workers, batch=self._max_files, fit=self._fit
             )
         self._pool.grow_to(workers)
         return self._pool
