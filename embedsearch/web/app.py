@@ -35,7 +35,6 @@ from embedsearch.core.paths import printable
 from embedsearch.core.records import Hit, ImageRecord, Reason
 from embedsearch.images.thumbnails import MAX_SIDE
 from embedsearch.searching.searcher import Searcher
-from embedsearch.web.admission import Admission, Busy
 from embedsearch.web.asked import (
     Asked,
     BadRequest,
@@ -48,7 +47,7 @@ from embedsearch.web.asked import (
     validated,
 )
 from embedsearch.web.guard import Access, App, Guard
-from embedsearch.web.limits import ServerLimits
+from embedsearch.web.limits import Admission, Busy, ServerLimits
 from embedsearch.web.metrics import CONTENT_TYPE, Metrics
 from embedsearch.web.plain import FORM, error_page, hits_page
 

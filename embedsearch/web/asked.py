@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -41,18 +41,22 @@ class BadRequest(Exception):
         self.status = status
 
 
+PageSize: TypeAlias = Annotated[int, Field(ge=1, le=MAX_K)]
+Where: TypeAlias = Annotated[str | None, Field(max_length=10_000, description="SQL condition")]
+
+
 class Options(BaseModel):
-    """The options of a search, as those of `embedsearch query`."""
+    """The options of a search, as of `embedsearch query`; SearchConfig checks their bounds."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    k: Annotated[int, Field(ge=1, le=MAX_K, description="hits")] = DEFAULT_K
-    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET, description="hits left out")] = 0
-    where: Annotated[str | None, Field(max_length=10_000, description="SQL condition")] = None
-    min_score: Annotated[float | None, Field(ge=-1, le=1, description="least cosine")] = None
-    collapse: Annotated[float | None, Field(gt=0, le=1, description="copies count once")] = None
-    diverse: Annotated[float | None, Field(ge=0, le=1, description="how different hits are")] = None
-    expand: Annotated[int, Field(ge=0, le=100, description="neighbours to ask again with")] = 0
+    k: Annotated[PageSize, Field(description="hits")] = DEFAULT_K
+    offset: Annotated[int, Field(le=MAX_OFFSET, description="hits left out")] = 0
+    where: Where = None
+    min_score: Annotated[float | None, Field(description="least cosine")] = None
+    collapse: Annotated[float | None, Field(description="copies count once")] = None
+    diverse: Annotated[float | None, Field(description="how different hits are")] = None
+    expand: Annotated[int, Field(description="neighbors to ask again with")] = 0
 
     def config(self) -> SearchConfig:
         """Return them as the searcher takes them. Raises UsageError."""
@@ -116,9 +120,9 @@ class ListOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    k: Annotated[int, Field(ge=1, le=MAX_K, description="images")] = DEFAULT_K
+    k: Annotated[PageSize, Field(description="images")] = DEFAULT_K
     offset: Annotated[int, Field(ge=0, lt=10**12, description="images left out")] = 0
-    where: Annotated[str | None, Field(max_length=10_000, description="SQL condition")] = None
+    where: Where = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
-"""What a server allows, in one place."""
+"""The bounds of a server, and turns for its requests."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 
@@ -21,3 +24,34 @@ class ServerLimits:
     connections: int = 512
     running: int = 8  # requests that are worked on
     waiting: int = 32  # requests that wait for that
+
+
+class Busy(Exception):
+    """The queue is full: another request would wait too long."""
+
+
+class Admission:
+    """Gives turns in the order of arrival; bounds how many work and how many wait."""
+
+    def __init__(self, limits: ServerLimits) -> None:
+        self._turns = asyncio.Semaphore(limits.running)
+        self._max_waiting = limits.waiting
+        self.running = 0
+        self.waiting = 0
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn and hold it. Raises Busy."""
+        if self._turns.locked() and self.waiting >= self._max_waiting:
+            raise Busy
+        self.waiting += 1
+        try:
+            await self._turns.acquire()
+        finally:
+            self.waiting -= 1
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+            self._turns.release()
