@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
 
 from embedsearch.core.errors import UnreadableImage
+from embedsearch.core.lru import LRU
 from embedsearch.core.paths import is_url, printable
 from embedsearch.core.records import Failure, ImageRef, Kind, Place, Root
 from embedsearch.images.sources.open import kind_of_file, open_source
@@ -24,7 +24,7 @@ class Originals:
         self._max_bytes = max_bytes
         self._handed = ByteFiles()
         self._looking = threading.Lock()
-        self._archives: OrderedDict[tuple[str, str], Source] = OrderedDict()
+        self._archives: LRU[tuple[str, str], Source] = LRU(_KEPT)
 
     def close(self) -> None:
         """Forget the archives, and remove what nobody decoded."""
@@ -41,11 +41,7 @@ class Originals:
             return Place(root, key)
         with self._looking:
             source = open_source(Root(0, root, kind), "", self._handed, self._max_bytes)
-            name = root, source.version()
-            source = self._archives.setdefault(name, source)
-            self._archives.move_to_end(name)
-            while len(self._archives) > _KEPT:
-                self._archives.popitem(last=False)
+            source = self._archives.get((root, source.version()), lambda: source)
             ((_, place),) = source.places([ImageRef(0, key, -1, -1)])
         if isinstance(place, Failure):
             words = f"{printable(os.path.join(root, key))} cannot be read: {place.reason}"
