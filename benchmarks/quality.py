@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
@@ -34,7 +35,6 @@ from embedsearch.learning.metrics import measure, rank_others
 from embedsearch.network.extractor import normalisation
 from embedsearch.network.pooling import GeM, expected_features
 from embedsearch.network.resnet import ResNet, float_pixels, load
-from embedsearch.network.tensors import load_tensors
 from embedsearch.network.weights import resolve, weights_path
 
 BATCH = 32
@@ -59,7 +59,7 @@ class Network:
 
     def __init__(self, model: str, photos: Sequence[Image.Image], labels: Sequence[str]) -> None:
         self.spec: ModelSpec = resolve(model, Session())
-        weights = load_tensors(weights_path(self.spec))
+        weights = load_file(weights_path(self.spec))
         self.network: ResNet = load(self.spec.architecture, weights).to(
             memory_format=torch.channels_last
         )

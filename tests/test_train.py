@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file as load_tensors
 
 import embedsearch
 from embedsearch.core.config import FREEZABLE
@@ -37,7 +38,6 @@ from embedsearch.learning.labels import Labels, Target, read_labels, standardise
 from embedsearch.learning.train import train
 from embedsearch.learning.trainee import Trainee, set_learning, stage_modules, total_loss
 from embedsearch.network.resnet import STAGES, ResNet, build, load
-from embedsearch.network.tensors import load_tensors
 from embedsearch.network.weights import resolve, weights_path
 from tests.conftest import SAMPLES, run_cli
 
@@ -398,7 +398,7 @@ def test_vectors_that_are_no_numbers_are_never_best(
     def spoilt(self: Any, *arguments: Any) -> float:
         rate = whole(self, *arguments)
         with torch.no_grad():
-            self.average.network.conv1.weight[0] = float("nan")
+            self.trainer.average.network.conv1.weight[0] = float("nan")
         return rate
 
     monkeypatch.setattr(training._Run, "_one_epoch", spoilt)
@@ -528,7 +528,7 @@ def test_the_margin_reaches_the_loss_as_scores(
         seen.append(arguments[4])
         return total_loss(*arguments)
 
-    monkeypatch.setattr(training, "total_loss", watched)
+    monkeypatch.setattr("embedsearch.learning.trainer.total_loss", watched)
     with contextlib.suppress(TrainingFailed):
         train(patterns, tmp_path / "o.safetensors", epochs=1, holdout=0.5, loss=loss, **SMALL)
     assert seen and seen == pytest.approx([wanted] * len(seen))
@@ -576,7 +576,7 @@ def test_a_loss_that_is_no_number_ends_the_training(
         loss = total_loss(*arguments)
         return loss * float("nan") if calls > 5 else loss
 
-    monkeypatch.setattr(training, "total_loss", poisoned)
+    monkeypatch.setattr("embedsearch.learning.trainer.total_loss", poisoned)
     with pytest.raises(TrainingFailed, match="not finite any more in epoch 1: a lower --lr"):
         train(patterns, tmp_path / "o.safetensors", epochs=3, holdout=0.5, batch=4, **SMALL)
     assert not (tmp_path / "o.safetensors").exists()

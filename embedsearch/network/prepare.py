@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
+import safetensors.torch
 import torch
 
 from embedsearch.core.atomic import write_atomically
@@ -25,7 +27,6 @@ from embedsearch.network.extractor import build_extractor, pooling_of
 from embedsearch.network.openvino_runtime import compile_model, import_openvino, place_model
 from embedsearch.network.quantize import quantize
 from embedsearch.network.resnet import ARCHITECTURES, STAGES, Architecture, load
-from embedsearch.network.tensors import dump_tensors, load_tensors
 
 MODEL_RECORD = "embedsearch_model"  # the metadata that holds a ModelSpec's fields, as JSON
 # Where training scripts keep the state_dict, what wrappers put before names, and heads.
@@ -66,8 +67,10 @@ def import_weights(file: Path, sha256: str, folder: Path) -> None:
     record = _own_record(metadata)
     name = record.get("architecture") or recognise(weights)
     network = load(name, weights)  # strict: names what is missing or unexpected
-    body = {key: value.contiguous() for key, value in weights.items()}
-    data = dump_tensors(body)
+    # Copies: the library refuses tensors that share memory, as those of some checkpoints do.
+    plain = torch.contiguous_format
+    body = {key: value.clone(memory_format=plain) for key, value in weights.items()}
+    data = safetensors.torch.save(body)
     note = {
         "architecture": name,
         "dim": network.kind.dim,
@@ -111,8 +114,6 @@ def read_weights(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """
     metadata: dict[str, str] = {}
     if file.suffix == ".safetensors":
-        import safetensors
-
         with safetensors.safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
             loaded = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
@@ -165,7 +166,7 @@ def recognise(weights: dict[str, torch.Tensor]) -> str:
 def convert(spec: ModelSpec, weights: Path, folder: Path) -> None:
     """Write `model.xml`, `model.bin` and `runtime.json` for OpenVINO into `folder`."""
     ov = import_openvino()
-    extractor = build_extractor(spec, load_tensors(weights))
+    extractor = build_extractor(spec, safetensors.torch.load_file(weights))
     side = spec.input_side
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
     with torch.no_grad():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import load_file
 
 from embedsearch.core.errors import MissingLibrary
 from embedsearch.core.records import ModelSpec
@@ -18,7 +19,6 @@ from embedsearch.network.extractor import Extractor, build_extractor
 from embedsearch.network.feed import GPU_LANES
 from embedsearch.network.folding import fold_batchnorm
 from embedsearch.network.fusing import fuse_kernels
-from embedsearch.network.tensors import load_tensors
 from embedsearch.network.weights import weights_path
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -41,7 +41,7 @@ class TorchExtractor:
         _check_present(first)
         self.device = device
         self.precision = _auto_precision(first) if precision == "auto" else precision
-        extractor = build_extractor(spec, load_tensors(weights_path(spec)))
+        extractor = build_extractor(spec, load_file(weights_path(spec)))
         fold_batchnorm(extractor.network)
         if first.type == "cuda" and not torch.version.hip:
             fuse_kernels(extractor.network)
