@@ -40,7 +40,7 @@ from embedsearch.learning.judging import judge
 from embedsearch.learning.labels import Labels, main_of, read_labels
 from embedsearch.learning.pictures import take_pictures
 from embedsearch.learning.trainer import Trainer
-from embedsearch.learning.workplace import Workplace
+from embedsearch.learning.training_folder import TrainingFolder
 from embedsearch.network.catalog import AUTO, file_spec
 from embedsearch.network.prepare import MODEL_RECORD
 from embedsearch.network.resnet import ResNet, build, load
@@ -77,7 +77,7 @@ def train(
     config = replace(config or TrainConfig(), **options)
     session = session or Session()
     labels = read_labels(folder, targets, classify, regress, session.notice)
-    with Workplace(Path(out)) as workplace:
+    with TrainingFolder(Path(out)) as workplace:
         run = _Run(labels, workplace, config, session)
         try:
             return run.train(on_plan, on_epoch, on_progress)
@@ -104,7 +104,7 @@ class _Run:
     """One training: its pictures, its epochs and its checkpoint."""
 
     def __init__(
-        self, labels: Labels, workplace: Workplace, config: TrainConfig, session: Session
+        self, labels: Labels, workplace: TrainingFolder, config: TrainConfig, session: Session
     ) -> None:
         self.out = workplace.out
         self.checkpoint = workplace.checkpoint

@@ -19,7 +19,7 @@ from embedsearch.core.paths import printable
 _OURS = re.compile(r"checkpoint|pixels|tmp-[0-9a-f]{16}-checkpoint")
 
 
-class Workplace:
+class TrainingFolder:
     """Held until its `with` ends; the kernel drops the lock when its process dies."""
 
     def __init__(self, out: Path) -> None:
@@ -46,7 +46,7 @@ class Workplace:
             os.close(self._descriptor)
             raise
 
-    def __enter__(self) -> Workplace:
+    def __enter__(self) -> TrainingFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
