@@ -1,7 +1,7 @@
 """Transfer learning; in: labelled pictures and a model, out: a better model's file.
 
 decode once (pictures.py) → random views (augment.py) → network and heads (trainee.py), stage
-after stage (schedule.py) → held-out recall@1 and mAP after every epoch (judging.py) → the best
+after stage (schedule.py) → held-out recall@1 and mAP after every epoch (held_out.py) → the best
 weights, with their own model record, for `index --model`. A model that got worse is not written.
 """
 
@@ -36,7 +36,7 @@ from embedsearch.learning.course import (
     read_checkpoint,
     save,
 )
-from embedsearch.learning.judging import judge
+from embedsearch.learning.held_out import evaluate_held_out
 from embedsearch.learning.labels import Labels, main_of, read_labels
 from embedsearch.learning.pictures import take_pictures
 from embedsearch.learning.trainer import Trainer
@@ -77,17 +77,17 @@ def train(
     config = replace(config or TrainConfig(), **options)
     session = session or Session()
     labels = read_labels(folder, targets, classify, regress, session.notice)
-    with TrainingFolder(Path(out)) as workplace:
-        run = _Run(labels, workplace, config, session)
+    with TrainingFolder(Path(out)) as training_folder:
+        run = _Run(labels, training_folder, config, session)
         try:
             return run.train(on_plan, on_epoch, on_progress)
         except torch.OutOfMemoryError as error:
             batch = run.trainer.batch
             smaller = f"--batch {batch // 2}" if batch > 3 else "a smaller --input-side"
-            again = f", once {workplace.checkpoint} is deleted"
+            again = f", once {training_folder.checkpoint} is deleted"
             raise TrainingFailed(
                 f"{run.trainer.device} has no memory for {batch} pictures at once: {smaller}"
-                f"{again if workplace.checkpoint.exists() else ''}"
+                f"{again if training_folder.checkpoint.exists() else ''}"
             ) from error
 
 
@@ -104,10 +104,10 @@ class _Run:
     """One training: its pictures, its epochs and its checkpoint."""
 
     def __init__(
-        self, labels: Labels, workplace: TrainingFolder, config: TrainConfig, session: Session
+        self, labels: Labels, folder: TrainingFolder, config: TrainConfig, session: Session
     ) -> None:
-        self.out = workplace.out
-        self.checkpoint = workplace.checkpoint
+        self.out = folder.out
+        self.checkpoint = folder.checkpoint
         self.config = config
         self.session = session
         self.started = self.saved_at = time.monotonic()
@@ -117,7 +117,7 @@ class _Run:
         self.identity = identity(config, self.spec)
         self.found = read_checkpoint(self.checkpoint, self.identity)
         self.pictures = take_pictures(
-            labels, self.spec.input_side, config.holdout, config.seed, workplace.pixels, session
+            labels, self.spec.input_side, config.holdout, config.seed, folder.pixels, session
         )
         self.digest = digest_of((self.pictures.train.labels, self.pictures.held.labels))
         batch = batch_size(len(self.pictures.train), config.batch)
@@ -230,7 +230,9 @@ class _Run:
         if not torch.isfinite(vectors).all():
             raise self._diverged()
         learnt = self.pictures.train.labels.targets
-        return judge(features, vectors, held.labels.targets, learnt, list(heads)), dead.shares
+        return evaluate_held_out(
+            features, vectors, held.labels.targets, learnt, list(heads)
+        ), dead.shares
 
     def _enter(self, done: Epoch, dead: dict[str, float]) -> None:
         """Note an epoch: warnings, the best weights, and that the next one begins."""

@@ -14,7 +14,7 @@ from embedsearch.learning.labels import Target, main_of, scale_of
 from embedsearch.learning.metrics import measure_all
 
 
-def judge(
+def evaluate_held_out(
     features: Tensor,
     vectors: Tensor,
     held: Sequence[Target],
