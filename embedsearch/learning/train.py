@@ -28,19 +28,19 @@ from embedsearch.core.records import Epoch, ModelSpec, Progress, Quality, StageP
 from embedsearch.core.session import Session
 from embedsearch.learning import health
 from embedsearch.learning.augment import import_transforms
-from embedsearch.learning.course import (
-    Checkpoint,
-    Course,
-    digest_of,
-    identity,
-    read_checkpoint,
-    save,
-)
 from embedsearch.learning.held_out import evaluate_held_out
 from embedsearch.learning.labels import Labels, main_of, read_labels
 from embedsearch.learning.pictures import take_pictures
 from embedsearch.learning.trainer import Trainer
 from embedsearch.learning.training_folder import TrainingFolder
+from embedsearch.learning.training_state import (
+    Checkpoint,
+    TrainingState,
+    digest_of,
+    identity_of,
+    read_checkpoint,
+    save,
+)
 from embedsearch.network.catalog import AUTO, file_spec
 from embedsearch.network.prepare import MODEL_RECORD
 from embedsearch.network.resnet import ResNet, build, load
@@ -114,7 +114,7 @@ class _Run:
         device = pick_device(config.device)
         import_transforms()  # refused here, before the images are decoded
         self.spec, network = _start(config, session)
-        self.identity = identity(config, self.spec)
+        self.identity = identity_of(config, self.spec)
         self.found = read_checkpoint(self.checkpoint, self.identity)
         self.pictures = take_pictures(
             labels, self.spec.input_side, config.holdout, config.seed, folder.pixels, session
@@ -123,7 +123,7 @@ class _Run:
         batch = batch_size(len(self.pictures.train), config.batch)
         self.trainer = Trainer(network, self.spec, self.pictures.train, config, batch, device)
         self.best: dict[str, Tensor] = {}
-        self.course = Course()
+        self.state = TrainingState()
 
     def train(
         self,
@@ -141,17 +141,17 @@ class _Run:
             self._resume(self.found)
         elif not self.config.from_scratch:
             self.trainer.imprint()
-        if self.course.before is None:
-            before, self.course.dead = self._quality(heads=())
+        if self.state.before is None:
+            before, self.state.dead = self._quality(heads=())
             self._check_judgeable(before)
-            self.course.before = self.course.best = before
+            self.state.before = self.state.best = before
             self.session.notice(f"before: {printable(before.words)}")
             self._save()
-        while self.course.epoch < self.config.epochs:
+        while self.state.epoch < self.config.epochs:
             rate = self._one_epoch(on_progress)
-            loss = self.course.loss_sum / self.trainer.steps
+            loss = self.state.loss_sum / self.trainer.steps
             quality, dead = self._quality(heads=self.trainer.average.heads)
-            done = Epoch(self.course.epoch + 1, loss, quality, round(rate, 1))
+            done = Epoch(self.state.epoch + 1, loss, quality, round(rate, 1))
             self._enter(done, dead)
             if on_epoch is not None:
                 on_epoch(done)
@@ -171,41 +171,41 @@ class _Run:
             )
 
     def _one_epoch(self, on_progress: Callable[[Progress], None] | None) -> float:
-        """Learn from the pictures once, from where the course stands; return images/s."""
-        course, steps, batch = self.course, self.trainer.steps, self.trainer.batch
-        order = self.trainer.begin_epoch(course.epoch, is_resumed=bool(course.step))
-        started, begun = time.monotonic(), course.step
+        """Learn from the pictures once, from where the state stands; return images/s."""
+        state, steps, batch = self.state, self.trainer.steps, self.trainer.batch
+        order = self.trainer.begin_epoch(state.epoch, is_resumed=bool(state.step))
+        started, begun = time.monotonic(), state.step
         losses: list[Tensor] = []
-        while course.step < steps:
-            indices = np.sort(order[course.step * batch : (course.step + 1) * batch])
-            losses.append(self.trainer.step(indices, course.epoch * steps + course.step))
-            course.step += 1
+        while state.step < steps:
+            indices = np.sort(order[state.step * batch : (state.step + 1) * batch])
+            losses.append(self.trainer.step(indices, state.epoch * steps + state.step))
+            state.step += 1
             stopped = self.session.stop()
             due = time.monotonic() - self.saved_at > self.config.checkpoint_s
-            if len(losses) == _WATCH_STEPS or course.step == steps or stopped or due:
+            if len(losses) == _WATCH_STEPS or state.step == steps or stopped or due:
                 self._look_at(losses)
                 losses = []
-                self._tell(on_progress, (time.monotonic() - started) / (course.step - begun))
+                self._tell(on_progress, (time.monotonic() - started) / (state.step - begun))
                 if stopped or due:
                     self._save()
             if stopped:
                 raise Interrupted(
-                    f"interrupted in epoch {course.epoch + 1}; the same command goes on from "
+                    f"interrupted in epoch {state.epoch + 1}; the same command goes on from "
                     f"{self.checkpoint}",
                     stopped,
                 )
-        return batch * (course.step - begun) / max(time.monotonic() - started, 1e-9)
+        return batch * (state.step - begun) / max(time.monotonic() - started, 1e-9)
 
     def _look_at(self, losses: Sequence[Tensor]) -> None:
         """Add up the losses. Raises TrainingFailed for NaN or infinity."""
         loss = float(torch.stack(list(losses)).sum())
         if not math.isfinite(loss):
             raise self._diverged()
-        self.course.loss_sum += loss
+        self.state.loss_sum += loss
 
     def _diverged(self) -> TrainingFailed:
         return TrainingFailed(
-            f"the numbers are not finite any more in epoch {self.course.epoch + 1}: a lower --lr "
+            f"the numbers are not finite any more in epoch {self.state.epoch + 1}: a lower --lr "
             f"than {self.config.lr:g} may help; {self.checkpoint} holds what came before, delete "
             "it to start anew"
         )
@@ -213,10 +213,10 @@ class _Run:
     def _tell(self, on_progress: Callable[[Progress], None] | None, step_s: float) -> None:
         if on_progress is None:
             return
-        course = self.course
-        done = course.epoch * self.trainer.steps + course.step
-        note = f"epoch {course.epoch + 1}, loss {course.loss_sum / course.step:.3f}"
-        if course.epochs and (last := course.epochs[-1].quality).recall_1 is not None:
+        state = self.state
+        done = state.epoch * self.trainer.steps + state.step
+        note = f"epoch {state.epoch + 1}, loss {state.loss_sum / state.step:.3f}"
+        if state.epochs and (last := state.epochs[-1].quality).recall_1 is not None:
             note += f", held-out recall@1 {last.recall_1:.3f}"
         total = self.config.epochs * self.trainer.steps * self.trainer.batch
         seconds = done * step_s  # at the rate of this epoch
@@ -236,8 +236,8 @@ class _Run:
 
     def _enter(self, done: Epoch, dead: dict[str, float]) -> None:
         """Note an epoch: warnings, the best weights, and that the next one begins."""
-        course = self.course
-        found = health.dead_words(course.dead, dead)
+        state = self.state
+        found = health.dead_words(state.dead, dead)
         if done.number * self.trainer.steps >= _STEPS_TO_LEARN:
             smoothing = self.config.label_smoothing
             guessing = health.guessing_loss(
@@ -245,51 +245,51 @@ class _Run:
             )
             found |= health.stuck_words(done.loss, guessing, done.number)
         for kind, words in found.items():
-            if kind not in course.warnings:
+            if kind not in state.warnings:
                 self.session.notice(words)
-                course.warnings[kind] = words
-        assert course.best is not None
-        if done.quality.score > course.best.score:
-            course.best, course.best_epoch = done.quality, done.number
+                state.warnings[kind] = words
+        assert state.best is not None
+        if done.quality.score > state.best.score:
+            state.best, state.best_epoch = done.quality, done.number
             weights = self.trainer.average.network.state_dict()
             self.best = {
                 name: tensor.clone(memory_format=torch.contiguous_format).cpu()
                 for name, tensor in weights.items()
             }
-        course.epochs.append(done)
-        course.epoch, course.step, course.loss_sum = done.number, 0, 0.0
+        state.epochs.append(done)
+        state.epoch, state.step, state.loss_sum = done.number, 0, 0.0
 
     def _save(self) -> None:
-        state = {**self.trainer.state(), "best": self.best}
-        save(self.checkpoint, self.identity, self.digest, self.course, state)
+        tensors = {**self.trainer.state(), "best": self.best}
+        save(self.checkpoint, self.identity, self.digest, self.state, tensors)
         self.saved_at = time.monotonic()
 
     def _resume(self, found: Checkpoint) -> None:
         """Go on from a checkpoint. Raises UsageError where the pictures are others."""
-        if found.pictures != self.digest:
+        if found.images != self.digest:
             raise UsageError(
                 f"{self.checkpoint} is of a training with other pictures or labels: delete it, or "
                 "give another --out"
             )
-        self.course = found.course
-        self.trainer.resume(found.state)
-        self.best = found.state["best"]
+        self.state = found.state
+        self.trainer.resume(found.tensors)
+        self.best = found.tensors["best"]
         self.found = None  # and its memory
         self.session.notice(
-            f"going on from {self.checkpoint}: epoch {self.course.epoch + 1}, "
-            f"{self.course.step} of {self.trainer.steps} steps done"
+            f"going on from {self.checkpoint}: epoch {self.state.epoch + 1}, "
+            f"{self.state.step} of {self.trainer.steps} steps done"
         )
 
     def _finish(self) -> TrainReport:
         """Write the best weights with their record. Raises TrainingFailed if none is better."""
-        course = self.course
-        assert course.before is not None and course.best is not None
-        if not course.best_epoch:
+        state = self.state
+        assert state.before is not None and state.best is not None
+        if not state.best_epoch:
             self.checkpoint.unlink(missing_ok=True)
             raise TrainingFailed(
                 "no epoch made the model better on the pictures held out "
-                f"({printable(course.epochs[-1].quality.words)}; before: "
-                f"{printable(course.before.words)}): {self.out} was not written"
+                f"({printable(state.epochs[-1].quality.words)}; before: "
+                f"{printable(state.before.words)}): {self.out} was not written"
             )
         report = TrainReport(
             model=self.config.model,
@@ -299,11 +299,11 @@ class _Run:
             images=len(self.pictures.train),
             held_out=len(self.pictures.held),
             failed=self.pictures.failed,
-            before=course.before,
-            after=course.best,
-            best_epoch=course.best_epoch,
-            epochs=course.epochs,
-            warnings=list(course.warnings.values()),
+            before=state.before,
+            after=state.best,
+            best_epoch=state.best_epoch,
+            epochs=state.epochs,
+            warnings=list(state.warnings.values()),
             elapsed_s=round(time.monotonic() - self.started, 1),
         )
         record = {**self.spec.to_dict(), "name": self.out.stem, "weights_sha256": ""}
