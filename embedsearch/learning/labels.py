@@ -45,7 +45,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Labels:
-    """Pictures of a folder with their targets; the first one of classes is what retrieval asks."""
+    """TrainingImages of a folder with their targets; the first one of classes is what retrieval asks."""
 
     folder: str
     refs: tuple[ImageRef, ...]

@@ -1,6 +1,6 @@
 """Transfer learning; in: labelled pictures and a model, out: a better model's file.
 
-decode once (pictures.py) → random views (augment.py) → network and heads (trainee.py), stage
+decode once (training_images.py) → random views (augment.py) → network and heads (trainee.py), stage
 after stage (schedule.py) → held-out recall@1 and mAP after every epoch (held_out.py) → the best
 weights, with their own model record, for `index --model`. A model that got worse is not written.
 """
@@ -30,9 +30,9 @@ from embedsearch.learning import health
 from embedsearch.learning.augment import import_transforms
 from embedsearch.learning.held_out import evaluate_held_out
 from embedsearch.learning.labels import Labels, main_of, read_labels
-from embedsearch.learning.pictures import take_pictures
 from embedsearch.learning.trainer import Trainer
 from embedsearch.learning.training_folder import TrainingFolder
+from embedsearch.learning.training_images import decode_training_images
 from embedsearch.learning.training_state import (
     Checkpoint,
     TrainingState,
@@ -116,7 +116,7 @@ class _Run:
         self.spec, network = _start(config, session)
         self.identity = identity_of(config, self.spec)
         self.found = read_checkpoint(self.checkpoint, self.identity)
-        self.pictures = take_pictures(
+        self.pictures = decode_training_images(
             labels, self.spec.input_side, config.holdout, config.seed, folder.pixels, session
         )
         self.digest = digest_of((self.pictures.train.labels, self.pictures.held.labels))

@@ -18,7 +18,6 @@ from embedsearch.core.config import TrainConfig
 from embedsearch.core.records import ModelSpec
 from embedsearch.learning.augment import random_views
 from embedsearch.learning.labels import standardised
-from embedsearch.learning.pictures import Part
 from embedsearch.learning.schedule import Schedule
 from embedsearch.learning.trainee import (
     TEMPERATURE,
@@ -28,6 +27,7 @@ from embedsearch.learning.trainee import (
     stage_modules,
     total_loss,
 )
+from embedsearch.learning.training_images import LabeledImages
 from embedsearch.network.extractor import normalisation
 from embedsearch.network.resnet import ResNet, float_pixels
 from embedsearch.network.torch_runtime import DTYPES, memory_format, training_precision
@@ -47,7 +47,7 @@ class Trainer:
         self,
         network: ResNet,
         spec: ModelSpec,
-        pictures: Part,
+        pictures: LabeledImages,
         config: TrainConfig,
         batch: int,
         device: torch.device,
@@ -129,7 +129,7 @@ class Trainer:
         return loss.detach()
 
     def embed(
-        self, model: Trainee, part: Part, indices: npt.NDArray[np.int64]
+        self, model: Trainee, part: LabeledImages, indices: npt.NDArray[np.int64]
     ) -> tuple[Tensor, Tensor]:
         """Return features and vectors, float32 (n, D) both, of the pictures at `indices`."""
         model.measure_center()

@@ -29,7 +29,7 @@ _NAMED = 5  # so many pictures that cannot be read are named
 
 
 @dataclass(frozen=True)
-class Part:
+class LabeledImages:
     """Some of the pictures: labels of n, pixels uint8 (n, S, S, 3)."""
 
     labels: Labels
@@ -41,17 +41,17 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Pictures:
+class TrainingImages:
     """Those to learn from, those to judge by, and how many could not be read."""
 
-    train: Part
-    held: Part
+    train: LabeledImages
+    held: LabeledImages
     failed: int
 
 
-def take_pictures(
+def decode_training_images(
     labels: Labels, side: int, holdout: float, seed: int, scratch: Path, session: Session
-) -> Pictures:
+) -> TrainingImages:
     """Split the pictures and decode them as `index` would; `scratch` is a file to map.
 
     Raises UsageError for too few, StorageError for a full disk, and Interrupted.
@@ -66,7 +66,7 @@ def take_pictures(
         for failure in failures[:_NAMED]:
             session.notice(f"left out: {printable(failure.key)}: {failure.reason}")
         failed += len(failures)
-        parts.append(Part(part.keep(places), pixels))
+        parts.append(LabeledImages(part.keep(places), pixels))
     train, held = parts
     check_learnable(train.labels.targets)
     if len(train) < 2 or not len(held):
@@ -74,7 +74,7 @@ def take_pictures(
             f"{len(train)} pictures to learn from and {len(held)} held out are too few: a class "
             "needs two at least"
         )
-    return Pictures(train, held, failed)
+    return TrainingImages(train, held, failed)
 
 
 def _decode_all(
