@@ -36,7 +36,12 @@ from embedsearch.learning import train as training
 from embedsearch.learning.augment import random_views
 from embedsearch.learning.labels import Labels, Target, read_labels, standardised
 from embedsearch.learning.train import train
-from embedsearch.learning.trainee import Trainee, set_learning, stage_modules, total_loss
+from embedsearch.learning.training_model import (
+    TrainingModel,
+    set_learning,
+    stage_modules,
+    total_loss,
+)
 from embedsearch.network.resnet import STAGES, ResNet, build, load
 from embedsearch.network.weights import resolve, weights_path
 from tests.conftest import SAMPLES, run_cli
@@ -704,7 +709,7 @@ def test_what_is_learnt_is_what_is_searched() -> None:
     spec = resolve("packaged", Session())
     network = load(spec.architecture, load_tensors(weights_path(spec)))
     target = Target("t", np.array([0, 1]), ("a", "b"))
-    trainee = Trainee(network, spec, [target], "proxy").eval()
+    trainee = TrainingModel(network, spec, [target], "proxy").eval()
     pixels = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
     extractor = Extractor(network, spec)
     x = (pixels.permute(0, 3, 1, 2).float() - extractor.mean) / extractor.deviation
@@ -712,7 +717,7 @@ def test_what_is_learnt_is_what_is_searched() -> None:
         vectors = trainee.vectors(trainee.features(x))
         assert torch.allclose(vectors, extractor(pixels), atol=1e-5)
     with torch.inference_mode():  # the mutant: another centre
-        other = Trainee(network, replace(spec, center=0.0), [target], "proxy").eval()
+        other = TrainingModel(network, replace(spec, center=0.0), [target], "proxy").eval()
         assert not torch.allclose(other.vectors(other.features(x)), extractor(pixels), atol=1e-2)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from embedsearch.core.config import TrainConfig
 from embedsearch.core.records import StagePlan
-from embedsearch.learning.trainee import STEM, Trainee, stage_modules
+from embedsearch.learning.training_model import STEM, TrainingModel, stage_modules
 from embedsearch.network.resnet import STAGES
 
 # Of the heads' rate: early stages are general, and learn a fraction of what the heads do.
@@ -65,20 +65,20 @@ class Schedule:
         cosine = (1 + math.cos(math.pi * progress)) / 2
         return min(1.0, (progress + 1e-3) / WARM_UP) * cosine
 
-    def optimizer(self, trainee: Trainee) -> torch.optim.SGD:
+    def optimizer(self, model: TrainingModel) -> torch.optim.SGD:
         """Return the optimizer: two groups a stage, with and without weight decay, and heads'.
 
         A group's `base` is its highest rate; `set_rates` sets the rate of a step.
         """
         groups: list[dict[str, Any]] = []
-        for stage, modules in stage_modules(trainee.network).items():
+        for stage, modules in stage_modules(model.network).items():
             parameters = [p for module in modules for p in module.parameters()]
             for decay, chosen in (
                 (WEIGHT_DECAY, [p for p in parameters if p.ndim > 1]),
                 (0.0, [p for p in parameters if p.ndim <= 1]),
             ):
                 groups.append({"params": chosen, "weight_decay": decay, "base": self.lr(stage)})
-        heads = list(trainee.heads.parameters())
+        heads = list(model.heads.parameters())
         groups.append({"params": heads, "weight_decay": 0.0, "base": self.config.lr})
         return torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
 
@@ -87,13 +87,13 @@ class Schedule:
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * self.share(progress)
 
-    def plans(self, trainee: Trainee) -> list[StagePlan]:
+    def plans(self, model: TrainingModel) -> list[StagePlan]:
         """Return what becomes of each stage and of the heads."""
         plans = []
-        for stage, modules in stage_modules(trainee.network).items():
+        for stage, modules in stage_modules(model.network).items():
             count = sum(p.numel() for module in modules for p in module.parameters())
             first = self.first_epoch(stage)
             begins = None if first is None else first + 1
             plans.append(StagePlan(stage, count, begins, self.lr(stage)))
-        heads = sum(p.numel() for p in trainee.heads.parameters())
+        heads = sum(p.numel() for p in model.heads.parameters())
         return [*plans, StagePlan("heads", heads, 1, self.config.lr)]

@@ -1,6 +1,6 @@
 """Transfer learning; in: labelled pictures and a model, out: a better model's file.
 
-decode once (training_images.py) → random views (augment.py) → network and heads (trainee.py), stage
+decode once (training_images.py) → random views (augment.py) → network and heads (training_model.py), stage
 after stage (schedule.py) → held-out recall@1 and mAP after every epoch (held_out.py) → the best
 weights, with their own model record, for `index --model`. A model that got worse is not written.
 """

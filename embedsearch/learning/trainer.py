@@ -19,15 +19,15 @@ from embedsearch.core.records import ModelSpec
 from embedsearch.learning.augment import random_views
 from embedsearch.learning.labels import standardised
 from embedsearch.learning.schedule import Schedule
-from embedsearch.learning.trainee import (
+from embedsearch.learning.training_images import LabeledImages
+from embedsearch.learning.training_model import (
     TEMPERATURE,
     ProxyHead,
-    Trainee,
+    TrainingModel,
     set_learning,
     stage_modules,
     total_loss,
 )
-from embedsearch.learning.training_images import LabeledImages
 from embedsearch.network.extractor import normalisation
 from embedsearch.network.resnet import ResNet, float_pixels
 from embedsearch.network.torch_runtime import DTYPES, memory_format, training_precision
@@ -67,7 +67,7 @@ class Trainer:
         self._mean, self._deviation = (t.to(self.device) for t in normalisation(spec))
         self._wanted = [torch.from_numpy(target.values).to(self.device) for target in self.targets]
         torch.manual_seed(config.seed)
-        model = Trainee(network, spec, self.targets, config.loss).to(self.device)
+        model = TrainingModel(network, spec, self.targets, config.loss).to(self.device)
         self.model = model.to(memory_format=self._layout)
         self.average = copy.deepcopy(self.model).eval()
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == "fp16")
@@ -129,7 +129,7 @@ class Trainer:
         return loss.detach()
 
     def embed(
-        self, model: Trainee, part: LabeledImages, indices: npt.NDArray[np.int64]
+        self, model: TrainingModel, part: LabeledImages, indices: npt.NDArray[np.int64]
     ) -> tuple[Tensor, Tensor]:
         """Return features and vectors, float32 (n, D) both, of the pictures at `indices`."""
         model.measure_center()

@@ -54,7 +54,7 @@ class LinearHead(nn.Module):
         return scores
 
 
-class Trainee(nn.Module):
+class TrainingModel(nn.Module):
     """A network, its pooling, and a head a target."""
 
     center: Tensor
