@@ -34,7 +34,8 @@ from embedsearch.core.session import Session
 from embedsearch.learning import health, schedule
 from embedsearch.learning import train as training
 from embedsearch.learning.augment import random_views
-from embedsearch.learning.labels import Labels, Target, read_labels, standardised
+from embedsearch.learning.labels import LabelColumn as Target
+from embedsearch.learning.labels import Labels, read_labels, standardised
 from embedsearch.learning.train import train
 from embedsearch.learning.training_model import (
     TrainingModel,

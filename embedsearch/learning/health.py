@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from embedsearch.learning.labels import Target
+from embedsearch.learning.labels import LabelColumn
 from embedsearch.network.resnet import STAGES, ResNet
 
 MOST_DEAD = 0.25  # of a stage's channels, before it is said
@@ -59,7 +59,9 @@ def dead_words(before: dict[str, float], now: dict[str, float]) -> dict[str, str
     }
 
 
-def guessing_loss(targets: Sequence[Target], label_smoothing: float, score_margin: float) -> float:
+def guessing_loss(
+    targets: Sequence[LabelColumn], label_smoothing: float, score_margin: float
+) -> float:
     """Return the least `total_loss` of heads that say the same of every picture."""
     total = 0.0
     for target in targets:

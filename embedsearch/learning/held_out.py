@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from embedsearch.core.records import Quality
-from embedsearch.learning.labels import Target, main_of, scale_of
+from embedsearch.learning.labels import LabelColumn, main_of, scale_of
 from embedsearch.learning.metrics import measure_all
 
 
 def evaluate_held_out(
     features: Tensor,
     vectors: Tensor,
-    held: Sequence[Target],
-    learnt: Sequence[Target],
+    held: Sequence[LabelColumn],
+    learnt: Sequence[LabelColumn],
     heads: Sequence[nn.Module],
 ) -> Quality:
     """Return recall and mAP of the vectors, and what the heads make of them.
@@ -49,7 +49,7 @@ def evaluate_held_out(
 
 
 def _retrieval(
-    vectors: npt.NDArray[np.float32], held: Sequence[Target]
+    vectors: npt.NDArray[np.float32], held: Sequence[LabelColumn]
 ) -> tuple[float | None, float | None]:
     """Return recall@1 and mAP, leave one out, by the classes of the first target that has any."""
     main = main_of(held)

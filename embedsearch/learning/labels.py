@@ -28,7 +28,7 @@ _EMPTY = {"", "nan", "na", "null", "none"}
 
 
 @dataclass(frozen=True)
-class Target:
+class LabelColumn:
     """One column: `values` int64 (N,) classes, -1 where missing, or float32 (N,), NaN there."""
 
     name: str
@@ -49,10 +49,10 @@ class Labels:
 
     folder: str
     refs: tuple[ImageRef, ...]
-    targets: tuple[Target, ...]
+    targets: tuple[LabelColumn, ...]
 
     @property
-    def main(self) -> Target | None:
+    def main(self) -> LabelColumn | None:
         """Return the target by whose classes neighbours are judged, if there is one."""
         return main_of(self.targets)
 
@@ -82,18 +82,18 @@ class Labels:
         return np.sort(np.concatenate(train)), np.sort(np.concatenate(held))
 
 
-def main_of(targets: Sequence[Target]) -> Target | None:
+def main_of(targets: Sequence[LabelColumn]) -> LabelColumn | None:
     """Return the first target of classes: neighbours are judged by it."""
     return next((target for target in targets if target.classes), None)
 
 
-def scale_of(target: Target) -> tuple[float, float]:
+def scale_of(target: LabelColumn) -> tuple[float, float]:
     """Return mean and deviation of a target's known numbers."""
     known = target.values[target.known]
     return float(known.mean()), max(float(known.std()), 1e-12)
 
 
-def standardised(target: Target) -> Target:
+def standardised(target: LabelColumn) -> LabelColumn:
     """Return a target of numbers with mean 0 and deviation 1; classes as they are."""
     if target.classes:
         return target
@@ -101,7 +101,7 @@ def standardised(target: Target) -> Target:
     return replace(target, values=((target.values - mean) / deviation).astype(np.float32))
 
 
-def check_learnable(targets: Sequence[Target]) -> None:
+def check_learnable(targets: Sequence[LabelColumn]) -> None:
     """Raise UsageError for a target whose known values, those held out apart, teach nothing."""
     for target in targets:
         if len(np.unique(target.values[target.known])) < 2:
@@ -177,7 +177,7 @@ def _from_csv(
     if len(found) < len(refs):
         notice(f"{len(refs) - len(found)} pictures have no row in {path} and are left out")
     found.sort(key=lambda item: os.fsencode(item[1]["path"]))
-    columns: list[Target] = []
+    columns: list[LabelColumn] = []
     for name in classify:
         cells = [row[name].strip() for _, row in found]
         columns.append(_classes(name, [None if c.lower() in _EMPTY else c for c in cells]))
@@ -186,7 +186,7 @@ def _from_csv(
     return Labels(root, tuple(known[row["path"]] for _, row in found), tuple(columns))
 
 
-def _classes(name: str, words: Sequence[str | None]) -> Target:
+def _classes(name: str, words: Sequence[str | None]) -> LabelColumn:
     """Return a target of classes; None stands for a missing value."""
     known = sorted({word for word in words if word is not None})
     if len(known) < 2:
@@ -194,10 +194,10 @@ def _classes(name: str, words: Sequence[str | None]) -> Target:
         raise UsageError(f"target {name!r} has {held}: two classes at least are needed")
     numbers: dict[str | None, int] = {word: number for number, word in enumerate(known)}
     values = np.array([numbers.get(word, MISSING_CLASS) for word in words], dtype=np.int64)
-    return Target(name, values, tuple(known))
+    return LabelColumn(name, values, tuple(known))
 
 
-def _numbers(name: str, cells: Sequence[tuple[int, str]], path: Path) -> Target:
+def _numbers(name: str, cells: Sequence[tuple[int, str]], path: Path) -> LabelColumn:
     values = np.full(len(cells), np.nan, dtype=np.float32)
     for place, (line, cell) in enumerate(cells):
         if cell.strip().lower() in _EMPTY:
@@ -214,4 +214,4 @@ def _numbers(name: str, cells: Sequence[tuple[int, str]], path: Path) -> Target:
     if len(known) < 2 or known.min() == known.max():
         held = "no value" if not len(known) else f"only the value {known[0]:g}"
         raise UsageError(f"target {name!r} has {held}: there is nothing to learn from it")
-    return Target(name, values, ())
+    return LabelColumn(name, values, ())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedsearch.core.records import ModelSpec
-from embedsearch.learning.labels import MISSING_CLASS, Target
+from embedsearch.learning.labels import MISSING_CLASS, LabelColumn
 from embedsearch.network.extractor import from_center, pooling_of
 from embedsearch.network.pooling import expected_features
 from embedsearch.network.resnet import STAGES, ResNet
@@ -60,7 +60,7 @@ class TrainingModel(nn.Module):
     center: Tensor
 
     def __init__(
-        self, network: ResNet, spec: ModelSpec, targets: Sequence[Target], loss: str
+        self, network: ResNet, spec: ModelSpec, targets: Sequence[LabelColumn], loss: str
     ) -> None:
         super().__init__()
         self.network = network
@@ -97,7 +97,7 @@ class TrainingModel(nn.Module):
 def total_loss(
     scores: Sequence[Tensor],
     wanted: Sequence[Tensor],
-    targets: Sequence[Target],
+    targets: Sequence[LabelColumn],
     label_smoothing: float,
     score_margin: float,
 ) -> Tensor:
