@@ -399,7 +399,7 @@ def test_vectors_that_are_no_numbers_are_never_best(
     patterns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a last step to infinity: the loss was finite, the weights are not."""
-    whole = training._Run._one_epoch
+    whole = training._TrainingRun._one_epoch
 
     def spoilt(self: Any, *arguments: Any) -> float:
         rate = whole(self, *arguments)
@@ -407,7 +407,7 @@ def test_vectors_that_are_no_numbers_are_never_best(
             self.trainer.average.network.conv1.weight[0] = float("nan")
         return rate
 
-    monkeypatch.setattr(training._Run, "_one_epoch", spoilt)
+    monkeypatch.setattr(training._TrainingRun, "_one_epoch", spoilt)
     with pytest.raises(TrainingFailed, match="not finite any more"):
         train(patterns, tmp_path / "o.safetensors", epochs=1, holdout=0.5, **SMALL)
     assert not (tmp_path / "o.safetensors").exists()

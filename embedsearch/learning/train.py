@@ -78,7 +78,7 @@ def train(
     session = session or Session()
     labels = read_labels(folder, targets, classify, regress, session.notice)
     with TrainingFolder(Path(out)) as training_folder:
-        run = _Run(labels, training_folder, config, session)
+        run = _TrainingRun(labels, training_folder, config, session)
         try:
             return run.train(on_plan, on_epoch, on_progress)
         except torch.OutOfMemoryError as error:
@@ -100,7 +100,7 @@ def batch_size(pictures: int, asked: int) -> int:
     return max(2, pictures // math.ceil(pictures / min(asked, enough)))
 
 
-class _Run:
+class _TrainingRun:
     """One training: its pictures, its epochs and its checkpoint."""
 
     def __init__(
