@@ -35,7 +35,7 @@ from embedsearch.learning import health, schedule
 from embedsearch.learning import train as training
 from embedsearch.learning.augment import random_views
 from embedsearch.learning.labels import LabelColumn as Target
-from embedsearch.learning.labels import Labels, read_labels, standardised
+from embedsearch.learning.labels import Labels, read_labels, standardized
 from embedsearch.learning.train import train
 from embedsearch.learning.training_model import (
     TrainingModel,
@@ -655,7 +655,7 @@ def test_guessing_is_the_loss_of_knowing_nothing() -> None:
     assert health.stuck_words(1.02, 1.0297, 2)["stuck"].startswith("after epoch 2 the loss is 1.0")
     assert health.stuck_words(0.9, 1.0297, 2) == {}
     numbers = Target("n", np.linspace(-1, 1, 50, dtype=np.float32), ())
-    values = torch.from_numpy(standardised(numbers).values)
+    values = torch.from_numpy(standardized(numbers).values)
     of_the_mean = torch.nn.functional.smooth_l1_loss(torch.zeros(50), values)
     assert float(of_the_mean) <= health.guessing_loss([numbers], 0.0, 0.0)
 

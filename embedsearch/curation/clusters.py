@@ -23,9 +23,9 @@ _NEIGHBORS = 10  # an outlier is far from all of them
 
 @dataclass(frozen=True)
 class Cluster:
-    """Images that are near the same centre, the most typical first.
+    """Images that are near the same center, the most typical first.
 
-    `cohesion` is their mean cosine with the centre.
+    `cohesion` is their mean cosine with the center.
     """
 
     number: int

@@ -1,7 +1,7 @@
 """How alike two pictures are; in: signatures, or embeddings, out: pairs, and whether all are alike.
 
 A signature is the luma of a picture at 16 × 16. Its correlation with another's does not change
-with brightness, contrast or colour, and hardly with size and compression; turned and mirrored
+with brightness, contrast or color, and hardly with size and compression; turned and mirrored
 signatures are those of the turned and mirrored picture.
 """
 
@@ -164,13 +164,13 @@ class Likeness:
 
     def ball(self, members: Members) -> Ball:
         """Return where members lie, as they are."""
-        centre = self._units[members].astype(np.float32).mean(axis=0)
-        centre /= max(float(np.linalg.norm(centre)), 1e-9)
-        return Ball(centre, self.farthest(members, centre))
+        center = self._units[members].astype(np.float32).mean(axis=0)
+        center /= max(float(np.linalg.norm(center)), 1e-9)
+        return Ball(center, self.farthest(members, center))
 
-    def farthest(self, members: Members, centre: npt.NDArray[np.float32]) -> float:
-        """Return the angle between a centre and the member that is farthest from it."""
-        cosines = self._units[members].astype(np.float32) @ centre
+    def farthest(self, members: Members, center: npt.NDArray[np.float32]) -> float:
+        """Return the angle between a center and the member that is farthest from it."""
+        cosines = self._units[members].astype(np.float32) @ center
         return math.acos(min(1.0, max(-1.0, float(cosines.min()))))
 
     def all_alike(self, some: Members, others: Members) -> bool:

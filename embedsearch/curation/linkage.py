@@ -17,9 +17,9 @@ Members: TypeAlias = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Ball:
-    """Where members lie: no farther from `centre`, float32 (D,), than `radius`, in radians."""
+    """Where members lie: no farther from `center`, float32 (D,), than `radius`, in radians."""
 
-    centre: npt.NDArray[np.float32]
+    center: npt.NDArray[np.float32]
     radius: float
 
 
@@ -33,8 +33,8 @@ class Alike(Protocol):
     def ball(self, members: Members) -> Ball:
         """Return where members lie."""
 
-    def farthest(self, members: Members, centre: npt.NDArray[np.float32]) -> float:
-        """Return the angle between a centre and the member that is farthest from it."""
+    def farthest(self, members: Members, center: npt.NDArray[np.float32]) -> float:
+        """Return the angle between a center and the member that is farthest from it."""
 
     def all_alike(self, some: Members, others: Members) -> bool:
         """Return whether each of some is alike to each of the others."""
@@ -44,7 +44,7 @@ class Alike(Protocol):
 class _Group:
     members: list[int]
     ball: Ball
-    measured: int = 1  # members when the centre was measured; those since may have widened the ball
+    measured: int = 1  # members when the center was measured; those since may have widened the ball
     strangers: set[int] = field(default_factory=set)  # groups that it cannot be joined with
 
 
@@ -69,7 +69,7 @@ def complete_groups(pairs: Iterable[tuple[int, int]], alike: Alike) -> list[list
         if len(groups[one].members) < len(groups[other].members):
             one, other = other, one
         large, small = groups[one], groups[other]
-        spread = alike.farthest(np.array(small.members), large.ball.centre)
+        spread = alike.farthest(np.array(small.members), large.ball.center)
         is_pair = len(large.members) == len(small.members) == 1
         is_near = large.ball.radius + spread <= alike.reach
         if not (is_pair or is_near or _all_alike(large, small, alike)):
@@ -84,7 +84,7 @@ def complete_groups(pairs: Iterable[tuple[int, int]], alike: Alike) -> list[list
             large.ball = alike.ball(np.array(large.members))
             large.measured = len(large.members)
         else:
-            large.ball = Ball(large.ball.centre, max(large.ball.radius, spread))
+            large.ball = Ball(large.ball.center, max(large.ball.radius, spread))
         large.strangers |= small.strangers
         for stranger in small.strangers:
             groups[stranger].strangers.discard(other)

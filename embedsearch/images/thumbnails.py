@@ -111,7 +111,7 @@ class Pictures:
         self._originals.close()
 
     def tiles(self, images: Iterable[str | bytes]) -> Iterator[_Pixels | None]:
-        """Yield uint8 (S, S, 3) of each image, whole and centred on white."""
+        """Yield uint8 (S, S, 3) of each image, whole and centered on white."""
         for outcome in self._decoded(images):
             yield None if outcome is None else outcome.pixels
 

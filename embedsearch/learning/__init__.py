@@ -1,1 +1,1 @@
-"""How good a model is on labelled pictures, and making one better."""
+"""How good a model is on labeled pictures, and making one better."""

@@ -1,4 +1,4 @@
-"""How well a model finds what belongs together; in: labelled pictures, out: an Evaluation.
+"""How well a model finds what belongs together; in: labeled pictures, out: an Evaluation.
 
 The pictures go through `index`; every one asks for the others of its class, or for those that a
 CSV names. They are ranked by the vectors that the store keeps, exactly; how much of that the
@@ -58,7 +58,7 @@ def evaluate(
     Raises UsageError and what `index` raises.
     """
     if folder is not None and store is not None:
-        raise UsageError("evaluate takes a folder of labelled pictures, or --store, not both")
+        raise UsageError("evaluate takes a folder of labeled pictures, or --store, not both")
     SearchConfig(expand=expand)  # refuses what cannot be
     config = config or IndexConfig()
     models = models or (config.model,)
@@ -214,7 +214,7 @@ def _expanded(
     count: int,
     between: Callable[[], None],
 ) -> npt.NDArray[np.float32]:
-    """Return queries, rows of float32 (N, D), drawn towards their nearest others: (Q, D)."""
+    """Return queries, rows of float32 (N, D), drawn toward their nearest others: (Q, D)."""
     asked = np.empty((len(queries), vectors.shape[1]), np.float32)
     for place, query in enumerate(queries):
         if place % _BETWEEN == 0:

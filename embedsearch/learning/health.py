@@ -12,7 +12,7 @@ from embedsearch.learning.labels import LabelColumn
 from embedsearch.network.resnet import STAGES, ResNet
 
 MOST_DEAD = 0.25  # of a stage's channels, before it is said
-LEAST_LEARNT = 0.02  # of the loss of guessing, after which a head counts as learning
+LEAST_LEARNED = 0.02  # of the loss of guessing, after which a head counts as learning
 
 
 class DeadShares:
@@ -70,7 +70,7 @@ def guessing_loss(
             shares = counts[counts > 0] / counts.sum()
             total += _constant_loss(shares.double(), label_smoothing, score_margin)
         else:
-            # Of standardised numbers: smooth L1 is at most half the square, whose mean is 1.
+            # Of standardized numbers: smooth L1 is at most half the square, whose mean is 1.
             total += 0.5
     return total
 
@@ -82,10 +82,10 @@ def _constant_loss(shares: Tensor, label_smoothing: float, score_margin: float) 
 
     def loss() -> Tensor:
         search.zero_grad()
-        centred = scores - scores.mean()
+        centered = scores - scores.mean()
         # Of each right class: all scores' exponentials, its own lessened by the margin.
-        sums = centred.exp().sum() - centred.exp() * (1 - math.exp(-score_margin))
-        own = (1 - label_smoothing) * (score_margin - centred)
+        sums = centered.exp().sum() - centered.exp() * (1 - math.exp(-score_margin))
+        own = (1 - label_smoothing) * (score_margin - centered)
         found = (shares * (sums.log() + own)).sum() + label_smoothing * score_margin / len(shares)
         found.backward()  # type: ignore[no-untyped-call]
         return found
@@ -96,7 +96,7 @@ def _constant_loss(shares: Tensor, label_smoothing: float, score_margin: float) 
 
 def stuck_words(loss: float, guessing: float, epoch: int) -> dict[str, str]:
     """Return a sentence, by its kind, where the heads do no better than guessing."""
-    if loss < guessing * (1 - LEAST_LEARNT):
+    if loss < guessing * (1 - LEAST_LEARNED):
         return {}
     return {
         "stuck": f"after epoch {epoch} the loss is {loss:.2f}, and {guessing:.2f} for guessing: "

@@ -18,17 +18,17 @@ def evaluate_held_out(
     features: Tensor,
     vectors: Tensor,
     held: Sequence[LabelColumn],
-    learnt: Sequence[LabelColumn],
+    learned: Sequence[LabelColumn],
     heads: Sequence[nn.Module],
 ) -> Quality:
     """Return recall and mAP of the vectors, and what the heads make of them.
 
-    `features` and `vectors` float32 (n, D); `held` are their true targets; `learnt` those of the
-    training, by whose scale heads give numbers; no `heads`: they have learnt nothing yet.
+    `features` and `vectors` float32 (n, D); `held` are their true targets; `learned` those of the
+    training, by whose scale heads give numbers; no `heads`: they have learned nothing yet.
     """
     shown: dict[str, float] = {}
     skills = []
-    for truth, target, head in zip(held, learnt, heads, strict=bool(heads)):
+    for truth, target, head in zip(held, learned, heads, strict=bool(heads)):
         known = torch.from_numpy(truth.known)
         if not known.any():
             continue

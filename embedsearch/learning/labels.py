@@ -1,4 +1,4 @@
-"""What pictures are labelled with; in: a folder and perhaps a CSV, out: Labels.
+"""What pictures are labeled with; in: a folder and perhaps a CSV, out: Labels.
 
 Without a CSV a picture's class is the first folder of its key. With one, each target is a column:
 classes, or numbers to regress.
@@ -45,7 +45,7 @@ class LabelColumn:
 
 @dataclass(frozen=True)
 class Labels:
-    """TrainingImages of a folder with their targets; the first one of classes is what retrieval asks."""
+    """Images of a folder with their targets. Retrieval uses the first target of classes."""
 
     folder: str
     refs: tuple[ImageRef, ...]
@@ -53,7 +53,7 @@ class Labels:
 
     @property
     def main(self) -> LabelColumn | None:
-        """Return the target by whose classes neighbours are judged, if there is one."""
+        """Return the target by whose classes neighbors are judged, if there is one."""
         return main_of(self.targets)
 
     def keep(self, places: npt.NDArray[np.int64]) -> Labels:
@@ -83,7 +83,7 @@ class Labels:
 
 
 def main_of(targets: Sequence[LabelColumn]) -> LabelColumn | None:
-    """Return the first target of classes: neighbours are judged by it."""
+    """Return the first target of classes: neighbors are judged by it."""
     return next((target for target in targets if target.classes), None)
 
 
@@ -93,7 +93,7 @@ def scale_of(target: LabelColumn) -> tuple[float, float]:
     return float(known.mean()), max(float(known.std()), 1e-12)
 
 
-def standardised(target: LabelColumn) -> LabelColumn:
+def standardized(target: LabelColumn) -> LabelColumn:
     """Return a target of numbers with mean 0 and deviation 1; classes as they are."""
     if target.classes:
         return target
@@ -118,7 +118,7 @@ def read_labels(
     regress: Sequence[str],
     notice: Callable[[str], None],
 ) -> Labels:
-    """Return the labelled pictures of a folder. Raises UsageError for what cannot be learnt."""
+    """Return the labeled pictures of a folder. Raises UsageError for what cannot be learned."""
     root = os.path.realpath(folder)
     if not os.path.isdir(root):
         raise UsageError(f"{folder} is no folder")
@@ -139,13 +139,13 @@ def read_labels(
 
 
 def _from_folders(root: str, refs: Sequence[ImageRef], notice: Callable[[str], None]) -> Labels:
-    labelled = [ref for ref in refs if "/" in ref.key]
-    if len(labelled) < len(refs):
-        notice(f"{len(refs) - len(labelled)} pictures lie in no class folder and are left out")
-    if not labelled:
+    labeled = [ref for ref in refs if "/" in ref.key]
+    if len(labeled) < len(refs):
+        notice(f"{len(refs) - len(labeled)} pictures lie in no class folder and are left out")
+    if not labeled:
         raise UsageError(f"{root} holds no pictures in folders: one folder a class is needed")
-    words: list[str | None] = [ref.key.partition("/")[0] for ref in labelled]
-    return Labels(root, tuple(labelled), (_classes(FOLDER_TARGET, words),))
+    words: list[str | None] = [ref.key.partition("/")[0] for ref in labeled]
+    return Labels(root, tuple(labeled), (_classes(FOLDER_TARGET, words),))
 
 
 def _from_csv(

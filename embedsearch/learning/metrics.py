@@ -16,7 +16,7 @@ CUTOFFS = (1, 5, 10)
 NAMES = ("recall@1", "recall@5", "recall@10", "P@10", "mAP", "nDCG@10", "MRR")
 _RESAMPLES = 1_000
 _ELEMENTS = 1 << 22  # of a score matrix held at once
-_LEVEL = 95.0  # per cent of the confidence interval
+_LEVEL = 95.0  # percent of the confidence interval
 
 
 def measure(

@@ -1,8 +1,9 @@
-"""Transfer learning; in: labelled pictures and a model, out: a better model's file.
+"""Transfer learning; in: labeled images and a model, out: a better model's file.
 
-decode once (training_images.py) → random views (augment.py) → network and heads (training_model.py), stage
-after stage (schedule.py) → held-out recall@1 and mAP after every epoch (held_out.py) → the best
-weights, with their own model record, for `index --model`. A model that got worse is not written.
+Images are decoded once (training_images.py). Random views of them (augment.py) train the network
+and its heads (training_model.py, trainer.py), stage after stage (schedule.py). After every epoch
+recall@1 and mAP are measured on held-out images (held_out.py). The best weights are written with
+their own model record, for `index --model`; a model that got worse is not written.
 """
 
 from __future__ import annotations
@@ -68,10 +69,10 @@ def train(
     on_progress: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> TrainReport:
-    """Make a model better on labelled pictures and write it to `out`, a .safetensors file.
+    """Make a model better on labeled pictures and write it to `out`, a .safetensors file.
 
     `options` are fields of TrainConfig. An interrupted run goes on when called again. Raises
-    UsageError for what cannot be learnt from, TrainingFailed, StoreLocked where another run
+    UsageError for what cannot be learned from, TrainingFailed, StoreLocked where another run
     makes the same file, StorageError, and Interrupted.
     """
     config = replace(config or TrainConfig(), **options)
@@ -159,7 +160,7 @@ class _TrainingRun:
         return self._finish()
 
     def _check_judgeable(self, before: Quality) -> None:
-        """Raise UsageError where no picture held out says whether anything was learnt."""
+        """Raise UsageError where no picture held out says whether anything was learned."""
         more = f"a higher --holdout than {self.config.holdout:g}, or more pictures"
         if main_of(self.trainer.targets) is None:
             if not any(target.known.any() for target in self.pictures.held.labels.targets):
@@ -229,9 +230,9 @@ class _TrainingRun:
             features, vectors = self.trainer.embed(self.trainer.average, held, np.arange(len(held)))
         if not torch.isfinite(vectors).all():
             raise self._diverged()
-        learnt = self.pictures.train.labels.targets
+        learned = self.pictures.train.labels.targets
         return evaluate_held_out(
-            features, vectors, held.labels.targets, learnt, list(heads)
+            features, vectors, held.labels.targets, learned, list(heads)
         ), dead.shares
 
     def _enter(self, done: Epoch, dead: dict[str, float]) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from embedsearch.core.config import TrainConfig
 from embedsearch.core.records import ModelSpec
 from embedsearch.learning.augment import random_views
-from embedsearch.learning.labels import standardised
+from embedsearch.learning.labels import standardized
 from embedsearch.learning.schedule import Schedule
 from embedsearch.learning.training_images import LabeledImages
 from embedsearch.learning.training_model import (
@@ -28,7 +28,7 @@ from embedsearch.learning.training_model import (
     stage_modules,
     total_loss,
 )
-from embedsearch.network.extractor import normalisation
+from embedsearch.network.extractor import normalization
 from embedsearch.network.resnet import ResNet, float_pixels
 from embedsearch.network.torch_runtime import DTYPES, memory_format, training_precision
 
@@ -56,7 +56,7 @@ class Trainer:
         self.precision = training_precision(config.precision, self.device)
         self.batch = batch
         self.steps = len(pictures) // batch  # an epoch; the pictures left over wait for the next
-        self.targets = [standardised(target) for target in pictures.labels.targets]
+        self.targets = [standardized(target) for target in pictures.labels.targets]
         self.score_margin = config.margin / TEMPERATURE if config.loss == "proxy" else 0.0
         self.schedule = Schedule(config, len(pictures))
         self._config = config
@@ -64,7 +64,7 @@ class Trainer:
         # Pixels, a side, of a view: a multiple of what the network divides by.
         self._view_side = max(32, round(spec.input_side * VIEW_SHARE / 32) * 32)
         self._layout = memory_format(self.device)
-        self._mean, self._deviation = (t.to(self.device) for t in normalisation(spec))
+        self._mean, self._deviation = (t.to(self.device) for t in normalization(spec))
         self._wanted = [torch.from_numpy(target.values).to(self.device) for target in self.targets]
         torch.manual_seed(config.seed)
         model = TrainingModel(network, spec, self.targets, config.loss).to(self.device)
@@ -115,7 +115,7 @@ class Trainer:
         at = torch.from_numpy(indices).to(self.device)
         views = random_views(pixels, self._view_side, chance).to(self.device)
         with self._autocast():
-            scores = self.model(self._normalised(views))
+            scores = self.model(self._normalized(views))
         wanted = [values[at] for values in self._wanted]
         loss = total_loss(scores, wanted, self.targets, config.label_smoothing, self.score_margin)
         self.schedule.set_rates(self._optimizer, number / (self.steps * config.epochs))
@@ -137,7 +137,7 @@ class Trainer:
         with torch.inference_mode(), self._autocast():
             for start in range(0, len(indices), self.batch):
                 batch = torch.from_numpy(part.pixels[indices[start : start + self.batch]])
-                x = self._normalised(float_pixels(batch.to(self.device)))
+                x = self._normalized(float_pixels(batch.to(self.device)))
                 features.append(model.features(x))
         joined = torch.cat(features)
         return joined, model.vectors(joined)
@@ -160,7 +160,7 @@ class Trainer:
             self._scaler.load_state_dict(state["scaler"])
 
     def _update_average(self, number: int) -> None:
-        """Move the averaged weights towards the new ones; both begin equal."""
+        """Move the averaged weights toward the new ones; both begin equal."""
         share = 1 - min(AVERAGING, (1 + number) / (10 + number))
         with torch.no_grad():
             for mine, new in zip(
@@ -171,7 +171,7 @@ class Trainer:
                 else:
                     mine.copy_(new)
 
-    def _normalised(self, x: Tensor) -> Tensor:
+    def _normalized(self, x: Tensor) -> Tensor:
         """Return float pixels (B, 3, S, S) in 0 to 255 as the network wants them."""
         x = (x - self._mean) / self._deviation
         return x.contiguous(memory_format=self._layout)

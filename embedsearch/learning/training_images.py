@@ -1,4 +1,4 @@
-"""Labelled pictures, decoded once for many epochs; in: Labels, out: their pixels in two parts.
+"""Labeled pictures, decoded once for many epochs; in: Labels, out: their pixels in two parts.
 
 Memory does not grow with the pictures: the arrays are mapped files, which the system's page cache
 holds as far as there is room.

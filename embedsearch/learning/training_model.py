@@ -1,7 +1,7 @@
 """A network while it learns; in: float pixels, out: one loss over all targets.
 
 The vectors that the class proxies pull at are made as the store's are: pooled, measured from the
-centre, of unit length. What is learnt is what is searched.
+center, of unit length. What is learned is what is searched.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TEMPERATURE = 0.05  # of the proxies' softmax (Zhai & Wu, BMVC 2019)
 
 
 class ProxyHead(nn.Module):
-    """Normalised softmax: cosines with one learnt proxy a class, over a temperature.
+    """Normalized softmax: cosines with one learned proxy a class, over a temperature.
 
     Zhai & Wu, "Classification is a Strong Baseline for Deep Metric Learning", BMVC 2019. Its loss
     has a margin: see `total_loss`.
@@ -40,7 +40,7 @@ class ProxyHead(nn.Module):
 
 
 class LinearHead(nn.Module):
-    """A linear map of the pooled features: to class scores, or to one standardised number."""
+    """A linear map of the pooled features: to class scores, or to one standardized number."""
 
     def __init__(self, dim: int, outputs: int) -> None:
         super().__init__()
@@ -74,11 +74,11 @@ class TrainingModel(nn.Module):
             self.heads.append(kind(network.kind.dim, len(target.classes) or 1))
 
     def measure_center(self) -> None:
-        """Set the centre to what the weights foretell now."""
+        """Set the center to what the weights foretell now."""
         self.center.copy_(self.share * expected_features(self.network, self.pooling))
 
     def features(self, x: Tensor) -> Tensor:
-        """Return pooled features, float32 (B, dim), of normalised pixels (B, 3, S, S)."""
+        """Return pooled features, float32 (B, dim), of normalized pixels (B, 3, S, S)."""
         pooled: Tensor = self.pooling(self.network.stages(x)[STAGES[-1]].float())
         return pooled
 
@@ -87,7 +87,7 @@ class TrainingModel(nn.Module):
         return from_center(features, self.center)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return each target's scores, float32, of normalised pixels (B, 3, S, S)."""
+        """Return each target's scores, float32, of normalized pixels (B, 3, S, S)."""
         features = self.features(x)
         with torch.autocast(x.device.type, enabled=False):
             vectors = self.vectors(features)
@@ -142,7 +142,7 @@ def set_learning(modules: Sequence[nn.Module], *, weights: bool, statistics: boo
 
     Statistics move in training mode whether weights learn or not: a "frozen" stage in training
     mode is not frozen. And a batch of few pictures has statistics of its own, which wreck what
-    a network has learnt: they are left alone unless there are many.
+    a network has learned: they are left alone unless there are many.
     """
     for module in modules:
         module.requires_grad_(weights)

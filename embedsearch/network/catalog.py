@@ -11,7 +11,7 @@ AUTO = "auto"
 AUTO_MODEL = "resnet50"
 
 # What benchmarks/QUALITY.md shows to be best at no more than a tenth of the cost, whatever the
-# network: the whole picture squashed, GeM with p = 3, vectors measured from a centre.
+# network: the whole picture squashed, GeM with p = 3, vectors measured from a center.
 DEFAULT_SIDE = 224
 _TEMPLATE = ModelSpec(
     name="", architecture="", weights_sha256="", dim=0, input_side=DEFAULT_SIDE, center=0.6

@@ -77,7 +77,7 @@ class OpenVinoExtractor:
 def import_openvino() -> Any:
     """Return the library, kept from reporting its use.
 
-    Present but None, openvino_telemetry cannot be imported: converting or quantising a model
+    Present but None, openvino_telemetry cannot be imported: converting or quantizing a model
     would otherwise write a client id to the home folder and report it.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -124,7 +124,7 @@ def _quantize(folder: Path, spec: ModelSpec, session: Session) -> None:
         return
     if find_spec("nncf") is None:
         raise MissingLibrary("--precision int8 needs NNCF: pip install 'embedsearch[int8]'")
-    session.notice(f"quantising {spec.name} to int8 (once)")
+    session.notice(f"quantizing {spec.name} to int8 (once)")
     run_prepare("quantize", {"folder": str(folder), "side": spec.input_side}, session)
 
 

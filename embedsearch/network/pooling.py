@@ -1,4 +1,4 @@
-"""From the last map to one vector: pooling, and the centre that vectors are measured from.
+"""From the last map to one vector: pooling, and the center that vectors are measured from.
 
 In: maps (B, C, H, W); out: float (B, C).
 """
@@ -16,7 +16,7 @@ _NODES = 64  # of the Gauss-Hermite quadrature
 
 
 class GeM(nn.Module):
-    """Generalised-mean pooling: (B, C, H, W) → (B, C), mean(x^p)^(1/p).
+    """Generalized-mean pooling: (B, C, H, W) → (B, C), mean(x^p)^(1/p).
 
     p = 1 is the average, large p nears the maximum (Radenović et al., "Fine-tuning CNN Image
     Retrieval with No Human Annotation", TPAMI 2019).

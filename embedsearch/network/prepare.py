@@ -65,7 +65,7 @@ def import_weights(file: Path, sha256: str, folder: Path) -> None:
     """
     weights, metadata = read_weights(file)
     record = _own_record(metadata)
-    name = record.get("architecture") or recognise(weights)
+    name = record.get("architecture") or recognize(weights)
     network = load(name, weights)  # strict: names what is missing or unexpected
     # Copies: the library refuses tensors that share memory, as those of some checkpoints do.
     plain = torch.contiguous_format
@@ -137,7 +137,7 @@ def _bare(key: str) -> str:
     return key
 
 
-def recognise(weights: dict[str, torch.Tensor]) -> str:
+def recognize(weights: dict[str, torch.Tensor]) -> str:
     """Return the name of the architecture that these parameters belong to, by their shapes."""
     blocks = {tuple(key.split(".")[:2]) for key in weights if key.startswith("layer")}
     depths = tuple(sum(stage == wanted for stage, *_ in blocks) for wanted in STAGES)

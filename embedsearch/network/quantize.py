@@ -1,8 +1,8 @@
 """The int8 form of a converted network; runs in the short-lived child of `prepare.py`.
 
-Weights and activations become 8-bit integers by NNCF's post-training quantisation, but for the
-parts where that costs neighbours: everything up to the second stage, the residual additions, and
-all after the last block. Measured with real ResNet-50 weights on 2,013 photos: quantising
+Weights and activations become 8-bit integers by NNCF's post-training quantization, but for the
+parts where that costs neighbors: everything up to the second stage, the residual additions, and
+all after the last block. Measured with real ResNet-50 weights on 2,013 photos: quantizing
 everything left a top-10 overlap with fp32 of .75, all but the head .89, this .96.
 """
 
@@ -73,7 +73,7 @@ def calibration_pixels(side: int) -> npt.NDArray[np.uint8]:
 
 
 def kept_as_floats(operations: list[Any]) -> list[str]:
-    """Return the names of the operations that are not quantised, of all in their order."""
+    """Return the names of the operations that are not quantized, of all in their order."""
     kinds = [operation.get_type_name() for operation in operations]
     names = [operation.friendly_name for operation in operations]
     second_stage = next(place for place, name in enumerate(names) if ".layer2." in name)

@@ -1,7 +1,7 @@
 """The family of residual networks (He et al., "Deep Residual Learning for Image Recognition",
 CVPR 2016), by configuration.
 
-In: float (N, 3, H, W), normalised; out: maps of the stages, pooled features or class scores.
+In: float (N, 3, H, W), normalized; out: maps of the stages, pooled features or class scores.
 
     stem      H/4 × W/4      64 channels     7×7 convolution, or three 3×3 (ResNet-D); max pool
     layer1    H/4 × W/4      64 × expansion  blocks: y = act(F(x) + shortcut(x))
@@ -191,7 +191,7 @@ class ResNet(nn.Module):
                 channels = width * block.expansion
             self.add_module(stage, nn.Sequential(*blocks))
         self.fc: nn.Module = nn.Linear(channels, classes) if classes else nn.Identity()
-        initialise(self)
+        initialize(self)
 
     def stages(self, x: Tensor) -> dict[str, Tensor]:
         """Return the maps by name, `layer1` to `layer4`, of float (N, 3, H, W)."""
@@ -211,8 +211,8 @@ class ResNet(nn.Module):
     def extract_stages(self, x: Tensor, names: Iterable[str] = STAGES) -> dict[str, Tensor]:
         """Return the maps of the named stages.
 
-        Raises RuntimeError in training mode: BatchNorm would normalise by the batch, and each
-        image's features would depend on its neighbours in it.
+        Raises RuntimeError in training mode: BatchNorm would normalize by the batch, and each
+        image's features would depend on its neighbors in it.
         """
         if self.training:
             raise RuntimeError("features need eval mode: call .eval() on the network first")
@@ -234,7 +234,7 @@ def add_residual(residual: Tensor, shortcut: Tensor) -> Tensor:
     return residual + shortcut
 
 
-def initialise(network: nn.Module) -> None:
+def initialize(network: nn.Module) -> None:
     """Draw convolutions as He et al. do (ICCV 2015); begin every block as act(shortcut).
 
     The BatchNorm that ends F starts at 0 (Goyal et al., "Accurate, Large Minibatch SGD", 2017).

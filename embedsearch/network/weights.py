@@ -31,7 +31,7 @@ _STOP_POLL_S = 0.2
 _DOING = {
     "import": "reading the weights",
     "convert": "converting the network",
-    "quantize": "quantising the network",
+    "quantize": "quantizing the network",
 }
 PACKAGED_FILE = "packaged_resnet18.safetensors"
 SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -42,7 +42,7 @@ _OF_A_RECORD = frozenset(
 
 
 def resolve(model: str, session: Session) -> ModelSpec:
-    """Return the spec of `model`, a catalogue entry or a file, with its weights cached.
+    """Return the spec of `model`, a catalog entry or a file, with its weights cached.
 
     `auto` falls back to the packaged weights, saying so; anything else raises
     WeightsUnavailable or UsageError with what to put where.
@@ -140,7 +140,7 @@ def _why(code: int, errors: str) -> str:
 
 
 def is_cached(entry: CatalogEntry) -> bool:
-    """Return whether a catalogue entry can be used without a download."""
+    """Return whether a catalog entry can be used without a download."""
     return entry.url is None or _known_sha256(entry) is not None or _hub_file(entry).is_file()
 
 
@@ -181,7 +181,7 @@ def _known_sha256(entry: CatalogEntry) -> str | None:
 
 
 def _download(entry: CatalogEntry, target: Path, session: Session) -> str:
-    """Fetch a catalogue entry's weights into `target` and return their sha256."""
+    """Fetch a catalog entry's weights into `target` and return their sha256."""
     import http.client  # only here: with ssl it costs a query a twentieth of a second
 
     assert entry.url is not None

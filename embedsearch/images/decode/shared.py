@@ -65,7 +65,7 @@ class SharedDecoder:
     ) -> None:
         """Decode up to `max_files` files at a time; `meanwhile` runs while the workers are at them.
 
-        With `fit`, a picture keeps its proportions, centred on white; else it is squashed.
+        With `fit`, a picture keeps its proportions, centered on white; else it is squashed.
         """
         self._side = side
         self._limits = limits
