@@ -11,7 +11,7 @@ from embedsearch.core.paths import is_url, printable
 from embedsearch.core.records import Failure, ImageRef, Kind, Place, Root
 from embedsearch.images.sources.open import kind_of_file, open_source
 from embedsearch.images.sources.source import Source
-from embedsearch.images.temporary import ByteFiles
+from embedsearch.images.temporary import TemporaryImages
 
 _KEPT = 8  # archives whose members are remembered
 
@@ -22,7 +22,7 @@ class Originals:
     def __init__(self, max_bytes: int) -> None:
         """`max_bytes` is the most that an image of a compressed archive may have."""
         self._max_bytes = max_bytes
-        self._handed = ByteFiles()
+        self._temporary = TemporaryImages()
         self._looking = threading.Lock()
         self._archives: LRU[tuple[str, str], Source] = LRU(_KEPT)
 
@@ -30,7 +30,7 @@ class Originals:
         """Forget the archives, and remove what nobody decoded."""
         with self._looking:
             self._archives.clear()
-        self._handed.close()
+        self._temporary.close()
 
     def inside(self, root: str, key: str) -> Place:
         """Return the place of an image of a root. Raises UnreadableImage and StorageError."""
@@ -40,7 +40,7 @@ class Originals:
         elif kind is None or not os.path.isfile(root):
             return Place(root, key)
         with self._looking:
-            source = open_source(Root(0, root, kind), "", self._handed, self._max_bytes)
+            source = open_source(Root(0, root, kind), "", self._temporary, self._max_bytes)
             source = self._archives.get((root, source.version()), lambda: source)
             ((_, place),) = source.places([ImageRef(0, key, -1, -1)])
         if isinstance(place, Failure):

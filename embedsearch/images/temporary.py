@@ -14,8 +14,8 @@ from embedsearch.core.errors import StorageError
 from embedsearch.core.records import Place
 
 
-class ByteFiles:
-    """A folder of our own for images that are handed over; it is made for the first of them."""
+class TemporaryImages:
+    """A folder of our own for images that are given as bytes; made for the first one."""
 
     def __init__(self) -> None:
         self._making = threading.Lock()

@@ -22,7 +22,7 @@ from embedsearch.core.records import ImageFacts, Place
 from embedsearch.core.system import cache_folder
 from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.images.originals import Originals
-from embedsearch.images.temporary import ByteFiles
+from embedsearch.images.temporary import TemporaryImages
 from embedsearch.images.thumbnail_cache import ThumbnailCache
 
 # A picture is decoded at the smallest of these that is not too small, then reduced: a set of
@@ -99,7 +99,7 @@ class Pictures:
         self._side = side
         limits = DecodeLimits()
         self._decoder = SharedDecoder(side, limits, max_files=_AT_ONCE, fit=True)
-        self._handed = ByteFiles()
+        self._handed = TemporaryImages()
         self._originals = Originals(limits.max_bytes)
 
     def __enter__(self) -> Pictures:

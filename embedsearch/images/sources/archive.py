@@ -24,7 +24,7 @@ from embedsearch.images.archive_part import BrokenPart, read_part
 from embedsearch.images.sources.folder import has_image_suffix, is_hidden
 from embedsearch.images.sources.sidecars import MAX_BYTES, beside_members, is_sidecar
 from embedsearch.images.sources.source import Beside
-from embedsearch.images.temporary import ByteFiles
+from embedsearch.images.temporary import TemporaryImages
 
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
 _LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip member: the lengths of its name and extra field
@@ -48,7 +48,7 @@ class Archive(ABC):
 
     root: int
     path: str
-    handed: ByteFiles
+    temporary: TemporaryImages
     max_bytes: int  # of a member that is read here
     is_wanted: Callable[[bytes], bool] = has_image_suffix  # by its name
     failures: list[Failure] = field(default_factory=list)
@@ -112,13 +112,13 @@ class Archive(ABC):
 
     def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
         """Yield what members beside images say of them."""
-        sidecars = type(self)(self.root, self.path, self.handed, MAX_BYTES, is_sidecar)
+        sidecars = type(self)(self.root, self.path, self.temporary, MAX_BYTES, is_sidecar)
         return beside_members(sidecars, keys)
 
     def _known(self) -> dict[bytes, _Member]:
         """Return the members, gone through again where that is not what this was opened for."""
         if self._members is None:
-            again = type(self)(self.root, self.path, self.handed, self.max_bytes, self.is_wanted)
+            again = type(self)(self.root, self.path, self.temporary, self.max_bytes, self.is_wanted)
             self._members, self._seen = again._gone_through(), again._seen
         return self._members
 
@@ -215,7 +215,7 @@ class TarArchive(Archive):
                     content = _content(tar, info)
                     if hashlib.sha256(content).digest() == member.digest:
                         del wanted[key]
-                        yield ref, self.handed.keep(content)
+                        yield ref, self.temporary.keep(content)
         except _BROKEN as error:
             words = str(error) or "the archive ends too early"
         for ref, _ in wanted.values():

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from embedsearch.core.records import Failure, Ignored, ImageRef, Place, Reason, Stage
 from embedsearch.images.sources.source import Beside
 from embedsearch.images.sources.table import holds_bytes
-from embedsearch.images.temporary import ByteFiles
+from embedsearch.images.temporary import TemporaryImages
 
 _AT_ONCE = 64  # rows that are read together
 _BROKEN = (pa.ArrowException, OSError, ValueError)
@@ -31,7 +31,7 @@ class ParquetImages:
 
     root: int
     path: str
-    handed: ByteFiles
+    temporary: TemporaryImages
     max_bytes: int
     failures: list[Failure] = field(default_factory=list)
     held_bytes: int = 0
@@ -78,7 +78,7 @@ class ParquetImages:
     def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
         """Yield a file of our own for each ref."""
         for ref, content in self._contents(refs):
-            yield ref, content if isinstance(content, Failure) else self.handed.keep(content)
+            yield ref, content if isinstance(content, Failure) else self.temporary.keep(content)
 
     def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
         """Yield what the other columns say of images."""

@@ -22,7 +22,7 @@ from embedsearch.core.remote import Remote, reason_of, words
 from embedsearch.images.sources.folder import has_image_suffix, is_hidden
 from embedsearch.images.sources.sidecars import MAX_BYTES, beside_members, is_sidecar
 from embedsearch.images.sources.source import Beside, Source
-from embedsearch.images.temporary import ByteFiles
+from embedsearch.images.temporary import TemporaryImages
 
 THREADS = 64  # requests at a time: the most of an answer's time is waiting
 _AHEAD = 2 * THREADS
@@ -37,7 +37,7 @@ class RemoteFolder:
     root: int
     url: str
     scope: str
-    handed: ByteFiles
+    temporary: TemporaryImages
     max_bytes: int
     is_wanted: Callable[[bytes], bool] = has_image_suffix  # by its name
     failures: list[Failure] = field(default_factory=list)
@@ -117,11 +117,11 @@ class RemoteFolder:
                     f"{self.url}: {_IN_ROW} images in a row could not be fetched "
                     f"({outcome.detail}); the same command goes on from there"
                 )
-            yield ref, outcome if isinstance(outcome, Failure) else self.handed.keep(outcome)
+            yield ref, outcome if isinstance(outcome, Failure) else self.temporary.keep(outcome)
 
     def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
         """Yield what objects beside images say of them."""
-        sidecars = RemoteFolder(self.root, self.url, "", self.handed, MAX_BYTES, is_sidecar)
+        sidecars = RemoteFolder(self.root, self.url, "", self.temporary, MAX_BYTES, is_sidecar)
         return beside_members(sidecars, keys)
 
     def _read(self, ref: ImageRef) -> bytes | Failure:
@@ -169,12 +169,12 @@ class RemoteArchive:
     """The images of an archive at a URL: it is fetched, and gone through as a file of our own."""
 
     def __init__(
-        self, root: int, url: str, handed: ByteFiles, opened: Callable[[str], Source]
+        self, root: int, url: str, temporary: TemporaryImages, opened: Callable[[str], Source]
     ) -> None:
         """`opened` makes a source of the file that was fetched."""
         self._root = root
         self._remote = Remote(url)
-        self._handed = handed
+        self._temporary = temporary
         self._opened = opened
         self._source: Source | None = None
         self._path = ""
@@ -233,7 +233,7 @@ class RemoteArchive:
     def _fetched(self) -> Source:
         """Return the archive as a local file. Raises StorageError."""
         if self._source is None:
-            self._path = self._handed.reserve()
+            self._path = self._temporary.reserve()
             self._download(self._state())
             self._source = self._opened(self._path)
             self.held_bytes = self._state().size or 0
