@@ -120,7 +120,7 @@ def _write_page(path: Path, report: DuplicateReport, words: str) -> None:
     """Write groups of copies as one HTML page, a section each."""
     from embedsearch.cli.output.groups import picture_words
     from embedsearch.cli.output.page import MAX_FIGURES, THUMBNAIL_SIDE, Figure, Section, write_page
-    from embedsearch.images.thumbnails import Pictures
+    from embedsearch.images.thumbnails import ThumbnailReader
 
     kept, left = [], MAX_FIGURES
     for number, group in enumerate(report.groups, start=1):
@@ -131,7 +131,7 @@ def _write_page(path: Path, report: DuplicateReport, words: str) -> None:
     shown = sum(len(rows) for _, rows in kept)
     if shown < report.copies + len(report.groups):
         notice(f"the page is cut after {shown:,} pictures")
-    with Pictures(THUMBNAIL_SIDE) as pictures:
+    with ThumbnailReader(THUMBNAIL_SIDE) as pictures:
         jpegs = pictures.jpegs(row["path"] for _, rows in kept for row in rows)
         sections = (
             Section(

@@ -87,7 +87,7 @@ class Thumbnailer:
             return self._decoders[fits]
 
 
-class Pictures:
+class ThumbnailReader:
     """Small pictures of any files, upright, for one thread. Workers start with the first.
 
     An image is a path or the bytes of a file; None stands for one that cannot be read. Images
@@ -102,7 +102,7 @@ class Pictures:
         self._handed = TemporaryImages()
         self._originals = Originals(limits.max_bytes)
 
-    def __enter__(self) -> Pictures:
+    def __enter__(self) -> ThumbnailReader:
         return self
 
     def __exit__(self, *_: object) -> None:
