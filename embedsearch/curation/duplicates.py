@@ -17,17 +17,17 @@ from embedsearch.core.config import DuplicateConfig
 from embedsearch.core.errors import UsageError
 from embedsearch.core.session import Session
 from embedsearch.curation.collection import Collection, Picture
-from embedsearch.curation.likeness import (
+from embedsearch.curation.linkage import complete_groups
+from embedsearch.curation.similarity import (
     AS_IT_IS,
     BOTH,
     FLIPS,
     ROTATIONS,
-    Likeness,
-    Parts,
+    CropData,
+    Similarity,
     Turn,
     signature_units,
 )
-from embedsearch.curation.linkage import complete_groups
 from embedsearch.store.locate import readable_store
 from embedsearch.store.snapshot import open_snapshot
 
@@ -150,10 +150,10 @@ class _Search:
             return []
         digests = self._collection.digests()[places]
         _, first, same = np.unique(digests, return_index=True, return_inverse=True)
-        likeness = self._likeness(places[first])
-        pairs, _ = likeness.pairs()
+        similarity = self._similarity(places[first])
+        pairs, _ = similarity.pairs()
         grouped = complete_groups(
-            zip(pairs.first.tolist(), pairs.second.tolist(), strict=True), likeness
+            zip(pairs.first.tolist(), pairs.second.tolist(), strict=True), similarity
         )
         by_file = np.argsort(same, kind="stable")  # positions by their bytes
         edges = np.searchsorted(same[by_file], np.arange(len(first) + 1))
@@ -161,12 +161,12 @@ class _Search:
         several = [[node] for node in sorted(alone) if edges[node + 1] - edges[node] > 1]
         return self._described(
             [*grouped, *several],
-            likeness,
+            similarity,
             lambda node: places[by_file[edges[node] : edges[node + 1]]],
         )
 
     def _described(
-        self, groups: list[list[int]], likeness: Likeness, places_of: Any
+        self, groups: list[list[int]], similarity: Similarity, places_of: Any
     ) -> list[DuplicateGroup]:
         """Return groups of nodes, files of the same bytes each, with the picture to keep."""
         described = []
@@ -175,9 +175,9 @@ class _Search:
             pictures = self._collection.pictures(np.array([place for _, place in members]))
             order = sorted(range(len(members)), key=lambda n: self._rank(pictures[n]))
             kept = members[order[0]][0]
-            found = zip(nodes, *likeness.compared(kept, np.array(nodes)), strict=True)
+            found = zip(nodes, *similarity.compared(kept, np.array(nodes)), strict=True)
             known = {
-                node: (self._how(likeness, how), min(1.0, float(score)))
+                node: (self._how(similarity, how), min(1.0, float(score)))
                 for node, score, how in found
             }
             known[kept] = SAME_BYTES, 1.0
@@ -191,10 +191,10 @@ class _Search:
         """Return for pictures that have copies at other positions the best of those."""
         digests = self._collection.digests()
         there = {digest.tobytes(): n for n, digest in reversed([*enumerate(digests[others])])}
-        likeness = self._likeness(others)
-        pairs, turns = likeness.against(self._units(places))
+        similarity = self._similarity(others)
+        pairs, turns = similarity.against(self._units(places))
         matches: dict[int, tuple[int, str, float]] = {
-            query: (row, self._how(likeness, turn), min(1.0, score))
+            query: (row, self._how(similarity, turn), min(1.0, score))
             for query, row, score, turn in zip(
                 pairs.first.tolist(),
                 pairs.second.tolist(),
@@ -236,15 +236,17 @@ class _Search:
         self._unsigned += unsigned
         return signature_units(signatures)
 
-    def _likeness(self, places: npt.NDArray[np.int64]) -> Likeness:
+    def _similarity(self, places: npt.NDArray[np.int64]) -> Similarity:
         parts = None
         if self._config.crops:
-            parts = Parts(self._collection.signatures()[places], self._collection.vectors()[places])
+            parts = CropData(
+                self._collection.signatures()[places], self._collection.vectors()[places]
+            )
         check = self._collection.session.check
-        return Likeness(self._units(places), self._config.least, self._turns, check, parts)
+        return Similarity(self._units(places), self._config.least, self._turns, check, parts)
 
-    def _how(self, likeness: Likeness, number: int) -> str:
-        return SIMILAR if self._config.similar is not None else likeness.hows[number]
+    def _how(self, similarity: Similarity, number: int) -> str:
+        return SIMILAR if self._config.similar is not None else similarity.hows[number]
 
     def _rank(self, picture: Picture) -> tuple[Any, ...]:
         """Return what the picture to keep has the least of, wish after wish."""

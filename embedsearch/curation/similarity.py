@@ -70,7 +70,7 @@ def signature_units(signatures: npt.NDArray[np.uint8]) -> Units:
 
 
 @dataclass(frozen=True)
-class Parts:
+class CropData:
     """What it takes to find pictures that show parts of others.
 
     Signatures uint8 (n, 256), and embeddings float16 (n, D): only those near by these are compared.
@@ -80,7 +80,7 @@ class Parts:
     vectors: Units
 
 
-class Likeness:
+class Similarity:
     """Unit vectors that are compared by their cosine, each as it is and turned in some ways."""
 
     def __init__(
@@ -89,7 +89,7 @@ class Likeness:
         least: float,
         turns: Sequence[Turn],
         check: Callable[[], None],
-        parts: Parts | None = None,
+        parts: CropData | None = None,
     ) -> None:
         """Take units float16 (n, D); two are alike from a cosine of `least` on.
 
@@ -124,7 +124,7 @@ class Likeness:
         once = order[np.sort(first)]
         return Pairs(low[once], high[once], pairs.scores[once]), which[once]
 
-    def _part_pairs(self, parts: Parts) -> Pairs:
+    def _part_pairs(self, parts: CropData) -> Pairs:
         """Return (whole, part) of all pictures that are near by their embeddings."""
         assert self._crops is not None
         near = NearGraph(parts.vectors, self._check).pairs(parts.vectors, NEAREST, crops.NEAR)
