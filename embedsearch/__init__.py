@@ -17,7 +17,7 @@ _HOMES = {
     "duplicates": "embedsearch.curation.duplicates",
     "clusters": "embedsearch.curation.clusters",
     "outliers": "embedsearch.curation.clusters",
-    "picture_map": "embedsearch.curation.plane",
+    "picture_map": "embedsearch.curation.picture_map",
     "open_store": "embedsearch.searching.searcher",
     "pull": "embedsearch.exchange.pull",
     "Searcher": "embedsearch.searching.searcher",
@@ -112,7 +112,7 @@ if TYPE_CHECKING:
     )
     from embedsearch.curation.clusters import clusters, outliers
     from embedsearch.curation.duplicates import duplicates
-    from embedsearch.curation.plane import picture_map
+    from embedsearch.curation.picture_map import picture_map
     from embedsearch.exchange.pull import pull
     from embedsearch.indexing.bench import bench
     from embedsearch.indexing.distributed.run import commit, run_units

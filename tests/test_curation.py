@@ -26,7 +26,7 @@ from embedsearch.core.errors import NothingIndexed, UsageError
 from embedsearch.curation.clusters import clusters, outliers
 from embedsearch.curation.duplicates import DuplicateReport, duplicates
 from embedsearch.curation.linkage import Ball, Members, complete_groups
-from embedsearch.curation.plane import picture_map
+from embedsearch.curation.picture_map import picture_map
 from embedsearch.curation.similarity import AS_IT_IS, Similarity
 from embedsearch.exchange.import_vectors import import_vectors
 from embedsearch.searching.ann.graph import EXACT_ROWS, NearGraph

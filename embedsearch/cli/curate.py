@@ -206,7 +206,7 @@ def map_(
 ) -> None:
     """Write a map, one HTML file: like pictures near each other, thumbnails on hover."""
     from embedsearch.cli.output.scatter import write_map
-    from embedsearch.curation.plane import picture_map
+    from embedsearch.curation.picture_map import picture_map
 
     found = picture_map(
         store=store, method=method, where=where, most=most, session=session_with_signals()
