@@ -102,7 +102,7 @@ def test_every_kind_of_search_gives_what_python_gives(
 
 
 def test_options_are_those_of_a_search(server: Served, searcher: embedsearch.Searcher) -> None:
-    from embedsearch.web.asked import Options
+    from embedsearch.web.search_request import Options
 
     assert {name: field.default for name, field in Options.model_fields.items()} == vars(
         SearchConfig()

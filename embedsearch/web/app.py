@@ -35,21 +35,21 @@ from embedsearch.core.paths import printable
 from embedsearch.core.records import Hit, ImageRecord, Reason
 from embedsearch.images.thumbnails import MAX_SIDE
 from embedsearch.searching.searcher import Searcher
-from embedsearch.web.asked import (
-    Asked,
-    BadRequest,
-    ListOptions,
-    RowOptions,
-    SearchBody,
-    TextOptions,
-    asked,
-    parameters,
-    validated,
-)
 from embedsearch.web.guard import Access, App, Guard
 from embedsearch.web.limits import Admission, Busy, ServerLimits
 from embedsearch.web.metrics import CONTENT_TYPE, Metrics
 from embedsearch.web.plain import FORM, error_page, hits_page
+from embedsearch.web.search_request import (
+    BadRequest,
+    ListOptions,
+    RowOptions,
+    SearchBody,
+    SearchRequest,
+    TextOptions,
+    parameters,
+    read_search,
+    validated,
+)
 
 T = TypeVar("T")
 _Row: TypeAlias = Annotated[str, Path(pattern="^[0-9]{1,12}$")]
@@ -211,7 +211,7 @@ class _Routes:
 
     async def search(self, request: Request) -> Response:
         """Return the nearest images to one of the store, to a vector, or to one handed over."""
-        what = await asked(request, self._limits)
+        what = await read_search(request, self._limits)
         hits = await self._work(lambda: self._hits(what))
         if _wants_page(request):
             return _html(hits_page(hits, what.config.where, what.config.k))
@@ -265,7 +265,7 @@ class _Routes:
         async with self._admission.turn():
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _hits(self, what: Asked) -> list[Hit]:
+    def _hits(self, what: SearchRequest) -> list[Hit]:
         (answer,) = self._searcher.answers([what.query], config=what.config)
         if answer.failure is not None:
             raise answer.failure
@@ -300,7 +300,7 @@ async def _explained(request: Request, error: Exception) -> Response:
     match error:
         case BadRequest():
             status, words = error.status, str(error)
-        case RequestValidationError():  # of a path: all else is read in asked.py
+        case RequestValidationError():  # of a path: all else is read in search_request.py
             status, words = 404, "no such row"
         case HTTPException():
             status, words, headers = error.status_code, error.detail, dict(error.headers or {})

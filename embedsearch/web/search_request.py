@@ -126,14 +126,14 @@ class ListOptions(BaseModel):
 
 
 @dataclass(frozen=True)
-class Asked:
+class SearchRequest:
     """A query, and what is to be returned."""
 
     query: Query
     config: SearchConfig
 
 
-async def asked(request: Request, limits: ServerLimits) -> Asked:
+async def read_search(request: Request, limits: ServerLimits) -> SearchRequest:
     """Read a request for a search. Raises BadRequest and UsageError."""
     if request.method == "GET":
         options = validated(RowOptions, parameters(request))
@@ -157,15 +157,15 @@ async def asked(request: Request, limits: ServerLimits) -> Asked:
     return _of_text(image, options)
 
 
-def _of_text(image: bytes | Key, options: TextOptions) -> Asked:
+def _of_text(image: bytes | Key, options: TextOptions) -> SearchRequest:
     crop = options.crop and [int(number) for number in options.crop.split(",")]
     like, unlike = (
         [int(row) for row in rows.split(",") if row] for rows in (options.like, options.unlike)
     )
-    return Asked(_query(image, crop or None, like, unlike), options.config())
+    return SearchRequest(_query(image, crop or None, like, unlike), options.config())
 
 
-def _of_json(request: Request, body: bytes, limits: ServerLimits) -> Asked:
+def _of_json(request: Request, body: bytes, limits: ServerLimits) -> SearchRequest:
     if request.url.query:
         raise BadRequest("the options of a JSON search stand in its body")
     if len(body) > limits.json_bytes:
@@ -183,7 +183,7 @@ def _of_json(request: Request, body: bytes, limits: ServerLimits) -> Asked:
         first = np.array(search.vector, np.float32)
     elif given:
         first = Key(getattr(search, given[0]))
-    return Asked(_query(first, search.crop, search.like, search.unlike), search.config())
+    return SearchRequest(_query(first, search.crop, search.like, search.unlike), search.config())
 
 
 def _query(image: Any, crop: list[int] | None, like: Sequence[int], unlike: Sequence[int]) -> Query:
