@@ -226,7 +226,7 @@ def test_pixel_cap_is_checked_before_decoding() -> None:
     with pytest.raises(DecodeError) as caught:
         decode(file, 8, DecodeLimits(max_pixels=9_999))
     assert caught.value.reason is Reason.TOO_LARGE
-    assert "--max-pixels" in caught.value.detail
+    assert "max_pixels" in caught.value.detail
     file.seek(0)
     assert decode(file, 8, DecodeLimits(max_pixels=10_000)).width == 100
 

@@ -737,7 +737,7 @@ def test_what_is_learnt_is_what_is_searched() -> None:
         (["--out", "o.safetensors", "--frozen", "layer9"], "--frozen is one of"),
         (["--out", "o.safetensors", "--holdout", "1"], "--holdout"),
         (["--out", "o.safetensors", "--weights", "some"], "--weights is model or none"),
-        (["--out", "o.safetensors", "--classify", "a"], "name columns of --targets"),
+        (["--out", "o.safetensors", "--classify", "a"], "name columns of a CSV file"),
         (["--out", "o.safetensors", "--targets", "no.csv", "--classify", "a"], "cannot be read"),
     ],
 )

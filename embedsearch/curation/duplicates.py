@@ -103,7 +103,7 @@ def duplicates(
     the one there that is most like it, which is kept. Raises UsageError and the store's errors.
     """
     if against is not None and folder is None:
-        raise UsageError("--against needs a folder that is compared with it")
+        raise UsageError("against needs a folder that is compared with it")
     config = config or DuplicateConfig()
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         collection = Collection(snapshot, session or Session(), config.where)
@@ -230,8 +230,8 @@ class _Search:
         unsigned = int((~signatures.any(axis=1)).sum())
         if unsigned == len(places):
             raise UsageError(
-                "no image here has a signature, as vectors that were imported, and stores of "
-                "earlier versions: use --similar 0.95, or index --rebuild"
+                "no image here has a signature, as with imported vectors and stores of "
+                "earlier versions: use similar 0.95, or index with rebuild"
             )
         self._unsigned += unsigned
         return signature_units(signatures)

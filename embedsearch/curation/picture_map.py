@@ -50,7 +50,7 @@ def picture_map(
     errors.
     """
     if method not in METHODS:
-        raise UsageError(f"--method is one of {', '.join(METHODS)}, not {method!r}")
+        raise UsageError(f"method is one of {', '.join(METHODS)}, not {method!r}")
     session = session or Session()
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         collection = Collection(snapshot, session, where)
@@ -76,7 +76,7 @@ def _umap(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
     try:
         import umap
     except ImportError as error:
-        raise MissingLibrary("--method umap needs: pip install 'embedsearch[map]'") from error
+        raise MissingLibrary("method umap needs: pip install 'embedsearch[map]'") from error
     neighbors = min(15, len(vectors) - 1)
     reducer = umap.UMAP(metric="cosine", random_state=_SEED, n_jobs=1, n_neighbors=neighbors)
     plane: npt.NDArray[np.float32] = reducer.fit_transform(vectors.astype(np.float32))

@@ -58,14 +58,14 @@ def evaluate(
     Raises UsageError and what `index` raises.
     """
     if folder is not None and store is not None:
-        raise UsageError("evaluate takes a folder of labeled pictures, or --store, not both")
+        raise UsageError("evaluate takes a folder of labeled images or a store, not both")
     SearchConfig(expand=expand)  # refuses what cannot be
     config = config or IndexConfig()
     models = models or (config.model,)
     given = tuple(models) != (AUTO,) or config.input_side is not None or config.flip
     if folder is None and given:
         raise UsageError(
-            "--model, --input-side and --flip go with a folder of pictures: a store has its model"
+            "model, input_side and flip go with a folder of images: a store has its own model"
         )
     session = session or Session()
     pairs = None
@@ -130,11 +130,11 @@ class _Truth:
         self.classes = 0
         places = {key: place for place, key in enumerate(keys)}
         if len(places) < len(keys):
-            raise UsageError("--relevant names keys, and two folders of the store have the same")
+            raise UsageError("relevant names keys, and two folders of the store hold the same key")
         absent = sorted({key for pair in pairs for key in pair} - places.keys())
         if absent:
             shown = ", ".join(map(printable, absent[:_NAMED]))
-            notice(f"{len(absent)} names of --relevant are not among the pictures: {shown}")
+            notice(f"{len(absent)} names in relevant are not among the images: {shown}")
         for query, other in pairs:
             if query in places and other in places and query != other:
                 self._others.setdefault(places[query], set()).add(places[other])

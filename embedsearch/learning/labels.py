@@ -131,7 +131,7 @@ def read_labels(
         raise UsageError(f"a column is named twice: {', '.join(sorted(columns))}")
     if targets is None:
         if classify or regress:
-            raise UsageError("--classify and --regress name columns of --targets FILE")
+            raise UsageError("classify and regress name columns of a CSV file: give it as targets")
         return _from_folders(root, refs, notice)
     if not classify and not regress:
         raise UsageError(f"which columns of {targets}? --classify NAME, --regress NAME")

@@ -25,9 +25,9 @@ class TrainingFolder:
     def __init__(self, out: Path) -> None:
         """Take the folder. Raises UsageError, StorageError, and StoreLocked where it is taken."""
         if out.suffix != ".safetensors":
-            raise UsageError(f"--out {out}: give a name that ends in .safetensors")
+            raise UsageError(f"out {out}: give a name that ends in .safetensors")
         if out.is_dir():
-            raise UsageError(f"--out {out} is a folder")
+            raise UsageError(f"out {out} is a folder")
         self.out = out.resolve()
         self.folder = self.out.with_suffix(".training")
         self.checkpoint = self.folder / "checkpoint"
@@ -38,7 +38,7 @@ class TrainingFolder:
             raise StoreLocked(f"another training is making {out}: give another --out") from error
         except OSError as error:
             raise StorageError(
-                f"--out {out}: {self.folder} cannot be made ({error.strerror or error})"
+                f"out {out}: {self.folder} cannot be made ({error.strerror or error})"
             ) from error
         try:
             self._sweep()

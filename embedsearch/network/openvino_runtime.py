@@ -54,7 +54,9 @@ class OpenVinoExtractor:
         streaming = lanes > 1
         compiled = compile_model(folder, self.precision, streaming=streaming)
         if compiled is None:
-            raise MissingLibrary(f"this processor does not run {self.precision}: --precision auto")
+            raise MissingLibrary(
+                f"this processor does not run {self.precision}: use precision auto"
+            )
         best = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self.lanes = min(best, lanes)
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()  # each for one call at a time
@@ -123,7 +125,7 @@ def _quantize(folder: Path, spec: ModelSpec, session: Session) -> None:
     if _is_whole(folder, "int8", "int8"):
         return
     if find_spec("nncf") is None:
-        raise MissingLibrary("--precision int8 needs NNCF: pip install 'embedsearch[int8]'")
+        raise MissingLibrary("precision int8 needs NNCF: pip install 'embedsearch[int8]'")
     session.notice(f"quantizing {spec.name} to int8 (once)")
     run_prepare("quantize", {"folder": str(folder), "side": spec.input_side}, session)
 

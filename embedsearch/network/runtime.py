@@ -56,7 +56,7 @@ def _load(
             return OpenVinoExtractor(spec, precision, session, lanes=lanes)
         session.notice("openvino is not installed: embedding with torch, which is slower on a CPU")
     if precision == "int8":
-        raise MissingLibrary("--precision int8 is for CPUs, through OpenVINO: --precision auto")
+        raise MissingLibrary("precision int8 is for CPUs, through OpenVINO: use precision auto")
     try:
         from embedsearch.network.torch_runtime import TorchExtractor
     except (ImportError, OSError) as error:  # OSError: a CUDA library that does not load

@@ -84,7 +84,7 @@ class TorchExtractor:
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise MissingLibrary(
-                        f"{self.device} has no memory for a single image: --device cpu"
+                        f"{self.device} has no memory for a single image: use device cpu"
                     ) from None
                 lane.most = len(part) // 2  # for all later batches, too
                 lane.free_memory()
@@ -218,11 +218,11 @@ def best_device() -> str:
 def _check_present(device: torch.device) -> None:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise MissingLibrary(
-            f"--device {device}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
-            "devices; check the driver with nvidia-smi, or use --device cpu"
+            f"device {device}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
+            "devices; check the driver with nvidia-smi, or use device cpu"
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise MissingLibrary("--device mps: torch finds no Metal device; use --device cpu")
+        raise MissingLibrary("device mps: torch finds no Metal device; use device cpu")
 
 
 def _auto_precision(device: torch.device) -> str:

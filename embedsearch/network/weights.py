@@ -58,10 +58,10 @@ def resolve(model: str, session: Session) -> ModelSpec:
     path = Path(model)
     if path.suffix in SUFFIXES:
         if not path.is_file():
-            raise WeightsUnavailable(f"--model {model}: no such file")
+            raise WeightsUnavailable(f"model {model}: no such file")
         return _file_spec(path, session)
     raise UsageError(
-        f"--model {model!r} is neither one of {', '.join([AUTO, *CATALOG])} "
+        f"model {model!r} is neither one of {', '.join([AUTO, *CATALOG])} "
         f"nor a file ending in {', '.join(SUFFIXES)}{_suggestion(model)}"
     )
 

@@ -87,7 +87,7 @@ def open_image(file: BinaryIO, limits: DecodeLimits) -> Image.Image:
     if width * height > limits.max_pixels:
         raise DecodeError(
             Reason.TOO_LARGE,
-            f"{width} x {height} pixels are more than --max-pixels {limits.max_pixels}",
+            f"{width} x {height} pixels are more than max_pixels {limits.max_pixels}",
         )
     return image
 

@@ -126,7 +126,7 @@ class RemoteFolder:
 
     def _read(self, ref: ImageRef) -> bytes | Failure:
         if ref.size > self.max_bytes:
-            words_ = f"{ref.size} bytes are more than --max-bytes {self.max_bytes}"
+            words_ = f"{ref.size} bytes are more than max_bytes {self.max_bytes}"
             return _lost(ref, Reason.TOO_BIG, words_)
         try:
             with self._remote.files.open_input_stream(self._path(ref.key)) as stream:
@@ -136,7 +136,7 @@ class RemoteFolder:
         except (pa.ArrowException, OSError, ValueError) as error:
             return _lost(ref, reason_of(error), words(error))
         if len(content) > self.max_bytes:
-            return _lost(ref, Reason.TOO_BIG, f"more than --max-bytes {self.max_bytes}")
+            return _lost(ref, Reason.TOO_BIG, f"more than max_bytes {self.max_bytes}")
         if 0 <= ref.size != len(content):
             return _lost(ref, Reason.CHANGED, "changed while it was read")
         return content

@@ -36,21 +36,21 @@ def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
     A column whose name is `taken` by a column of the store is called `user_…`.
     """
     if not source.is_file():
-        raise UsageError(f"--metadata {source}: there is no such file")
-    table = read_table(source, f"--metadata {source}")
+        raise UsageError(f"metadata {source}: there is no such file")
+    table = read_table(source, f"metadata {source}")
     by = next((name for name in NAMES if name in table.column_names), "")
     if not by or table.num_columns > MAX_COLUMNS:
         raise UsageError(
-            f"--metadata {source} needs a column path or name; it has "
+            f"metadata {source} needs a column path or name; it has "
             f"{', '.join(table.column_names[:20])}"
         )
     if len(set(table.column_names)) < table.num_columns:
-        raise UsageError(f"--metadata {source} has a column twice")
+        raise UsageError(f"metadata {source} has a column twice")
     names = pc.cast(table.column(by), pa.string()).to_pylist()
     _check_names(source, by, names)
     left_out = {by, *LEFT_OUT}
     columns = table.select([name for name in table.column_names if name not in left_out])
-    renamed = own_names(columns.column_names, taken, f"--metadata {source}")
+    renamed = own_names(columns.column_names, taken, f"metadata {source}")
     return UserTable(str(source), by, names, columns.rename_columns(renamed).combine_chunks())
 
 
@@ -111,9 +111,9 @@ def _check_names(source: Path, by: str, names: list[str | None]) -> None:
     seen: dict[str | None, int] = {}
     for number, name in enumerate(names, start=1):
         if not name:
-            raise UsageError(f"--metadata {source}: row {number} has no {by}")
+            raise UsageError(f"metadata {source}: row {number} has no {by}")
         if name in seen:
             raise UsageError(
-                f"--metadata {source}: rows {seen[name]} and {number} both have the {by} {name!r}"
+                f"metadata {source}: rows {seen[name]} and {number} both have the {by} {name!r}"
             )
         seen[name] = number
