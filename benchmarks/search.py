@@ -307,9 +307,9 @@ def served(name: str, mine: Set, built: tuple[Path, float, float], wanted: str) 
     store = built[0]
     found = serve(sys.executable, OURS, mine, store, "{}")
     facts = info(store).to_dict()
-    words = figures(mine, found, size_of(store))
+    sizes = figures(mine, found, size_of(store))
     index = sum(file.bytes for file in read_current(store).faiss) / len(mine)
-    yield f"{name}: {facts['search']}", f"{words}, of them FAISS {index:.0f}", f"{wanted} ms"
+    yield f"{name}: {facts['search']}", f"{sizes}, of them FAISS {index:.0f}", f"{wanted} ms"
 
 
 def serve(python: str | Path, script: str, mine: Set, *arguments: Any) -> dict[str, Any]:

@@ -472,7 +472,7 @@ def test_a_map(store: Path) -> None:
         assert abs(np.corrcoef(place, centred @ axis)[0, 1]) > 0.99
     assert all(Image.open(io.BytesIO(p.jpeg)).format == "JPEG" for p in found.points if p.jpeg)
     assert sum(point.jpeg is None for point in found.points) == 0
-    assert len(picture_map(store=store, most=10).points) == 10
+    assert len(picture_map(store=store, max_images=10).points) == 10
     with pytest.raises(UsageError, match="pca, umap"):
         picture_map(store=store, method="tsne")
     with pytest.raises(NothingIndexed):

@@ -600,14 +600,16 @@ def test_dead_activations_are_said() -> None:
     x = torch.randn(4, 3, 64, 64)
     alive = dead_shares(network, x)
     assert set(alive) == set(STAGES) and max(alive.values()) < 0.2
-    assert health.dead_words(alive, alive) == {}
+    assert health.dead_channel_warnings(alive, alive) == {}
     with torch.no_grad():  # as after a step that was much too large
         for block in network.layer3:
             block.last_norm.weight.fill_(1.0)
             block.last_norm.bias.fill_(-1e3)
     dead = dead_shares(network, x)
     assert dead["layer3"] == 1.0 and dead["layer2"] == alive["layer2"]
-    assert health.dead_words(alive, dead)["layer3"].startswith("layer3: 100% of the channels")
+    assert health.dead_channel_warnings(alive, dead)["layer3"].startswith(
+        "layer3: 100% of the channels"
+    )
 
 
 def test_heads_that_only_guess_are_said_once(patterns: Path, tmp_path: Path) -> None:
@@ -652,8 +654,10 @@ def test_guessing_is_the_loss_of_knowing_nothing() -> None:
             assert guessing == pytest.approx(loss(shares.log()), abs=1e-5)
     alone = Target("c", np.repeat(np.arange(2), [90, 10]), ("a", "b"))
     assert health.guessing_loss([alone], 0.0, 7.0) == pytest.approx(1.71, abs=0.01)
-    assert health.stuck_words(1.02, 1.0297, 2)["stuck"].startswith("after epoch 2 the loss is 1.0")
-    assert health.stuck_words(0.9, 1.0297, 2) == {}
+    assert health.stuck_warnings(1.02, 1.0297, 2)["stuck"].startswith(
+        "after epoch 2 the loss is 1.0"
+    )
+    assert health.stuck_warnings(0.9, 1.0297, 2) == {}
     numbers = Target("n", np.linspace(-1, 1, 50, dtype=np.float32), ())
     values = torch.from_numpy(standardized(numbers).values)
     of_the_mean = torch.nn.functional.smooth_l1_loss(torch.zeros(50), values)

@@ -209,7 +209,7 @@ def map_(
     from embedsearch.curation.picture_map import picture_map
 
     found = picture_map(
-        store=store, method=method, where=where, most=most, session=session_with_signals()
+        store=store, method=method, where=where, max_images=most, session=session_with_signals()
     )
     write_map(out, f"{len(found.points):,} of {found.images:,} pictures", found.points)
     notice(f"{len(found.points):,} of {found.images:,} pictures written to {out}")

@@ -40,10 +40,10 @@ def picture_map(
     store: str | os.PathLike[str] | None = None,
     method: str = "pca",
     where: str | None = None,
-    most: int = MAP_IMAGES,
+    max_images: int = MAP_IMAGES,
     session: Session | None = None,
 ) -> PictureMap:
-    """Return the images of a store, or `most` of them drawn at random, on a plane.
+    """Return the images of a store, or `max_images` of them drawn at random, on a plane.
 
     `pca` shows the two directions in which they vary most, `umap` keeps neighbors together
     (McInnes, Healy and Melville, "UMAP" (2018)). Raises UsageError, MissingLibrary and the store's
@@ -57,7 +57,7 @@ def picture_map(
         images = len(collection)
         if images < 3:
             raise NothingIndexed("a map needs at least three images")
-        places = np.sort(np.random.default_rng(_SEED).permutation(images)[:most])
+        places = np.sort(np.random.default_rng(_SEED).permutation(images)[:max_images])
         vectors = collection.vectors()[places]
         plane = principal_plane(vectors) if method == "pca" else _umap(vectors)
         low, high = plane.min(axis=0), plane.max(axis=0)

@@ -11,8 +11,8 @@ from embedsearch.core.records import Part, Reason
 class BrokenPart(Exception):
     """The archive does not hold what its directory says."""
 
-    def __init__(self, reason: Reason, words: str) -> None:
-        super().__init__(words)
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
         self.reason = reason
 
 

@@ -44,8 +44,8 @@ class Originals:
             source = self._archives.get((root, source.version()), lambda: source)
             ((_, place),) = source.places([ImageRef(0, key, -1, -1)])
         if isinstance(place, Failure):
-            words = f"{printable(os.path.join(root, key))} cannot be read: {place.reason}"
-            raise UnreadableImage(f"{words} ({place.detail})", place.reason)
+            message = f"{printable(os.path.join(root, key))} cannot be read: {place.reason}"
+            raise UnreadableImage(f"{message} ({place.detail})", place.reason)
         return place
 
     def at(self, path: str) -> Place:

@@ -34,7 +34,7 @@ WORST = 12  # queries listed and shown on the contact sheet
 _SERVED_K = 10
 _SERVED_QUERIES = 500
 _TIE = 1e-5  # scores nearer than this are equal: the agreement that exact search promises
-MOST_QUERIES = 20_000  # more change no figure's third digit
+MAX_QUERIES = 20_000  # more change no figure's third digit
 _NAMED = 3
 _BETWEEN = 256  # queries
 
@@ -162,9 +162,9 @@ def _evaluate_store(
         keys, paths, vectors = _stored(snapshot)
     truth = _Truth(keys, pairs, session.notice)
     queries = np.flatnonzero(truth.wanted)
-    if len(queries) > MOST_QUERIES:
-        session.notice(f"{MOST_QUERIES:,} of {len(queries):,} queries are asked, drawn at random")
-        chosen = np.random.default_rng(0).choice(queries, MOST_QUERIES, replace=False)
+    if len(queries) > MAX_QUERIES:
+        session.notice(f"{MAX_QUERIES:,} of {len(queries):,} queries are asked, drawn at random")
+        chosen = np.random.default_rng(0).choice(queries, MAX_QUERIES, replace=False)
         queries = np.sort(chosen)
     if not len(queries):
         raise UsageError(

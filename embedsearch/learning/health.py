@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from embedsearch.learning.labels import LabelColumn
 from embedsearch.network.resnet import STAGES, ResNet
 
-MOST_DEAD = 0.25  # of a stage's channels, before it is said
+MAX_DEAD = 0.25  # of a stage's channels, before it is said
 LEAST_LEARNED = 0.02  # of the loss of guessing, after which a head counts as learning
 
 
@@ -49,13 +49,13 @@ class DeadShares:
         return note
 
 
-def dead_words(before: dict[str, float], now: dict[str, float]) -> dict[str, str]:
+def dead_channel_warnings(before: dict[str, float], now: dict[str, float]) -> dict[str, str]:
     """Return a sentence for each stage in which activations died since `before`."""
     return {
         stage: f"{stage}: {share:.0%} of the channels are dead, nowhere above 0 (before: "
         f"{before[stage]:.0%}): a lower --lr, or an architecture with -leaky_relu, keeps them alive"
         for stage, share in now.items()
-        if share > MOST_DEAD and share > before[stage] + 0.05
+        if share > MAX_DEAD and share > before[stage] + 0.05
     }
 
 
@@ -94,7 +94,7 @@ def _constant_loss(shares: Tensor, label_smoothing: float, score_margin: float) 
     return float(loss().detach())
 
 
-def stuck_words(loss: float, guessing: float, epoch: int) -> dict[str, str]:
+def stuck_warnings(loss: float, guessing: float, epoch: int) -> dict[str, str]:
     """Return a sentence, by its kind, where the heads do no better than guessing."""
     if loss < guessing * (1 - LEAST_LEARNED):
         return {}

@@ -144,8 +144,8 @@ def _from_folders(root: str, refs: Sequence[ImageRef], notice: Callable[[str], N
         notice(f"{len(refs) - len(labeled)} pictures lie in no class folder and are left out")
     if not labeled:
         raise UsageError(f"{root} holds no pictures in folders: one folder a class is needed")
-    words: list[str | None] = [ref.key.partition("/")[0] for ref in labeled]
-    return Labels(root, tuple(labeled), (_classes(FOLDER_TARGET, words),))
+    names: list[str | None] = [ref.key.partition("/")[0] for ref in labeled]
+    return Labels(root, tuple(labeled), (_classes(FOLDER_TARGET, names),))
 
 
 def _from_csv(
@@ -186,14 +186,14 @@ def _from_csv(
     return Labels(root, tuple(known[row["path"]] for _, row in found), tuple(columns))
 
 
-def _classes(name: str, words: Sequence[str | None]) -> LabelColumn:
+def _classes(name: str, names: Sequence[str | None]) -> LabelColumn:
     """Return a target of classes; None stands for a missing value."""
-    known = sorted({word for word in words if word is not None})
+    known = sorted({word for word in names if word is not None})
     if len(known) < 2:
         held = f"only {known[0]!r}" if known else "no value"
         raise UsageError(f"target {name!r} has {held}: two classes at least are needed")
     numbers: dict[str | None, int] = {word: number for number, word in enumerate(known)}
-    values = np.array([numbers.get(word, MISSING_CLASS) for word in words], dtype=np.int64)
+    values = np.array([numbers.get(word, MISSING_CLASS) for word in names], dtype=np.int64)
     return LabelColumn(name, values, tuple(known))
 
 

@@ -238,17 +238,17 @@ class _TrainingRun:
     def _enter(self, done: Epoch, dead: dict[str, float]) -> None:
         """Note an epoch: warnings, the best weights, and that the next one begins."""
         state = self.state
-        found = health.dead_words(state.dead, dead)
+        found = health.dead_channel_warnings(state.dead, dead)
         if done.number * self.trainer.steps >= _STEPS_TO_LEARN:
             smoothing = self.config.label_smoothing
             guessing = health.guessing_loss(
                 self.trainer.targets, smoothing, self.trainer.score_margin
             )
-            found |= health.stuck_words(done.loss, guessing, done.number)
-        for kind, words in found.items():
+            found |= health.stuck_warnings(done.loss, guessing, done.number)
+        for kind, message in found.items():
             if kind not in state.warnings:
-                self.session.notice(words)
-                state.warnings[kind] = words
+                self.session.notice(message)
+                state.warnings[kind] = message
         assert state.best is not None
         if done.quality.score > state.best.score:
             state.best, state.best_epoch = done.quality, done.number

@@ -146,8 +146,8 @@ def place_model(model: Any, folder: Path, name: str) -> dict[str, str]:
             import_openvino().save_model(model, written, compress_to_fp16=True)
         except RuntimeError as error:
             free = shutil.disk_usage(folder).free >> 20
-            words = f"cannot be written ({error}), {free} MB are free"
-            raise OSError(errno.EIO, words, str(folder)) from error
+            message = f"cannot be written ({error}), {free} MB are free"
+            raise OSError(errno.EIO, message, str(folder)) from error
         for suffix in (".bin", ".xml"):
             file = written.with_suffix(suffix)
             digests[suffix] = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -77,7 +77,7 @@ class TorchExtractor:
         done: list[npt.NDArray[np.float32]] = []
         start = 0
         while start < len(pixels):
-            part = pixels[start : start + lane.most]
+            part = pixels[start : start + lane.max_images]
             try:
                 done.append(lane.embed(part))
                 start += len(part)
@@ -86,7 +86,7 @@ class TorchExtractor:
                     raise MissingLibrary(
                         f"{self.device} has no memory for a single image: use device cpu"
                     ) from None
-                lane.most = len(part) // 2  # for all later batches, too
+                lane.max_images = len(part) // 2  # for all later batches, too
                 lane.free_memory()
         return done[0] if len(done) == 1 else np.concatenate(done)
 
@@ -95,7 +95,7 @@ class _Lane:
     """The network on a device where one batch is worked on at a time."""
 
     def __init__(self, extractor: Extractor, device: torch.device) -> None:
-        self.most = sys.maxsize  # images a batch
+        self.max_images = sys.maxsize  # images a batch
         self._extractor = extractor
         self._device = device
 
@@ -119,7 +119,7 @@ class _CudaLane:
     def __init__(
         self, extractor: Extractor, device: torch.device, launching: threading.Lock
     ) -> None:
-        self.most = sys.maxsize
+        self.max_images = sys.maxsize
         self._extractor = extractor
         self._device = device
         self._launching = launching  # of a GPU's lanes one at a time: a capture bears no other

@@ -299,25 +299,25 @@ async def _explained(request: Request, error: Exception) -> Response:
     more: dict[str, str | None] = {}
     match error:
         case BadRequest():
-            status, words = error.status, str(error)
+            status, message = error.status, str(error)
         case RequestValidationError():  # of a path: all else is read in search_request.py
-            status, words = 404, "no such row"
+            status, message = 404, "no such row"
         case HTTPException():
-            status, words, headers = error.status_code, error.detail, dict(error.headers or {})
+            status, message, headers = error.status_code, error.detail, dict(error.headers or {})
         case Busy():
-            status, words, headers = 503, "too many are asking", {"retry-after": "1"}
+            status, message, headers = 503, "too many are asking", {"retry-after": "1"}
         case UnreadableImage():
-            status, words, more = 422, str(error), {"reason": error.reason}
+            status, message, more = 422, str(error), {"reason": error.reason}
         case ImageNotFound():
-            status, words = 404, str(error)
+            status, message = 404, str(error)
         case UsageError() | IncompatibleStore():
-            status, words = 400, str(error)
+            status, message = 400, str(error)
         case _:
             _log.error("%s %s: %s", request.method, printable(request.url.path), error)
-            status, words = 503, "this cannot be answered now: see the server's log"
+            status, message = 503, "this cannot be answered now: see the server's log"
     if _wants_page(request):
-        return _html(error_page(words), status, headers)
-    return _json({"error": words, **more}, status, headers)
+        return _html(error_page(message), status, headers)
+    return _json({"error": message, **more}, status, headers)
 
 
 def _wants_page(request: Request) -> bool:

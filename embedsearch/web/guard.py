@@ -57,7 +57,7 @@ class _Refused(Exception):
     """A request that no route gets to see."""
 
     status: int
-    words: str
+    message: str
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
@@ -245,7 +245,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 async def _refuse(refused: _Refused, send: Send) -> None:
-    body = json.dumps({"error": refused.words}).encode()
+    body = json.dumps({"error": refused.message}).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

@@ -30,14 +30,14 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
-        for name, words, value in (
+        for name, description, value in (
             ("requests_running", "Requests that are worked on", lambda: admission.running),
             ("requests_waiting", "Requests that wait for that", lambda: admission.waiting),
             ("images", "Images of the store", lambda: len(searcher)),
             ("generation", "Its generation", lambda: searcher.manifest.generation),
             ("degraded", "1: a newer generation cannot be read", lambda: bool(searcher.trouble)),
         ):
-            gauge = Gauge(f"embedsearch_{name}", words, registry=self._registry)
+            gauge = Gauge(f"embedsearch_{name}", description, registry=self._registry)
             gauge.set_function(value)
 
     def watch(self, route: str, method: str, status: int, seconds: float) -> None:

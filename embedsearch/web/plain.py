@@ -48,9 +48,9 @@ def hits_page(hits: Sequence[Hit], where: str | None, k: int) -> str:
     return _page('<ol class="grid">\n' + "\n".join(_tile(hit, options) for hit in hits) + "\n</ol>")
 
 
-def error_page(words: str) -> str:
+def error_page(message: str) -> str:
     """Return what went wrong."""
-    return _page(f'<p class="error">{escape(words)}</p>')
+    return _page(f'<p class="error">{escape(message)}</p>')
 
 
 def _tile(hit: Hit, options: dict[str, str]) -> str:

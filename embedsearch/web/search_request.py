@@ -36,8 +36,8 @@ _SHOWN = 3  # of what is wrong with a request
 class BadRequest(Exception):
     """A request that cannot be followed, and the status that says so."""
 
-    def __init__(self, words: str, status: int = 400) -> None:
-        super().__init__(words)
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
         self.status = status
 
 
@@ -217,8 +217,8 @@ async def _of_form(request: Request, limits: ServerLimits) -> tuple[bytes, dict[
             image = await files["image"].read()
             return image, {name: value for name, value in fields.items() if value}
     except (MultiPartException, HTTPException) as error:
-        words = getattr(error, "message", None) or getattr(error, "detail", "")
-        raise BadRequest(f"the form cannot be read: {words}") from error
+        message = getattr(error, "message", None) or getattr(error, "detail", "")
+        raise BadRequest(f"the form cannot be read: {message}") from error
 
 
 def parameters(request: Request) -> dict[str, str]:

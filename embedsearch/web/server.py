@@ -72,8 +72,8 @@ def listen(host: str, port: int) -> socket.socket:
         return listening
     except (OSError, UnicodeError) as error:
         number = getattr(error, "errno", None) or 0
-        words = os.strerror(number) if number > 0 else str(error)
-        raise UsageError(f"cannot listen on {host}, port {port}: {words}") from error
+        message = os.strerror(number) if number > 0 else str(error)
+        raise UsageError(f"cannot listen on {host}, port {port}: {message}") from error
 
 
 def address(listening: socket.socket, access: Access, path: str = "") -> str:
@@ -131,14 +131,14 @@ class _Briefly(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Shorten the record, and return whether it is to be written."""
-        words = record.getMessage().split("\n")[0]
+        message = record.getMessage().split("\n")[0]
         if record.exc_info and record.exc_info[1] is not None:
-            words += f": {record.exc_info[1]}"
-        record.msg, record.args, record.exc_info = words, (), None
+            message += f": {record.exc_info[1]}"
+        record.msg, record.args, record.exc_info = message, (), None
         now = time.monotonic()
-        is_new = now - self._said.get(words, -math.inf) > _SAME_AGAIN_S
+        is_new = now - self._said.get(message, -math.inf) > _SAME_AGAIN_S
         if is_new:
-            self._said[words] = now
+            self._said[message] = now
         return is_new
 
 

@@ -127,5 +127,5 @@ class SharedDecoder:
 def _unreadable(failure: Failure, name: str) -> UnreadableImage:
     if failure.reason is Reason.VANISHED:
         return UnreadableImage(f"{printable(name)}: there is no such file", failure.reason)
-    words = f"{printable(name)} cannot be read: {failure.reason} ({failure.detail})"
-    return UnreadableImage(words, failure.reason)
+    message = f"{printable(name)} cannot be read: {failure.reason} ({failure.detail})"
+    return UnreadableImage(message, failure.reason)

@@ -136,12 +136,12 @@ class Archive(ABC):
                 if key is None:
                     continue
                 if key in members:
-                    words = "the archive holds several of this name, the last one counts"
-                    self._note(os.fsdecode(key), Reason.DUPLICATE_NAME, words)
+                    message = "the archive holds several of this name, the last one counts"
+                    self._note(os.fsdecode(key), Reason.DUPLICATE_NAME, message)
                 members[key] = member
         except _BROKEN as error:
-            words = f"{str(error) or 'it ends too early'}, after {len(members)} images"
-            self._note("", Reason.BROKEN_ARCHIVE, words)
+            message = f"{str(error) or 'it ends too early'}, after {len(members)} images"
+            self._note("", Reason.BROKEN_ARCHIVE, message)
         return members
 
     @abstractmethod
@@ -162,9 +162,9 @@ class Archive(ABC):
             return None
         return b"/".join(parts)
 
-    def _note(self, key: str, reason: Reason, words: str) -> None:
+    def _note(self, key: str, reason: Reason, message: str) -> None:
         self.failures.append(
-            Failure(self.root, key.replace("\0", "\\0"), Stage.SCAN, reason, words)
+            Failure(self.root, key.replace("\0", "\\0"), Stage.SCAN, reason, message)
         )
 
 
@@ -202,7 +202,7 @@ class TarArchive(Archive):
                 wanted[os.fsencode(ref.key)] = (ref, member)
         if not wanted:
             return
-        words = "the archive holds it no more"
+        message = "the archive holds it no more"
         try:
             with self._opened(is_plain=False) as tar:
                 for info in _members(tar):
@@ -217,9 +217,9 @@ class TarArchive(Archive):
                         del wanted[key]
                         yield ref, self.temporary.keep(content)
         except _BROKEN as error:
-            words = str(error) or "the archive ends too early"
+            message = str(error) or "the archive ends too early"
         for ref, _ in wanted.values():
-            yield ref, _lost(ref, Reason.CHANGED, words)
+            yield ref, _lost(ref, Reason.CHANGED, message)
 
     def _is_plain(self) -> bool:
         with open(self.path, "rb") as file:
@@ -244,8 +244,8 @@ class _Header(tarfile.TarInfo):
         except tarfile.HeaderError as error:
             if buf and not any(buf):
                 raise
-            words = str(error) if buf else "it has no end mark"
-            raise tarfile.ReadError(words) from error
+            message = str(error) if buf else "it has no end mark"
+            raise tarfile.ReadError(message) from error
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -291,5 +291,5 @@ def _zip_member(descriptor: int, info: zipfile.ZipInfo) -> _Member:
     return _Member(info.file_size, part)
 
 
-def _lost(ref: ImageRef, reason: Reason, words: str) -> Failure:
-    return Failure(ref.root, ref.key, Stage.READ, reason, words, ref.size, ref.mtime_ns)
+def _lost(ref: ImageRef, reason: Reason, message: str) -> Failure:
+    return Failure(ref.root, ref.key, Stage.READ, reason, message, ref.size, ref.mtime_ns)

@@ -34,8 +34,8 @@ class FileList(FolderScan):
                 reason = (
                     Reason.PERMISSION if isinstance(error, PermissionError) else Reason.VANISHED
                 )
-                words = error.strerror or str(error)
-                self.failures.append(Failure(self.root, key, Stage.SCAN, reason, words))
+                message = error.strerror or str(error)
+                self.failures.append(Failure(self.root, key, Stage.SCAN, reason, message))
                 continue
             if not stat.S_ISREG(facts.st_mode):
                 self.special += 1

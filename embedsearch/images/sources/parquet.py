@@ -89,7 +89,7 @@ class ParquetImages:
                     if key in wanted:
                         yield Beside(key, {n: v for n, v in fields.items() if v is not None})
         except _BROKEN as error:
-            yield Beside("", {}, (f"{self.path} ({_words(error)})",))
+            yield Beside("", {}, (f"{self.path} ({_message_of(error)})",))
 
     def _known(self) -> list[tuple[str, int]]:
         if self._refs is None:
@@ -99,8 +99,8 @@ class ParquetImages:
                 with pq.ParquetFile(self.path) as file:
                     self._refs = [(_key(n, name), n) for n, name in enumerate(_names(file))]
             except _BROKEN as error:
-                words = _words(error)
-                where = Failure(self.root, "", Stage.SCAN, Reason.BROKEN_ARCHIVE, words)
+                message = _message_of(error)
+                where = Failure(self.root, "", Stage.SCAN, Reason.BROKEN_ARCHIVE, message)
                 self.failures.append(where)
         return self._refs
 
@@ -113,7 +113,7 @@ class ParquetImages:
                 wanted[rows[ref.key]] = ref
             else:
                 yield ref, _lost(ref, Reason.VANISHED, "the file holds it no more")
-        words = "the file has changed"
+        message = "the file has changed"
         try:
             if wanted and self._state() == self._seen:
                 with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
@@ -121,9 +121,9 @@ class ParquetImages:
                         ref = wanted.pop(row)
                         yield ref, self._checked(ref, content)
         except _BROKEN as error:
-            words = _words(error)
+            message = _message_of(error)
         for ref in wanted.values():
-            yield ref, _lost(ref, Reason.IO_ERROR, words)
+            yield ref, _lost(ref, Reason.IO_ERROR, message)
 
     def _checked(self, ref: ImageRef, content: bytes | None) -> bytes | Failure:
         if content is None:
@@ -205,9 +205,9 @@ def _read(file: pq.ParquetFile, rows: Iterable[int]) -> Iterator[tuple[int, byte
         first = end
 
 
-def _lost(ref: ImageRef, reason: Reason, words: str) -> Failure:
-    return Failure(ref.root, ref.key, Stage.READ, reason, words, ref.size, ref.mtime_ns)
+def _lost(ref: ImageRef, reason: Reason, message: str) -> Failure:
+    return Failure(ref.root, ref.key, Stage.READ, reason, message, ref.size, ref.mtime_ns)
 
 
-def _words(error: Exception) -> str:
+def _message_of(error: Exception) -> str:
     return " ".join(str(error).split())[:200]

@@ -126,8 +126,8 @@ class RemoteFolder:
 
     def _read(self, ref: ImageRef) -> bytes | Failure:
         if ref.size > self.max_bytes:
-            words_ = f"{ref.size} bytes are more than max_bytes {self.max_bytes}"
-            return _lost(ref, Reason.TOO_BIG, words_)
+            message = f"{ref.size} bytes are more than max_bytes {self.max_bytes}"
+            return _lost(ref, Reason.TOO_BIG, message)
         try:
             with self._remote.files.open_input_stream(self._path(ref.key)) as stream:
                 if not _is_same(stream, ref):

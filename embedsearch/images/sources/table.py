@@ -70,8 +70,8 @@ def read_table(source: Path, called: str) -> pa.Table:
     try:
         return _read(source)
     except (pa.ArrowException, OSError, ValueError) as error:
-        words = " ".join(str(error).split())[:200]
-        raise UsageError(f"{called} cannot be read: {words}") from error
+        message = " ".join(str(error).split())[:200]
+        raise UsageError(f"{called} cannot be read: {message}") from error
 
 
 def _read(source: Path) -> pa.Table:
