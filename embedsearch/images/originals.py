@@ -1,4 +1,4 @@
-"""Where the bytes of indexed images lie now; in: roots and keys, or paths, out: a Place each."""
+"""Where indexed images are now; in: roots and keys, or paths, out: a Place each."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from embedsearch.images.sources.open import kind_of_file, open_source
 from embedsearch.images.sources.source import Source
 from embedsearch.images.temporary import TemporaryImages
 
-_KEPT = 8  # archives whose members are remembered
+_KEPT = 8  # archives whose list of members is kept
 
 
 class Originals:
     """Finds images for any number of threads; the members of an archive are listed once."""
 
     def __init__(self, max_bytes: int) -> None:
-        """`max_bytes` is the most that an image of a compressed archive may have."""
+        """`max_bytes` bounds an image in a compressed archive."""
         self._max_bytes = max_bytes
         self._temporary = TemporaryImages()
         self._looking = threading.Lock()
         self._archives: LRU[tuple[str, str], Source] = LRU(_KEPT)
 
     def close(self) -> None:
-        """Forget the archives, and remove what nobody decoded."""
+        """Forget the archives and remove the temporary images."""
         with self._looking:
             self._archives.clear()
         self._temporary.close()

@@ -24,9 +24,9 @@ GROW_EVERY_S = 0.25
 JOBS_AHEAD = 2  # a worker never waits for its next job, and a crash re-queues at most one
 SLOW_S = 1.0  # a file that takes longer is left behind by its batch
 # A worker killed from outside must not cost a good file. The next try is in a worker that is
-# started for it: the others may just be dying of the same.
+# started for it: the old ones may be crashing for the same reason.
 _RETRY_CRASH = 1
-_START_S = 60.0  # a worker's own start is no fault of its first file
+_START_S = 60.0  # a slow start of a worker does not count against its first file
 
 Finished: TypeAlias = list[tuple[Task, dict[str, Any]]]
 
@@ -80,7 +80,7 @@ class Crew:
     def grow(self, *, is_starting: bool) -> None:
         """Start more workers if every worker is busy and tasks wait.
 
-        Workers that sit on a slow file do not count: others take their place meanwhile. While the
+        Workers that are busy with a slow file are replaced by others meanwhile. While the
         first batch `is_starting`, only those are replaced.
         """
         slow = len(self._slow_workers())

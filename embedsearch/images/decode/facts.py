@@ -1,4 +1,4 @@
-"""What an image says of itself; in: a Pillow image, out: its appearance and its EXIF facts."""
+"""Facts about an image; in: a Pillow image, out: its appearance and its EXIF facts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def appearance_of(picture: Image.Image) -> Look:
     """Return the appearance of an RGB image.
 
     The sharpness is that of Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy"
-    (2000). A big picture that is a little blurred is sharp at 128 × 128.
+    (2000). A large, slightly blurred image is sharp at 128 × 128.
     """
     middle = picture.convert("L").resize((_APPEARANCE_SIDE, _APPEARANCE_SIDE), Image.Resampling.BOX)
     luma = np.asarray(middle, dtype=np.float32)
@@ -46,7 +46,7 @@ class Exif:
 
 
 def read_exif(image: Image.Image) -> Exif:
-    """Return what the EXIF block says; a broken block says nothing and costs no picture."""
+    """Return what the EXIF block says; of a broken block nothing is used."""
     try:
         tags = image.getexif()
         orientation = tags.get(ExifTags.Base.Orientation)

@@ -118,8 +118,8 @@ def load_pixels(image: Image.Image, limits: DecodeLimits) -> bool:
 def _formats(head: bytes) -> list[str]:
     """Return the formats that a file may have, by its first bytes.
 
-    The libraries for AVIF and HEIF are loaded by the first such file: they are a fifth of the
-    start of a worker, which a query waits for.
+    The libraries for AVIF and HEIF are loaded for the first such file only: loading them is a fifth
+    of a worker's start, which a query waits for.
     """
     if head[4:8] != b"ftyp":
         return FORMATS

@@ -1,8 +1,8 @@
 """Images decoded in worker processes; in: jobs in order, out: batches of pixels.
 
 One pump thread feeds the workers and gathers their answers, so that decoding goes on while the
-caller embeds. Batches come in the order of their jobs, but for files that take long: those follow
-later, alone, and hold up nobody. While the caller has to wait, workers are added.
+caller embeds. Batches come in the order of their jobs, but for files that take long: those come
+later, alone, and delay no other. While the caller has to wait, workers are added.
 """
 
 from __future__ import annotations
@@ -246,7 +246,7 @@ class DecodePool:
             done.put(None)
 
     def _pump_jobs(self, jobs: Iterator[DecodeJob], done: _Done) -> None:
-        batches: deque[_Batch] = deque()  # begun, in order
+        batches: deque[_Batch] = deque()  # started, in order
         late: list[_Batch] = []  # left behind by their batches
         more = True
         while not self._closing.is_set():

@@ -1,8 +1,8 @@
 """Images in tar and zip files; in: the path of an archive, out: refs, and parts of it.
 
-Nothing is unpacked to the disk under a name of the archive's: an image is a stretch of bytes of
-the archive or, where that is compressed as a whole, a file of our own. An image counts as changed
-once its archive has; its bytes then tell whether it has.
+Names in the archive are never used on the disk: an image is a range of bytes of the archive or, if
+that is compressed as a whole, a temporary file. When the archive has changed, its images are
+compared by their bytes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError, 
 
 @dataclass
 class _Member:
-    """An image of an archive: a part of the file, or in a stream its digest, or why neither."""
+    """An image of an archive: a part of the file, in a stream its digest, or why it has neither."""
 
     size: int
     part: Part | None = None
@@ -58,11 +58,11 @@ class Archive(ABC):
     other_suffix: int = 0
     held_bytes: int = 0
     _members: dict[bytes, _Member] | None = None
-    _seen: tuple[int, int] = (-1, -1)  # size and time of the file when it was gone through
+    _seen: tuple[int, int] = (-1, -1)  # size and time of the file when it was listed
 
     @property
     def ignored(self) -> Ignored:
-        """Return how many members were passed over, by kind."""
+        """Return how many members were skipped, by kind."""
         return Ignored(self.hidden, self.links, self.special, self.other_suffix)
 
     def is_there(self) -> bool:
@@ -70,7 +70,7 @@ class Archive(ABC):
         return os.path.isfile(self.path)
 
     def version(self) -> str:
-        """Return the size and the time that the file has, or had when it was gone through."""
+        """Return the size and the time of the file, as of its listing if it was listed."""
         return "{}:{}".format(*(self._state() if self._members is None else self._seen))
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class Archive(ABC):
     def __iter__(self) -> Iterator[ImageRef]:
         """Yield the images in the byte order of their names."""
         if self._members is None:
-            self._members = self._gone_through()
+            self._members = self._list_images()
         for key in sorted(self._members):
             yield ImageRef(self.root, os.fsdecode(key), self._members[key].size, self._seen[1])
 
@@ -98,7 +98,7 @@ class Archive(ABC):
             return None
 
     def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
-        """Yield the stretch of bytes of each ref."""
+        """Yield the range of bytes of each ref."""
         folder, name = os.path.split(self.path)
         for ref in refs:
             member = self._known().get(os.fsencode(ref.key))
@@ -111,22 +111,22 @@ class Archive(ABC):
                 yield ref, Place(folder, name, *self._seen, part=member.part)
 
     def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
-        """Yield what members beside images say of them."""
+        """Yield the sidecars of images among the members."""
         sidecars = type(self)(self.root, self.path, self.temporary, MAX_BYTES, is_sidecar)
         return beside_members(sidecars, keys)
 
     def _known(self) -> dict[bytes, _Member]:
-        """Return the members, gone through again where that is not what this was opened for."""
+        """Return the members; lists the archive if that was not done yet."""
         if self._members is None:
             again = type(self)(self.root, self.path, self.temporary, self.max_bytes, self.is_wanted)
-            self._members, self._seen = again._gone_through(), again._seen
+            self._members, self._seen = again._list_images(), again._seen
         return self._members
 
     def _state(self) -> tuple[int, int]:
         facts = os.stat(self.path)
         return facts.st_size, facts.st_mtime_ns
 
-    def _gone_through(self) -> dict[bytes, _Member]:
+    def _list_images(self) -> dict[bytes, _Member]:
         """Return the images; a later member of the same name replaces an earlier one."""
         members: dict[bytes, _Member] = {}
         try:
@@ -146,10 +146,10 @@ class Archive(ABC):
 
     @abstractmethod
     def _listed(self) -> Iterator[tuple[str, _Member]]:
-        """Yield every member that is a file, with its name; count what is something else."""
+        """Yield every member that is a file, with its name; count all others."""
 
     def _key(self, name: str) -> bytes | None:
-        """Return the key of a member, None for one that is no image or not to be had."""
+        """Return the key of a member, None for one that is no image or has an unsafe name."""
         parts = [part for part in os.fsencode(name).split(b"/") if part not in {b"", b"."}]
         if name.startswith("/") or b".." in parts or "\0" in name:
             self._note(name, Reason.UNSAFE_NAME, "the name leads out of the archive")
@@ -191,7 +191,7 @@ class TarArchive(Archive):
                     yield info.name, _Member(info.size)
 
     def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
-        """Yield a stretch of the file for each ref, or a file of our own, as the stream goes by."""
+        """Yield a range of the file for each ref, or a temporary file, in stream order."""
         known = self._known()
         wanted = {}
         for ref in refs:
@@ -206,7 +206,7 @@ class TarArchive(Archive):
         try:
             with self._opened(is_plain=False) as tar:
                 for info in _members(tar):
-                    key = os.fsencode(info.name)  # as a rule; else names are compared in full
+                    key = os.fsencode(info.name)  # usual names; others are normalized first
                     if key not in wanted:
                         key = b"/".join(p for p in key.split(b"/") if p not in {b"", b"."})
                     if key not in wanted or not info.isreg() or info.size > self.max_bytes:
@@ -238,7 +238,7 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """Return the header of a block; raises ReadError, but at the end mark."""
+        """Return the header of a block; raises ReadError for a broken one."""
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
@@ -249,7 +249,7 @@ class _Header(tarfile.TarInfo):
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the members of a tar file, of which it would keep every header."""
+    """Yield the members of a tar file without keeping all headers in memory."""
     for number, info in enumerate(tar):
         yield info
         if number % _HEADERS_KEPT == _HEADERS_KEPT - 1:

@@ -1,4 +1,4 @@
-"""Which kind of place a path is, and the source for it."""
+"""The kind of a path, and the source for it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def kind_of_file(path: str) -> Kind | None:
 
 
 def open_source(root: Root, scope: str, temporary: TemporaryImages, max_bytes: int) -> Source:
-    """Return the source of what lies in the folder `scope` below a root, or in all of it.
+    """Return the source of the images in the folder `scope` below a root, or in all of it.
 
     Images that are no files, or parts of one, are put into `temporary`, up to `max_bytes` each.
     """

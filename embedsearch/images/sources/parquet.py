@@ -1,7 +1,7 @@
-"""Image files in a column of a Parquet file; in: its path, out: refs, and files of our own.
+"""Image files in a column of a Parquet file; in: its path, out: refs, and temporary files.
 
 The column is a struct with a field `bytes`, as Hugging Face datasets write it, or binary. An image
-is known by the number of its row and the name that its field `path` ends with.
+is identified by the number of its row and the name that its field `path` ends with.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class ParquetImages:
     held_bytes: int = 0
     _refs: list[tuple[str, int]] | None = None  # of each image: key and row
     _digests: dict[str, bytes] | None = None
-    _seen: tuple[int, int] = (-1, -1)  # size and time of the file when it was gone through
+    _seen: tuple[int, int] = (-1, -1)  # size and time of the file when it was listed
 
     @property
     def ignored(self) -> Ignored:
-        """Return the counts of what is passed over: nothing."""
+        """Return the counts of skipped entries: none."""
         return Ignored()
 
     def is_there(self) -> bool:
@@ -49,7 +49,7 @@ class ParquetImages:
         return os.path.isfile(self.path)
 
     def version(self) -> str:
-        """Return the size and the time that the file has, or had when it was gone through."""
+        """Return the size and the time of the file, as of its listing if it was listed."""
         return "{}:{}".format(*(self._state() if self._refs is None else self._seen))
 
     def close(self) -> None:
@@ -76,12 +76,12 @@ class ParquetImages:
         return self._digests.get(ref.key)
 
     def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
-        """Yield a file of our own for each ref."""
+        """Yield a temporary file for each ref."""
         for ref, content in self._contents(refs):
             yield ref, content if isinstance(content, Failure) else self.temporary.keep(content)
 
     def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
-        """Yield what the other columns say of images."""
+        """Yield the other columns of images."""
         wanted = set(keys)
         try:
             with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
@@ -158,7 +158,7 @@ def _has_bytes(kind: pa.DataType) -> bool:
 
 
 def _names(file: pq.ParquetFile) -> Iterator[str]:
-    """Yield what each row calls its image, "" where it says nothing."""
+    """Yield the name of each row's image, "" where there is none."""
     schema = file.schema_arrow
     column = image_column(schema)
     kind = schema.field(column).type

@@ -1,4 +1,4 @@
-"""A table of a user's to columns by image; in: CSV, JSON lines or Parquet, out: an Arrow table.
+"""A user's table to columns by image; in: CSV, JSON lines or Parquet, out: an Arrow table.
 
 The column `path` names images by their path, or else `name` by the last part of it.
 """
@@ -21,13 +21,13 @@ LEFT_OUT = frozenset({"vector", "embedding"})  # of an exported table: the rows 
 
 @dataclass(frozen=True)
 class UserTable:
-    """`names` of images, paths or last parts of them, each once, and the columns beside them."""
+    """Unique `names` of images, whole paths or file names, and the other columns."""
 
     source: str
     by: str  # path or name
     names: list[str]
     columns: pa.Table
-    unreadable: list[str] = field(default_factory=list)  # of several files, with the reason
+    unreadable: list[str] = field(default_factory=list)  # file names with the reason
 
 
 def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
@@ -87,7 +87,7 @@ def _read(source: Path) -> pa.Table:
     if suffix in {".csv", ".tsv"}:
         from pyarrow import csv
 
-        # A quoted text may go on over lines, as captions do.
+        # Quoted text may span lines, as captions do.
         form = csv.ParseOptions(
             delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True
         )
