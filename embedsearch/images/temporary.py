@@ -33,9 +33,7 @@ class TemporaryImages:
                     file.write(content)
             yield paths
         except OSError as error:
-            raise StorageError(
-                f"a temporary file for the decoder cannot be written: {error}"
-            ) from error
+            raise StorageError(f"a temporary image cannot be written: {error}") from error
         finally:
             for path in paths:
                 with contextlib.suppress(OSError):
@@ -52,9 +50,7 @@ class TemporaryImages:
                 file.write(content)
             return Place(folder, name, is_ours=True)
         except OSError as error:
-            raise StorageError(
-                f"a temporary file for the decoder cannot be written: {error}"
-            ) from error
+            raise StorageError(f"a temporary image cannot be written: {error}") from error
 
     def reserve(self) -> str:
         """Return the path for a new file; it is removed with the folder."""

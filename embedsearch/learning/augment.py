@@ -40,7 +40,7 @@ def random_views(pixels: Tensor, side: int, chance: torch.Generator) -> Tensor:
 def import_transforms() -> ModuleType:
     """Return torchvision.transforms.v2. Raises MissingLibrary.
 
-    Beside a torch of another build the import fails with errors of any class.
+    With a torch of another build the import fails with errors of any class.
     """
     try:
         from torchvision.transforms import v2

@@ -1,4 +1,4 @@
-"""What goes wrong with training, in words; in: a network and its losses, out: sentences."""
+"""Warnings about a training; in: a network and its losses, out: sentences."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from embedsearch.learning.labels import LabelColumn
 from embedsearch.network.resnet import STAGES, ResNet
 
-MAX_DEAD = 0.25  # of a stage's channels, before it is said
+MAX_DEAD = 0.25  # share of a stage's channels, above which a warning is given
 LEAST_LEARNED = 0.02  # of the loss of guessing, after which a head counts as learning
 
 
 class DeadShares:
-    """While it is open: watch which channels of a network's stages are nowhere above 0.
+    """Watches, while it is open, which channels of a network's stages are nowhere above 0.
 
-    A ReLU whose input is never positive gets no gradient and never comes back.
+    A ReLU whose input is never positive gets no gradient and never recovers.
     """
 
     def __init__(self, network: ResNet) -> None:
@@ -50,7 +50,7 @@ class DeadShares:
 
 
 def dead_channel_warnings(before: dict[str, float], now: dict[str, float]) -> dict[str, str]:
-    """Return a sentence for each stage in which activations died since `before`."""
+    """Return a warning for each stage in which channels died since `before`."""
     return {
         stage: f"{stage}: {share:.0%} of the channels are dead, nowhere above 0 (before: "
         f"{before[stage]:.0%}): a lower --lr, or an architecture with -leaky_relu, keeps them alive"
@@ -62,7 +62,7 @@ def dead_channel_warnings(before: dict[str, float], now: dict[str, float]) -> di
 def guessing_loss(
     targets: Sequence[LabelColumn], label_smoothing: float, score_margin: float
 ) -> float:
-    """Return the least `total_loss` of heads that say the same of every picture."""
+    """Return the least `total_loss` of heads that give the same scores for every image."""
     total = 0.0
     for target in targets:
         if target.classes:
@@ -83,7 +83,7 @@ def _constant_loss(shares: Tensor, label_smoothing: float, score_margin: float) 
     def loss() -> Tensor:
         search.zero_grad()
         centered = scores - scores.mean()
-        # Of each right class: all scores' exponentials, its own lessened by the margin.
+        # Of each right class: all scores' exponentials, its own reduced by the margin.
         sums = centered.exp().sum() - centered.exp() * (1 - math.exp(-score_margin))
         own = (1 - label_smoothing) * (score_margin - centered)
         found = (shares * (sums.log() + own)).sum() + label_smoothing * score_margin / len(shares)
@@ -95,7 +95,7 @@ def _constant_loss(shares: Tensor, label_smoothing: float, score_margin: float) 
 
 
 def stuck_warnings(loss: float, guessing: float, epoch: int) -> dict[str, str]:
-    """Return a sentence, by its kind, where the heads do no better than guessing."""
+    """Return a warning, by its kind, where the heads do no better than guessing."""
     if loss < guessing * (1 - LEAST_LEARNED):
         return {}
     return {

@@ -1,4 +1,4 @@
-"""How good weights are on pictures held out; in: features and vectors, out: a Quality."""
+"""Evaluation on held-out images; in: features and vectors, out: a Quality."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def evaluate_held_out(
     learned: Sequence[LabelColumn],
     heads: Sequence[nn.Module],
 ) -> Quality:
-    """Return recall and mAP of the vectors, and what the heads make of them.
+    """Return recall and mAP of the vectors, and the errors of the heads.
 
     `features` and `vectors` float32 (n, D); `held` are their true targets; `learned` those of the
-    training, by whose scale heads give numbers; no `heads`: they have learned nothing yet.
+    training, which give the scale of numbers; without `heads` only the vectors count.
     """
     shown: dict[str, float] = {}
     skills = []

@@ -1,6 +1,6 @@
-"""What pictures are labeled with; in: a folder and perhaps a CSV, out: Labels.
+"""Labels of images; in: a folder and perhaps a CSV, out: Labels.
 
-Without a CSV a picture's class is the first folder of its key. With one, each target is a column:
+Without a CSV an image's class is the first folder of its key. With one, each target is a column:
 classes, or numbers to regress.
 """
 
@@ -23,7 +23,7 @@ from embedsearch.learning.table import read_rows
 
 FOLDER_TARGET = "folder"
 MISSING_CLASS = -1  # a missing number is NaN
-_NAMED = 3  # so many examples stand in a message
+_NAMED = 3  # examples in a message
 _EMPTY = {"", "nan", "na", "null", "none"}
 
 
@@ -53,21 +53,21 @@ class Labels:
 
     @property
     def main(self) -> LabelColumn | None:
-        """Return the target by whose classes neighbors are judged, if there is one."""
+        """Return the target whose classes decide which neighbors are right, if there is one."""
         return main_of(self.targets)
 
-    def keep(self, places: npt.NDArray[np.int64]) -> Labels:
-        """Return the pictures at `places` only."""
-        targets = tuple(replace(t, values=t.values[places]) for t in self.targets)
-        return Labels(self.folder, tuple(self.refs[i] for i in places), targets)
+    def keep(self, indices: npt.NDArray[np.int64]) -> Labels:
+        """Return only the images at `indices`."""
+        targets = tuple(replace(t, values=t.values[indices]) for t in self.targets)
+        return Labels(self.folder, tuple(self.refs[i] for i in indices), targets)
 
     def split(
         self, holdout: float, seed: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return places to train on and places held out, a share of each class.
+        """Return indices to train on and indices held out, a share of each class.
 
-        Without classes, of those with a number and of those without. A class of one picture is
-        trained on. Of four or more, at least two are held out: one alone has no other to find.
+        Without classes the groups are images with a number and those without. A class of one image
+        is trained on. Of four or more, at least two are held out: one alone has none to find.
         """
         rng = np.random.default_rng(seed)
         main = self.main
@@ -83,7 +83,7 @@ class Labels:
 
 
 def main_of(targets: Sequence[LabelColumn]) -> LabelColumn | None:
-    """Return the first target of classes: neighbors are judged by it."""
+    """Return the first target of classes: it decides which neighbors are right."""
     return next((target for target in targets if target.classes), None)
 
 
@@ -102,7 +102,7 @@ def standardized(target: LabelColumn) -> LabelColumn:
 
 
 def check_learnable(targets: Sequence[LabelColumn]) -> None:
-    """Raise UsageError for a target whose known values, those held out apart, teach nothing."""
+    """Raise UsageError for a training target with fewer than two different values."""
     for target in targets:
         if len(np.unique(target.values[target.known])) < 2:
             raise UsageError(
@@ -118,7 +118,7 @@ def read_labels(
     regress: Sequence[str],
     notice: Callable[[str], None],
 ) -> Labels:
-    """Return the labeled pictures of a folder. Raises UsageError for what cannot be learned."""
+    """Return the labeled pictures of a folder. Raises UsageError."""
     root = os.path.realpath(folder)
     if not os.path.isdir(root):
         raise UsageError(f"{folder} is no folder")
@@ -199,16 +199,16 @@ def _classes(name: str, names: Sequence[str | None]) -> LabelColumn:
 
 def _numbers(name: str, cells: Sequence[tuple[int, str]], path: Path) -> LabelColumn:
     values = np.full(len(cells), np.nan, dtype=np.float32)
-    for place, (line, cell) in enumerate(cells):
+    for index, (line, cell) in enumerate(cells):
         if cell.strip().lower() in _EMPTY:
             continue
         try:
-            values[place] = float(cell)
+            values[index] = float(cell)
         except ValueError:
             raise UsageError(
                 f"{path}, line {line}: {name} is {cell!r}, which is no number"
             ) from None
-        if not math.isfinite(values[place]):
+        if not math.isfinite(values[index]):
             raise UsageError(f"{path}, line {line}: {name} is {cell!r}, which is not finite")
     known = values[~np.isnan(values)]
     if len(known) < 2 or known.min() == known.max():

@@ -53,8 +53,8 @@ def measure_all(
 
     `wanted` int64 (N,) counts what each row should find; `relevant` tells it of queries (Q,) and
     their ranked rows (Q, N - 1). Some queries at a time: memory does not grow with all of them.
-    `between` is called now and then, and may raise. `asked`, float32 (Q, D), is asked instead of
-    the rows themselves.
+    `between` is called now and then, and may raise. `asked`, float32 (Q, D), are the queries where
+    they are not the rows themselves.
     """
     size = max(1, _ELEMENTS // max(1, len(vectors)))
     parts = []
@@ -83,7 +83,8 @@ def rank_others(
 ) -> npt.NDArray[np.int64]:
     """Return for each query, a row of float32 (N, D), all other rows, best first: (Q, N - 1).
 
-    `asked`, float32 (Q, D), takes the place of those rows. Ties keep the order of the rows.
+    `asked`, float32 (Q, D), are the queries where they are not those rows. Ties keep the order
+    of the rows.
     """
     scores = (vectors[queries] if asked is None else asked) @ vectors.T
     scores[np.arange(len(queries)), queries] = -np.inf  # sorts last, and is cut off

@@ -48,11 +48,11 @@ from embedsearch.network.resnet import ResNet, build, load
 from embedsearch.network.torch_runtime import pick_device
 from embedsearch.network.weights import resolve, weights_path
 
-# With few pictures, smaller batches: so many steps an epoch, if each has so many pictures.
+# With few images, smaller batches: this many steps an epoch, of at least that many images.
 STEPS_AN_EPOCH, SMALLEST_BATCH = 16, 16
 SCRATCH_ARCHITECTURE = "resnet18"  # of --weights none, where --model says nothing
-_WATCH_STEPS = 20  # the loss is looked at so often: each look waits for the device
-_STEPS_TO_LEARN = 100  # after which heads that still guess are said to be stuck
+_WATCH_STEPS = 20  # between checks of the loss: each check waits for the device
+_STEPS_TO_LEARN = 100  # after which a warning is given for heads that still guess
 
 
 def train(
@@ -71,8 +71,8 @@ def train(
 ) -> TrainReport:
     """Make a model better on labeled pictures and write it to `out`, a .safetensors file.
 
-    `options` are fields of TrainConfig. An interrupted run goes on when called again. Raises
-    UsageError for what cannot be learned from, TrainingFailed, StoreLocked where another run
+    `options` are fields of TrainConfig. An interrupted run is resumed by the same call. Raises
+    UsageError for unusable labels, TrainingFailed, StoreLocked where another run
     makes the same file, StorageError, and Interrupted.
     """
     config = replace(config or TrainConfig(), **options)
@@ -93,9 +93,9 @@ def train(
 
 
 def batch_size(pictures: int, asked: int) -> int:
-    """Return how many of the pictures make a step: at most as many as asked, two at least.
+    """Return the images of a step: at most `asked`, at least two.
 
-    They are spread evenly, so that few are left over at an epoch's end.
+    Steps are of equal size, so that few images are left over at an epoch's end.
     """
     enough = max(min(SMALLEST_BATCH, pictures), pictures // STEPS_AN_EPOCH)
     return max(2, pictures // math.ceil(pictures / min(asked, enough)))
@@ -144,7 +144,7 @@ class _TrainingRun:
             self.trainer.imprint()
         if self.state.before is None:
             before, self.state.dead = self._quality(heads=())
-            self._check_judgeable(before)
+            self._check_held_out(before)
             self.state.before = self.state.best = before
             self.session.notice(f"before: {printable(before.words)}")
             self._save()
@@ -153,14 +153,14 @@ class _TrainingRun:
             loss = self.state.loss_sum / self.trainer.steps
             quality, dead = self._quality(heads=self.trainer.average.heads)
             done = Epoch(self.state.epoch + 1, loss, quality, round(rate, 1))
-            self._enter(done, dead)
+            self._record(done, dead)
             if on_epoch is not None:
                 on_epoch(done)
             self._save()
         return self._finish()
 
-    def _check_judgeable(self, before: Quality) -> None:
-        """Raise UsageError where no picture held out says whether anything was learned."""
+    def _check_held_out(self, before: Quality) -> None:
+        """Raise UsageError where no held-out image can show progress."""
         more = f"a higher --holdout than {self.config.holdout:g}, or more pictures"
         if main_of(self.trainer.targets) is None:
             if not any(target.known.any() for target in self.pictures.held.labels.targets):
@@ -172,7 +172,7 @@ class _TrainingRun:
             )
 
     def _one_epoch(self, on_progress: Callable[[Progress], None] | None) -> float:
-        """Learn from the pictures once, from where the state stands; return images/s."""
+        """Learn from all images once, from the current step on; return images/s."""
         state, steps, batch = self.state, self.trainer.steps, self.trainer.batch
         order = self.trainer.begin_epoch(state.epoch, is_resumed=bool(state.step))
         started, begun = time.monotonic(), state.step
@@ -184,9 +184,11 @@ class _TrainingRun:
             stopped = self.session.stop()
             due = time.monotonic() - self.saved_at > self.config.checkpoint_s
             if len(losses) == _WATCH_STEPS or state.step == steps or stopped or due:
-                self._look_at(losses)
+                self._check_losses(losses)
                 losses = []
-                self._tell(on_progress, (time.monotonic() - started) / (state.step - begun))
+                self._report_progress(
+                    on_progress, (time.monotonic() - started) / (state.step - begun)
+                )
                 if stopped or due:
                     self._save()
             if stopped:
@@ -197,7 +199,7 @@ class _TrainingRun:
                 )
         return batch * (state.step - begun) / max(time.monotonic() - started, 1e-9)
 
-    def _look_at(self, losses: Sequence[Tensor]) -> None:
+    def _check_losses(self, losses: Sequence[Tensor]) -> None:
         """Add up the losses. Raises TrainingFailed for NaN or infinity."""
         loss = float(torch.stack(list(losses)).sum())
         if not math.isfinite(loss):
@@ -207,11 +209,13 @@ class _TrainingRun:
     def _diverged(self) -> TrainingFailed:
         return TrainingFailed(
             f"the numbers are not finite any more in epoch {self.state.epoch + 1}: a lower --lr "
-            f"than {self.config.lr:g} may help; {self.checkpoint} holds what came before, delete "
-            "it to start anew"
+            f"than {self.config.lr:g} may help; {self.checkpoint} holds the last good state; "
+            "delete it to start again"
         )
 
-    def _tell(self, on_progress: Callable[[Progress], None] | None, step_s: float) -> None:
+    def _report_progress(
+        self, on_progress: Callable[[Progress], None] | None, step_s: float
+    ) -> None:
         if on_progress is None:
             return
         state = self.state
@@ -224,7 +228,7 @@ class _TrainingRun:
         on_progress(Progress(done * self.trainer.batch, total, self.pictures.failed, seconds, note))
 
     def _quality(self, heads: Iterable[nn.Module]) -> tuple[Quality, dict[str, float]]:
-        """Return how the averaged weights do on the pictures held out, and dead shares by stage."""
+        """Return the averaged weights' quality on held-out images, and dead shares by stage."""
         held = self.pictures.held
         with health.DeadShares(self.trainer.average.network) as dead:
             features, vectors = self.trainer.embed(self.trainer.average, held, np.arange(len(held)))
@@ -235,8 +239,8 @@ class _TrainingRun:
             features, vectors, held.labels.targets, learned, list(heads)
         ), dead.shares
 
-    def _enter(self, done: Epoch, dead: dict[str, float]) -> None:
-        """Note an epoch: warnings, the best weights, and that the next one begins."""
+    def _record(self, done: Epoch, dead: dict[str, float]) -> None:
+        """Record an epoch: warnings and the best weights; the next one begins."""
         state = self.state
         found = health.dead_channel_warnings(state.dead, dead)
         if done.number * self.trainer.steps >= _STEPS_TO_LEARN:
@@ -266,7 +270,7 @@ class _TrainingRun:
         self.saved_at = time.monotonic()
 
     def _resume(self, found: Checkpoint) -> None:
-        """Go on from a checkpoint. Raises UsageError where the pictures are others."""
+        """Resume from a checkpoint. Raises UsageError where the images are others."""
         if found.images != self.digest:
             raise UsageError(
                 f"{self.checkpoint} is of a training with other pictures or labels: delete it, or "
@@ -275,7 +279,7 @@ class _TrainingRun:
         self.state = found.state
         self.trainer.resume(found.tensors)
         self.best = found.tensors["best"]
-        self.found = None  # and its memory
+        self.found = None  # frees its memory
         self.session.notice(
             f"going on from {self.checkpoint}: epoch {self.state.epoch + 1}, "
             f"{self.state.step} of {self.trainer.steps} steps done"

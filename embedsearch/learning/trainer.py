@@ -1,4 +1,4 @@
-"""One step of a training after another; in: pictures, out: a network and its averaged weights.
+"""The steps of a training; in: pictures, out: a network and its averaged weights.
 
 Epochs, evaluation, checkpoints and files are the work of `train.py`.
 """
@@ -37,7 +37,7 @@ LARGEST_GRADIENT = 5.0  # a longer one is cut to this norm
 # Views cut from a picture show its objects larger than they are searched at. Smaller views
 # bring them back to size, and train faster (Touvron et al., "FixRes", NeurIPS 2019).
 VIEW_SHARE = 0.75
-_IMPRINTED = 16  # pictures a class make its proxy at the beginning
+_IMPRINTED = 16  # images of a class make its initial proxy
 
 
 class Trainer:
@@ -55,7 +55,7 @@ class Trainer:
         self.device = device
         self.precision = training_precision(config.precision, self.device)
         self.batch = batch
-        self.steps = len(pictures) // batch  # an epoch; the pictures left over wait for the next
+        self.steps = len(pictures) // batch  # an epoch; the images left over wait for the next
         self.targets = [standardized(target) for target in pictures.labels.targets]
         self.score_margin = config.margin / TEMPERATURE if config.loss == "proxy" else 0.0
         self.schedule = Schedule(config, len(pictures))
@@ -95,7 +95,7 @@ class Trainer:
         self.average.load_state_dict(self.model.state_dict())
 
     def begin_epoch(self, epoch: int, *, is_resumed: bool) -> npt.NDArray[np.int64]:
-        """Let the stages learn whose turn it is; return the order of the pictures.
+        """Unfreeze the stages that learn now; return the order of the images.
 
         Within a resumed epoch the center is the one that the checkpoint held.
         """
@@ -108,7 +108,7 @@ class Trainer:
         return np.random.default_rng((self._config.seed, epoch)).permutation(len(self._pictures))
 
     def step(self, indices: npt.NDArray[np.int64], number: int) -> Tensor:
-        """Learn from one batch, the step of that number; return its loss, still on the device."""
+        """Learn from one batch; return its loss, still on the device. `number` counts all steps."""
         config = self._config
         chance = torch.Generator().manual_seed(config.seed * 1_000_003 + number)
         pixels = torch.from_numpy(self._pictures.pixels[indices])
@@ -143,7 +143,7 @@ class Trainer:
         return joined, model.vectors(joined)
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+        """Return the tensors of a checkpoint."""
         return {
             "trainee": self.model.state_dict(),
             "average": self.average.state_dict(),
@@ -152,7 +152,7 @@ class Trainer:
         }
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on from the state of a checkpoint."""
+        """Restore the tensors of a checkpoint."""
         self.model.load_state_dict(state["trainee"])
         self.average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])

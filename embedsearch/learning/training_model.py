@@ -1,7 +1,7 @@
-"""A network while it learns; in: float pixels, out: one loss over all targets.
+"""A network with its training heads; in: float pixels, out: one loss over all targets.
 
-The vectors that the class proxies pull at are made as the store's are: pooled, measured from the
-center, of unit length. What is learned is what is searched.
+The vectors that are compared with class proxies are computed as those of a store: pooled, measured
+from the center, of unit length. So training improves the vectors that are searched.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class TrainingModel(nn.Module):
             self.heads.append(kind(network.kind.dim, len(target.classes) or 1))
 
     def measure_center(self) -> None:
-        """Set the center to what the weights foretell now."""
+        """Set the center to the features that the weights give on average."""
         self.center.copy_(self.share * expected_features(self.network, self.pooling))
 
     def features(self, x: Tensor) -> Tensor:
@@ -101,20 +101,20 @@ def total_loss(
     label_smoothing: float,
     score_margin: float,
 ) -> Tensor:
-    """Return the sum of the targets' mean losses; missing values count for nothing.
+    """Return the sum of the targets' mean losses; missing values are ignored.
 
-    The score of the right class counts for `score_margin` less: to be nearest to its own proxy is
-    not enough for a picture, it has to be nearer by so much (Wang et al., "CosFace", CVPR 2018).
+    The score of the right class is reduced by `score_margin`: an image must be nearer to its own
+    proxy by that much (Wang et al., "CosFace", CVPR 2018).
     Nothing here waits for the device.
     """
     losses = []
     for target, mine, theirs in zip(targets, scores, wanted, strict=True):
         if target.classes:
             known = theirs != MISSING_CLASS
-            places = theirs.clamp(min=0).unsqueeze(1)
-            less = torch.full_like(places, -score_margin, dtype=mine.dtype)
+            indices = theirs.clamp(min=0).unsqueeze(1)
+            less = torch.full_like(indices, -score_margin, dtype=mine.dtype)
             part = functional.cross_entropy(
-                mine.scatter_add(1, places, less),
+                mine.scatter_add(1, indices, less),
                 theirs,
                 ignore_index=MISSING_CLASS,
                 label_smoothing=label_smoothing,
@@ -141,8 +141,8 @@ def set_learning(modules: Sequence[nn.Module], *, weights: bool, statistics: boo
     """Let the weights of modules learn, and the running statistics of their BatchNorm move.
 
     Statistics move in training mode whether weights learn or not: a "frozen" stage in training
-    mode is not frozen. And a batch of few pictures has statistics of its own, which wreck what
-    a network has learned: they are left alone unless there are many.
+    mode is not frozen. The statistics of small batches are noisy and harm a
+    pretrained network: they move only where there are many images.
     """
     for module in modules:
         module.requires_grad_(weights)
