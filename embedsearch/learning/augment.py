@@ -5,6 +5,8 @@ The random numbers come from a seeded generator on the CPU: a resumed run sees t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 import torch
@@ -32,9 +34,21 @@ def random_views(pixels: Tensor, side: int, chance: torch.Generator) -> Tensor:
             v2.RandomGrayscale(GRAY),
         ]
     )
-    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator only
+    images = pixels.permute(0, 3, 1, 2)
+    with torch.random.fork_rng(devices=[]), _one_thread():  # the only generator torchvision takes
         torch.default_generator.manual_seed(int(torch.randint(1 << 62, (1,), generator=chance)))
-        return torch.stack([view(image) for image in pixels.permute(0, 3, 1, 2)]).float()
+        return torch.stack([view(image) for image in images]).float()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in one thread: an image is so small that several cost ten times as much."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def import_transforms() -> ModuleType:
