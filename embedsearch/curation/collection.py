@@ -1,4 +1,4 @@
-"""What a store says of its images, all at once; in: an open store, out: columns of live rows."""
+"""The columns of all live rows; in: an open store, out: arrays by position."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UNKNOWN = bytes(32)  # the digest of a vector that was imported
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of the store, as far as one has to know it to choose between copies."""
+    """An image of the store, with the facts that decide which copy to keep."""
 
     row: int
     root: str
@@ -44,7 +44,7 @@ class Picture:
 
 @dataclass
 class Collection:
-    """The rows of a snapshot that are looked at, by position: live ones that meet a condition."""
+    """The live rows of a snapshot that meet a condition, by position."""
 
     snapshot: Snapshot
     session: Session
@@ -61,7 +61,7 @@ class Collection:
         return len(self.ordinals)
 
     def pictures(self, positions: npt.NDArray[np.int64]) -> list[Picture]:
-        """Return what is known of the images at some positions, in that order."""
+        """Return the images at some positions, in that order."""
         if not len(positions):
             return []
         roots = {root.id: root.path for root in self.snapshot.manifest.roots}
@@ -91,7 +91,7 @@ class Collection:
         return vectors
 
     def signatures(self) -> npt.NDArray[np.uint8]:
-        """Return the signatures, uint8 (n, 256); 0 everywhere where there is none."""
+        """Return the signatures, uint8 (n, 256); zeros where there is none."""
         signatures = np.zeros((len(self), SIGNATURE_SIDE**2), np.uint8)
         for place, here, table in self._parts(["signature"]):
             chosen = table.column("signature").filter(pa.array(here))
@@ -102,7 +102,7 @@ class Collection:
         return signatures
 
     def digests(self) -> npt.NDArray[np.void]:
-        """Return the sha256 of each file, 32 bytes (n,); of one that is not known, its row."""
+        """Return the sha256 of each file, 32 bytes (n,); its row where that is unknown."""
         digests = np.empty(len(self), "V32")
         for place, here, table in self._parts(["digest", "row"]):
             some = [

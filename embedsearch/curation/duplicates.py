@@ -1,7 +1,8 @@
-"""Copies of pictures; in: a store, out: groups of one to keep and its copies. Nothing is deleted.
+"""Duplicates; in: a store, out: groups of an image to keep and its copies. Nothing is deleted.
 
-Files of the same bytes → pairs of like signatures (or embeddings) by a graph of nearest neighbors →
-groups in which every two are alike → the one to keep by the policy that is asked for.
+Files of the same bytes are joined. A graph of nearest neighbors gives pairs of similar signatures
+or embeddings. They are joined to groups in which every two are alike; a policy chooses the image
+to keep.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ SAME_BYTES, SIMILAR = "same bytes", "similar"
 
 @dataclass(frozen=True)
 class Copy:
-    """A picture that is a copy of the one to keep: how, and how alike, a cosine up to 1."""
+    """A copy of the image to keep: how it differs, and the cosine, up to 1."""
 
     picture: Picture
     how: str
@@ -45,13 +46,13 @@ class Copy:
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """A picture to keep, and its copies."""
+    """An image to keep, and its copies."""
 
     keep: Picture
     copies: list[Copy]
 
     def rows(self, number: int) -> list[dict[str, Any]]:
-        """Return JSON-ready values of each picture; `number` is that of the group."""
+        """Return JSON-ready values of each image; `number` is that of the group."""
         members = [("keep", 1.0, self.keep)]
         members += [(copy.how, copy.score, copy.picture) for copy in self.copies]
         return [
@@ -72,7 +73,7 @@ class DuplicateGroup:
 
 @dataclass(frozen=True)
 class DuplicateReport:
-    """What was found among `images`; `unsigned` of them could be compared by their bytes only."""
+    """The groups among `images`; `unsigned` of them, without signature, were compared by bytes."""
 
     groups: list[DuplicateGroup]
     images: int
@@ -80,12 +81,12 @@ class DuplicateReport:
 
     @property
     def copies(self) -> int:
-        """Return how many files are copies of others."""
+        """Return the number of copies."""
         return sum(len(group.copies) for group in self.groups)
 
     @property
     def bytes(self) -> int:
-        """Return how many bytes the copies take up."""
+        """Return the size of all copies."""
         return sum(copy.picture.size_bytes for group in self.groups for copy in group.copies)
 
 
@@ -168,7 +169,7 @@ class _Search:
     def _described(
         self, groups: list[list[int]], similarity: Similarity, places_of: Any
     ) -> list[DuplicateGroup]:
-        """Return groups of nodes, files of the same bytes each, with the picture to keep."""
+        """Return groups of nodes, files of the same bytes each, with the image to keep."""
         described = []
         for nodes in groups:
             members = [(node, place) for node in nodes for place in places_of(node).tolist()]
@@ -188,7 +189,7 @@ class _Search:
     def _against(
         self, places: npt.NDArray[np.int64], others: npt.NDArray[np.int64]
     ) -> list[DuplicateGroup]:
-        """Return for pictures that have copies at other positions the best of those."""
+        """Return groups of an image at other positions and its copies."""
         digests = self._collection.digests()
         there = {digest.tobytes(): n for n, digest in reversed([*enumerate(digests[others])])}
         similarity = self._similarity(others)
@@ -222,7 +223,7 @@ class _Search:
         return sorted(groups, key=lambda group: os.fsencode(group.keep.path))
 
     def _units(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
-        """Return what is compared of pictures, float16 (n, D), unit rows."""
+        """Return the compared vectors of images, float16 (n, D), unit rows."""
         if self._config.similar is not None:
             vectors: npt.NDArray[np.float16] = self._collection.vectors()[places]
             return vectors
@@ -249,7 +250,7 @@ class _Search:
         return SIMILAR if self._config.similar is not None else similarity.hows[number]
 
     def _rank(self, picture: Picture) -> tuple[Any, ...]:
-        """Return what the picture to keep has the least of, wish after wish."""
+        """Return the sort key, wish after wish; the image to keep has the lowest."""
         wishes = [_wish(picture, wish) for wish in self._config.keep]
         return (*wishes, *_wish(picture, "largest"), *_wish(picture, "oldest"), picture.path)
 
@@ -271,7 +272,7 @@ def _wish(picture: Picture, wish: str) -> tuple[Any, ...]:
 
 
 def _time(picture: Picture) -> float:
-    """Return when a picture was taken, or else written, in seconds."""
+    """Return when an image was taken, or else written, in seconds."""
     if picture.taken_at is not None:
         return picture.taken_at.timestamp()
     return picture.mtime_ns / 1e9

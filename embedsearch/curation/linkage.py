@@ -1,4 +1,4 @@
-"""Pairs to groups in which every two are alike; in: pairs, best first, out: groups of positions.
+"""Groups in which every two are alike; in: pairs, best first, out: groups of positions.
 
 Complete linkage: a chain of pairs, each alike, does not make a group of its two ends.
 """
@@ -17,7 +17,7 @@ Members: TypeAlias = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Ball:
-    """Where members lie: no farther from `center`, float32 (D,), than `radius`, in radians."""
+    """Members are within `radius` radians of `center`, float32 (D,)."""
 
     center: npt.NDArray[np.float32]
     radius: float
@@ -31,7 +31,7 @@ class Alike(Protocol):
         """Return the angle, in radians, up to which two are alike."""
 
     def ball(self, members: Members) -> Ball:
-        """Return where members lie."""
+        """Return a ball around members."""
 
     def farthest(self, members: Members, center: npt.NDArray[np.float32]) -> float:
         """Return the angle between a center and the member that is farthest from it."""
@@ -51,12 +51,12 @@ class _Group:
 def complete_groups(pairs: Iterable[tuple[int, int]], alike: Alike) -> list[list[int]]:
     """Return groups of two and more, each in ascending order, in the order of their first.
 
-    Pairs come best first: the groups of a pair are joined, if each member of one is alike to each
-    of the other. Two groups that are not are never compared again, whatever joins them. Where the
-    ball around the larger group already says so, they are not compared one by one: of a hundred
-    thousand copies of one picture every two would be.
+    Pairs come best first. The groups of a pair are joined if each member of one is alike to each of
+    the other; two groups that are not are never compared again. Where the ball around the larger
+    group proves it, members are not compared one by one: of a hundred thousand copies of one image
+    that would be every two.
     """
-    home: dict[int, int] = {}  # of a position: the name of its group
+    home: dict[int, int] = {}  # by position: the name of its group
     groups: dict[int, _Group] = {}
     for first, second in pairs:
         for place in (first, second):

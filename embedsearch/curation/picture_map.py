@@ -1,4 +1,4 @@
-"""A map: like pictures lie near each other on a plane; in: a store, out: points with thumbnails."""
+"""A map with similar images near each other; in: a store, out: points with thumbnails."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SEED = 1
 
 @dataclass(frozen=True)
 class PictureMap:
-    """Points, of how many images they are a sample."""
+    """Points, and the number of images that they are a sample of."""
 
     points: list[MapPoint]
     images: int
@@ -84,7 +84,7 @@ def _umap(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
 
 
 def _thumbnails(pictures: list[Picture], session: Session) -> Iterator[bytes | None]:
-    """Yield the thumbnail of each picture, in order."""
+    """Yield the thumbnail of each image, in order."""
 
     def made(picture: Picture) -> bytes | None:
         session.check()

@@ -9,8 +9,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 def fold_batchnorm(network: nn.Module) -> None:
     """Fold, in place, every BatchNorm that follows a convolution. For networks in eval mode.
 
-    A module's children are looked at in the order in which they were made, which in a residual
-    network is the order in which they are called.
+    Children are visited in the order of their definition, which in a residual network is the order
+    of their calls.
     """
     for module in list(network.modules()):
         before: tuple[str, nn.Module] | None = None
@@ -26,7 +26,7 @@ def fold_batchnorm(network: nn.Module) -> None:
 def _last_convolution(
     parent: nn.Module, name: str, child: nn.Module
 ) -> tuple[nn.Module, str, nn.Conv2d | None]:
-    """Return the convolution that `child` is or ends with, and where it hangs."""
+    """Return the convolution that `child` is or ends with, and its parent."""
     if isinstance(child, nn.Sequential) and len(child):  # the stem of ResNet-D
         place = str(len(child) - 1)
         return _last_convolution(child, place, child[-1])

@@ -31,7 +31,7 @@ ACTIVATIONS = ("relu", "leaky_relu", "gelu")
 
 @dataclass(frozen=True)
 class Architecture:
-    """What sets one network of the family apart from another."""
+    """The parameters of a network of the family."""
 
     depths: tuple[int, int, int, int]  # blocks a stage
     bottleneck: bool  # 1×1, 3×3, 1×1 convolutions in a block; else 3×3, 3×3
@@ -142,7 +142,7 @@ class Bottleneck(ResidualBlock):
 
 
 class SqueezeExcitation(nn.Module):
-    """Scale each channel by what the means of all channels say: (N, C, H, W) → the same."""
+    """Scale each channel by a function of the means of all channels: (N, C, H, W) → the same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -249,7 +249,7 @@ def initialize(network: nn.Module) -> None:
 def _shortcut(channels: int, out: int, stride: int, *, averaged: bool) -> nn.Sequential | None:
     """Return the projection for a block that changes shape, None where identity will do.
 
-    Averaged, as in ResNet-D, it drops no pixel: a strided 1×1 convolution never reads 3 of 4.
+    Average pooling, as in ResNet-D, drops no pixel: a strided 1×1 convolution skips 3 of 4.
     """
     if stride == 1 and channels == out:
         return None

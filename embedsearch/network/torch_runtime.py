@@ -29,8 +29,8 @@ GRAPH_AFTER = 16
 class TorchExtractor:
     """Callable: uint8 (B, S, S, 3) to float32 (B, D), unit rows.
 
-    On CUDA it has two lanes a GPU, each with a stream of its own, and with `streaming` all GPUs
-    that are visible; elsewhere one lane. As many threads may call it as it has lanes.
+    On CUDA it has two lanes a GPU, each with a stream of its own, and with `streaming` it uses
+    all visible GPUs; elsewhere it has one lane. As many threads may call it as it has lanes.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class TorchExtractor:
                     raise MissingLibrary(
                         f"{self.device} has no memory for a single image: use device cpu"
                     ) from None
-                lane.max_images = len(part) // 2  # for all later batches, too
+                lane.max_images = len(part) // 2  # also for later batches
                 lane.free_memory()
         return done[0] if len(done) == 1 else np.concatenate(done)
 
@@ -107,13 +107,13 @@ class _Lane:
         return vectors
 
     def free_memory(self) -> None:
-        """Give back what is not in use."""
+        """Free unused memory."""
 
 
 class _CudaLane:
     """A stream of one GPU with memory of its own: its copies run beside other lanes' kernels.
 
-    Batches of one size are replayed as a CUDA graph once there were so many that it pays.
+    Batches of one size are replayed as a CUDA graph once there were enough to pay for it.
     """
 
     def __init__(
@@ -122,9 +122,11 @@ class _CudaLane:
         self.max_images = sys.maxsize
         self._extractor = extractor
         self._device = device
-        self._launching = launching  # of a GPU's lanes one at a time: a capture bears no other
+        self._launching = (
+            launching  # one lane of a GPU at a time: nothing else may run during a capture
+        )
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._staging = torch.empty(0, dtype=torch.uint8)  # pinned, for pixels on their way in
+        self._staging = torch.empty(0, dtype=torch.uint8)  # pinned memory for pixels
         self._whole_batches = 0
         self._graph: tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor] | None = None
 
@@ -170,7 +172,7 @@ class _CudaLane:
         return graph, taken, vectors
 
     def free_memory(self) -> None:
-        """Give back what is not in use, the graph included."""
+        """Free unused memory and the graph."""
         self._whole_batches, self._graph = 0, None
         self._staging = torch.empty(0, dtype=torch.uint8)
         with torch.cuda.device(self._device):
@@ -185,9 +187,9 @@ def pick_device(name: str) -> torch.device:
 
 
 def training_precision(asked: str, device: torch.device) -> str:
-    """Return in which precision to train: for `auto` what the device is fast at.
+    """Return the precision to train in; for `auto` the one that is fast on the device.
 
-    On a CPU that is bf16 only where its instructions are there; emulated it is slow.
+    On a CPU that is bf16 only with instructions for it; emulated bf16 is slow.
     """
     if asked != "auto":
         return asked
@@ -227,7 +229,7 @@ def _check_present(device: torch.device) -> None:
 
 def _auto_precision(device: torch.device) -> str:
     if device.type == "cuda":
-        # Asked whether it supports bf16, torch counts emulation, which is slow or fails.
+        # torch reports emulated bf16 as supported; it is slow or fails.
         is_native = torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip
         return "bf16" if is_native else "fp16"
     return "fp32"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ServerLimits:
-    """Bounds of a server; what is beyond them is refused, and others go on being served."""
+    """Bounds of a server. A request beyond them is refused; others are still served."""
 
     body_bytes: int = 20 << 20
     json_bytes: int = 1 << 20
@@ -19,11 +19,11 @@ class ServerLimits:
     header_bytes: int = 16 << 10  # a single one
     headers_s: float = 10.0
     body_s: float = 30.0
-    answer_s: float = 30.0  # for a client to take more of its answer
+    answer_s: float = 30.0  # for a client to read more of its answer
     idle_s: float = 5.0  # between two requests of a connection
     connections: int = 512
     running: int = 8  # requests that are worked on
-    waiting: int = 32  # requests that wait for that
+    waiting: int = 32  # requests that wait for their turn
 
 
 class Busy(Exception):

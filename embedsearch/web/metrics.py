@@ -1,4 +1,4 @@
-"""What a server counts, in the text format of Prometheus."""
+"""Counters of a server, in the text format of Prometheus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _METHODS = {"GET", "POST"}
 
 
 class Metrics:
-    """Counters of one server, and what its store and its queue are now."""
+    """Counters of one server, and gauges of its store and its queue."""
 
     def __init__(self, searcher: Searcher, admission: Admission) -> None:
         self._registry = CollectorRegistry()
@@ -41,7 +41,7 @@ class Metrics:
             gauge.set_function(value)
 
     def watch(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count an answer; what no route has met is counted under one name."""
+        """Count an answer; requests without a route share one name."""
         route = route or "none"
         method = method if method in _METHODS else "other"
         self._requests.labels(route, method, str(status)).inc()
