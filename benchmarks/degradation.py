@@ -97,7 +97,7 @@ def train(network: nn.Module, pixels: Tensor, labels: Tensor) -> list[float]:
             scores = network(views.contiguous(memory_format=torch.channels_last))
             loss = nn.functional.cross_entropy(scores, labels[places])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
         errors.append(100.0 * (1.0 - accuracy(network, pixels, labels)))

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.measure import Run, machine, run, spread
@@ -116,8 +118,8 @@ def measure(base: Path, python: Path, weights: Path, environment: dict[str, str]
         options = ["--store", out, "--model", weights, "--precision", precision]
         return run([*CLI, "index", photos, *options], environment, memory=memory)
 
-    tools = {name: lambda name=name, **o: peer(name, **o) for name in PEERS}
-    tools |= {f"embedsearch, {p}": lambda p=p, **o: ours(p, **o) for p in ("auto", "int8")}
+    tools: dict[str, Callable[..., Run]] = {name: partial(peer, name) for name in PEERS}
+    tools |= {f"embedsearch, {p}": partial(ours, p) for p in ("auto", "int8")}
     times: dict[str, list[float]] = {name: [] for name in tools}
     for go in tools.values():
         go()  # converts, compiles, fills the page cache

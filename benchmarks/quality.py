@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -147,7 +148,8 @@ def pca(
     """Return the first PCA_DIMS principal components, of a mean and axes fitted elsewhere."""
     mean = fitted_on.mean(axis=0)
     _, _, axes = np.linalg.svd(fitted_on - mean, full_matrices=False)
-    return (vectors - mean) @ axes[:PCA_DIMS].T
+    reduced: npt.NDArray[np.float32] = (vectors - mean) @ axes[:PCA_DIMS].T
+    return reduced
 
 
 def rows(net: Network, others: Sequence[Image.Image]) -> list[tuple[str, float, float, float]]:
@@ -155,7 +157,7 @@ def rows(net: Network, others: Sequence[Image.Image]) -> list[tuple[str, float, 
     side = net.side
     table = []
 
-    def add(what: str, vectors: npt.NDArray[np.float32], rate: float) -> None:
+    def add(what: str, vectors: npt.NDArray[Any], rate: float) -> None:
         table.append((what, *net.score(vectors), rate))
 
     base = net.features(stacked(net.photos, square, side), [1.0])
@@ -195,8 +197,8 @@ def rows(net: Network, others: Sequence[Image.Image]) -> list[tuple[str, float, 
     )
     for other in (side - 64, side - 32, side + 32):
         found = net.features(stacked(net.photos, square, other), [1.0])
-        vectors = found.vectors["GeM 3"] - share * center
-        add(f"the default at {other} px (--input-side)", vectors, found.rate)
+        measured = found.vectors["GeM 3"] - share * center
+        add(f"the default at {other} px (--input-side)", measured, found.rate)
     pixels = stacked(net.photos, square, side)
     flipped = net.features(pixels, [1.0], flip=True)
     add("the default, --flip", flipped.vectors["GeM 3"] - share * center, flipped.rate)

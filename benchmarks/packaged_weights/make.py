@@ -55,10 +55,15 @@ def train(work: Path) -> Path:
     for name, options in TRAININGS.items():
         out = work / f"{name}.safetensors"
         if not out.exists():
-            command = [sys.executable, "-m", "embedsearch", "train", work / "tiny", "--out", out]
-            subprocess.run(
-                [*command, "--model", model, *COMMON.split(), *options.split()], check=True
-            )
+            command: list[str | Path] = [
+                sys.executable,
+                "-m",
+                "embedsearch",
+                "train",
+                work / "tiny",
+            ]
+            command += ["--out", out, "--model", model, *COMMON.split(), *options.split()]
+            subprocess.run(command, check=True)
         model = out
     return Path(model)
 

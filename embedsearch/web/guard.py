@@ -116,8 +116,8 @@ class Guard:
         site = headers.get(b"sec-fetch-site", "none")
         origin = headers.get(b"origin")
         own = origin is None or origin.lower().partition("://")[2] == headers[b"host"].lower()
-        # A form of our page sends no referrer. Only a browser sets sec-fetch-site; a page of another
-        # site cannot.
+        # A form of our page sends no referrer. Only a browser sets sec-fetch-site; a page of
+        # another site cannot.
         own = own or (origin == "null" and site == "same-origin")
         is_ours = own and site in {"none", "same-origin"}
         if scope["method"] not in {"GET", "HEAD"} and not is_ours:
