@@ -128,7 +128,7 @@ def measure(base: Path, python: Path, weights: Path, environment: dict[str, str]
             times[name].append(go().seconds)
     peaks = {name: go(memory=True).peak_mib for name, go in tools.items()}
     print(f"{machine()}; {PHOTOS} photos, {ROUNDS} rounds in turn after a warm-up of each\n")
-    print("| tool | images/s | peak memory, MiB | ours is so many times as fast | in int8 |")
+    print("| tool | images/s | peak memory, MiB | ours, times as fast | in int8 |")
     print("|---|---|---|---|---|")
     for name in tools:
         rates = spread([PHOTOS / seconds for seconds in times[name]], 1)

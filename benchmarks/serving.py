@@ -177,7 +177,7 @@ async def in_turn(store: Path, photos: list[Path]) -> dict[str, list[float]]:
             }
             names = list(ways)
             for turn in range(ADAPTER_QUERIES):
-                # In another order each time, each with a photo that was not just asked with.
+                # In another order each time, each with a photo that was not just used.
                 for place, name in enumerate(random.Random(turn).sample(names, len(names))):
                     photo = photos[(turn * len(names) + place) % len(photos)]
                     started = time.perf_counter()
@@ -263,7 +263,7 @@ async def at_a_rate(port: int, requests: list[bytes], seconds: int) -> tuple[lis
 
 
 async def at_full_speed(port: int, requests: list[bytes], clients: int) -> float:
-    """Return the requests a second that so many clients get answered, each one by one."""
+    """Return the answered requests a second of that many clients, each one at a time."""
     connections = Connections(port)
     left = iter(requests)
 

@@ -1,7 +1,7 @@
 """Vector databases beside FAISS: `python -m benchmarks.vectordb [--rows 50000] [--dim 512]`
 
 A store of clustered unit vectors is sent to a Milvus server and to PostgreSQL with pgvector, both
-on this machine, and asked with held-out vectors, one at a time, once their indexes are built.
+on this machine, and queried with held-out vectors, one at a time, once their indexes are built.
 Recall is of the ten nearest by exact search. Prints Markdown.
 """
 
