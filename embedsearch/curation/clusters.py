@@ -122,8 +122,8 @@ def outliers(
         oddest = np.argsort(scores, kind="stable")[:count]
         pictures = collection.pictures(oddest)
         return [
-            Outlier(float(scores[place]), picture.row, picture.path)
-            for place, picture in zip(oddest, pictures, strict=True)
+            Outlier(float(scores[position]), picture.row, picture.path)
+            for position, picture in zip(oddest, pictures, strict=True)
         ]
 
 

@@ -145,13 +145,13 @@ class _Search:
             count = int(looked_at.sum())
         return DuplicateReport(groups, count, self._unsigned)
 
-    def _among(self, places: npt.NDArray[np.int64]) -> list[DuplicateGroup]:
+    def _among(self, positions: npt.NDArray[np.int64]) -> list[DuplicateGroup]:
         """Return the groups among some positions."""
-        if not len(places):
+        if not len(positions):
             return []
-        digests = self._collection.digests()[places]
+        digests = self._collection.digests()[positions]
         _, first, same = np.unique(digests, return_index=True, return_inverse=True)
-        similarity = self._similarity(places[first])
+        similarity = self._similarity(positions[first])
         pairs, _ = similarity.pairs()
         grouped = complete_groups(
             zip(pairs.first.tolist(), pairs.second.tolist(), strict=True), similarity
@@ -163,17 +163,19 @@ class _Search:
         return self._described(
             [*grouped, *several],
             similarity,
-            lambda node: places[by_file[edges[node] : edges[node + 1]]],
+            lambda node: positions[by_file[edges[node] : edges[node + 1]]],
         )
 
     def _described(
-        self, groups: list[list[int]], similarity: Similarity, places_of: Any
+        self, groups: list[list[int]], similarity: Similarity, positions_of: Any
     ) -> list[DuplicateGroup]:
         """Return groups of nodes, files of the same bytes each, with the image to keep."""
         described = []
         for nodes in groups:
-            members = [(node, place) for node in nodes for place in places_of(node).tolist()]
-            pictures = self._collection.pictures(np.array([place for _, place in members]))
+            members = [
+                (node, position) for node in nodes for position in positions_of(node).tolist()
+            ]
+            pictures = self._collection.pictures(np.array([position for _, position in members]))
             order = sorted(range(len(members)), key=lambda n: self._rank(pictures[n]))
             kept = members[order[0]][0]
             found = zip(nodes, *similarity.compared(kept, np.array(nodes)), strict=True)
@@ -182,18 +184,18 @@ class _Search:
                 for node, score, how in found
             }
             known[kept] = SAME_BYTES, 1.0
-            copies = [Copy(pictures[place], *known[members[place][0]]) for place in order[1:]]
+            copies = [Copy(pictures[n], *known[members[n][0]]) for n in order[1:]]
             described.append(DuplicateGroup(pictures[order[0]], copies))
         return sorted(described, key=lambda group: os.fsencode(group.keep.path))
 
     def _against(
-        self, places: npt.NDArray[np.int64], others: npt.NDArray[np.int64]
+        self, positions: npt.NDArray[np.int64], others: npt.NDArray[np.int64]
     ) -> list[DuplicateGroup]:
         """Return groups of an image at other positions and its copies."""
         digests = self._collection.digests()
         there = {digest.tobytes(): n for n, digest in reversed([*enumerate(digests[others])])}
         similarity = self._similarity(others)
-        pairs, turns = similarity.against(self._units(places))
+        pairs, turns = similarity.against(self._units(positions))
         matches: dict[int, tuple[int, str, float]] = {
             query: (row, self._how(similarity, turn), min(1.0, score))
             for query, row, score, turn in zip(
@@ -204,7 +206,7 @@ class _Search:
                 strict=True,
             )
         }
-        for query, digest in enumerate(digests[places]):
+        for query, digest in enumerate(digests[positions]):
             if digest.tobytes() in there:
                 matches[query] = there[digest.tobytes()], SAME_BYTES, 1.0
         kept: dict[int, list[int]] = {}
@@ -213,7 +215,7 @@ class _Search:
         groups = []
         for row, queries in kept.items():
             keep, *pictures = self._collection.pictures(
-                np.concatenate([others[[row]], places[queries]])
+                np.concatenate([others[[row]], positions[queries]])
             )
             copies = [
                 Copy(picture, *matches[query][1:])
@@ -222,14 +224,14 @@ class _Search:
             groups.append(DuplicateGroup(keep, copies))
         return sorted(groups, key=lambda group: os.fsencode(group.keep.path))
 
-    def _units(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+    def _units(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
         """Return the compared vectors of images, float16 (n, D), unit rows."""
         if self._config.similar is not None:
-            vectors: npt.NDArray[np.float16] = self._collection.vectors()[places]
+            vectors: npt.NDArray[np.float16] = self._collection.vectors()[positions]
             return vectors
-        signatures = self._collection.signatures()[places]
+        signatures = self._collection.signatures()[positions]
         unsigned = int((~signatures.any(axis=1)).sum())
-        if unsigned == len(places):
+        if unsigned == len(positions):
             raise UsageError(
                 "no image here has a signature, as with imported vectors and stores of "
                 "earlier versions: use similar 0.95, or index with rebuild"
@@ -237,14 +239,14 @@ class _Search:
         self._unsigned += unsigned
         return signature_units(signatures)
 
-    def _similarity(self, places: npt.NDArray[np.int64]) -> Similarity:
+    def _similarity(self, positions: npt.NDArray[np.int64]) -> Similarity:
         parts = None
         if self._config.crops:
             parts = CropData(
-                self._collection.signatures()[places], self._collection.vectors()[places]
+                self._collection.signatures()[positions], self._collection.vectors()[positions]
             )
         check = self._collection.session.check
-        return Similarity(self._units(places), self._config.least, self._turns, check, parts)
+        return Similarity(self._units(positions), self._config.least, self._turns, check, parts)
 
     def _how(self, similarity: Similarity, number: int) -> str:
         return SIMILAR if self._config.similar is not None else similarity.hows[number]

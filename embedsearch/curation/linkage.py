@@ -59,10 +59,10 @@ def complete_groups(pairs: Iterable[tuple[int, int]], alike: Alike) -> list[list
     home: dict[int, int] = {}  # by position: the name of its group
     groups: dict[int, _Group] = {}
     for first, second in pairs:
-        for place in (first, second):
-            if place not in home:
-                home[place] = place
-                groups[place] = _Group([place], alike.ball(np.array([place])))
+        for position in (first, second):
+            if position not in home:
+                home[position] = position
+                groups[position] = _Group([position], alike.ball(np.array([position])))
         one, other = home[first], home[second]
         if one == other or other in groups[one].strangers:
             continue
@@ -77,8 +77,8 @@ def complete_groups(pairs: Iterable[tuple[int, int]], alike: Alike) -> list[list
             small.strangers.add(one)
             continue
         del groups[other]
-        for place in small.members:
-            home[place] = one
+        for position in small.members:
+            home[position] = one
         large.members += small.members
         if len(large.members) >= 2 * large.measured:
             large.ball = alike.ball(np.array(large.members))

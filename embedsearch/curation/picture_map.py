@@ -57,12 +57,12 @@ def picture_map(
         images = len(collection)
         if images < 3:
             raise NothingIndexed("a map needs at least three images")
-        places = np.sort(np.random.default_rng(_SEED).permutation(images)[:max_images])
-        vectors = collection.vectors()[places]
+        positions = np.sort(np.random.default_rng(_SEED).permutation(images)[:max_images])
+        vectors = collection.vectors()[positions]
         plane = principal_plane(vectors) if method == "pca" else _umap(vectors)
         low, high = plane.min(axis=0), plane.max(axis=0)
         unit = (plane - low) / np.maximum(high - low, 1e-9)
-        pictures = collection.pictures(places)
+        pictures = collection.pictures(positions)
     points = [
         MapPoint(float(x), float(y), picture.path, picture.key, jpeg)
         for (x, y), picture, jpeg in zip(

@@ -82,10 +82,10 @@ class ThumbnailCache:
 
     def _files(self) -> Iterator[tuple[int, int, str]]:
         """Yield (time of the last use in ns, bytes, path) of each file."""
-        for place, _, names in os.walk(self._folder):
+        for folder, _, names in os.walk(self._folder):
             for name in names:
                 with contextlib.suppress(OSError):
-                    path = os.path.join(place, name)
+                    path = os.path.join(folder, name)
                     facts = os.stat(path)
                     yield facts.st_mtime_ns, facts.st_size, path
 

@@ -18,9 +18,9 @@ def fuse_kernels(network: ResNet) -> None:
     for stage in STAGES:
         blocks = network.get_submodule(stage)
         assert isinstance(blocks, nn.Sequential)
-        for place, block in enumerate(blocks):
+        for index, block in enumerate(blocks):
             if isinstance(block, ResidualBlock) and isinstance(block.act, nn.ReLU):
-                blocks[place] = FusedBlock(block)
+                blocks[index] = FusedBlock(block)
 
 
 class FusedConvolution(nn.Module):

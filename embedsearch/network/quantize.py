@@ -37,7 +37,7 @@ def quantize(folder: Path, side: int) -> None:
     core = ov.Core()
     model = core.read_model(folder / "model.xml")
     pixels = calibration_pixels(side)
-    pictures = [pixels[place : place + 1] for place in range(len(pixels))]
+    pictures = [pixels[index : index + 1] for index in range(len(pixels))]
     whole_range = AdvancedQuantizationParameters(
         activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
     )
@@ -76,13 +76,13 @@ def kept_as_floats(operations: list[Any]) -> list[str]:
     """Return the names of the operations that are not quantized, in order."""
     kinds = [operation.get_type_name() for operation in operations]
     names = [operation.friendly_name for operation in operations]
-    second_stage = next(place for place, name in enumerate(names) if ".layer2." in name)
-    last_block = max(place for place, kind in enumerate(kinds) if kind == "Relu")
+    second_stage = next(index for index, name in enumerate(names) if ".layer2." in name)
+    last_block = max(index for index, kind in enumerate(kinds) if kind == "Relu")
     kept = []
-    for place, (kind, name) in enumerate(zip(kinds, names, strict=True)):
-        early = place < second_stage and kind == "Convolution"
+    for index, (kind, name) in enumerate(zip(kinds, names, strict=True)):
+        early = index < second_stage and kind == "Convolution"
         residual = kind == "Add" and "aten::add" in name
-        head = place >= last_block and kind not in {"Constant", "Convert", "Result"}
+        head = index >= last_block and kind not in {"Constant", "Convert", "Result"}
         if early or residual or head:
             kept.append(name)
     return kept

@@ -185,8 +185,8 @@ class ResNet(nn.Module):
         block = Bottleneck if kind.bottleneck else BasicBlock
         for stage, depth, width in zip(STAGES, kind.depths, STAGE_WIDTHS, strict=True):
             blocks = []
-            for place in range(depth):  # only the first block of a stage strides or projects
-                stride = 2 if place == 0 and stage != STAGES[0] else 1
+            for index in range(depth):  # only the first block of a stage strides or projects
+                stride = 2 if index == 0 and stage != STAGES[0] else 1
                 blocks.append(block(channels, width, stride, kind))
                 channels = width * block.expansion
             self.add_module(stage, nn.Sequential(*blocks))

@@ -54,7 +54,7 @@ class TorchExtractor:
             return
         devices = [first]
         if streaming and first.index is None:
-            devices = [torch.device("cuda", place) for place in range(torch.cuda.device_count())]
+            devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
         lanes = GPU_LANES if streaming else 1
         self.lanes = lanes * len(devices)
         shared = [(copy.deepcopy(extractor).to(gpu), gpu, threading.Lock()) for gpu in devices]

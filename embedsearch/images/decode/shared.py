@@ -112,7 +112,7 @@ class SharedDecoder:
             except BaseException:  # late answers of an abandoned stream must not reach the next one
                 self._end_workers()
                 raise
-        return [found[place] for place in range(len(files))]
+        return [found[index] for index in range(len(files))]
 
     def _pool_for(self, files: int) -> DecodePool:
         workers = min(files, available_processors())

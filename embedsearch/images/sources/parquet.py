@@ -153,8 +153,8 @@ def _is_bytes(kind: pa.DataType) -> bool:
 def _has_bytes(kind: pa.DataType) -> bool:
     if not pa.types.is_struct(kind):
         return False
-    place = kind.get_field_index("bytes")
-    return place >= 0 and _is_bytes(kind.field(place).type)
+    index = kind.get_field_index("bytes")
+    return index >= 0 and _is_bytes(kind.field(index).type)
 
 
 def _names(file: pq.ParquetFile) -> Iterator[str]:
