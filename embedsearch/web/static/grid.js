@@ -7,10 +7,10 @@ import { info, TRIES } from "./store.js";
 
 let focusFirst = false;
 
-export function show(said, message) {
-  const shown = said.hits ?? said.images;
+export function show(found, message) {
+  const shown = found.hits ?? found.images;
   el("grid").replaceChildren(...shown.map(tile));
-  el("status").textContent = message ?? summary(said, shown);
+  el("status").textContent = message ?? summary(found, shown);
   el("pager").hidden = !state.offset && shown.length < state.k;
   el("before").disabled = !state.offset;
   el("next").disabled = shown.length < state.k || state.offset + state.k > 10000;
@@ -18,7 +18,7 @@ export function show(said, message) {
   focusFirst = false;
 }
 
-function summary(said, shown) {
+function summary(found, shown) {
   if (!shown.length) {
     if (!info.images) return "The store holds no image yet: embedsearch index FOLDER fills it.";
     if (state.offset) return "There are no more images.";
@@ -27,7 +27,7 @@ function summary(said, shown) {
   }
   const first = state.offset + 1;
   const last = state.offset + shown.length;
-  if (said.images) return `${first} to ${last} of ${said.total.toLocaleString("en")} images. Choose one, or upload one, to find images that look like it.`;
+  if (found.images) return `${first} to ${last} of ${found.total.toLocaleString("en")} images. Choose one, or upload one, to find images that look like it.`;
   return `The nearest, ${first} to ${last}, best first.`;
 }
 

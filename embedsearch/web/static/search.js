@@ -46,10 +46,10 @@ export async function search() {
         if (mine.signal.aborted) return;
         continue;
       }
-      const said = await answer.json();
+      const found = await answer.json();
       if (mine.signal.aborted) return;
-      if (answer.ok) show(said);
-      else refused(answer.status, said.error);
+      if (answer.ok) show(found);
+      else refused(answer.status, found.error);
       return;
     }
   } catch (error) {
