@@ -263,10 +263,10 @@ def _is_same(stream: Any, ref: ImageRef) -> bool:
     """Return whether what is about to be read has the time that it was listed with."""
     if ref.mtime_ns < 0:
         return True
-    said = (stream.metadata() or {}).get("Last-Modified")
-    if not said:
+    modified = (stream.metadata() or {}).get("Last-Modified")
+    if not modified:
         return True
-    text = said.decode() if isinstance(said, bytes) else said
+    text = modified.decode() if isinstance(modified, bytes) else modified
     try:
         when = datetime.fromisoformat(text)
     except ValueError:

@@ -29,7 +29,7 @@ MAX_BYTES = 1 << 20  # of one file
 SIDECAR_SUFFIXES = ("json", "txt", "cls")  # the preferred one first
 
 
-def sidecar_table(said: Iterable[tuple[str, Beside]], taken: frozenset[str]) -> UserTable:
+def sidecar_table(sidecars: Iterable[tuple[str, Beside]], taken: frozenset[str]) -> UserTable:
     """Return the sidecars of images, given with their paths, as a table.
 
     A column whose values are not of one type becomes JSON text. Raises UsageError for too many
@@ -38,7 +38,7 @@ def sidecar_table(said: Iterable[tuple[str, Beside]], taken: frozenset[str]) -> 
     names: list[str] = []
     rows: list[Mapping[str, Any]] = []
     unreadable: list[str] = []
-    for path, beside in said:
+    for path, beside in sidecars:
         unreadable += beside.unreadable
         if beside.fields:
             names.append(path)
