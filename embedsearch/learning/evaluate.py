@@ -65,7 +65,7 @@ def evaluate(
     given = tuple(models) != (AUTO,) or config.input_side is not None or config.flip
     if folder is None and given:
         raise UsageError(
-            "model, input_side and flip go with a folder of images: a store has its own model"
+            "model, input_side and flip go with a folder of images: a store has its model"
         )
     session = session or Session()
     pairs = None
