@@ -27,8 +27,8 @@ from embedsearch.curation.duplicates import duplicates
 from embedsearch.exchange.import_vectors import import_vectors
 
 PHOTOS = 1000
-KINDS = ("resize", "recompress", "crop", "grey", "flip")
-DIM, CENTRES, PLANTED = 512, 20_000, 0.02
+KINDS = ("resize", "recompress", "crop", "gray", "flip")
+DIM, CENTERS, PLANTED = 512, 20_000, 0.02
 Row = tuple[str, ...]
 
 
@@ -100,7 +100,7 @@ def made_photos(folder: Path) -> Path:
             side, rise = round(0.9 * width), round(0.9 * height)
             left, top = rng.randint(0, width - side), rng.randint(0, height - rise)
             image = image.crop((left, top, left + side, top + rise))
-        elif kind == "grey":
+        elif kind == "gray":
             image = image.convert("L")
         else:
             image = ImageOps.mirror(image)
@@ -112,11 +112,11 @@ def many(base: Path, rows: int) -> Iterator[Row]:
     """Look for planted look-alikes among made vectors, in a process of its own."""
     rng = np.random.default_rng(3)
     planted = int(rows * PLANTED)
-    centres = rng.standard_normal((CENTRES, DIM), np.float32)
+    centers = rng.standard_normal((CENTERS, DIM), np.float32)
     vectors = np.empty((rows, DIM), np.float16)
     for start in range(0, rows - planted, 50_000):
         some = vectors[start : min(start + 50_000, rows - planted)]
-        made = centres[rng.integers(CENTRES, size=len(some))]
+        made = centers[rng.integers(CENTERS, size=len(some))]
         made = made + rng.standard_normal(made.shape, np.float32)
         some[:] = made / np.linalg.norm(made, axis=1, keepdims=True)
     sources = rng.choice(rows - planted, planted, replace=False)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks.measure import machine
 from embedsearch.learning.augment import random_views
-from embedsearch.network.resnet import ARCHITECTURES, BasicBlock, initialise
+from embedsearch.network.resnet import ARCHITECTURES, BasicBlock, initialize
 
 SIDE, CLASSES, EPOCHS, BATCH, LR = 32, 5, 8, 64, 0.05
 KIND = ARCHITECTURES["resnet18"]  # basic blocks, ReLU
@@ -51,7 +51,7 @@ def build(depth: int, *, residual: bool) -> nn.Sequential:
             layers.append(block(channels, width, stride, KIND))
             channels = width
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, CLASSES))
-    initialise(network)
+    initialize(network)
     if not residual:  # a plain block that begins at 0 stays there
         for module in network.modules():
             if isinstance(module, PlainBlock):
@@ -81,7 +81,7 @@ def read(folder: Path) -> tuple[Tensor, Tensor]:
 
 
 def train(network: nn.Module, pixels: Tensor, labels: Tensor) -> list[float]:
-    """Return the error on the training pictures after each epoch, in per cent."""
+    """Return the error on the training pictures after each epoch, in percent."""
     network = network.to(memory_format=torch.channels_last)
     steps = EPOCHS * (len(pixels) // BATCH)
     optimizer = torch.optim.SGD(network.parameters(), lr=LR, momentum=0.9, weight_decay=1e-4)
@@ -97,7 +97,7 @@ def train(network: nn.Module, pixels: Tensor, labels: Tensor) -> list[float]:
             scores = network(views.contiguous(memory_format=torch.channels_last))
             loss = nn.functional.cross_entropy(scores, labels[places])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
         errors.append(100.0 * (1.0 - accuracy(network, pixels, labels)))

@@ -34,6 +34,7 @@ from embedsearch.images.decode.image import decode
 from embedsearch.indexing.bench import bench, network_rate
 from embedsearch.network import torch_runtime
 from embedsearch.network.feed import GPU_BATCH
+from embedsearch.network.fusing import fuse_kernels
 from embedsearch.network.torch_runtime import TorchExtractor
 from embedsearch.network.weights import resolve
 
@@ -92,7 +93,7 @@ def parity(exact: Vectors, other: Vectors) -> str:
 
 def network_alone(spec: ModelSpec, pixels: Pixels) -> Iterator[Row]:
     """The network on all its lanes, fed from memory."""
-    usual = torch_runtime.GRAPH_AFTER, torch_runtime.fuse_kernels
+    usual = torch_runtime.GRAPH_AFTER, fuse_kernels
     ways = {
         "apart": (sys.maxsize, lambda network: None),
         "fused": (sys.maxsize, usual[1]),
@@ -101,12 +102,12 @@ def network_alone(spec: ModelSpec, pixels: Pixels) -> Iterator[Row]:
     runs = [("bf16", batch, way) for batch in BATCHES for way in ways]
     runs += [(precision, GPU_BATCH, "fused, graphs") for precision in ("fp32", "fp16")]
     for precision, batch, way in runs:
-        torch_runtime.GRAPH_AFTER, torch_runtime.fuse_kernels = ways[way]
+        torch_runtime.GRAPH_AFTER, torch_runtime.fuse_kernels = ways[way]  # type: ignore[attr-defined]
         extractor = TorchExtractor(spec, "cuda", precision, streaming=True)
         for _ in range(2 * (usual[0] + 2)):  # until both lanes have their graph
             extractor(np.resize(pixels, (batch, *pixels.shape[1:])))
         rate = network_rate(extractor, pixels, batch)
-        torch_runtime.GRAPH_AFTER, torch_runtime.fuse_kernels = usual
+        torch_runtime.GRAPH_AFTER, torch_runtime.fuse_kernels = usual  # type: ignore[attr-defined]
         yield f"network alone, {precision}, batches of {batch}, {way}", f"{rate:,.0f} /s"
 
 

@@ -28,11 +28,12 @@ class Run:
     last_line: str  # of what it printed
 
 
-def run(command: Sequence[str | Path], environment: dict[str, str], *, memory: bool = False) -> Run:
-    """Run a command to its end. Raises CalledProcessError with its words if it fails."""
+def run(command: Sequence[object], environment: dict[str, str], *, memory: bool = False) -> Run:
+    """Run a command to its end. Raises CalledProcessError with its output if it fails."""
+    arguments = list(map(str, command))
     started = time.perf_counter()
     process = subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
     )
     watch = _Watch(process.pid) if memory else None
     if watch is not None:
@@ -43,7 +44,7 @@ def run(command: Sequence[str | Path], environment: dict[str, str], *, memory: b
         watch.stop.set()
         watch.join()
     if process.returncode != 0:
-        raise subprocess.CalledProcessError(process.returncode, command, output)
+        raise subprocess.CalledProcessError(process.returncode, arguments, output)
     return Run(
         seconds,
         0.0 if watch is None else watch.peak_mib,

@@ -24,7 +24,7 @@ from benchmarks.run import SHARED
 from embedsearch.exchange.import_vectors import import_vectors
 from tests.serving import served
 
-ROWS, DIM, CENTRES = 200_000, 512, 2_000
+ROWS, DIM, CENTERS = 200_000, 512, 2_000
 CLICKS = 50
 FIRST = "() => document.querySelector('#grid .score') && document.querySelector('#grid img.here')"
 # From the click in the page to the frame in which the first thumbnail stands.
@@ -87,8 +87,8 @@ def collection(base: Path) -> Path:
         names.append(f"photos/{row:06d}.jpg")
         os.link(copies[row % len(copies)], base / names[-1])
     rng = np.random.default_rng(5)
-    centres = rng.standard_normal((CENTRES, DIM), np.float32)
-    near = centres[rng.integers(CENTRES, size=ROWS)]
+    centers = rng.standard_normal((CENTERS, DIM), np.float32)
+    near = centers[rng.integers(CENTERS, size=ROWS)]
     np.save(
         base / "v.npy", (near + rng.standard_normal((ROWS, DIM), np.float32)).astype(np.float16)
     )

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.measure import Run, machine, run, spread
@@ -116,8 +118,8 @@ def measure(base: Path, python: Path, weights: Path, environment: dict[str, str]
         options = ["--store", out, "--model", weights, "--precision", precision]
         return run([*CLI, "index", photos, *options], environment, memory=memory)
 
-    tools = {name: lambda name=name, **o: peer(name, **o) for name in PEERS}
-    tools |= {f"embedsearch, {p}": lambda p=p, **o: ours(p, **o) for p in ("auto", "int8")}
+    tools: dict[str, Callable[..., Run]] = {name: partial(peer, name) for name in PEERS}
+    tools |= {f"embedsearch, {p}": partial(ours, p) for p in ("auto", "int8")}
     times: dict[str, list[float]] = {name: [] for name in tools}
     for go in tools.values():
         go()  # converts, compiles, fills the page cache
@@ -126,7 +128,7 @@ def measure(base: Path, python: Path, weights: Path, environment: dict[str, str]
             times[name].append(go().seconds)
     peaks = {name: go(memory=True).peak_mib for name, go in tools.items()}
     print(f"{machine()}; {PHOTOS} photos, {ROUNDS} rounds in turn after a warm-up of each\n")
-    print("| tool | images/s | peak memory, MiB | ours is so many times as fast | in int8 |")
+    print("| tool | images/s | peak memory, MiB | ours, times as fast | in int8 |")
     print("|---|---|---|---|---|")
     for name in tools:
         rates = spread([PHOTOS / seconds for seconds in times[name]], 1)

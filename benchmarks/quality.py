@@ -2,7 +2,7 @@
 
 DATA is the folder that holds `caltech101_dev/` (one folder a class) and `tiny_imagenet/`
 (Parquet files of JPEGs); MODEL is a name or a file that `--model` takes. Prints Markdown: for each
-network, what pooling, input rule, centre, PCA, mirror image and several scales do to leave-one-out
+network, what pooling, input rule, center, PCA, mirror image and several scales do to leave-one-out
 mAP and recall@1, and to the images a second of the network with every pooling (bf16 in torch, one
 pass, decoding apart): they compare rows of one table.
 
@@ -17,12 +17,14 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
@@ -31,10 +33,9 @@ from embedsearch.core.records import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.images.decode.image import square
 from embedsearch.learning.metrics import measure, rank_others
-from embedsearch.network.extractor import normalisation
+from embedsearch.network.extractor import normalization
 from embedsearch.network.pooling import GeM, expected_features
 from embedsearch.network.resnet import ResNet, float_pixels, load
-from embedsearch.network.tensors import load_tensors
 from embedsearch.network.weights import resolve, weights_path
 
 BATCH = 32
@@ -59,12 +60,12 @@ class Network:
 
     def __init__(self, model: str, photos: Sequence[Image.Image], labels: Sequence[str]) -> None:
         self.spec: ModelSpec = resolve(model, Session())
-        weights = load_tensors(weights_path(self.spec))
+        weights = load_file(weights_path(self.spec))
         self.network: ResNet = load(self.spec.architecture, weights).to(
             memory_format=torch.channels_last
         )
         self.side = self.spec.input_side
-        self.mean, self.deviation = normalisation(self.spec)
+        self.mean, self.deviation = normalization(self.spec)
         self.photos = photos
         names = sorted(set(labels))
         self.labels = np.array([names.index(label) for label in labels])
@@ -125,7 +126,7 @@ class Features:
 
 
 def cropped(photo: Image.Image, side: int) -> Pixels:
-    """Return the centre of a photo, as torchvision's own transform of 224 px cuts it."""
+    """Return the center of a photo, as torchvision's own transform of 224 px cuts it."""
     scale = round(side * 256 / 224) / min(photo.size)
     size = [max(side, round(length * scale)) for length in photo.size]
     photo = photo.resize((size[0], size[1]), Image.Resampling.BILINEAR)
@@ -147,7 +148,8 @@ def pca(
     """Return the first PCA_DIMS principal components, of a mean and axes fitted elsewhere."""
     mean = fitted_on.mean(axis=0)
     _, _, axes = np.linalg.svd(fitted_on - mean, full_matrices=False)
-    return (vectors - mean) @ axes[:PCA_DIMS].T
+    reduced: npt.NDArray[np.float32] = (vectors - mean) @ axes[:PCA_DIMS].T
+    return reduced
 
 
 def rows(net: Network, others: Sequence[Image.Image]) -> list[tuple[str, float, float, float]]:
@@ -155,12 +157,12 @@ def rows(net: Network, others: Sequence[Image.Image]) -> list[tuple[str, float, 
     side = net.side
     table = []
 
-    def add(what: str, vectors: npt.NDArray[np.float32], rate: float) -> None:
+    def add(what: str, vectors: npt.NDArray[Any], rate: float) -> None:
         table.append((what, *net.score(vectors), rate))
 
     base = net.features(stacked(net.photos, square, side), [1.0])
     crop = net.features(stacked(net.photos, cropped, side), [1.0])
-    for rule, found in (("whole, squashed", base), ("centre crop", crop)):
+    for rule, found in (("whole, squashed", base), ("center crop", crop)):
         for pooling, vectors in found.vectors.items():
             add(f"{rule}, {pooling}", vectors, found.rate)
     gem = base.vectors["GeM 3"]
@@ -169,12 +171,12 @@ def rows(net: Network, others: Sequence[Image.Image]) -> list[tuple[str, float, 
     assert net.spec.pooling == "gem3", "the rows that bear the default's name have this pooling"
     elsewhere = net.features(stacked(others, square, side), [1.0]).vectors["GeM 3"]
     add(
-        f"**the default: {default}, {share} of the foretold centre**",
+        f"**the default: {default}, {share} of the expected center**",
         gem - share * center,
         base.rate,
     )
     for part in (0.4, 0.8, 1.0):
-        add(f"{default}, {part} of the foretold centre", gem - part * center, base.rate)
+        add(f"{default}, {part} of the expected center", gem - part * center, base.rate)
     add(
         f"{default}, mean of {FITTED_ON:,} Tiny ImageNet pictures",
         gem - elsewhere.mean(axis=0),
@@ -189,14 +191,14 @@ def rows(net: Network, others: Sequence[Image.Image]) -> list[tuple[str, float, 
     add(f"{default}, PCA {PCA_DIMS} of these photos (flatters)", pca(gem, gem), base.rate)
     crop_gem = crop.vectors["GeM 3"]
     add(
-        f"centre crop, GeM 3, {share} of the foretold centre",
+        f"center crop, GeM 3, {share} of the expected center",
         crop_gem - share * center,
         crop.rate,
     )
     for other in (side - 64, side - 32, side + 32):
         found = net.features(stacked(net.photos, square, other), [1.0])
-        vectors = found.vectors["GeM 3"] - share * center
-        add(f"the default at {other} px (--input-side)", vectors, found.rate)
+        measured = found.vectors["GeM 3"] - share * center
+        add(f"the default at {other} px (--input-side)", measured, found.rate)
     pixels = stacked(net.photos, square, side)
     flipped = net.features(pixels, [1.0], flip=True)
     add("the default, --flip", flipped.vectors["GeM 3"] - share * center, flipped.rate)

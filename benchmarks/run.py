@@ -69,13 +69,8 @@ def index_against_plain_loop(base: Path, weights: Path, environment: dict[str, s
     """`index`, the plain loop and the bare network in turn, whole processes, on the same photos."""
     photos = some_photos(base / "photos", PHOTOS)
     store = base / "speed.es"
-    loop: list[str | Path] = [
-        sys.executable,
-        Path(__file__).with_name("plain_loop.py"),
-        photos,
-        weights,
-        base / "v.npy",
-    ]
+    script = Path(__file__).with_name("plain_loop.py")
+    loop: list[str | Path] = [sys.executable, script, photos, weights, base / "v.npy"]
     loops: list[Run] = []
     ours: dict[str, list[Run]] = {"auto": [], "int8": []}
     bare: dict[str, list[float]] = {"auto": [], "int8": []}
@@ -106,12 +101,7 @@ def index_against_plain_loop(base: Path, weights: Path, environment: dict[str, s
             (f"index in {name} / plain loop", spread(ratios), ">= 6", reached(ratios, 6)),
             (f"bare network in {name}, images/s", spread(bare[precision], 1), "", True),
             (f"index in {name} / bare network", spread(of_bare), ">= 0.8", reached(of_bare, 0.8)),
-            (
-                f"busy seconds of the last index in {name}",
-                busy,
-                f"of {report['elapsed_s']:.1f}",
-                True,
-            ),
+            (f"busy seconds, last index in {name}", busy, f"of {report['elapsed_s']:.1f}", True),
         ]
     # Apart from the timed runs: watching memory takes processor time.
     watched = index("auto", memory=True)
@@ -212,7 +202,7 @@ def memory_by_size(base: Path, tiny: Path, environment: dict[str, str]) -> list[
 
     Both sizes lie beyond the constants that bound a run: shards and FAISS files that are full.
     """
-    peaks = []
+    peaks: list[float] = []
     for folder in (tiny / "0", tiny):
         store = base / f"memory{len(peaks)}.es"
         command: list[str | Path] = [sys.executable, "-c", TINY, folder, store, "packaged"]

@@ -68,7 +68,7 @@ def plan(images: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "photos").mkdir()
-        scope.open_source = lambda root, *_: NamedImages(root.id, images)  # type: ignore[assignment]
+        scope.open_source = lambda root, *_: NamedImages(root.id, images)  # type: ignore[assignment,attr-defined]
         started = time.monotonic()
         made = distributed_plan.plan(
             [folder / "photos"], store=folder / "s.es", shares=1, model="packaged"
@@ -94,15 +94,10 @@ def store(images: int) -> None:
         folder = Path(name)
         source, paths = _vectors(folder, images)
         embed = [sys.executable, "-m", "embedsearch"]
+        command: list[str | Path] = [*embed, "import", source, "--model", "jittered"]
+        command += ["--paths", paths, "--root", name, "--store", folder / "s.es", "--json"]
         started = time.monotonic()
-        subprocess.run(
-            [
-                *(*embed, "import", source, "--model", "jittered", "--paths", paths),
-                *("--root", name, "--store", folder / "s.es", "--json"),
-            ],
-            check=True,
-            capture_output=True,
-        )
+        subprocess.run(command, check=True, capture_output=True)
         seconds = time.monotonic() - started
         source.unlink()
         sizes = {

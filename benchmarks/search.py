@@ -38,7 +38,7 @@ QUERIES = 400
 K = 10
 BLOCK_ROWS = 100_000
 TIE = 1e-4
-SHARES = {"50 %": 2, "5 %": 20, "0.5 %": 200, "0.01 %": 10_000}  # every so many-th row
+SHARES = {"50 %": 2, "5 %": 20, "0.5 %": 200, "0.01 %": 10_000}  # a filter: every n-th row
 
 Vectors = npt.NDArray[np.float32]
 Row = tuple[str, str, str]
@@ -190,7 +190,7 @@ class Set:
         return cls(folder, made, classes[kept], queries).saved()
 
     def grown(self, folder: Path, rows: int) -> Set:
-        """Return these and what lies between two of a class, up to so many rows."""
+        """Return these and what lies between two of a class, up to that many rows."""
         folder.mkdir()
         rng = np.random.default_rng(1)
         vectors = file_of(folder, rows, self.dim)
@@ -213,7 +213,7 @@ class Set:
         return self
 
     def truth(self, every: int = 1) -> Vectors:
-        """Return the ten highest cosines of each query among every so many-th row, (Q, K)."""
+        """Return the ten highest cosines of each query among every n-th row, (Q, K)."""
         if every not in self.known:
             best = np.full((QUERIES, K), -2, np.float32)
             chosen = self.vectors[::every]
@@ -307,9 +307,9 @@ def served(name: str, mine: Set, built: tuple[Path, float, float], wanted: str) 
     store = built[0]
     found = serve(sys.executable, OURS, mine, store, "{}")
     facts = info(store).to_dict()
-    words = figures(mine, found, size_of(store))
+    sizes = figures(mine, found, size_of(store))
     index = sum(file.bytes for file in read_current(store).faiss) / len(mine)
-    yield f"{name}: {facts['search']}", f"{words}, of them FAISS {index:.0f}", f"{wanted} ms"
+    yield f"{name}: {facts['search']}", f"{sizes}, of them FAISS {index:.0f}", f"{wanted} ms"
 
 
 def serve(python: str | Path, script: str, mine: Set, *arguments: Any) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from benchmarks.measure import machine
 from benchmarks.run import CLI, real_weights, some_photos
 from embedsearch.exchange.import_vectors import import_vectors
 
-ROWS, DIM, CENTRES = 200_000, 512, 2_000
+ROWS, DIM, CENTERS = 200_000, 512, 2_000
 PER_SECOND = 50
 CLIENTS = 16
 IMAGES = 400
@@ -72,8 +72,8 @@ def main() -> None:
 def vector_queries(base: Path, seconds: int) -> Iterator[Row]:
     """Ask at a fixed rate with vectors near those of the store."""
     rng = np.random.default_rng(5)
-    centres = rng.standard_normal((CENTRES, DIM), np.float32)
-    vectors = centres[rng.integers(CENTRES, size=ROWS)] + rng.standard_normal(
+    centers = rng.standard_normal((CENTERS, DIM), np.float32)
+    vectors = centers[rng.integers(CENTERS, size=ROWS)] + rng.standard_normal(
         (ROWS, DIM), np.float32
     )
     np.save(base / "v.npy", vectors.astype(np.float16))
@@ -82,7 +82,7 @@ def vector_queries(base: Path, seconds: int) -> Iterator[Row]:
     import_vectors(
         base / "v.npy", paths=base / "paths.txt", root=base, model="elsewhere", store=store
     )
-    asked = centres[rng.integers(CENTRES, size=500)] + rng.standard_normal((500, DIM), np.float32)
+    asked = centers[rng.integers(CENTERS, size=500)] + rng.standard_normal((500, DIM), np.float32)
     units = asked / np.linalg.norm(asked, axis=1, keepdims=True)
     requests = [
         request(b'{"k": 10, "vector": %s}' % json.dumps(row.tolist()).encode(), "application/json")
@@ -177,7 +177,7 @@ async def in_turn(store: Path, photos: list[Path]) -> dict[str, list[float]]:
             }
             names = list(ways)
             for turn in range(ADAPTER_QUERIES):
-                # In another order each time, each with a photo that was not just asked with.
+                # In another order each time, each with a photo that was not just used.
                 for place, name in enumerate(random.Random(turn).sample(names, len(names))):
                     photo = photos[(turn * len(names) + place) % len(photos)]
                     started = time.perf_counter()
@@ -263,7 +263,7 @@ async def at_a_rate(port: int, requests: list[bytes], seconds: int) -> tuple[lis
 
 
 async def at_full_speed(port: int, requests: list[bytes], clients: int) -> float:
-    """Return the requests a second that so many clients get answered, each one by one."""
+    """Return the answered requests a second of that many clients, each one at a time."""
     connections = Connections(port)
     left = iter(requests)
 

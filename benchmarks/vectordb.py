@@ -1,7 +1,7 @@
 """Vector databases beside FAISS: `python -m benchmarks.vectordb [--rows 50000] [--dim 512]`
 
 A store of clustered unit vectors is sent to a Milvus server and to PostgreSQL with pgvector, both
-on this machine, and asked with held-out vectors, one at a time, once their indexes are built.
+on this machine, and queried with held-out vectors, one at a time, once their indexes are built.
 Recall is of the ten nearest by exact search. Prints Markdown.
 """
 
@@ -102,21 +102,21 @@ def asked(
 
 
 def clustered(count: int, dim: int) -> npt.NDArray[np.float32]:
-    """Return unit vectors about one centre for each hundred, float32 (count, dim)."""
+    """Return unit vectors about one center for each hundred, float32 (count, dim)."""
     rng = np.random.default_rng(1)
-    centres = rng.standard_normal((count // 100, dim), np.float32)
-    made = np.concatenate(list(_blocks(rng, centres, count)))
+    centers = rng.standard_normal((count // 100, dim), np.float32)
+    made = np.concatenate(list(_blocks(rng, centers, count)))
     unit: npt.NDArray[np.float32] = made / np.linalg.norm(made, axis=1, keepdims=True)
     return unit
 
 
 def _blocks(
-    rng: np.random.Generator, centres: npt.NDArray[np.float32], count: int
+    rng: np.random.Generator, centers: npt.NDArray[np.float32], count: int
 ) -> Iterator[npt.NDArray[np.float32]]:
     for start in range(0, count, 10_000):
         size = min(10_000, count - start)
-        noise = rng.standard_normal((size, centres.shape[1]), np.float32)
-        yield centres[rng.integers(0, len(centres), size)] + 0.7 * noise
+        noise = rng.standard_normal((size, centers.shape[1]), np.float32)
+        yield centers[rng.integers(0, len(centers), size)] + 0.7 * noise
 
 
 def stored(base: Path, vectors: npt.NDArray[np.float32]) -> Path:

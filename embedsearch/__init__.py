@@ -72,7 +72,10 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
         DuplicateReport as DuplicateReport,
         duplicates as duplicates,
     )
-    from embedsearch.curation.plane import PictureMap as PictureMap, picture_map as picture_map
+    from embedsearch.curation.picture_map import (
+        PictureMap as PictureMap,
+        picture_map as picture_map,
+    )
     from embedsearch.exchange.export import ExportReport as ExportReport, export as export
     from embedsearch.exchange.import_vectors import (
         ImportReport as ImportReport,

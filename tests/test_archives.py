@@ -23,7 +23,7 @@ import embedsearch
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import NothingIndexed, UnreadableImage, UsageError
 from embedsearch.core.records import Reason, Stage
-from embedsearch.images.thumbnails import Pictures
+from embedsearch.images.thumbnails import ThumbnailReader
 from embedsearch.store.info import failures
 from embedsearch.store.shards import row_schema
 from embedsearch.store.snapshot import open_snapshot
@@ -304,7 +304,7 @@ def test_pictures_of_an_archive_are_shown_and_asked_with(
     members = contents(photos)
     archive = MAKERS[name](tmp_path / name, members)
     embedsearch.index(archive, store=tmp_path / "t.es", model="packaged")
-    with Pictures(64) as pictures:
+    with ThumbnailReader(64) as pictures:
         shown = list(pictures.tiles([str(archive / members[0][0]), str(archive / "no.png")]))
         whole = list(pictures.tiles([str(photos / members[0][0])]))
     assert shown[0] is not None and np.array_equal(shown[0], whole[0]) and shown[1] is None

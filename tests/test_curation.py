@@ -24,9 +24,9 @@ from embedsearch.core.config import DuplicateConfig
 from embedsearch.core.errors import NothingIndexed, UsageError
 from embedsearch.curation.clusters import clusters, outliers
 from embedsearch.curation.duplicates import DuplicateReport, duplicates
-from embedsearch.curation.likeness import AS_IT_IS, Likeness
 from embedsearch.curation.linkage import Ball, Members, complete_groups
-from embedsearch.curation.plane import picture_map
+from embedsearch.curation.picture_map import picture_map
+from embedsearch.curation.similarity import AS_IT_IS, Similarity
 from embedsearch.exchange.import_vectors import import_vectors
 from embedsearch.searching.ann.graph import EXACT_ROWS, NearGraph
 from tests.conftest import REPOSITORY, SAMPLES, paint, run_cli
@@ -348,27 +348,27 @@ def test_every_two_of_a_group_are_alike(seed: int, count: int, share: float) -> 
 def test_balls_say_no_more_than_comparing_does(seed: int, count: int, spread: float) -> None:
     rng = np.random.default_rng(seed)
     vectors = units(np.array([1, 0, 0]) + spread * rng.standard_normal((count, 3)))
-    likeness = Likeness(vectors, 0.97, [AS_IT_IS], nothing)
-    pairs, _ = likeness.pairs()
+    similarity = Similarity(vectors, 0.97, [AS_IT_IS], nothing)
+    pairs, _ = similarity.pairs()
     listed = list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
     wide = vectors.astype(np.float32)
-    for group in complete_groups(listed, likeness):
+    for group in complete_groups(listed, similarity):
         assert (wide[group] @ wide[group].T).min() >= 0.97
 
 
 def test_a_chain_makes_no_group_of_its_ends() -> None:
     """The mutant: single linkage, which would make one group of all."""
     angles = np.deg2rad(np.arange(0, 60, 6))
-    likeness = Likeness(
+    similarity = Similarity(
         units(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)),
         float(np.cos(np.deg2rad(7))),
         [AS_IT_IS],
         nothing,
     )
-    pairs, _ = likeness.pairs()
+    pairs, _ = similarity.pairs()
     listed = list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
     assert len(listed) == 9
-    assert max(map(len, complete_groups(listed, likeness))) == 2
+    assert max(map(len, complete_groups(listed, similarity))) == 2
     assert max(map(len, complete_groups(listed, Matrix(np.ones((10, 10), np.bool_))))) == 10
 
 
@@ -471,7 +471,7 @@ def test_a_map(store: Path) -> None:
         assert abs(np.corrcoef(place, centred @ axis)[0, 1]) > 0.99
     assert all(Image.open(io.BytesIO(p.jpeg)).format == "JPEG" for p in found.points if p.jpeg)
     assert sum(point.jpeg is None for point in found.points) == 0
-    assert len(picture_map(store=store, most=10).points) == 10
+    assert len(picture_map(store=store, max_images=10).points) == 10
     with pytest.raises(UsageError, match="pca, umap"):
         picture_map(store=store, method="tsne")
     with pytest.raises(NothingIndexed):

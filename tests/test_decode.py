@@ -18,7 +18,7 @@ from PIL import Image, ImageFilter
 
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.records import Failure, ImageFacts, ImageRef, Reason
-from embedsearch.images.decode import image as decode_image
+from embedsearch.images.decode import opening as decode_image
 from embedsearch.images.decode.image import DecodeError, decode, square
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
@@ -226,7 +226,7 @@ def test_pixel_cap_is_checked_before_decoding() -> None:
     with pytest.raises(DecodeError) as caught:
         decode(file, 8, DecodeLimits(max_pixels=9_999))
     assert caught.value.reason is Reason.TOO_LARGE
-    assert "--max-pixels" in caught.value.detail
+    assert "max_pixels" in caught.value.detail
     file.seek(0)
     assert decode(file, 8, DecodeLimits(max_pixels=10_000)).width == 100
 

@@ -121,7 +121,7 @@ def test_pairs_of_a_csv(tmp_path: Path) -> None:
     said: list[str] = []
     session = Session(notice=said.append)
     (found,) = evaluate(tmp_path / "photos", models=["packaged"], relevant=pairs, session=session)
-    assert any("1 names of --relevant are not among the pictures: gone.jpg" in s for s in said)
+    assert any("1 names in relevant are not among the images: gone.jpg" in s for s in said)
     assert (found.images, found.queries, found.classes) == (16, 8, 0)
     assert found.measures["recall@1"].value == 1.0 and found.measures["mAP"].value == 1.0
     assert found.measures["P@10"].value == pytest.approx(0.1)

@@ -175,7 +175,7 @@ def test_wrong_tables_change_nothing(
     for name in ("none.csv", "t.xlsx", "t.parquet", "t.jsonl"):
         if name != "none.csv":
             (tmp_path / name).write_bytes(b"\x00\xffgarbage")
-        with pytest.raises(UsageError, match="--metadata"):
+        with pytest.raises(UsageError, match="metadata"):
             sync(metadata=str(tmp_path / name))
     assert read_current(store) == before, "the table is read before anything is done"
 

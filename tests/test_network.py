@@ -27,7 +27,7 @@ from embedsearch.network.folding import fold_batchnorm
 from embedsearch.network.fusing import fuse_kernels
 from embedsearch.network.openvino_runtime import OpenVinoExtractor
 from embedsearch.network.pooling import GeM, expected_features
-from embedsearch.network.prepare import recognise
+from embedsearch.network.prepare import recognize
 from embedsearch.network.quantize import CALIBRATION, quantize
 from embedsearch.network.resnet import (
     ACTIVATIONS,
@@ -39,7 +39,7 @@ from embedsearch.network.resnet import (
     architecture,
     build,
     float_pixels,
-    initialise,
+    initialize,
     load,
 )
 from embedsearch.network.runtime import load_extractor
@@ -98,7 +98,7 @@ def test_equals_timm(name: str) -> None:
 def test_weights_tell_their_architecture(name: str) -> None:
     with torch.device("meta"):
         weights = build(name, classes=10).state_dict()
-    assert recognise(weights) == name
+    assert recognize(weights) == name
 
 
 def test_stages_by_name() -> None:
@@ -118,7 +118,7 @@ def test_a_block_begins_as_the_identity(block: type[ResidualBlock], activation: 
     """F ends in a BatchNorm of weight 0: the block is its activation, in both modes."""
     kind = replace(ARCHITECTURES["seresnet50"], activation=activation)
     made = block(64 * block.expansion, 64, 1, kind)
-    initialise(made)
+    initialize(made)
     x = torch.randn(4, 64 * block.expansion, 6, 6)
     wanted = getattr(torch.nn.functional, activation)(x)
     for mode in (True, False):

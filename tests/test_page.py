@@ -24,7 +24,7 @@ from embedsearch.cli.sheet import SheetRow, _cut, _shown
 from embedsearch.core.errors import StorageError
 from embedsearch.core.paths import file_url, printable
 from embedsearch.core.records import Hit
-from embedsearch.images.thumbnails import Pictures
+from embedsearch.images.thumbnails import ThumbnailReader
 from tests.conftest import paint, run_cli
 
 HOSTILE = [
@@ -180,7 +180,7 @@ def test_a_removed_image_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", ["Landscape", "Portrait"])
 def test_thumbnails_are_upright_and_in_proportion(shared_data: Path, shape: str) -> None:
     files = [str(shared_data / "exif_orientation" / f"{shape}_{n}.jpg") for n in range(9)]
-    with Pictures(256) as pictures:
+    with ThumbnailReader(256) as pictures:
         jpegs = list(pictures.jpegs(files))
     with Image.open(files[1]) as upright:
         wanted = upright.size
@@ -206,7 +206,7 @@ def test_any_number_of_images_a_few_at_a_time(tmp_path: Path) -> None:
             asked.append(number)
             yield wide.read_bytes() if number == 1 else str(wide) if number % 7 else "/nowhere"
 
-    with Pictures(256) as pictures:
+    with ThumbnailReader(256) as pictures:
         jpegs = pictures.jpegs(images())
         assert next(jpegs) is None and len(asked) == 32
         second = next(jpegs)

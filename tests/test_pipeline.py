@@ -159,10 +159,10 @@ def slow_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("slow_decoder")
 def test_workers_are_added_while_the_caller_waits(folder: Path) -> None:
-    with DecodePool(SIDE, DecodeLimits(), workers=1, most=4, batch=8) as pool:
+    with DecodePool(SIDE, DecodeLimits(), workers=1, max_workers=4, batch=8) as pool:
         seen = [pool.workers for _ in pool.run(jobs(folder))]
     assert seen[0] == 1 and 2 <= seen[-1] <= 4
-    with DecodePool(SIDE, DecodeLimits(), workers=1, most=4, batch=8) as pool:
+    with DecodePool(SIDE, DecodeLimits(), workers=1, max_workers=4, batch=8) as pool:
         for batch in pool.run(jobs(folder)):  # the mutant: a caller that is slower than one worker
             time.sleep(0.03 * len(batch.images.refs))
             assert pool.workers == 1
@@ -175,7 +175,7 @@ def test_a_slow_file_holds_up_nobody(folder: Path) -> None:
         (folder / name).write_bytes(b"LATE")
     arrived: dict[str, float] = {}
     started = time.monotonic()
-    with DecodePool(SIDE, DecodeLimits(), workers=2, most=2, batch=8) as pool:
+    with DecodePool(SIDE, DecodeLimits(), workers=2, max_workers=2, batch=8) as pool:
         for batch in pool.run(jobs(folder)):
             now = time.monotonic() - started
             arrived |= {ref.key: now for ref in batch.images.refs}

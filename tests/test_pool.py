@@ -108,7 +108,7 @@ def test_a_worker_killed_from_outside_costs_no_file(tmp_path: Path) -> None:
     with DecodePool(32, DecodeLimits(), workers=2, batch=8) as pool:
         batches = pool.run(jobs(folder, names))
         good = [ref.key for ref in next(batches).images.refs]
-        for worker in list(pool._workers):
+        for worker in list(pool.crew.workers):
             os.kill(worker.process.pid, signal.SIGKILL)
         rest, failed = gather(batches)
     assert good + rest == names and not failed
@@ -117,7 +117,7 @@ def test_a_worker_killed_from_outside_costs_no_file(tmp_path: Path) -> None:
 def test_workers_killed_one_after_the_other_cost_no_file(tmp_path: Path) -> None:
     folder, names = folder_of(tmp_path, [], good=1)
     with DecodePool(32, DecodeLimits(), workers=2, batch=1) as pool:
-        first, second = list(pool._workers)
+        first, second = list(pool.crew.workers)
         while not (first.ready and second.ready):
             assert gather(pool.run(jobs(folder, names))) == (names, {})
         for worker in (first, second):
@@ -125,7 +125,7 @@ def test_workers_killed_one_after_the_other_cost_no_file(tmp_path: Path) -> None
         batches = pool.run(jobs(folder, names))
         wait_for(lambda: bool(first.tasks))
         first.process.kill()
-        wait_for(lambda: first not in pool._workers)
+        wait_for(lambda: first not in pool.crew.workers)
         second.process.kill()
         assert gather(batches) == (names, {})
 

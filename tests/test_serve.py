@@ -102,7 +102,7 @@ def test_every_kind_of_search_gives_what_python_gives(
 
 
 def test_options_are_those_of_a_search(server: Served, searcher: embedsearch.Searcher) -> None:
-    from embedsearch.web.asked import Options
+    from embedsearch.web.search_request import Options
 
     assert {name: field.default for name, field in Options.model_fields.items()} == vars(
         SearchConfig()
@@ -228,8 +228,9 @@ def test_a_browser_without_scripts(server: Served, searcher: embedsearch.Searche
 def test_the_page_is_small_and_whole(server: Served) -> None:
     page = server.get("/")
     assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    parts = [server.get(f"/static/{name}") for name in ("page.css", "page.js", "icon.svg")]
-    assert [part.status for part in parts] == [200] * 3
+    names = {path.name for path in REPOSITORY.glob("embedsearch/web/static/*")} - {"page.html"}
+    parts = [server.get(f"/static/{name}") for name in sorted(names)]
+    assert [part.status for part in parts] == [200] * len(names)
     assert sum(len(part.body) for part in (page, *parts)) <= 60_000
     for part in (page, *parts):
         assert not re.findall(rb"https?://(?!www\.w3\.org/2000/svg)", part.body)
@@ -633,7 +634,7 @@ def test_no_descriptor_and_no_space_left(store: Path) -> None:
         time.sleep(1.5)  # until it has stopped trying
     server._reader.join(10)
     assert [line.split(": ", 1)[1] for line in server.log] == [
-        "POST /search: an image cannot be handed to its decoder: [Errno 27] File too large\n",
+        "POST /search: a temporary image cannot be written: [Errno 27] File too large\n",
         "socket.accept() out of system resource: [Errno 24] Too many open files\n",
     ]
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file as load_tensors
 
 import embedsearch
 from embedsearch.core.config import FREEZABLE
@@ -32,11 +33,15 @@ from embedsearch.core.records import Epoch, ModelSpec, StagePlan, TrainReport
 from embedsearch.core.session import Session
 from embedsearch.learning import health, schedule, train as training
 from embedsearch.learning.augment import random_views
-from embedsearch.learning.labels import Labels, Target, read_labels, standardised
+from embedsearch.learning.labels import LabelColumn as Target, Labels, read_labels, standardized
 from embedsearch.learning.train import train
-from embedsearch.learning.trainee import Trainee, set_learning, stage_modules, total_loss
+from embedsearch.learning.training_model import (
+    TrainingModel,
+    set_learning,
+    stage_modules,
+    total_loss,
+)
 from embedsearch.network.resnet import STAGES, ResNet, build, load
-from embedsearch.network.tensors import load_tensors
 from embedsearch.network.weights import resolve, weights_path
 from tests.conftest import SAMPLES, run_cli
 
@@ -392,15 +397,15 @@ def test_vectors_that_are_no_numbers_are_never_best(
     patterns: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As after a last step to infinity: the loss was finite, the weights are not."""
-    whole = training._Run._one_epoch
+    whole = training._TrainingRun._one_epoch
 
     def spoilt(self: Any, *arguments: Any) -> float:
         rate = whole(self, *arguments)
         with torch.no_grad():
-            self.average.network.conv1.weight[0] = float("nan")
+            self.trainer.average.network.conv1.weight[0] = float("nan")
         return rate
 
-    monkeypatch.setattr(training._Run, "_one_epoch", spoilt)
+    monkeypatch.setattr(training._TrainingRun, "_one_epoch", spoilt)
     with pytest.raises(TrainingFailed, match="not finite any more"):
         train(patterns, tmp_path / "o.safetensors", epochs=1, holdout=0.5, **SMALL)
     assert not (tmp_path / "o.safetensors").exists()
@@ -527,7 +532,7 @@ def test_the_margin_reaches_the_loss_as_scores(
         seen.append(arguments[4])
         return total_loss(*arguments)
 
-    monkeypatch.setattr(training, "total_loss", watched)
+    monkeypatch.setattr("embedsearch.learning.trainer.total_loss", watched)
     with contextlib.suppress(TrainingFailed):
         train(patterns, tmp_path / "o.safetensors", epochs=1, holdout=0.5, loss=loss, **SMALL)
     assert seen and seen == pytest.approx([wanted] * len(seen))
@@ -575,7 +580,7 @@ def test_a_loss_that_is_no_number_ends_the_training(
         loss = total_loss(*arguments)
         return loss * float("nan") if calls > 5 else loss
 
-    monkeypatch.setattr(training, "total_loss", poisoned)
+    monkeypatch.setattr("embedsearch.learning.trainer.total_loss", poisoned)
     with pytest.raises(TrainingFailed, match="not finite any more in epoch 1: a lower --lr"):
         train(patterns, tmp_path / "o.safetensors", epochs=3, holdout=0.5, batch=4, **SMALL)
     assert not (tmp_path / "o.safetensors").exists()
@@ -593,14 +598,16 @@ def test_dead_activations_are_said() -> None:
     x = torch.randn(4, 3, 64, 64)
     alive = dead_shares(network, x)
     assert set(alive) == set(STAGES) and max(alive.values()) < 0.2
-    assert health.dead_words(alive, alive) == {}
+    assert health.dead_channel_warnings(alive, alive) == {}
     with torch.no_grad():  # as after a step that was much too large
         for block in network.layer3:
             block.last_norm.weight.fill_(1.0)
             block.last_norm.bias.fill_(-1e3)
     dead = dead_shares(network, x)
     assert dead["layer3"] == 1.0 and dead["layer2"] == alive["layer2"]
-    assert health.dead_words(alive, dead)["layer3"].startswith("layer3: 100% of the channels")
+    assert health.dead_channel_warnings(alive, dead)["layer3"].startswith(
+        "layer3: 100% of the channels"
+    )
 
 
 def test_heads_that_only_guess_are_said_once(patterns: Path, tmp_path: Path) -> None:
@@ -645,10 +652,12 @@ def test_guessing_is_the_loss_of_knowing_nothing() -> None:
             assert guessing == pytest.approx(loss(shares.log()), abs=1e-5)
     alone = Target("c", np.repeat(np.arange(2), [90, 10]), ("a", "b"))
     assert health.guessing_loss([alone], 0.0, 7.0) == pytest.approx(1.71, abs=0.01)
-    assert health.stuck_words(1.02, 1.0297, 2)["stuck"].startswith("after epoch 2 the loss is 1.0")
-    assert health.stuck_words(0.9, 1.0297, 2) == {}
+    assert health.stuck_warnings(1.02, 1.0297, 2)["stuck"].startswith(
+        "after epoch 2 the loss is 1.0"
+    )
+    assert health.stuck_warnings(0.9, 1.0297, 2) == {}
     numbers = Target("n", np.linspace(-1, 1, 50, dtype=np.float32), ())
-    values = torch.from_numpy(standardised(numbers).values)
+    values = torch.from_numpy(standardized(numbers).values)
     of_the_mean = torch.nn.functional.smooth_l1_loss(torch.zeros(50), values)
     assert float(of_the_mean) <= health.guessing_loss([numbers], 0.0, 0.0)
 
@@ -703,7 +712,7 @@ def test_what_is_learnt_is_what_is_searched() -> None:
     spec = resolve("packaged", Session())
     network = load(spec.architecture, load_tensors(weights_path(spec)))
     target = Target("t", np.array([0, 1]), ("a", "b"))
-    trainee = Trainee(network, spec, [target], "proxy").eval()
+    trainee = TrainingModel(network, spec, [target], "proxy").eval()
     pixels = torch.randint(0, 256, (3, 64, 64, 3), dtype=torch.uint8)
     extractor = Extractor(network, spec)
     x = (pixels.permute(0, 3, 1, 2).float() - extractor.mean) / extractor.deviation
@@ -711,7 +720,7 @@ def test_what_is_learnt_is_what_is_searched() -> None:
         vectors = trainee.vectors(trainee.features(x))
         assert torch.allclose(vectors, extractor(pixels), atol=1e-5)
     with torch.inference_mode():  # the mutant: another centre
-        other = Trainee(network, replace(spec, center=0.0), [target], "proxy").eval()
+        other = TrainingModel(network, replace(spec, center=0.0), [target], "proxy").eval()
         assert not torch.allclose(other.vectors(other.features(x)), extractor(pixels), atol=1e-2)
 
 
@@ -730,7 +739,7 @@ def test_what_is_learnt_is_what_is_searched() -> None:
         (["--out", "o.safetensors", "--frozen", "layer9"], "--frozen must be one of"),
         (["--out", "o.safetensors", "--holdout", "1"], "--holdout"),
         (["--out", "o.safetensors", "--weights", "some"], "--weights is model or none"),
-        (["--out", "o.safetensors", "--classify", "a"], "name columns of --targets"),
+        (["--out", "o.safetensors", "--classify", "a"], "name columns of a CSV file"),
         (["--out", "o.safetensors", "--targets", "no.csv", "--classify", "a"], "cannot be read"),
     ],
 )

@@ -14,12 +14,12 @@ import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
+import safetensors.torch
 import torch
 
 from embedsearch.core.atomic import write_atomically
 from embedsearch.core.session import Session
 from embedsearch.network.prepare import MODEL_RECORD, read_weights
-from embedsearch.network.tensors import dump_tensors, load_tensors
 from embedsearch.network.weights import resolve, weights_path
 
 START = "packaged"
@@ -55,10 +55,15 @@ def train(work: Path) -> Path:
     for name, options in TRAININGS.items():
         out = work / f"{name}.safetensors"
         if not out.exists():
-            command = [sys.executable, "-m", "embedsearch", "train", work / "tiny", "--out", out]
-            subprocess.run(
-                [*command, "--model", model, *COMMON.split(), *options.split()], check=True
-            )
+            command: list[str | Path] = [
+                sys.executable,
+                "-m",
+                "embedsearch",
+                "train",
+                work / "tiny",
+            ]
+            command += ["--out", out, "--model", model, *COMMON.split(), *options.split()]
+            subprocess.run(command, check=True)
         model = out
     return Path(model)
 
@@ -69,14 +74,14 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     lay_out(source, work / "tiny")
     trained, metadata = read_weights(train(work))
-    start = load_tensors(weights_path(resolve(START, Session())))
+    start = safetensors.torch.load_file(weights_path(resolve(START, Session())))
     mean = {
         name: old.float().lerp(trained[name].float(), SHARE).half()
         for name, old in start.items()
         if not name.endswith("num_batches_tracked")
     }
     assert all(torch.isfinite(tensor.float()).all() for tensor in mean.values())
-    data = dump_tensors(mean, {MODEL_RECORD: metadata[MODEL_RECORD]})
+    data = safetensors.torch.save(mean, {MODEL_RECORD: metadata[MODEL_RECORD]})
     write_atomically(work / "packaged_resnet18.safetensors", data)
     print(f"{len(data) / 1e6:.1f} MB written to {work / 'packaged_resnet18.safetensors'}")
 

@@ -84,7 +84,7 @@ def _write_page(path: Path, report: DuplicateReport, message: str) -> None:
     """Write groups of copies as one HTML page, a section each."""
     from embedsearch.cli.output.groups import picture_words
     from embedsearch.cli.output.page import MAX_FIGURES, THUMBNAIL_SIDE, Figure, Section, write_page
-    from embedsearch.images.thumbnails import Pictures
+    from embedsearch.images.thumbnails import ThumbnailReader
 
     kept, left = [], MAX_FIGURES
     for number, group in enumerate(report.groups, start=1):
@@ -95,7 +95,7 @@ def _write_page(path: Path, report: DuplicateReport, message: str) -> None:
     shown = sum(len(rows) for _, rows in kept)
     if shown < report.copies + len(report.groups):
         notice(f"the page is cut after {shown:,} pictures")
-    with Pictures(THUMBNAIL_SIDE) as pictures:
+    with ThumbnailReader(THUMBNAIL_SIDE) as pictures:
         jpegs = pictures.jpegs(row["path"] for _, rows in kept for row in rows)
         sections = (
             Section(
@@ -170,10 +170,10 @@ def map_(
 ) -> None:
     """Write a map, one HTML file: like pictures near each other, thumbnails on hover."""
     from embedsearch.cli.output.scatter import write_map
-    from embedsearch.curation.plane import picture_map
+    from embedsearch.curation.picture_map import picture_map
 
     found = picture_map(
-        store=store, method=method, where=where, most=most, session=session_with_signals()
+        store=store, method=method, where=where, max_images=most, session=session_with_signals()
     )
     write_map(out, f"{len(found.points):,} of {found.images:,} pictures", found.points)
     notice(f"{len(found.points):,} of {found.images:,} pictures written to {out}")

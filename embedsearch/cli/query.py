@@ -180,10 +180,10 @@ def _pictures(opened: ExitStack) -> _ShowPictures | None:
         notice(f"without thumbnails: {why}")
         return None
     from embedsearch.cli.output.terminal import SIDE, Thumbnail, ThumbnailRows
-    from embedsearch.images.thumbnails import Pictures
+    from embedsearch.images.thumbnails import ThumbnailReader
 
     rows = ThumbnailRows(sys.stdout, shutil.get_terminal_size().columns)
-    pictures = opened.enter_context(Pictures(SIDE))
+    pictures = opened.enter_context(ThumbnailReader(SIDE))
 
     def show(row: SheetRow) -> None:
         captions = [row.title, *(f"{hit.rank}  {hit.score:.3f}" for hit in row.hits)]

@@ -32,11 +32,11 @@ class SheetRow:
 def write_rows(path: Path, rows: list[SheetRow]) -> None:
     """Write queries and their hits as one PNG, a row each."""
     from embedsearch.cli.output.sheet import MAX_TILES, THUMBNAIL_SIDE, Tile, write_sheet
-    from embedsearch.images.thumbnails import Pictures
+    from embedsearch.images.thumbnails import ThumbnailReader
 
     kept = _cut(rows, MAX_TILES, "contact sheet")
     lines = []
-    with Pictures(THUMBNAIL_SIDE) as pictures:
+    with ThumbnailReader(THUMBNAIL_SIDE) as pictures:
         pixels = pictures.tiles(_images(kept))
         for row in kept:
             line = [Tile(next(pixels), row.title, os.path.basename(row.name), is_query=True)]
@@ -49,10 +49,10 @@ def write_rows(path: Path, rows: list[SheetRow]) -> None:
 def write_html(path: Path, rows: list[SheetRow], lead: str) -> None:
     """Write queries and their hits as one HTML page, a section each."""
     from embedsearch.cli.output.page import MAX_FIGURES, THUMBNAIL_SIDE, write_page
-    from embedsearch.images.thumbnails import Pictures
+    from embedsearch.images.thumbnails import ThumbnailReader
 
     kept = _cut(rows, MAX_FIGURES, "page")
-    with Pictures(THUMBNAIL_SIDE) as pictures:
+    with ThumbnailReader(THUMBNAIL_SIDE) as pictures:
         jpegs = pictures.jpegs(_images(kept))
         write_page(path, "Nearest images", (_section(row, jpegs) for row in kept), lead)
     notice(f"page written to {path}")

@@ -1,1 +1,1 @@
-"""Collections made clean: copies, groups, what is unlike the rest, and a map of all."""
+"""Cleaning up a collection: duplicates, clusters, outliers and a map."""

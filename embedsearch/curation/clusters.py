@@ -1,4 +1,4 @@
-"""Groups of like pictures, and what is unlike all others; in: a store, out: rows in order."""
+"""Clusters of similar images, and outliers; in: a store, out: rows in order."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _NEIGHBORS = 10  # an outlier is far from all of them
 
 @dataclass(frozen=True)
 class Cluster:
-    """Images that are near the same centre, the most typical first.
+    """Images that are near the same center, the most typical first.
 
-    `cohesion` is their mean cosine with the centre.
+    `cohesion` is their mean cosine with the center.
     """
 
     number: int
@@ -46,7 +46,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Outlier:
-    """An image, and its mean cosine with its ten nearest neighbors: the lower, the odder."""
+    """An image, and its mean cosine with its ten nearest neighbors: the lowest is the oddest."""
 
     score: float
     row: int
@@ -70,7 +70,7 @@ def clusters(
     sparse text data using clustering" (2001). Raises UsageError and the store's errors.
     """
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
-        collection = _some(Collection(snapshot, session or Session(), where))
+        collection = _not_empty(Collection(snapshot, session or Session(), where))
         count = len(collection)
         if k is None:
             k = max(1, round(math.sqrt(count / 2)))
@@ -113,7 +113,7 @@ def outliers(
         raise UsageError("-n is at least 1")
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         session = session or Session()
-        collection = _some(Collection(snapshot, session, where))
+        collection = _not_empty(Collection(snapshot, session, where))
         vectors = collection.vectors()
         near = NearGraph(vectors, session.check).pairs(vectors, _NEIGHBORS + 1, -1.0)
         near = near.where(near.first != near.second)
@@ -122,12 +122,12 @@ def outliers(
         oddest = np.argsort(scores, kind="stable")[:count]
         pictures = collection.pictures(oddest)
         return [
-            Outlier(float(scores[place]), picture.row, picture.path)
-            for place, picture in zip(oddest, pictures, strict=True)
+            Outlier(float(scores[position]), picture.row, picture.path)
+            for position, picture in zip(oddest, pictures, strict=True)
         ]
 
 
-def _some(collection: Collection) -> Collection:
+def _not_empty(collection: Collection) -> Collection:
     if not len(collection):
         raise NothingIndexed("the store holds no such image")
     return collection

@@ -1,4 +1,4 @@
-"""What a store says of its images, all at once; in: an open store, out: columns of live rows."""
+"""The columns of all live rows; in: an open store, out: arrays by position."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _UNKNOWN = bytes(32)  # the digest of a vector that was imported
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of the store, as far as one has to know it to choose between copies."""
+    """An image of the store, with the facts that decide which copy to keep."""
 
     row: int
     root: str
@@ -44,7 +44,7 @@ class Picture:
 
 @dataclass
 class Collection:
-    """The rows of a snapshot that are looked at, by position: live ones that meet a condition."""
+    """The live rows of a snapshot that meet a condition, by position."""
 
     snapshot: Snapshot
     session: Session
@@ -61,7 +61,7 @@ class Collection:
         return len(self.ordinals)
 
     def pictures(self, positions: npt.NDArray[np.int64]) -> list[Picture]:
-        """Return what is known of the images at some positions, in that order."""
+        """Return the images at some positions, in that order."""
         if not len(positions):
             return []
         roots = {root.id: root.path for root in self.snapshot.manifest.roots}
@@ -85,26 +85,26 @@ class Collection:
         """Return the embeddings, float16 (n, D), in the order of positions."""
         dim = self.snapshot.manifest.model.dim
         vectors = np.empty((len(self), dim), np.float16)
-        for place, here, table in self._parts(["vector"]):
+        for position, here, table in self._parts(["vector"]):
             some = vector_array(table.column("vector"))[here]
-            vectors[place : place + len(some)] = some
+            vectors[position : position + len(some)] = some
         return vectors
 
     def signatures(self) -> npt.NDArray[np.uint8]:
-        """Return the signatures, uint8 (n, 256); 0 everywhere where there is none."""
+        """Return the signatures, uint8 (n, 256); zeros where there is none."""
         signatures = np.zeros((len(self), SIGNATURE_SIDE**2), np.uint8)
-        for place, here, table in self._parts(["signature"]):
+        for position, here, table in self._parts(["signature"]):
             chosen = table.column("signature").filter(pa.array(here))
             known = chosen.is_valid().to_numpy()
             data = b"".join(value for value in chosen.to_pylist() if value is not None)
             found = np.frombuffer(data, np.uint8).reshape(-1, SIGNATURE_SIDE**2)
-            signatures[place : place + len(chosen)][known] = found
+            signatures[position : position + len(chosen)][known] = found
         return signatures
 
     def digests(self) -> npt.NDArray[np.void]:
-        """Return the sha256 of each file, 32 bytes (n,); of one that is not known, its row."""
+        """Return the sha256 of each file, 32 bytes (n,); its row where that is unknown."""
         digests = np.empty(len(self), "V32")
-        for place, here, table in self._parts(["digest", "row"]):
+        for position, here, table in self._parts(["digest", "row"]):
             some = [
                 row.to_bytes(32, "big") if digest == _UNKNOWN else digest
                 for digest, row in zip(
@@ -113,7 +113,7 @@ class Collection:
                     strict=True,
                 )
             ]
-            digests[place : place + len(some)] = np.frombuffer(b"".join(some), "V32")
+            digests[position : position + len(some)] = np.frombuffer(b"".join(some), "V32")
         return digests
 
     def inside(self, folder: str) -> npt.NDArray[np.bool_]:
@@ -124,26 +124,26 @@ class Collection:
             for root in self.snapshot.manifest.roots
         }
         found = np.zeros(len(self), np.bool_)
-        for place, here, table in self._parts(["root", "key"]):
+        for position, here, table in self._parts(["root", "key"]):
             names = zip(
                 table.column("root").filter(pa.array(here)).to_pylist(),
                 table.column("key").filter(pa.array(here)).to_pylist(),
                 strict=True,
             )
             some = [(roots[root] + key).startswith(wanted) for root, key in names]
-            found[place : place + len(some)] = some
+            found[position : position + len(some)] = some
         if not found.any():
             raise UsageError(f"no image of the store lies in {folder}: embedsearch index it first")
         return found
 
     def _parts(self, names: list[str]) -> Iterator[tuple[int, npt.NDArray[np.bool_], pa.Table]]:
         """Yield (first position, which rows count, table) of each row group that has some."""
-        place = 0
+        position = 0
         mask = np.zeros(int(self.snapshot.starts[-1]), np.bool_)
         mask[self.ordinals] = True
         for start, table in self.snapshot.tables(names):
             self.session.check()
             here = mask[start : start + len(table)]
             if here.any():
-                yield place, here, table
-                place += int(here.sum())
+                yield position, here, table
+                position += int(here.sum())

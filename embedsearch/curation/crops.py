@@ -1,4 +1,4 @@
-"""Parts of pictures among pictures; in: signatures, out: how well one shows a part of another.
+"""Crops of other images; in: signatures, out: how well one shows a part of another.
 
 A part keeps at least four fifths of each side. The windows of the whole's signature are compared
 with the part's, both reduced to 12 × 12.
@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from embedsearch.core.records import SIGNATURE_SIDE
 
-# Of made crops of nine tenths, 97 in 100 have more; other pictures of the same thing have 0.954
+# 97 in 100 artificial crops of nine tenths have more; other images of the same thing have 0.954
 # and less.
-LEAST = 0.96
-NEAR = 0.7  # cosine of the embeddings from which on two pictures are compared so
+MIN_SCORE = 0.96
+MIN_COSINE = 0.7  # cosine of the embeddings from which two images are compared
 _SIDE = 12
 _SCALES = (1.0, 0.95, 0.9, 0.85, 0.8)
 _STEP = 1 / 80  # of a side, from window to window
@@ -45,13 +45,13 @@ class Crops:
         self, some: npt.NDArray[np.int64], others: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float32]:
         """Return for each two how well either shows a part of the other, float32 (n, m)."""
-        one = np.stack([self.scores(int(place), others) for place in some])
-        other = np.stack([self.scores(int(place), some) for place in others], axis=1)
+        one = np.stack([self.scores(int(index), others) for index in some])
+        other = np.stack([self.scores(int(index), some) for index in others], axis=1)
         return np.maximum(one, other)
 
-    def _squares(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def _squares(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         side = SIGNATURE_SIDE
-        return self._signatures[places].reshape(-1, side, side).astype(np.float32)
+        return self._signatures[indices].reshape(-1, side, side).astype(np.float32)
 
 
 def _units(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

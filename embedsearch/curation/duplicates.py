@@ -1,7 +1,8 @@
-"""Copies of pictures; in: a store, out: groups of one to keep and its copies. Nothing is deleted.
+"""Duplicates; in: a store, out: groups of an image to keep and its copies. Nothing is deleted.
 
-Files of the same bytes → pairs of like signatures (or embeddings) by a graph of nearest neighbors →
-groups in which every two are alike → the one to keep by the policy that is asked for.
+Files of the same bytes are joined. A graph of nearest neighbors gives pairs of similar signatures
+or embeddings. They are joined to groups in which every two are alike; a policy chooses the image
+to keep.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from embedsearch.core.config import DuplicateConfig
 from embedsearch.core.errors import UsageError
 from embedsearch.core.session import Session
 from embedsearch.curation.collection import Collection, Picture
-from embedsearch.curation.likeness import (
+from embedsearch.curation.linkage import complete_groups
+from embedsearch.curation.similarity import (
     AS_IT_IS,
     BOTH,
     FLIPS,
     ROTATIONS,
-    Likeness,
-    Parts,
+    CropData,
+    Similarity,
     Turn,
     signature_units,
 )
-from embedsearch.curation.linkage import complete_groups
 from embedsearch.store.locate import readable_store
 from embedsearch.store.snapshot import open_snapshot
 
@@ -36,7 +37,7 @@ SAME_BYTES, SIMILAR = "same bytes", "similar"
 
 @dataclass(frozen=True)
 class Copy:
-    """A picture that is a copy of the one to keep: how, and how alike, a cosine up to 1."""
+    """A copy of the image to keep: how it differs, and the cosine, up to 1."""
 
     picture: Picture
     how: str
@@ -45,13 +46,13 @@ class Copy:
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """A picture to keep, and its copies."""
+    """An image to keep, and its copies."""
 
     keep: Picture
     copies: list[Copy]
 
     def rows(self, number: int) -> list[dict[str, Any]]:
-        """Return JSON-ready values of each picture; `number` is that of the group."""
+        """Return JSON-ready values of each image; `number` is that of the group."""
         members = [("keep", 1.0, self.keep)]
         members += [(copy.how, copy.score, copy.picture) for copy in self.copies]
         return [
@@ -72,7 +73,7 @@ class DuplicateGroup:
 
 @dataclass(frozen=True)
 class DuplicateReport:
-    """What was found among `images`; `unsigned` of them could be compared by their bytes only."""
+    """The groups among `images`; `unsigned` of them, without signature, were compared by bytes."""
 
     groups: list[DuplicateGroup]
     images: int
@@ -80,12 +81,12 @@ class DuplicateReport:
 
     @property
     def copies(self) -> int:
-        """Return how many files are copies of others."""
+        """Return the number of copies."""
         return sum(len(group.copies) for group in self.groups)
 
     @property
     def bytes(self) -> int:
-        """Return how many bytes the copies take up."""
+        """Return the size of all copies."""
         return sum(copy.picture.size_bytes for group in self.groups for copy in group.copies)
 
 
@@ -103,7 +104,7 @@ def duplicates(
     the one there that is most like it, which is kept. Raises UsageError and the store's errors.
     """
     if against is not None and folder is None:
-        raise UsageError("--against needs a folder that is compared with it")
+        raise UsageError("against needs a folder that is compared with it")
     config = config or DuplicateConfig()
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         collection = Collection(snapshot, session or Session(), config.where)
@@ -144,16 +145,16 @@ class _Search:
             count = int(looked_at.sum())
         return DuplicateReport(groups, count, self._unsigned)
 
-    def _among(self, places: npt.NDArray[np.int64]) -> list[DuplicateGroup]:
+    def _among(self, positions: npt.NDArray[np.int64]) -> list[DuplicateGroup]:
         """Return the groups among some positions."""
-        if not len(places):
+        if not len(positions):
             return []
-        digests = self._collection.digests()[places]
+        digests = self._collection.digests()[positions]
         _, first, same = np.unique(digests, return_index=True, return_inverse=True)
-        likeness = self._likeness(places[first])
-        pairs, _ = likeness.pairs()
+        similarity = self._similarity(positions[first])
+        pairs, _ = similarity.pairs()
         grouped = complete_groups(
-            zip(pairs.first.tolist(), pairs.second.tolist(), strict=True), likeness
+            zip(pairs.first.tolist(), pairs.second.tolist(), strict=True), similarity
         )
         by_file = np.argsort(same, kind="stable")  # positions by their bytes
         edges = np.searchsorted(same[by_file], np.arange(len(first) + 1))
@@ -161,40 +162,42 @@ class _Search:
         several = [[node] for node in sorted(alone) if edges[node + 1] - edges[node] > 1]
         return self._described(
             [*grouped, *several],
-            likeness,
-            lambda node: places[by_file[edges[node] : edges[node + 1]]],
+            similarity,
+            lambda node: positions[by_file[edges[node] : edges[node + 1]]],
         )
 
     def _described(
-        self, groups: list[list[int]], likeness: Likeness, places_of: Any
+        self, groups: list[list[int]], similarity: Similarity, positions_of: Any
     ) -> list[DuplicateGroup]:
-        """Return groups of nodes, files of the same bytes each, with the picture to keep."""
+        """Return groups of nodes, files of the same bytes each, with the image to keep."""
         described = []
         for nodes in groups:
-            members = [(node, place) for node in nodes for place in places_of(node).tolist()]
-            pictures = self._collection.pictures(np.array([place for _, place in members]))
+            members = [
+                (node, position) for node in nodes for position in positions_of(node).tolist()
+            ]
+            pictures = self._collection.pictures(np.array([position for _, position in members]))
             order = sorted(range(len(members)), key=lambda n: self._rank(pictures[n]))
             kept = members[order[0]][0]
-            found = zip(nodes, *likeness.compared(kept, np.array(nodes)), strict=True)
+            found = zip(nodes, *similarity.compared(kept, np.array(nodes)), strict=True)
             known = {
-                node: (self._how(likeness, how), min(1.0, float(score)))
+                node: (self._how(similarity, how), min(1.0, float(score)))
                 for node, score, how in found
             }
             known[kept] = SAME_BYTES, 1.0
-            copies = [Copy(pictures[place], *known[members[place][0]]) for place in order[1:]]
+            copies = [Copy(pictures[n], *known[members[n][0]]) for n in order[1:]]
             described.append(DuplicateGroup(pictures[order[0]], copies))
         return sorted(described, key=lambda group: os.fsencode(group.keep.path))
 
     def _against(
-        self, places: npt.NDArray[np.int64], others: npt.NDArray[np.int64]
+        self, positions: npt.NDArray[np.int64], others: npt.NDArray[np.int64]
     ) -> list[DuplicateGroup]:
-        """Return for pictures that have copies at other positions the best of those."""
+        """Return groups of an image at other positions and its copies."""
         digests = self._collection.digests()
         there = {digest.tobytes(): n for n, digest in reversed([*enumerate(digests[others])])}
-        likeness = self._likeness(others)
-        pairs, turns = likeness.against(self._units(places))
+        similarity = self._similarity(others)
+        pairs, turns = similarity.against(self._units(positions))
         matches: dict[int, tuple[int, str, float]] = {
-            query: (row, self._how(likeness, turn), min(1.0, score))
+            query: (row, self._how(similarity, turn), min(1.0, score))
             for query, row, score, turn in zip(
                 pairs.first.tolist(),
                 pairs.second.tolist(),
@@ -203,7 +206,7 @@ class _Search:
                 strict=True,
             )
         }
-        for query, digest in enumerate(digests[places]):
+        for query, digest in enumerate(digests[positions]):
             if digest.tobytes() in there:
                 matches[query] = there[digest.tobytes()], SAME_BYTES, 1.0
         kept: dict[int, list[int]] = {}
@@ -212,7 +215,7 @@ class _Search:
         groups = []
         for row, queries in kept.items():
             keep, *pictures = self._collection.pictures(
-                np.concatenate([others[[row]], places[queries]])
+                np.concatenate([others[[row]], positions[queries]])
             )
             copies = [
                 Copy(picture, *matches[query][1:])
@@ -221,33 +224,35 @@ class _Search:
             groups.append(DuplicateGroup(keep, copies))
         return sorted(groups, key=lambda group: os.fsencode(group.keep.path))
 
-    def _units(self, places: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
-        """Return what is compared of pictures, float16 (n, D), unit rows."""
+    def _units(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+        """Return the compared vectors of images, float16 (n, D), unit rows."""
         if self._config.similar is not None:
-            vectors: npt.NDArray[np.float16] = self._collection.vectors()[places]
+            vectors: npt.NDArray[np.float16] = self._collection.vectors()[positions]
             return vectors
-        signatures = self._collection.signatures()[places]
+        signatures = self._collection.signatures()[positions]
         unsigned = int((~signatures.any(axis=1)).sum())
-        if unsigned == len(places):
+        if unsigned == len(positions):
             raise UsageError(
-                "no image here has a signature, as vectors that were imported, and stores of "
-                "earlier versions: use --similar 0.95, or index --rebuild"
+                "no image here has a signature, as with imported vectors and stores of "
+                "earlier versions: use similar 0.95, or index with rebuild"
             )
         self._unsigned += unsigned
         return signature_units(signatures)
 
-    def _likeness(self, places: npt.NDArray[np.int64]) -> Likeness:
+    def _similarity(self, positions: npt.NDArray[np.int64]) -> Similarity:
         parts = None
         if self._config.crops:
-            parts = Parts(self._collection.signatures()[places], self._collection.vectors()[places])
+            parts = CropData(
+                self._collection.signatures()[positions], self._collection.vectors()[positions]
+            )
         check = self._collection.session.check
-        return Likeness(self._units(places), self._config.least, self._turns, check, parts)
+        return Similarity(self._units(positions), self._config.least, self._turns, check, parts)
 
-    def _how(self, likeness: Likeness, number: int) -> str:
-        return SIMILAR if self._config.similar is not None else likeness.hows[number]
+    def _how(self, similarity: Similarity, number: int) -> str:
+        return SIMILAR if self._config.similar is not None else similarity.hows[number]
 
     def _rank(self, picture: Picture) -> tuple[Any, ...]:
-        """Return what the picture to keep has the least of, wish after wish."""
+        """Return the sort key, wish after wish; the image to keep has the lowest."""
         wishes = [_wish(picture, wish) for wish in self._config.keep]
         return (*wishes, *_wish(picture, "largest"), *_wish(picture, "oldest"), picture.path)
 
@@ -269,7 +274,7 @@ def _wish(picture: Picture, wish: str) -> tuple[Any, ...]:
 
 
 def _time(picture: Picture) -> float:
-    """Return when a picture was taken, or else written, in seconds."""
+    """Return when an image was taken, or else written, in seconds."""
     if picture.taken_at is not None:
         return picture.taken_at.timestamp()
     return picture.mtime_ns / 1e9

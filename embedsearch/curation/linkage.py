@@ -1,4 +1,4 @@
-"""Pairs to groups in which every two are alike; in: pairs, best first, out: groups of positions.
+"""Groups in which every two are alike; in: pairs, best first, out: groups of positions.
 
 Complete linkage: a chain of pairs, each alike, does not make a group of its two ends.
 """
@@ -17,9 +17,9 @@ Members: TypeAlias = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Ball:
-    """Where members lie: no farther from `centre`, float32 (D,), than `radius`, in radians."""
+    """Members are within `radius` radians of `center`, float32 (D,)."""
 
-    centre: npt.NDArray[np.float32]
+    center: npt.NDArray[np.float32]
     radius: float
 
 
@@ -31,10 +31,10 @@ class Alike(Protocol):
         """Return the angle, in radians, up to which two are alike."""
 
     def ball(self, members: Members) -> Ball:
-        """Return where members lie."""
+        """Return a ball around members."""
 
-    def farthest(self, members: Members, centre: npt.NDArray[np.float32]) -> float:
-        """Return the angle between a centre and the member that is farthest from it."""
+    def farthest(self, members: Members, center: npt.NDArray[np.float32]) -> float:
+        """Return the angle between a center and the member that is farthest from it."""
 
     def all_alike(self, some: Members, others: Members) -> bool:
         """Return whether each of some is alike to each of the others."""
@@ -44,32 +44,32 @@ class Alike(Protocol):
 class _Group:
     members: list[int]
     ball: Ball
-    measured: int = 1  # members when the centre was measured; those since may have widened the ball
+    measured: int = 1  # members when the center was measured; those since may have widened the ball
     strangers: set[int] = field(default_factory=set)  # groups that it cannot be joined with
 
 
 def complete_groups(pairs: Iterable[tuple[int, int]], alike: Alike) -> list[list[int]]:
     """Return groups of two and more, each in ascending order, in the order of their first.
 
-    Pairs come best first: the groups of a pair are joined, if each member of one is alike to each
-    of the other. Two groups that are not are never compared again, whatever joins them. Where the
-    ball around the larger group already says so, they are not compared one by one: of a hundred
-    thousand copies of one picture every two would be.
+    Pairs come best first. The groups of a pair are joined if each member of one is alike to each of
+    the other; two groups that are not are never compared again. Where the ball around the larger
+    group proves it, members are not compared one by one: of a hundred thousand copies of one image
+    that would be every two.
     """
-    home: dict[int, int] = {}  # of a position: the name of its group
+    home: dict[int, int] = {}  # by position: the name of its group
     groups: dict[int, _Group] = {}
     for first, second in pairs:
-        for place in (first, second):
-            if place not in home:
-                home[place] = place
-                groups[place] = _Group([place], alike.ball(np.array([place])))
+        for position in (first, second):
+            if position not in home:
+                home[position] = position
+                groups[position] = _Group([position], alike.ball(np.array([position])))
         one, other = home[first], home[second]
         if one == other or other in groups[one].strangers:
             continue
         if len(groups[one].members) < len(groups[other].members):
             one, other = other, one
         large, small = groups[one], groups[other]
-        spread = alike.farthest(np.array(small.members), large.ball.centre)
+        spread = alike.farthest(np.array(small.members), large.ball.center)
         is_pair = len(large.members) == len(small.members) == 1
         is_near = large.ball.radius + spread <= alike.reach
         if not (is_pair or is_near or _all_alike(large, small, alike)):
@@ -77,14 +77,14 @@ def complete_groups(pairs: Iterable[tuple[int, int]], alike: Alike) -> list[list
             small.strangers.add(one)
             continue
         del groups[other]
-        for place in small.members:
-            home[place] = one
+        for position in small.members:
+            home[position] = one
         large.members += small.members
         if len(large.members) >= 2 * large.measured:
             large.ball = alike.ball(np.array(large.members))
             large.measured = len(large.members)
         else:
-            large.ball = Ball(large.ball.centre, max(large.ball.radius, spread))
+            large.ball = Ball(large.ball.center, max(large.ball.radius, spread))
         large.strangers |= small.strangers
         for stranger in small.strangers:
             groups[stranger].strangers.discard(other)

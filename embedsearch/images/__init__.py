@@ -1,1 +1,1 @@
-"""Pictures in: where they lie, and their bytes as pixels."""
+"""Images in: where they are, and their bytes as pixels."""

@@ -1,4 +1,4 @@
-"""An image out of an archive; in: an open file and a Part of it, out: the image's bytes."""
+"""An image in an archive; in: an open file and a Part of it, out: the image's bytes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from embedsearch.core.records import Part, Reason
 class BrokenPart(Exception):
     """The archive does not hold what its directory says."""
 
-    def __init__(self, reason: Reason, words: str) -> None:
-        super().__init__(words)
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
         self.reason = reason
 
 
@@ -30,7 +30,7 @@ def read_part(descriptor: int, part: Part) -> bytes:
     if part.is_deflated:
         unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
-            data = unpacker.decompress(data, part.size + 1)  # a bomb ends here
+            data = unpacker.decompress(data, part.size + 1)  # a decompression bomb ends here
         except zlib.error as error:
             raise BrokenPart(Reason.CORRUPT, f"it cannot be unpacked ({error})") from error
     if len(data) != part.size:

@@ -1,4 +1,4 @@
-"""A picture as a file; in: pixels, out: the bytes of a JPEG, with nothing in it but pixels."""
+"""Pixels as a JPEG; in: pixels, out: the bytes of a JPEG without metadata."""
 
 from __future__ import annotations
 

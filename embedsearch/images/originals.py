@@ -1,36 +1,36 @@
-"""Where the bytes of indexed images lie now; in: roots and keys, or paths, out: a Place each."""
+"""Where indexed images are now; in: roots and keys, or paths, out: a Place each."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections import OrderedDict
 
 from embedsearch.core.errors import UnreadableImage
+from embedsearch.core.lru import LRU
 from embedsearch.core.paths import is_url, printable
 from embedsearch.core.records import Failure, ImageRef, Kind, Place, Root
 from embedsearch.images.sources.open import kind_of_file, open_source
 from embedsearch.images.sources.source import Source
-from embedsearch.images.temporary import ByteFiles
+from embedsearch.images.temporary import TemporaryImages
 
-_KEPT = 8  # archives whose members are remembered
+_KEPT = 8  # archives whose list of members is kept
 
 
 class Originals:
     """Finds images for any number of threads; the members of an archive are listed once."""
 
     def __init__(self, max_bytes: int) -> None:
-        """`max_bytes` is the most that an image of a compressed archive may have."""
+        """`max_bytes` bounds an image in a compressed archive."""
         self._max_bytes = max_bytes
-        self._handed = ByteFiles()
+        self._temporary = TemporaryImages()
         self._looking = threading.Lock()
-        self._archives: OrderedDict[tuple[str, str], Source] = OrderedDict()
+        self._archives: LRU[tuple[str, str], Source] = LRU(_KEPT)
 
     def close(self) -> None:
-        """Forget the archives, and remove what nobody decoded."""
+        """Forget the archives and remove the temporary images."""
         with self._looking:
             self._archives.clear()
-        self._handed.close()
+        self._temporary.close()
 
     def inside(self, root: str, key: str) -> Place:
         """Return the place of an image of a root. Raises UnreadableImage and StorageError."""
@@ -40,16 +40,12 @@ class Originals:
         elif kind is None or not os.path.isfile(root):
             return Place(root, key)
         with self._looking:
-            source = open_source(Root(0, root, kind), "", self._handed, self._max_bytes)
-            name = root, source.version()
-            source = self._archives.setdefault(name, source)
-            self._archives.move_to_end(name)
-            while len(self._archives) > _KEPT:
-                self._archives.popitem(last=False)
+            source = open_source(Root(0, root, kind), "", self._temporary, self._max_bytes)
+            source = self._archives.get((root, source.version()), lambda: source)
             ((_, place),) = source.places([ImageRef(0, key, -1, -1)])
         if isinstance(place, Failure):
-            words = f"{printable(os.path.join(root, key))} cannot be read: {place.reason}"
-            raise UnreadableImage(f"{words} ({place.detail})", place.reason)
+            message = f"{printable(os.path.join(root, key))} cannot be read: {place.reason}"
+            raise UnreadableImage(f"{message} ({place.detail})", place.reason)
         return place
 
     def at(self, path: str) -> Place:

@@ -1,4 +1,4 @@
-"""Bytes as files that a worker process can open; in: bytes, out: paths."""
+"""Images as temporary files that a worker process can open; in: bytes, out: paths."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from embedsearch.core.errors import StorageError
 from embedsearch.core.records import Place
 
 
-class ByteFiles:
-    """A folder of our own for images that are handed over; it is made for the first of them."""
+class TemporaryImages:
+    """A temporary folder of images that were given as bytes; made for the first one."""
 
     def __init__(self) -> None:
         self._making = threading.Lock()
@@ -24,7 +24,7 @@ class ByteFiles:
 
     @contextmanager
     def of(self, contents: Sequence[bytes]) -> Iterator[list[str]]:
-        """Give a real path for each of the contents until the block ends. Raises StorageError."""
+        """Give a path for each of the contents until the block ends. Raises StorageError."""
         paths: list[str] = []
         try:
             for content in contents:
@@ -33,7 +33,7 @@ class ByteFiles:
                     file.write(content)
             yield paths
         except OSError as error:
-            raise StorageError(f"an image cannot be handed to its decoder: {error}") from error
+            raise StorageError(f"a temporary image cannot be written: {error}") from error
         finally:
             for path in paths:
                 with contextlib.suppress(OSError):
@@ -50,14 +50,16 @@ class ByteFiles:
                 file.write(content)
             return Place(folder, name, is_ours=True)
         except OSError as error:
-            raise StorageError(f"an image cannot be handed to its decoder: {error}") from error
+            raise StorageError(f"a temporary image cannot be written: {error}") from error
 
     def reserve(self) -> str:
-        """Return the path of a file that is yet to be made; it goes with the folder."""
+        """Return the path for a new file; it is removed with the folder."""
         try:
             return f"{self._place()}/{next(self._numbers)}"
         except OSError as error:
-            raise StorageError(f"there is no room for what is fetched: {error}") from error
+            raise StorageError(
+                f"a temporary file for a download cannot be made: {error}"
+            ) from error
 
     def close(self) -> None:
         """Remove the folder; a later call makes another."""

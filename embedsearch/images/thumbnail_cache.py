@@ -1,7 +1,7 @@
-"""Thumbnails that were made before; in: a file and a side, out: a JPEG, while the file is the same.
+"""A cache of thumbnails; in: a file and a side, out: a JPEG, while the file is unchanged.
 
-They lie in the user's cache folder, outside every store, and take up a bounded space. A cache that
-cannot be written is no error: the next thumbnail is made anew.
+It is in the user's cache folder, outside every store, and of bounded size. A cache that cannot be
+written is no error: the thumbnail is made again.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 from embedsearch.core.paths import open_regular
 
 MAX_BYTES = 256 << 20
-_LEFT = 0.75  # of that, after old ones have gone: not every new one is to look for an old one
-_FIRST, _LAST = b"\xff\xd8", b"\xff\xd9"  # of a JPEG that is whole
+_LEFT = 0.75  # share that is kept when the cache is full, so that not every put has to delete
+_FIRST, _LAST = b"\xff\xd8", b"\xff\xd9"  # bytes of a complete JPEG
 
 
 class ThumbnailCache:
@@ -48,17 +48,17 @@ class ThumbnailCache:
         return hashlib.sha256(os.fsencode("\0".join(map(str, identity)))).hexdigest()
 
     def get(self, name: str) -> bytes | None:
-        """Return the JPEG of that name, None where there is none, or a torn one."""
+        """Return the JPEG of that name, None where there is none or it is incomplete."""
         path = self._path(name)
         try:
             jpeg = path.read_bytes()
-            os.utime(path)  # the ones not looked at for longest go first
+            os.utime(path)  # the least recently used are deleted first
         except OSError:
             return None
         return jpeg if jpeg.startswith(_FIRST) and jpeg.endswith(_LAST) else None
 
     def put(self, name: str, jpeg: bytes) -> None:
-        """Keep a JPEG, where it can be kept."""
+        """Keep a JPEG if the cache can be written."""
         path = self._path(name)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
@@ -82,15 +82,15 @@ class ThumbnailCache:
 
     def _files(self) -> Iterator[tuple[int, int, str]]:
         """Yield (time of the last use in ns, bytes, path) of each file."""
-        for place, _, names in os.walk(self._folder):
+        for folder, _, names in os.walk(self._folder):
             for name in names:
                 with contextlib.suppress(OSError):
-                    path = os.path.join(place, name)
+                    path = os.path.join(folder, name)
                     facts = os.stat(path)
                     yield facts.st_mtime_ns, facts.st_size, path
 
     def _shrink(self) -> int:
-        """Remove those not used for longest, and return how many bytes are left."""
+        """Remove the least recently used, and return how many bytes are left."""
         files = sorted(self._files())
         left = sum(size for _, size, _ in files)
         for _, size, path in files:

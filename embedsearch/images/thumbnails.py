@@ -1,6 +1,6 @@
-"""Small pictures of images; in: files, out: JPEGs, pixels, or tiles for a contact sheet.
+"""Thumbnails; in: image files, out: JPEGs, pixels, or tiles for a contact sheet.
 
-Files are decoded in worker processes, whatever became of them since they were indexed.
+Files are decoded in worker processes: they may have changed since they were indexed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from embedsearch.core.records import ImageFacts, Place
 from embedsearch.core.system import cache_folder
 from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.images.originals import Originals
-from embedsearch.images.temporary import ByteFiles
+from embedsearch.images.temporary import TemporaryImages
 from embedsearch.images.thumbnail_cache import ThumbnailCache
 
-# A picture is decoded at the smallest of these that is not too small, then reduced: a set of
-# workers each, which decodes so many at a time.
+# Side: how many files its workers decode at a time. An image is decoded at the smallest side that
+# is large enough, then reduced.
 _SIDES = {256: 32, 1024: 4}
 MAX_SIDE = max(_SIDES)
 _AT_ONCE = 32
@@ -59,9 +59,9 @@ class Thumbnailer:
     def jpeg(self, root: str, key: str, side: int) -> bytes:
         """Return the image `key` below the folder `root`, upright, its longer side `side` pixels.
 
-        A smaller picture is not enlarged. One that was made before is kept while the file is the
-        same. No link below `root` is followed. Raises UnreadableImage, and UsageError for a side
-        that is not between 1 and MAX_SIDE.
+        A smaller image is not enlarged. A cached thumbnail is used while the file is unchanged.
+        No link below `root` is followed. Raises UnreadableImage, and UsageError for a side that is
+        not between 1 and MAX_SIDE.
         """
         if not 1 <= side <= MAX_SIDE:
             raise UsageError(f"a thumbnail's side is between 1 and {MAX_SIDE} pixels, not {side}")
@@ -73,7 +73,7 @@ class Thumbnailer:
         if isinstance(outcome, UnreadableImage):
             raise outcome
         made = _jpeg(outcome, side)
-        if name is not None and name == self._cache.key(root, key, side):  # the same file still
+        if name is not None and name == self._cache.key(root, key, side):  # the file is unchanged
             self._cache.put(name, made)
         return made
 
@@ -82,27 +82,27 @@ class Thumbnailer:
         with self._making:
             if fits not in self._decoders:
                 self._decoders[fits] = SharedDecoder(
-                    fits, self._limits, most=_SIDES[fits], fit=True
+                    fits, self._limits, max_files=_SIDES[fits], fit=True
                 )
             return self._decoders[fits]
 
 
-class Pictures:
-    """Small pictures of any files, upright, for one thread. Workers start with the first.
+class ThumbnailReader:
+    """Upright thumbnails of any files, for one thread. Workers start with the first.
 
-    An image is a path or the bytes of a file; None stands for one that cannot be read. Images
-    are taken, decoded and given in order, a few at a time, so that there may be any number.
+    An image is a path or the bytes of a file; None stands for one that cannot be read. Images are
+    decoded in order, a few at a time: memory does not grow with their number.
     """
 
     def __init__(self, side: int) -> None:
         """Decode to `side` pixels, the longer side of a picture."""
         self._side = side
         limits = DecodeLimits()
-        self._decoder = SharedDecoder(side, limits, most=_AT_ONCE, fit=True)
-        self._handed = ByteFiles()
+        self._decoder = SharedDecoder(side, limits, max_files=_AT_ONCE, fit=True)
+        self._handed = TemporaryImages()
         self._originals = Originals(limits.max_bytes)
 
-    def __enter__(self) -> Pictures:
+    def __enter__(self) -> ThumbnailReader:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -111,7 +111,7 @@ class Pictures:
         self._originals.close()
 
     def tiles(self, images: Iterable[str | bytes]) -> Iterator[_Pixels | None]:
-        """Yield uint8 (S, S, 3) of each image, whole and centred on white."""
+        """Yield uint8 (S, S, 3) of each image, whole and centered on white."""
         for outcome in self._decoded(images):
             yield None if outcome is None else outcome.pixels
 
@@ -144,7 +144,7 @@ class Pictures:
 
 
 def _jpeg(decoded: Decoded, side: int) -> bytes:
-    from embedsearch.images.jpeg import jpeg  # a search without thumbnails does without Pillow
+    from embedsearch.images.jpeg import jpeg  # a search without thumbnails loads no Pillow
 
     facts = decoded.facts
     pixels = _without_margin(decoded.pixels, facts)
@@ -152,7 +152,7 @@ def _jpeg(decoded: Decoded, side: int) -> bytes:
 
 
 def _without_margin(pixels: _Pixels, facts: ImageFacts) -> _Pixels:
-    """Return what shows the picture, of uint8 (S, S, 3), and nothing of the white around it."""
+    """Return the image within uint8 (S, S, 3), without the white margin."""
     side, longer = len(pixels), max(facts.width, facts.height)
     # Half a pixel less: the decoder rounds, and knows the sizes of a reduced picture only.
     height, width = (

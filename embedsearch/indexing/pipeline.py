@@ -62,7 +62,7 @@ class Pipeline:
             side,
             config.limits,
             workers=min(workers, count),
-            most=min(most, count),
+            max_workers=min(most, count),
             batch=feed.batch,
             in_flight=feed.lanes,
         )

@@ -13,7 +13,7 @@ from embedsearch.core.records import Failure, ImageRef, Kind, Place, Root
 from embedsearch.images.sources.listing import FileList
 from embedsearch.images.sources.open import SUFFIXES, kind_of_file, open_source
 from embedsearch.images.sources.source import Source
-from embedsearch.images.temporary import ByteFiles
+from embedsearch.images.temporary import TemporaryImages
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Sources:
     def __init__(self, max_bytes: int) -> None:
         """`max_bytes` is the most that an image may have."""
         self._max_bytes = max_bytes
-        self._handed = ByteFiles()
+        self._handed = TemporaryImages()
         self._open: dict[int, Source] = {}
 
     def __enter__(self) -> Sources:

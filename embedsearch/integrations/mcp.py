@@ -27,9 +27,8 @@ from embedsearch.images.thumbnails import MAX_SIDE
 from embedsearch.integrations.image_argument import image_of
 from embedsearch.searching.queries import Key, Query
 from embedsearch.searching.searcher import Searcher
-from embedsearch.web.admission import Admission, Busy
 from embedsearch.web.guard import Access, App, Guard
-from embedsearch.web.limits import ServerLimits
+from embedsearch.web.limits import Admission, Busy, ServerLimits
 
 T = TypeVar("T")
 MAX_K = 50

@@ -1,1 +1,1 @@
-"""How good a model is on labelled pictures, and making one better."""
+"""Evaluating a model on labeled images, and training it on them."""

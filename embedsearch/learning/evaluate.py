@@ -1,8 +1,8 @@
-"""How well a model finds what belongs together; in: labelled pictures, out: an Evaluation.
+"""How well a model finds related images; in: labeled images, out: an Evaluation.
 
-The pictures go through `index`; every one asks for the others of its class, or for those that a
-CSV names. They are ranked by the vectors that the store keeps, exactly; how much of that the
-store's own search answers is measured beside it.
+The images are indexed. Each one is a query for the others of its class, or for those that a CSV
+names. Rankings are exact, by the vectors of the store; the recall of the store's own search is
+measured as well.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from embedsearch.core.config import IndexConfig, SearchConfig
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import printable
-from embedsearch.core.records import Evaluation, Hit, Progress, WorstQuery
+from embedsearch.core.records import Evaluation, Hit, IndexReport, Progress, WorstQuery
 from embedsearch.core.session import Session
 from embedsearch.indexing.sync import index
 from embedsearch.learning.metrics import NAMES, estimate, measure_all
@@ -33,8 +33,8 @@ from embedsearch.store.snapshot import Snapshot, open_snapshot
 WORST = 12  # queries listed and shown on the contact sheet
 _SERVED_K = 10
 _SERVED_QUERIES = 500
-_TIE = 1e-5  # scores nearer than this are equal: the agreement that exact search promises
-MOST_QUERIES = 20_000  # more change no figure's third digit
+_TIE = 1e-5  # scores this close are equal: exact search agrees to this precision
+MAX_QUERIES = 20_000  # more do not change the third digit
 _NAMED = 3
 _BETWEEN = 256  # queries
 
@@ -50,22 +50,22 @@ def evaluate(
     session: Session | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> list[Evaluation]:
-    """Return an Evaluation a model of the pictures in `folder`, or of a store as it is.
+    """Return an Evaluation of each model on the images in `folder`, or of a store as it is.
 
-    Without a folder that is `store`, else the nearest one. A picture's class is the first folder
-    of its key. `relevant` names a CSV of two columns, query and relevant, keys both, instead.
-    With `expand` each is followed by the Evaluation of queries expanded by so many neighbors.
-    Raises UsageError and what `index` raises.
+    Without a folder that is `store`, else the nearest one. The class of an image is the first
+    folder of its key; or `relevant` names a CSV with the columns query and relevant, both keys.
+    With `expand` each is followed by the Evaluation of queries expanded by that many neighbors.
+    Raises UsageError and the errors of `index`.
     """
     if folder is not None and store is not None:
-        raise UsageError("evaluate takes a folder of labelled pictures, or --store, not both")
-    SearchConfig(expand=expand)  # refuses what cannot be
+        raise UsageError("evaluate takes a folder of labeled images or a store, not both")
+    SearchConfig(expand=expand)  # refuses a bad value
     config = config or IndexConfig()
     models = models or (config.model,)
     given = tuple(models) != (AUTO,) or config.input_side is not None or config.flip
     if folder is None and given:
         raise UsageError(
-            "--model, --input-side and --flip go with a folder of pictures: a store has its model"
+            "model, input_side and flip go with a folder of images: a store has its model"
         )
     session = session or Session()
     pairs = None
@@ -73,36 +73,37 @@ def evaluate(
         rows = read_rows(Path(relevant), ["query", "relevant"])
         pairs = [(row["query"], row["relevant"]) for _, row in rows]
     if folder is None:
-        with readable_store(store, session) as place:
-            return _evaluate_store(place, pairs, expand, config, session)
+        with readable_store(store, session) as path:
+            return _evaluate_store(path, pairs, expand, config, session)
     results = []
     for model in models:
         with tempfile.TemporaryDirectory(prefix="embedsearch-") as base:
             path = Path(base) / "evaluated.es"
+            of_model = replace(config, model=model)
             report = index(
                 [str(folder)],
                 store=path,
-                config=replace(config, model=model),
+                config=of_model,
                 session=session,
                 on_progress=on_progress,
             )
-            found = _evaluate_store(path, pairs, expand, config, session)
-        stages = [report.stage_rate[stage] for stage in ("decode", "embed")]
-        results += [
-            replace(
-                result,
-                model=report.model,
-                precision=report.precision,
-                failed=report.failed,
-                images_per_s=min(stages),
-            )
-            for result in found
-        ]
+            found = _evaluate_store(path, pairs, expand, of_model, session)
+        results += [_with_run(result, report) for result in found]
     return results
 
 
+def _with_run(result: Evaluation, report: IndexReport) -> Evaluation:
+    return replace(
+        result,
+        model=report.model,
+        precision=report.precision,
+        failed=report.failed,
+        images_per_s=min(report.stage_rate[stage] for stage in ("decode", "embed")),
+    )
+
+
 class _Truth:
-    """What each picture should find: those of its class, or those that pairs name."""
+    """The images that each image should find: those of its class, or those named by pairs."""
 
     def __init__(
         self,
@@ -124,20 +125,20 @@ class _Truth:
                 )
             self.classes = len(found)
             members = np.bincount(self._labels + 1, minlength=len(found) + 1) - 1
-            members[0] = 0  # of pictures in no folder
+            members[0] = 0  # of images in no folder
             self.wanted = members[self._labels + 1]
             return
         self.classes = 0
-        places = {key: place for place, key in enumerate(keys)}
-        if len(places) < len(keys):
-            raise UsageError("--relevant names keys, and two folders of the store have the same")
-        absent = sorted({key for pair in pairs for key in pair} - places.keys())
+        numbers = {key: number for number, key in enumerate(keys)}
+        if len(numbers) < len(keys):
+            raise UsageError("relevant names keys, and two folders of the store hold the same key")
+        absent = sorted({key for pair in pairs for key in pair} - numbers.keys())
         if absent:
             shown = ", ".join(map(printable, absent[:_NAMED]))
-            notice(f"{len(absent)} names of --relevant are not among the pictures: {shown}")
+            notice(f"{len(absent)} names in relevant are not among the images: {shown}")
         for query, other in pairs:
-            if query in places and other in places and query != other:
-                self._others.setdefault(places[query], set()).add(places[other])
+            if query in numbers and other in numbers and query != other:
+                self._others.setdefault(numbers[query], set()).add(numbers[other])
         self.wanted = np.array([len(self._others.get(i, ())) for i in range(len(keys))], np.int64)
 
     def relevant(
@@ -162,14 +163,14 @@ def _evaluate_store(
         keys, paths, vectors = _stored(snapshot)
     truth = _Truth(keys, pairs, session.notice)
     queries = np.flatnonzero(truth.wanted)
-    if len(queries) > MOST_QUERIES:
-        session.notice(f"{MOST_QUERIES:,} of {len(queries):,} queries are asked, drawn at random")
-        chosen = np.random.default_rng(0).choice(queries, MOST_QUERIES, replace=False)
+    if len(queries) > MAX_QUERIES:
+        session.notice(f"{MAX_QUERIES:,} of {len(queries):,} queries are used, drawn at random")
+        chosen = np.random.default_rng(0).choice(queries, MAX_QUERIES, replace=False)
         queries = np.sort(chosen)
     if not len(queries):
         raise UsageError(
             "no picture has another one to find: evaluate needs one folder a class, of at least "
-            "two pictures each, or --relevant pairs.csv"
+            "two images each, or --relevant pairs.csv"
         )
     device, precision = config.device, config.precision
     with open_store(path, device=device, precision=precision, session=session) as searcher:
@@ -184,11 +185,11 @@ def _evaluate_store(
             )
             worst = [
                 WorstQuery(
-                    path=paths[queries[place]],
-                    average_precision=round(float(values["mAP"][place]), 4),
-                    hits=_others(searcher, asked[place], paths[queries[place]]),
+                    path=paths[queries[number]],
+                    average_precision=round(float(values["mAP"][number]), 4),
+                    hits=_others(searcher, asked[number], paths[queries[number]]),
                 )
-                for place in np.argsort(values["mAP"], kind="stable")[:WORST]
+                for number in np.argsort(values["mAP"], kind="stable")[:WORST]
             ]
             results.append(
                 Evaluation(
@@ -214,16 +215,16 @@ def _expanded(
     count: int,
     between: Callable[[], None],
 ) -> npt.NDArray[np.float32]:
-    """Return queries, rows of float32 (N, D), drawn towards their nearest others: (Q, D)."""
+    """Return queries, rows of float32 (N, D), moved toward their nearest neighbors: (Q, D)."""
     asked = np.empty((len(queries), vectors.shape[1]), np.float32)
-    for place, query in enumerate(queries):
-        if place % _BETWEEN == 0:
+    for number, query in enumerate(queries):
+        if number % _BETWEEN == 0:
             between()
         scores = vectors @ vectors[query]
         scores[query] = -np.inf
         near = np.argpartition(-scores, min(count, len(scores) - 1))[:count]
         near = near[near != query]
-        asked[place] = drawn_towards(vectors[query], scores[near], vectors[near])
+        asked[number] = drawn_towards(vectors[query], scores[near], vectors[near])
     return asked
 
 
@@ -244,7 +245,7 @@ def _stored(snapshot: Snapshot) -> tuple[list[str], list[str], npt.NDArray[np.fl
 
 
 def _others(searcher: Searcher, vector: npt.NDArray[np.float32], path: str) -> list[Hit]:
-    """Return what the store answers to a picture of its own, without that picture."""
+    """Return the store's hits for one of its images, without that image."""
     hits = searcher.query(vector, k=_SERVED_K + 1)
     others = [hit for hit in hits if hit.path != path][:_SERVED_K]
     return [replace(hit, rank=rank) for rank, hit in enumerate(others, start=1)]
@@ -253,15 +254,15 @@ def _others(searcher: Searcher, vector: npt.NDArray[np.float32], path: str) -> l
 def _served_recall(
     searcher: Searcher, vectors: npt.NDArray[np.float32], paths: Sequence[str]
 ) -> float:
-    """Return the share of the true 10 nearest others that the store answers, ties both ways."""
+    """Return the share of the true 10 nearest others among the store's hits; ties count."""
     count = min(_SERVED_QUERIES, len(paths))
-    places = np.random.default_rng(0).choice(len(paths), count, replace=False)
+    rows = np.random.default_rng(0).choice(len(paths), count, replace=False)
     found = 0
     wanted = min(_SERVED_K, len(paths) - 1)
-    for place in places:
-        scores = vectors @ vectors[place]
-        scores[place] = -np.inf
+    for row in rows:
+        scores = vectors @ vectors[row]
+        scores[row] = -np.inf
         least = np.sort(scores)[-wanted] - _TIE
-        hits = _others(searcher, vectors[place], paths[place])
+        hits = _others(searcher, vectors[row], paths[row])
         found += sum(hit.score >= least for hit in hits)
     return float(found / (count * wanted))

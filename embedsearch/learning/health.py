@@ -1,4 +1,4 @@
-"""What goes wrong with training, in words; in: a network and its losses, out: sentences."""
+"""Warnings about a training; in: a network and its losses, out: sentences."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from embedsearch.learning.labels import Target
+from embedsearch.learning.labels import LabelColumn
 from embedsearch.network.resnet import STAGES, ResNet
 
-MOST_DEAD = 0.25  # of a stage's channels, before it is said
-LEAST_LEARNT = 0.02  # of the loss of guessing, after which a head counts as learning
+MAX_DEAD = 0.25  # share of a stage's channels, above which a warning is given
+LEAST_LEARNED = 0.02  # of the loss of guessing, after which a head counts as learning
 
 
 class DeadShares:
-    """While it is open: watch which channels of a network's stages are nowhere above 0.
+    """Watches, while it is open, which channels of a network's stages are nowhere above 0.
 
-    A ReLU whose input is never positive gets no gradient and never comes back.
+    A ReLU whose input is never positive gets no gradient and never recovers.
     """
 
     def __init__(self, network: ResNet) -> None:
@@ -49,18 +49,20 @@ class DeadShares:
         return note
 
 
-def dead_words(before: dict[str, float], now: dict[str, float]) -> dict[str, str]:
-    """Return a sentence for each stage in which activations died since `before`."""
+def dead_channel_warnings(before: dict[str, float], now: dict[str, float]) -> dict[str, str]:
+    """Return a warning for each stage in which channels died since `before`."""
     return {
         stage: f"{stage}: {share:.0%} of the channels are dead, nowhere above 0 (before: "
         f"{before[stage]:.0%}): a lower --lr, or an architecture with -leaky_relu, keeps them alive"
         for stage, share in now.items()
-        if share > MOST_DEAD and share > before[stage] + 0.05
+        if share > MAX_DEAD and share > before[stage] + 0.05
     }
 
 
-def guessing_loss(targets: Sequence[Target], label_smoothing: float, score_margin: float) -> float:
-    """Return the least `total_loss` of heads that say the same of every picture."""
+def guessing_loss(
+    targets: Sequence[LabelColumn], label_smoothing: float, score_margin: float
+) -> float:
+    """Return the least `total_loss` of heads that give the same scores for every image."""
     total = 0.0
     for target in targets:
         if target.classes:
@@ -68,7 +70,7 @@ def guessing_loss(targets: Sequence[Target], label_smoothing: float, score_margi
             shares = counts[counts > 0] / counts.sum()
             total += _constant_loss(shares.double(), label_smoothing, score_margin)
         else:
-            # Of standardised numbers: smooth L1 is at most half the square, whose mean is 1.
+            # Of standardized numbers: smooth L1 is at most half the square, whose mean is 1.
             total += 0.5
     return total
 
@@ -80,10 +82,10 @@ def _constant_loss(shares: Tensor, label_smoothing: float, score_margin: float) 
 
     def loss() -> Tensor:
         search.zero_grad()
-        centred = scores - scores.mean()
-        # Of each right class: all scores' exponentials, its own lessened by the margin.
-        sums = centred.exp().sum() - centred.exp() * (1 - math.exp(-score_margin))
-        own = (1 - label_smoothing) * (score_margin - centred)
+        centered = scores - scores.mean()
+        # Of each right class: all scores' exponentials, its own reduced by the margin.
+        sums = centered.exp().sum() - centered.exp() * (1 - math.exp(-score_margin))
+        own = (1 - label_smoothing) * (score_margin - centered)
         found = (shares * (sums.log() + own)).sum() + label_smoothing * score_margin / len(shares)
         found.backward()  # type: ignore[no-untyped-call]
         return found
@@ -92,9 +94,9 @@ def _constant_loss(shares: Tensor, label_smoothing: float, score_margin: float) 
     return float(loss().detach())
 
 
-def stuck_words(loss: float, guessing: float, epoch: int) -> dict[str, str]:
-    """Return a sentence, by its kind, where the heads do no better than guessing."""
-    if loss < guessing * (1 - LEAST_LEARNT):
+def stuck_warnings(loss: float, guessing: float, epoch: int) -> dict[str, str]:
+    """Return a warning, by its kind, where the heads do no better than guessing."""
+    if loss < guessing * (1 - LEAST_LEARNED):
         return {}
     return {
         "stuck": f"after epoch {epoch} the loss is {loss:.2f}, and {guessing:.2f} for guessing: "

@@ -1,6 +1,6 @@
-"""What pictures are labelled with; in: a folder and perhaps a CSV, out: Labels.
+"""Labels of images; in: a folder and perhaps a CSV, out: Labels.
 
-Without a CSV a picture's class is the first folder of its key. With one, each target is a column:
+Without a CSV an image's class is the first folder of its key. With one, each target is a column:
 classes, or numbers to regress.
 """
 
@@ -23,12 +23,12 @@ from embedsearch.learning.table import read_rows
 
 FOLDER_TARGET = "folder"
 MISSING_CLASS = -1  # a missing number is NaN
-_NAMED = 3  # so many examples stand in a message
+_NAMED = 3  # examples in a message
 _EMPTY = {"", "nan", "na", "null", "none"}
 
 
 @dataclass(frozen=True)
-class Target:
+class LabelColumn:
     """One column: `values` int64 (N,) classes, -1 where missing, or float32 (N,), NaN there."""
 
     name: str
@@ -45,29 +45,29 @@ class Target:
 
 @dataclass(frozen=True)
 class Labels:
-    """Pictures of a folder with their targets; the first one of classes is what retrieval asks."""
+    """Images of a folder with their targets. Retrieval uses the first target of classes."""
 
     folder: str
     refs: tuple[ImageRef, ...]
-    targets: tuple[Target, ...]
+    targets: tuple[LabelColumn, ...]
 
     @property
-    def main(self) -> Target | None:
-        """Return the target by whose classes neighbours are judged, if there is one."""
+    def main(self) -> LabelColumn | None:
+        """Return the target whose classes decide which neighbors are right, if there is one."""
         return main_of(self.targets)
 
-    def keep(self, places: npt.NDArray[np.int64]) -> Labels:
-        """Return the pictures at `places` only."""
-        targets = tuple(replace(t, values=t.values[places]) for t in self.targets)
-        return Labels(self.folder, tuple(self.refs[i] for i in places), targets)
+    def keep(self, indices: npt.NDArray[np.int64]) -> Labels:
+        """Return only the images at `indices`."""
+        targets = tuple(replace(t, values=t.values[indices]) for t in self.targets)
+        return Labels(self.folder, tuple(self.refs[i] for i in indices), targets)
 
     def split(
         self, holdout: float, seed: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return places to train on and places held out, a share of each class.
+        """Return indices to train on and indices held out, a share of each class.
 
-        Without classes, of those with a number and of those without. A class of one picture is
-        trained on. Of four or more, at least two are held out: one alone has no other to find.
+        Without classes the groups are images with a number and those without. A class of one image
+        is trained on. Of four or more, at least two are held out: one alone has none to find.
         """
         rng = np.random.default_rng(seed)
         main = self.main
@@ -82,18 +82,18 @@ class Labels:
         return np.sort(np.concatenate(train)), np.sort(np.concatenate(held))
 
 
-def main_of(targets: Sequence[Target]) -> Target | None:
-    """Return the first target of classes: neighbours are judged by it."""
+def main_of(targets: Sequence[LabelColumn]) -> LabelColumn | None:
+    """Return the first target of classes: it decides which neighbors are right."""
     return next((target for target in targets if target.classes), None)
 
 
-def scale_of(target: Target) -> tuple[float, float]:
+def scale_of(target: LabelColumn) -> tuple[float, float]:
     """Return mean and deviation of a target's known numbers."""
     known = target.values[target.known]
     return float(known.mean()), max(float(known.std()), 1e-12)
 
 
-def standardised(target: Target) -> Target:
+def standardized(target: LabelColumn) -> LabelColumn:
     """Return a target of numbers with mean 0 and deviation 1; classes as they are."""
     if target.classes:
         return target
@@ -101,8 +101,8 @@ def standardised(target: Target) -> Target:
     return replace(target, values=((target.values - mean) / deviation).astype(np.float32))
 
 
-def check_learnable(targets: Sequence[Target]) -> None:
-    """Raise UsageError for a target whose known values, those held out apart, teach nothing."""
+def check_learnable(targets: Sequence[LabelColumn]) -> None:
+    """Raise UsageError for a training target with fewer than two different values."""
     for target in targets:
         if len(np.unique(target.values[target.known])) < 2:
             raise UsageError(
@@ -118,7 +118,7 @@ def read_labels(
     regress: Sequence[str],
     notice: Callable[[str], None],
 ) -> Labels:
-    """Return the labelled pictures of a folder. Raises UsageError for what cannot be learnt."""
+    """Return the labeled pictures of a folder. Raises UsageError."""
     root = os.path.realpath(folder)
     if not os.path.isdir(root):
         raise UsageError(f"{folder} is no folder")
@@ -131,7 +131,7 @@ def read_labels(
         raise UsageError(f"a column is named twice: {', '.join(sorted(columns))}")
     if targets is None:
         if classify or regress:
-            raise UsageError("--classify and --regress name columns of --targets FILE")
+            raise UsageError("classify and regress name columns of a CSV file: give it as targets")
         return _from_folders(root, refs, notice)
     if not classify and not regress:
         raise UsageError(f"which columns of {targets}? --classify NAME, --regress NAME")
@@ -139,13 +139,13 @@ def read_labels(
 
 
 def _from_folders(root: str, refs: Sequence[ImageRef], notice: Callable[[str], None]) -> Labels:
-    labelled = [ref for ref in refs if "/" in ref.key]
-    if len(labelled) < len(refs):
-        notice(f"{len(refs) - len(labelled)} pictures lie in no class folder and are left out")
-    if not labelled:
+    labeled = [ref for ref in refs if "/" in ref.key]
+    if len(labeled) < len(refs):
+        notice(f"{len(refs) - len(labeled)} pictures lie in no class folder and are left out")
+    if not labeled:
         raise UsageError(f"{root} holds no pictures in folders: one folder a class is needed")
-    words: list[str | None] = [ref.key.partition("/")[0] for ref in labelled]
-    return Labels(root, tuple(labelled), (_classes(FOLDER_TARGET, words),))
+    names: list[str | None] = [ref.key.partition("/")[0] for ref in labeled]
+    return Labels(root, tuple(labeled), (_classes(FOLDER_TARGET, names),))
 
 
 def _from_csv(
@@ -177,7 +177,7 @@ def _from_csv(
     if len(found) < len(refs):
         notice(f"{len(refs) - len(found)} pictures have no row in {path} and are left out")
     found.sort(key=lambda item: os.fsencode(item[1]["path"]))
-    columns: list[Target] = []
+    columns: list[LabelColumn] = []
     for name in classify:
         cells = [row[name].strip() for _, row in found]
         columns.append(_classes(name, [None if c.lower() in _EMPTY else c for c in cells]))
@@ -186,32 +186,32 @@ def _from_csv(
     return Labels(root, tuple(known[row["path"]] for _, row in found), tuple(columns))
 
 
-def _classes(name: str, words: Sequence[str | None]) -> Target:
+def _classes(name: str, names: Sequence[str | None]) -> LabelColumn:
     """Return a target of classes; None stands for a missing value."""
-    known = sorted({word for word in words if word is not None})
+    known = sorted({word for word in names if word is not None})
     if len(known) < 2:
         held = f"only {known[0]!r}" if known else "no value"
         raise UsageError(f"target {name!r} has {held}: two classes at least are needed")
     numbers: dict[str | None, int] = {word: number for number, word in enumerate(known)}
-    values = np.array([numbers.get(word, MISSING_CLASS) for word in words], dtype=np.int64)
-    return Target(name, values, tuple(known))
+    values = np.array([numbers.get(word, MISSING_CLASS) for word in names], dtype=np.int64)
+    return LabelColumn(name, values, tuple(known))
 
 
-def _numbers(name: str, cells: Sequence[tuple[int, str]], path: Path) -> Target:
+def _numbers(name: str, cells: Sequence[tuple[int, str]], path: Path) -> LabelColumn:
     values = np.full(len(cells), np.nan, dtype=np.float32)
-    for place, (line, cell) in enumerate(cells):
+    for index, (line, cell) in enumerate(cells):
         if cell.strip().lower() in _EMPTY:
             continue
         try:
-            values[place] = float(cell)
+            values[index] = float(cell)
         except ValueError:
             raise UsageError(
                 f"{path}, line {line}: {name} is {cell!r}, which is no number"
             ) from None
-        if not math.isfinite(values[place]):
+        if not math.isfinite(values[index]):
             raise UsageError(f"{path}, line {line}: {name} is {cell!r}, which is not finite")
     known = values[~np.isnan(values)]
     if len(known) < 2 or known.min() == known.max():
         held = "no value" if not len(known) else f"only the value {known[0]:g}"
         raise UsageError(f"target {name!r} has {held}: there is nothing to learn from it")
-    return Target(name, values, ())
+    return LabelColumn(name, values, ())

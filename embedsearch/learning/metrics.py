@@ -16,7 +16,7 @@ CUTOFFS = (1, 5, 10)
 NAMES = ("recall@1", "recall@5", "recall@10", "P@10", "mAP", "nDCG@10", "MRR")
 _RESAMPLES = 1_000
 _ELEMENTS = 1 << 22  # of a score matrix held at once
-_LEVEL = 95.0  # per cent of the confidence interval
+_LEVEL = 95.0  # percent of the confidence interval
 
 
 def measure(
@@ -53,8 +53,8 @@ def measure_all(
 
     `wanted` int64 (N,) counts what each row should find; `relevant` tells it of queries (Q,) and
     their ranked rows (Q, N - 1). Some queries at a time: memory does not grow with all of them.
-    `between` is called now and then, and may raise. `asked`, float32 (Q, D), is asked instead of
-    the rows themselves.
+    `between` is called now and then, and may raise. `asked`, float32 (Q, D), are the queries where
+    they are not the rows themselves.
     """
     size = max(1, _ELEMENTS // max(1, len(vectors)))
     parts = []
@@ -83,7 +83,8 @@ def rank_others(
 ) -> npt.NDArray[np.int64]:
     """Return for each query, a row of float32 (N, D), all other rows, best first: (Q, N - 1).
 
-    `asked`, float32 (Q, D), takes the place of those rows. Ties keep the order of the rows.
+    `asked`, float32 (Q, D), are the queries where they are not those rows. Ties keep the order
+    of the rows.
     """
     scores = (vectors[queries] if asked is None else asked) @ vectors.T
     scores[np.arange(len(queries)), queries] = -np.inf  # sorts last, and is cut off

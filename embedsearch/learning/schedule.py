@@ -14,7 +14,7 @@ import torch
 
 from embedsearch.core.config import TrainConfig
 from embedsearch.core.records import StagePlan
-from embedsearch.learning.trainee import STEM, Trainee, stage_modules
+from embedsearch.learning.training_model import STEM, TrainingModel, stage_modules
 from embedsearch.network.resnet import STAGES
 
 # Of the heads' rate: early stages are general, and learn a fraction of what the heads do.
@@ -24,7 +24,7 @@ MANY_PICTURES = 10_000
 UNFREEZE_SHARE = 12  # another stage learns after each 12th of the epochs
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-5  # not of biases, BatchNorm and heads
-WARM_UP = 0.05  # of all steps, rising; then a cosine down to 0
+WARM_UP = 0.05  # share of all steps with a rising rate; then a cosine down to 0
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Schedule:
 
     @property
     def is_gentle(self) -> bool:
-        """Return whether what the network knows is more than the pictures can teach it.
+        """Return whether the images are too few to retrain the whole network at once.
 
         Then its stages begin one after another, at rates of their own, and keep the BatchNorm
         statistics that they came with. With many pictures, or from scratch, all learn at once.
@@ -50,35 +50,35 @@ class Schedule:
     def first_epoch(self, stage: str) -> int | None:
         """Return from which epoch, counted from 0, a stage learns: the last one first.
 
-        None is never. What begins late is not shaken by what has not settled yet; with few epochs
-        the first stages to learn begin together.
+        None is never. A stage that begins late is not disturbed by later stages that have not
+        converged; with few epochs the first stages begin together.
         """
-        frozen, place = self.config.frozen, _ORDER.index(stage)
-        if frozen is not None and place <= _ORDER.index(frozen):
+        frozen, position = self.config.frozen, _ORDER.index(stage)
+        if frozen is not None and position <= _ORDER.index(frozen):
             return None
         if not self.is_gentle:
             return 0
-        return (len(_ORDER) - place) * self.config.epochs // UNFREEZE_SHARE
+        return (len(_ORDER) - position) * self.config.epochs // UNFREEZE_SHARE
 
     def share(self, progress: float) -> float:
         """Return the share of the highest rate, with `progress` of the training from 0 to 1."""
         cosine = (1 + math.cos(math.pi * progress)) / 2
         return min(1.0, (progress + 1e-3) / WARM_UP) * cosine
 
-    def optimizer(self, trainee: Trainee) -> torch.optim.SGD:
+    def optimizer(self, model: TrainingModel) -> torch.optim.SGD:
         """Return the optimizer: two groups a stage, with and without weight decay, and heads'.
 
         A group's `base` is its highest rate; `set_rates` sets the rate of a step.
         """
         groups: list[dict[str, Any]] = []
-        for stage, modules in stage_modules(trainee.network).items():
+        for stage, modules in stage_modules(model.network).items():
             parameters = [p for module in modules for p in module.parameters()]
             for decay, chosen in (
                 (WEIGHT_DECAY, [p for p in parameters if p.ndim > 1]),
                 (0.0, [p for p in parameters if p.ndim <= 1]),
             ):
                 groups.append({"params": chosen, "weight_decay": decay, "base": self.lr(stage)})
-        heads = list(trainee.heads.parameters())
+        heads = list(model.heads.parameters())
         groups.append({"params": heads, "weight_decay": 0.0, "base": self.config.lr})
         return torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
 
@@ -87,13 +87,13 @@ class Schedule:
         for group in optimizer.param_groups:
             group["lr"] = group["base"] * self.share(progress)
 
-    def plans(self, trainee: Trainee) -> list[StagePlan]:
-        """Return what becomes of each stage and of the heads."""
+    def plans(self, model: TrainingModel) -> list[StagePlan]:
+        """Return the plan of each stage and of the heads."""
         plans = []
-        for stage, modules in stage_modules(trainee.network).items():
+        for stage, modules in stage_modules(model.network).items():
             count = sum(p.numel() for module in modules for p in module.parameters())
             first = self.first_epoch(stage)
             begins = None if first is None else first + 1
             plans.append(StagePlan(stage, count, begins, self.lr(stage)))
-        heads = sum(p.numel() for p in trainee.heads.parameters())
+        heads = sum(p.numel() for p in model.heads.parameters())
         return [*plans, StagePlan("heads", heads, 1, self.config.lr)]

@@ -1,4 +1,4 @@
-"""A user's CSV; in: a file and the columns that it needs, out: its rows with their lines."""
+"""A user's CSV; in: a file and its required columns, out: its rows with line numbers."""
 
 from __future__ import annotations
 

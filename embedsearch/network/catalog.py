@@ -1,4 +1,4 @@
-"""The models that have a name; each is one record of architecture, weights and preprocessing."""
+"""The named models; each is a record of architecture, weights and preprocessing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ AUTO = "auto"
 AUTO_MODEL = "resnet50"
 
 # What benchmarks/QUALITY.md shows to be best at no more than a tenth of the cost, whatever the
-# network: the whole picture squashed, GeM with p = 3, vectors measured from a centre.
+# network: the whole picture squashed, GeM with p = 3, vectors measured from a center.
 DEFAULT_SIDE = 224
 _TEMPLATE = ModelSpec(
     name="", architecture="", weights_sha256="", dim=0, input_side=DEFAULT_SIDE, center=0.6
@@ -35,10 +35,10 @@ _TIMM_RELEASES = "https://github.com/rwightman/pytorch-image-models/releases/dow
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """A named model: its record, without the sha256 of weights that are not here yet.
+    """A named model: its record, without the sha256 of weights that are not downloaded yet.
 
-    The name of a published file ends in the first 8 hex digits of its sha256; more than these
-    nobody publishes. An entry without `url` is in the package.
+    The name of a published file ends in the first 8 hex digits of its sha256; no more are
+    published. An entry without `url` is in the package.
     """
 
     spec: ModelSpec
@@ -48,7 +48,7 @@ class CatalogEntry:
 
     @property
     def name(self) -> str:
-        """Return what `--model` calls it."""
+        """Return its name, as in `--model`."""
         return self.spec.name
 
     @property
@@ -63,7 +63,7 @@ class CatalogEntry:
 
 
 def file_spec(name: str, architecture: str, dim: int, sha256: str, source: str) -> ModelSpec:
-    """Return the record of a user's weights that say nothing of their preprocessing."""
+    """Return the record of a user's weights without a record of their own."""
     return replace(
         _TEMPLATE,
         name=name,

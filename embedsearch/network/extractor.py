@@ -1,6 +1,6 @@
 """The whole path from pixels to unit vectors as one torch module.
 
-In: uint8 (B, S, S, 3) RGB; out: float32 (B, D), unit rows. Normalisation, pooling and L2 norm
+In: uint8 (B, S, S, 3) RGB; out: float32 (B, D), unit rows. Normalization, pooling and L2 norm
 are layers, so that torch and OpenVINO, CPU and GPU run the same arithmetic.
 """
 
@@ -15,7 +15,7 @@ from embedsearch.network.resnet import STAGES, ResNet, float_pixels, load
 
 
 class Extractor(nn.Module):
-    """Normalise, run the network, pool, measure from the centre, scale to unit length."""
+    """Normalize, run the network, pool, measure from the center, scale to unit length."""
 
     mean: Tensor
     deviation: Tensor
@@ -23,7 +23,7 @@ class Extractor(nn.Module):
 
     def __init__(self, network: ResNet, spec: ModelSpec) -> None:
         super().__init__()
-        mean, deviation = normalisation(spec)
+        mean, deviation = normalization(spec)
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
         self.network = network
@@ -51,7 +51,7 @@ def build_extractor(spec: ModelSpec, weights: dict[str, Tensor]) -> Extractor:
     return Extractor(load(spec.architecture, weights), spec).eval()
 
 
-def normalisation(spec: ModelSpec) -> tuple[Tensor, Tensor]:
+def normalization(spec: ModelSpec) -> tuple[Tensor, Tensor]:
     """Return mean and deviation, float32 (1, 3, 1, 1), of pixels in 0 to 255."""
     mean, deviation = (255.0 * torch.tensor(v).view(1, 3, 1, 1) for v in (spec.mean, spec.std))
     return mean, deviation
@@ -65,7 +65,7 @@ def pooling_of(spec: ModelSpec) -> GeM:
 
 
 def from_center(features: Tensor, center: Tensor) -> Tensor:
-    """Return unit vectors, float32 (B, D), of pooled features, measured from a centre (D,)."""
+    """Return unit vectors, float32 (B, D), of pooled features, measured from a center (D,)."""
     return _unit(_unit(features) - center)
 
 

@@ -1,4 +1,4 @@
-"""How a device wants its pictures: batch size, lanes, batches ahead; in: a device's name."""
+"""How images are fed to a device; in: a device's name, out: batch size, lanes, batches ahead."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ GPU_LANES = 2  # a GPU: one batch is copied while another is computed
 
 @dataclass(frozen=True)
 class Feed:
-    """How a device wants its pictures: so many a batch, and batches on so many lanes at most.
+    """How images are fed to a device: `batch` images a batch, on at most `lanes` lanes.
 
-    `ahead` batches, beyond those on the lanes, may be embedded before they are asked for.
+    `ahead` more batches may be embedded before they are needed.
     """
 
     batch: int
@@ -42,6 +42,6 @@ def feed_for(device: str) -> Feed:
 
 
 def may_have_gpu() -> bool:
-    """Return whether the machine may have a GPU, told without loading torch."""
+    """Return whether the machine may have a GPU, without loading torch."""
     nvidia = Path("/proc/driver/nvidia/version").exists() or Path("/dev/nvidiactl").exists()
     return nvidia or sys.platform in {"darwin", "win32"}

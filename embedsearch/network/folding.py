@@ -9,16 +9,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 def fold_batchnorm(network: nn.Module) -> None:
     """Fold, in place, every BatchNorm that follows a convolution. For networks in eval mode.
 
-    A module's children are looked at in the order in which they were made, which in a residual
-    network is the order in which they are called.
+    Children are visited in the order of their definition, which in a residual network is the order
+    of their calls.
     """
     for module in list(network.modules()):
         before: tuple[str, nn.Module] | None = None
         for name, child in list(module.named_children()):
             if isinstance(child, nn.BatchNorm2d) and before is not None:
-                holder, place, conv = _last_convolution(module, *before)
+                parent, conv_name, conv = _last_convolution(module, *before)
                 if conv is not None:
-                    setattr(holder, place, fuse_conv_bn_eval(conv, child))
+                    setattr(parent, conv_name, fuse_conv_bn_eval(conv, child))
                     setattr(module, name, nn.Identity())
             before = (name, child)
 
@@ -26,8 +26,7 @@ def fold_batchnorm(network: nn.Module) -> None:
 def _last_convolution(
     parent: nn.Module, name: str, child: nn.Module
 ) -> tuple[nn.Module, str, nn.Conv2d | None]:
-    """Return the convolution that `child` is or ends with, and where it hangs."""
+    """Return the convolution that `child` is or ends with, and its parent."""
     if isinstance(child, nn.Sequential) and len(child):  # the stem of ResNet-D
-        place = str(len(child) - 1)
-        return _last_convolution(child, place, child[-1])
+        return _last_convolution(child, str(len(child) - 1), child[-1])
     return parent, name, child if isinstance(child, nn.Conv2d) else None

@@ -1,6 +1,6 @@
 """Convolution, bias, shortcut and ReLU in one kernel of cuDNN: for folded networks on CUDA.
 
-Apart, the bias alone takes two fifths of a ResNet-50's time on an H200, reading and writing every
+Unfused, the bias alone takes two fifths of a ResNet-50's time on an H200: it reads and writes every
 map once more.
 """
 
@@ -18,9 +18,9 @@ def fuse_kernels(network: ResNet) -> None:
     for stage in STAGES:
         blocks = network.get_submodule(stage)
         assert isinstance(blocks, nn.Sequential)
-        for place, block in enumerate(blocks):
+        for index, block in enumerate(blocks):
             if isinstance(block, ResidualBlock) and isinstance(block.act, nn.ReLU):
-                blocks[place] = FusedBlock(block)
+                blocks[index] = FusedBlock(block)
 
 
 class FusedConvolution(nn.Module):
@@ -41,7 +41,7 @@ class FusedConvolution(nn.Module):
 
 
 class FusedBlock(nn.Module):
-    """A residual block in as many kernels as it has convolutions, if nothing scales its F."""
+    """A residual block with one kernel a convolution, if nothing scales its F."""
 
     def __init__(self, block: ResidualBlock) -> None:
         super().__init__()

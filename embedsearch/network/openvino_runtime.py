@@ -1,7 +1,7 @@
 """A model on the CPU through OpenVINO, without torch in this process.
 
-The converted network lies in the user's cache, one folder a model and version; what is missing
-is made by the child in `prepare.py`.
+The converted network is in the user's cache, one folder a model and version; a missing one is made
+by the child process of `prepare.py`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class OpenVinoExtractor:
     def __init__(
         self, spec: ModelSpec, precision: str, session: Session, *, lanes: int = 1
     ) -> None:
-        """Load the converted model for one answer soon, or for batches on up to `lanes` lanes.
+        """Load the converted model for one quick answer, or for batches on up to `lanes` lanes.
 
         Raises MissingLibrary or WeightsUnavailable.
         """
@@ -54,7 +54,9 @@ class OpenVinoExtractor:
         streaming = lanes > 1
         compiled = compile_model(folder, self.precision, streaming=streaming)
         if compiled is None:
-            raise MissingLibrary(f"this processor does not run {self.precision}: --precision auto")
+            raise MissingLibrary(
+                f"this processor does not run {self.precision}: use precision auto"
+            )
         best = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self.lanes = min(best, lanes)
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()  # each for one call at a time
@@ -69,16 +71,16 @@ class OpenVinoExtractor:
         request = self._requests.get()
         try:
             result = request.infer(pixels, share_inputs=True)[0]  # the pixels are not copied
-            return np.array(result, dtype=np.float32)  # a copy: the output buffer is used again
+            return np.array(result, dtype=np.float32)  # a copy: the output buffer is reused
         finally:
             self._requests.put(request)
 
 
 def import_openvino() -> Any:
-    """Return the library, kept from reporting its use.
+    """Return the library, with its telemetry off.
 
-    Present but None, openvino_telemetry cannot be imported: converting or quantising a model
-    would otherwise write a client id to the home folder and report it.
+    With None in sys.modules, openvino_telemetry cannot be imported: converting or quantizing a
+    model would otherwise write a client id to the home folder and report it.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
@@ -90,7 +92,7 @@ def compile_model(folder: Path, precision: str, *, streaming: bool = False) -> A
     """Return the compiled model, or None where this processor cannot run the precision."""
     core = import_openvino().Core()
     has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    # What int8 leaves as floats, and all else asked for.
+    # The operations that int8 leaves as floats.
     floats = ("bf16" if has_bf16 else "fp32") if precision == "int8" else precision
     if floats not in _HINTS or (floats == "bf16" and not has_bf16):
         return None
@@ -123,8 +125,8 @@ def _quantize(folder: Path, spec: ModelSpec, session: Session) -> None:
     if _is_whole(folder, "int8", "int8"):
         return
     if find_spec("nncf") is None:
-        raise MissingLibrary("--precision int8 needs NNCF: pip install 'embedsearch[int8]'")
-    session.notice(f"quantising {spec.name} to int8 (once)")
+        raise MissingLibrary("precision int8 needs NNCF: pip install 'embedsearch[int8]'")
+    session.notice(f"quantizing {spec.name} to int8 (once)")
     run_prepare("quantize", {"folder": str(folder), "side": spec.input_side}, session)
 
 
@@ -135,7 +137,7 @@ def place_model(model: Any, folder: Path, name: str) -> dict[str, str]:
     """
     digests = {}
     for left in folder.glob("tmp-*"):  # by a process that was killed
-        with contextlib.suppress(OSError):  # it costs space only; the next one tries again
+        with contextlib.suppress(OSError):  # it only takes space; the next run tries again
             if left.stat().st_mtime < time.time() - _DEBRIS_AGE_S:
                 shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix="tmp-", dir=folder) as staging:
@@ -144,8 +146,8 @@ def place_model(model: Any, folder: Path, name: str) -> dict[str, str]:
             import_openvino().save_model(model, written, compress_to_fp16=True)
         except RuntimeError as error:
             free = shutil.disk_usage(folder).free >> 20
-            words = f"cannot be written ({error}), {free} MB are free"
-            raise OSError(errno.EIO, words, str(folder)) from error
+            message = f"cannot be written ({error}), {free} MB are free"
+            raise OSError(errno.EIO, message, str(folder)) from error
         for suffix in (".bin", ".xml"):
             file = written.with_suffix(suffix)
             digests[suffix] = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -167,7 +169,7 @@ def _is_whole(folder: Path, model: str, note: str) -> bool:
 
 
 def _processor() -> str:
-    """Return 8 hex digits for this kind of processor: a home folder may serve several."""
+    """Return 8 hex digits for this kind of processor: machines may share a home folder."""
     try:
         lines = Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines()
         text = "".join(line for line in lines if line.startswith(("model", "flags", "vendor")))

@@ -1,4 +1,4 @@
-"""From the last map to one vector: pooling, and the centre that vectors are measured from.
+"""From the last map to one vector: pooling, and the center that is subtracted.
 
 In: maps (B, C, H, W); out: float (B, C).
 """
@@ -16,7 +16,7 @@ _NODES = 64  # of the Gauss-Hermite quadrature
 
 
 class GeM(nn.Module):
-    """Generalised-mean pooling: (B, C, H, W) → (B, C), mean(x^p)^(1/p).
+    """Generalized-mean pooling: (B, C, H, W) → (B, C), mean(x^p)^(1/p).
 
     p = 1 is the average, large p nears the maximum (Radenović et al., "Fine-tuning CNN Image
     Retrieval with No Human Annotation", TPAMI 2019).
@@ -32,9 +32,9 @@ class GeM(nn.Module):
 
 
 def expected_features(network: ResNet, pooling: GeM) -> Tensor:
-    """Return what a network's pooled features are on average, as a unit vector (dim,), on the CPU.
+    """Return the mean of a network's pooled features, as a unit vector (dim,), on the CPU.
 
-    From its weights alone, no image: a BatchNorm's output is taken as a Gaussian of mean β and
+    Computed from the weights alone: a BatchNorm's output is taken as a Gaussian of mean β and
     deviation |γ|, block after block through the last stage. Features of ReLU networks share a
     large common part; vectors measured from it rank better (benchmarks/QUALITY.md).
     """
@@ -71,5 +71,5 @@ def _before_activation(
 
 
 def _precise(values: Tensor) -> Tensor:
-    """Return float64 on the CPU: Metal has none."""
+    """Return float64 on the CPU: Metal has no float64."""
     return values.cpu().double()

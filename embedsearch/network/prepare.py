@@ -2,8 +2,8 @@
 
 Task `import` turns a file of weights into safetensors in the cache; task `convert` turns a
 model into OpenVINO's form, measures which precision is faster here, and compiles it once; task
-`quantize` makes an int8 form of that. The indexing process itself stays below half the memory for
-it. Arguments come as JSON on stdin.
+`quantize` makes an int8 form of that. As this process loads torch, the indexing process needs less
+than half the memory. Arguments come as JSON on stdin.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
+import safetensors.torch
 import torch
 
 from embedsearch.core.atomic import write_atomically
@@ -25,10 +27,9 @@ from embedsearch.network.extractor import build_extractor, pooling_of
 from embedsearch.network.openvino_runtime import compile_model, import_openvino, place_model
 from embedsearch.network.quantize import quantize
 from embedsearch.network.resnet import ARCHITECTURES, STAGES, Architecture, load
-from embedsearch.network.tensors import dump_tensors, load_tensors
 
 MODEL_RECORD = "embedsearch_model"  # the metadata that holds a ModelSpec's fields, as JSON
-# Where training scripts keep the state_dict, what wrappers put before names, and heads.
+# Keys of the state_dict in training scripts, prefixes of wrappers, and names of heads.
 _OUTER = ("state_dict", "model_state_dict", "model", "state_dict_ema")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "network.", "encoder.")
 _HEADS = ("fc.", "head.", "classifier.")
@@ -52,7 +53,7 @@ def main() -> None:
     except OSError as error:
         where = error.filename or values["folder"]
         sys.exit(f"{where}: {error.strerror or error}; EMBEDSEARCH_CACHE moves the cache folder")
-    except Exception as error:  # whatever a hostile checkpoint makes torch raise is one line here
+    except Exception as error:  # a hostile checkpoint can make torch raise anything
         sys.exit(" ".join(str(error).split())[:500] or type(error).__name__)
 
 
@@ -60,14 +61,16 @@ def import_weights(file: Path, sha256: str, folder: Path) -> None:
     """Write the residual network's weights in `file` as `<sha256>.safetensors` and a note.
 
     The note holds the file's model record, if it has one, else the architecture. Raises
-    ValueError where they are no weights of a network of the family.
+    ValueError for weights of another kind of network.
     """
     weights, metadata = read_weights(file)
     record = _own_record(metadata)
-    name = record.get("architecture") or recognise(weights)
+    name = record.get("architecture") or recognize(weights)
     network = load(name, weights)  # strict: names what is missing or unexpected
-    body = {key: value.contiguous() for key, value in weights.items()}
-    data = dump_tensors(body)
+    # Copies: the library refuses tensors that share memory, as those of some checkpoints do.
+    plain = torch.contiguous_format
+    body = {key: value.clone(memory_format=plain) for key, value in weights.items()}
+    data = safetensors.torch.save(body)
     note = {
         "architecture": name,
         "dim": network.kind.dim,
@@ -107,12 +110,10 @@ def _own_record(metadata: dict[str, str]) -> dict[str, Any]:
 def read_weights(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Return a network's tensors by torchvision's or timm's names, and the file's metadata.
 
-    Wrappers' prefixes and the classifier are taken off. No code in the file is executed.
+    Prefixes of wrappers and the classifier are removed. No code in the file is executed.
     """
     metadata: dict[str, str] = {}
     if file.suffix == ".safetensors":
-        import safetensors
-
         with safetensors.safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
             loaded = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
@@ -125,18 +126,18 @@ def read_weights(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         raise ValueError(f"{file} is no dictionary of tensors, nor holds one as {_OUTER}")
     weights = {_bare(key): value for key, value in loaded.items()}
     if len(weights) < len(loaded):
-        raise ValueError(f"{file} holds several networks: save the one that is meant")
+        raise ValueError(f"{file} holds several networks: save only one")
     return {key: v for key, v in weights.items() if not key.startswith(_HEADS)}, metadata
 
 
 def _bare(key: str) -> str:
-    """Return a parameter's name without what wrappers put before it."""
+    """Return a parameter's name without the prefixes of wrappers."""
     while prefix := next((p for p in _PREFIXES if key.startswith(p)), ""):
         key = key.removeprefix(prefix)
     return key
 
 
-def recognise(weights: dict[str, torch.Tensor]) -> str:
+def recognize(weights: dict[str, torch.Tensor]) -> str:
     """Return the name of the architecture that these parameters belong to, by their shapes."""
     blocks = {tuple(key.split(".")[:2]) for key in weights if key.startswith("layer")}
     depths = tuple(sum(stage == wanted for stage, *_ in blocks) for wanted in STAGES)
@@ -165,7 +166,7 @@ def recognise(weights: dict[str, torch.Tensor]) -> str:
 def convert(spec: ModelSpec, weights: Path, folder: Path) -> None:
     """Write `model.xml`, `model.bin` and `runtime.json` for OpenVINO into `folder`."""
     ov = import_openvino()
-    extractor = build_extractor(spec, load_tensors(weights))
+    extractor = build_extractor(spec, safetensors.torch.load_file(weights))
     side = spec.input_side
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
     with torch.no_grad():

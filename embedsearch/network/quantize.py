@@ -1,8 +1,8 @@
 """The int8 form of a converted network; runs in the short-lived child of `prepare.py`.
 
-Weights and activations become 8-bit integers by NNCF's post-training quantisation, but for the
-parts where that costs neighbours: everything up to the second stage, the residual additions, and
-all after the last block. Measured with real ResNet-50 weights on 2,013 photos: quantising
+Weights and activations become 8-bit integers by NNCF's post-training quantization, except where
+that changes neighbors: everything up to the second stage, the residual additions, and
+all after the last block. Measured with real ResNet-50 weights on 2,013 photos: quantizing
 everything left a top-10 overlap with fp32 of .75, all but the head .89, this .96.
 """
 
@@ -21,7 +21,7 @@ from embedsearch.network.openvino_runtime import import_openvino, place_model
 
 # 18 of sample_images/, whole at 128 × 128 px; 300 photos instead of them were no better.
 CALIBRATION = Path(__file__).with_name("calibration.npz")
-MIN_COSINE = 0.95  # of int8 and fp32, the lowest of the calibration pictures
+MIN_COSINE = 0.95  # of int8 and fp32, the lowest of the calibration images
 
 
 def quantize(folder: Path, side: int) -> None:
@@ -29,7 +29,7 @@ def quantize(folder: Path, side: int) -> None:
 
     Raises ValueError where the int8 vectors are too far from those of fp32.
     """
-    ov = import_openvino()  # before NNCF, which would report its use the same way
+    ov = import_openvino()  # before NNCF, whose telemetry is switched off the same way
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
@@ -37,7 +37,7 @@ def quantize(folder: Path, side: int) -> None:
     core = ov.Core()
     model = core.read_model(folder / "model.xml")
     pixels = calibration_pixels(side)
-    pictures = [pixels[place : place + 1] for place in range(len(pixels))]
+    pictures = [pixels[index : index + 1] for index in range(len(pixels))]
     whole_range = AdvancedQuantizationParameters(
         activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
     )
@@ -45,7 +45,7 @@ def quantize(folder: Path, side: int) -> None:
         model,
         nncf.Dataset(pictures),
         subset_size=len(pictures),
-        preset=nncf.QuantizationPreset.MIXED,  # what comes out of a ReLU has no sign
+        preset=nncf.QuantizationPreset.MIXED,  # the output of a ReLU is not negative
         ignored_scope=nncf.IgnoredScope(names=kept_as_floats(model.get_ordered_ops())),
         advanced_parameters=whole_range,
     )
@@ -53,7 +53,7 @@ def quantize(folder: Path, side: int) -> None:
     if cosines.min() < MIN_COSINE:
         raise ValueError(
             f"int8 changes this network's vectors too much: a cosine of {cosines.min():.3f} with "
-            f"fp32, and at least {MIN_COSINE} is needed; use --precision auto"
+            f"fp32, and at least {MIN_COSINE} is needed; use precision auto"
         )
     digests = place_model(quantized, folder, "int8")
     note = {"sha256": digests, "cosine": {"mean": cosines.mean(), "min": cosines.min()}}
@@ -62,7 +62,7 @@ def quantize(folder: Path, side: int) -> None:
 
 
 def calibration_pixels(side: int) -> npt.NDArray[np.uint8]:
-    """Return the calibration pictures, uint8 (18, S, S, 3)."""
+    """Return the calibration images, uint8 (18, S, S, 3)."""
     with np.load(CALIBRATION, allow_pickle=False) as file:
         pictures = torch.from_numpy(file["pixels"]).permute(0, 3, 1, 2).float()
     scaled = torch.nn.functional.interpolate(pictures, (side, side), mode="bicubic", antialias=True)
@@ -73,16 +73,16 @@ def calibration_pixels(side: int) -> npt.NDArray[np.uint8]:
 
 
 def kept_as_floats(operations: list[Any]) -> list[str]:
-    """Return the names of the operations that are not quantised, of all in their order."""
+    """Return the names of the operations that are not quantized, in order."""
     kinds = [operation.get_type_name() for operation in operations]
     names = [operation.friendly_name for operation in operations]
-    second_stage = next(place for place, name in enumerate(names) if ".layer2." in name)
-    last_block = max(place for place, kind in enumerate(kinds) if kind == "Relu")
+    second_stage = next(index for index, name in enumerate(names) if ".layer2." in name)
+    last_block = max(index for index, kind in enumerate(kinds) if kind == "Relu")
     kept = []
-    for place, (kind, name) in enumerate(zip(kinds, names, strict=True)):
-        early = place < second_stage and kind == "Convolution"
+    for index, (kind, name) in enumerate(zip(kinds, names, strict=True)):
+        early = index < second_stage and kind == "Convolution"
         residual = kind == "Add" and "aten::add" in name
-        head = place >= last_block and kind not in {"Constant", "Convert", "Result"}
+        head = index >= last_block and kind not in {"Constant", "Convert", "Result"}
         if early or residual or head:
             kept.append(name)
     return kept
@@ -91,7 +91,7 @@ def kept_as_floats(operations: list[Any]) -> list[str]:
 def _cosines(
     core: Any, exact: Any, quantized: Any, pictures: list[npt.NDArray[np.uint8]]
 ) -> npt.NDArray[np.float64]:
-    """Return the cosine of both networks' vectors for each picture."""
+    """Return the cosine of both networks' vectors for each image."""
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
     vectors = []
     for model in (exact, quantized):

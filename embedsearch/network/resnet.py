@@ -1,7 +1,7 @@
 """The family of residual networks (He et al., "Deep Residual Learning for Image Recognition",
 CVPR 2016), by configuration.
 
-In: float (N, 3, H, W), normalised; out: maps of the stages, pooled features or class scores.
+In: float (N, 3, H, W), normalized; out: maps of the stages, pooled features or class scores.
 
     stem      H/4 × W/4      64 channels     7×7 convolution, or three 3×3 (ResNet-D); max pool
     layer1    H/4 × W/4      64 × expansion  blocks: y = act(F(x) + shortcut(x))
@@ -31,7 +31,7 @@ ACTIVATIONS = ("relu", "leaky_relu", "gelu")
 
 @dataclass(frozen=True)
 class Architecture:
-    """What sets one network of the family apart from another."""
+    """The parameters of a network of the family."""
 
     depths: tuple[int, int, int, int]  # blocks a stage
     bottleneck: bool  # 1×1, 3×3, 1×1 convolutions in a block; else 3×3, 3×3
@@ -142,7 +142,7 @@ class Bottleneck(ResidualBlock):
 
 
 class SqueezeExcitation(nn.Module):
-    """Scale each channel by what the means of all channels say: (N, C, H, W) → the same."""
+    """Scale each channel by a function of the means of all channels: (N, C, H, W) → the same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -185,13 +185,13 @@ class ResNet(nn.Module):
         block = Bottleneck if kind.bottleneck else BasicBlock
         for stage, depth, width in zip(STAGES, kind.depths, STAGE_WIDTHS, strict=True):
             blocks = []
-            for place in range(depth):  # only the first block of a stage strides or projects
-                stride = 2 if place == 0 and stage != STAGES[0] else 1
+            for index in range(depth):  # only the first block of a stage strides or projects
+                stride = 2 if index == 0 and stage != STAGES[0] else 1
                 blocks.append(block(channels, width, stride, kind))
                 channels = width * block.expansion
             self.add_module(stage, nn.Sequential(*blocks))
         self.fc: nn.Module = nn.Linear(channels, classes) if classes else nn.Identity()
-        initialise(self)
+        initialize(self)
 
     def stages(self, x: Tensor) -> dict[str, Tensor]:
         """Return the maps by name, `layer1` to `layer4`, of float (N, 3, H, W)."""
@@ -211,8 +211,8 @@ class ResNet(nn.Module):
     def extract_stages(self, x: Tensor, names: Iterable[str] = STAGES) -> dict[str, Tensor]:
         """Return the maps of the named stages.
 
-        Raises RuntimeError in training mode: BatchNorm would normalise by the batch, and each
-        image's features would depend on its neighbours in it.
+        Raises RuntimeError in training mode: BatchNorm would normalize by the batch, and each
+        image's features would depend on its neighbors in it.
         """
         if self.training:
             raise RuntimeError("features need eval mode: call .eval() on the network first")
@@ -234,7 +234,7 @@ def add_residual(residual: Tensor, shortcut: Tensor) -> Tensor:
     return residual + shortcut
 
 
-def initialise(network: nn.Module) -> None:
+def initialize(network: nn.Module) -> None:
     """Draw convolutions as He et al. do (ICCV 2015); begin every block as act(shortcut).
 
     The BatchNorm that ends F starts at 0 (Goyal et al., "Accurate, Large Minibatch SGD", 2017).
@@ -249,7 +249,7 @@ def initialise(network: nn.Module) -> None:
 def _shortcut(channels: int, out: int, stride: int, *, averaged: bool) -> nn.Sequential | None:
     """Return the projection for a block that changes shape, None where identity will do.
 
-    Averaged, as in ResNet-D, it drops no pixel: a strided 1×1 convolution never reads 3 of 4.
+    Average pooling, as in ResNet-D, drops no pixel: a strided 1×1 convolution skips 3 of 4.
     """
     if stride == 1 and channels == out:
         return None

@@ -15,7 +15,7 @@ from embedsearch.network.feed import feed_for, may_have_gpu
 
 
 class PixelExtractor(Protocol):
-    """What every runtime offers."""
+    """The interface of every runtime."""
 
     device: str
     precision: str
@@ -28,7 +28,7 @@ class PixelExtractor(Protocol):
 def load_extractor(
     spec: ModelSpec, device: str, precision: str, session: Session
 ) -> PixelExtractor:
-    """Return the extractor of a model on a device, set up for one answer soon.
+    """Return the extractor of a model on a device, set up for one quick answer.
 
     On a CPU that is OpenVINO, and torch where OpenVINO is missing or the precision is fp16.
     Raises MissingLibrary or WeightsUnavailable.
@@ -56,7 +56,7 @@ def _load(
             return OpenVinoExtractor(spec, precision, session, lanes=lanes)
         session.notice("openvino is not installed: embedding with torch, which is slower on a CPU")
     if precision == "int8":
-        raise MissingLibrary("--precision int8 is for CPUs, through OpenVINO: --precision auto")
+        raise MissingLibrary("precision int8 is for CPUs, through OpenVINO: use precision auto")
     try:
         from embedsearch.network.torch_runtime import TorchExtractor
     except (ImportError, OSError) as error:  # OSError: a CUDA library that does not load
@@ -65,7 +65,7 @@ def _load(
 
 
 def _auto_device() -> str:
-    """Return the fastest device. Torch, slow to import, is asked only where a GPU may be."""
+    """Return the fastest device. Torch, slow to import, is loaded only where a GPU may be."""
     if not may_have_gpu():
         return "cpu"
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors.torch import load_file
 
 from embedsearch.core.errors import MissingLibrary
 from embedsearch.core.records import ModelSpec
@@ -18,7 +19,6 @@ from embedsearch.network.extractor import Extractor, build_extractor
 from embedsearch.network.feed import GPU_LANES
 from embedsearch.network.folding import fold_batchnorm
 from embedsearch.network.fusing import fuse_kernels
-from embedsearch.network.tensors import load_tensors
 from embedsearch.network.weights import weights_path
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -29,8 +29,8 @@ GRAPH_AFTER = 16
 class TorchExtractor:
     """Callable: uint8 (B, S, S, 3) to float32 (B, D), unit rows.
 
-    On CUDA it has two lanes a GPU, each with a stream of its own, and with `streaming` all GPUs
-    that are visible; elsewhere one lane. As many threads may call it as it has lanes.
+    On CUDA it has two lanes a GPU, each with a stream of its own, and with `streaming` it uses
+    all visible GPUs; elsewhere it has one lane. As many threads may call it as it has lanes.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class TorchExtractor:
         _check_present(first)
         self.device = device
         self.precision = _auto_precision(first) if precision == "auto" else precision
-        extractor = build_extractor(spec, load_tensors(weights_path(spec)))
+        extractor = build_extractor(spec, load_file(weights_path(spec)))
         fold_batchnorm(extractor.network)
         if first.type == "cuda" and not torch.version.hip:
             fuse_kernels(extractor.network)
@@ -54,7 +54,7 @@ class TorchExtractor:
             return
         devices = [first]
         if streaming and first.index is None:
-            devices = [torch.device("cuda", place) for place in range(torch.cuda.device_count())]
+            devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
         lanes = GPU_LANES if streaming else 1
         self.lanes = lanes * len(devices)
         shared = [(copy.deepcopy(extractor).to(gpu), gpu, threading.Lock()) for gpu in devices]
@@ -77,16 +77,16 @@ class TorchExtractor:
         done: list[npt.NDArray[np.float32]] = []
         start = 0
         while start < len(pixels):
-            part = pixels[start : start + lane.most]
+            part = pixels[start : start + lane.max_images]
             try:
                 done.append(lane.embed(part))
                 start += len(part)
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise MissingLibrary(
-                        f"{self.device} has no memory for a single image: --device cpu"
+                        f"{self.device} has no memory for a single image: use device cpu"
                     ) from None
-                lane.most = len(part) // 2  # for all later batches, too
+                lane.max_images = len(part) // 2  # also for later batches
                 lane.free_memory()
         return done[0] if len(done) == 1 else np.concatenate(done)
 
@@ -95,7 +95,7 @@ class _Lane:
     """The network on a device where one batch is worked on at a time."""
 
     def __init__(self, extractor: Extractor, device: torch.device) -> None:
-        self.most = sys.maxsize  # images a batch
+        self.max_images = sys.maxsize  # images a batch
         self._extractor = extractor
         self._device = device
 
@@ -107,24 +107,26 @@ class _Lane:
         return vectors
 
     def free_memory(self) -> None:
-        """Give back what is not in use."""
+        """Free unused memory."""
 
 
 class _CudaLane:
     """A stream of one GPU with memory of its own: its copies run beside other lanes' kernels.
 
-    Batches of one size are replayed as a CUDA graph once there were so many that it pays.
+    Batches of one size are replayed as a CUDA graph once there were enough to pay for it.
     """
 
     def __init__(
         self, extractor: Extractor, device: torch.device, launching: threading.Lock
     ) -> None:
-        self.most = sys.maxsize
+        self.max_images = sys.maxsize
         self._extractor = extractor
         self._device = device
-        self._launching = launching  # of a GPU's lanes one at a time: a capture bears no other
+        self._launching = (
+            launching  # one lane of a GPU at a time: nothing else may run during a capture
+        )
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._staging = torch.empty(0, dtype=torch.uint8)  # pinned, for pixels on their way in
+        self._staging = torch.empty(0, dtype=torch.uint8)  # pinned memory for pixels
         self._whole_batches = 0
         self._graph: tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor] | None = None
 
@@ -170,7 +172,7 @@ class _CudaLane:
         return graph, taken, vectors
 
     def free_memory(self) -> None:
-        """Give back what is not in use, the graph included."""
+        """Free unused memory and the graph."""
         self._whole_batches, self._graph = 0, None
         self._staging = torch.empty(0, dtype=torch.uint8)
         with torch.cuda.device(self._device):
@@ -185,9 +187,9 @@ def pick_device(name: str) -> torch.device:
 
 
 def training_precision(asked: str, device: torch.device) -> str:
-    """Return in which precision to train: for `auto` what the device is fast at.
+    """Return the precision to train in; for `auto` the one that is fast on the device.
 
-    On a CPU that is bf16 only where its instructions are there; emulated it is slow.
+    On a CPU that is bf16 only with instructions for it; emulated bf16 is slow.
     """
     if asked != "auto":
         return asked
@@ -218,16 +220,16 @@ def best_device() -> str:
 def _check_present(device: torch.device) -> None:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise MissingLibrary(
-            f"--device {device}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
-            "devices; check the driver with nvidia-smi, or use --device cpu"
+            f"device {device}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
+            "devices; check the driver with nvidia-smi, or use device cpu"
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise MissingLibrary("--device mps: torch finds no Metal device; use --device cpu")
+        raise MissingLibrary("device mps: torch finds no Metal device; use device cpu")
 
 
 def _auto_precision(device: torch.device) -> str:
     if device.type == "cuda":
-        # Asked whether it supports bf16, torch counts emulation, which is slow or fails.
+        # torch reports emulated bf16 as supported; it is slow or fails.
         is_native = torch.cuda.get_device_capability(device) >= (8, 0) or torch.version.hip
         return "bf16" if is_native else "fp16"
     return "fp32"

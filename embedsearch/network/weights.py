@@ -1,4 +1,4 @@
-"""From `--model` to a ModelSpec whose weights are on this machine. Loads no torch.
+"""Weights on this machine; in: a model's name or file, out: a ModelSpec. Loads no torch.
 
 Weights are kept once, in the user's cache, under the sha256 of the file they came from; a
 store names that sha256, so it still answers when the original file has moved.
@@ -25,27 +25,27 @@ from embedsearch.core.session import Session
 from embedsearch.core.system import cache_folder, child_environment, python_command
 from embedsearch.network.catalog import AUTO, AUTO_MODEL, CATALOG, PACKAGED, CatalogEntry, file_spec
 
-CONNECT_TIMEOUT_S = 3.0  # after twice that the server counts as unreachable
+CONNECT_TIMEOUT_S = 3.0  # after twice this time the server counts as unreachable
 READ_TIMEOUT_S = 30.0  # for a download that has begun and stalls
 _STOP_POLL_S = 0.2
 _DOING = {
     "import": "reading the weights",
     "convert": "converting the network",
-    "quantize": "quantising the network",
+    "quantize": "quantizing the network",
 }
 PACKAGED_FILE = "packaged_resnet18.safetensors"
 SUFFIXES = (".safetensors", ".pth", ".pt")
-# What a file's own model record decides; name, hash and source are the file's.
+# Fields taken from a file's own model record; name, hash and source are the file's.
 _OF_A_RECORD = frozenset(
     f.name for f in fields(ModelSpec) if f.name not in {"name", "weights_sha256", "dim", "source"}
 )
 
 
 def resolve(model: str, session: Session) -> ModelSpec:
-    """Return the spec of `model`, a catalogue entry or a file, with its weights cached.
+    """Return the spec of `model`, a catalog entry or a file, with its weights cached.
 
-    `auto` falls back to the packaged weights, saying so; anything else raises
-    WeightsUnavailable or UsageError with what to put where.
+    `auto` falls back to the packaged weights with a notice; anything else raises
+    WeightsUnavailable or UsageError, which say what to do.
     """
     if model == AUTO:
         try:
@@ -58,10 +58,10 @@ def resolve(model: str, session: Session) -> ModelSpec:
     path = Path(model)
     if path.suffix in SUFFIXES:
         if not path.is_file():
-            raise WeightsUnavailable(f"--model {model}: no such file")
+            raise WeightsUnavailable(f"model {model}: no such file")
         return _file_spec(path, session)
     raise UsageError(
-        f"--model {model!r} is neither one of {', '.join([AUTO, *CATALOG])} "
+        f"model {model!r} is neither one of {', '.join([AUTO, *CATALOG])} "
         f"nor a file ending in {', '.join(SUFFIXES)}{_suggestion(model)}"
     )
 
@@ -69,7 +69,7 @@ def resolve(model: str, session: Session) -> ModelSpec:
 def weights_path(spec: ModelSpec) -> Path:
     """Return the safetensors file of a spec's weights, its content verified.
 
-    Raises WeightsUnavailable, with what to put where.
+    Raises WeightsUnavailable, which says what to do.
     """
     cached = _cached(spec.weights_sha256)
     if cached is not None:
@@ -91,7 +91,7 @@ def weights_path(spec: ModelSpec) -> Path:
 def import_file(path: Path, sha256: str, session: Session) -> Path:
     """Bring a file of weights into the cache, in a child process that loads torch.
 
-    Raises WeightsUnavailable where it holds no residual network's weights.
+    Raises WeightsUnavailable where the file holds no weights of a residual network.
     """
     values = {"file": str(path), "sha256": sha256, "folder": str(_folder())}
     run_prepare("import", values, session)
@@ -121,7 +121,7 @@ def run_prepare(task: str, values: dict[str, Any], session: Session) -> None:
             while child.returncode is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     errors = child.communicate(request, timeout=_STOP_POLL_S)[1]
-                request = None  # a second communicate() goes on where the first was cut off
+                request = None  # a second communicate() continues the first
                 session.check()
         except BaseException:
             child.kill()
@@ -131,7 +131,7 @@ def run_prepare(task: str, values: dict[str, Any], session: Session) -> None:
 
 
 def _why(code: int, errors: str) -> str:
-    """Return why a child ended, in words; its last line speaks unless a signal killed it."""
+    """Return why a child ended: its last line, unless a signal killed it."""
     if code < 0:
         name = signal.Signals(-code).name
         hint = "out of memory? " if code == -signal.SIGKILL else ""
@@ -140,7 +140,7 @@ def _why(code: int, errors: str) -> str:
 
 
 def is_cached(entry: CatalogEntry) -> bool:
-    """Return whether a catalogue entry can be used without a download."""
+    """Return whether a catalog entry can be used without a download."""
     return entry.url is None or _known_sha256(entry) is not None or _hub_file(entry).is_file()
 
 
@@ -181,8 +181,8 @@ def _known_sha256(entry: CatalogEntry) -> str | None:
 
 
 def _download(entry: CatalogEntry, target: Path, session: Session) -> str:
-    """Fetch a catalogue entry's weights into `target` and return their sha256."""
-    import http.client  # only here: with ssl it costs a query a twentieth of a second
+    """Fetch a catalog entry's weights into `target` and return their sha256."""
+    import http.client  # imported here: with ssl it takes a query a twentieth of a second
 
     assert entry.url is not None
     digest = hashlib.sha256()
@@ -208,8 +208,8 @@ def _download(entry: CatalogEntry, target: Path, session: Session) -> str:
 def _connect(url: str) -> Any:
     """Return the opened answer of a server. Raises OSError or HTTPException.
 
-    In a thread of its own: where no name server answers, the look-up alone can take half a
-    minute, and no time-out of a socket bounds that.
+    In a thread: without a name server the look-up can take half a minute, and no time-out of a
+    socket bounds it.
     """
     import queue
     import threading
@@ -265,7 +265,7 @@ def _hub_file(entry: CatalogEntry) -> Path:
     """Return where torchvision itself would keep this download."""
     home = os.environ.get("TORCH_HOME")
     base = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
-    with contextlib.suppress(RuntimeError):  # no home folder: the path is shown, never found
+    with contextlib.suppress(RuntimeError):  # without a home folder the path is only shown
         base = base.expanduser()
     return base / "hub" / "checkpoints" / entry.file_name
 

@@ -23,7 +23,7 @@ from embedsearch.core.records import Box, ModelSpec, Place, Reason, check_unit_r
 from embedsearch.core.session import Session
 from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.images.originals import Originals
-from embedsearch.images.temporary import ByteFiles
+from embedsearch.images.temporary import TemporaryImages
 from embedsearch.network.runtime import PixelExtractor, load_extractor
 
 if TYPE_CHECKING:
@@ -140,9 +140,9 @@ class QueryEmbedder:
         self._loading = threading.Lock()
         self._extractor: PixelExtractor | None = None
         self._decoder = SharedDecoder(
-            spec.input_side, limits, most=IMAGES_AT_ONCE, meanwhile=lambda: self._network()
+            spec.input_side, limits, max_files=IMAGES_AT_ONCE, meanwhile=lambda: self._network()
         )
-        self._handed = ByteFiles()
+        self._handed = TemporaryImages()
         self._originals = Originals(limits.max_bytes)
         self._embed_together = MicroBatcher(self._embed, IMAGES_AT_ONCE)
 

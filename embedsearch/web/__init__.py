@@ -1,1 +1,1 @@
-"""The HTTP door; nothing else of embedsearch imports it."""
+"""The HTTP server; no other package imports it."""

@@ -1,7 +1,7 @@
 """The routes; in: an open store, out: an ASGI application that answers searches from it.
 
-One network and one set of workers serve all: what requests ask for at once is decoded, embedded
-and searched in one batch.
+One network and one set of workers serve all requests: concurrent ones are decoded, embedded and
+searched in one batch.
 """
 
 from __future__ import annotations
@@ -35,22 +35,21 @@ from embedsearch.core.paths import printable
 from embedsearch.core.records import Hit, ImageRecord, Reason
 from embedsearch.images.thumbnails import MAX_SIDE
 from embedsearch.searching.searcher import Searcher
-from embedsearch.web.admission import Admission, Busy
-from embedsearch.web.asked import (
-    Asked,
+from embedsearch.web.guard import Access, App, Guard
+from embedsearch.web.limits import Admission, Busy, ServerLimits
+from embedsearch.web.metrics import CONTENT_TYPE, Metrics
+from embedsearch.web.plain import FORM, error_page, hits_page
+from embedsearch.web.search_request import (
     BadRequest,
     ListOptions,
     RowOptions,
     SearchBody,
+    SearchRequest,
     TextOptions,
-    asked,
     parameters,
+    read_search,
     validated,
 )
-from embedsearch.web.guard import Access, App, Guard
-from embedsearch.web.limits import ServerLimits
-from embedsearch.web.metrics import CONTENT_TYPE, Metrics
-from embedsearch.web.plain import FORM, error_page, hits_page
 
 T = TypeVar("T")
 _Row: TypeAlias = Annotated[str, Path(pattern="^[0-9]{1,12}$")]
@@ -59,11 +58,19 @@ _DEFAULT_SIDE = 256
 _PICTURES = {"image/*": {"schema": {"type": "string", "format": "binary"}}}
 _log = logging.getLogger("embedsearch.web")
 
-
 _STATIC = {
     "page.css": "text/css",
-    "page.js": "text/javascript",
     "icon.svg": "image/svg+xml",
+    "page.js": "text/javascript",
+    "address.js": "text/javascript",
+    "columns.js": "text/javascript",
+    "dom.js": "text/javascript",
+    "facts.js": "text/javascript",
+    "grid.js": "text/javascript",
+    "marks.js": "text/javascript",
+    "query.js": "text/javascript",
+    "search.js": "text/javascript",
+    "store.js": "text/javascript",
 }
 
 
@@ -74,28 +81,28 @@ class SearchAnswer(BaseModel):
 
 
 class ListAnswer(BaseModel):
-    """Images, and how many there are that meet the condition."""
+    """Images, and the number of all that match."""
 
     images: list[ImageRecord]
     total: int
 
 
 class ErrorAnswer(BaseModel):
-    """What went wrong; `reason` is there for an image that cannot be read."""
+    """An error; `reason` is present for an image that cannot be read."""
 
     error: str
     reason: Reason | None = None
 
 
 class Health(BaseModel):
-    """`degraded`: a newer generation cannot be read, and the one before goes on answering."""
+    """`degraded`: a newer generation cannot be read, and the previous one still answers."""
 
     status: str
     generation: int
 
 
 class StoreInfo(BaseModel):
-    """What the store holds. Without `takes_images` only a key, a row or a vector can be asked."""
+    """The content of the store. Without `takes_images` a query is a key, a row or a vector."""
 
     version: str
     images: int
@@ -104,7 +111,7 @@ class StoreInfo(BaseModel):
     model: str
     dim: int
     takes_images: bool
-    columns: dict[str, str]  # that `where` can name, and their types
+    columns: dict[str, str]  # usable in `where`, with their types
 
 
 def create_app(
@@ -120,13 +127,13 @@ def create_app(
         version=__version__,
         summary="The images of a store that look most like a picture.",
         lifespan=routes.lifespan,
-        docs_url=None,  # a page of scripts that come from elsewhere
+        docs_url=None,  # it would load scripts from other servers
         redoc_url=None,
         redirect_slashes=False,
     )
     routes.add_to(app)
     for kind in (BadRequest, RequestValidationError, HTTPException, Busy, EmbedSearchError):
-        app.add_exception_handler(kind, _explained)
+        app.add_exception_handler(kind, _error_answer)
     return Guard(app, access or Access(), limits, metrics.watch)
 
 
@@ -144,7 +151,7 @@ class _Routes:
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
-        """Close the store in the end."""
+        """Close the store at the end."""
         yield
         self._threads.shutdown()
         self._searcher.close()
@@ -195,7 +202,7 @@ class _Routes:
         return _html(page)
 
     async def static(self, name: str) -> Response:
-        """Return what the page is made of."""
+        """Return a file of the page."""
         if name not in _STATIC:
             raise BadRequest("there is no such file", 404)
         return Response(
@@ -203,20 +210,20 @@ class _Routes:
         )
 
     async def search(self, request: Request) -> Response:
-        """Return the nearest images to one of the store, to a vector, or to one handed over."""
-        what = await asked(request, self._limits)
-        hits = await self._work(lambda: self._hits(what))
+        """Return the images nearest to an image of the store, a vector or an uploaded image."""
+        search = await read_search(request, self._limits)
+        hits = await self._work(lambda: self._hits(search))
         if _wants_page(request):
-            return _html(hits_page(hits, what.config.where, what.config.k))
+            return _html(hits_page(hits, search.config.where, search.config.k))
         return _json({"hits": [hit.to_dict() for hit in hits]})
 
     async def images(self, request: Request) -> Response:
-        """Return images that meet a condition, in the store's order."""
+        """Return images that match a condition, in the store's order."""
         options = validated(ListOptions, parameters(request))
         return await self._work(lambda: self._listed(options))
 
     async def image(self, row: _Row) -> Response:
-        """Return what the store knows of an image."""
+        """Return the record of an image."""
         return await self._work(lambda: _json(self._searcher.get(int(row)).to_dict()))
 
     async def thumbnail(self, request: Request, row: _Row) -> Response:
@@ -228,7 +235,7 @@ class _Routes:
         return await self._work(lambda: self._picture(int(row), int(side)))
 
     async def health(self) -> Health:
-        """Return whether all is well."""
+        """Return the state of the server."""
         trouble = self._searcher.trouble
         return Health(
             status="degraded" if trouble else "ok",
@@ -236,7 +243,7 @@ class _Routes:
         )
 
     async def info(self) -> StoreInfo:
-        """Return what the store holds."""
+        """Return the content of the store."""
         manifest = self._searcher.manifest
         return StoreInfo(
             version=__version__,
@@ -254,12 +261,12 @@ class _Routes:
         return Response(self._metrics.text(), media_type=CONTENT_TYPE)
 
     async def _work(self, work: Callable[[], T]) -> T:
-        """Do work in a thread, when it is its turn."""
+        """Run work in a thread when its turn comes."""
         async with self._admission.turn():
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
-    def _hits(self, what: Asked) -> list[Hit]:
-        (answer,) = self._searcher.answers([what.query], config=what.config)
+    def _hits(self, search: SearchRequest) -> list[Hit]:
+        (answer,) = self._searcher.answers([search.query], config=search.config)
         if answer.failure is not None:
             raise answer.failure
         return answer.hits
@@ -271,7 +278,7 @@ class _Routes:
     def _picture(self, row: int, side: int) -> Response:
         try:
             jpeg = self._searcher.thumbnail(row, side)
-        except UnreadableImage as error:  # the file of that row is no picture any more
+        except UnreadableImage as error:  # the file was replaced or deleted
             raise BadRequest(f"the image of row {row} cannot be read", 404) from error
         return Response(
             jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=300"}
@@ -279,42 +286,42 @@ class _Routes:
 
 
 def _json(values: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return an answer whose text is ASCII: a file's name may hold what is no Unicode."""
+    """Return JSON as ASCII: file names may hold bytes that are not Unicode."""
     body = json.dumps(values, allow_nan=False, separators=(",", ":"))
     return Response(
         body, status, {"cache-control": "no-store", **(headers or {})}, "application/json"
     )
 
 
-async def _explained(request: Request, error: Exception) -> Response:
-    """Say what went wrong: no path of this machine, no trace of a program."""
+async def _error_answer(request: Request, error: Exception) -> Response:
+    """Return an error answer, without paths of this machine or tracebacks."""
     headers: dict[str, str] = {}
     more: dict[str, str | None] = {}
     match error:
         case BadRequest():
-            status, words = error.status, str(error)
-        case RequestValidationError():  # of a path: all else is read in asked.py
-            status, words = 404, "no such row"
+            status, message = error.status, str(error)
+        case RequestValidationError():  # an invalid path: all else is read in search_request.py
+            status, message = 404, "no such row"
         case HTTPException():
-            status, words, headers = error.status_code, error.detail, dict(error.headers or {})
+            status, message, headers = error.status_code, error.detail, dict(error.headers or {})
         case Busy():
-            status, words, headers = 503, "too many are asking", {"retry-after": "1"}
+            status, message, headers = 503, "too many are asking", {"retry-after": "1"}
         case UnreadableImage():
-            status, words, more = 422, str(error), {"reason": error.reason}
+            status, message, more = 422, str(error), {"reason": error.reason}
         case ImageNotFound():
-            status, words = 404, str(error)
+            status, message = 404, str(error)
         case UsageError() | IncompatibleStore():
-            status, words = 400, str(error)
+            status, message = 400, str(error)
         case _:
             _log.error("%s %s: %s", request.method, printable(request.url.path), error)
-            status, words = 503, "this cannot be answered now: see the server's log"
+            status, message = 503, "this cannot be answered now: see the server's log"
     if _wants_page(request):
-        return _html(error_page(words), status, headers)
-    return _json({"error": words, **more}, status, headers)
+        return _html(error_page(message), status, headers)
+    return _json({"error": message, **more}, status, headers)
 
 
 def _wants_page(request: Request) -> bool:
-    """Return whether a browser asks for a page, not a program, or a script of ours, for values."""
+    """Return whether a browser wants a page, and not a program or our script JSON."""
     return "text/html" in request.headers.get("accept", "")
 
 
@@ -327,7 +334,7 @@ def _read(name: str) -> bytes:
 
 
 def _search_schema() -> dict[str, Any]:
-    """Return what a search takes, for the OpenAPI document."""
+    """Return the parameters and bodies of a search, for the OpenAPI document."""
     return {
         "parameters": _in_query(TextOptions, "with an image: "),
         "requestBody": {

@@ -1,6 +1,6 @@
-"""What stands before every route: who may ask, how much, and what every answer says.
+"""Checks before every route: access, sizes and headers.
 
-In: an ASGI application, out: one that only meets whole, small requests of those who may ask.
+In: an ASGI application, out: one that receives only complete, small requests of allowed clients.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
-# The route, the method, the status, seconds.
+# Called with route, method, status and seconds.
 Watch: TypeAlias = Callable[[str, str, int, float], None]
 
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -46,7 +46,7 @@ _log = logging.getLogger("embedsearch.web")
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask: names of this host, and a token if one is needed."""
+    """Access rules: names of this host, and a token if one is required."""
 
     hosts: frozenset[str] = LOCAL_HOSTS
     token: str | None = None
@@ -54,19 +54,19 @@ class Access:
 
 @dataclass
 class _Refused(Exception):
-    """A request that no route gets to see."""
+    """A request that is refused before any route."""
 
     status: int
-    words: str
+    message: str
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
 class _Gone(Exception):
-    """The client has closed the connection before its request was whole."""
+    """The client closed the connection before its request was complete."""
 
 
 class Guard:
-    """Wraps an application; `watch` is told of every answer."""
+    """Wraps an application; `watch` is called after every answer."""
 
     def __init__(self, app: App, access: Access, limits: ServerLimits, watch: Watch) -> None:
         self._app = app
@@ -108,7 +108,7 @@ class Guard:
             _log.info("%s %s %d %.0f ms", scope["method"], path, status, 1e3 * seconds)
 
     def _check(self, scope: Scope, headers: dict[bytes, str]) -> None:
-        """Raise _Refused for whoever may not ask, and for what cannot be a request of ours."""
+        """Raise _Refused for clients without access and for malformed requests."""
         host = _HOST.fullmatch(headers.get(b"host", "").lower())
         if host is None or host[1] not in self._access.hosts:
             raise _Refused(403, "this server does not answer to that host name")
@@ -116,8 +116,8 @@ class Guard:
         site = headers.get(b"sec-fetch-site", "none")
         origin = headers.get(b"origin")
         own = origin is None or origin.lower().partition("://")[2] == headers[b"host"].lower()
-        # A form of our page, which sends no referrer. What a browser says of the site itself, no
-        # other site's page can say.
+        # A form of our page sends no referrer. Only a browser sets sec-fetch-site; a page of
+        # another site cannot.
         own = own or (origin == "null" and site == "same-origin")
         is_ours = own and site in {"none", "same-origin"}
         if scope["method"] not in {"GET", "HEAD"} and not is_ours:
@@ -146,12 +146,12 @@ class Guard:
         if given and scope["method"] == "GET" and all(_same(value, token) for value in given):
             rest = urlencode([pair for pair in query if pair[0] != "token"])
             # A path of two slashes would name another host.
-            place = "/" + scope["raw_path"].decode("latin-1").lstrip("/\\")
+            target = "/" + scope["raw_path"].decode("latin-1").lstrip("/\\")
             raise _Refused(
                 303,
                 "the token is in a cookie now",
                 [
-                    (b"location", (place + ("?" + rest if rest else "")).encode("latin-1")),
+                    (b"location", (target + ("?" + rest if rest else "")).encode("latin-1")),
                     (
                         b"set-cookie",
                         f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict".encode(),
@@ -168,7 +168,7 @@ class Guard:
         )
 
     async def _body(self, receive: Receive, hold: Callable[[int], None]) -> bytes:
-        """Return the whole body. Raises _Refused for one too long, or too slow."""
+        """Return the complete body. Raises _Refused if it is too long or too slow."""
         parts: list[bytes] = []
         size = 0
         try:
@@ -207,7 +207,7 @@ class Guard:
 
 
 def _single(headers: list[tuple[bytes, bytes]], limits: ServerLimits) -> dict[bytes, str]:
-    """Return the headers by name. Raises _Refused for long ones, and for some that come twice."""
+    """Return the headers by name. Raises _Refused for long and for repeated ones."""
     found: dict[bytes, str] = {}
     for name, value in headers:
         if len(value) > limits.header_bytes:
@@ -231,7 +231,7 @@ def _cookie(header: str) -> str:
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Give a body that was read already, then what else happens."""
+    """Return a receive that replays a body, then continues."""
     is_given = False
 
     async def again() -> Message:
@@ -245,12 +245,12 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 async def _refuse(refused: _Refused, send: Send) -> None:
-    body = json.dumps({"error": refused.words}).encode()
+    body = json.dumps({"error": refused.message}).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         (b"cache-control", b"no-store"),
-        (b"connection", b"close"),  # what is left of the request is not read
+        (b"connection", b"close"),  # the rest of the request is not read
         *refused.headers,
     ]
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})

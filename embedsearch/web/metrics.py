@@ -1,11 +1,11 @@
-"""What a server counts, in the text format of Prometheus."""
+"""Counters of a server, in the text format of Prometheus."""
 
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from embedsearch.searching.searcher import Searcher
-from embedsearch.web.admission import Admission
+from embedsearch.web.limits import Admission
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -13,7 +13,7 @@ _METHODS = {"GET", "POST"}
 
 
 class Metrics:
-    """Counters of one server, and what its store and its queue are now."""
+    """Counters of one server, and gauges of its store and its queue."""
 
     def __init__(self, searcher: Searcher, admission: Admission) -> None:
         self._registry = CollectorRegistry()
@@ -30,18 +30,18 @@ class Metrics:
             buckets=_SECONDS,
             registry=self._registry,
         )
-        for name, words, value in (
+        for name, description, value in (
             ("requests_running", "Requests that are worked on", lambda: admission.running),
             ("requests_waiting", "Requests that wait for that", lambda: admission.waiting),
             ("images", "Images of the store", lambda: len(searcher)),
             ("generation", "Its generation", lambda: searcher.manifest.generation),
             ("degraded", "1: a newer generation cannot be read", lambda: bool(searcher.trouble)),
         ):
-            gauge = Gauge(f"embedsearch_{name}", words, registry=self._registry)
+            gauge = Gauge(f"embedsearch_{name}", description, registry=self._registry)
             gauge.set_function(value)
 
     def watch(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count an answer; what no route has met is counted under one name."""
+        """Count an answer; requests without a route share one name."""
         route = route or "none"
         method = method if method in _METHODS else "other"
         self._requests.labels(route, method, str(status)).inc()

@@ -1,7 +1,6 @@
-"""Answers as HTML, for browsers without scripts; in: hits, or what went wrong, out: a page.
+"""Answers as HTML, for browsers without scripts; in: hits or an error, out: a page.
 
-Every text that a file or a person brought along is escaped; a page holds no script and no style of
-its own.
+All text from files and users is escaped; a page holds no script and no inline style.
 """
 
 from __future__ import annotations
@@ -41,16 +40,16 @@ FORM = """<form method="post" action="/search" enctype="multipart/form-data" cla
 
 
 def hits_page(hits: Sequence[Hit], where: str | None, k: int) -> str:
-    """Return the hits, best first; each leads to those that are like it."""
+    """Return the hits, best first; each links to similar images."""
     if not hits:
-        return _page("<p>No image of the store is found so.</p>")
+        return _page("<p>No image of the store matches.</p>")
     options = {"k": str(k)} | ({"where": where} if where else {})
     return _page('<ol class="grid">\n' + "\n".join(_tile(hit, options) for hit in hits) + "\n</ol>")
 
 
-def error_page(words: str) -> str:
+def error_page(message: str) -> str:
     """Return what went wrong."""
-    return _page(f'<p class="error">{escape(words)}</p>')
+    return _page(f'<p class="error">{escape(message)}</p>')
 
 
 def _tile(hit: Hit, options: dict[str, str]) -> str:

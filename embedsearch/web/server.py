@@ -1,6 +1,6 @@
-"""An application on a port, for clients of whom nothing is expected; in: an app, out: answers.
+"""An application on a port, for untrusted clients; in: an app, out: answers.
 
-uvicorn with h11; what it lacks is a time-out for headers and for clients that take no answer.
+uvicorn with h11, plus time-outs for headers and for clients that do not read their answers.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _FULL = (
 
 
 def access(host: str, allowed: tuple[str, ...], token: str | None) -> Access:
-    """Return who may ask. Raises UsageError for a host beyond this machine without a token."""
+    """Return the access rules. Raises UsageError for a public host without a token."""
     if token == AUTO_TOKEN:
         token = secrets.token_urlsafe(24)
     if token is not None and (len(token) < 8 or not token.isascii() or not token.isprintable()):
         raise UsageError("a token is at least 8 printable ASCII characters, or auto")
     if token is None and not _is_local(host):
         raise UsageError(
-            f"--host {host} is reached by others: give --token auto, or a token of your own"
+            f"--host {host} is reachable by others: give --token auto, or a token of your own"
         )
     named = f"[{host}]" if ":" in host else host
     wildcard = host in {"0.0.0.0", "::"}
@@ -56,15 +56,15 @@ def listen(host: str, port: int) -> socket.socket:
     if not 0 <= port < 1 << 16:
         raise UsageError(f"a port is a number from 0 to 65535, not {port}")
     try:
-        family, kind, protocol, _, place = socket.getaddrinfo(
+        family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        # With its protocol named: asyncio sends without delay only over what it knows to be TCP,
+        # The protocol is named: asyncio sets TCP_NODELAY only on sockets that it knows to be TCP,
         # and the second part of an answer would wait 40 ms for the first to be acknowledged.
         listening = socket.socket(family, kind, protocol)
         try:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listening.bind(place)
+            listening.bind(address)
             listening.listen(socket.SOMAXCONN)
         except OSError:
             listening.close()
@@ -72,12 +72,12 @@ def listen(host: str, port: int) -> socket.socket:
         return listening
     except (OSError, UnicodeError) as error:
         number = getattr(error, "errno", None) or 0
-        words = os.strerror(number) if number > 0 else str(error)
-        raise UsageError(f"cannot listen on {host}, port {port}: {words}") from error
+        message = os.strerror(number) if number > 0 else str(error)
+        raise UsageError(f"cannot listen on {host}, port {port}: {message}") from error
 
 
 def address(listening: socket.socket, access: Access, path: str = "") -> str:
-    """Return the URL for a person, with the token if there is one."""
+    """Return the URL to open, with the token if there is one."""
     host, port = listening.getsockname()[:2]
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{port}/{path}" + (f"?token={access.token}" if access.token else "")
@@ -114,7 +114,7 @@ def _log_to_stderr(level: int) -> None:
         logger.handlers = [handler]
         logger.propagate = False
         logger.setLevel(level)
-    # Noise from the network is no warning to whoever runs the server.
+    # Network noise is no warning for the operator.
     logging.getLogger("uvicorn.error").setLevel(max(level, logging.ERROR))
     logging.getLogger("asyncio").addFilter(_Briefly())
 
@@ -127,23 +127,23 @@ class _Briefly(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._said: dict[str, float] = {}
+        self._logged_at: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Shorten the record, and return whether it is to be written."""
-        words = record.getMessage().split("\n")[0]
+        """Shorten the record, and return whether to write it."""
+        message = record.getMessage().split("\n")[0]
         if record.exc_info and record.exc_info[1] is not None:
-            words += f": {record.exc_info[1]}"
-        record.msg, record.args, record.exc_info = words, (), None
+            message += f": {record.exc_info[1]}"
+        record.msg, record.args, record.exc_info = message, (), None
         now = time.monotonic()
-        is_new = now - self._said.get(words, -math.inf) > _SAME_AGAIN_S
+        is_new = now - self._logged_at.get(message, -math.inf) > _SAME_AGAIN_S
         if is_new:
-            self._said[words] = now
+            self._logged_at[message] = now
         return is_new
 
 
 class BoundedProtocol(H11Protocol):
-    """A connection that ends when its client is too slow, or one too many."""
+    """A connection that is closed when its client is too slow or there are too many."""
 
     limits = ServerLimits()
 
@@ -169,7 +169,7 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; from the first of a request on, its headers have to come in time."""
+        """Receive bytes; the headers of a request must be complete in time."""
         super().data_received(data)
         self._watch_headers()
 
@@ -187,7 +187,7 @@ class BoundedProtocol(H11Protocol):
             self.transport.close()
 
     def pause_writing(self) -> None:
-        """The client does not take what it asked for: wait for it, not for ever."""
+        """Pause for a client that does not read its answer, for a limited time."""
         super().pause_writing()
         self._waiting_for_reader = self.loop.call_later(self.limits.answer_s, self.transport.abort)
 

@@ -140,16 +140,16 @@ def shared_fate() -> None:
     """A worker that dies takes all that it was given with it. The decoder dies of some files."""
     os.environ["SOAK_MUTANT"] = "shared_fate"  # for the workers, see pictures.py
     from embedsearch.core.records import Reason
-    from embedsearch.images.decode import pool
+    from embedsearch.images.decode import crew
 
-    def bury(self: Any, worker: Any, waiting: Any, batches: Any) -> None:
+    def bury(self: Any, worker: Any, finished: Any) -> None:
         worker.process.wait()
         while worker.tasks:
-            lost = pool._failed(Reason.DECODER_CRASH, "it died")
-            pool._note(worker.tasks.popleft(), lost, batches)
-        self._replace(worker, waiting)
+            lost = crew._failed(Reason.DECODER_CRASH, "it died")
+            finished.append((worker.tasks.popleft(), lost))
+        self._replace(worker)
 
-    pool.DecodePool._bury = bury
+    crew.Crew._bury = bury
 
 
 @_mutant

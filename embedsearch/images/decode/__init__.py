@@ -1,1 +1,1 @@
-"""Bytes to uint8 RGB, upright, S × S: in worker processes that a hostile file may take down."""
+"""Bytes to uint8 RGB, upright, S × S: in worker processes, which a hostile file may crash."""

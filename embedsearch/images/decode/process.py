@@ -22,7 +22,7 @@ from embedsearch.core.system import child_environment, python_command
 
 @dataclass(frozen=True)
 class DecodeJob:
-    """An image to decode, by where its bytes lie, or why they cannot be had."""
+    """An image to decode: where its bytes are, or why they cannot be read."""
 
     ref: ImageRef
     place: Place | Failure
@@ -77,7 +77,7 @@ class Worker:
             self.since = time.monotonic()
         self.tasks.append(task)
         place = task.job.place
-        assert isinstance(place, Place), "nobody is asked for what cannot be had"
+        assert isinstance(place, Place), "a failure is not sent to a worker"
         job = {
             "folder": place.folder,
             "key": place.key,

@@ -1,6 +1,6 @@
-"""One pool of decoding processes for all threads; in: files, out: pixels and facts, or why not.
+"""One pool of decoding processes for all threads; in: files, out: pixels and facts, or an error.
 
-What threads ask for at once is decoded together, by as many workers as there are processors.
+Requests of several threads are decoded together, by one worker a processor.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ANY = -1  # size and time of a file that may have changed
 
 @dataclass(frozen=True)
 class ImageFile:
-    """Where an image lies, what a message calls it, and which part of the picture is wanted."""
+    """Where an image is, its name in messages, and the wanted part of it."""
 
     place: Place
     name: str
@@ -36,7 +36,7 @@ class ImageFile:
 
     @classmethod
     def at(cls, path: str, name: str, crop: Box | None = None) -> ImageFile:
-        """Return a file by its real path; its folder may be one that can be passed, not listed."""
+        """Return a file by its real path; its folder need not be listable."""
         return cls(Place(*os.path.split(path)), name, crop)
 
 
@@ -59,29 +59,29 @@ class SharedDecoder:
         side: int,
         limits: DecodeLimits,
         *,
-        most: int,
+        max_files: int,
         fit: bool = False,
         meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
-        """Decode up to `most` files at a time; `meanwhile` runs while the workers are at them.
+        """Decode up to `max_files` files at a time; `meanwhile` runs while the workers decode.
 
-        With `fit`, a picture keeps its proportions, centred on white; else it is squashed.
+        With `fit`, a picture keeps its proportions, centered on white; else it is squashed.
         """
         self._side = side
         self._limits = limits
-        self._most = most
+        self._max_files = max_files
         self._fit = fit
         self._meanwhile = meanwhile
-        self._decode_together = MicroBatcher(self._decode, most)
+        self._decode_together = MicroBatcher(self._decode, max_files)
         self._using = threading.Lock()
         self._pool: DecodePool | None = None
 
     def __call__(self, files: Sequence[ImageFile]) -> list[_Outcome]:
-        """Return what becomes of each file, in order."""
+        """Return the outcome for each file, in order."""
         return self._decode_together(files) if files else []
 
     def close(self) -> None:
-        """End the workers; a later call would start others."""
+        """End the workers; a later call starts new ones."""
         with self._using:
             self._end_workers()
 
@@ -112,13 +112,13 @@ class SharedDecoder:
             except BaseException:  # late answers of an abandoned stream must not reach the next one
                 self._end_workers()
                 raise
-        return [found[place] for place in range(len(files))]
+        return [found[index] for index in range(len(files))]
 
     def _pool_for(self, files: int) -> DecodePool:
         workers = min(files, available_processors())
         if self._pool is None:
             self._pool = DecodePool(
-                self._side, self._limits, workers=workers, batch=self._most, fit=self._fit
+                self._side, self._limits, workers=workers, batch=self._max_files, fit=self._fit
             )
         self._pool.grow_to(workers)
         return self._pool
@@ -127,5 +127,5 @@ class SharedDecoder:
 def _unreadable(failure: Failure, name: str) -> UnreadableImage:
     if failure.reason is Reason.VANISHED:
         return UnreadableImage(f"{printable(name)}: there is no such file", failure.reason)
-    words = f"{printable(name)} cannot be read: {failure.reason} ({failure.detail})"
-    return UnreadableImage(words, failure.reason)
+    message = f"{printable(name)} cannot be read: {failure.reason} ({failure.detail})"
+    return UnreadableImage(message, failure.reason)

@@ -68,7 +68,7 @@ def _work(
         part = job["part"] and Part(**job["part"])
         size = max(part.size, part.length) if part else before.st_size
         if size > limits.max_bytes:
-            detail = f"{size} bytes are more than --max-bytes {limits.max_bytes}"
+            detail = f"{size} bytes are more than max_bytes {limits.max_bytes}"
             return _failure(Stage.READ, Reason.TOO_BIG, detail)
         try:
             image = io.BytesIO(read_part(descriptor, part)) if part else file

@@ -1,1 +1,1 @@
-"""Where images come from; each file turns one kind of place into a stream of `ImageRef`."""
+"""Where images come from; each module turns one kind of source into a stream of `ImageRef`."""

@@ -1,8 +1,8 @@
 """Images in tar and zip files; in: the path of an archive, out: refs, and parts of it.
 
-Nothing is unpacked to the disk under a name of the archive's: an image is a stretch of bytes of
-the archive or, where that is compressed as a whole, a file of our own. An image counts as changed
-once its archive has; its bytes then tell whether it has.
+Names in the archive are never used on the disk: an image is a range of bytes of the archive or, if
+that is compressed as a whole, a temporary file. When the archive has changed, its images are
+compared by their bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from embedsearch.images.archive_part import BrokenPart, read_part
 from embedsearch.images.sources.folder import has_image_suffix, is_hidden
 from embedsearch.images.sources.sidecars import MAX_BYTES, beside_members, is_sidecar
 from embedsearch.images.sources.source import Beside
-from embedsearch.images.temporary import ByteFiles
+from embedsearch.images.temporary import TemporaryImages
 
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
 _LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip member: the lengths of its name and extra field
@@ -34,7 +34,7 @@ _BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError, 
 
 @dataclass
 class _Member:
-    """An image of an archive: a part of the file, or in a stream its digest, or why neither."""
+    """An image of an archive: a part of the file, in a stream its digest, or why it has neither."""
 
     size: int
     part: Part | None = None
@@ -48,7 +48,7 @@ class Archive(ABC):
 
     root: int
     path: str
-    handed: ByteFiles
+    temporary: TemporaryImages
     max_bytes: int  # of a member that is read here
     is_wanted: Callable[[bytes], bool] = has_image_suffix  # by its name
     failures: list[Failure] = field(default_factory=list)
@@ -58,11 +58,11 @@ class Archive(ABC):
     other_suffix: int = 0
     held_bytes: int = 0
     _members: dict[bytes, _Member] | None = None
-    _seen: tuple[int, int] = (-1, -1)  # size and time of the file when it was gone through
+    _seen: tuple[int, int] = (-1, -1)  # size and time of the file when it was listed
 
     @property
     def ignored(self) -> Ignored:
-        """Return how many members were passed over, by kind."""
+        """Return how many members were skipped, by kind."""
         return Ignored(self.hidden, self.links, self.special, self.other_suffix)
 
     def is_there(self) -> bool:
@@ -70,7 +70,7 @@ class Archive(ABC):
         return os.path.isfile(self.path)
 
     def version(self) -> str:
-        """Return the size and the time that the file has, or had when it was gone through."""
+        """Return the size and the time of the file, as of its listing if it was listed."""
         return "{}:{}".format(*(self._state() if self._members is None else self._seen))
 
     def close(self) -> None:
@@ -80,7 +80,7 @@ class Archive(ABC):
     def __iter__(self) -> Iterator[ImageRef]:
         """Yield the images in the byte order of their names."""
         if self._members is None:
-            self._members = self._gone_through()
+            self._members = self._list_images()
         for key in sorted(self._members):
             yield ImageRef(self.root, os.fsdecode(key), self._members[key].size, self._seen[1])
 
@@ -98,7 +98,7 @@ class Archive(ABC):
             return None
 
     def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
-        """Yield the stretch of bytes of each ref."""
+        """Yield the range of bytes of each ref."""
         folder, name = os.path.split(self.path)
         for ref in refs:
             member = self._known().get(os.fsencode(ref.key))
@@ -111,22 +111,22 @@ class Archive(ABC):
                 yield ref, Place(folder, name, *self._seen, part=member.part)
 
     def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
-        """Yield what members beside images say of them."""
-        sidecars = type(self)(self.root, self.path, self.handed, MAX_BYTES, is_sidecar)
+        """Yield the sidecars of images among the members."""
+        sidecars = type(self)(self.root, self.path, self.temporary, MAX_BYTES, is_sidecar)
         return beside_members(sidecars, keys)
 
     def _known(self) -> dict[bytes, _Member]:
-        """Return the members, gone through again where that is not what this was opened for."""
+        """Return the members; lists the archive if that was not done yet."""
         if self._members is None:
-            again = type(self)(self.root, self.path, self.handed, self.max_bytes, self.is_wanted)
-            self._members, self._seen = again._gone_through(), again._seen
+            again = type(self)(self.root, self.path, self.temporary, self.max_bytes, self.is_wanted)
+            self._members, self._seen = again._list_images(), again._seen
         return self._members
 
     def _state(self) -> tuple[int, int]:
         facts = os.stat(self.path)
         return facts.st_size, facts.st_mtime_ns
 
-    def _gone_through(self) -> dict[bytes, _Member]:
+    def _list_images(self) -> dict[bytes, _Member]:
         """Return the images; a later member of the same name replaces an earlier one."""
         members: dict[bytes, _Member] = {}
         try:
@@ -136,20 +136,20 @@ class Archive(ABC):
                 if key is None:
                     continue
                 if key in members:
-                    words = "the archive holds several of this name, the last one counts"
-                    self._note(os.fsdecode(key), Reason.DUPLICATE_NAME, words)
+                    message = "the archive holds several of this name, the last one counts"
+                    self._note(os.fsdecode(key), Reason.DUPLICATE_NAME, message)
                 members[key] = member
         except _BROKEN as error:
-            words = f"{str(error) or 'it ends too early'}, after {len(members)} images"
-            self._note("", Reason.BROKEN_ARCHIVE, words)
+            message = f"{str(error) or 'it ends too early'}, after {len(members)} images"
+            self._note("", Reason.BROKEN_ARCHIVE, message)
         return members
 
     @abstractmethod
     def _listed(self) -> Iterator[tuple[str, _Member]]:
-        """Yield every member that is a file, with its name; count what is something else."""
+        """Yield every member that is a file, with its name; count all others."""
 
     def _key(self, name: str) -> bytes | None:
-        """Return the key of a member, None for one that is no image or not to be had."""
+        """Return the key of a member, None for one that is no image or has an unsafe name."""
         parts = [part for part in os.fsencode(name).split(b"/") if part not in {b"", b"."}]
         if name.startswith("/") or b".." in parts or "\0" in name:
             self._note(name, Reason.UNSAFE_NAME, "the name leads out of the archive")
@@ -162,9 +162,9 @@ class Archive(ABC):
             return None
         return b"/".join(parts)
 
-    def _note(self, key: str, reason: Reason, words: str) -> None:
+    def _note(self, key: str, reason: Reason, message: str) -> None:
         self.failures.append(
-            Failure(self.root, key.replace("\0", "\\0"), Stage.SCAN, reason, words)
+            Failure(self.root, key.replace("\0", "\\0"), Stage.SCAN, reason, message)
         )
 
 
@@ -191,7 +191,7 @@ class TarArchive(Archive):
                     yield info.name, _Member(info.size)
 
     def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
-        """Yield a stretch of the file for each ref, or a file of our own, as the stream goes by."""
+        """Yield a range of the file for each ref, or a temporary file, in stream order."""
         known = self._known()
         wanted = {}
         for ref in refs:
@@ -202,11 +202,11 @@ class TarArchive(Archive):
                 wanted[os.fsencode(ref.key)] = (ref, member)
         if not wanted:
             return
-        words = "the archive holds it no more"
+        message = "the archive holds it no more"
         try:
             with self._opened(is_plain=False) as tar:
                 for info in _members(tar):
-                    key = os.fsencode(info.name)  # as a rule; else names are compared in full
+                    key = os.fsencode(info.name)  # usual names; others are normalized first
                     if key not in wanted:
                         key = b"/".join(p for p in key.split(b"/") if p not in {b"", b"."})
                     if key not in wanted or not info.isreg() or info.size > self.max_bytes:
@@ -215,11 +215,11 @@ class TarArchive(Archive):
                     content = _content(tar, info)
                     if hashlib.sha256(content).digest() == member.digest:
                         del wanted[key]
-                        yield ref, self.handed.keep(content)
+                        yield ref, self.temporary.keep(content)
         except _BROKEN as error:
-            words = str(error) or "the archive ends too early"
+            message = str(error) or "the archive ends too early"
         for ref, _ in wanted.values():
-            yield ref, _lost(ref, Reason.CHANGED, words)
+            yield ref, _lost(ref, Reason.CHANGED, message)
 
     def _is_plain(self) -> bool:
         with open(self.path, "rb") as file:
@@ -238,18 +238,18 @@ class _Header(tarfile.TarInfo):
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """Return the header of a block; raises ReadError, but at the end mark."""
+        """Return the header of a block; raises ReadError for a broken one."""
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if buf and not any(buf):
                 raise
-            words = str(error) if buf else "it has no end mark"
-            raise tarfile.ReadError(words) from error
+            message = str(error) if buf else "it has no end mark"
+            raise tarfile.ReadError(message) from error
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the members of a tar file, of which it would keep every header."""
+    """Yield the members of a tar file without keeping all headers in memory."""
     for number, info in enumerate(tar):
         yield info
         if number % _HEADERS_KEPT == _HEADERS_KEPT - 1:
@@ -291,5 +291,5 @@ def _zip_member(descriptor: int, info: zipfile.ZipInfo) -> _Member:
     return _Member(info.file_size, part)
 
 
-def _lost(ref: ImageRef, reason: Reason, words: str) -> Failure:
-    return Failure(ref.root, ref.key, Stage.READ, reason, words, ref.size, ref.mtime_ns)
+def _lost(ref: ImageRef, reason: Reason, message: str) -> Failure:
+    return Failure(ref.root, ref.key, Stage.READ, reason, message, ref.size, ref.mtime_ns)

@@ -27,12 +27,12 @@ SUFFIXES = frozenset(
 
 
 def is_hidden(name: bytes) -> bool:
-    """Return whether the last part of a path is one that is passed over."""
+    """Return whether a name is hidden."""
     return name.startswith(b".") and not name.startswith(b"..")
 
 
 def has_image_suffix(name: bytes) -> bool:
-    """Return whether a name ends as those of images do."""
+    """Return whether a name has the suffix of an image."""
     _, dot, suffix = name.rpartition(b".")
     return bool(dot) and suffix.strip().lower() in SUFFIXES
 
@@ -42,7 +42,7 @@ class FolderScan:
     """Iterate over it once for the refs of a tree; its counts are complete afterwards.
 
     `scope` limits the scan to one folder below the root. A folder that holds a file named
-    FORMAT beginning with `embedsearch ` is a store and is passed over.
+    FORMAT beginning with `embedsearch ` is a store and is skipped.
     """
 
     root: int
@@ -57,19 +57,19 @@ class FolderScan:
 
     @property
     def ignored(self) -> Ignored:
-        """Return how many entries were passed over, by kind."""
+        """Return how many entries were skipped, by kind."""
         return Ignored(self.hidden, self.links, self.special, self.other_suffix)
 
     def is_there(self) -> bool:
-        """Return whether the root is a folder that can be looked into."""
+        """Return whether the root is a folder."""
         return os.path.isdir(self.root_path)
 
     def version(self) -> str:
-        """Return "": nothing short of a scan tells whether a folder has changed."""
+        """Return "": only a scan tells whether a folder has changed."""
         return ""
 
     def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
-        """Yield where the bytes of each ref lie."""
+        """Yield where the bytes of each ref are."""
         for ref in refs:
             yield ref, Place(self.root_path, ref.key, ref.size, ref.mtime_ns)
 
@@ -82,8 +82,8 @@ class FolderScan:
             return None
 
     def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
-        """Yield what files beside images say of them."""
-        from embedsearch.images.sources.sidecars import beside_files  # seldom asked for
+        """Yield the sidecars of images."""
+        from embedsearch.images.sources.sidecars import beside_files  # rarely needed
 
         return beside_files(self.root_path, keys)
 

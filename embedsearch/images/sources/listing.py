@@ -16,7 +16,7 @@ _MAX_PATH = 1 << 16
 
 
 class FileList(FolderScan):
-    """Files of a folder that were named; what else lies there is not looked at."""
+    """The named files of a folder; other files are ignored."""
 
     def __init__(self, root: int, root_path: str, keys: Iterable[str]) -> None:
         """Take the keys of files below `root_path`, in any order."""
@@ -24,7 +24,7 @@ class FileList(FolderScan):
         self._keys = sorted(set(map(os.fsencode, keys)))
 
     def __iter__(self) -> Iterator[ImageRef]:
-        """Yield the refs of what is there, in the byte order of their keys."""
+        """Yield the refs of existing files, in the byte order of their keys."""
         folder = os.fsencode(self.root_path)
         for name in self._keys:
             key = os.fsdecode(name)
@@ -34,8 +34,8 @@ class FileList(FolderScan):
                 reason = (
                     Reason.PERMISSION if isinstance(error, PermissionError) else Reason.VANISHED
                 )
-                words = error.strerror or str(error)
-                self.failures.append(Failure(self.root, key, Stage.SCAN, reason, words))
+                message = error.strerror or str(error)
+                self.failures.append(Failure(self.root, key, Stage.SCAN, reason, message))
                 continue
             if not stat.S_ISREG(facts.st_mode):
                 self.special += 1

@@ -1,4 +1,4 @@
-"""Which kind of place a path is, and the source for it."""
+"""The kind of a path, and the source for it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 from embedsearch.core.records import Kind, Root
 from embedsearch.images.sources.folder import FolderScan
 from embedsearch.images.sources.source import Source
-from embedsearch.images.temporary import ByteFiles
+from embedsearch.images.temporary import TemporaryImages
 
 SUFFIXES = {
     ".tar": Kind.TAR,
@@ -27,10 +27,10 @@ def kind_of_file(path: str) -> Kind | None:
     return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
 
 
-def open_source(root: Root, scope: str, handed: ByteFiles, max_bytes: int) -> Source:
-    """Return the source of what lies in the folder `scope` below a root, or in all of it.
+def open_source(root: Root, scope: str, temporary: TemporaryImages, max_bytes: int) -> Source:
+    """Return the source of the images in the folder `scope` below a root, or in all of it.
 
-    Images that are no files, or parts of one, are put into `handed`, up to `max_bytes` each.
+    Images that are no files, or parts of one, are put into `temporary`, up to `max_bytes` each.
     """
     if root.is_remote:
         from embedsearch.images.sources.remote import (  # a query needs neither
@@ -39,19 +39,19 @@ def open_source(root: Root, scope: str, handed: ByteFiles, max_bytes: int) -> So
         )
 
         if root.kind is Kind.FOLDER:
-            return RemoteFolder(root.id, root.path, scope, handed, max_bytes)
+            return RemoteFolder(root.id, root.path, scope, temporary, max_bytes)
 
         def opened(path: str) -> Source:
-            return open_source(replace(root, path=path), "", handed, max_bytes)
+            return open_source(replace(root, path=path), "", temporary, max_bytes)
 
-        return RemoteArchive(root.id, root.path, handed, opened)
+        return RemoteArchive(root.id, root.path, temporary, opened)
     if root.kind is Kind.FOLDER:
         return FolderScan(root.id, root.path, scope)
     if root.kind is Kind.PARQUET:
         from embedsearch.images.sources.parquet import ParquetImages
 
-        return ParquetImages(root.id, root.path, handed, max_bytes)
+        return ParquetImages(root.id, root.path, temporary, max_bytes)
     from embedsearch.images.sources.archive import TarArchive, ZipArchive
 
     archive = TarArchive if root.kind is Kind.TAR else ZipArchive
-    return archive(root.id, root.path, handed, max_bytes)
+    return archive(root.id, root.path, temporary, max_bytes)

@@ -1,7 +1,7 @@
-"""Image files in a column of a Parquet file; in: its path, out: refs, and files of our own.
+"""Image files in a column of a Parquet file; in: its path, out: refs, and temporary files.
 
 The column is a struct with a field `bytes`, as Hugging Face datasets write it, or binary. An image
-is known by the number of its row and the name that its field `path` ends with.
+is identified by the number of its row and the name that its field `path` ends with.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from embedsearch.core.records import Failure, Ignored, ImageRef, Place, Reason, Stage
 from embedsearch.images.sources.source import Beside
 from embedsearch.images.sources.table import holds_bytes
-from embedsearch.images.temporary import ByteFiles
+from embedsearch.images.temporary import TemporaryImages
 
 _AT_ONCE = 64  # rows that are read together
 _BROKEN = (pa.ArrowException, OSError, ValueError)
@@ -31,17 +31,17 @@ class ParquetImages:
 
     root: int
     path: str
-    handed: ByteFiles
+    temporary: TemporaryImages
     max_bytes: int
     failures: list[Failure] = field(default_factory=list)
     held_bytes: int = 0
     _refs: list[tuple[str, int]] | None = None  # of each image: key and row
     _digests: dict[str, bytes] | None = None
-    _seen: tuple[int, int] = (-1, -1)  # size and time of the file when it was gone through
+    _seen: tuple[int, int] = (-1, -1)  # size and time of the file when it was listed
 
     @property
     def ignored(self) -> Ignored:
-        """Return the counts of what is passed over: nothing."""
+        """Return the counts of skipped entries: none."""
         return Ignored()
 
     def is_there(self) -> bool:
@@ -49,7 +49,7 @@ class ParquetImages:
         return os.path.isfile(self.path)
 
     def version(self) -> str:
-        """Return the size and the time that the file has, or had when it was gone through."""
+        """Return the size and the time of the file, as of its listing if it was listed."""
         return "{}:{}".format(*(self._state() if self._refs is None else self._seen))
 
     def close(self) -> None:
@@ -76,12 +76,12 @@ class ParquetImages:
         return self._digests.get(ref.key)
 
     def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
-        """Yield a file of our own for each ref."""
+        """Yield a temporary file for each ref."""
         for ref, content in self._contents(refs):
-            yield ref, content if isinstance(content, Failure) else self.handed.keep(content)
+            yield ref, content if isinstance(content, Failure) else self.temporary.keep(content)
 
     def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
-        """Yield what the other columns say of images."""
+        """Yield the other columns of images."""
         wanted = set(keys)
         try:
             with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
@@ -89,7 +89,7 @@ class ParquetImages:
                     if key in wanted:
                         yield Beside(key, {n: v for n, v in fields.items() if v is not None})
         except _BROKEN as error:
-            yield Beside("", {}, (f"{self.path} ({_words(error)})",))
+            yield Beside("", {}, (f"{self.path} ({_message_of(error)})",))
 
     def _known(self) -> list[tuple[str, int]]:
         if self._refs is None:
@@ -99,8 +99,8 @@ class ParquetImages:
                 with pq.ParquetFile(self.path) as file:
                     self._refs = [(_key(n, name), n) for n, name in enumerate(_names(file))]
             except _BROKEN as error:
-                words = _words(error)
-                where = Failure(self.root, "", Stage.SCAN, Reason.BROKEN_ARCHIVE, words)
+                message = _message_of(error)
+                where = Failure(self.root, "", Stage.SCAN, Reason.BROKEN_ARCHIVE, message)
                 self.failures.append(where)
         return self._refs
 
@@ -113,7 +113,7 @@ class ParquetImages:
                 wanted[rows[ref.key]] = ref
             else:
                 yield ref, _lost(ref, Reason.VANISHED, "the file holds it no more")
-        words = "the file has changed"
+        message = "the file has changed"
         try:
             if wanted and self._state() == self._seen:
                 with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
@@ -121,9 +121,9 @@ class ParquetImages:
                         ref = wanted.pop(row)
                         yield ref, self._checked(ref, content)
         except _BROKEN as error:
-            words = _words(error)
+            message = _message_of(error)
         for ref in wanted.values():
-            yield ref, _lost(ref, Reason.IO_ERROR, words)
+            yield ref, _lost(ref, Reason.IO_ERROR, message)
 
     def _checked(self, ref: ImageRef, content: bytes | None) -> bytes | Failure:
         if content is None:
@@ -153,12 +153,12 @@ def _is_bytes(kind: pa.DataType) -> bool:
 def _has_bytes(kind: pa.DataType) -> bool:
     if not pa.types.is_struct(kind):
         return False
-    place = kind.get_field_index("bytes")
-    return place >= 0 and _is_bytes(kind.field(place).type)
+    index = kind.get_field_index("bytes")
+    return index >= 0 and _is_bytes(kind.field(index).type)
 
 
 def _names(file: pq.ParquetFile) -> Iterator[str]:
-    """Yield what each row calls its image, "" where it says nothing."""
+    """Yield the name of each row's image, "" where there is none."""
     schema = file.schema_arrow
     column = image_column(schema)
     kind = schema.field(column).type
@@ -205,9 +205,9 @@ def _read(file: pq.ParquetFile, rows: Iterable[int]) -> Iterator[tuple[int, byte
         first = end
 
 
-def _lost(ref: ImageRef, reason: Reason, words: str) -> Failure:
-    return Failure(ref.root, ref.key, Stage.READ, reason, words, ref.size, ref.mtime_ns)
+def _lost(ref: ImageRef, reason: Reason, message: str) -> Failure:
+    return Failure(ref.root, ref.key, Stage.READ, reason, message, ref.size, ref.mtime_ns)
 
 
-def _words(error: Exception) -> str:
+def _message_of(error: Exception) -> str:
     return " ".join(str(error).split())[:200]

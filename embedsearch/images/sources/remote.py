@@ -1,4 +1,4 @@
-"""Images on a server; in: a URL, out: refs, and files of our own with what was fetched."""
+"""Images on a server; in: a URL, out: refs, and temporary files of downloaded images."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from embedsearch.core.remote import Remote, reason_of, words
 from embedsearch.images.sources.folder import has_image_suffix, is_hidden
 from embedsearch.images.sources.sidecars import MAX_BYTES, beside_members, is_sidecar
 from embedsearch.images.sources.source import Beside, Source
-from embedsearch.images.temporary import ByteFiles
+from embedsearch.images.temporary import TemporaryImages
 
-THREADS = 64  # requests at a time: the most of an answer's time is waiting
+THREADS = 64  # requests at a time: most of the time is spent waiting
 _AHEAD = 2 * THREADS
 _STRETCH, _STRETCHES = 16 << 20, 8  # bytes of an archive that are fetched together
 _IN_ROW = 64  # images that cannot be fetched, one after the other, before the run ends
@@ -37,7 +37,7 @@ class RemoteFolder:
     root: int
     url: str
     scope: str
-    handed: ByteFiles
+    temporary: TemporaryImages
     max_bytes: int
     is_wanted: Callable[[bytes], bool] = has_image_suffix  # by its name
     failures: list[Failure] = field(default_factory=list)
@@ -50,7 +50,7 @@ class RemoteFolder:
 
     @property
     def ignored(self) -> Ignored:
-        """Return how many entries were passed over, by kind."""
+        """Return how many entries were skipped, by kind."""
         return Ignored(hidden=self.hidden, other_suffix=self.other_suffix)
 
     def is_there(self) -> bool:
@@ -58,7 +58,7 @@ class RemoteFolder:
         return bool(self._remote.info(self._path(self.scope)).type != pafs.FileType.NotFound)
 
     def version(self) -> str:
-        """Return "": nothing short of a listing tells whether a folder has changed."""
+        """Return "": only a listing tells whether a folder has changed."""
         return ""
 
     def close(self) -> None:
@@ -88,10 +88,10 @@ class RemoteFolder:
         found: list[tuple[bytes, pafs.FileInfo | None]] = []
         above = self._path(folder)
         for info in self._remote.listed(above):
-            path = info.path.rstrip("/")  # of a web server's folders, that ends them
+            path = info.path.rstrip("/")  # a web server's folders end with a slash
             name = os.fsencode(path.rpartition("/")[2])
             if path != f"{above}/{os.fsdecode(name)}" or not name:
-                continue  # a link of a web server's that leads elsewhere
+                continue  # a web server's link to another place
             if is_hidden(name):
                 self.hidden += 1
             elif info.type == pafs.FileType.Directory:
@@ -104,7 +104,7 @@ class RemoteFolder:
             yield prefix + os.fsdecode(name.removesuffix(b"/")), info
 
     def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
-        """Yield a file of our own for each ref, fetched ahead of time, many at once.
+        """Yield a temporary file for each ref, fetched ahead of time, many at once.
 
         Raises StorageError where the server does not answer any more.
         """
@@ -117,17 +117,17 @@ class RemoteFolder:
                     f"{self.url}: {_IN_ROW} images in a row could not be fetched "
                     f"({outcome.detail}); the same command goes on from there"
                 )
-            yield ref, outcome if isinstance(outcome, Failure) else self.handed.keep(outcome)
+            yield ref, outcome if isinstance(outcome, Failure) else self.temporary.keep(outcome)
 
     def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
-        """Yield what objects beside images say of them."""
-        sidecars = RemoteFolder(self.root, self.url, "", self.handed, MAX_BYTES, is_sidecar)
+        """Yield the sidecars of images."""
+        sidecars = RemoteFolder(self.root, self.url, "", self.temporary, MAX_BYTES, is_sidecar)
         return beside_members(sidecars, keys)
 
     def _read(self, ref: ImageRef) -> bytes | Failure:
         if ref.size > self.max_bytes:
-            words_ = f"{ref.size} bytes are more than --max-bytes {self.max_bytes}"
-            return _lost(ref, Reason.TOO_BIG, words_)
+            message = f"{ref.size} bytes are more than max_bytes {self.max_bytes}"
+            return _lost(ref, Reason.TOO_BIG, message)
         try:
             with self._remote.files.open_input_stream(self._path(ref.key)) as stream:
                 if not _is_same(stream, ref):
@@ -136,7 +136,7 @@ class RemoteFolder:
         except (pa.ArrowException, OSError, ValueError) as error:
             return _lost(ref, reason_of(error), words(error))
         if len(content) > self.max_bytes:
-            return _lost(ref, Reason.TOO_BIG, f"more than --max-bytes {self.max_bytes}")
+            return _lost(ref, Reason.TOO_BIG, f"more than max_bytes {self.max_bytes}")
         if 0 <= ref.size != len(content):
             return _lost(ref, Reason.CHANGED, "changed while it was read")
         return content
@@ -166,15 +166,15 @@ def fetched(
 
 
 class RemoteArchive:
-    """The images of an archive at a URL: it is fetched, and gone through as a file of our own."""
+    """The images of an archive at a URL: it is downloaded to a temporary file."""
 
     def __init__(
-        self, root: int, url: str, handed: ByteFiles, opened: Callable[[str], Source]
+        self, root: int, url: str, temporary: TemporaryImages, opened: Callable[[str], Source]
     ) -> None:
         """`opened` makes a source of the file that was fetched."""
         self._root = root
         self._remote = Remote(url)
-        self._handed = handed
+        self._temporary = temporary
         self._opened = opened
         self._source: Source | None = None
         self._path = ""
@@ -198,7 +198,7 @@ class RemoteArchive:
         return self._version
 
     def close(self) -> None:
-        """Remove what was fetched; it is fetched again if need be."""
+        """Remove the download; it is fetched again if needed."""
         if self._source is not None:
             self._source.close()
             self._source = None
@@ -218,11 +218,11 @@ class RemoteArchive:
         return self._fetched().digest(ref)
 
     def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
-        """Yield a part of the fetched file for each ref, or a file of our own."""
+        """Yield a part of the fetched file for each ref, or a temporary file."""
         return self._fetched().places(refs)
 
     def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
-        """Yield what the archive says of images besides their bytes."""
+        """Yield the sidecars or columns of images."""
         return self._fetched().beside(keys)
 
     def _state(self) -> pafs.FileInfo:
@@ -233,14 +233,14 @@ class RemoteArchive:
     def _fetched(self) -> Source:
         """Return the archive as a local file. Raises StorageError."""
         if self._source is None:
-            self._path = self._handed.reserve()
+            self._path = self._temporary.reserve()
             self._download(self._state())
             self._source = self._opened(self._path)
             self.held_bytes = self._state().size or 0
         return self._source
 
     def _download(self, info: pafs.FileInfo) -> None:
-        """Fetch the file in stretches, several at a time; another one is not taken for it."""
+        """Fetch the file in ranges, several at a time. Raises where it changes meanwhile."""
         with (
             self._remote.told(),
             open(self._path, "xb") as file,
@@ -263,10 +263,10 @@ def _is_same(stream: Any, ref: ImageRef) -> bool:
     """Return whether what is about to be read has the time that it was listed with."""
     if ref.mtime_ns < 0:
         return True
-    said = (stream.metadata() or {}).get("Last-Modified")
-    if not said:
+    modified = (stream.metadata() or {}).get("Last-Modified")
+    if not modified:
         return True
-    text = said.decode() if isinstance(said, bytes) else said
+    text = modified.decode() if isinstance(modified, bytes) else modified
     try:
         when = datetime.fromisoformat(text)
     except ValueError:

@@ -1,8 +1,8 @@
 """Files beside images to columns: `a.jpg.json` or `a.json`, and likewise .txt and .cls.
 
-In: the keys of images and a place of such files, out: the table that one with a row an image would
-have been. The fields of a JSON object become columns, a text the column `caption`, and the number
-in a .cls file, as WebDataset writes them, the column `cls`.
+In: the keys of images and a source of such files, out: a table with a row an image. The fields of a
+JSON object become columns, a text the column `caption`, and the number in a .cls file, as
+WebDataset writes them, the column `cls`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ SIDECARS = "sidecars"  # the source of a table that is no file
 CAPTION = "caption"
 CLASS = "cls"
 MAX_BYTES = 1 << 20  # of one file
-SIDECAR_SUFFIXES = ("json", "txt", "cls")  # the one that counts for more first
+SIDECAR_SUFFIXES = ("json", "txt", "cls")  # the preferred one first
 
 
-def sidecar_table(said: Iterable[tuple[str, Beside]], taken: frozenset[str]) -> UserTable:
-    """Return what is said of images, each given with its path, as a table.
+def sidecar_table(sidecars: Iterable[tuple[str, Beside]], taken: frozenset[str]) -> UserTable:
+    """Return the sidecars of images, given with their paths, as a table.
 
     A column whose values are not of one type becomes JSON text. Raises UsageError for too many
     columns.
@@ -39,7 +39,7 @@ def sidecar_table(said: Iterable[tuple[str, Beside]], taken: frozenset[str]) -> 
     names: list[str] = []
     rows: list[Mapping[str, Any]] = []
     unreadable: list[str] = []
-    for path, beside in said:
+    for path, beside in sidecars:
         unreadable += beside.unreadable
         if beside.fields:
             names.append(path)
@@ -48,12 +48,12 @@ def sidecar_table(said: Iterable[tuple[str, Beside]], taken: frozenset[str]) -> 
 
 
 def is_sidecar(name: bytes) -> bool:
-    """Return whether a file may be one that lies beside an image."""
+    """Return whether a file may be a sidecar."""
     return os.fsdecode(name.rpartition(b".")[2]).lower() in SIDECAR_SUFFIXES
 
 
 def beside_files(root: str, keys: Iterable[str]) -> Iterator[Beside]:
-    """Yield what files below a folder say of images, whose keys come folder by folder."""
+    """Yield the sidecars below a folder, for keys of images that come folder by folder."""
     for folder, group in groupby(keys, lambda key: key.rpartition("/")[0]):
         there = frozenset(_listed(root, folder))
         for key in group:
@@ -61,9 +61,9 @@ def beside_files(root: str, keys: Iterable[str]) -> Iterator[Beside]:
 
 
 def beside_members(sidecars: Source, keys: Iterable[str]) -> Iterator[Beside]:
-    """Yield what members of an archive, or objects of a bucket, say of images.
+    """Yield the sidecars among members of an archive or objects of a bucket.
 
-    `sidecars` has files that lie beside images for its images.
+    `sidecars` is a source of the sidecar files.
     """
     contents: dict[str, bytes | str] = {}
     for ref, place in sidecars.places(list(sidecars)):
@@ -80,7 +80,7 @@ def beside_members(sidecars: Source, keys: Iterable[str]) -> Iterator[Beside]:
 
 
 def _place_content(place: Place) -> bytes | str:
-    """Return the bytes at a place, or why they cannot be read; removes a file of ours."""
+    """Return the bytes at a place, or why they cannot be read; removes a temporary file."""
     try:
         if place.part is None:
             return _file_content(place.folder, place.key)
@@ -122,7 +122,7 @@ def _listed(root: str, folder: str) -> Iterator[str]:
 
 
 def _beside(key: str, there: Collection[str], content: Callable[[str], bytes]) -> Beside:
-    """Return what the sidecars of an image say; where two say a thing, the first counts."""
+    """Return the fields of an image's sidecars; of a field that comes twice, the first counts."""
     fields: dict[str, Any] = {}
     unreadable: list[str] = []
     for suffix in SIDECAR_SUFFIXES:

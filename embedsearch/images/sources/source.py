@@ -1,4 +1,4 @@
-"""What planning and indexing ask of any place of images."""
+"""The interface of every source of images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from embedsearch.core.records import Failure, Ignored, ImageRef, Place
 
 @dataclass(frozen=True)
 class Beside:
-    """What a source says of one image besides its bytes; a file that says nothing is named."""
+    """The sidecar fields of one image, and the sidecars that cannot be read."""
 
     key: str
     fields: Mapping[str, Any]
@@ -21,8 +21,8 @@ class Beside:
 class Source(Protocol):
     """The images of one root. Iterate over it for its refs, in the byte order of their keys.
 
-    `failures` and `ignored` are complete afterwards. What cannot be reached at all, such as a
-    server, raises StorageError.
+    `failures` and `ignored` are complete afterwards. A server that cannot be reached
+    raises StorageError.
     """
 
     failures: list[Failure]
@@ -36,18 +36,18 @@ class Source(Protocol):
         """Return whether the root is there; its images may be gone."""
 
     def version(self) -> str:
-        """Return what changes whenever any image does, "" where nothing short of a scan tells."""
+        """Return a string that changes with the images, "" where only a scan can tell."""
 
     def __iter__(self) -> Iterator[ImageRef]: ...
 
     def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
-        """Yield where the bytes of each ref lie, or why they cannot be had, in any order."""
+        """Yield where the bytes of each ref are, or why they cannot be read, in any order."""
 
     def digest(self, ref: ImageRef) -> bytes | None:
         """Return the sha256 of an image, None where it cannot be read or only at a high cost."""
 
     def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
-        """Yield what the source says of images besides their bytes, keys folder by folder."""
+        """Yield the sidecar fields of images, keys folder by folder."""
 
     def close(self) -> None:
         """Release what is open."""

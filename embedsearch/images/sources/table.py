@@ -1,4 +1,4 @@
-"""A table of a user's to columns by image; in: CSV, JSON lines or Parquet, out: an Arrow table.
+"""A user's table to columns by image; in: CSV, JSON lines or Parquet, out: an Arrow table.
 
 The column `path` names images by their path, or else `name` by the last part of it.
 """
@@ -21,13 +21,13 @@ LEFT_OUT = frozenset({"vector", "embedding"})  # of an exported table: the rows 
 
 @dataclass(frozen=True)
 class UserTable:
-    """`names` of images, paths or last parts of them, each once, and the columns beside them."""
+    """Unique `names` of images, whole paths or file names, and the other columns."""
 
     source: str
     by: str  # path or name
     names: list[str]
     columns: pa.Table
-    unreadable: list[str] = field(default_factory=list)  # of several files, with the reason
+    unreadable: list[str] = field(default_factory=list)  # file names with the reason
 
 
 def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
@@ -36,21 +36,21 @@ def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
     A column whose name is `taken` by a column of the store is called `user_…`.
     """
     if not source.is_file():
-        raise UsageError(f"--metadata {source}: there is no such file")
-    table = read_table(source, f"--metadata {source}")
+        raise UsageError(f"metadata {source}: there is no such file")
+    table = read_table(source, f"metadata {source}")
     by = next((name for name in NAMES if name in table.column_names), "")
     if not by or table.num_columns > MAX_COLUMNS:
         raise UsageError(
-            f"--metadata {source} needs a column path or name; it has "
+            f"metadata {source} needs a column path or name; it has "
             f"{', '.join(table.column_names[:20])}"
         )
     if len(set(table.column_names)) < table.num_columns:
-        raise UsageError(f"--metadata {source} has a column twice")
+        raise UsageError(f"metadata {source} has a column twice")
     names = pc.cast(table.column(by), pa.string()).to_pylist()
     _check_names(source, by, names)
     left_out = {by, *LEFT_OUT}
     columns = table.select([name for name in table.column_names if name not in left_out])
-    renamed = own_names(columns.column_names, taken, f"--metadata {source}")
+    renamed = own_names(columns.column_names, taken, f"metadata {source}")
     return UserTable(str(source), by, names, columns.rename_columns(renamed).combine_chunks())
 
 
@@ -70,8 +70,8 @@ def read_table(source: Path, called: str) -> pa.Table:
     try:
         return _read(source)
     except (pa.ArrowException, OSError, ValueError) as error:
-        words = " ".join(str(error).split())[:200]
-        raise UsageError(f"{called} cannot be read: {words}") from error
+        message = " ".join(str(error).split())[:200]
+        raise UsageError(f"{called} cannot be read: {message}") from error
 
 
 def _read(source: Path) -> pa.Table:
@@ -87,7 +87,7 @@ def _read(source: Path) -> pa.Table:
     if suffix in {".csv", ".tsv"}:
         from pyarrow import csv
 
-        # A quoted text may go on over lines, as captions do.
+        # Quoted text may span lines, as captions do.
         form = csv.ParseOptions(
             delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True
         )
@@ -111,9 +111,9 @@ def _check_names(source: Path, by: str, names: list[str | None]) -> None:
     seen: dict[str | None, int] = {}
     for number, name in enumerate(names, start=1):
         if not name:
-            raise UsageError(f"--metadata {source}: row {number} has no {by}")
+            raise UsageError(f"metadata {source}: row {number} has no {by}")
         if name in seen:
             raise UsageError(
-                f"--metadata {source}: rows {seen[name]} and {number} both have the {by} {name!r}"
+                f"metadata {source}: rows {seen[name]} and {number} both have the {by} {name!r}"
             )
         seen[name] = number

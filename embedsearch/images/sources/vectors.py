@@ -1,4 +1,4 @@
-"""Vectors that someone saved with numpy.save; in: a file, out: an array that stays on the disk."""
+"""Vectors saved with numpy.save; in: a file, out: an array that stays on the disk."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from embedsearch.core.errors import UsageError
 
 
 def open_vectors(path: Path) -> npt.NDArray[np.floating[Any]]:
-    """Return float (rows, D), mapped into memory; nothing in it is run. Raises UsageError."""
+    """Return float (rows, D), mapped into memory; no code in it is run. Raises UsageError."""
     try:
         array: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:

@@ -1,8 +1,8 @@
-"""The folder beside the output that one training has to itself; in: OUT, out: places for its files.
+"""The working folder of one training, beside its output; in: the output, out: paths of its files.
 
-It holds the checkpoint and, while they are decoded, the pictures. What a killed run left in it is
-swept by the next one, and all of it when the training is done. A folder of that name with anything
-else in it is someone else's, and left alone.
+It holds the checkpoint and, while they are decoded, the images. The next run removes what a killed
+run left, and the folder is removed when the training is done. A folder of that name with other
+files in it belongs to someone else and is left alone.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from embedsearch.core.paths import printable
 _OURS = re.compile(r"checkpoint|pixels|tmp-[0-9a-f]{16}-checkpoint")
 
 
-class Workplace:
-    """Held until its `with` ends; the kernel drops the lock when its process dies."""
+class TrainingFolder:
+    """Locked until its `with` ends; the kernel drops the lock when its process dies."""
 
     def __init__(self, out: Path) -> None:
-        """Take the folder. Raises UsageError, StorageError, and StoreLocked where it is taken."""
+        """Lock the folder. Raises UsageError, StorageError, and StoreLocked if another holds it."""
         if out.suffix != ".safetensors":
-            raise UsageError(f"--out {out}: give a name that ends in .safetensors")
+            raise UsageError(f"out {out}: give a name that ends in .safetensors")
         if out.is_dir():
-            raise UsageError(f"--out {out} is a folder")
+            raise UsageError(f"out {out} is a folder")
         self.out = out.resolve()
         self.folder = self.out.with_suffix(".training")
         self.checkpoint = self.folder / "checkpoint"
@@ -38,7 +38,7 @@ class Workplace:
             raise StoreLocked(f"another training is making {out}: give another --out") from error
         except OSError as error:
             raise StorageError(
-                f"--out {out}: {self.folder} cannot be made ({error.strerror or error})"
+                f"out {out}: {self.folder} cannot be made ({error.strerror or error})"
             ) from error
         try:
             self._sweep()
@@ -46,17 +46,17 @@ class Workplace:
             os.close(self._descriptor)
             raise
 
-    def __enter__(self) -> Workplace:
+    def __enter__(self) -> TrainingFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go of the folder; with a checkpoint in it, it stays."""
-        with contextlib.suppress(OSError):  # a checkpoint is in it, or what someone put there
+        """Unlock the folder, and remove it if it is empty."""
+        with contextlib.suppress(OSError):  # it is not empty
             self.folder.rmdir()
         os.close(self._descriptor)
 
     def _sweep(self) -> None:
-        """Remove what a killed run left. Raises UsageError, before that, for anything foreign."""
+        """Remove what a killed run left. Raises UsageError first for any other file."""
         files = list(self.folder.iterdir())
         for file in files:
             if not _OURS.fullmatch(file.name) or file.is_dir():
@@ -78,7 +78,7 @@ class Workplace:
                 if os.path.samestat(os.fstat(descriptor), os.stat(self.folder)):
                     return descriptor
             except FileNotFoundError:
-                pass  # its last holder removed it meanwhile: make it again
+                pass  # its last holder removed it meanwhile: try again
             except BaseException:
                 os.close(descriptor)
                 raise

@@ -1,4 +1,4 @@
-"""How far a training is, and its checkpoint; in: a course and state, out: a file, and back."""
+"""The progress of a training and its checkpoint; in: state and tensors, out: a file, and back."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from embedsearch.core.records import Epoch, ModelSpec, Quality
 from embedsearch.learning.labels import Labels
 
 VERSION = 1  # of the checkpoint's layout
-# What may differ when a training goes on: the machine.
-_OF_THE_MACHINE = ("device", "precision", "checkpoint_s")
+# These may differ when a training is resumed: it may move to another machine.
+_MACHINE_FIELDS = ("device", "precision", "checkpoint_s")
 
 
 @dataclass
-class Course:
-    """How far a training is, and the best so far."""
+class TrainingState:
+    """The progress of a training, and the best result so far."""
 
     epoch: int = 0  # full passes done
-    step: int = 0  # of the pass under way
+    step: int = 0  # of the current pass
     loss_sum: float = 0.0  # of its steps
     best_epoch: int = 0  # 0: what training began with
     before: Quality | None = None
     best: Quality | None = None
     dead: dict[str, float] = field(default_factory=dict)  # share of channels a stage, before
     epochs: list[Epoch] = field(default_factory=list)
-    warnings: dict[str, str] = field(default_factory=dict)  # words by kind
+    warnings: dict[str, str] = field(default_factory=dict)  # messages by kind
 
 
-def identity(config: TrainConfig, spec: ModelSpec) -> dict[str, Any]:
-    """Return what a run must have in common with a checkpoint to go on from it.
+def identity_of(config: TrainConfig, spec: ModelSpec) -> dict[str, Any]:
+    """Return what a run must have in common with a checkpoint to resume it.
 
-    And the same pictures, which are known later: see `digest_of`.
+    The images must be the same, too; they are known later: see `digest_of`.
     """
-    own = {name: v for name, v in asdict(config).items() if name not in _OF_THE_MACHINE}
+    own = {name: v for name, v in asdict(config).items() if name not in _MACHINE_FIELDS}
     return {"version": VERSION, **own, **spec.identity()}
 
 
 def digest_of(parts: Iterable[Labels]) -> str:
-    """Return a digest of which pictures there are, and of their targets."""
+    """Return a digest of the images and their targets."""
     digest = hashlib.sha256()
     for labels in parts:
         for ref in labels.refs:
-            words = f"{ref.key}\0{ref.size}\0{ref.mtime_ns}\0"
-            digest.update(words.encode(errors="surrogateescape"))
+            line = f"{ref.key}\0{ref.size}\0{ref.mtime_ns}\0"
+            digest.update(line.encode(errors="surrogateescape"))
         for target in labels.targets:
             digest.update(f"{target.name}\0{target.classes}".encode(errors="surrogateescape"))
             digest.update(target.values.tobytes())
@@ -61,12 +61,16 @@ def digest_of(parts: Iterable[Labels]) -> str:
 
 
 def save(
-    file: Path, whose: dict[str, Any], pictures: str, course: Course, state: Mapping[str, Any]
+    file: Path,
+    identity: dict[str, Any],
+    images: str,
+    state: TrainingState,
+    tensors: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint; one that is there is replaced in one step. Raises StorageError."""
     data = io.BytesIO()
-    notes = {"identity": json.dumps(whose), "course": json.dumps(asdict(course))}
-    torch.save({**notes, "pictures": pictures, **state}, data)
+    notes = {"identity": json.dumps(identity), "course": json.dumps(asdict(state))}
+    torch.save({**notes, "pictures": images, **tensors}, data)
     try:
         write_atomically(file, data.getvalue())
     except OSError as error:
@@ -75,14 +79,14 @@ def save(
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds: where to go on, of which pictures, and every part's state."""
+    """The content of a checkpoint."""
 
-    course: Course
-    pictures: str
-    state: Mapping[str, Any]  # tensors on the CPU
+    state: TrainingState
+    images: str  # digest of the images and their targets
+    tensors: Mapping[str, Any]  # on the CPU: the state of the network, its average, the optimizer
 
 
-def read_checkpoint(file: Path, whose: dict[str, Any]) -> Checkpoint | None:
+def read_checkpoint(file: Path, identity: dict[str, Any]) -> Checkpoint | None:
     """Return what a checkpoint holds, None where there is none.
 
     Raises UsageError for one that is of another training, or damaged, and StorageError.
@@ -93,15 +97,16 @@ def read_checkpoint(file: Path, whose: dict[str, Any]) -> Checkpoint | None:
         content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
         theirs = json.loads(content["identity"])
         if theirs.get("version") == VERSION:
-            found = Checkpoint(_course(json.loads(content["course"])), content["pictures"], content)
+            state = _state_from(json.loads(content["course"]))
+            found = Checkpoint(state, content["pictures"], content)
     except OSError as error:
         raise StorageError(f"{file}: {error.strerror or error}") from error
     except MemoryError:
         raise
     except Exception as error:  # whatever a cut or foreign file makes torch raise
-        words = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise UsageError(f"{file} cannot be read ({words}): delete it to start anew") from error
-    ours = json.loads(json.dumps(whose))
+        message = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UsageError(f"{file} cannot be read ({message}): delete it to start again") from error
+    ours = json.loads(json.dumps(identity))
     differing = sorted(
         key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)
     )
@@ -113,12 +118,12 @@ def read_checkpoint(file: Path, whose: dict[str, Any]) -> Checkpoint | None:
     return found
 
 
-def _course(values: dict[str, Any]) -> Course:
-    """Rebuild a course from its JSON."""
+def _state_from(values: dict[str, Any]) -> TrainingState:
+    """Rebuild a state from its JSON."""
 
     def quality(found: dict[str, Any] | None) -> Quality | None:
         return None if found is None else Quality(**found)
 
     epochs = [Epoch(**{**e, "quality": Quality(**e["quality"])}) for e in values["epochs"]]
     ends = {name: quality(values[name]) for name in ("before", "best")}
-    return Course(**{**values, **ends, "epochs": epochs})
+    return TrainingState(**{**values, **ends, "epochs": epochs})

@@ -1,16 +1,16 @@
-"""What is asked for; in: the body and the query string of a request, out: a query and its config.
+"""Requests for a search; in: the body and the query string, out: a query and its config.
 
-A picture that is handed over comes with its options in the query string; in a form, where a
-browser without scripts sends it, they may be fields, too.
+The options of an uploaded image are in the query string; in a form of a browser without scripts
+they may also be fields.
 
-What cannot be read is a BadRequest, whatever pydantic, json or the form parser raised.
+Any invalid input raises BadRequest, whatever pydantic, json or the form parser raised.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -30,61 +30,65 @@ _MAX_DIM = 1 << 16
 _MAX_EXAMPLES = 100
 _PARTS = 4
 _ROWS = rf"^\d{{1,12}}(,\d{{1,12}}){{0,{_MAX_EXAMPLES - 1}}}$"
-_SHOWN = 3  # of what is wrong with a request
+_SHOWN = 3  # errors of a request that are listed
 
 
 class BadRequest(Exception):
-    """A request that cannot be followed, and the status that says so."""
+    """An invalid request, and the status of its answer."""
 
-    def __init__(self, words: str, status: int = 400) -> None:
-        super().__init__(words)
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
         self.status = status
 
 
+PageSize: TypeAlias = Annotated[int, Field(ge=1, le=MAX_K)]
+Where: TypeAlias = Annotated[str | None, Field(max_length=10_000, description="SQL condition")]
+
+
 class Options(BaseModel):
-    """The options of a search, as those of `embedsearch query`."""
+    """The options of a search, as of `embedsearch query`; SearchConfig checks their bounds."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    k: Annotated[int, Field(ge=1, le=MAX_K, description="hits")] = DEFAULT_K
-    offset: Annotated[int, Field(ge=0, le=MAX_OFFSET, description="hits left out")] = 0
-    where: Annotated[str | None, Field(max_length=10_000, description="SQL condition")] = None
-    min_score: Annotated[float | None, Field(ge=-1, le=1, description="least cosine")] = None
-    collapse: Annotated[float | None, Field(gt=0, le=1, description="copies count once")] = None
-    diverse: Annotated[float | None, Field(ge=0, le=1, description="how different hits are")] = None
-    expand: Annotated[int, Field(ge=0, le=100, description="neighbours to ask again with")] = 0
+    k: Annotated[PageSize, Field(description="hits")] = DEFAULT_K
+    offset: Annotated[int, Field(le=MAX_OFFSET, description="hits left out")] = 0
+    where: Where = None
+    min_score: Annotated[float | None, Field(description="least cosine")] = None
+    collapse: Annotated[float | None, Field(description="copies count once")] = None
+    diverse: Annotated[float | None, Field(description="how different hits are")] = None
+    expand: Annotated[int, Field(description="neighbors to ask again with")] = 0
 
     def config(self) -> SearchConfig:
-        """Return them as the searcher takes them. Raises UsageError."""
+        """Return them as a SearchConfig. Raises UsageError."""
         return SearchConfig(**{name: getattr(self, name) for name in Options.model_fields})
 
 
 class TextOptions(Options):
-    """The options of a search that are text: of a query string, or of a form."""
+    """The options of a search in a query string or a form."""
 
     crop: Annotated[
         str | None,
         Field(
             pattern=r"^\d{1,9},\d{1,9},\d{1,9},\d{1,9}$",
-            description="x,y,width,height: the part of the image that is meant, in pixels",
+            description="x,y,width,height: the part of the image to search for, in pixels",
         ),
     ] = None
     like: Annotated[
-        str, Field(pattern=_ROWS, max_length=2000, description="rows that hits are to be like, too")
+        str, Field(pattern=_ROWS, max_length=2000, description="rows that hits should also be like")
     ] = ""
     unlike: Annotated[
-        str, Field(pattern=_ROWS, max_length=2000, description="rows that hits are not to be like")
+        str, Field(pattern=_ROWS, max_length=2000, description="rows that hits should not be like")
     ] = ""
 
 
 class RowOptions(TextOptions):
-    """A search with an image of the store that an address names."""
+    """A search for an image of the store, by a link."""
 
     row: Annotated[int, Field(ge=0, lt=10**12, description="an image of the store")]
 
 
 class SearchBody(Options):
-    """A search with what the store has, or with a vector: one of key, row and vector, or like."""
+    """A search in JSON: one of key, row and vector, or like."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
@@ -98,38 +102,38 @@ class SearchBody(Options):
         Field(
             min_length=4,
             max_length=4,
-            description="x, y, width, height: the part of the image that is meant, in pixels",
+            description="x, y, width, height: the part of the image to search for, in pixels",
         ),
     ] = None
     like: Annotated[
         list[Annotated[int, Field(ge=0, lt=10**12)]],
-        Field(max_length=_MAX_EXAMPLES, description="rows that hits are to be like, too"),
+        Field(max_length=_MAX_EXAMPLES, description="rows that hits should also be like"),
     ] = []
     unlike: Annotated[
         list[Annotated[int, Field(ge=0, lt=10**12)]],
-        Field(max_length=_MAX_EXAMPLES, description="rows that hits are not to be like"),
+        Field(max_length=_MAX_EXAMPLES, description="rows that hits should not be like"),
     ] = []
 
 
 class ListOptions(BaseModel):
-    """Which images are to be listed."""
+    """The options of a list of images."""
 
     model_config = ConfigDict(extra="forbid")
 
-    k: Annotated[int, Field(ge=1, le=MAX_K, description="images")] = DEFAULT_K
+    k: Annotated[PageSize, Field(description="images")] = DEFAULT_K
     offset: Annotated[int, Field(ge=0, lt=10**12, description="images left out")] = 0
-    where: Annotated[str | None, Field(max_length=10_000, description="SQL condition")] = None
+    where: Where = None
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A query, and what is to be returned."""
+class SearchRequest:
+    """A query and its config."""
 
     query: Query
     config: SearchConfig
 
 
-async def asked(request: Request, limits: ServerLimits) -> Asked:
+async def read_search(request: Request, limits: ServerLimits) -> SearchRequest:
     """Read a request for a search. Raises BadRequest and UsageError."""
     if request.method == "GET":
         options = validated(RowOptions, parameters(request))
@@ -153,15 +157,15 @@ async def asked(request: Request, limits: ServerLimits) -> Asked:
     return _of_text(image, options)
 
 
-def _of_text(image: bytes | Key, options: TextOptions) -> Asked:
+def _of_text(image: bytes | Key, options: TextOptions) -> SearchRequest:
     crop = options.crop and [int(number) for number in options.crop.split(",")]
     like, unlike = (
         [int(row) for row in rows.split(",") if row] for rows in (options.like, options.unlike)
     )
-    return Asked(_query(image, crop or None, like, unlike), options.config())
+    return SearchRequest(_query(image, crop or None, like, unlike), options.config())
 
 
-def _of_json(request: Request, body: bytes, limits: ServerLimits) -> Asked:
+def _of_json(request: Request, body: bytes, limits: ServerLimits) -> SearchRequest:
     if request.url.query:
         raise BadRequest("the options of a JSON search stand in its body")
     if len(body) > limits.json_bytes:
@@ -179,11 +183,11 @@ def _of_json(request: Request, body: bytes, limits: ServerLimits) -> Asked:
         first = np.array(search.vector, np.float32)
     elif given:
         first = Key(getattr(search, given[0]))
-    return Asked(_query(first, search.crop, search.like, search.unlike), search.config())
+    return SearchRequest(_query(first, search.crop, search.like, search.unlike), search.config())
 
 
 def _query(image: Any, crop: list[int] | None, like: Sequence[int], unlike: Sequence[int]) -> Query:
-    """Return the query: an image or a part of it, with what hits are to be like and unlike."""
+    """Return the query: an image or a part of it, with rows to be like and unlike."""
     if crop is not None:
         if image is None or isinstance(image, np.ndarray):
             raise BadRequest("only an image can be cropped")
@@ -195,9 +199,9 @@ def _query(image: Any, crop: list[int] | None, like: Sequence[int], unlike: Sequ
 
 
 async def _of_form(request: Request, limits: ServerLimits) -> tuple[bytes, dict[str, str]]:
-    """Return the bytes of the part `image`, and the fields; names of files mean nothing.
+    """Return the bytes of the part `image`, and the fields that are not empty.
 
-    A field that was left empty is none.
+    File names are ignored.
     """
     try:
         async with request.form(
@@ -213,8 +217,8 @@ async def _of_form(request: Request, limits: ServerLimits) -> tuple[bytes, dict[
             image = await files["image"].read()
             return image, {name: value for name, value in fields.items() if value}
     except (MultiPartException, HTTPException) as error:
-        words = getattr(error, "message", None) or getattr(error, "detail", "")
-        raise BadRequest(f"the form cannot be read: {words}") from error
+        message = getattr(error, "message", None) or getattr(error, "detail", "")
+        raise BadRequest(f"the form cannot be read: {message}") from error
 
 
 def parameters(request: Request) -> dict[str, str]:

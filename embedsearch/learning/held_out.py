@@ -1,4 +1,4 @@
-"""How good weights are on pictures held out; in: features and vectors, out: a Quality."""
+"""Evaluation on held-out images; in: features and vectors, out: a Quality."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ import torch
 from torch import Tensor, nn
 
 from embedsearch.core.records import Quality
-from embedsearch.learning.labels import Target, main_of, scale_of
+from embedsearch.learning.labels import LabelColumn, main_of, scale_of
 from embedsearch.learning.metrics import measure_all
 
 
-def judge(
+def evaluate_held_out(
     features: Tensor,
     vectors: Tensor,
-    held: Sequence[Target],
-    learnt: Sequence[Target],
+    held: Sequence[LabelColumn],
+    learned: Sequence[LabelColumn],
     heads: Sequence[nn.Module],
 ) -> Quality:
-    """Return recall and mAP of the vectors, and what the heads make of them.
+    """Return recall and mAP of the vectors, and the errors of the heads.
 
-    `features` and `vectors` float32 (n, D); `held` are their true targets; `learnt` those of the
-    training, by whose scale heads give numbers; no `heads`: they have learnt nothing yet.
+    `features` and `vectors` float32 (n, D); `held` are their true targets; `learned` those of the
+    training, which give the scale of numbers; without `heads` only the vectors count.
     """
     shown: dict[str, float] = {}
     skills = []
-    for truth, target, head in zip(held, learnt, heads, strict=bool(heads)):
+    for truth, target, head in zip(held, learned, heads, strict=bool(heads)):
         known = torch.from_numpy(truth.known)
         if not known.any():
             continue
@@ -49,7 +49,7 @@ def judge(
 
 
 def _retrieval(
-    vectors: npt.NDArray[np.float32], held: Sequence[Target]
+    vectors: npt.NDArray[np.float32], held: Sequence[LabelColumn]
 ) -> tuple[float | None, float | None]:
     """Return recall@1 and mAP, leave one out, by the classes of the first target that has any."""
     main = main_of(held)

@@ -1,7 +1,6 @@
-"""Labelled pictures, decoded once for many epochs; in: Labels, out: their pixels in two parts.
+"""Labeled images, decoded once for many epochs; in: Labels, out: pixels to train on and held out.
 
-Memory does not grow with the pictures: the arrays are mapped files, which the system's page cache
-holds as far as there is room.
+Memory does not grow with the images: the arrays are mapped files in the system's page cache.
 """
 
 from __future__ import annotations
@@ -25,48 +24,48 @@ from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
 from embedsearch.learning.labels import Labels, check_learnable
 
-_NAMED = 5  # so many pictures that cannot be read are named
+_NAMED = 5  # unreadable images that are named
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some of the pictures: labels of n, pixels uint8 (n, S, S, 3)."""
+class LabeledImages:
+    """Images with labels: n labels, pixels uint8 (n, S, S, 3)."""
 
     labels: Labels
     pixels: npt.NDArray[np.uint8]
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.pixels)
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Those to learn from, those to judge by, and how many could not be read."""
+class TrainingImages:
+    """Images to learn from, held-out images, and the number of unreadable ones."""
 
-    train: Part
-    held: Part
+    train: LabeledImages
+    held: LabeledImages
     failed: int
 
 
-def take_pictures(
+def decode_training_images(
     labels: Labels, side: int, holdout: float, seed: int, scratch: Path, session: Session
-) -> Pictures:
-    """Split the pictures and decode them as `index` would; `scratch` is a file to map.
+) -> TrainingImages:
+    """Split the images and decode them as `index` does; `scratch` is a file to map.
 
     Raises UsageError for too few, StorageError for a full disk, and Interrupted.
     """
-    chosen = [labels.keep(places) for places in labels.split(holdout, seed)]
+    chosen = [labels.keep(indices) for indices in labels.split(holdout, seed)]
     session.notice(
         f"{len(chosen[0].refs)} pictures to learn from, {len(chosen[1].refs)} held out; decoding"
     )
     parts, failed = [], 0
     for part in chosen:
-        pixels, places, failures = _decode_all(part.folder, part.refs, side, scratch, session)
+        pixels, indices, failures = _decode_all(part.folder, part.refs, side, scratch, session)
         for failure in failures[:_NAMED]:
             session.notice(f"left out: {printable(failure.key)}: {failure.reason}")
         failed += len(failures)
-        parts.append(Part(part.keep(places), pixels))
+        parts.append(LabeledImages(part.keep(indices), pixels))
     train, held = parts
     check_learnable(train.labels.targets)
     if len(train) < 2 or not len(held):
@@ -74,13 +73,13 @@ def take_pictures(
             f"{len(train)} pictures to learn from and {len(held)} held out are too few: a class "
             "needs two at least"
         )
-    return Pictures(train, held, failed)
+    return TrainingImages(train, held, failed)
 
 
 def _decode_all(
     folder: str, refs: Sequence[ImageRef], side: int, file: Path, session: Session
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[Failure]]:
-    """Return pixels, mapped from `file`, the places in refs that they are of, and failures."""
+    """Return pixels, mapped from `file`, the indices of their refs, and failures."""
     shape = (len(refs), side, side, 3)
     if not refs:
         return np.empty(shape, np.uint8), np.empty(0, np.int64), []
@@ -103,12 +102,12 @@ def _decode_all(
     with DecodePool(side, DecodeLimits(), workers=workers) as pool:
         for batch in pool.run((DecodeJob.of_file(ref, folder) for ref in refs), session.stop):
             mine = [numbers[ref.key] for ref in batch.images.refs]
-            pixels[mine] = batch.images.pixels  # slow ones come late: each has its own place
+            pixels[mine] = batch.images.pixels  # slow ones come late: each has its own index
             is_good[mine] = True
             failures += batch.failures
     session.check()
-    places = np.flatnonzero(is_good)
-    for row, place in enumerate(places):  # close the gaps that failures left
-        if row != place:
-            pixels[row] = pixels[place]
-    return pixels[: len(places)], places, sorted(failures, key=lambda f: numbers[f.key])
+    indices = np.flatnonzero(is_good)
+    for row, index in enumerate(indices):  # close the gaps that failures left
+        if row != index:
+            pixels[row] = pixels[index]
+    return pixels[: len(indices)], indices, sorted(failures, key=lambda f: numbers[f.key])

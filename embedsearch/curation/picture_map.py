@@ -1,4 +1,4 @@
-"""A map: like pictures lie near each other on a plane; in: a store, out: points with thumbnails."""
+"""A map with similar images near each other; in: a store, out: points with thumbnails."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SEED = 1
 
 @dataclass(frozen=True)
 class PictureMap:
-    """Points, of how many images they are a sample."""
+    """Points, and the number of images that they are a sample of."""
 
     points: list[MapPoint]
     images: int
@@ -40,29 +40,29 @@ def picture_map(
     store: str | os.PathLike[str] | None = None,
     method: str = "pca",
     where: str | None = None,
-    most: int = MAP_IMAGES,
+    max_images: int = MAP_IMAGES,
     session: Session | None = None,
 ) -> PictureMap:
-    """Return the images of a store, or `most` of them drawn at random, on a plane.
+    """Return the images of a store, or `max_images` of them drawn at random, on a plane.
 
     `pca` shows the two directions in which they vary most, `umap` keeps neighbors together
     (McInnes, Healy and Melville, "UMAP" (2018)). Raises UsageError, MissingLibrary and the store's
     errors.
     """
     if method not in METHODS:
-        raise UsageError(f"--method is one of {', '.join(METHODS)}, not {method!r}")
+        raise UsageError(f"method is one of {', '.join(METHODS)}, not {method!r}")
     session = session or Session()
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         collection = Collection(snapshot, session, where)
         images = len(collection)
         if images < 3:
             raise NothingIndexed("a map needs at least three images")
-        places = np.sort(np.random.default_rng(_SEED).permutation(images)[:most])
-        vectors = collection.vectors()[places]
+        positions = np.sort(np.random.default_rng(_SEED).permutation(images)[:max_images])
+        vectors = collection.vectors()[positions]
         plane = principal_plane(vectors) if method == "pca" else _umap(vectors)
         low, high = plane.min(axis=0), plane.max(axis=0)
         unit = (plane - low) / np.maximum(high - low, 1e-9)
-        pictures = collection.pictures(places)
+        pictures = collection.pictures(positions)
     points = [
         MapPoint(float(x), float(y), picture.path, picture.key, jpeg)
         for (x, y), picture, jpeg in zip(
@@ -76,7 +76,7 @@ def _umap(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
     try:
         import umap
     except ImportError as error:
-        raise MissingLibrary("--method umap needs: pip install 'embedsearch[map]'") from error
+        raise MissingLibrary("method umap needs: pip install 'embedsearch[map]'") from error
     neighbors = min(15, len(vectors) - 1)
     reducer = umap.UMAP(metric="cosine", random_state=_SEED, n_jobs=1, n_neighbors=neighbors)
     plane: npt.NDArray[np.float32] = reducer.fit_transform(vectors.astype(np.float32))
@@ -84,7 +84,7 @@ def _umap(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
 
 
 def _thumbnails(pictures: list[Picture], session: Session) -> Iterator[bytes | None]:
-    """Yield the thumbnail of each picture, in order."""
+    """Yield the thumbnail of each image, in order."""
 
     def made(picture: Picture) -> bytes | None:
         session.check()

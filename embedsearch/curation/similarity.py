@@ -1,8 +1,8 @@
-"""How alike two pictures are; in: signatures, or embeddings, out: pairs, and whether all are alike.
+"""Similarity of images; in: signatures or embeddings, out: similar pairs.
 
-A signature is the luma of a picture at 16 × 16. Its correlation with another's does not change
-with brightness, contrast or colour, and hardly with size and compression; turned and mirrored
-signatures are those of the turned and mirrored picture.
+A signature is the luma of an image at 16 × 16. Its correlation with another's does not change
+with brightness, contrast or color, and hardly with size and compression; turning or
+mirroring a signature gives that of the turned or mirrored image.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from embedsearch.curation.linkage import Ball, Members
 from embedsearch.searching.ann.graph import NearGraph, Pairs
 
 Units = npt.NDArray[np.float16]
-NEAREST = 16  # neighbors that each picture is compared with
+NEAREST = 16  # neighbors that each image is compared with
 _PLAIN_LEVELS = 2.0  # standard deviation of the luma below which a picture has no structure
 _BLOCK = 2048
 # In radians: float16 makes unit vectors up to a 4,000th too long, and cosines near 1 say little.
@@ -32,7 +32,7 @@ _SQUARE = np.arange(SIGNATURE_SIDE**2).reshape(SIGNATURE_SIDE, SIGNATURE_SIDE)
 
 @dataclass(frozen=True)
 class Turn:
-    """A way to turn or mirror a picture: what became of it, and where its signature's cells go."""
+    """A way to turn or mirror an image: its name, and the new order of a signature's cells."""
 
     how: str
     cells: npt.NDArray[np.int64]
@@ -43,7 +43,7 @@ def _turn(how: str, turned: npt.NDArray[np.int64]) -> Turn:
 
 
 AS_IT_IS = _turn("copy", _SQUARE)
-# Each set of turns holds what two of its turns make together: copies of copies are copies.
+# Each set is closed: two of its turns together are one of them, so copies of copies are copies.
 FLIPS = (_turn("flipped", _SQUARE[:, ::-1]),)
 ROTATIONS = (
     _turn("turned left", np.rot90(_SQUARE)),
@@ -70,17 +70,17 @@ def signature_units(signatures: npt.NDArray[np.uint8]) -> Units:
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What it takes to find pictures that show parts of others.
+class CropData:
+    """The data for finding crops.
 
-    Signatures uint8 (n, 256), and embeddings float16 (n, D): only those near by these are compared.
+    Signatures uint8 (n, 256), and embeddings float16 (n, D), which choose the pairs to compare.
     """
 
     signatures: npt.NDArray[np.uint8]
     vectors: Units
 
 
-class Likeness:
+class Similarity:
     """Unit vectors that are compared by their cosine, each as it is and turned in some ways."""
 
     def __init__(
@@ -89,7 +89,7 @@ class Likeness:
         least: float,
         turns: Sequence[Turn],
         check: Callable[[], None],
-        parts: Parts | None = None,
+        parts: CropData | None = None,
     ) -> None:
         """Take units float16 (n, D); two are alike from a cosine of `least` on.
 
@@ -118,16 +118,16 @@ class Likeness:
             numbers.append(np.full(len(found[-1].first), len(self._turns), np.int8))
         pairs, which = Pairs.joined(found), np.concatenate(numbers)
         low, high = np.minimum(pairs.first, pairs.second), np.maximum(pairs.first, pairs.second)
-        is_part = which == len(self._turns)  # the last thing to be taken for
+        is_part = which == len(self._turns)  # whole images come before crops
         order = np.lexsort((which, high, low, -pairs.scores, is_part))
         _, first = np.unique((low * len(self._units) + high)[order], return_index=True)
         once = order[np.sort(first)]
         return Pairs(low[once], high[once], pairs.scores[once]), which[once]
 
-    def _part_pairs(self, parts: Parts) -> Pairs:
-        """Return (whole, part) of all pictures that are near by their embeddings."""
+    def _part_pairs(self, parts: CropData) -> Pairs:
+        """Return (whole, part) pairs among images with near embeddings."""
         assert self._crops is not None
-        near = NearGraph(parts.vectors, self._check).pairs(parts.vectors, NEAREST, crops.NEAR)
+        near = NearGraph(parts.vectors, self._check).pairs(parts.vectors, NEAREST, crops.MIN_COSINE)
         near = near.where(near.first != near.second)
         wholes = np.concatenate([near.first, near.second])
         others = np.concatenate([near.second, near.first])
@@ -138,7 +138,7 @@ class Likeness:
         for start, stop in pairwise(edges.tolist()):
             self._check()
             scores[start:stop] = self._crops.scores(int(wholes[start]), others[start:stop])
-        return Pairs(wholes, others, scores).where(scores >= crops.LEAST)
+        return Pairs(wholes, others, scores).where(scores >= crops.MIN_SCORE)
 
     def against(self, queries: Units) -> tuple[Pairs, npt.NDArray[np.int8]]:
         """Return for each query, float16 (Q, D), the row that is most alike, where one is."""
@@ -158,19 +158,19 @@ class Likeness:
     def reach(self) -> float:
         """Return the angle, in radians, up to which two are alike as they are.
 
-        A little less than that: angles add up, and float16 rounds.
+        A little less: angles add up, and float16 rounds.
         """
         return math.acos(min(1.0, self._least)) - _ROUNDING
 
     def ball(self, members: Members) -> Ball:
-        """Return where members lie, as they are."""
-        centre = self._units[members].astype(np.float32).mean(axis=0)
-        centre /= max(float(np.linalg.norm(centre)), 1e-9)
-        return Ball(centre, self.farthest(members, centre))
+        """Return a ball around members, as they are."""
+        center = self._units[members].astype(np.float32).mean(axis=0)
+        center /= max(float(np.linalg.norm(center)), 1e-9)
+        return Ball(center, self.farthest(members, center))
 
-    def farthest(self, members: Members, centre: npt.NDArray[np.float32]) -> float:
-        """Return the angle between a centre and the member that is farthest from it."""
-        cosines = self._units[members].astype(np.float32) @ centre
+    def farthest(self, members: Members, center: npt.NDArray[np.float32]) -> float:
+        """Return the angle between a center and the member that is farthest from it."""
+        cosines = self._units[members].astype(np.float32) @ center
         return math.acos(min(1.0, max(-1.0, float(cosines.min()))))
 
     def all_alike(self, some: Members, others: Members) -> bool:
@@ -186,9 +186,9 @@ class Likeness:
         scores, _ = self._turned(some, others)
         alike = scores >= self._least
         if self._crops is not None and not alike.all():
-            # Only the pictures that are not alike as wholes are looked at for parts.
+            # Crops are looked for only among images that are not alike as a whole.
             first, second = np.flatnonzero(~alike.all(axis=1)), np.flatnonzero(~alike.all(axis=0))
-            part = self._crops.matrix(some[first], others[second]) >= crops.LEAST
+            part = self._crops.matrix(some[first], others[second]) >= crops.MIN_SCORE
             alike[np.ix_(first, second)] |= part
         return bool(alike.all())
 

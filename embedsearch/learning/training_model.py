@@ -1,7 +1,7 @@
-"""A network while it learns; in: float pixels, out: one loss over all targets.
+"""A network with its training heads; in: float pixels, out: one loss over all targets.
 
-The vectors that the class proxies pull at are made as the store's are: pooled, measured from the
-centre, of unit length. What is learnt is what is searched.
+The vectors that are compared with class proxies are computed as those of a store: pooled, measured
+from the center, of unit length. So training improves the vectors that are searched.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from embedsearch.core.records import ModelSpec
-from embedsearch.learning.labels import MISSING_CLASS, Target
+from embedsearch.learning.labels import MISSING_CLASS, LabelColumn
 from embedsearch.network.extractor import from_center, pooling_of
 from embedsearch.network.pooling import expected_features
 from embedsearch.network.resnet import STAGES, ResNet
@@ -24,7 +24,7 @@ TEMPERATURE = 0.05  # of the proxies' softmax (Zhai & Wu, BMVC 2019)
 
 
 class ProxyHead(nn.Module):
-    """Normalised softmax: cosines with one learnt proxy a class, over a temperature.
+    """Normalized softmax: cosines with one learned proxy a class, over a temperature.
 
     Zhai & Wu, "Classification is a Strong Baseline for Deep Metric Learning", BMVC 2019. Its loss
     has a margin: see `total_loss`.
@@ -40,7 +40,7 @@ class ProxyHead(nn.Module):
 
 
 class LinearHead(nn.Module):
-    """A linear map of the pooled features: to class scores, or to one standardised number."""
+    """A linear map of the pooled features: to class scores, or to one standardized number."""
 
     def __init__(self, dim: int, outputs: int) -> None:
         super().__init__()
@@ -54,13 +54,13 @@ class LinearHead(nn.Module):
         return scores
 
 
-class Trainee(nn.Module):
+class TrainingModel(nn.Module):
     """A network, its pooling, and a head a target."""
 
     center: Tensor
 
     def __init__(
-        self, network: ResNet, spec: ModelSpec, targets: Sequence[Target], loss: str
+        self, network: ResNet, spec: ModelSpec, targets: Sequence[LabelColumn], loss: str
     ) -> None:
         super().__init__()
         self.network = network
@@ -74,11 +74,11 @@ class Trainee(nn.Module):
             self.heads.append(kind(network.kind.dim, len(target.classes) or 1))
 
     def measure_center(self) -> None:
-        """Set the centre to what the weights foretell now."""
+        """Set the center to the features that the weights give on average."""
         self.center.copy_(self.share * expected_features(self.network, self.pooling))
 
     def features(self, x: Tensor) -> Tensor:
-        """Return pooled features, float32 (B, dim), of normalised pixels (B, 3, S, S)."""
+        """Return pooled features, float32 (B, dim), of normalized pixels (B, 3, S, S)."""
         pooled: Tensor = self.pooling(self.network.stages(x)[STAGES[-1]].float())
         return pooled
 
@@ -87,7 +87,7 @@ class Trainee(nn.Module):
         return from_center(features, self.center)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Return each target's scores, float32, of normalised pixels (B, 3, S, S)."""
+        """Return each target's scores, float32, of normalized pixels (B, 3, S, S)."""
         features = self.features(x)
         with torch.autocast(x.device.type, enabled=False):
             vectors = self.vectors(features)
@@ -97,24 +97,24 @@ class Trainee(nn.Module):
 def total_loss(
     scores: Sequence[Tensor],
     wanted: Sequence[Tensor],
-    targets: Sequence[Target],
+    targets: Sequence[LabelColumn],
     label_smoothing: float,
     score_margin: float,
 ) -> Tensor:
-    """Return the sum of the targets' mean losses; missing values count for nothing.
+    """Return the sum of the targets' mean losses; missing values are ignored.
 
-    The score of the right class counts for `score_margin` less: to be nearest to its own proxy is
-    not enough for a picture, it has to be nearer by so much (Wang et al., "CosFace", CVPR 2018).
+    The score of the right class is reduced by `score_margin`: an image must be nearer to its own
+    proxy by that much (Wang et al., "CosFace", CVPR 2018).
     Nothing here waits for the device.
     """
     losses = []
     for target, mine, theirs in zip(targets, scores, wanted, strict=True):
         if target.classes:
             known = theirs != MISSING_CLASS
-            places = theirs.clamp(min=0).unsqueeze(1)
-            less = torch.full_like(places, -score_margin, dtype=mine.dtype)
+            indices = theirs.clamp(min=0).unsqueeze(1)
+            less = torch.full_like(indices, -score_margin, dtype=mine.dtype)
             part = functional.cross_entropy(
-                mine.scatter_add(1, places, less),
+                mine.scatter_add(1, indices, less),
                 theirs,
                 ignore_index=MISSING_CLASS,
                 label_smoothing=label_smoothing,
@@ -141,8 +141,8 @@ def set_learning(modules: Sequence[nn.Module], *, weights: bool, statistics: boo
     """Let the weights of modules learn, and the running statistics of their BatchNorm move.
 
     Statistics move in training mode whether weights learn or not: a "frozen" stage in training
-    mode is not frozen. And a batch of few pictures has statistics of its own, which wreck what
-    a network has learnt: they are left alone unless there are many.
+    mode is not frozen. The statistics of small batches are noisy and harm a
+    pretrained network: they move only where there are many images.
     """
     for module in modules:
         module.requires_grad_(weights)
