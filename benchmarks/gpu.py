@@ -27,7 +27,7 @@ import embedsearch
 from benchmarks.measure import machine
 from benchmarks.precision import Vectors, overlap, top_ten
 from embedsearch.core.config import IndexConfig
-from embedsearch.core.records import ModelSpec
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.core.system import available_processors
 from embedsearch.images.decode.image import decode

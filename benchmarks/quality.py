@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 
 from benchmarks.measure import machine
-from embedsearch.core.records import ModelSpec
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.images.decode.image import square
 from embedsearch.learning.metrics import measure, rank_others

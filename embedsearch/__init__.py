@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
         UsageError as UsageError,
         WeightsUnavailable as WeightsUnavailable,
     )
+    from embedsearch.core.model_spec import ModelSpec as ModelSpec
     from embedsearch.core.options import (
         IndexOptions as IndexOptions,
         SearchOptions as SearchOptions,
@@ -41,22 +42,13 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
     )
     from embedsearch.core.records import (
         Box as Box,
-        Epoch as Epoch,
-        Estimate as Estimate,
-        Evaluation as Evaluation,
         Failure as Failure,
         Hit as Hit,
         Ignored as Ignored,
         ImageRecord as ImageRecord,
-        MapPoint as MapPoint,
-        ModelSpec as ModelSpec,
         Progress as Progress,
-        Quality as Quality,
         Reason as Reason,
         Stage as Stage,
-        StagePlan as StagePlan,
-        TrainReport as TrainReport,
-        WorstQuery as WorstQuery,
     )
     from embedsearch.core.session import Session as Session
     from embedsearch.curation.clusters import (
@@ -73,6 +65,7 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
         duplicates as duplicates,
     )
     from embedsearch.curation.picture_map import (
+        MapPoint as MapPoint,
         PictureMap as PictureMap,
         picture_map as picture_map,
     )
@@ -102,6 +95,15 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
     from embedsearch.indexing.sync import index as index
     from embedsearch.indexing.watch import watch as watch
     from embedsearch.learning.evaluate import evaluate as evaluate
+    from embedsearch.learning.reports import (
+        Epoch as Epoch,
+        Estimate as Estimate,
+        Evaluation as Evaluation,
+        Quality as Quality,
+        StagePlan as StagePlan,
+        TrainReport as TrainReport,
+        WorstQuery as WorstQuery,
+    )
     from embedsearch.learning.train import train as train
     from embedsearch.network.weights import ModelInfo as ModelInfo, models as models
     from embedsearch.searching.embedder import ImageEmbedder as ImageEmbedder

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from embedsearch.core.records import ModelSpec
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 
 REPOSITORY = Path(__file__).parent.parent

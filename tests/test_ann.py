@@ -17,7 +17,8 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 import embedsearch
 from embedsearch.core.config import IndexConfig, SearchBudget
 from embedsearch.core.errors import DamagedStore, Interrupted, UsageError
-from embedsearch.core.records import Hit, ModelSpec, Neighbors
+from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.records import Hit, Neighbors
 from embedsearch.core.session import Session
 from embedsearch.indexing.repair import repair
 from embedsearch.searching import neighbors, tuning

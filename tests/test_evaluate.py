@@ -14,10 +14,10 @@ import embedsearch
 from embedsearch import Key
 from embedsearch.core.config import IndexConfig
 from embedsearch.core.errors import UsageError
-from embedsearch.core.records import Evaluation
 from embedsearch.core.session import Session
 from embedsearch.learning.evaluate import evaluate
 from embedsearch.learning.metrics import NAMES
+from embedsearch.learning.reports import Evaluation
 from tests.conftest import SAMPLES, paint, run_cli
 
 

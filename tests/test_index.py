@@ -24,7 +24,8 @@ from embedsearch.core.errors import (
     StoreNotFound,
     UsageError,
 )
-from embedsearch.core.records import ImageRef, ModelSpec, Reason, Stage
+from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.records import ImageRef, Reason, Stage
 from embedsearch.core.session import Session
 from embedsearch.indexing.ref_list import RefList
 from embedsearch.indexing.report import IndexReport

@@ -15,7 +15,7 @@ import torch
 
 from embedsearch.core.config import DecodeLimits, TrainConfig
 from embedsearch.core.errors import MissingLibrary, UsageError
-from embedsearch.core.records import ModelSpec
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.images.decode import image as decode_image
 from embedsearch.images.decode.pool import DecodePool

@@ -29,11 +29,12 @@ from embedsearch.core.errors import (
     TrainingFailed,
     UsageError,
 )
-from embedsearch.core.records import Epoch, ModelSpec, StagePlan, TrainReport
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.learning import health, schedule, train as training
 from embedsearch.learning.augment import random_views
 from embedsearch.learning.labels import LabelColumn as Target, Labels, read_labels, standardized
+from embedsearch.learning.reports import Epoch, StagePlan, TrainReport
 from embedsearch.learning.train import train
 from embedsearch.learning.training_model import (
     TrainingModel,

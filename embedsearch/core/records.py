@@ -5,14 +5,12 @@ Letters in shapes: B images in a batch, D embedding dim, S input side in pixels,
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import date, datetime, time
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -305,88 +303,6 @@ class Hit(JsonRecord):
 
 
 @dataclass(frozen=True)
-class MapPoint:
-    """An image on a map: x and y from 0 to 1; no JPEG where its file cannot be read."""
-
-    x: float
-    y: float
-    path: str
-    key: str
-    jpeg: bytes | None
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """A model: architecture, weights and preprocessing, in one record.
-
-    Everything that changes a vector is in the fingerprint; name, licence and source are not.
-    """
-
-    name: str
-    architecture: str
-    weights_sha256: str
-    dim: int
-    input_side: int
-    resize: str = "squash"  # the whole picture becomes S × S
-    interpolation: str = "bicubic"
-    draft: int = 2  # JPEGs are decoded at the smallest DCT scale of at least draft × S
-    pooling: str = "gem3"
-    center: float = 0.0  # how much of the network's expected features is subtracted
-    flip: bool = False  # the mean of the picture's vector and its mirror image's
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    licence: str = ""
-    source: str = ""
-
-    FOREIGN: ClassVar[str] = "foreign"  # the architecture of vectors that were made elsewhere
-
-    _DESCRIPTIVE: ClassVar[frozenset[str]] = frozenset({"name", "licence", "source"})
-
-    @classmethod
-    def foreign(cls, name: str, dim: int) -> ModelSpec:
-        """Return the spec of vectors made elsewhere, which their maker's name alone tells apart."""
-        digest = hashlib.sha256(name.encode()).hexdigest()
-        return cls(name, cls.FOREIGN, digest, dim, input_side=0, pooling="", source="imported")
-
-    @property
-    def is_foreign(self) -> bool:
-        """Return whether no network here makes such vectors."""
-        return self.architecture == self.FOREIGN
-
-    @property
-    def fingerprint(self) -> str:
-        """Return 64 hex digits over every field that changes a vector."""
-        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def identity(self) -> dict[str, Any]:
-        """Return the fields that change a vector."""
-        return {
-            f.name: getattr(self, f.name) for f in fields(self) if f.name not in self._DESCRIPTIVE
-        }
-
-    def asked(self, input_side: int | None, flip: bool = False) -> ModelSpec:
-        """Return the model at another input side, or with mirror images, where that is asked."""
-        return replace(self, input_side=input_side or self.input_side, flip=flip or self.flip)
-
-    def differences(self, other: ModelSpec) -> list[str]:
-        """Return `field: mine != other's` for each field that changes a vector and differs."""
-        theirs = other.identity()
-        return [f"{k}: {v} != {theirs[k]}" for k, v in self.identity().items() if v != theirs[k]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as JSON-ready values."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**values, "mean": list(self.mean), "std": list(self.std)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
-        """Rebuild the record from `to_dict`; TypeError or ValueError where it is malformed."""
-        mean, std = (tuple(float(x) for x in values[name]) for name in ("mean", "std"))
-        return cls(**{**values, "mean": mean, "std": std})
-
-
-@dataclass(frozen=True)
 class Ignored:
     """Directory entries that are not images for us, by kind; they are no part of `found`."""
 
@@ -419,101 +335,6 @@ class Progress:
     def rate(self) -> float:
         """Return images/s since the run began."""
         return self.done / self.elapsed_s if self.elapsed_s else 0.0
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over queries with its 95 % confidence interval, by bootstrap over queries."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class WorstQuery:
-    """A query of low average precision, with the nearest others that the store answers."""
-
-    path: str
-    average_precision: float
-    hits: list[Hit]
-
-
-@dataclass(frozen=True)
-class Evaluation(JsonRecord):
-    """The measures of one model on one set of pictures."""
-
-    model: str
-    precision: str
-    images: int
-    queries: int  # images that have anything to find
-    classes: int  # 0 where a CSV says what is relevant
-    failed: int
-    images_per_s: float  # of indexing; 0 where the store was there before
-    measures: dict[str, Estimate]
-    served_recall: float  # of the 10 nearest by exact search, the share that `query` returns
-    worst: list[WorstQuery]
-    expand: int = 0  # neighbors that each query was expanded by
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """What becomes of a stage: it learns from an epoch on, counted from 1, or never (None)."""
-
-    name: str
-    parameters: int
-    first_epoch: int | None
-    lr: float
-
-
-@dataclass(frozen=True)
-class Quality:
-    """Measures on the held-out pictures; recall and mAP are None without a target of classes."""
-
-    recall_1: float | None
-    mean_ap: float | None
-    targets: dict[str, float]  # accuracy of classes, mean absolute error of numbers
-    score: float  # what training is to raise: mAP, else 1 - error / error of guessing
-
-    @property
-    def words(self) -> str:
-        """Return the measures on one line."""
-        parts = [f"{name} {value:.3f}" for name, value in self.targets.items()]
-        if self.recall_1 is not None and self.mean_ap is not None:
-            parts = [f"recall@1 {self.recall_1:.3f}", f"mAP {self.mean_ap:.3f}", *parts]
-        return ", ".join(parts) or "nothing learnt yet"
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One pass over the pictures, numbered from 1."""
-
-    number: int
-    loss: float
-    quality: Quality
-    images_per_s: float
-
-
-@dataclass(frozen=True)
-class TrainReport(JsonRecord):
-    """What one `train` run did.
-
-    `before` and `after` are of the pictures held out. They chose `best_epoch`, which flatters.
-    """
-
-    model: str  # where it started
-    out: str
-    device: str
-    precision: str
-    images: int
-    held_out: int
-    failed: int
-    before: Quality
-    after: Quality
-    best_epoch: int
-    epochs: list[Epoch]
-    warnings: list[str]
-    elapsed_s: float  # of this process; a resumed run had others
 
 
 def _json_ready(value: Any) -> Any:

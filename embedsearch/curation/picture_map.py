@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from embedsearch.core.config import MAP_IMAGES, DecodeLimits
 from embedsearch.core.errors import MissingLibrary, NothingIndexed, UnreadableImage, UsageError
-from embedsearch.core.records import MapPoint
 from embedsearch.core.session import Session
 from embedsearch.curation.collection import Collection, Picture
 from embedsearch.images.thumbnails import Thumbnailer
@@ -25,6 +24,17 @@ METHODS = ("pca", "umap")
 _SIDE = 96
 _THREADS = 16
 _SEED = 1
+
+
+@dataclass(frozen=True)
+class MapPoint:
+    """An image on a map: x and y from 0 to 1; no JPEG where its file cannot be read."""
+
+    x: float
+    y: float
+    path: str
+    key: str
+    jpeg: bytes | None
 
 
 @dataclass(frozen=True)

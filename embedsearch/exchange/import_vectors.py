@@ -19,13 +19,13 @@ import pyarrow.parquet as pq
 
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import IncompatibleStore, NothingIndexed, StorageError, UsageError
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.records import (
     EmbeddingBatch,
     Failure,
     ImageFacts,
     ImageRef,
     JsonRecord,
-    ModelSpec,
     Reason,
     Root,
     Stage,

@@ -19,7 +19,8 @@ import pyarrow as pa
 
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import IncompatibleStore, UsageError
-from embedsearch.core.records import EmbeddingBatch, ImageFacts, ImageRef, ModelSpec, Root
+from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.records import EmbeddingBatch, ImageFacts, ImageRef, Root
 from embedsearch.core.session import Session
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.store.files import FORMAT_NAME

@@ -4,40 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from embedsearch.core.config import IndexConfig
-from embedsearch.core.records import Failure, ModelSpec, Progress
+from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.records import Progress
 from embedsearch.core.session import Session
 from embedsearch.images.decode.process import DecodeJob
 from embedsearch.indexing.bottleneck import Setup, StageClock, summary
 from embedsearch.indexing.changes import Changes
 from embedsearch.indexing.job import Job
 from embedsearch.indexing.pipeline import Embedded, Pipeline
-from embedsearch.indexing.report import run_record
+from embedsearch.indexing.report import Outcome, run_record
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.network.runtime import PixelExtractor
 
 ExtractorFactory = Callable[[ModelSpec, str, str, Session], PixelExtractor]
 OnProgress = Callable[[Progress], None]
 _SHOWN_STAGES = ("read", "decode", "embed", "write")
-
-
-@dataclass
-class Outcome:
-    """What embedding did so far; `embed` alone writes it."""
-
-    embedded: int = 0
-    added: int = 0
-    changed: int = 0
-    failures: list[Failure] = field(default_factory=list)
-    stopped_by: int = 0  # the signal that ended the run early
-    setup: Setup | None = None  # None where nothing was to be embedded
-
-    @property
-    def handled(self) -> int:
-        """Return the images that were embedded or failed."""
-        return self.embedded + len(self.failures)
 
 
 def embed(

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from embedsearch._version import __version__
 from embedsearch.core.config import AUTO_ANN, EXACT_ANN, IndexConfig
 from embedsearch.core.errors import IncompatibleStore, NothingIndexed, StoreNotFound, UsageError
-from embedsearch.core.records import Kind, ModelSpec, Root
+from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.records import Kind, Root
 from embedsearch.core.session import Session
 from embedsearch.indexing.changes import Changes, find_changes
 from embedsearch.indexing.scope import Scope, Sources, Target, holds_image, resolve_scope

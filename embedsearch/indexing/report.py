@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embedsearch.core.config import IndexConfig
-from embedsearch.core.records import Ignored, JsonRecord
-from embedsearch.indexing.bottleneck import StageClock, advice, shares, slowest_stage
+from embedsearch.core.records import Failure, Ignored, JsonRecord
+from embedsearch.indexing.bottleneck import Setup, StageClock, advice, shares, slowest_stage
 from embedsearch.indexing.changes import Changes
 from embedsearch.indexing.job import Request, verdict_key
 from embedsearch.store.manifest import Manifest
-
-if TYPE_CHECKING:
-    from embedsearch.indexing.embed import Outcome
 
 _STAGES = ("scan", "load", "read", "decode", "embed", "write", "tune")
 
@@ -70,6 +67,23 @@ class MetadataReport:
     unmatched_names: list[str] = field(default_factory=list)  # the first of them
     unreadable: int = 0  # sidecars
     unreadable_names: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Outcome:
+    """What embedding did so far; `embed` alone writes it."""
+
+    embedded: int = 0
+    added: int = 0
+    changed: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    stopped_by: int = 0  # the signal that ended the run early
+    setup: Setup | None = None  # None where nothing was to be embedded
+
+    @property
+    def handled(self) -> int:
+        """Return the images that were embedded or failed."""
+        return self.embedded + len(self.failures)
 
 
 def run_record(request: Request, changes: Changes, outcome: Outcome) -> dict[str, Any]:

@@ -16,8 +16,9 @@ import pyarrow as pa
 from embedsearch._version import __version__
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import Interrupted
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.paths import printable
-from embedsearch.core.records import EmbeddingBatch, Failure, ModelSpec, Root
+from embedsearch.core.records import EmbeddingBatch, Failure, Root
 from embedsearch.core.session import Session
 from embedsearch.indexing.changes import Changes
 from embedsearch.indexing.exact_files import refresh_exact

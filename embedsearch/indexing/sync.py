@@ -16,9 +16,9 @@ from embedsearch.core.options import IndexOptions, configured
 from embedsearch.core.session import Session
 from embedsearch.indexing.bottleneck import StageClock
 from embedsearch.indexing.changes import Changes
-from embedsearch.indexing.embed import ExtractorFactory, OnProgress, Outcome, embed
+from embedsearch.indexing.embed import ExtractorFactory, OnProgress, embed
 from embedsearch.indexing.job import Job, Request, open_job, prepare, store_model
-from embedsearch.indexing.report import IndexReport, make_report, run_record
+from embedsearch.indexing.report import IndexReport, Outcome, make_report, run_record
 from embedsearch.indexing.scope import Sources
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.indexing.user_columns import join_user_columns

@@ -19,10 +19,12 @@ import numpy.typing as npt
 from embedsearch.core.config import IndexConfig, SearchConfig
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import printable
-from embedsearch.core.records import Evaluation, Hit, IndexReport, Progress, WorstQuery
+from embedsearch.core.records import Hit, Progress
 from embedsearch.core.session import Session
+from embedsearch.indexing.report import IndexReport
 from embedsearch.indexing.sync import index
 from embedsearch.learning.metrics import NAMES, estimate, measure_all
+from embedsearch.learning.reports import Evaluation, WorstQuery
 from embedsearch.learning.table import read_rows
 from embedsearch.network.catalog import AUTO
 from embedsearch.searching.queries import drawn_towards

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from embedsearch.core.records import Quality
 from embedsearch.learning.labels import LabelColumn, main_of, scale_of
 from embedsearch.learning.metrics import measure_all
+from embedsearch.learning.reports import Quality
 
 
 def evaluate_held_out(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.core.records import Estimate
+from embedsearch.learning.reports import Estimate
 
 CUTOFFS = (1, 5, 10)
 NAMES = ("recall@1", "recall@5", "recall@10", "P@10", "mAP", "nDCG@10", "MRR")

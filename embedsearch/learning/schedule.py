@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from embedsearch.core.config import TrainConfig
-from embedsearch.core.records import StagePlan
+from embedsearch.learning.reports import StagePlan
 from embedsearch.learning.training_model import STEM, TrainingModel, stage_modules
 from embedsearch.network.resnet import STAGES
 

@@ -24,13 +24,15 @@ from torch import Tensor, nn
 from embedsearch.core.atomic import write_atomically
 from embedsearch.core.config import TrainConfig
 from embedsearch.core.errors import Interrupted, StorageError, TrainingFailed, UsageError
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.paths import printable
-from embedsearch.core.records import Epoch, ModelSpec, Progress, Quality, StagePlan, TrainReport
+from embedsearch.core.records import Progress
 from embedsearch.core.session import Session
 from embedsearch.learning import health
 from embedsearch.learning.augment import import_transforms
 from embedsearch.learning.held_out import evaluate_held_out
 from embedsearch.learning.labels import Labels, main_of, read_labels
+from embedsearch.learning.reports import Epoch, Quality, StagePlan, TrainReport
 from embedsearch.learning.trainer import Trainer
 from embedsearch.learning.training_folder import TrainingFolder
 from embedsearch.learning.training_images import decode_training_images

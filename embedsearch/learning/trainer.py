@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from embedsearch.core.config import TrainConfig
-from embedsearch.core.records import ModelSpec
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.learning.augment import random_views
 from embedsearch.learning.labels import standardized
 from embedsearch.learning.schedule import Schedule

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from embedsearch.core.records import ModelSpec
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.learning.labels import MISSING_CLASS, LabelColumn
 from embedsearch.network.extractor import from_center, pooling_of
 from embedsearch.network.pooling import expected_features

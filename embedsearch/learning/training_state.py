@@ -15,8 +15,9 @@ import torch
 from embedsearch.core.atomic import write_atomically
 from embedsearch.core.config import TrainConfig
 from embedsearch.core.errors import StorageError, UsageError
-from embedsearch.core.records import Epoch, ModelSpec, Quality
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.learning.labels import Labels
+from embedsearch.learning.reports import Epoch, Quality
 
 VERSION = 1  # of the checkpoint's layout
 # These may differ when a training is resumed: it may move to another machine.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from embedsearch.core.records import ModelSpec
+from embedsearch.core.model_spec import ModelSpec
 
 PACKAGED = "packaged"
 AUTO = "auto"

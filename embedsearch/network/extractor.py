@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from embedsearch.core.records import ModelSpec
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.network.pooling import GeM, expected_features
 from embedsearch.network.resnet import STAGES, ResNet, float_pixels, load
 

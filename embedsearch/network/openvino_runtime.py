@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import MissingLibrary
-from embedsearch.core.records import ModelSpec
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.core.system import cache_folder
 from embedsearch.network.weights import run_prepare, weights_path

@@ -22,7 +22,7 @@ import torch
 
 from embedsearch.core.atomic import write_atomically
 from embedsearch.core.config import MAX_SIDE, MIN_SIDE
-from embedsearch.core.records import ModelSpec
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.network.extractor import build_extractor, pooling_of
 from embedsearch.network.openvino_runtime import compile_model, import_openvino, place_model
 from embedsearch.network.quantize import quantize

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import MissingLibrary
-from embedsearch.core.records import ModelSpec
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.network.feed import feed_for, may_have_gpu
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from embedsearch.core.errors import MissingLibrary
-from embedsearch.core.records import ModelSpec
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.network.extractor import Extractor, build_extractor
 from embedsearch.network.feed import GPU_LANES
 from embedsearch.network.folding import fold_batchnorm

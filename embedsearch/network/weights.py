@@ -20,7 +20,8 @@ from typing import Any
 
 from embedsearch.core.atomic import write_atomically
 from embedsearch.core.errors import UsageError, WeightsUnavailable
-from embedsearch.core.records import JsonRecord, ModelSpec
+from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.records import JsonRecord
 from embedsearch.core.session import Session
 from embedsearch.core.system import cache_folder, child_environment, python_command
 from embedsearch.network.catalog import AUTO, AUTO_MODEL, CATALOG, PACKAGED, CatalogEntry, file_spec

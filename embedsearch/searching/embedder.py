@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from embedsearch.core.config import DecodeLimits, check_device, check_precision
 from embedsearch.core.errors import UsageError
-from embedsearch.core.records import ModelSpec
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.network.catalog import AUTO
 from embedsearch.network.weights import resolve

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import EmbedSearchError, StoreNotFound
-from embedsearch.core.records import ModelSpec
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.searching.generation import Generation
 from embedsearch.searching.queries import QueryEmbedder

@@ -18,8 +18,9 @@ import numpy.typing as npt
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import IncompatibleStore, UnreadableImage, UsageError
 from embedsearch.core.microbatch import MicroBatcher
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.paths import path_of
-from embedsearch.core.records import Box, ModelSpec, Place, Reason, check_unit_rows
+from embedsearch.core.records import Box, Place, Reason, check_unit_rows
 from embedsearch.core.session import Session
 from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.images.originals import Originals

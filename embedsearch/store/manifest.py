@@ -9,7 +9,8 @@ from typing import Any
 
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import IncompatibleStore, UsageError
-from embedsearch.core.records import Kind, ModelSpec, Root
+from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.records import Kind, Root
 from embedsearch.core.strict_json import strict_json
 from embedsearch.store.files import FileRecord
 

@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedsearch.core.errors import DamagedStore, IncompatibleStore, StorageError
-from embedsearch.core.records import Failure, ImageRef, ModelSpec, Root
+from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.records import Failure, ImageRef, Root
 from embedsearch.core.strict_json import strict_json
 from embedsearch.store.files import (
     FOLDERS,

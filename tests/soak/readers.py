@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 import embedsearch
-from embedsearch.core.records import ModelSpec
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.writer import StoreWriter
 from tests.conftest import paint

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import embedsearch
-from embedsearch.core.records import ModelSpec
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.exchange.import_vectors import import_vectors
 from embedsearch.indexing.repair import repair

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from embedsearch.cli.output.text import from_here, table
 from embedsearch.core.paths import printable
-from embedsearch.core.records import Epoch, Evaluation, StagePlan, TrainReport
+from embedsearch.learning.reports import Epoch, Evaluation, StagePlan, TrainReport
 
 
 def evaluation_lines(results: Sequence[Evaluation]) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from embedsearch.core.atomic import in_place
 from embedsearch.core.paths import printable
-from embedsearch.core.records import MapPoint
+from embedsearch.curation.picture_map import MapPoint
 
 _COLOURS = 10  # folders of most pictures have a colour each
 

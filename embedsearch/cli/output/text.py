@@ -14,12 +14,9 @@ from datetime import datetime
 from typing import Any
 
 from embedsearch.cli.wording import SETUP_FIELDS, with_options
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.paths import file_url, printable
-from embedsearch.core.records import (
-    Failure,
-    Hit,
-    ModelSpec,
-)
+from embedsearch.core.records import Failure, Hit
 from embedsearch.exchange.pull import PullReport
 from embedsearch.images.sources.sidecars import SIDECARS
 from embedsearch.indexing.bench import BenchReport

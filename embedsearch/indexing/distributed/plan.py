@@ -13,9 +13,8 @@ from embedsearch.core.options import IndexOptions, configured
 from embedsearch.core.records import ImageRef, Kind, Root
 from embedsearch.core.session import Session
 from embedsearch.indexing.changes import Changes
-from embedsearch.indexing.embed import Outcome
 from embedsearch.indexing.job import Job, open_job, prepare
-from embedsearch.indexing.report import run_record
+from embedsearch.indexing.report import Outcome, run_record
 from embedsearch.indexing.scope import Sources
 from embedsearch.indexing.sync import commit_if_changed
 from embedsearch.store.merge import rows_per_shard

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import IncompatibleStore, StorageError
-from embedsearch.core.records import ModelSpec
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.searching.vectordb.conditions import Condition
 from embedsearch.searching.vectordb.fields import Field, Value
 

@@ -1,0 +1,80 @@
+"""A model as a record: architecture, weights and preprocessing, and what tells it apart."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model: architecture, weights and preprocessing, in one record.
+
+    Everything that changes a vector is in the fingerprint; name, licence and source are not.
+    """
+
+    name: str
+    architecture: str
+    weights_sha256: str
+    dim: int
+    input_side: int
+    resize: str = "squash"  # the whole picture becomes S × S
+    interpolation: str = "bicubic"
+    draft: int = 2  # JPEGs are decoded at the smallest DCT scale of at least draft × S
+    pooling: str = "gem3"
+    center: float = 0.0  # how much of the network's expected features is subtracted
+    flip: bool = False  # the mean of the picture's vector and its mirror image's
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    licence: str = ""
+    source: str = ""
+
+    FOREIGN: ClassVar[str] = "foreign"  # the architecture of vectors that were made elsewhere
+
+    _DESCRIPTIVE: ClassVar[frozenset[str]] = frozenset({"name", "licence", "source"})
+
+    @classmethod
+    def foreign(cls, name: str, dim: int) -> ModelSpec:
+        """Return the spec of vectors made elsewhere, which their maker's name alone tells apart."""
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        return cls(name, cls.FOREIGN, digest, dim, input_side=0, pooling="", source="imported")
+
+    @property
+    def is_foreign(self) -> bool:
+        """Return whether no network here makes such vectors."""
+        return self.architecture == self.FOREIGN
+
+    @property
+    def fingerprint(self) -> str:
+        """Return 64 hex digits over every field that changes a vector."""
+        text = json.dumps(self.identity(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that change a vector."""
+        return {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name not in self._DESCRIPTIVE
+        }
+
+    def asked(self, input_side: int | None, flip: bool = False) -> ModelSpec:
+        """Return the model at another input side, or with mirror images, where that is asked."""
+        return replace(self, input_side=input_side or self.input_side, flip=flip or self.flip)
+
+    def differences(self, other: ModelSpec) -> list[str]:
+        """Return `field: mine != other's` for each field that changes a vector and differs."""
+        theirs = other.identity()
+        return [f"{k}: {v} != {theirs[k]}" for k, v in self.identity().items() if v != theirs[k]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as JSON-ready values."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {**values, "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
+        """Rebuild the record from `to_dict`; TypeError or ValueError where it is malformed."""
+        mean, std = (tuple(float(x) for x in values[name]) for name in ("mean", "std"))
+        return cls(**{**values, "mean": mean, "std": std})

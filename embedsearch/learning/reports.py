@@ -1,0 +1,102 @@
+"""What `evaluate` and `train` return: measures with their intervals, epochs, reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embedsearch.core.records import Hit, JsonRecord
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over queries with its 95 % confidence interval, by bootstrap over queries."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class WorstQuery:
+    """A query of low average precision, with the nearest others that the store answers."""
+
+    path: str
+    average_precision: float
+    hits: list[Hit]
+
+
+@dataclass(frozen=True)
+class Evaluation(JsonRecord):
+    """The measures of one model on one set of pictures."""
+
+    model: str
+    precision: str
+    images: int
+    queries: int  # images that have anything to find
+    classes: int  # 0 where a CSV says what is relevant
+    failed: int
+    images_per_s: float  # of indexing; 0 where the store was there before
+    measures: dict[str, Estimate]
+    served_recall: float  # of the 10 nearest by exact search, the share that `query` returns
+    worst: list[WorstQuery]
+    expand: int = 0  # neighbors that each query was expanded by
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What becomes of a stage: it learns from an epoch on, counted from 1, or never (None)."""
+
+    name: str
+    parameters: int
+    first_epoch: int | None
+    lr: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Measures on the held-out pictures; recall and mAP are None without a target of classes."""
+
+    recall_1: float | None
+    mean_ap: float | None
+    targets: dict[str, float]  # accuracy of classes, mean absolute error of numbers
+    score: float  # what training is to raise: mAP, else 1 - error / error of guessing
+
+    @property
+    def words(self) -> str:
+        """Return the measures on one line."""
+        parts = [f"{name} {value:.3f}" for name, value in self.targets.items()]
+        if self.recall_1 is not None and self.mean_ap is not None:
+            parts = [f"recall@1 {self.recall_1:.3f}", f"mAP {self.mean_ap:.3f}", *parts]
+        return ", ".join(parts) or "nothing learnt yet"
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the pictures, numbered from 1."""
+
+    number: int
+    loss: float
+    quality: Quality
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class TrainReport(JsonRecord):
+    """What one `train` run did.
+
+    `before` and `after` are of the pictures held out. They chose `best_epoch`, which flatters.
+    """
+
+    model: str  # where it started
+    out: str
+    device: str
+    precision: str
+    images: int
+    held_out: int
+    failed: int
+    before: Quality
+    after: Quality
+    best_epoch: int
+    epochs: list[Epoch]
+    warnings: list[str]
+    elapsed_s: float  # of this process; a resumed run had others
