@@ -104,7 +104,7 @@ def duplicates(
     the one there that is most like it, which is kept. Raises UsageError and the store's errors.
     """
     if against is not None and folder is None:
-        raise UsageError("against needs a folder that is compared with it")
+        raise UsageError("against needs a folder that is compared with it", "against")
     config = config or DuplicateConfig()
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         collection = Collection(snapshot, session or Session(), config.where)
@@ -234,7 +234,9 @@ class _Search:
         if unsigned == len(positions):
             raise UsageError(
                 "no image here has a signature, as with imported vectors and stores of "
-                "earlier versions: use similar 0.95, or index with rebuild"
+                "earlier versions: use similar=0.95, or index with rebuild=True",
+                "similar",
+                "rebuild",
             )
         self._unsigned += unsigned
         return signature_units(signatures)

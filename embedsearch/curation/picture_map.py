@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from embedsearch.core.config import MAP_IMAGES, DecodeLimits
 from embedsearch.core.errors import MissingLibrary, NothingIndexed, UnreadableImage, UsageError
+from embedsearch.core.install import pip_install
 from embedsearch.core.session import Session
 from embedsearch.curation.collection import Collection, Picture
 from embedsearch.images.thumbnails import Thumbnailer
@@ -60,7 +61,7 @@ def picture_map(
     errors.
     """
     if method not in METHODS:
-        raise UsageError(f"method is one of {', '.join(METHODS)}, not {method!r}")
+        raise UsageError(f"method must be one of {', '.join(METHODS)}, not {method!r}", "method")
     session = session or Session()
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         collection = Collection(snapshot, session, where)
@@ -86,7 +87,9 @@ def _umap(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
     try:
         import umap
     except ImportError as error:
-        raise MissingLibrary("method umap needs: pip install 'embedsearch[map]'") from error
+        raise MissingLibrary(
+            f"method=umap needs umap-learn: {pip_install('map')}", "method"
+        ) from error
     neighbors = min(15, len(vectors) - 1)
     reducer = umap.UMAP(metric="cosine", random_state=_SEED, n_jobs=1, n_neighbors=neighbors)
     plane: npt.NDArray[np.float32] = reducer.fit_transform(vectors.astype(np.float32))

@@ -67,7 +67,9 @@ def evaluate(
     given = tuple(models) != (AUTO,) or config.input_side is not None or config.flip
     if folder is None and given:
         raise UsageError(
-            "model, input_side and flip go with a folder of images: a store has its model"
+            "model, input_side and flip go with a folder of images: a store has its model",
+            "model",
+            "flip",
         )
     session = session or Session()
     pairs = None
@@ -133,7 +135,9 @@ class _Truth:
         self.classes = 0
         numbers = {key: number for number, key in enumerate(keys)}
         if len(numbers) < len(keys):
-            raise UsageError("relevant names keys, and two folders of the store hold the same key")
+            raise UsageError(
+                "relevant names keys, and two folders of the store hold the same key", "relevant"
+            )
         absent = sorted({key for pair in pairs for key in pair} - numbers.keys())
         if absent:
             shown = ", ".join(map(printable, absent[:_NAMED]))
@@ -172,7 +176,8 @@ def _evaluate_store(
     if not len(queries):
         raise UsageError(
             "no picture has another one to find: evaluate needs one folder a class, of at least "
-            "two images each, or --relevant pairs.csv"
+            "two images each, or relevant=pairs.csv",
+            "relevant",
         )
     device, precision = config.device, config.precision
     with open_store(path, device=device, precision=precision, session=session) as searcher:

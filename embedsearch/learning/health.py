@@ -53,7 +53,7 @@ def dead_channel_warnings(before: dict[str, float], now: dict[str, float]) -> di
     """Return a warning for each stage in which channels died since `before`."""
     return {
         stage: f"{stage}: {share:.0%} of the channels are dead, nowhere above 0 (before: "
-        f"{before[stage]:.0%}): a lower --lr, or an architecture with -leaky_relu, keeps them alive"
+        f"{before[stage]:.0%}): a lower lr, or an architecture with -leaky_relu, keeps them alive"
         for stage, share in now.items()
         if share > MAX_DEAD and share > before[stage] + 0.05
     }
@@ -100,5 +100,5 @@ def stuck_warnings(loss: float, guessing: float, epoch: int) -> dict[str, str]:
         return {}
     return {
         "stuck": f"after epoch {epoch} the loss is {loss:.2f}, and {guessing:.2f} for guessing: "
-        "the heads learn nothing; are the labels right? is --lr too high or too low?"
+        "the heads learn nothing; are the labels right? is the lr too high or too low?"
     }

@@ -131,10 +131,16 @@ def read_labels(
         raise UsageError(f"a column is named twice: {', '.join(sorted(columns))}")
     if targets is None:
         if classify or regress:
-            raise UsageError("classify and regress name columns of a CSV file: give it as targets")
+            raise UsageError(
+                "classify and regress name columns of a CSV file: give it as targets",
+                "classify",
+                "regress",
+            )
         return _from_folders(root, refs, notice)
     if not classify and not regress:
-        raise UsageError(f"which columns of {targets}? --classify NAME, --regress NAME")
+        raise UsageError(
+            f"which columns of {targets}? Name them in classify or regress", "classify", "regress"
+        )
     return _from_csv(root, refs, Path(targets), classify, regress, notice)
 
 

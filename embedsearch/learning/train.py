@@ -86,7 +86,7 @@ def train(
             return run.train(on_plan, on_epoch, on_progress)
         except torch.OutOfMemoryError as error:
             batch = run.trainer.batch
-            smaller = f"--batch {batch // 2}" if batch > 3 else "a smaller --input-side"
+            smaller = f"batch={batch // 2}" if batch > 3 else "a smaller input_side"
             again = f", once {training_folder.checkpoint} is deleted"
             raise TrainingFailed(
                 f"{run.trainer.device} has no memory for {batch} pictures at once: {smaller}"
@@ -163,7 +163,7 @@ class _TrainingRun:
 
     def _check_held_out(self, before: Quality) -> None:
         """Raise UsageError where no held-out image can show progress."""
-        more = f"a higher --holdout than {self.config.holdout:g}, or more pictures"
+        more = f"a higher holdout than {self.config.holdout:g}, or more pictures"
         if main_of(self.trainer.targets) is None:
             if not any(target.known.any() for target in self.pictures.held.labels.targets):
                 raise UsageError(f"no picture held out has a number to judge by: {more} with one")
@@ -210,9 +210,10 @@ class _TrainingRun:
 
     def _diverged(self) -> TrainingFailed:
         return TrainingFailed(
-            f"the numbers are not finite any more in epoch {self.state.epoch + 1}: a lower --lr "
+            f"the numbers are not finite any more in epoch {self.state.epoch + 1}: a lower lr "
             f"than {self.config.lr:g} may help; {self.checkpoint} holds the last good state; "
-            "delete it to start again"
+            "delete it to start again",
+            "lr",
         )
 
     def _report_progress(
@@ -276,7 +277,8 @@ class _TrainingRun:
         if found.images != self.digest:
             raise UsageError(
                 f"{self.checkpoint} is of a training with other pictures or labels: delete it, or "
-                "give another --out"
+                "give another out",
+                "out",
             )
         self.state = found.state
         self.trainer.resume(found.tensors)

@@ -25,9 +25,9 @@ class TrainingFolder:
     def __init__(self, out: Path) -> None:
         """Lock the folder. Raises UsageError, StorageError, and StoreLocked if another holds it."""
         if out.suffix != ".safetensors":
-            raise UsageError(f"out {out}: give a name that ends in .safetensors")
+            raise UsageError(f"out {out}: give a name that ends in .safetensors", "out")
         if out.is_dir():
-            raise UsageError(f"out {out} is a folder")
+            raise UsageError(f"out {out} is a folder", "out")
         self.out = out.resolve()
         self.folder = self.out.with_suffix(".training")
         self.checkpoint = self.folder / "checkpoint"
@@ -35,10 +35,13 @@ class TrainingFolder:
         try:
             self._descriptor = self._locked()
         except BlockingIOError as error:
-            raise StoreLocked(f"another training is making {out}: give another --out") from error
+            raise StoreLocked(
+                f"another training is making {out}: give another out", "out"
+            ) from error
         except OSError as error:
             raise StorageError(
-                f"out {out}: {self.folder} cannot be made ({error.strerror or error})"
+                f"out {out}: {self.folder} cannot be made ({error.strerror or error})",
+                "out",
             ) from error
         try:
             self._sweep()
@@ -62,7 +65,8 @@ class TrainingFolder:
             if not _OURS.fullmatch(file.name) or file.is_dir():
                 raise UsageError(
                     f"{self.folder} would be the folder of this training, and holds "
-                    f"{printable(file.name)}: give another --out"
+                    f"{printable(file.name)}: give another out",
+                    "out",
                 )
         for file in files:
             if file != self.checkpoint:

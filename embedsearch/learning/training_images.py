@@ -93,7 +93,8 @@ def _decode_all(
     except OSError as error:
         raise StorageError(
             f"{file.parent} has no room for {math.prod(shape) / 1e9:.1f} GB of decoded "
-            f"pictures ({error.strerror or error}): give --out on another disk"
+            f"pictures ({error.strerror or error}): give out on another disk",
+            "out",
         ) from error
     is_good = np.zeros(len(refs), dtype=np.bool_)
     failures: list[Failure] = []

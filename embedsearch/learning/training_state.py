@@ -114,7 +114,8 @@ def read_checkpoint(file: Path, identity: dict[str, Any]) -> Checkpoint | None:
     if differing:
         raise UsageError(
             f"{file} is of a training with other {', '.join(differing)}: delete it, or give "
-            "another --out"
+            "another out",
+            "out",
         )
     return found
 

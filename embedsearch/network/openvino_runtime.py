@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import MissingLibrary
+from embedsearch.core.install import pip_install
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.core.system import cache_folder
@@ -55,7 +56,8 @@ class OpenVinoExtractor:
         compiled = compile_model(folder, self.precision, streaming=streaming)
         if compiled is None:
             raise MissingLibrary(
-                f"this processor does not run {self.precision}: use precision auto"
+                f"this processor does not run {self.precision}: use precision=auto",
+                "precision",
             )
         best = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self.lanes = min(best, lanes)
@@ -125,7 +127,7 @@ def _quantize(folder: Path, spec: ModelSpec, session: Session) -> None:
     if _is_whole(folder, "int8", "int8"):
         return
     if find_spec("nncf") is None:
-        raise MissingLibrary("precision int8 needs NNCF: pip install 'embedsearch[int8]'")
+        raise MissingLibrary(f"precision=int8 needs NNCF: {pip_install('nncf')}", "precision")
     session.notice(f"quantizing {spec.name} to int8 (once)")
     run_prepare("quantize", {"folder": str(folder), "side": spec.input_side}, session)
 

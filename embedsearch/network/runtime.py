@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import MissingLibrary
+from embedsearch.core.install import pip_install
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.network.feed import feed_for, may_have_gpu
@@ -56,11 +57,13 @@ def _load(
             return OpenVinoExtractor(spec, precision, session, lanes=lanes)
         session.notice("openvino is not installed: embedding with torch, which is slower on a CPU")
     if precision == "int8":
-        raise MissingLibrary("precision int8 is for CPUs, through OpenVINO: use precision auto")
+        raise MissingLibrary(
+            "precision=int8 is for CPUs, through OpenVINO: use precision=auto", "precision"
+        )
     try:
         from embedsearch.network.torch_runtime import TorchExtractor
     except (ImportError, OSError) as error:  # OSError: a CUDA library that does not load
-        raise MissingLibrary(f"torch does not load ({error}): pip install torch") from error
+        raise MissingLibrary(f"torch does not load ({error}): {pip_install('torch')}") from error
     return TorchExtractor(spec, device, precision, streaming=streaming)
 
 

@@ -84,7 +84,8 @@ class TorchExtractor:
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise MissingLibrary(
-                        f"{self.device} has no memory for a single image: use device cpu"
+                        f"{self.device} has no memory for a single image: use device=cpu",
+                        "device",
                     ) from None
                 lane.max_images = len(part) // 2  # also for later batches
                 lane.free_memory()
@@ -220,11 +221,12 @@ def best_device() -> str:
 def _check_present(device: torch.device) -> None:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise MissingLibrary(
-            f"device {device}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
-            "devices; check the driver with nvidia-smi, or use device cpu"
+            f"device={device}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA "
+            "devices; check the driver with nvidia-smi, or use device=cpu",
+            "device",
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise MissingLibrary("device mps: torch finds no Metal device; use device cpu")
+        raise MissingLibrary("device=mps: torch finds no Metal device; use device=cpu", "device")
 
 
 def _auto_precision(device: torch.device) -> str:

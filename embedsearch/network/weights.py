@@ -59,11 +59,12 @@ def resolve(model: str, session: Session) -> ModelSpec:
     path = Path(model)
     if path.suffix in SUFFIXES:
         if not path.is_file():
-            raise WeightsUnavailable(f"model {model}: no such file")
+            raise WeightsUnavailable(f"model={model}: no such file", "model")
         return _file_spec(path, session)
     raise UsageError(
-        f"model {model!r} is neither one of {', '.join([AUTO, *CATALOG])} "
-        f"nor a file ending in {', '.join(SUFFIXES)}{_suggestion(model)}"
+        f"model={model!r} is neither one of {', '.join([AUTO, *CATALOG])} "
+        f"nor a file ending in {', '.join(SUFFIXES)}{_suggestion(model)}",
+        "model",
     )
 
 
@@ -199,8 +200,9 @@ def _download(entry: CatalogEntry, target: Path, session: Session) -> str:
         raise WeightsUnavailable(
             f"the weights of {entry.name} cannot be downloaded "
             f"({getattr(error, 'reason', error)}): put {entry.file_name} into "
-            f"{_hub_file(entry).parent}, or give a file with --model FILE, "
-            f"or use --model {PACKAGED}"
+            f"{_hub_file(entry).parent}, or give a file with model=FILE, "
+            f"or use model={PACKAGED}",
+            "model",
         ) from error
     _check_prefix(entry, digest.hexdigest(), target)
     return digest.hexdigest()

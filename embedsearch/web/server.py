@@ -42,7 +42,9 @@ def access(host: str, allowed: tuple[str, ...], token: str | None) -> Access:
         raise UsageError("a token is at least 8 printable ASCII characters, or auto")
     if token is None and not _is_local(host):
         raise UsageError(
-            f"--host {host} is reachable by others: give --token auto, or a token of your own"
+            f"host {host} is reachable by others: give token=auto, or a token of your own",
+            "host",
+            "token",
         )
     named = f"[{host}]" if ":" in host else host
     wildcard = host in {"0.0.0.0", "::"}

@@ -23,6 +23,7 @@ from PIL import (
 )
 
 from embedsearch.core.config import DecodeLimits
+from embedsearch.core.install import pip_install
 from embedsearch.core.records import Reason
 
 # MPO (two-picture JPEGs of phones) is opened by the JPEG plugin; naming it raises KeyError.
@@ -148,7 +149,7 @@ def _open_failure(error: Exception, head: bytes) -> DecodeError:
         return DecodeError(Reason.METADATA_BOMB, message)
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
         if not _has_heif() and not head[8:12].startswith(b"avi"):
-            return DecodeError(Reason.UNSUPPORTED_FORMAT, "HEIC: pip install pillow-heif")
+            return DecodeError(Reason.UNSUPPORTED_FORMAT, f"HEIC: {pip_install('pillow-heif')}")
         return DecodeError(Reason.CORRUPT, "damaged HEIF or AVIF")
     sides = (head[16:20], head[20:24]) if head.startswith(b"\x89PNG") else ()
     if head[12:16] == b"IHDR" and b"\0" * 4 in sides:

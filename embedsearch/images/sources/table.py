@@ -36,16 +36,17 @@ def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
     A column whose name is `taken` by a column of the store is called `user_…`.
     """
     if not source.is_file():
-        raise UsageError(f"metadata {source}: there is no such file")
+        raise UsageError(f"metadata {source}: there is no such file", "metadata")
     table = read_table(source, f"metadata {source}")
     by = next((name for name in NAMES if name in table.column_names), "")
     if not by or table.num_columns > MAX_COLUMNS:
         raise UsageError(
             f"metadata {source} needs a column path or name; it has "
-            f"{', '.join(table.column_names[:20])}"
+            f"{', '.join(table.column_names[:20])}",
+            "metadata",
         )
     if len(set(table.column_names)) < table.num_columns:
-        raise UsageError(f"metadata {source} has a column twice")
+        raise UsageError(f"metadata {source} has a column twice", "metadata")
     names = pc.cast(table.column(by), pa.string()).to_pylist()
     _check_names(source, by, names)
     left_out = {by, *LEFT_OUT}
@@ -111,9 +112,10 @@ def _check_names(source: Path, by: str, names: list[str | None]) -> None:
     seen: dict[str | None, int] = {}
     for number, name in enumerate(names, start=1):
         if not name:
-            raise UsageError(f"metadata {source}: row {number} has no {by}")
+            raise UsageError(f"metadata {source}: row {number} has no {by}", "metadata")
         if name in seen:
             raise UsageError(
-                f"metadata {source}: rows {seen[name]} and {number} both have the {by} {name!r}"
+                f"metadata {source}: rows {seen[name]} and {number} both have the {by} {name!r}",
+                "metadata",
             )
         seen[name] = number
