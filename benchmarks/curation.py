@@ -63,7 +63,7 @@ def made_set(base: Path) -> Iterator[Row]:
         ("--similar 0.9", DuplicateConfig(similar=0.9)),
     ):
         started = time.perf_counter()
-        report = duplicates(store=store, config=config)
+        report = duplicates(store, config=config)
         took = time.perf_counter() - started
         pairs = set()
         for group in report.groups:
@@ -166,7 +166,7 @@ def of_one(base: Path, rows: int) -> Iterator[Row]:
     store = base / "one.es"
     import_vectors(base / "o.npy", paths=base / "o.txt", root=base, model="elsewhere", store=store)
     started = time.perf_counter()
-    report = duplicates(store=store, config=DuplicateConfig(similar=0.99))
+    report = duplicates(store, config=DuplicateConfig(similar=0.99))
     took = time.perf_counter() - started
     sizes = sorted((1 + len(group.copies) for group in report.groups), reverse=True)
     yield f"{rows:,} near copies of one picture", f"{took:.0f} s, groups of {sizes[:3]}", ""

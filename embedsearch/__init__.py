@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
     )
     from embedsearch.core.model_spec import ModelSpec as ModelSpec
     from embedsearch.core.options import (
+        DuplicateOptions as DuplicateOptions,
         IndexOptions as IndexOptions,
         SearchOptions as SearchOptions,
         TrainOptions as TrainOptions,

@@ -102,7 +102,7 @@ PLAIN = {"same.jpg": "same bytes", "small.png": "copy", "grey.png": "copy"}
 def test_copies_are_found(store: Path, options: dict[str, bool], more: dict[str, str]) -> None:
     """And nothing else: all other photos are photos of their own."""
     keep = (f"folder={store.parent / 'photos' / 'clocks'}",)
-    report = duplicates(store=store, config=DuplicateConfig(keep=keep, **options))
+    report = duplicates(store, config=DuplicateConfig(keep=keep, **options))
     groups = found(report)
     clock = groups.pop("clocks/clocks_1.jpg")
     boat = groups.pop("boats/boats_1.jpg")
@@ -124,7 +124,7 @@ def test_which_one_is_kept(store: Path, tmp_path: Path) -> None:
         config = DuplicateConfig(
             keep=wishes, where="path like '%clocks_1%' or path like 'copies/%'"
         )
-        report = duplicates(store=store, config=config)
+        report = duplicates(store, config=config)
         return next(g.keep.key for g in report.groups if len(g.copies) == 3)
 
     photos = store.parent / "photos"
@@ -141,18 +141,18 @@ def test_which_one_is_kept(store: Path, tmp_path: Path) -> None:
             os.utime(again / name, (age, age))
         embedsearch.index(again, store=tmp_path / f"{wish}.es", model="packaged")
         config = DuplicateConfig(keep=(wish,))
-        report = duplicates(store=tmp_path / f"{wish}.es", config=config)
+        report = duplicates(tmp_path / f"{wish}.es", config=config)
         assert next(g.keep.key for g in report.groups if len(g.copies) == 3) == key
 
 
 def test_one_folder_against_another(store: Path) -> None:
     photos = store.parent / "photos"
-    report = duplicates(photos / "copies", against=photos / "clocks", store=store)
+    report = duplicates(store, photos / "copies", against=photos / "clocks")
     assert found(report) == {"clocks/clocks_1.jpg": PLAIN}
     report = duplicates(
+        store,
         photos / "clocks",
         against=photos / "copies",
-        store=store,
         config=DuplicateConfig(flips=True),
     )
     ((group),) = report.groups
@@ -160,7 +160,7 @@ def test_one_folder_against_another(store: Path) -> None:
         "copies/same.jpg",
         ["clocks/clocks_1.jpg"],
     )
-    assert found(duplicates(photos / "copies", store=store)) == {
+    assert found(duplicates(store, photos / "copies")) == {
         "copies/grey.png": {"same.jpg": "copy", "small.png": "copy"}
     }
     for arguments, words in (
@@ -170,13 +170,13 @@ def test_one_folder_against_another(store: Path) -> None:
         ({"folder": photos, "against": photos / "clocks"}, "are in"),
     ):
         with pytest.raises(UsageError, match=words):
-            duplicates(store=store, **arguments)  # type: ignore[arg-type]
+            duplicates(store, **arguments)  # type: ignore[arg-type]
 
 
 def test_look_alikes(store: Path) -> None:
     """Every two of a group reach the cosine that is asked for."""
     with embedsearch.open_store(store) as searcher:
-        report = duplicates(store=store, config=DuplicateConfig(similar=0.6))
+        report = duplicates(store, config=DuplicateConfig(similar=0.6))
         assert len(report.groups) > 3
         for group in report.groups:
             rows = [group.keep.row, *(copy.picture.row for copy in group.copies)]
@@ -262,11 +262,11 @@ def test_a_page_of_copies(tmp_path: Path) -> None:
 def test_pictures_without_a_signature(tmp_path: Path) -> None:
     golden = shutil.copytree(REPOSITORY / "tests" / "golden" / "format_1", tmp_path / "old")
     with pytest.raises(UsageError, match="no image here has a signature"):
-        duplicates(store=golden)
+        duplicates(golden)
     photos = shutil.copytree(SAMPLES / "boats", tmp_path / "more")
     shutil.copy(photos / "boats_1.jpg", photos / "twin.jpg")
     embedsearch.index(photos, store=golden)
-    report = duplicates(store=golden)
+    report = duplicates(golden)
     assert report.unsigned == 7
     # Of one of the old ones the bytes are those of a new one.
     assert sorted(len(group.copies) for group in report.groups) == [1, 1, 2]
@@ -283,13 +283,13 @@ def test_pictures_without_structure_are_compared_by_their_bytes(tmp_path: Path) 
     ):
         Image.new("RGB", (60, 40), colour).save(photos / name)
     embedsearch.index(photos, store=tmp_path / "s.es", model="packaged")
-    assert found(duplicates(store=tmp_path / "s.es")) == {"a.png": {"c.png": "same bytes"}}
+    assert found(duplicates(tmp_path / "s.es")) == {"a.png": {"c.png": "same bytes"}}
 
 
 def test_real_duplicates(shared_data: Path, tmp_path: Path) -> None:
     embedsearch.index(shared_data / "duplicates", store=tmp_path / "s.es", model="packaged")
     config = DuplicateConfig(flips=True, rotations=True, crops=True)
-    report = duplicates(store=tmp_path / "s.es", config=config)
+    report = duplicates(tmp_path / "s.es", config=config)
     by_photo = {
         frozenset(
             os.path.basename(p.key)[:12] for p in (g.keep, *(copy.picture for copy in g.copies))
@@ -409,13 +409,13 @@ def test_many_copies_of_one_picture(tmp_path: Path) -> None:
         store=tmp_path / "s.es",
     )
     started = time.monotonic()
-    report = duplicates(store=tmp_path / "s.es", config=DuplicateConfig(similar=0.98))
+    report = duplicates(tmp_path / "s.es", config=DuplicateConfig(similar=0.98))
     assert [len(group.copies) for group in report.groups] == [19_999]
     assert time.monotonic() - started < 60
 
 
 def test_clusters_hold_what_is_alike(store: Path) -> None:
-    found = clusters(9, store=store)
+    found = clusters(store, 9)
     assert sum(len(cluster.rows) for cluster in found) == 64
     assert [cluster.number for cluster in found] == list(range(1, len(found) + 1))
     sizes = [len(cluster.rows) for cluster in found]
@@ -428,7 +428,7 @@ def test_clusters_hold_what_is_alike(store: Path) -> None:
         for cluster in found
     )
     assert pure / 64 > 0.6  # nine folders of six, and copies
-    assert clusters(9, store=store) == found
+    assert clusters(store, 9) == found
     with embedsearch.open_store(store) as searcher:
         first = found[0]
         vectors = searcher.embed([embedsearch.Key(row) for row in first.rows])
@@ -437,8 +437,8 @@ def test_clusters_hold_what_is_alike(store: Path) -> None:
         assert abs(cosines.mean() - first.cohesion) < 0.02
     for k, words in ((0, "from 1"), (65, "from 1 to 64")):
         with pytest.raises(UsageError, match=words):
-            clusters(k, store=store)
-    assert len(clusters(1, store=store)) == 1 and len(clusters(store=store)) <= 6
+            clusters(store, k)
+    assert len(clusters(store, 1)) == 1 and len(clusters(store)) <= 6
 
 
 def test_the_odd_one_out(store: Path, tmp_path: Path) -> None:
@@ -449,17 +449,17 @@ def test_the_odd_one_out(store: Path, tmp_path: Path) -> None:
         image.resize((200 + number, 150)).save(photos / f"clock_{number}.png")
     paint(photos / "odd.png", 5)
     embedsearch.index(photos, store=tmp_path / "s.es", model="packaged")
-    oddest, *others = outliers(13, store=tmp_path / "s.es")
+    oddest, *others = outliers(tmp_path / "s.es", 13)
     assert oddest.path.endswith("odd.png")
     assert all(other.score > oddest.score + 0.1 for other in others)
-    scores = [odd.score for odd in outliers(64, store=store)]
+    scores = [odd.score for odd in outliers(store, 64)]
     assert scores == sorted(scores) and len(scores) == 64
     done = run_cli("outliers", "-n", "2", "--store", tmp_path / "s.es", "--json")
     assert json.loads(done.stdout.splitlines()[0])["row"] == oddest.row
 
 
 def test_a_map(store: Path) -> None:
-    found = picture_map(store=store)
+    found = picture_map(store)
     assert len(found.points) == found.images == 64
     places = np.array([(point.x, point.y) for point in found.points])
     assert places.min() == 0.0 and places.max() == 1.0
@@ -471,17 +471,17 @@ def test_a_map(store: Path) -> None:
         assert abs(np.corrcoef(place, centred @ axis)[0, 1]) > 0.99
     assert all(Image.open(io.BytesIO(p.jpeg)).format == "JPEG" for p in found.points if p.jpeg)
     assert sum(point.jpeg is None for point in found.points) == 0
-    assert len(picture_map(store=store, max_images=10).points) == 10
+    assert len(picture_map(store, max_images=10).points) == 10
     with pytest.raises(UsageError, match="pca, umap"):
-        picture_map(store=store, method="tsne")
+        picture_map(store, method="tsne")
     with pytest.raises(NothingIndexed):
-        picture_map(store=store, where="path like 'clocks/clocks_1%'")
+        picture_map(store, where="path like 'clocks/clocks_1%'")
 
 
 @pytest.mark.scale
 def test_umap_keeps_neighbors_together(store: Path) -> None:
     pytest.importorskip("umap", reason="needs the extra `map`")
-    found = picture_map(store=store, method="umap", where="path not like 'copies/%'")
+    found = picture_map(store, method="umap", where="path not like 'copies/%'")
     places = np.array([(point.x, point.y) for point in found.points])
     folders = np.array([os.path.dirname(point.key) for point in found.points])
     far = np.linalg.norm(places[:, None] - places[None], axis=2)

@@ -505,8 +505,8 @@ def test_commands_read_it_and_do_not_write_it(s3: S3Server, tmp_path: Path) -> N
         assert done.returncode == 0, done.stderr
         if command[0] == "info":
             assert json.loads(done.stdout)["store"] == URL
-    assert embedsearch.outliers(2, store=URL)
-    assert embedsearch.duplicates(store=URL).groups == []
+    assert embedsearch.outliers(URL, 2)
+    assert embedsearch.duplicates(URL).groups == []
     (tmp_path / "v.npy").write_bytes(b"")
     refused = f"{URL} is only read: embedsearch pull {URL} makes a store to write to"
     with pytest.raises(UsageError, match=refused):

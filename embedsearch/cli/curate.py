@@ -52,7 +52,7 @@ def duplicates(
     if json and csv:
         raise UsageError("--json and --csv exclude each other")
     session = session_with_signals()
-    report = find(folder, against=against, store=store, config=config, session=session)
+    report = find(store, folder, against=against, config=config, session=session)
     _print_groups(report, "json" if json else "csv" if csv else "table")
     if script is not None:
         write_script(script, report.groups)
@@ -127,8 +127,7 @@ def clusters(
     from embedsearch.curation.clusters import clusters as find
 
     rows = [
-        cluster.to_dict()
-        for cluster in find(k, store=store, where=where, session=session_with_signals())
+        cluster.to_dict() for cluster in find(store, k, where=where, session=session_with_signals())
     ]
     if json:
         sys.stdout.writelines(json_line(row) + "\n" for row in rows)
@@ -149,7 +148,7 @@ def outliers(
     from embedsearch.curation.clusters import outliers as find
 
     session = session_with_signals()
-    rows = [odd.to_dict() for odd in find(count, store=store, where=where, session=session)]
+    rows = [odd.to_dict() for odd in find(store, count, where=where, session=session)]
     if json:
         sys.stdout.writelines(json_line(row) + "\n" for row in rows)
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from embedsearch.core.session import Session
 from embedsearch.curation.collection import Collection
 from embedsearch.searching.ann.graph import NearGraph
 from embedsearch.searching.ann.kmeans import spherical_kmeans
-from embedsearch.store.locate import readable_store
+from embedsearch.store.locate import StorePath, readable_store
 from embedsearch.store.snapshot import open_snapshot
 
 REPRESENTATIVES = 5
@@ -58,9 +57,9 @@ class Outlier:
 
 
 def clusters(
+    store: StorePath = None,
     k: int | None = None,
     *,
-    store: str | os.PathLike[str] | None = None,
     where: str | None = None,
     session: Session | None = None,
 ) -> list[Cluster]:
@@ -99,9 +98,9 @@ def clusters(
 
 
 def outliers(
+    store: StorePath = None,
     count: int = 20,
     *,
-    store: str | os.PathLike[str] | None = None,
     where: str | None = None,
     session: Session | None = None,
 ) -> list[Outlier]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.config import DuplicateConfig
 from embedsearch.core.errors import UsageError
+from embedsearch.core.options import DuplicateOptions, configured
 from embedsearch.core.session import Session
 from embedsearch.curation.collection import Collection, Picture
 from embedsearch.curation.linkage import complete_groups
@@ -29,7 +30,7 @@ from embedsearch.curation.similarity import (
     Turn,
     signature_units,
 )
-from embedsearch.store.locate import readable_store
+from embedsearch.store.locate import StorePath, readable_store
 from embedsearch.store.snapshot import open_snapshot
 
 SAME_BYTES, SIMILAR = "same bytes", "similar"
@@ -91,21 +92,23 @@ class DuplicateReport:
 
 
 def duplicates(
+    store: StorePath = None,
     folder: str | os.PathLike[str] | None = None,
     *,
     against: str | os.PathLike[str] | None = None,
-    store: str | os.PathLike[str] | None = None,
     config: DuplicateConfig | None = None,
     session: Session | None = None,
+    **options: Unpack[DuplicateOptions],
 ) -> DuplicateReport:
     """Return the copies among the images of a store, or of a folder of it.
 
     With `against`, the images of `folder` that are copies of ones in that other folder, each with
-    the one there that is most like it, which is kept. Raises UsageError and the store's errors.
+    the one there that is most like it, which is kept. `options` are fields of DuplicateConfig.
+    Raises UsageError and the store's errors.
     """
     if against is not None and folder is None:
         raise UsageError("against needs a folder that is compared with it", "against")
-    config = config or DuplicateConfig()
+    config = configured(config or DuplicateConfig(), options)
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         collection = Collection(snapshot, session or Session(), config.where)
         return _Search(collection, config).run(

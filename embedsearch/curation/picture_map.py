@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -18,7 +17,7 @@ from embedsearch.core.session import Session
 from embedsearch.curation.collection import Collection, Picture
 from embedsearch.images.thumbnails import Thumbnailer
 from embedsearch.searching.ann.kmeans import principal_plane
-from embedsearch.store.locate import readable_store
+from embedsearch.store.locate import StorePath, readable_store
 from embedsearch.store.snapshot import open_snapshot
 
 METHODS = ("pca", "umap")
@@ -47,8 +46,8 @@ class PictureMap:
 
 
 def picture_map(
+    store: StorePath = None,
     *,
-    store: str | os.PathLike[str] | None = None,
     method: str = "pca",
     where: str | None = None,
     max_images: int = MAP_IMAGES,

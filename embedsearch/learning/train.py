@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import safetensors.torch
@@ -25,6 +25,7 @@ from embedsearch.core.atomic import write_atomically
 from embedsearch.core.config import TrainConfig
 from embedsearch.core.errors import Interrupted, StorageError, TrainingFailed, UsageError
 from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.options import TrainOptions, configured
 from embedsearch.core.paths import printable
 from embedsearch.core.records import Progress
 from embedsearch.core.session import Session
@@ -69,7 +70,7 @@ def train(
     on_plan: Callable[[list[StagePlan]], None] | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
-    **options: Any,
+    **options: Unpack[TrainOptions],
 ) -> TrainReport:
     """Make a model better on labeled pictures and write it to `out`, a .safetensors file.
 
@@ -77,7 +78,7 @@ def train(
     UsageError for unusable labels, TrainingFailed, StoreLocked where another run
     makes the same file, StorageError, and Interrupted.
     """
-    config = replace(config or TrainConfig(), **options)
+    config = configured(config or TrainConfig(), options)
     session = session or Session()
     labels = read_labels(folder, targets, classify, regress, session.notice)
     with TrainingFolder(Path(out)) as training_folder:

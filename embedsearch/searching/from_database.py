@@ -6,12 +6,12 @@ score is the same whoever named the row.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 import numpy as np
 
 from embedsearch.core.errors import IncompatibleStore
+from embedsearch.core.lru import LRU
 from embedsearch.core.records import Neighbors
 from embedsearch.core.session import Session
 from embedsearch.searching.ann.search import cosines
@@ -52,7 +52,7 @@ class ServedRows:
         self._rows = rows
         self._columns = columns
         self._session = session
-        self._conditions: OrderedDict[str, Condition] = OrderedDict()
+        self._conditions: LRU[str, Condition] = LRU(_CONDITIONS_KEPT)
         self._has_told = False
         record = database.record()
         if record is None:
@@ -133,12 +133,9 @@ class ServedRows:
         """Return a condition as the database is asked it; the last ones are kept."""
         if where is None:
             return Always(True)
-        if where not in self._conditions:
-            self._conditions[where] = self._columns.condition(where, self._record.fields)
-        self._conditions.move_to_end(where)
-        while len(self._conditions) > _CONDITIONS_KEPT:
-            self._conditions.popitem(last=False)
-        return self._conditions[where]
+        return self._conditions.get(
+            where, lambda: self._columns.condition(where, self._record.fields)
+        )
 
     def _check_sample(self, record: DatabaseRecord) -> None:
         """Raise IncompatibleStore where rows of the same numbers have other vectors."""

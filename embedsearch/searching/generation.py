@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from embedsearch.core.config import DIVERSE_POOL, SearchConfig
 from embedsearch.core.errors import EmbedSearchError, ImageNotFound, UsageError
+from embedsearch.core.lru import LRU
 from embedsearch.core.microbatch import MicroBatcher
 from embedsearch.core.records import Hit, ImageRecord, Neighbors, StoredImage
 from embedsearch.core.session import Session
@@ -62,7 +62,7 @@ class Generation:
         except BaseException:
             snapshot.close()
             raise
-        self._masks: OrderedDict[str, Mask] = OrderedDict()
+        self._masks: LRU[str, Mask] = LRU(_FILTERS_KEPT)
         self._answer_together = MicroBatcher(self._answer_all, QUERIES_AT_ONCE)
 
     @property
@@ -213,12 +213,7 @@ class Generation:
         """Return which rows meet a condition, bool (all shard rows,); the last ones are kept."""
         if where is None:
             return None
-        if where not in self._masks:
-            self._masks[where] = self._columns.where(where)
-        self._masks.move_to_end(where)
-        while len(self._masks) > _FILTERS_KEPT:
-            self._masks.popitem(last=False)
-        return self._masks[where]
+        return self._masks.get(where, lambda: self._columns.where(where))
 
     def _expanded(self, queries: Vector, config: SearchConfig) -> Vector:
         """Return the queries drawn towards their nearest rows."""

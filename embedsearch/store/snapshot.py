@@ -7,7 +7,6 @@ writer does them no harm, and start over with the newer generation when one was 
 from __future__ import annotations
 
 import os
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -18,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedsearch.core.errors import DamagedStore
+from embedsearch.core.lru import LRU
 from embedsearch.core.records import Failure, StoredImage
 from embedsearch.store.current import check_format, read_current, read_generation
 from embedsearch.store.files import (
@@ -44,7 +44,7 @@ class Snapshot:
         self.faiss: dict[str, int | DamagedStore] = {}  # absent where the file is missing
         self._metadata_fd: int | None = None
         self._metadata: pa.Table | None = None
-        self._groups: OrderedDict[tuple[str, int], list[pa.Array]] = OrderedDict()
+        self._groups: LRU[tuple[str, int], list[pa.Array]] = LRU(_GROUPS_KEPT)
         self._row_order: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
         try:
             for record in manifest.shards:
@@ -158,14 +158,9 @@ class Snapshot:
 
     def _image_columns(self, shard: Shard, group: int) -> list[pa.Array]:
         """Return the columns of StoredImage of a row group; those last asked for are kept."""
-        name = (shard.record.name, group)
-        if name not in self._groups:
-            batch = shard.group(group, [field.name for field in fields(StoredImage)])
-            self._groups[name] = batch.columns
-            if len(self._groups) > _GROUPS_KEPT:
-                self._groups.popitem(last=False)
-        self._groups.move_to_end(name)
-        return self._groups[name]
+        names = [field.name for field in fields(StoredImage)]
+        key = (shard.record.name, group)
+        return self._groups.get(key, lambda: list(shard.group(group, names).columns))
 
     def _by_shard(
         self, ordinals: npt.NDArray[np.int64]
