@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.conftest import REPOSITORY, SAMPLES, paint, run_cli
+from tests.support.library import REPOSITORY, SAMPLES, paint, run_cli
 
 CLOCK = SAMPLES / "clocks" / "clocks_1.jpg"
 

@@ -25,7 +25,7 @@ from embedsearch.core.errors import StorageError
 from embedsearch.core.paths import file_url, printable
 from embedsearch.core.records import Hit
 from embedsearch.images.thumbnails import Pictures
-from tests.conftest import paint, run_cli
+from tests.support.library import paint, run_cli
 
 HOSTILE = [
     b"<script>alert(1)<!script>.png",  # a slash cannot be part of a name

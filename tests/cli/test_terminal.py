@@ -19,7 +19,7 @@ import pytest
 
 from embedsearch.cli.output import terminal
 from embedsearch.cli.output.terminal import CELLS, Thumbnail, ThumbnailRows, half_blocks
-from tests.conftest import paint, run_cli
+from tests.support.library import paint, run_cli
 
 LINK = re.compile(r"\x1b\]8;;([^\x1b]*)\x1b\\(.*?)\x1b\]8;;\x1b\\")
 NAMES = [b"plain.png", b"\xff%.png", b"esc\x1b[31m.png", b"trailing .png ", b"nl\n.png"]

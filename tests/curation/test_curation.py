@@ -30,7 +30,7 @@ from embedsearch.curation.linkage import Ball, Members, complete_groups
 from embedsearch.curation.plane import picture_map
 from embedsearch.exchange.import_vectors import import_vectors
 from embedsearch.searching.ann.graph import EXACT_ROWS, NearGraph
-from tests.conftest import REPOSITORY, SAMPLES, paint, run_cli
+from tests.support.library import GOLDEN, SAMPLES, paint, run_cli
 
 CLOCK, BOAT = SAMPLES / "clocks" / "clocks_1.jpg", SAMPLES / "boats" / "boats_1.jpg"
 
@@ -261,7 +261,7 @@ def test_a_page_of_copies(tmp_path: Path) -> None:
 
 
 def test_pictures_without_a_signature(tmp_path: Path) -> None:
-    golden = shutil.copytree(REPOSITORY / "tests" / "golden" / "format_1", tmp_path / "old")
+    golden = shutil.copytree(GOLDEN / "format_1", tmp_path / "old")
     with pytest.raises(UsageError, match="no image here has a signature"):
         duplicates(store=golden)
     photos = shutil.copytree(SAMPLES / "boats", tmp_path / "more")

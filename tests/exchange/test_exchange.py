@@ -33,9 +33,9 @@ from embedsearch.exchange.import_vectors import import_vectors
 from embedsearch.indexing.upkeep import failures
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
-from tests.conftest import paint, run_cli
-from tests.test_search import DIM, unit
-from tests.test_store import rows_of
+from tests.support.library import paint, run_cli
+from tests.support.oracle import DIM, unit
+from tests.support.stores import rows_of
 
 
 @pytest.fixture

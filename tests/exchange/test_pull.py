@@ -35,11 +35,11 @@ from embedsearch.core.records import Hit
 from embedsearch.core.session import Session
 from embedsearch.store import fetch, files, mirror
 from embedsearch.store.lock import WriterLock
-from tests.conftest import REPOSITORY, CountingExtractor, paint, run_cli, wait_for
-from tests.test_index import Library
+from tests.support.extractor import CountingExtractor
+from tests.support.library import REPOSITORY, Library, paint, run_cli, wait_for
 
 pytest.importorskip("moto", reason="needs the test extra")
-from tests.s3 import DENIED, SLOW_DOWN, Fault, S3Server, s3_server
+from tests.support.s3 import DENIED, SLOW_DOWN, Fault, S3Server, s3_server
 
 URL = "s3://bucket/in/photos.es"
 PREFIX = "bucket/in/photos.es"

@@ -19,7 +19,7 @@ from embedsearch.exchange.texts import StoredText, delete_texts, put_texts
 from embedsearch.integrations.image_argument import image_of
 from embedsearch.searching.embedder import ImageEmbedder
 from embedsearch.searching.queries import Inside
-from tests.conftest import SAMPLES
+from tests.support.library import SAMPLES
 
 BOAT = SAMPLES / "boats" / "boats_1.jpg"
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,69 +25,20 @@ from embedsearch.core.errors import NothingIndexed, UnreadableImage, UsageError
 from embedsearch.core.records import Reason, Stage
 from embedsearch.images.thumbnails import Pictures
 from embedsearch.indexing.upkeep import failures
-from embedsearch.store.shards import row_schema
-from embedsearch.store.snapshot import open_snapshot
-from tests.conftest import CountingExtractor, paint, run_cli
-from tests.test_index import Library, counts
-from tests.test_metadata import said
-
-Members = Iterable[tuple[str, bytes]]
-
-
-@pytest.fixture
-def library(tmp_path: Path, extractor: Callable[..., Any]) -> Library:
-    return Library(tmp_path / "s.es", extractor)
-
-
-def contents(folder: Path) -> list[tuple[str, bytes]]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [(str(path.relative_to(folder)), path.read_bytes()) for path in files]
-
-
-def rows_of(store: Path) -> list[dict[str, Any]]:
-    with open_snapshot(store) as snapshot:
-        alive = snapshot.live_mask()
-        rows = [
-            row for _, table in snapshot.tables(row_schema(512).names) for row in table.to_pylist()
-        ]
-    return [row for row, is_alive in zip(rows, alive, strict=True) if is_alive]
-
-
-def make_tar(path: Path, members: Members, mode: str = "w") -> Path:
-    with tarfile.open(path, mode) as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return path
-
-
-def make_zip(path: Path, members: Members, how: int = zipfile.ZIP_DEFLATED) -> Path:
-    with zipfile.ZipFile(path, "w", how) as archive:
-        for name, data in members:
-            archive.writestr(name, data)
-    return path
-
-
-MAKERS = {
-    "a.tar": make_tar,
-    "a.tar.gz": lambda path, members: make_tar(path, members, "w:gz"),
-    "a.tgz": lambda path, members: make_tar(path, members, "w:gz"),
-    "a.tar.bz2": lambda path, members: make_tar(path, members, "w:bz2"),
-    "a.tar.xz": lambda path, members: make_tar(path, members, "w:xz"),
-    "a.zip": make_zip,
-    "A.ZIP": lambda path, members: make_zip(path, members, zipfile.ZIP_STORED),
-}
+from tests.support.archives import MAKERS, make_parquet, make_tar, make_zip, members_of
+from tests.support.extractor import CountingExtractor
+from tests.support.library import Library, counts, paint, run_cli
+from tests.support.stores import live_rows, said
 
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_an_archive_gives_what_its_folder_gives(
     name: str, library: Library, photos: Path, tmp_path: Path
 ) -> None:
-    archive = MAKERS[name](tmp_path / name, [("./" + n, data) for n, data in contents(photos)])
+    archive = MAKERS[name](tmp_path / name, [("./" + n, data) for n, data in members_of(photos)])
     assert counts(library.index(photos)) == (12, 12, 0, 0, 0, 0, 0)
     assert counts(library.index(archive)) == (12, 12, 0, 0, 0, 0, 0)
-    rows = rows_of(library.store)
+    rows = live_rows(library.store)
     folder, packed = ([row for row in rows if row["root"] == root] for root in (0, 1))
     for name in ("key", "digest", "width", "height", "size", "vector", "signature"):
         mine, theirs = ({row["key"]: row[name] for row in some} for some in (folder, packed))
@@ -97,13 +48,13 @@ def test_an_archive_gives_what_its_folder_gives(
     assert CountingExtractor.embedded == 24
     with embedsearch.open_store(library.store) as searcher:
         paths = {hit.path for hit in searcher.query(np.ones(512, np.float32) / 512**0.5, k=24)}
-    assert str(archive / contents(photos)[0][0]) in paths
+    assert str(archive / members_of(photos)[0][0]) in paths
 
 
 def test_an_unchanged_archive_is_not_opened(
     library: Library, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive = make_tar(tmp_path / "a.tar", [*contents(photos), ("broken.jpg", b"no picture")])
+    archive = make_tar(tmp_path / "a.tar", [*members_of(photos), ("broken.jpg", b"no picture")])
     assert counts(library.index(archive)) == (13, 12, 0, 0, 0, 1, 0)
     monkeypatch.setattr(tarfile, "open", None)
     assert counts(library.index(archive)) == (13, 0, 0, 0, 12, 1, 0)
@@ -113,7 +64,7 @@ def test_an_unchanged_archive_is_not_opened(
 @pytest.mark.parametrize("name", ["a.tar", "a.tgz", "a.zip"])
 def test_an_archive_that_grows(name: str, library: Library, photos: Path, tmp_path: Path) -> None:
     """Only what is new is embedded, though every member is younger than its row."""
-    members = contents(photos)
+    members = members_of(photos)
     archive = MAKERS[name](tmp_path / name, members[:8])
     assert library.index(archive).added == 8
     other = paint(tmp_path / "other.png", 77).read_bytes()
@@ -121,14 +72,14 @@ def test_an_archive_that_grows(name: str, library: Library, photos: Path, tmp_pa
     os.utime(archive, ns=(1, 1))
     assert counts(library.index(archive)) == (11, 4, 1, 0, 6, 0, 1)
     assert CountingExtractor.embedded == 8 + 5
-    assert {row["mtime_ns"] for row in rows_of(library.store)} == {1}
+    assert {row["mtime_ns"] for row in live_rows(library.store)} == {1}
 
 
 def test_an_archive_beside_and_in_a_folder_of_pictures(
     library: Library, photos: Path, tmp_path: Path
 ) -> None:
     """Each is a root of its own; a vanished archive is refused like a vanished folder."""
-    archive = make_tar(photos / "more.tar", [("x.png", contents(photos)[0][1])])
+    archive = make_tar(photos / "more.tar", [("x.png", members_of(photos)[0][1])])
     assert counts(library.index(archive)) == (1, 1, 0, 0, 0, 0, 0)
     report = library.index(photos)
     assert (report.added, report.images, report.ignored.other_suffix) == (12, 13, 1)
@@ -145,7 +96,7 @@ def test_an_archive_beside_and_in_a_folder_of_pictures(
 def test_names_that_lead_out_and_names_that_come_twice(
     make: Callable[..., Path], library: Library, photos: Path, tmp_path: Path
 ) -> None:
-    good = contents(photos)
+    good = members_of(photos)
     names = ["../up.png", "/etc/abs.png", "a/../../b.png", "ok/../in.png", ".hidden/x.png", "n.txt"]
     twice = [("two.png", good[0][1]), ("two.png", good[1][1])]
     suffix = ".zip" if make is make_zip else ".tar"
@@ -154,7 +105,7 @@ def test_names_that_lead_out_and_names_that_come_twice(
     report = library.index(archive)
     assert counts(report) == (1, 1, 0, 0, 0, 0, 0)
     assert (report.ignored.hidden, report.ignored.other_suffix, report.scan_failures) == (1, 1, 5)
-    (row,) = rows_of(library.store)
+    (row,) = live_rows(library.store)
     assert (row["key"], row["size"]) == (b"two.png", len(good[1][1]))
     assert {f.key: f.reason for _, f in failures(library.store)} == {
         **dict.fromkeys(names[:4], Reason.UNSAFE_NAME),
@@ -165,7 +116,7 @@ def test_names_that_lead_out_and_names_that_come_twice(
 
 
 def test_links_and_devices_of_a_tar(library: Library, photos: Path, tmp_path: Path) -> None:
-    archive = make_tar(tmp_path / "a.tar", contents(photos)[:1])
+    archive = make_tar(tmp_path / "a.tar", members_of(photos)[:1])
     with tarfile.open(archive, "a") as tar:
         for name, kind in (("l.png", tarfile.SYMTYPE), ("h.png", tarfile.LNKTYPE),
                            ("f.png", tarfile.FIFOTYPE), ("d.png", tarfile.DIRTYPE)):  # fmt: skip
@@ -182,7 +133,7 @@ def test_a_cut_archive_costs_what_is_behind_the_cut(
     name: str, share: float, library: Library, photos: Path, tmp_path: Path
 ) -> None:
     """What was there before stays: a copy that broke off must not empty the store."""
-    archive = MAKERS[name](tmp_path / name, contents(photos))
+    archive = MAKERS[name](tmp_path / name, members_of(photos))
     assert library.index(archive).added == 12
     whole = archive.read_bytes()
     archive.write_bytes(whole[: int(share * len(whole))])
@@ -196,7 +147,7 @@ def test_a_cut_archive_costs_what_is_behind_the_cut(
 
 
 def test_a_broken_header_is_not_the_end(library: Library, photos: Path, tmp_path: Path) -> None:
-    archive = make_tar(tmp_path / "a.tar", contents(photos))
+    archive = make_tar(tmp_path / "a.tar", members_of(photos))
     with tarfile.open(archive) as tar:
         place = tar.getmembers()[6].offset
     data = bytearray(archive.read_bytes())
@@ -210,7 +161,7 @@ def test_a_broken_header_is_not_the_end(library: Library, photos: Path, tmp_path
 
 def test_zip_members_that_cannot_be_had(library: Library, photos: Path, tmp_path: Path) -> None:
     """Another checksum, another length, a bomb, a method or a cipher that nobody here reads."""
-    data = contents(photos)[0][1]
+    data = members_of(photos)[0][1]
     archive = tmp_path / "a.zip"
     with zipfile.ZipFile(archive, "w") as made:
         made.writestr("good.png", data)
@@ -241,7 +192,7 @@ def test_zip_members_that_cannot_be_had(library: Library, photos: Path, tmp_path
 
 def test_a_gzip_bomb_is_passed_by(library: Library, photos: Path, tmp_path: Path) -> None:
     bomb = ("bomb.png", bytes(64 << 20))
-    archive = make_tar(tmp_path / "a.tgz", [bomb, *contents(photos)[:1]], "w:gz")
+    archive = make_tar(tmp_path / "a.tgz", [bomb, *members_of(photos)[:1]], "w:gz")
     report = library.index(archive, limits=DecodeLimits(max_bytes=1 << 20))
     assert (report.added, library.reasons()) == (1, {"bomb.png": Reason.TOO_BIG})
 
@@ -267,7 +218,7 @@ def test_what_is_no_archive(library: Library, tmp_path: Path) -> None:
 def test_an_archive_that_changes_while_it_is_read(
     library: Library, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive = make_tar(tmp_path / "a.tar", contents(photos))
+    archive = make_tar(tmp_path / "a.tar", members_of(photos))
     from embedsearch.images.sources.archive import TarArchive
 
     usual = TarArchive.places
@@ -285,13 +236,13 @@ def test_an_archive_that_changes_while_it_is_read(
 
 
 def test_on_the_command_line(photos: Path, tmp_path: Path) -> None:
-    archive = make_tar(tmp_path / "a.tar", contents(photos))
+    archive = make_tar(tmp_path / "a.tar", members_of(photos))
     store = tmp_path / "c.es"
     done = run_cli("index", archive, "--store", store, "--model", "packaged")
     assert done.returncode == 0 and "12 images found: 12 added" in done.stdout
     sheet = tmp_path / "sheet.png"
     shown = run_cli(
-        "query", photos / contents(photos)[0][0], "--store", store, "-k", "3", "--sheet", sheet
+        "query", photos / members_of(photos)[0][0], "--store", store, "-k", "3", "--sheet", sheet
     )
     assert shown.returncode == 0 and "a.tar/" in shown.stdout and sheet.stat().st_size > 5000
 
@@ -301,7 +252,7 @@ def test_pictures_of_an_archive_are_shown_and_asked_with(
     name: str, photos: Path, tmp_path: Path
 ) -> None:
     """Thumbnails, sheets, crops and query images: an image is where its archive has it."""
-    members = contents(photos)
+    members = members_of(photos)
     archive = MAKERS[name](tmp_path / name, members)
     embedsearch.index(archive, store=tmp_path / "t.es", model="packaged")
     with Pictures(64) as pictures:
@@ -324,26 +275,14 @@ def test_pictures_of_an_archive_are_shown_and_asked_with(
             searcher.thumbnail(members[4][0], 32)
 
 
-def make_parquet(path: Path, members: Members, *, is_struct: bool = True) -> Path:
-    listed = list(members)
-    if is_struct:
-        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-        images = pa.array([{"bytes": data, "path": name} for name, data in listed], kind)
-    else:
-        images = pa.array([data for _, data in listed], pa.large_binary())
-    labels = pa.array([name.split("/")[0] for name, _ in listed])
-    pq.write_table(pa.table({"label": labels, "image": images}), path, row_group_size=5)
-    return path
-
-
 @pytest.mark.parametrize("is_struct", [True, False])
 def test_a_parquet_column(is_struct: bool, library: Library, photos: Path, tmp_path: Path) -> None:
     """Hugging Face's layout and plain binary: an image a row, changed rows alone embedded anew."""
-    members = contents(photos)
+    members = members_of(photos)
     file = make_parquet(tmp_path / "a.parquet", members, is_struct=is_struct)
     assert counts(library.index(file)) == (12, 12, 0, 0, 0, 0, 0)
     assert counts(library.index(photos)) == (12, 12, 0, 0, 0, 0, 0)
-    rows = rows_of(library.store)
+    rows = live_rows(library.store)
     names = [row["key"].decode() for row in rows if row["root"] == 0]
     assert names[7] == (f"00000007/{Path(members[7][0]).name}" if is_struct else "00000007")
     packed, plain = (
@@ -366,7 +305,7 @@ def test_rows_without_an_image(library: Library, photos: Path, tmp_path: Path) -
         {"bytes": None, "path": "elsewhere.jpg"},
         None,
         {"bytes": b"no picture", "path": "../../x.jpg"},
-        {"bytes": contents(photos)[0][1], "path": None},
+        {"bytes": members_of(photos)[0][1], "path": None},
         {"bytes": b"", "path": "empty.jpg"},
     ]
     file = tmp_path / "a.parquet"
@@ -381,7 +320,7 @@ def test_rows_without_an_image(library: Library, photos: Path, tmp_path: Path) -
 
 
 def test_a_parquet_file_that_is_none(library: Library, photos: Path, tmp_path: Path) -> None:
-    file = make_parquet(tmp_path / "a.parquet", contents(photos))
+    file = make_parquet(tmp_path / "a.parquet", members_of(photos))
     whole = file.read_bytes()
     file.write_bytes(whole[:-100])
     with pytest.raises(NothingIndexed):
@@ -414,7 +353,7 @@ def test_sidecars_lie_in_archives_too(
     name: str, library: Library, photos: Path, tmp_path: Path
 ) -> None:
     """As WebDataset writes them: what one says comes back with the image, as beside a file."""
-    archive = MAKERS[name](tmp_path / name, [*contents(photos), *SAID])
+    archive = MAKERS[name](tmp_path / name, [*members_of(photos), *SAID])
     report = library.index(archive, sidecars=True)
     assert report.metadata is not None
     assert (report.metadata.matched, report.metadata.unreadable) == (3, 3)
@@ -433,7 +372,7 @@ def test_sidecars_lie_in_archives_too(
 def test_other_columns_of_parquet_come_along(
     library: Library, photos: Path, tmp_path: Path
 ) -> None:
-    rows = [{"bytes": data, "path": name} for name, data in contents(photos)]
+    rows = [{"bytes": data, "path": name} for name, data in members_of(photos)]
     columns = {
         "image": rows,
         "label": list(range(len(rows))),

@@ -22,10 +22,10 @@ from embedsearch.images.decode import image as decode_image
 from embedsearch.images.decode.image import DecodeError, decode, square
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
-from tests.conftest import run_cli
+from tests.support.library import GOLDEN, run_cli
 
 LIMITS = DecodeLimits()
-GOLDEN = Path(__file__).parent / "golden" / "nasty.csv"
+NASTY = GOLDEN / "nasty.csv"
 
 
 def encoded(image: Image.Image, form: str, **save: object) -> io.BytesIO:
@@ -270,7 +270,7 @@ def test_nasty_corpus_verdicts(shared_data: Path) -> None:
             rows.append([name, str(outcome.reason), "", "", ""])
         else:
             rows.append([name, "ok", outcome.format, str(outcome.width), str(outcome.height)])
-    with GOLDEN.open(newline="") as file:
+    with NASTY.open(newline="") as file:
         assert rows == list(csv.reader(file))[1:]
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from embedsearch.core.paths import printable
 from embedsearch.core.records import Reason
 from embedsearch.images.sources.folder import FolderScan
-from tests.conftest import paint, run_cli
+from tests.support.library import paint, run_cli
 
 
 def keys(folder: Path, scope: str = "") -> list[str]:

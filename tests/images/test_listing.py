@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from embedsearch.core.errors import NothingIndexed, UsageError
 from embedsearch.core.records import Reason
 from embedsearch.images.sources.listing import read_paths
-from tests.conftest import paint, run_cli
-from tests.test_index import Library, counts
-
-
-@pytest.fixture
-def library(tmp_path: Path, extractor: Callable[..., Any]) -> Library:
-    return Library(tmp_path / "s.es", extractor)
+from tests.support.library import Library, counts, paint, run_cli
 
 
 def listing(path: Path, *files: str | Path) -> str:

@@ -16,7 +16,7 @@ from embedsearch.core.errors import EmbedSearchError
 from embedsearch.core.records import Failure, ImageRef, Reason
 from embedsearch.images.decode.pool import SPARE_REGIONS, DecodedBatch, DecodePool
 from embedsearch.images.decode.process import DecodeJob
-from tests.conftest import paint, wait_for
+from tests.support.library import paint, wait_for
 
 # Replaces decode() in the workers: the name of the file says what the decoder does with it.
 FAKE = """

@@ -6,10 +6,9 @@ import contextlib
 import http.server
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,12 +19,13 @@ from embedsearch.core import remote
 from embedsearch.core.errors import NothingIndexed, StorageError, UsageError
 from embedsearch.core.records import Reason
 from embedsearch.images.sources import remote as remote_source
-from tests.conftest import CountingExtractor, paint
-from tests.test_archives import MAKERS, contents, make_parquet, make_tar, rows_of
-from tests.test_index import Library, counts
+from tests.support.archives import MAKERS, make_parquet, make_tar, members_of
+from tests.support.extractor import CountingExtractor
+from tests.support.library import Library, counts, paint
+from tests.support.stores import live_rows
 
 pytest.importorskip("moto", reason="needs the test extra")
-from tests.s3 import DENIED, SLOW_DOWN, Fault, S3Server, s3_server
+from tests.support.s3 import DENIED, SLOW_DOWN, Fault, S3Server, s3_server
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +46,6 @@ def s3(server: S3Server) -> Iterator[S3Server]:
         server.files().delete_dir_contents("bucket")
 
 
-@pytest.fixture
-def library(tmp_path: Path, extractor: Callable[..., Any]) -> Library:
-    return Library(tmp_path / "s.es", extractor)
-
-
 def test_a_bucket_gives_what_its_folder_gives(s3: S3Server, library: Library, photos: Path) -> None:
     (photos / ".hidden.png").write_bytes(b"x")
     (photos / "note.txt").write_bytes(b"x")
@@ -61,7 +56,7 @@ def test_a_bucket_gives_what_its_folder_gives(s3: S3Server, library: Library, ph
     assert counts(first) == (13, 13, 0, 0, 0, 0, 0)
     assert (first.ignored.hidden, first.ignored.other_suffix) == (1, 1)
     library.index(photos)
-    rows = rows_of(library.store)
+    rows = live_rows(library.store)
     there, here = (
         sorted((row["digest"], row["vector"], row["size"]) for row in rows if row["root"] == root)
         for root in (0, 1)
@@ -94,13 +89,13 @@ def test_an_archive_in_a_bucket(
     name: str, s3: S3Server, library: Library, photos: Path, tmp_path: Path
 ) -> None:
     make = {**MAKERS, "a.parquet": make_parquet}[name]
-    data = make(tmp_path / name, contents(photos)).read_bytes()
+    data = make(tmp_path / name, members_of(photos)).read_bytes()
     s3.put(f"bucket/{name}", data)
     assert counts(library.index(f"s3://bucket/{name}")) == (12, 12, 0, 0, 0, 0, 0)
     s3.requests.clear()
     assert counts(library.index()) == (12, 0, 0, 0, 12, 0, 0)
     assert {request.split()[0] for request in s3.requests} == {"HEAD"}  # not fetched again
-    more = [*contents(photos), ("b/new.png", paint(tmp_path / "n.png", 90).read_bytes())]
+    more = [*members_of(photos), ("b/new.png", paint(tmp_path / "n.png", 90).read_bytes())]
     s3.put(f"bucket/{name}", make(tmp_path / name, more).read_bytes())
     report = library.index()
     assert (report.added, report.images) == (1, 13)
@@ -227,7 +222,7 @@ def test_urls_that_are_refused(library: Library) -> None:
 def test_an_archive_that_changes_while_it_is_fetched(
     s3: S3Server, library: Library, photos: Path, tmp_path: Path
 ) -> None:
-    data = make_tar(tmp_path / "a.tar", contents(photos)).read_bytes()
+    data = make_tar(tmp_path / "a.tar", members_of(photos)).read_bytes()
     s3.put("bucket/a.tar", data)
 
     def fault(method: str, path: str) -> Fault:

@@ -13,7 +13,7 @@ from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import UnreadableImage
 from embedsearch.images.thumbnail_cache import ThumbnailCache
 from embedsearch.images.thumbnails import Thumbnailer
-from tests.conftest import paint
+from tests.support.library import paint
 
 
 @pytest.fixture

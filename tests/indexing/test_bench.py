@@ -10,8 +10,8 @@ import pytest
 import embedsearch
 from embedsearch.core.errors import NothingIndexed, UsageError
 from embedsearch.indexing.bench import network_rate
-from tests.conftest import SAMPLES, paint, run_cli
-from tests.test_pipeline import Stand
+from tests.support.extractor import Stand
+from tests.support.library import SAMPLES, paint, run_cli
 
 
 def test_bench_reports_every_stage_and_writes_nothing(tmp_path: Path) -> None:

@@ -37,8 +37,10 @@ from embedsearch.indexing.upkeep import failures
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.units import UNITS_NAME, UnitPlan, read_plan, read_record, read_refs
-from tests.conftest import SAMPLES, CountingExtractor, paint, run_cli
-from tests.test_archives import contents, make_tar, rows_of
+from tests.support.archives import make_tar, members_of
+from tests.support.extractor import CountingExtractor
+from tests.support.library import SAMPLES, paint, run_cli
+from tests.support.stores import live_rows
 
 Factory = Callable[..., Any]
 
@@ -68,7 +70,7 @@ class Shared:
     @property
     def facts(self) -> list[dict[str, Any]]:
         """All that the rows say but their numbers, by key."""
-        rows = [{n: v for n, v in row.items() if n != "row"} for row in rows_of(self.store)]
+        rows = [{n: v for n, v in row.items() if n != "row"} for row in live_rows(self.store)]
         return sorted(rows, key=lambda row: (row["root"], row["key"]))
 
 
@@ -86,7 +88,7 @@ def test_units_in_any_order_give_what_index_gives(
     shared: Shared, alone: Shared, photos: Path, tmp_path: Path
 ) -> None:
     (photos / "a" / "broken.jpg").write_bytes(b"no picture")
-    archive = make_tar(tmp_path / "more.tar", contents(photos / "b"))
+    archive = make_tar(tmp_path / "more.tar", members_of(photos / "b"))
     made = shared.plan(photos, archive)
     assert [unit.images for unit in made.units] == [5, 5, 5, 4] and made.base == 1
     assert read_current(shared.store).live == 0, "nothing counts before the commit"
@@ -103,7 +105,7 @@ def test_units_in_any_order_give_what_index_gives(
     assert check_store(shared.store, read_data=True)[1] == []
     again = shared.index()
     assert (again.embedded, again.unchanged, again.failed, again.committed) == (0, 18, 1, False)
-    numbers = [row["row"] for row in rows_of(shared.store)]
+    numbers = [row["row"] for row in live_rows(shared.store)]
     assert len(set(numbers)) == 18 and max(numbers) < read_current(shared.store).next_row == 19
 
 
@@ -121,7 +123,7 @@ def test_a_plan_adds_to_what_is_there(shared: Shared, alone: Shared, photos: Pat
     made = shared.plan(shares=2)
     assert made.images == 3 and made.base == before.generation + 1
     assert read_current(shared.store).live == 11, "moved and deleted ones are done"
-    assert any(row["path"] == "a/03.png" for row in rows_of(shared.store))
+    assert any(row["path"] == "a/03.png" for row in live_rows(shared.store))
     shared.run(0, 1)
     done = commit(shared.store)
     assert (done.added, done.changed, done.failed, done.images) == (1, 1, 1, 11)
@@ -140,7 +142,7 @@ def test_what_a_user_said_stays_with_a_changed_image(
     shared.plan()
     shared.run(0)
     commit(shared.store)
-    from tests.test_metadata import said
+    from tests.support.stores import said
 
     assert said(shared.store, "a/01.png") == {"stars": 5}
 

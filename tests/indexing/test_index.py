@@ -24,7 +24,7 @@ from embedsearch.core.errors import (
     StoreNotFound,
     UsageError,
 )
-from embedsearch.core.records import ImageRef, IndexReport, ModelSpec, Reason, Stage
+from embedsearch.core.records import ImageRef, ModelSpec, Reason, Stage
 from embedsearch.core.session import Session
 from embedsearch.indexing import changes
 from embedsearch.indexing.upkeep import failures
@@ -32,44 +32,9 @@ from embedsearch.store import merge
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.writer import create_store
-from tests.conftest import CountingExtractor, paint, run_cli
-from tests.test_store import contents, rows_of
-
-
-class Library:
-    """A store over folders, indexed with the counting extractor."""
-
-    def __init__(self, store: Path, factory: Callable[..., Any]) -> None:
-        self.store = store
-        self._factory = factory
-
-    def index(self, *folders: Path, **options: Any) -> IndexReport:
-        if not self.store.exists():
-            options.setdefault("model", "packaged")
-        return embedsearch.index(
-            folders, store=self.store, extractor_factory=self._factory, **options
-        )
-
-    def reasons(self) -> dict[str, Reason]:
-        return {failure.key: failure.reason for _, failure in failures(self.store)}
-
-
-@pytest.fixture
-def library(tmp_path: Path, extractor: Callable[..., Any]) -> Library:
-    return Library(tmp_path / "s.es", extractor)
-
-
-def counts(report: IndexReport) -> tuple[int, ...]:
-    """(found, added, changed, moved, unchanged, failed, deleted)"""
-    return (
-        report.found,
-        report.added,
-        report.changed,
-        report.moved,
-        report.unchanged,
-        report.failed,
-        report.deleted,
-    )
+from tests.support.extractor import CountingExtractor
+from tests.support.library import Library, counts, paint, run_cli
+from tests.support.stores import contents, rows_of
 
 
 def test_the_second_run_reads_and_embeds_nothing(

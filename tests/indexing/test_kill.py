@@ -12,15 +12,15 @@ import pytest
 
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
-from tests.conftest import REPOSITORY, paint, run_cli
-from tests.test_store import rows_of
+from tests.support.library import REPOSITORY, paint, run_cli
+from tests.support.stores import rows_of
 
 # `index` in a process of its own, with the counting extractor and a commit every 32 images.
 INDEX = """
 import sys, time
 from pathlib import Path
 import embedsearch
-from tests.conftest import CountingExtractor
+from tests.support.extractor import CountingExtractor
 
 class Slow(CountingExtractor):
     def __call__(self, pixels):

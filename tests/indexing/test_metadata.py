@@ -21,8 +21,10 @@ from embedsearch.exchange.export import export
 from embedsearch.indexing.upkeep import info, repair
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
-from tests.conftest import SAMPLES, CountingExtractor, paint, run_cli
-from tests.test_search import unit
+from tests.support.extractor import CountingExtractor
+from tests.support.library import SAMPLES, paint, run_cli
+from tests.support.oracle import unit
+from tests.support.stores import said
 
 
 @pytest.fixture
@@ -43,14 +45,6 @@ def sync(
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return tmp_path / "s.es"
-
-
-def said(store: Path, key: str) -> dict[str, Any]:
-    """Return the metadata of an image, as a hit brings it."""
-    with embedsearch.open_store(store) as searcher:
-        (hit,) = searcher.query(Key(key), 1)
-        assert hit.key == key
-        return dict(hit.metadata)
 
 
 def table(folder: Path, text: str, name: str = "t.csv") -> str:

@@ -19,35 +19,10 @@ from embedsearch.images.decode.process import DecodeJob
 from embedsearch.indexing.bottleneck import Setup, advice, shares, slowest_stage, words
 from embedsearch.indexing.pipeline import Pipeline
 from embedsearch.network.feed import CPU_AHEAD
-from tests.conftest import paint
+from tests.support.extractor import Stand, told
+from tests.support.library import paint
 
 SIDE = 16
-
-
-class Stand:
-    """A stand-in for the network: a unit vector that tells the picture, after some time."""
-
-    device, precision = "cpu", "fp32"
-
-    def __init__(self, lanes: int = 1, seconds: float = 0.0) -> None:
-        self.lanes, self.seconds = lanes, seconds
-        self.busy = self.most_busy = self.calls = 0
-        self._lock = threading.Lock()
-
-    def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        with self._lock:
-            self.calls += 1
-            self.busy += 1
-            self.most_busy = max(self.most_busy, self.busy)
-        time.sleep(self.seconds)
-        with self._lock:
-            self.busy -= 1
-        return told(pixels)
-
-
-def told(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    flat = pixels.reshape(len(pixels), -1).astype(np.float32) + 1.0
-    return flat / np.linalg.norm(flat, axis=1, keepdims=True)
 
 
 @pytest.fixture

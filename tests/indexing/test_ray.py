@@ -25,8 +25,8 @@ from embedsearch.indexing.upkeep import failures
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.units import UNITS_NAME
-from tests.conftest import SAMPLES, paint, run_cli
-from tests.test_archives import rows_of
+from tests.support.library import SAMPLES, paint, run_cli
+from tests.support.stores import live_rows
 
 CONFIG = IndexConfig(model="packaged", precision="fp32")
 
@@ -35,7 +35,7 @@ def assert_same(store: Path, folders: list[Path], other: Path) -> None:
     """The rows are those of the local engine, the vectors to the last bit but one of float16."""
     report = index(folders, store=other, config=CONFIG)
     mine, theirs = (
-        {(row["root"], row["key"]): row for row in rows_of(place)} for place in (store, other)
+        {(row["root"], row["key"]): row for row in live_rows(place)} for place in (store, other)
     )
     assert mine.keys() == theirs.keys() and len(mine) == report.images
     for name, row in mine.items():

@@ -20,7 +20,7 @@ import embedsearch
 from embedsearch.core.errors import UsageError
 from embedsearch.indexing.watch import watch
 from embedsearch.store.current import read_current
-from tests.conftest import REPOSITORY, paint, run_cli, wait_for
+from tests.support.library import REPOSITORY, paint, run_cli, wait_for
 
 pytest.importorskip("watchfiles", reason="needs the extra `watch`")
 QUIET = 0.6

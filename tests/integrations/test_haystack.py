@@ -16,8 +16,8 @@ from PIL import Image
 
 import embedsearch
 from embedsearch.searching.searcher import Searcher
-from tests.conftest import SAMPLES
-from tests.frameworks import CAPTIONS, imported_without, make_store
+from tests.support.frameworks import CAPTIONS, imported_without, make_store
+from tests.support.library import SAMPLES
 
 pytest.importorskip("haystack", reason="needs the extra `haystack`")
 

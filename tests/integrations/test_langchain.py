@@ -17,8 +17,8 @@ from PIL import Image
 
 import embedsearch
 from embedsearch.searching.searcher import Searcher
-from tests.conftest import SAMPLES, paint
-from tests.frameworks import CAPTIONS, imported_without, make_store
+from tests.support.frameworks import CAPTIONS, imported_without, make_store
+from tests.support.library import SAMPLES, paint
 
 pytest.importorskip("langchain_core", reason="needs the extra `langchain`")
 

@@ -14,8 +14,8 @@ import pytest
 
 import embedsearch
 from embedsearch.searching.searcher import Searcher
-from tests.conftest import SAMPLES
-from tests.frameworks import CAPTIONS, imported_without, make_store
+from tests.support.frameworks import CAPTIONS, imported_without, make_store
+from tests.support.library import SAMPLES
 
 pytest.importorskip("llama_index.core", reason="needs the extra `llama-index`")
 

@@ -18,8 +18,8 @@ import pytest
 from PIL import Image
 
 import embedsearch
-from tests.conftest import SAMPLES, paint, run_cli
-from tests.serving import served
+from tests.support.library import SAMPLES, paint, run_cli
+from tests.support.serving import served
 
 pytest.importorskip("mcp", reason="needs the extra `mcp`")
 

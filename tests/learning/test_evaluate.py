@@ -18,7 +18,7 @@ from embedsearch.core.records import Evaluation
 from embedsearch.core.session import Session
 from embedsearch.learning.evaluate import evaluate
 from embedsearch.learning.metrics import NAMES
-from tests.conftest import SAMPLES, paint, run_cli
+from tests.support.library import SAMPLES, paint, run_cli
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ from embedsearch.learning.trainee import Trainee, set_learning, stage_modules, t
 from embedsearch.network.resnet import STAGES, ResNet, build, load
 from embedsearch.network.tensors import load_tensors
 from embedsearch.network.weights import resolve, weights_path
-from tests.conftest import SAMPLES, run_cli
+from tests.support.library import SAMPLES, run_cli
 
 SMALL = {"model": "packaged", "input_side": 64, "precision": "fp32", "device": "cpu"}
 

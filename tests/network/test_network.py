@@ -45,7 +45,7 @@ from embedsearch.network.resnet import (
 from embedsearch.network.runtime import load_extractor
 from embedsearch.network.torch_runtime import TorchExtractor, _Lane, training_precision
 from embedsearch.network.weights import resolve
-from tests.conftest import SAMPLES
+from tests.support.library import SAMPLES
 
 TORCHVISION = [name for name in ARCHITECTURES if not name.startswith("se") and name[-1] != "d"]
 TIMM = ["seresnet50", "resnet50d", "resnet18d", "resnext50_32x4d", "seresnet18", "seresnet152d"]

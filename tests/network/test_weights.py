@@ -23,7 +23,7 @@ from embedsearch.network.openvino_runtime import OpenVinoExtractor
 from embedsearch.network.resnet import build
 from embedsearch.network.tensors import dump_tensors, load_tensors
 from embedsearch.network.weights import resolve, weights_path
-from tests.conftest import REPOSITORY, SAMPLES, run_cli
+from tests.support.library import REPOSITORY, SAMPLES, run_cli
 
 
 @pytest.fixture

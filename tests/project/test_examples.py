@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import REPOSITORY, SAMPLES
+from tests.support.library import REPOSITORY, SAMPLES
 
 EXAMPLES = REPOSITORY / "examples"
 

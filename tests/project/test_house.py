@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import embedsearch
-from tests.conftest import REPOSITORY, SAMPLES, run_cli
+from tests.support.library import REPOSITORY, SAMPLES, run_cli
 
 PACKAGE = REPOSITORY / "embedsearch"
 

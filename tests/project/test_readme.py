@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY, SAMPLES
+from tests.support.library import REPOSITORY, SAMPLES
 
 README = (REPOSITORY / "README.md").read_text()
 # What differs from run to run and machine to machine.
@@ -163,7 +163,7 @@ async def test_the_recipe_for_agents_runs(home: Path) -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_the_recipe_for_http_runs(home: Path) -> None:
     pytest.importorskip("fastapi", reason="needs the extra `serve`")
-    from tests.serving import served
+    from tests.support.serving import served
 
     run_python(home, blocks("python")[0])
     (session,) = [block for block in blocks("console") if "curl" in block]

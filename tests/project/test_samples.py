@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import embedsearch
-from tests.conftest import SAMPLES
+from tests.support.library import SAMPLES
 
 PICTURES = sorted(path for path in SAMPLES.glob("*/*.*"))
 

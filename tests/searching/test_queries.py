@@ -19,8 +19,8 @@ from embedsearch.core.errors import UnreadableImage, UsageError
 from embedsearch.core.records import Box, Hit
 from embedsearch.images.decode.image import decode, square
 from embedsearch.searching.queries import UNLIKE_WEIGHT
-from tests.conftest import SAMPLES, paint, run_cli
-from tests.test_search import unit
+from tests.support.library import SAMPLES, paint, run_cli
+from tests.support.oracle import unit
 
 CLOCK = SAMPLES / "clocks" / "clocks_1.jpg"
 

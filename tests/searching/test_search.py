@@ -16,42 +16,17 @@ from PIL import ExifTags, Image
 
 import embedsearch
 from embedsearch.core.errors import StoreNotFound, UnreadableImage, UsageError
-from embedsearch.core.records import EmbeddingBatch, Hit, ImageFacts, ImageRef
+from embedsearch.core.records import EmbeddingBatch, ImageFacts, ImageRef
 from embedsearch.core.session import Session
 from embedsearch.searching import neighbors
 from embedsearch.searching.ann import search
 from embedsearch.searching.ann.search import cosines, search_rows
 from embedsearch.searching.queries import QueryEmbedder
 from embedsearch.store.current import read_current
-from tests.conftest import CountingExtractor, paint
-from tests.test_store import rows_of
-
-DIM = 512
-
-
-def oracle(store: Path, query: npt.NDArray[np.float32], k: int) -> list[tuple[bytes, float]]:
-    """Every live row's q·v/|v| in float64, best first, ties in the order of keys."""
-    rows = {
-        key: np.frombuffer(v, np.float16).astype(np.float64) for key, v in rows_of(store).items()
-    }
-    scores = {
-        key: float(np.clip(query @ vector / np.linalg.norm(vector), -1, 1))
-        for key, vector in rows.items()
-    }
-    ordered = sorted(scores, key=lambda key: (-np.float32(scores[key]), key))
-    return [(key, scores[key]) for key in ordered[:k]]
-
-
-def assert_right(hits: list[Hit], wanted: list[tuple[bytes, float]]) -> None:
-    assert [os.fsencode(hit.key) for hit in hits] == [key for key, _ in wanted]
-    assert [hit.rank for hit in hits] == list(range(1, len(wanted) + 1))
-    for hit, (_, score) in zip(hits, wanted, strict=True):
-        assert hit.score == pytest.approx(score, abs=1e-5)
-
-
-def unit(seed: int) -> npt.NDArray[np.float32]:
-    vector = np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)
-    return vector / np.linalg.norm(vector)
+from tests.support.extractor import CountingExtractor
+from tests.support.library import paint
+from tests.support.oracle import DIM, assert_right, oracle, unit
+from tests.support.stores import rows_of
 
 
 @pytest.fixture

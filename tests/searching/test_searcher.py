@@ -29,8 +29,8 @@ from embedsearch.core.errors import (
 from embedsearch.core.session import Session
 from embedsearch.searching.queries import QueryEmbedder
 from embedsearch.store.current import read_current
-from tests.conftest import paint
-from tests.test_search import unit
+from tests.support.library import paint
+from tests.support.oracle import unit
 
 
 @pytest.fixture

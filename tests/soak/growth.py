@@ -10,11 +10,11 @@ import os
 import resource
 from pathlib import Path
 
-from tests.conftest import paint
 from tests.soak import mutants
 from tests.soak.finding import Finding, Trial
 from tests.soak.forge import forked
 from tests.soak.scenes import indexing
+from tests.support.library import paint
 
 _COUNTS = (100_000, 400_000)
 _ALLOWED = 250  # bytes an image: its key, and its place in a plan

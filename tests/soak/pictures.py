@@ -18,9 +18,9 @@ from embedsearch.core.config import DecodeLimits
 from embedsearch.core.records import ImageRef
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
-from tests.conftest import REPOSITORY, SAMPLES, SHARED, paint
 from tests.soak import mutants
 from tests.soak.finding import Finding, Trial
+from tests.support.library import REPOSITORY, SAMPLES, SHARED, paint
 
 _FULL = 20_000
 _FULL_DEADLY = 2_000

@@ -21,11 +21,11 @@ import embedsearch
 from embedsearch.core.records import ModelSpec
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.writer import StoreWriter
-from tests.conftest import paint
 from tests.soak import mutants
 from tests.soak.finding import Finding, Trial
 from tests.soak.forge import Child, Ended, Report, forked
 from tests.soak.scenes import indexing
+from tests.support.library import paint
 
 _IMAGES = 30
 _COMMITS = 50

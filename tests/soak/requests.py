@@ -10,10 +10,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.conftest import paint
-from tests.serving import Served, parsed, served
 from tests.soak.finding import Finding, Trial
 from tests.soak.scenes import indexing
+from tests.support.library import paint
+from tests.support.serving import Served, parsed, served
 
 _REQUESTS = 10_000
 _WARM = 200

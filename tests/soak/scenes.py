@@ -20,10 +20,11 @@ from embedsearch.exchange.import_vectors import import_vectors
 from embedsearch.indexing.upkeep import repair
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.writer import StoreWriter
-from tests.conftest import CountingExtractor, paint
 from tests.soak import mutants
 from tests.soak.forge import Report, forked
 from tests.soak.witness import Account, examine
+from tests.support.extractor import CountingExtractor
+from tests.support.library import paint
 
 IMAGES = 60
 CHECKPOINT = 20

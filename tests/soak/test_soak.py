@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import REPOSITORY
 from tests.soak.mutants import MUTANTS
+from tests.support.library import REPOSITORY
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and reads /proc")
 needs_strace = pytest.mark.skipif(

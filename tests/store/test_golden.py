@@ -20,17 +20,17 @@ import pytest
 
 import embedsearch
 from embedsearch.indexing.upkeep import failures, repair
-from tests.conftest import REPOSITORY, SAMPLES, run_cli
 from tests.soak.damage import Damage, forge, replace_manifest
 from tests.soak.witness import current
+from tests.support.library import GOLDEN, SAMPLES, run_cli
 
-GOLDEN = REPOSITORY / "tests" / "golden" / "format_1"
+FORMAT_1 = GOLDEN / "format_1"
 SCORES = {"clocks_1.jpg": 1.0, "clocks_5.jpg": 0.60572, "clocks_6.jpg": 0.50634}
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(GOLDEN, tmp_path / "format_1"))
+    return Path(shutil.copytree(FORMAT_1, tmp_path / "format_1"))
 
 
 def test_a_store_of_format_1_answers(store: Path) -> None:

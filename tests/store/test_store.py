@@ -37,7 +37,8 @@ from embedsearch.store.files import FileRecord, write_new
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.writer import StoreWriter, create_store
-from tests.conftest import REPOSITORY, paint, run_cli
+from tests.support.library import REPOSITORY, paint, run_cli
+from tests.support.stores import contents, rows_of
 
 
 @pytest.fixture
@@ -49,30 +50,6 @@ def store(photos: Path, tmp_path: Path, extractor: Callable[..., Any]) -> Path:
     (photos / "a" / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
     embedsearch.index(photos, store=path, extractor_factory=extractor)
     return path
-
-
-def contents(store: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(store)): path.read_bytes()
-        for path in sorted(store.rglob("*"))
-        if path.is_file() and path.name != "writer.lock"
-    }
-
-
-def rows_of(store: Path) -> dict[bytes, bytes]:
-    """Read the live rows with nothing but pyarrow and the manifest: key to vector bytes."""
-    pointer = json.loads((store / "CURRENT").read_text())
-    manifest = json.loads((store / "manifests" / pointer["manifest"]).read_text())
-    dead: set[int] = set()
-    if manifest["deleted"]:
-        dead = set(pq.read_table(store / "shards" / manifest["deleted"]["name"])["row"].to_pylist())
-    found = {}
-    for shard in manifest["shards"]:
-        for row in pq.read_table(store / "shards" / shard["name"]).to_pylist():
-            if row["row"] not in dead:
-                found[row["key"]] = np.array(row["vector"], np.float16).tobytes()
-    assert len(found) == manifest["live"]
-    return found
 
 
 def test_shards_are_ordinary_parquet(store: Path, photos: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import embedsearch
-from tests.conftest import REPOSITORY, SAMPLES
+from tests.support.library import REPOSITORY, SAMPLES
 
 with (REPOSITORY / "examples" / "captions.csv").open(newline="") as file:
     CAPTIONS = {row["path"]: row["caption"] for row in csv.DictReader(file)}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import REPOSITORY
+from tests.support.library import REPOSITORY
 
 # The command with other limits, so that a time-out can be waited for.
 _PROGRAM = """

@@ -29,8 +29,8 @@ from safetensors.numpy import load_file, save_file
 
 import embedsearch
 from embedsearch.core.config import SearchConfig
-from tests.conftest import REPOSITORY, SAMPLES, paint, run_cli, wait_for
-from tests.serving import Response, Served, parsed, received, served
+from tests.support.library import REPOSITORY, SAMPLES, paint, run_cli, wait_for
+from tests.support.serving import Response, Served, parsed, received, served
 
 pytest.importorskip("fastapi", reason="needs the extra `serve`")
 CLOCK = (SAMPLES / "clocks" / "clocks_1.jpg").read_bytes()

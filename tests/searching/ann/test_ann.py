@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import embedsearch
 from embedsearch.core.config import IndexConfig, SearchBudget
 from embedsearch.core.errors import DamagedStore, Interrupted, UsageError
-from embedsearch.core.records import Hit, ModelSpec, Neighbors
+from embedsearch.core.records import Hit, Neighbors
 from embedsearch.core.session import Session
 from embedsearch.indexing.upkeep import info, repair
 from embedsearch.searching import neighbors, tuning
@@ -29,15 +29,12 @@ from embedsearch.searching.tuning_due import Due, due
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.manifest import Manifest
-from tests.conftest import CountingExtractor, paint
-from tests.test_search import DIM, oracle, unit
+from tests.support.extractor import counting
+from tests.support.library import paint
+from tests.support.oracle import DIM, oracle, unit
 
 KINDS = ["exact", "IVF12,SQ8", "HNSW16,SQ8", "IVF8,RaBitQ4", "IVF8,SQfp16", "PCA64,IVF8,SQ8", "SQ8"]
 COUNT = 600
-
-
-def counting(spec: ModelSpec, *_: object) -> CountingExtractor:
-    return CountingExtractor(spec.dim)
 
 
 @pytest.fixture(scope="module")

@@ -46,8 +46,7 @@ from embedsearch.searching.vectordb.conditions import Always, Condition
 from embedsearch.searching.vectordb.fields import Field, fields_of
 from embedsearch.searching.vectordb.open import open_database, place_of
 from embedsearch.store.snapshot import open_snapshot
-from tests.conftest import paint, run_cli
-from tests.engines import (
+from tests.support.engines import (
     MILVUS_TOKEN,
     PASSWORD,
     Engine,
@@ -57,6 +56,7 @@ from tests.engines import (
     postgres_server,
     relay,
 )
+from tests.support.library import paint, run_cli
 
 T = TypeVar("T")
 ROWS, DIM, CLUSTERS = 2000, 64, 50

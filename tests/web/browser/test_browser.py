@@ -15,8 +15,8 @@ import pytest
 import embedsearch
 import embedsearch.core.errors
 from embedsearch.exchange.import_vectors import import_vectors
-from tests.conftest import SAMPLES, paint
-from tests.serving import Served, served
+from tests.support.library import SAMPLES, paint
+from tests.support.serving import Served, served
 
 pytest.importorskip("fastapi", reason="needs the extra `serve`")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
