@@ -1,17 +1,22 @@
-"""Shared fixtures: an empty cache, a counting extractor, photos from beside the repository."""
+"""Shared fixtures: an empty cache, a counting extractor, photos, a server of S3."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import embedsearch
 from embedsearch.core.records import ModelSpec
 from embedsearch.core.session import Session
 from tests.support.extractor import CountingExtractor
 from tests.support.library import SHARED, Library, paint
+
+if TYPE_CHECKING:
+    from tests.support.s3 import S3Server
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,3 +62,30 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def library(tmp_path: Path, extractor: Callable[..., Any]) -> Library:
     return Library(tmp_path / "s.es", extractor)
+
+
+@pytest.fixture(scope="module")
+def searcher(store: Path) -> Iterator[embedsearch.Searcher]:
+    """A searcher of what a module or its folder calls `store`."""
+    with embedsearch.open_store(store) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[S3Server]:
+    """A server of S3, which the environment's requests go to."""
+    pytest.importorskip("moto", reason="needs the test extra")
+    from tests.support import s3
+
+    with pytest.MonkeyPatch.context() as patch, s3.s3_server(patch) as running:
+        yield running
+
+
+@pytest.fixture
+def s3(s3_server: S3Server) -> Iterator[S3Server]:
+    """The server with an empty bucket and no faults."""
+    s3_server.files().create_dir("bucket")
+    yield s3_server
+    s3_server.fault, s3_server.delay_s = lambda method, path: None, 0.0
+    with contextlib.suppress(OSError):  # a test may have deleted it
+        s3_server.files().delete_dir_contents("bucket")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.server
 import io
 import threading
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -25,25 +23,7 @@ from tests.support.library import Library, counts, paint
 from tests.support.stores import live_rows
 
 pytest.importorskip("moto", reason="needs the test extra")
-from tests.support.s3 import DENIED, SLOW_DOWN, Fault, S3Server, s3_server
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
-    patch = pytest.MonkeyPatch()
-    with s3_server(patch) as running:
-        yield running
-    patch.undo()
-
-
-@pytest.fixture
-def s3(server: S3Server) -> Iterator[S3Server]:
-    """A server with an empty bucket and no faults."""
-    server.files().create_dir("bucket")
-    yield server
-    server.fault, server.delay_s = lambda method, path: None, 0.0
-    with contextlib.suppress(OSError):  # a test may have deleted it
-        server.files().delete_dir_contents("bucket")
+from tests.support.s3 import DENIED, SLOW_DOWN, Fault, S3Server
 
 
 def test_a_bucket_gives_what_its_folder_gives(s3: S3Server, library: Library, photos: Path) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from PIL import Image
 
 import embedsearch
 from embedsearch.searching.searcher import Searcher
-from tests.support.frameworks import CAPTIONS, imported_without, make_store
+from tests.support.frameworks import CAPTIONS, imported_without
 from tests.support.library import SAMPLES
 
 pytest.importorskip("haystack", reason="needs the extra `haystack`")
@@ -29,17 +28,6 @@ from embedsearch.integrations.haystack import EmbedSearchImageEmbedder, EmbedSea
 
 CLOCK = SAMPLES / "clocks" / "clocks_1.jpg"
 ALLOWED = ["embedsearch.integrations.haystack"]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_store(tmp_path_factory.mktemp("haystack") / "s.es")
-
-
-@pytest.fixture(scope="module")
-def searcher(store: Path) -> Iterator[Searcher]:
-    with embedsearch.open_store(store) as opened:
-        yield opened
 
 
 def test_documents_say_what_hits_say(store: Path, searcher: Searcher) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from PIL import Image
 
 import embedsearch
 from embedsearch.searching.searcher import Searcher
-from tests.support.frameworks import CAPTIONS, imported_without, make_store
+from tests.support.frameworks import CAPTIONS, imported_without
 from tests.support.library import SAMPLES, paint
 
 pytest.importorskip("langchain_core", reason="needs the extra `langchain`")
@@ -41,17 +40,6 @@ from embedsearch.integrations.langchain import (
 )
 
 CLOCK = str(SAMPLES / "clocks" / "clocks_1.jpg")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_store(tmp_path_factory.mktemp("langchain") / "s.es")
-
-
-@pytest.fixture(scope="module")
-def searcher(store: Path) -> Iterator[Searcher]:
-    with embedsearch.open_store(store) as opened:
-        yield opened
 
 
 # Conformance

@@ -5,16 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import embedsearch
 from embedsearch.searching.searcher import Searcher
-from tests.support.frameworks import CAPTIONS, imported_without, make_store
+from tests.support.frameworks import CAPTIONS, imported_without
 from tests.support.library import SAMPLES
 
 pytest.importorskip("llama_index.core", reason="needs the extra `llama-index`")
@@ -28,17 +26,6 @@ from embedsearch.integrations.llama_index import EmbedSearchEmbedding, EmbedSear
 
 CLOCK = str(SAMPLES / "clocks" / "clocks_1.jpg")
 ASKED = QueryBundle("What time is it?", image_path=CLOCK)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_store(tmp_path_factory.mktemp("llama") / "s.es")
-
-
-@pytest.fixture(scope="module")
-def searcher(store: Path) -> Iterator[Searcher]:
-    with embedsearch.open_store(store) as opened:
-        yield opened
 
 
 def test_nodes_say_what_hits_say(store: Path, searcher: Searcher) -> None:

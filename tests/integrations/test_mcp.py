@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -44,12 +44,6 @@ def store(photos: Path) -> Path:
     path = photos.parent / "s.es"
     embedsearch.index(photos, store=path, model="packaged", metadata=str(table))
     return path
-
-
-@pytest.fixture(scope="module")
-def searcher(store: Path) -> Iterator[embedsearch.Searcher]:
-    with embedsearch.open_store(store) as opened:
-        yield opened
 
 
 @asynccontextmanager

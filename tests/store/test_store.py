@@ -1,16 +1,12 @@
-"""The store on disk: written whole or not at all, read only if whole, one writer at a time."""
+"""The store on disk: read only if whole, checked, repaired, taken back."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,33 +19,18 @@ from embedsearch.core.errors import (
     DamagedStore,
     EmbedSearchError,
     IncompatibleStore,
-    StorageError,
-    StoreLocked,
     StoreNotFound,
     UsageError,
 )
 from embedsearch.core.strict_json import strict_json
 from embedsearch.indexing.upkeep import generations, repair, roll_back
-from embedsearch.store import files
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
-from embedsearch.store.files import FileRecord, write_new
-from embedsearch.store.lock import WriterLock
+from embedsearch.store.files import FileRecord
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.writer import StoreWriter, create_store
-from tests.support.library import REPOSITORY, paint, run_cli
-from tests.support.stores import contents, rows_of
-
-
-@pytest.fixture
-def store(photos: Path, tmp_path: Path, extractor: Callable[..., Any]) -> Path:
-    """A store of twelve images at generation 2, with FAISS file, failures and deleted rows."""
-    path = tmp_path / "s.es"
-    embedsearch.index(photos, store=path, model="packaged", extractor_factory=extractor)
-    (photos / "a" / "01.png").unlink()
-    (photos / "a" / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
-    embedsearch.index(photos, store=path, extractor_factory=extractor)
-    return path
+from tests.support.library import paint, run_cli
+from tests.support.stores import rows_of
 
 
 def test_shards_are_ordinary_parquet(store: Path, photos: Path) -> None:
@@ -225,184 +206,6 @@ def test_an_empty_folder_becomes_a_store_and_a_started_one_is_taken_up(tmp_path:
     assert list((tmp_path / "s.es" / "tmp").iterdir()) == []
     with pytest.raises(StoreNotFound, match="nothing was committed"):
         read_current(tmp_path / "s.es")
-
-
-class Faults:
-    """Make the n-th call of a kind that `files` makes fail, once or from then on."""
-
-    CALLS = ("open", "write", "fsync", "rename", "unlink")
-
-    def __init__(self, patch: pytest.MonkeyPatch, error: int, at: int, lasting: bool) -> None:
-        self.count = 0
-        self._at, self._error, self._lasting = at, error, lasting
-        for name in ("open", "write", "fsync"):
-            patch.setattr(files.os, name, self._wrap(getattr(os, name), name), raising=True)
-        patch.setattr(Path, "rename", self._wrap(Path.rename, "rename"))
-
-    def _wrap(self, real: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def call(*args: Any, **kwargs: Any) -> Any:
-            writes = name != "open" or (len(args) > 1 and args[1] & os.O_CREAT)
-            if writes and self._is_ours(args):
-                self.count += 1
-                if self.count == self._at or (self._lasting and self.count >= self._at):
-                    raise OSError(self._error, os.strerror(self._error))
-            return real(*args, **kwargs)
-
-        return call
-
-    @staticmethod
-    def _is_ours(args: tuple[Any, ...]) -> bool:
-        """Pipes and terminals of the test run are not ours to break."""
-        if isinstance(args[0], int):
-            return ".es" in str(Path(f"/proc/self/fd/{args[0]}").readlink())
-        return ".es" in os.fspath(args[0])
-
-
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
-@pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
-@pytest.mark.skipif(sys.platform != "linux", reason="looks descriptors up in /proc")
-def test_each_failing_call_leaves_the_old_generation(
-    store: Path, photos: Path, extractor: Callable[..., Any], error: int, lasting: bool
-) -> None:
-    paint(photos / "a" / "new.png", 99)
-    before, old_rows = contents(store), rows_of(store)
-    points = 0
-    while True:
-        points += 1
-        with pytest.MonkeyPatch.context() as patch:
-            faults = Faults(patch, error, points, lasting)
-            try:
-                embedsearch.index(photos, store=store, extractor_factory=extractor)
-                failed = False
-            except StorageError as caught:
-                failed = True
-                assert ("disk is full" in str(caught)) == (error == errno.ENOSPC)
-            reached = faults.count >= points
-        if not reached:
-            break
-        assert check_store(store, read_data=True)[1] == []
-        now = rows_of(store)
-        assert {key: now[key] for key in old_rows} == old_rows, "a committed row was lost"
-        if failed and read_current(store).generation == json.loads(before["CURRENT"])["generation"]:
-            kept = {name: data for name, data in contents(store).items() if name in before}
-            assert kept == before, "a failed run changed a file of the committed generation"
-        shutil.rmtree(store)
-        for name, data in before.items():
-            (store / name).parent.mkdir(parents=True, exist_ok=True)
-            (store / name).write_bytes(data)
-        (store / "tmp").mkdir()
-    assert points > 15, f"only {points} calls were seen: the injection does not reach the writer"
-
-
-def test_the_fault_harness_catches_a_writer_in_place(
-    store: Path, photos: Path, extractor: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The mutant: CURRENT overwritten in place is destroyed by a full disk."""
-
-    def in_place(store: Path, name: str, content: bytes) -> None:
-        with (store / name).open("wb") as file:
-            file.flush()
-            raise StorageError("full")
-
-    paint(photos / "a" / "new.png", 99)
-    monkeypatch.setattr("embedsearch.store.writer.replace_file", in_place)
-    with pytest.raises(StorageError):
-        embedsearch.index(photos, store=store, extractor_factory=extractor)
-    with pytest.raises(DamagedStore):
-        check_store(store, read_data=True)
-
-
-def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    create_store(tmp_path / "s.es")
-    real = os.write
-    monkeypatch.setattr(files.os, "write", lambda fd, data: real(fd, bytes(data)[:7]))
-    record = write_new(tmp_path / "s.es", "s", 1, "parquet", [b"0123456789" * 10, b"end"])
-    assert (tmp_path / "s.es" / record.relative).read_bytes() == b"0123456789" * 10 + b"end"
-    assert record.bytes == 103
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
-def test_a_really_full_disk(photos: Path, tmp_path: Path) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24k", "none", str(disk)], capture_output=True
-    )
-    if mounted.returncode != 0:
-        pytest.skip("needs the right to mount a tmpfs")
-    try:
-        done = run_cli("index", photos, "--store", disk / "s.es", "--model", "packaged")
-        assert done.returncode == 4, done.stdout + done.stderr
-        assert "disk is full" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
-        assert run_cli("query", photos / "a/01.png", "--store", disk / "s.es").returncode in {0, 7}
-        subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
-        done = run_cli("index", photos, "--store", disk / "s.es", "--model", "packaged")
-        assert done.returncode == 0, done.stderr
-        assert run_cli("check", "--store", disk / "s.es").returncode == 0
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from embedsearch.store.lock import WriterLock
-lock = WriterLock(Path(sys.argv[1]))
-print("held", flush=True)
-time.sleep(60)
-"""
-
-
-@pytest.fixture
-def holder(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
-    store = tmp_path / "locked.es"
-    create_store(store)
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(store)],
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=REPOSITORY,
-    )
-    assert process.stdout is not None and process.stdout.readline() == "held\n"
-    yield store, process
-    process.kill()
-    process.wait()
-    process.stdout.close()
-
-
-def test_a_second_writer_is_told_who_holds_the_lock(
-    holder: tuple[Path, subprocess.Popen[str]], photos: Path
-) -> None:
-    store, process = holder
-    done = run_cli("index", photos, "--store", store, "--model", "packaged")
-    assert done.returncode == 3
-    assert f"process {process.pid} on" in done.stderr and "--wait" in done.stderr
-    os.kill(process.pid, 19)  # SIGSTOP: a stopped holder still excludes
-    with pytest.raises(StoreLocked):
-        WriterLock(store)
-    process.kill()
-    process.wait()
-    WriterLock(store, wait_s=5.0).release()  # the kernel freed it, whatever the file says
-
-
-def test_waiting_for_the_lock(holder: tuple[Path, subprocess.Popen[str]]) -> None:
-    store, _ = holder
-    started = time.monotonic()
-    with pytest.raises(StoreLocked):
-        WriterLock(store, wait_s=0.5)
-    assert 0.4 < time.monotonic() - started < 3
-
-
-def test_a_young_note_of_another_host_is_respected(tmp_path: Path) -> None:
-    create_store(tmp_path)
-    note = {"pid": 1, "host": "elsewhere", "time": time.time() - 60}
-    (tmp_path / "writer.lock").write_text(json.dumps(note))
-    with pytest.raises(StoreLocked, match="elsewhere"):
-        WriterLock(tmp_path)
-    note["time"] = time.time() - 3600
-    (tmp_path / "writer.lock").write_text(json.dumps(note))
-    WriterLock(tmp_path).release()
-    assert (tmp_path / "writer.lock").read_text() == ""
 
 
 def test_going_back_and_forth_again(

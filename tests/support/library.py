@@ -21,6 +21,7 @@ REPOSITORY = Path(__file__).parent.parent.parent
 SAMPLES = REPOSITORY / "sample_images"
 SHARED = REPOSITORY.parent / "shared"
 GOLDEN = REPOSITORY / "tests" / "golden"
+CLOCK, BOAT = SAMPLES / "clocks" / "clocks_1.jpg", SAMPLES / "boats" / "boats_1.jpg"
 
 
 def paint(path: Path, seed: int, size: tuple[int, int] = (48, 40), **save: Any) -> Path:

@@ -1,12 +1,10 @@
-"""Copies, clusters, outliers and maps: known answers on known pictures."""
+"""Copies of pictures: which are found, which one is kept, and what is said of them."""
 
 from __future__ import annotations
 
 import csv
 import io
-import itertools
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -14,58 +12,15 @@ import time
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image
 
 import embedsearch
 from embedsearch.core.config import DuplicateConfig
-from embedsearch.core.errors import NothingIndexed, UsageError
-from embedsearch.curation.clusters import clusters, outliers
+from embedsearch.core.errors import UsageError
 from embedsearch.curation.duplicates import DuplicateReport, duplicates
-from embedsearch.curation.likeness import AS_IT_IS, Likeness
-from embedsearch.curation.linkage import Ball, Members, complete_groups
-from embedsearch.curation.plane import picture_map
 from embedsearch.exchange.import_vectors import import_vectors
-from embedsearch.searching.ann.graph import EXACT_ROWS, NearGraph
-from tests.support.library import GOLDEN, SAMPLES, paint, run_cli
-
-CLOCK, BOAT = SAMPLES / "clocks" / "clocks_1.jpg", SAMPLES / "boats" / "boats_1.jpg"
-
-
-def nothing() -> None:
-    pass
-
-
-def units(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """54 photos, and copies of two of them."""
-    folder = tmp_path_factory.mktemp("curated")
-    photos = folder / "photos"
-    shutil.copytree(SAMPLES, photos)
-    (photos / "copies").mkdir()
-    shutil.copy(CLOCK, photos / "copies" / "same.jpg")
-    image = Image.open(CLOCK).convert("RGB")
-    for name, made in {
-        "small.png": image.resize((200, 150), Image.Resampling.LANCZOS),
-        "grey.png": image.convert("L"),
-        "flip.png": ImageOps.mirror(image),
-        "upside.png": ImageOps.flip(image),
-        "right.png": image.transpose(Image.Transpose.ROTATE_270),
-        "half.png": image.transpose(Image.Transpose.ROTATE_180),
-        "left_flipped.png": ImageOps.mirror(image.transpose(Image.Transpose.ROTATE_90)),
-        "part.png": image.crop((30, 20, 606, 452)),
-    }.items():
-        made.save(photos / "copies" / name)
-    Image.open(BOAT).convert("RGB").save(photos / "copies" / "boat.jpg", quality=30)
-    embedsearch.index(photos, store=folder / "s.es", model="packaged")
-    return folder / "s.es"
+from tests.support.library import BOAT, CLOCK, GOLDEN, SAMPLES, run_cli
 
 
 def found(report: DuplicateReport) -> dict[str, dict[str, str]]:
@@ -306,95 +261,6 @@ def test_real_duplicates(shared_data: Path, tmp_path: Path) -> None:
     }
 
 
-class Matrix:
-    """Says which positions are alike, and not where they lie."""
-
-    reach = 1.0
-
-    def __init__(self, alike: npt.NDArray[np.bool_]) -> None:
-        self._alike = alike
-
-    def ball(self, members: Members) -> Ball:
-        return Ball(np.ones(1, np.float32), math.inf)
-
-    def farthest(self, members: Members, centre: npt.NDArray[np.float32]) -> float:
-        return math.inf
-
-    def all_alike(self, some: Members, others: Members) -> bool:
-        return bool(self._alike[np.ix_(some, others)].all())
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(2, 14), st.floats(0.3, 0.95))
-def test_every_two_of_a_group_are_alike(seed: int, count: int, share: float) -> None:
-    rng = np.random.default_rng(seed)
-    likes = rng.random((count, count))
-    likes = np.minimum(likes, likes.T)
-    alike = likes < share
-    pairs = sorted(
-        ((i, j) for i in range(count) for j in range(i) if alike[i, j]), key=lambda p: likes[p]
-    )
-    groups = complete_groups(pairs, Matrix(alike))
-    members = [place for group in groups for place in group]
-    assert len(members) == len(set(members)) and all(len(group) > 1 for group in groups)
-    for group in groups:
-        assert all(alike[i, j] for i, j in itertools.combinations(group, 2))
-    whole = groups + [[place] for place in range(count) if place not in members]
-    for one, other in itertools.combinations(whole, 2):  # and no two could be joined
-        assert not alike[np.ix_(one, other)].all()
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(3, 40), st.floats(0.05, 0.6))
-def test_balls_say_no_more_than_comparing_does(seed: int, count: int, spread: float) -> None:
-    rng = np.random.default_rng(seed)
-    vectors = units(np.array([1, 0, 0]) + spread * rng.standard_normal((count, 3)))
-    likeness = Likeness(vectors, 0.97, [AS_IT_IS], nothing)
-    pairs, _ = likeness.pairs()
-    listed = list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
-    wide = vectors.astype(np.float32)
-    for group in complete_groups(listed, likeness):
-        assert (wide[group] @ wide[group].T).min() >= 0.97
-
-
-def test_a_chain_makes_no_group_of_its_ends() -> None:
-    """The mutant: single linkage, which would make one group of all."""
-    angles = np.deg2rad(np.arange(0, 60, 6))
-    likeness = Likeness(
-        units(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)),
-        float(np.cos(np.deg2rad(7))),
-        [AS_IT_IS],
-        nothing,
-    )
-    pairs, _ = likeness.pairs()
-    listed = list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
-    assert len(listed) == 9
-    assert max(map(len, complete_groups(listed, likeness))) == 2
-    assert max(map(len, complete_groups(listed, Matrix(np.ones((10, 10), np.bool_))))) == 10
-
-
-def test_the_graph_of_many_is_that_of_an_exact_search() -> None:
-    rng = np.random.default_rng(2)
-    centres = rng.standard_normal((400, 64), np.float32)
-    rows = EXACT_ROWS + 6_000
-    vectors = centres[rng.integers(400, size=rows)] + rng.standard_normal((rows, 64), np.float32)
-    vectors[-3000:] = vectors[:3000] + 0.1 * rng.standard_normal((3000, 64), np.float32)
-    base = units(vectors)
-    pairs = NearGraph(base, nothing).pairs(base, 8, 0.97)
-    got = {
-        (a, b) for a, b in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True) if a < b
-    }
-    wide = base.astype(np.float32)
-    exact = set()
-    for start in range(0, rows, 2000):
-        a, b = np.nonzero(wide[start : start + 2000] @ wide.T >= 0.97)
-        exact |= {(i, j) for i, j in zip((a + start).tolist(), b.tolist(), strict=True) if i < j}
-    assert len(exact) >= 2_900
-    assert len(got & exact) >= 0.995 * len(exact) and len(got - exact) <= 3  # of rounding
-    products = np.einsum("pd,pd->p", wide[pairs.first], wide[pairs.second])
-    assert np.allclose(products, pairs.scores, atol=2e-3)
-
-
 def test_many_copies_of_one_picture(tmp_path: Path) -> None:
     """20,000 vectors, nearly the same; in the benchmark they are 100,000."""
     rng = np.random.default_rng(4)
@@ -413,112 +279,3 @@ def test_many_copies_of_one_picture(tmp_path: Path) -> None:
     report = duplicates(store=tmp_path / "s.es", config=DuplicateConfig(similar=0.98))
     assert [len(group.copies) for group in report.groups] == [19_999]
     assert time.monotonic() - started < 60
-
-
-def test_clusters_hold_what_is_alike(store: Path) -> None:
-    found = clusters(9, store=store)
-    assert sum(len(cluster.rows) for cluster in found) == 64
-    assert [cluster.number for cluster in found] == list(range(1, len(found) + 1))
-    sizes = [len(cluster.rows) for cluster in found]
-    assert sizes == sorted(sizes, reverse=True)
-    pure = sum(
-        max(
-            sum(path.split("/")[-2] == folder for path in cluster.paths)
-            for folder in {path.split("/")[-2] for path in cluster.paths}
-        )
-        for cluster in found
-    )
-    assert pure / 64 > 0.6  # nine folders of six, and copies
-    assert clusters(9, store=store) == found
-    with embedsearch.open_store(store) as searcher:
-        first = found[0]
-        vectors = searcher.embed([embedsearch.Key(row) for row in first.rows])
-        centre = vectors.mean(axis=0)
-        cosines = vectors @ centre / np.linalg.norm(centre)
-        assert abs(cosines.mean() - first.cohesion) < 0.02
-    for k, words in ((0, "from 1"), (65, "from 1 to 64")):
-        with pytest.raises(UsageError, match=words):
-            clusters(k, store=store)
-    assert len(clusters(1, store=store)) == 1 and len(clusters(store=store)) <= 6
-
-
-def test_the_odd_one_out(store: Path, tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for number in range(12):
-        image = Image.open(CLOCK).convert("RGB")
-        image.resize((200 + number, 150)).save(photos / f"clock_{number}.png")
-    paint(photos / "odd.png", 5)
-    embedsearch.index(photos, store=tmp_path / "s.es", model="packaged")
-    oddest, *others = outliers(13, store=tmp_path / "s.es")
-    assert oddest.path.endswith("odd.png")
-    assert all(other.score > oddest.score + 0.1 for other in others)
-    scores = [odd.score for odd in outliers(64, store=store)]
-    assert scores == sorted(scores) and len(scores) == 64
-    done = run_cli("outliers", "-n", "2", "--store", tmp_path / "s.es", "--json")
-    assert json.loads(done.stdout.splitlines()[0])["row"] == oddest.row
-
-
-def test_a_map(store: Path) -> None:
-    found = picture_map(store=store)
-    assert len(found.points) == found.images == 64
-    places = np.array([(point.x, point.y) for point in found.points])
-    assert places.min() == 0.0 and places.max() == 1.0
-    with embedsearch.open_store(store) as searcher:
-        vectors = searcher.embed([embedsearch.Key(point.key) for point in found.points])
-    centred = vectors - vectors.mean(axis=0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    for place, axis in zip(places.T, axes[:2], strict=True):
-        assert abs(np.corrcoef(place, centred @ axis)[0, 1]) > 0.99
-    assert all(Image.open(io.BytesIO(p.jpeg)).format == "JPEG" for p in found.points if p.jpeg)
-    assert sum(point.jpeg is None for point in found.points) == 0
-    assert len(picture_map(store=store, most=10).points) == 10
-    with pytest.raises(UsageError, match="pca, umap"):
-        picture_map(store=store, method="tsne")
-    with pytest.raises(NothingIndexed):
-        picture_map(store=store, where="path like 'clocks/clocks_1%'")
-
-
-@pytest.mark.scale
-def test_umap_keeps_neighbors_together(store: Path) -> None:
-    pytest.importorskip("umap", reason="needs the extra `map`")
-    found = picture_map(store=store, method="umap", where="path not like 'copies/%'")
-    places = np.array([(point.x, point.y) for point in found.points])
-    folders = np.array([os.path.dirname(point.key) for point in found.points])
-    far = np.linalg.norm(places[:, None] - places[None], axis=2)
-    np.fill_diagonal(far, np.inf)
-    assert (folders[far.argmin(axis=1)] == folders).mean() > 0.6  # of nine folders
-
-
-def test_a_map_is_one_page_of_data(tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
-    hostile = "</script><img src=x onerror=alert(1)>"
-    for seed, name in enumerate(("a", hostile.replace("/", "_"), "b\n", "gone")):
-        paint(photos / f"{name}.png", seed)
-    (photos / "</script>").mkdir(parents=True)
-    paint(photos / "</script>" / "c.png", 9)
-    embedsearch.index(photos, store=tmp_path / "s.es", model="packaged")
-    (photos / "gone.png").unlink()
-    out = tmp_path / "map.html"
-    done = run_cli("map", out, "--store", tmp_path / "s.es")
-    assert done.returncode == 0, done.stderr
-    page = out.read_text()
-    assert page.count("<script>") == page.count("</script>") == 1
-    assert "http:" not in page and "https:" not in page and "onerror=alert" in page
-    (folder := tmp_path / "folder").mkdir()
-    assert run_cli("map", folder, "--store", tmp_path / "s.es").returncode == 4
-    assert not list(folder.iterdir())
-
-
-def test_an_empty_store_has_neither(tmp_path: Path) -> None:
-    photos = tmp_path / "photos"
-    photo = paint(photos / "a.png", 1)
-    embedsearch.index(photos, store=tmp_path / "s.es", model="packaged")
-    photo.unlink()
-    with pytest.raises(NothingIndexed):
-        embedsearch.index(photos, store=tmp_path / "s.es", allow_empty=True)
-    for command in (["clusters"], ["outliers"], ["map", str(tmp_path / "m.html")]):
-        done = run_cli(*command, "--store", tmp_path / "s.es")
-        assert done.returncode == 1 and "image" in done.stderr
-    done = run_cli("duplicates", "--store", tmp_path / "s.es")
-    assert (done.returncode, done.stdout) == (0, "")
