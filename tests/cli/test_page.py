@@ -219,7 +219,8 @@ def test_any_number_of_images_a_few_at_a_time(tmp_path: Path) -> None:
 
 
 def test_a_page_is_written_as_its_sections_come(tmp_path: Path) -> None:
-    page, sizes = tmp_path / "page.html", []
+    page = tmp_path / "page.html"
+    sizes: list[int] = []
 
     def sections() -> Iterator[Section]:
         for number in range(40):

@@ -26,12 +26,12 @@ NAMES = [b"plain.png", b"\xff%.png", b"esc\x1b[31m.png", b"trailing .png ", b"nl
 
 
 def on_terminal(
-    *arguments: str | Path, columns: int = 80, controlling: bool = False, **environ: str
+    *arguments: object, columns: int = 80, controlling: bool = False, **environ: str
 ) -> tuple[int, str, str]:
     """Run the command line on a terminal; return its exit code, what it showed, and stderr."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
-    command = [sys.executable, "-m", "embedsearch", *map(os.fspath, arguments)]
+    command = [sys.executable, "-m", "embedsearch", *map(str, arguments)]
     environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **environ}
     if not environ.get("NO_COLOR"):
         environment.pop("NO_COLOR", None)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ PLAIN = {"same.jpg": "same bytes", "small.png": "copy", "grey.png": "copy"}
         ({"crops": True}, {"part.png": "crop"}),
     ],
 )
-def test_copies_are_found(store: Path, options: dict[str, bool], more: dict[str, str]) -> None:
+def test_copies_are_found(store: Path, options: dict[str, Any], more: dict[str, str]) -> None:
     """And nothing else: all other photos are photos of their own."""
     keep = (f"folder={store.parent / 'photos' / 'clocks'}",)
     report = duplicates(store=store, config=DuplicateConfig(keep=keep, **options))
@@ -126,7 +127,7 @@ def test_one_folder_against_another(store: Path) -> None:
         ({"folder": photos, "against": photos / "clocks"}, "are in"),
     ):
         with pytest.raises(UsageError, match=words):
-            duplicates(store=store, **arguments)  # type: ignore[arg-type]
+            duplicates(store=store, **arguments)
 
 
 def test_look_alikes(store: Path) -> None:

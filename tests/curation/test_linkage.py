@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +20,9 @@ def nothing() -> None:
     pass
 
 
-def units(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float16]:
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+def units(rows: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float16]:
+    made: npt.NDArray[np.float16] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return made.astype(np.float16)
 
 
 class Matrix:

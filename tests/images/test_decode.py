@@ -299,7 +299,7 @@ def test_nasty_corpus_through_the_command_line(
     store = tmp_path / "n.es"
     index = ["index", shared_data / "nasty", "--store", store, "--model", "packaged"]
     done = subprocess.run(
-        [sys.executable, "-c", PEAK, *index], capture_output=True, text=True, check=False
+        [sys.executable, "-c", PEAK, *map(str, index)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     assert "136 images found: 70 added" in done.stdout and "66 failed" in done.stdout
@@ -314,10 +314,11 @@ def test_light(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     noise = Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8))
     found = {}
+    stripes = np.array([[[0] * 3], [[255] * 3]], np.uint8)
     for name, image in {
         "black": Image.new("RGB", (50, 40)),
         "white": Image.new("RGB", (50, 40), "white"),
-        "half": Image.fromarray(np.tile(np.uint8([[[0] * 3], [[255] * 3]]), (64, 128, 1))),
+        "half": Image.fromarray(np.tile(stripes, (64, 128, 1))),
         "sharp": noise,
         "blurred": noise.filter(ImageFilter.GaussianBlur(6)),
     }.items():

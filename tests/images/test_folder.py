@@ -69,7 +69,7 @@ names = st.text(
 @settings(max_examples=60, deadline=None)
 @given(st.sets(st.lists(names, min_size=1, max_size=3).map(tuple), min_size=1, max_size=25))
 def test_order_is_the_byte_order_of_keys(
-    tmp_path_factory: pytest.TempPathFactory, paths: set
+    tmp_path_factory: pytest.TempPathFactory, paths: set[tuple[str, ...]]
 ) -> None:
     """The merge with a store's rows relies on it: `a-b` before `a/c` before `a.jpg`'s siblings."""
     folder = tmp_path_factory.mktemp("order")

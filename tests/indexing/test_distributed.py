@@ -36,6 +36,7 @@ from embedsearch.indexing.sync import index, plan
 from embedsearch.indexing.upkeep import failures
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
+from embedsearch.store.shards import write_shard
 from embedsearch.store.units import UNITS_NAME, UnitPlan, read_plan, read_record, read_refs
 from tests.support.archives import make_tar, members_of
 from tests.support.extractor import CountingExtractor
@@ -234,7 +235,7 @@ def test_a_commit_that_is_killed_is_made_up_for(
         if step == "adopt":
             patch.setattr(run_module, "Ledger", die)
         elif step == "commit":
-            patch.setattr(run_module.Ledger, "commit", die)
+            patch.setattr("embedsearch.indexing.store_update.Ledger.commit", die)
         else:
             patch.setattr(run_module, "drop", die)
         with pytest.raises(Killed):
@@ -380,11 +381,10 @@ def test_the_folder_of_a_plan_that_has_gone(
 ) -> None:
     """A straggler whose plan was committed meanwhile fails by itself, and changes nothing."""
     made = shared.plan(photos, shares=1)
-    real = run_module.write_shard
 
     def gone(*arguments: Any) -> Any:
         shutil.rmtree(shared.store / UNITS_NAME)
-        return real(*arguments)
+        return write_shard(*arguments)
 
     monkeypatch.setattr(run_module, "write_shard", gone)
     with pytest.raises(StorageError):

@@ -261,11 +261,12 @@ def test_vectors_that_are_not_finite_are_failures(
 
 @pytest.mark.parametrize("field", ["device", "precision"])
 def test_config_is_checked(field: str) -> None:
+    wrong: dict[str, Any] = {field: "nonsense"}
     with pytest.raises(UsageError, match=field):
-        IndexConfig(**{field: "nonsense"})
+        IndexConfig(**wrong)
     for bad in ({"workers": 0}, {"wait_s": -1.0}):
         with pytest.raises(UsageError):
-            IndexConfig(**bad)  # type: ignore[arg-type]
+            IndexConfig(**bad)
 
 
 def test_command_line_and_python_agree(photos: Path, tmp_path: Path) -> None:
@@ -292,7 +293,7 @@ def test_a_list_of_refs_spills_and_keeps_its_order(
     def full() -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(changes.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr("tempfile.TemporaryFile", full)
     refs = changes.RefList()
     with pytest.raises(StorageError, match="No space left"):
         for ref in wanted:

@@ -103,7 +103,7 @@ def test_embeddings_are_those_of_a_store(searcher: Searcher) -> None:
     assert np.allclose(found["embeddings"], searcher.embed([*images, CLOCK]), atol=1e-6)
     assert found["embedding"] == found["embeddings"][0]
     assert embedder.run(images=[]) == {"embeddings": [], "embedding": []}
-    assert asyncio.run(embedder.run_async(images=images[:1]))["embedding"] == found["embedding"]
+    assert asyncio.run(embedder.run_async(images=[images[0]]))["embedding"] == found["embedding"]
     with pytest.raises(ValueError, match="not words"):
         embedder.run(images=["red shoes"])
     with pytest.raises(ValueError, match="no-such-model"):
@@ -126,7 +126,7 @@ def test_errors_are_value_errors_with_our_words(store: Path, tmp_path: Path) -> 
         ({"image": CLOCK, "top_k": 0}, "k must be"),
     ):
         with pytest.raises(ValueError, match=words):
-            retriever.run(**arguments)  # type: ignore[arg-type]
+            retriever.run(**arguments)
     with pytest.raises(ValueError, match="no store"):
         EmbedSearchImageRetriever(tmp_path / "none.es").warm_up()
     retriever.close()

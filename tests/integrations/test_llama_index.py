@@ -116,8 +116,8 @@ async def test_embeddings_are_those_of_a_store(searcher: Searcher) -> None:
     embedding = EmbedSearchEmbedding("packaged", embed_batch_size=5)
     images = sorted(str(path) for path in SAMPLES.glob("*/*.jpg"))[:12]
     expected = searcher.embed(images)
-    assert np.allclose(embedding.get_image_embedding_batch(images), expected, atol=1e-6)
-    assert np.allclose(await embedding.aget_image_embedding_batch(images), expected, atol=1e-6)
+    assert np.allclose(embedding.get_image_embedding_batch([*images]), expected, atol=1e-6)
+    assert np.allclose(await embedding.aget_image_embedding_batch([*images]), expected, atol=1e-6)
     one = embedding.get_image_embedding(CLOCK)
     assert one == await embedding.aget_image_embedding(CLOCK)
     with open(CLOCK, "rb") as file:

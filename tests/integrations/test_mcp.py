@@ -89,7 +89,8 @@ async def exercise(client: Client, photos: Path, searcher: embedsearch.Searcher)
     )
     assert not found.is_error, found.content
     assert found.structured_content == {"hits": expected}
-    assert len(pictures(found)) == 3 and found.content[0].text.startswith("1. score 1.000")
+    assert len(pictures(found)) == 3 and found.content[0].type == "text"
+    assert found.content[0].text.startswith("1. score 1.000")
     uri = "data:image/jpeg;base64," + base64.b64encode(clock.read_bytes()).decode()
     row = expected[0]["row"]
     for arguments in ({"image": uri}, {"key": "clocks/clocks_1.jpg"}, {"row": row}):

@@ -19,6 +19,7 @@ from embedsearch.learning import train as training
 from embedsearch.learning.train import train
 from embedsearch.learning.trainee import total_loss
 from embedsearch.network.resnet import STAGES, ResNet, build
+from tests.support.networks import blocks_of
 from tests.support.training import (
     SMALL,
     write,
@@ -74,7 +75,7 @@ def test_dead_activations_are_said() -> None:
     assert set(alive) == set(STAGES) and max(alive.values()) < 0.2
     assert health.dead_words(alive, alive) == {}
     with torch.no_grad():  # as after a step that was much too large
-        for block in network.layer3:
+        for block in blocks_of(network, "layer3"):
             block.last_norm.weight.fill_(1.0)
             block.last_norm.bias.fill_(-1e3)
     dead = dead_shares(network, x)

@@ -96,7 +96,7 @@ def test_missing_values_teach_nothing() -> None:
     numbers = Target("n", np.array([0.5, 1.0], np.float32), ())
     scores = [torch.randn(2, 2, requires_grad=True), torch.randn(2, 1, requires_grad=True)]
     wanted = [torch.tensor([-1, 1]), torch.tensor([0.5, float("nan")])]
-    total_loss(scores, wanted, [classes, numbers], 0.0, 0.0).backward()
+    torch.autograd.backward(total_loss(scores, wanted, [classes, numbers], 0.0, 0.0))
     assert scores[0].grad is not None and scores[1].grad is not None
     assert torch.all(scores[0].grad[0] == 0) and torch.any(scores[0].grad[1] != 0)
     assert scores[1].grad[1] == 0 and scores[1].grad[0] != 0

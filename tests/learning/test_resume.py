@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ from tests.support.training import (
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(
     patterns: Path, tmp_path: Path
 ) -> None:
-    options = {**SMALL, "epochs": 4, "holdout": 0.5, "batch": 4}
+    options: dict[str, Any] = {**SMALL, "epochs": 4, "holdout": 0.5, "batch": 4}
     whole = train(patterns, tmp_path / "whole.safetensors", **options)
     out = tmp_path / "broken.safetensors"
     stops = 0
@@ -57,7 +58,7 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(
 
 def test_a_checkpoint_of_another_training_is_refused(patterns: Path, tmp_path: Path) -> None:
     out = tmp_path / "o.safetensors"
-    options = {**SMALL, "epochs": 4, "holdout": 0.5, "batch": 4}
+    options: dict[str, Any] = {**SMALL, "epochs": 4, "holdout": 0.5, "batch": 4}
     with pytest.raises(Interrupted):
         train_until(Stop(after=5), patterns, out, **options)
     with pytest.raises(UsageError, match="of a training with other lr: delete it"):
@@ -73,7 +74,7 @@ def test_a_checkpoint_of_another_training_is_refused(patterns: Path, tmp_path: P
 
 def test_a_resume_may_change_its_precision(patterns: Path, tmp_path: Path) -> None:
     out = tmp_path / "o.safetensors"
-    options = {**SMALL, "epochs": 2, "holdout": 0.5, "batch": 4}
+    options: dict[str, Any] = {**SMALL, "epochs": 2, "holdout": 0.5, "batch": 4}
     for precision in ("fp32", "fp16", "bf16"):
         with pytest.raises(Interrupted):
             train_until(Stop(after=2), patterns, out, **{**options, "precision": precision})
@@ -146,7 +147,7 @@ def test_a_killed_process_goes_on(patterns: Path, tmp_path: Path, number: int) -
     stop = Stop(after=3)
     said: list[str] = []
     session = Session(stop=stop, notice=said.append)
-    settings = {"model": "packaged", "input_side": 64, "epochs": 30, "holdout": 0.5}
+    settings: dict[str, Any] = {"model": "packaged", "input_side": 64, "epochs": 30, "holdout": 0.5}
     with pytest.raises(Interrupted):
         train(patterns, out, session=session, on_plan=stop.begin, **settings)
     assert any("going on from" in line and "epoch 1," not in line for line in said)

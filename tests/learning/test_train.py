@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -101,7 +102,8 @@ def test_what_learns_and_what_moves(weights: bool, statistics: bool) -> None:
     assert [*stage_modules(network)] == [*FREEZABLE, STAGES[-1]]
     network.train()  # the mutant, and the trap: weights frozen, but in training mode
     network.stages(x)
-    assert not torch.equal(network.bn1.running_mean, old["bn1.running_mean"])
+    mean = network.bn1.running_mean
+    assert mean is not None and not torch.equal(mean, old["bn1.running_mean"])
 
 
 def test_what_got_worse_is_not_written(tmp_path: Path) -> None:
@@ -159,7 +161,13 @@ def test_several_targets_at_once(patterns: Path, tmp_path: Path) -> None:
 def test_half_precision_scales_its_loss(patterns: Path, tmp_path: Path) -> None:
     """As on a GPU without bf16: gradients too small for fp16 are scaled up, and the scale kept."""
     out = tmp_path / "o.safetensors"
-    options = {**SMALL, "precision": "fp16", "epochs": 4, "holdout": 0.5, "batch": 4}
+    options: dict[str, Any] = {
+        **SMALL,
+        "precision": "fp16",
+        "epochs": 4,
+        "holdout": 0.5,
+        "batch": 4,
+    }
     report: TrainReport | None = None
     scales = []
     while report is None:
@@ -175,7 +183,7 @@ def test_half_precision_scales_its_loss(patterns: Path, tmp_path: Path) -> None:
 def test_from_scratch_all_stages_learn_at_once(patterns: Path, tmp_path: Path) -> None:
     plans: list[list[StagePlan]] = []
     out = tmp_path / "o.safetensors"
-    options = {**SMALL, "model": "resnet18-leaky_relu", "input_side": 32}
+    options: dict[str, Any] = {**SMALL, "model": "resnet18-leaky_relu", "input_side": 32}
     report = train(
         patterns,
         out,

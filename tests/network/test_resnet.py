@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ from embedsearch.network.resnet import (
     load,
 )
 from embedsearch.network.weights import resolve
-from tests.support.networks import untrained
+from tests.support.networks import blocks_of, untrained
 
 TORCHVISION = [name for name in ARCHITECTURES if not name.startswith("se") and name[-1] != "d"]
 
@@ -67,7 +68,7 @@ def test_equals_torchvision(name: str) -> None:
 def test_equals_timm(name: str) -> None:
     timm = pytest.importorskip("timm", reason="needs the timm extra")
     torch.manual_seed(0)
-    theirs = untrained(timm.create_model(name, pretrained=False))
+    theirs: Any = untrained(timm.create_model(name, pretrained=False))
     assert_same_outputs(name, theirs, lambda x: theirs.forward_features(x).mean(dim=(2, 3)))
 
 
@@ -193,17 +194,19 @@ def test_expected_features_against_samples(name: str) -> None:
     """The quadrature against drawing each BatchNorm's output from its Gaussian."""
     network = build(name)
     rng = torch.Generator().manual_seed(2)
-    for module in network.layer4.modules():
+    for module in network.get_submodule("layer4").modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.weight.data.uniform_(0.2, 1.0, generator=rng)
             module.bias.data.uniform_(-0.5, 0.5, generator=rng)
     draws = 20_000
     with torch.inference_mode():
         x = torch.zeros(draws, network.kind.dim)
-        for block in network.layer4:
-            norms = (
-                [block.last_norm, block.downsample[-1]] if block.downsample else [block.last_norm]
-            )
+        for block in blocks_of(network, "layer4"):
+            norms = [block.last_norm]
+            if block.downsample:
+                of_shortcut = block.downsample[-1]
+                assert isinstance(of_shortcut, torch.nn.BatchNorm2d)
+                norms.append(of_shortcut)
             drawn = [n.bias + n.weight * torch.randn(x.shape, generator=rng) for n in norms]
             if block.se is not None:
                 drawn[0] *= block.se.scale(block.last_norm.bias.view(1, -1, 1, 1)).flatten()

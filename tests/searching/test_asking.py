@@ -37,7 +37,7 @@ def test_every_form_of_a_query_finds_the_picture(real_store: Path) -> None:
     image = Image.open(path)
     link = real_store.parent / "link.png"
     link.symlink_to(path)
-    forms = [str(path), path, path.read_bytes(), image, np.asarray(image), link]
+    forms: list[Any] = [str(path), path, path.read_bytes(), image, np.asarray(image), link]
     with embedsearch.open_store(real_store) as searcher:
         (vector,) = searcher.embed([path])
         assert vector.shape == (DIM,) and np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
@@ -189,7 +189,8 @@ def test_records_refuse_what_is_no_unit_vector() -> None:
     ref, facts = ImageRef(0, "a", 1, 1), ImageFacts(1, 1, "PNG", b"")
     good = unit(0)[None]
     assert len(EmbeddingBatch([ref], [facts], good).vectors) == 1
-    for bad in (good * 1.01, good * np.nan, good.astype(np.float64), good[0]):
+    wrong: list[Any] = [good * 1.01, good * np.nan, good.astype(np.float64), good[0]]
+    for bad in wrong:
         with pytest.raises(ValueError):
             EmbeddingBatch([ref], [facts], bad)
 

@@ -82,7 +82,7 @@ def test_a_crop_finds_what_it_shows(samples: embedsearch.Searcher, tmp_path: Pat
 def test_wrong_crops_are_refused(samples: embedsearch.Searcher) -> None:
     for numbers in ((0, 0, 0, 5), (0, 0, 5, -1), (0.5, 0, 5, 5), (1 << 40, 0, 5, 5)):
         with pytest.raises(UsageError, match="crop"):
-            Crop(CLOCK, *numbers)  # type: ignore[arg-type]
+            Crop(CLOCK, *numbers)
     outside = Crop(CLOCK, 5000, 5000, 10, 10)
     with pytest.raises(UnreadableImage, match="holds nothing of a picture of 640 x 480"):
         samples.query(outside)
@@ -189,7 +189,8 @@ def test_diverse_hits_are_by_maximal_marginal_relevance(samples: embedsearch.Sea
     plain = samples.query(query, 54)
     assert samples.query(query, 10, diverse=0.0) == plain[:10]
     vectors = {hit.key: samples.embed([Key(hit.key)])[0].astype(np.float64) for hit in plain}
-    weight, chosen, left = 0.6, [], list(plain)
+    weight, left = 0.6, list(plain)
+    chosen: list[str] = []
     while len(chosen) < 10:
         best = max(
             left,

@@ -31,7 +31,8 @@ ROWS = pa.table(
 
 def answer(text: str) -> list[bool]:
     with Where(text, ROWS.schema) as where:
-        return where.holds(ROWS.select(where.columns or ["width"])).tolist()
+        holds: list[bool] = where.holds(ROWS.select(where.columns or ["width"])).tolist()
+        return holds
 
 
 @pytest.mark.parametrize(

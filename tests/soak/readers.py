@@ -108,7 +108,7 @@ def _write(photos: Path, store: Path, commits: int, mutant: str | None, report: 
             commit(writer, manifest)
             report((before, time.monotonic(), mark))
 
-        StoreWriter.commit = timed  # type: ignore[method-assign]
+        mutants.put("embedsearch.store.writer.StoreWriter.commit", timed)
         _index(photos, store, mark)
         time.sleep(max(0.0, started + _COMMIT_EVERY_S - time.monotonic()))
 

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,7 @@ class Scene:
             assert writer.manifest is not None, "it was committed"
             report((writer.manifest.generation, writer.manifest.live))
 
-        StoreWriter.commit = acknowledged  # type: ignore[method-assign]
+        mutants.put("embedsearch.store.writer.StoreWriter.commit", acknowledged)
         mutants.apply(mutant)
         self.work(store)
 
@@ -112,9 +113,9 @@ def extractor_of(
     return CountingExtractor(spec.dim)
 
 
-def indexing(*folders: Path, **options: object) -> Work:
+def indexing(*folders: Path, **options: Any) -> Work:
     """Return work that indexes folders with the stand-in."""
-    settings: dict[str, object] = {
+    settings: dict[str, Any] = {
         "workers": 1,
         "checkpoint_images": CHECKPOINT,
         "extractor_factory": extractor_of,
@@ -122,12 +123,8 @@ def indexing(*folders: Path, **options: object) -> Work:
     }
 
     def work(store: Path) -> object:
-        return embedsearch.index(
-            folders,
-            store=store,
-            **({} if (store / "CURRENT").exists() else {"model": "packaged"}),
-            **settings,
-        )
+        model: dict[str, Any] = {} if (store / "CURRENT").exists() else {"model": "packaged"}
+        return embedsearch.index(folders, store=store, **model, **settings)
 
     return work
 

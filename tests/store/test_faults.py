@@ -19,7 +19,6 @@ from embedsearch.core.errors import (
     DamagedStore,
     StorageError,
 )
-from embedsearch.store import files
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.files import write_new
@@ -37,7 +36,7 @@ class Faults:
         self.count = 0
         self._at, self._error, self._lasting = at, error, lasting
         for name in ("open", "write", "fsync"):
-            patch.setattr(files.os, name, self._wrap(getattr(os, name), name), raising=True)
+            patch.setattr(os, name, self._wrap(getattr(os, name), name), raising=True)
         patch.setattr(Path, "rename", self._wrap(Path.rename, "rename"))
 
     def _wrap(self, real: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -116,7 +115,7 @@ def test_the_fault_harness_catches_a_writer_in_place(
 def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     create_store(tmp_path / "s.es")
     real = os.write
-    monkeypatch.setattr(files.os, "write", lambda fd, data: real(fd, bytes(data)[:7]))
+    monkeypatch.setattr("os.write", lambda fd, data: real(fd, bytes(data)[:7]))
     record = write_new(tmp_path / "s.es", "s", 1, "parquet", [b"0123456789" * 10, b"end"])
     assert (tmp_path / "s.es" / record.relative).read_bytes() == b"0123456789" * 10 + b"end"
     assert record.bytes == 103

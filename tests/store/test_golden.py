@@ -89,7 +89,11 @@ def _lead_out(store: Path) -> None:
 
 def _point(**changes: Any) -> Callable[[Path], None]:
     """Let CURRENT say something else."""
-    return lambda store: (store / "CURRENT").write_text(json.dumps(_pointer(store) | changes))
+
+    def damage(store: Path) -> None:
+        (store / "CURRENT").write_text(json.dumps(_pointer(store) | changes))
+
+    return damage
 
 
 def _file(store: Path, kind: str) -> Path:

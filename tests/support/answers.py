@@ -15,3 +15,10 @@ def failed(response: Response, status: int, words: str = "") -> None:
     assert set(response.json) <= {"error", "reason"}
     assert words in text
     assert "Traceback" not in text and "/tmp" not in text and "site-packages" not in text
+
+
+def shortened(case: str | bytes) -> str:
+    """Return what names a case in a test's name: its beginning, and its length where it is long."""
+    text = case if isinstance(case, str) else case.decode("latin-1")
+    text = text if len(text) <= 40 else f"{text[:30]}… ({len(text):,})"
+    return text or "nothing"

@@ -30,7 +30,10 @@ class CountingExtractor:
         # Row by row: a matrix product rounds differently from one batch size to the next.
         rows = [row @ self._projection for row in small.astype(np.float32) - 127.0]
         vectors = np.stack(rows) + 1e-3
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        of_length_1: npt.NDArray[np.float32] = vectors / np.linalg.norm(
+            vectors, axis=1, keepdims=True
+        )
+        return of_length_1
 
 
 def counting(spec: ModelSpec, *_: object) -> CountingExtractor:
@@ -62,4 +65,5 @@ class Stand:
 def told(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Return the vectors that tell pictures."""
     flat = pixels.reshape(len(pixels), -1).astype(np.float32) + 1.0
-    return flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    of_length_1: npt.NDArray[np.float32] = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+    return of_length_1

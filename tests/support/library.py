@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -35,10 +34,10 @@ def paint(path: Path, seed: int, size: tuple[int, int] = (48, 40), **save: Any) 
     return path
 
 
-def run_cli(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+def run_cli(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run the command line in a process of its own."""
     options = {"capture_output": True, "text": True, "timeout": 300, "check": False, **options}
-    command = [sys.executable, "-m", "embedsearch", *map(os.fspath, arguments)]
+    command = [sys.executable, "-m", "embedsearch", *map(str, arguments)]
     return subprocess.run(command, **options)
 
 

@@ -12,6 +12,7 @@ from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
 from embedsearch.images.sources.folder import FolderScan
 from embedsearch.network.openvino_runtime import OpenVinoExtractor
+from embedsearch.network.resnet import ResidualBlock, ResNet
 from embedsearch.network.torch_runtime import TorchExtractor
 
 
@@ -19,10 +20,17 @@ def untrained(network: torch.nn.Module) -> torch.nn.Module:
     """Return it in eval mode, with statistics that are not the identity."""
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
             torch.nn.init.uniform_(module.weight, 0.5, 1.0)  # timm begins some at 0
     return network.eval()
+
+
+def blocks_of(network: ResNet, stage: str) -> list[ResidualBlock]:
+    """Return the blocks of a stage, in order."""
+    blocks = network.get_submodule(stage).children()
+    return [block for block in blocks if isinstance(block, ResidualBlock)]
 
 
 def decoded(folder: Path, side: int, count: int) -> np.ndarray:

@@ -88,7 +88,7 @@ class Served:
         return parsed(self.raw("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + (body or b"")))
 
     def get(self, target: str, **headers: str) -> Response:
-        return self.request("GET", target, **headers)
+        return self.request("GET", target, None, **headers)
 
     def ask(self, **values: Any) -> Response:
         """Search with JSON."""

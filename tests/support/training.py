@@ -15,7 +15,12 @@ from embedsearch.learning.train import train
 from embedsearch.network.tensors import load_tensors
 from embedsearch.network.weights import resolve, weights_path
 
-SMALL = {"model": "packaged", "input_side": 64, "precision": "fp32", "device": "cpu"}
+SMALL: dict[str, Any] = {
+    "model": "packaged",
+    "input_side": 64,
+    "precision": "fp32",
+    "device": "cpu",
+}
 
 
 def pattern(path: Path, kind: int, seed: int) -> None:

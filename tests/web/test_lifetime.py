@@ -97,12 +97,12 @@ def test_a_port_in_use(server: Served, store: Path) -> None:
     assert f"port {server.port}: Address already in use" in done.stderr
 
 
-def test_it_ends_when_told(store: Path) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with served(store) as server:
-            assert server.upload(CLOCK).status == 200
-            server.process.send_signal(number)
-            assert server.process.wait(10) in {130, -number}
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_when_told(store: Path, number: signal.Signals) -> None:
+    with served(store) as server:
+        assert server.upload(CLOCK).status == 200
+        server.process.send_signal(number)
+        assert server.process.wait(10) in {130, -number}
 
 
 def test_without_its_libraries_it_says_so(store: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,8 @@ def near_row(searcher: embedsearch.Searcher, seed: int) -> npt.NDArray[np.float3
         0
     ].astype(np.float32)
     noisy = row + 0.02 * rng.standard_normal(DIM).astype(np.float32)
-    return (noisy / np.linalg.norm(noisy)).astype(np.float32)
+    near: npt.NDArray[np.float32] = noisy / np.linalg.norm(noisy)
+    return near.astype(np.float32)
 
 
 def test_what_is_built_is_chosen_by_measuring(
@@ -196,6 +197,7 @@ def test_budgets_are_checked_and_merged() -> None:
 def test_bytes_come_in_pieces_and_can_be_left() -> None:
     rows = np.random.default_rng(0).standard_normal((20_000, 64)).astype(np.float16)
     pieces = flat_bytes(64, [rows])
+    assert isinstance(pieces, Generator)
     next(pieces)
     pieces.close()  # the thread that writes ends, too
     assert sum(map(len, flat_bytes(64, [rows]))) > rows.nbytes

@@ -212,5 +212,5 @@ def test_an_index_follows_rows_through_merges(
             assert outside is None or int(outside.sum()) <= fresh - 40
             for name in there:
                 (hit,) = searcher.query(embedsearch.Key(name), 1)
-                assert (hit.key, hit.score) == (name, pytest.approx(1.0, abs=1e-5))
+                assert hit.key == name and hit.score == pytest.approx(1.0, abs=1e-5)
         assert ann is not None

@@ -23,7 +23,7 @@ def generations(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The same store at two times; the later one has one picture more."""
     folder = tmp_path_factory.mktemp("made")
     library = Library(folder / "s.es", counting)
-    made = []
+    made: list[Path] = []
     for seeds in ((0, 1, 2, 3, 4, 5), (6,)):
         for seed in seeds:
             paint(folder / "photos" / f"{seed}.png", seed)
