@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,10 @@ def test_only_what_meets_a_condition(store: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".out*")), "an unfinished file was left"
 
 
-def test_an_interrupted_export_leaves_nothing(store: Path, tmp_path: Path) -> None:
-    for suffix in ("parquet", "npy", "jsonl", "faiss"):
-        with pytest.raises(Interrupted):
-            export(store, tmp_path / f"out.{suffix}", session=Session(stop=lambda: 2))
+@pytest.mark.parametrize("suffix", ["parquet", "npy", "jsonl", "faiss"])
+def test_an_interrupted_export_leaves_nothing(store: Path, tmp_path: Path, suffix: str) -> None:
+    with pytest.raises(Interrupted):
+        export(store, tmp_path / f"out.{suffix}", session=Session(stop=lambda: 2))
     assert not list(tmp_path.glob("*out*"))
 
 
@@ -255,38 +256,82 @@ def test_bad_rows_are_counted_and_listed(tmp_path: Path) -> None:
         import_vectors(source, model="m", paths=paths, root=tmp_path, store=tmp_path / "t.es")
 
 
-def test_wrong_files_change_nothing(tmp_path: Path) -> None:
-    store = tmp_path / "s.es"
-    good, names = np.eye(3, 4, dtype=np.float32), ["a", "b", "c"]
-    source, paths = npy(tmp_path, good, names)
-    import_vectors(source, model="m", paths=paths, root=tmp_path, store=store)
-    before = read_current(store)
+GOOD, NAMES = np.eye(3, 4, dtype=np.float32), ["a", "b", "c"]
 
-    def refused(words: str, *, source: Path = source, paths: Path | None = paths) -> None:
-        with pytest.raises(UsageError, match=words):
-            import_vectors(source, model="m", paths=paths, root=tmp_path, store=store)
-        assert read_current(store) == before
 
-    refused("needs --paths", paths=None)
-    refused("no such file", source=tmp_path / "none.npy")
-    for wrong, words in (
+@dataclass(frozen=True)
+class Three:
+    """A store of three imported vectors, which a wrong file must not change."""
+
+    folder: Path
+    store: Path
+
+    def refuses(
+        self,
+        words: str,
+        source: Path,
+        paths: Path | None = None,
+        *,
+        by: type[Exception] | tuple[type[Exception], ...] = UsageError,
+    ) -> None:
+        before = read_current(self.store)
+        with pytest.raises(by, match=words):
+            import_vectors(source, model="m", paths=paths, root=self.folder, store=self.store)
+        assert read_current(self.store) == before
+        assert check_store(self.store, read_data=True)[1] == []
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Three:
+    folder = tmp_path_factory.mktemp("three")
+    source, paths = npy(folder, GOOD, NAMES)
+    import_vectors(source, model="m", paths=paths, root=folder, store=folder / "s.es")
+    return Three(folder, folder / "s.es")
+
+
+def test_vectors_without_paths_or_file_change_nothing(three: Three) -> None:
+    source, paths = npy(three.folder, GOOD, NAMES)
+    three.refuses("needs --paths", source)
+    three.refuses("no such file", three.folder / "none.npy", paths)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
         (["a", "b"], "fewer"),
         (["a", "b", "c", "d"], "more"),
         (["a", "b", "../c"], "below"),
         (["a", "b", "/etc/passwd"], "below"),
         (["a", "b", ""], "below"),
-    ):
-        npy(tmp_path, good, wrong)
-        refused(words)
-    for array in (np.ones(4), np.ones((2, 2), int), np.ones((0, 4)), np.ones((2, 2, 2))):
-        npy(tmp_path, array, names)
-        refused("not float")
-    np.save(tmp_path / "v.npy", np.array([{"a": 1}]), allow_pickle=True)
-    refused("cannot be read")
-    (tmp_path / "v.npy").write_bytes(b"\x93NUMPY garbage")
-    refused("cannot be read")
-    table = tmp_path / "t.parquet"
-    for columns, words in (
+    ],
+    ids=["two", "four", "outside", "absolute", "empty"],
+)
+def test_wrong_paths_change_nothing(three: Three, names: list[str], words: str) -> None:
+    three.refuses(words, *npy(three.folder, GOOD, names))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.ones(4), np.ones((2, 2), int), np.ones((0, 4)), np.ones((2, 2, 2))],
+    ids=["one dimension", "integers", "no rows", "three dimensions"],
+)
+def test_wrong_arrays_change_nothing(three: Three, array: npt.NDArray[Any]) -> None:
+    three.refuses("not float", *npy(three.folder, array, NAMES))
+
+
+@pytest.mark.parametrize("what", ["pickled objects", "garbage"])
+def test_arrays_that_cannot_be_read_change_nothing(three: Three, what: str) -> None:
+    source, paths = npy(three.folder, GOOD, NAMES)
+    if what == "garbage":
+        source.write_bytes(b"\x93NUMPY garbage")
+    else:
+        np.save(source, np.array([{"a": 1}]), allow_pickle=True)
+    three.refuses("cannot be read", source, paths)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
         ({"path": ["a"], "x": [1]}, "are needed"),
         ({"vector": [[1.0]]}, "are needed"),
         ({"path": ["a"], "vector": [1.0]}, "not a list of floats"),
@@ -294,19 +339,28 @@ def test_wrong_files_change_nothing(tmp_path: Path) -> None:
         ({"path": ["a", "b"], "vector": [[1.0, 2.0], [1.0]]}, "components"),
         ({"path": ["a", "b"], "vector": [[1.0, 2.0], None]}, "components"),
         ({"path": ["a", None], "vector": [[1.0] * 4] * 2, "n": [1, 2]}, "no path"),
-    ):
-        pq.write_table(pa.table(columns), table)
-        with pytest.raises((UsageError, IncompatibleStore), match=words + "|dim"):
-            import_vectors(table, model="m", root=tmp_path, store=store)
-        assert read_current(store) == before
-    table.write_bytes(b"PAR1 no")
-    refused("no Parquet file", source=table, paths=None)
+    ],
+    ids=["no vector", "no path", "numbers", "texts", "lengths", "a null", "a null path"],
+)
+def test_wrong_tables_change_nothing(
+    three: Three, tmp_path: Path, columns: dict[str, list[Any]], words: str
+) -> None:
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    by = (UsageError, IncompatibleStore)
+    three.refuses(words + "|dim", tmp_path / "t.parquet", by=by)
+
+
+def test_what_is_no_table_changes_nothing(three: Three, tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 no")
+    three.refuses("no Parquet file", tmp_path / "t.parquet")
+
+
+def test_vectors_of_another_length_than_the_models(tmp_path: Path) -> None:
+    source, paths = npy(tmp_path, GOOD, NAMES)
     with pytest.raises(UsageError, match="512 components"):
-        source, paths = npy(tmp_path, good, names)
         import_vectors(
             source, model="packaged", paths=paths, root=tmp_path, store=tmp_path / "p.es"
         )
-    assert check_store(store, read_data=True)[1] == []
 
 
 def test_the_command_line(store: Path, photos: Path, tmp_path: Path) -> None:

@@ -172,8 +172,15 @@ def test_hostile_tree(shared_data: Path, tmp_path: Path) -> None:
     assert not any(cell.startswith("=") for line in csv.splitlines() for cell in line.split(","))
 
 
-def test_printable_shows_what_lies() -> None:
-    assert printable("plain name.jpg") == "plain name.jpg"
-    assert printable("é😀") == "é😀"
-    assert printable("a\x1b[31m\n\u202e\u200b") == "a\\x1b[31m\\n\\u202e\\u200b"
-    assert printable(os.fsdecode(b"latin-\xe9")) == "latin-\\xe9"
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("plain name.jpg", "plain name.jpg"),
+        ("é😀", "é😀"),
+        ("a\x1b[31m\n\u202e\u200b", "a\\x1b[31m\\n\\u202e\\u200b"),
+        (os.fsdecode(b"latin-\xe9"), "latin-\\xe9"),
+    ],
+    ids=["plain", "Unicode", "controls", "no UTF-8"],
+)
+def test_printable_shows_what_lies(name: str, shown: str) -> None:
+    assert printable(name) == shown

@@ -43,7 +43,7 @@ SHORT = [
     ("damage", "--share 0.02", {"noticed by the query": 600, "noticed by check alone": 30}),
     at_length("forged", "--share 0.01", {"forged files": 50}),
     ("pictures", "--share 0.06", {"mutated images": 1200, "decoded": 60}),
-    ("deadly-pictures", "--share 0.2", {"failed, decoder_crash": 2}),
+    ("deadly-pictures", "--share 0.2", {"failed, decoder_crash": 8}),
     at_length(
         "requests", "--share 0.03", {"requests": 300, "answered with 200": 5, "with 400": 50}
     ),
