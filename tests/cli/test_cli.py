@@ -228,11 +228,15 @@ def test_wrong_input_is_one_line_and_the_right_code(
 def test_no_arguments_show_the_help() -> None:
     done = run_cli()
     assert done.returncode == 2 and "Usage: embedsearch" in done.stderr
-    for command in ("index", "query", "info", "check", "repair", "failures", "models"):
-        help_text = run_cli(command, "-h")
-        assert help_text.returncode == 0 and help_text.stdout.startswith(
-            f"Usage: embedsearch {command}"
-        )
+
+
+@pytest.mark.parametrize(
+    "command", ["index", "query", "info", "check", "repair", "failures", "models"]
+)
+def test_every_command_has_a_help(command: str) -> None:
+    help_text = run_cli(command, "-h")
+    assert help_text.returncode == 0
+    assert help_text.stdout.startswith(f"Usage: embedsearch {command}")
 
 
 def test_defaults_stand_in_the_help() -> None:
@@ -348,8 +352,11 @@ def test_an_error_at_the_end_keeps_the_results_and_verbose_the_code(
     done = run_cli("query", CLOCK, "--store", tmp_path, "-v")
     assert done.returncode == 7 and "Traceback" in done.stderr
     assert run_cli("query", CLOCK, "--store", store, "--sheet", tmp_path).returncode == 4
-    for device in ("cuda:", "cpu:", "auto:1", "cuda:²"):
-        assert run_cli("query", CLOCK, "--store", store, "--device", device).returncode == 2
+
+
+@pytest.mark.parametrize("device", ["cuda:", "cpu:", "auto:1", "cuda:²"])
+def test_devices_that_cannot_be(store: Path, device: str) -> None:
+    assert run_cli("query", CLOCK, "--store", store, "--device", device).returncode == 2
 
 
 def test_a_terminal_without_the_letters(tmp_path: Path) -> None:

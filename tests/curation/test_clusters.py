@@ -39,10 +39,13 @@ def test_clusters_hold_what_is_alike(store: Path) -> None:
         centre = vectors.mean(axis=0)
         cosines = vectors @ centre / np.linalg.norm(centre)
         assert abs(cosines.mean() - first.cohesion) < 0.02
-    for k, words in ((0, "from 1"), (65, "from 1 to 64")):
-        with pytest.raises(UsageError, match=words):
-            clusters(k, store=store)
     assert len(clusters(1, store=store)) == 1 and len(clusters(store=store)) <= 6
+
+
+@pytest.mark.parametrize(("k", "words"), [(0, "from 1"), (65, "from 1 to 64")])
+def test_as_many_clusters_as_there_cannot_be(store: Path, k: int, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        clusters(k, store=store)
 
 
 def test_the_odd_one_out(store: Path, tmp_path: Path) -> None:

@@ -120,14 +120,25 @@ def test_one_folder_against_another(store: Path) -> None:
     assert found(duplicates(photos / "copies", store=store)) == {
         "copies/grey.png": {"same.jpg": "copy", "small.png": "copy"}
     }
-    for arguments, words in (
-        ({"folder": photos / "none"}, "no image of the store lies in"),
-        ({"folder": photos / "clo"}, "no image of the store lies in"),
-        ({"folder": None, "against": photos}, "needs a folder"),
-        ({"folder": photos, "against": photos / "clocks"}, "are in"),
-    ):
-        with pytest.raises(UsageError, match=words):
-            duplicates(store=store, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("folder", "against", "words"),
+    [
+        ("none", None, "no image of the store lies in"),
+        ("clo", None, "no image of the store lies in"),
+        (None, "", "needs a folder"),
+        ("", "clocks", "are in"),
+    ],
+    ids=["not there", "a beginning of a name", "against nothing", "against a part of itself"],
+)
+def test_folders_that_cannot_be_compared(
+    store: Path, folder: str | None, against: str | None, words: str
+) -> None:
+    photos = store.parent / "photos"
+    one, other = (None if name is None else photos / name for name in (folder, against))
+    with pytest.raises(UsageError, match=words):
+        duplicates(one, against=other, store=store)
 
 
 def test_look_alikes(store: Path) -> None:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 import embedsearch
@@ -19,6 +20,7 @@ from embedsearch.exchange.texts import StoredText, delete_texts, put_texts
 from embedsearch.integrations.image_argument import image_of
 from embedsearch.searching.embedder import ImageEmbedder
 from embedsearch.searching.queries import Inside
+from tests.support.answers import shortened
 from tests.support.library import SAMPLES
 
 BOAT = SAMPLES / "boats" / "boats_1.jpg"
@@ -57,13 +59,23 @@ def test_what_cannot_be_put(tmp_path: Path) -> None:
     put(store, ("a", "one"))
     with pytest.raises(IncompatibleStore, match="vectors of m with 4"):
         put(store, ("b", "two"), model="other")
-    for vectors in (np.zeros((1, 4)), np.full((1, 4), np.nan), np.ones((2, 4)), np.ones(4)):
-        with pytest.raises(UsageError):
-            put_texts(store, [StoredText("b", "two")], vectors, model="m")
     assert stored(store) == {"a": "one"}
     embedsearch.index(SAMPLES / "boats", store=tmp_path / "images.es", model="packaged")
     with pytest.raises(IncompatibleStore, match="holds images"):
         delete_texts(tmp_path / "images.es")
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [np.zeros((1, 4)), np.full((1, 4), np.nan), np.ones((2, 4)), np.ones(4)],
+    ids=["zeros", "no numbers", "two vectors", "one dimension"],
+)
+def test_vectors_that_cannot_be_put(tmp_path: Path, vectors: npt.NDArray[np.float64]) -> None:
+    store = tmp_path / "t.es"
+    put(store, ("a", "one"))
+    with pytest.raises(UsageError):
+        put_texts(store, [StoredText("b", "two")], vectors, model="m")
+    assert stored(store) == {"a": "one"}
 
 
 def test_an_embedder_gives_what_a_store_gives(tmp_path: Path) -> None:
@@ -111,13 +123,20 @@ def test_what_a_client_may_name(tmp_path: Path) -> None:
     for name in ("../secret.jpg", "/etc/passwd", "a/../../b", "./a.jpg", "", "a\0b"):
         with pytest.raises(UsageError, match="inside a folder"):
             Inside(str(folder), name)
-    for text in (
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
         *("http://127.0.0.1/a.jpg", "file:///etc/passwd", "", "a\0b", "red shoes", "x" * 10_000),
         *("data:image/png,abc", "data:image/png;base64,%%%", "data:image/png;base64,"),
         "data:image/png;base64," + "A" * (28 << 20),
-    ):
-        with pytest.raises(UsageError) as raised:
-            image_of(text)
-        assert len(str(raised.value)) < 300
-        with pytest.raises(UsageError):
-            image_of(text, folders)
+    ],
+    ids=shortened,
+)
+def test_what_names_no_image(tmp_path: Path, text: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        image_of(text)
+    assert len(str(raised.value)) < 300
+    with pytest.raises(UsageError):
+        image_of(text, [str(tmp_path)])

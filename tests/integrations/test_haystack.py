@@ -8,6 +8,7 @@ import io
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -111,9 +112,9 @@ def test_embeddings_are_those_of_a_store(searcher: Searcher) -> None:
     embedder.close()
 
 
-def test_errors_are_value_errors_with_our_words(store: Path, tmp_path: Path) -> None:
-    retriever = EmbedSearchImageRetriever(store)
-    for arguments, words in (
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
         ({"image": "red shoes"}, "not words"),
         ({"image": "/none.jpg"}, "no such file"),
         ({"image": "http://127.0.0.1/a.jpg"}, "is a URL"),
@@ -124,13 +125,24 @@ def test_errors_are_value_errors_with_our_words(store: Path, tmp_path: Path) -> 
         ({"query_embedding": [1.0, 2.0]}, "components"),
         ({"image": CLOCK, "where": "captoin = 'a'"}, "captoin"),
         ({"image": CLOCK, "top_k": 0}, "k must be"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            retriever.run(**arguments)
+    ],
+    ids=[
+        *("words", "no file", "a URL", "no image", "nothing", "two queries", "zeros"),
+        *("two components", "an unknown column", "none wanted"),
+    ],
+)
+def test_errors_are_value_errors_with_our_words(
+    store: Path, arguments: dict[str, Any], words: str
+) -> None:
+    retriever = EmbedSearchImageRetriever(store)
+    with pytest.raises(ValueError, match=words):
+        retriever.run(**arguments)
+    retriever.close()
+
+
+def test_a_store_that_is_not_there_is_a_value_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no store"):
         EmbedSearchImageRetriever(tmp_path / "none.es").warm_up()
-    retriever.close()
-    assert retriever.run(image=CLOCK)["documents"]  # opened anew
 
 
 def test_without_haystack_it_says_what_to_install() -> None:

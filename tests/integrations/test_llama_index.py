@@ -90,26 +90,36 @@ def test_in_a_query_engine(store: Path) -> None:
     assert CAPTIONS["clocks/clocks_1.jpg"] in str(response)  # the mock repeats its prompt
 
 
-def test_errors_are_value_errors_with_our_words(store: Path, tmp_path: Path) -> None:
-    retriever = EmbedSearchRetriever(store)
-    for query, words in (
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
         (QueryBundle("red shoes"), "not words"),
         (QueryBundle("", image_path="/none.jpg"), "no such file"),
         (QueryBundle("", image_path="http://127.0.0.1/a.jpg"), "is a URL"),
         (QueryBundle("", image_path="data:image/png;base64,aGVsbG8="), "not_an_image"),
         (QueryBundle("", embedding=[0.0] * 512), "zero"),
         (QueryBundle("", embedding=[1.0, 2.0]), "components"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            retriever.retrieve(query)
-        with pytest.raises(ValueError, match=words):
-            asyncio.run(retriever.aretrieve(query))
+    ],
+    ids=["words", "no file", "a URL", "no image", "zeros", "two components"],
+)
+def test_errors_are_value_errors_with_our_words(
+    store: Path, query: QueryBundle, words: str
+) -> None:
+    retriever = EmbedSearchRetriever(store)
+    with pytest.raises(ValueError, match=words):
+        retriever.retrieve(query)
+    with pytest.raises(ValueError, match=words):
+        asyncio.run(retriever.aretrieve(query))
+    retriever.close()
+    assert retriever.retrieve(ASKED)  # opened anew
+    retriever.close()
+
+
+def test_wrong_settings_are_value_errors(store: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no store"):
         EmbedSearchRetriever(tmp_path / "none.es").retrieve(ASKED)
     with pytest.raises(ValueError, match="k must be"):
         EmbedSearchRetriever(store, k=0).retrieve(ASKED)
-    retriever.close()
-    assert retriever.retrieve(ASKED)  # opened anew
 
 
 async def test_embeddings_are_those_of_a_store(searcher: Searcher) -> None:

@@ -79,10 +79,15 @@ def test_a_crop_finds_what_it_shows(samples: embedsearch.Searcher, tmp_path: Pat
     assert samples.query(whole, 3)[0].score > 0.999
 
 
+@pytest.mark.parametrize(
+    "numbers", [(0, 0, 0, 5), (0, 0, 5, -1), (0.5, 0, 5, 5), (1 << 40, 0, 5, 5)], ids=str
+)
+def test_wrong_numbers_of_crops_are_refused(numbers: tuple[Any, Any, Any, Any]) -> None:
+    with pytest.raises(UsageError, match="crop"):
+        Crop(CLOCK, *numbers)
+
+
 def test_wrong_crops_are_refused(samples: embedsearch.Searcher) -> None:
-    for numbers in ((0, 0, 0, 5), (0, 0, 5, -1), (0.5, 0, 5, 5), (1 << 40, 0, 5, 5)):
-        with pytest.raises(UsageError, match="crop"):
-            Crop(CLOCK, *numbers)
     outside = Crop(CLOCK, 5000, 5000, 10, 10)
     with pytest.raises(UnreadableImage, match="holds nothing of a picture of 640 x 480"):
         samples.query(outside)
