@@ -1,16 +1,14 @@
-"""Work that many processes share: one plan, units in any order, one commit, and what is lost."""
+"""Work that many processes share: units in any order, one commit, and what is lost."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,68 +19,23 @@ from embedsearch.core.errors import (
     IncompatibleStore,
     Interrupted,
     PlanOpen,
-    StorageError,
-    StoreLocked,
     UnitsMissing,
     UsageError,
 )
-from embedsearch.core.records import ImageRef, Reason
+from embedsearch.core.records import Reason
 from embedsearch.core.session import Session
-from embedsearch.indexing.distributed import plan as plan_module
 from embedsearch.indexing.distributed import run as run_module
-from embedsearch.indexing.distributed.plan import cut, unit_images
 from embedsearch.indexing.distributed.run import commit, give_up, run_units
-from embedsearch.indexing.sync import index, plan
+from embedsearch.indexing.sync import plan
 from embedsearch.indexing.upkeep import failures
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
-from embedsearch.store.shards import write_shard
-from embedsearch.store.units import UNITS_NAME, UnitPlan, read_plan, read_record, read_refs
+from embedsearch.store.units import UNITS_NAME, read_record
 from tests.support.archives import make_tar, members_of
 from tests.support.extractor import CountingExtractor
 from tests.support.library import SAMPLES, paint, run_cli
 from tests.support.stores import live_rows
-
-Factory = Callable[..., Any]
-
-
-class Shared:
-    """A store that is indexed by units, with the counting extractor."""
-
-    def __init__(self, store: Path, factory: Factory) -> None:
-        self.store = store
-        self._factory = factory
-
-    def plan(self, *folders: Path, shares: int = 4, **options: Any) -> UnitPlan:
-        if not self.store.exists():
-            options.setdefault("model", "packaged")
-        made = plan(list(folders), store=self.store, shares=shares, **options)
-        assert made is not None
-        return made
-
-    def run(self, *numbers: int, session: Session | None = None) -> Any:
-        return run_units(self.store, numbers, extractor_factory=self._factory, session=session)
-
-    def index(self, *folders: Path, **options: Any) -> Any:
-        if not self.store.exists():
-            options.setdefault("model", "packaged")
-        return index(list(folders), store=self.store, extractor_factory=self._factory, **options)
-
-    @property
-    def facts(self) -> list[dict[str, Any]]:
-        """All that the rows say but their numbers, by key."""
-        rows = [{n: v for n, v in row.items() if n != "row"} for row in live_rows(self.store)]
-        return sorted(rows, key=lambda row: (row["root"], row["key"]))
-
-
-@pytest.fixture
-def shared(tmp_path: Path, extractor: Factory) -> Shared:
-    return Shared(tmp_path / "shared.es", extractor)
-
-
-@pytest.fixture
-def alone(tmp_path: Path, extractor: Factory) -> Shared:
-    return Shared(tmp_path / "alone.es", extractor)
+from tests.support.units import Shared
 
 
 def test_units_in_any_order_give_what_index_gives(
@@ -205,19 +158,6 @@ def test_nothing_else_writes_while_a_plan_is_open(shared: Shared, photos: Path) 
         shared.run(0)
 
 
-def test_a_store_that_moved_on_does_not_take_the_plan(shared: Shared, photos: Path) -> None:
-    shared.plan(photos)
-    shared.run(0, 1, 2, 3)
-    kept = shared.store.with_name("kept")
-    (shared.store / UNITS_NAME).rename(kept)
-    shared.index()
-    kept.rename(shared.store / UNITS_NAME)
-    before = read_current(shared.store)
-    with pytest.raises(IncompatibleStore, match=r"adds to generation 1, which is not the current"):
-        commit(shared.store)
-    assert read_current(shared.store) == before
-
-
 @pytest.mark.parametrize("step", ["adopt", "commit", "drop"])
 def test_a_commit_that_is_killed_is_made_up_for(
     step: str, shared: Shared, alone: Shared, photos: Path, monkeypatch: pytest.MonkeyPatch
@@ -245,24 +185,6 @@ def test_a_commit_that_is_killed_is_made_up_for(
     assert shared.facts == alone.facts
     assert check_store(shared.store, read_data=True)[1] == []
     assert shared.index().embedded == 0
-
-
-def test_a_plan_that_was_killed_while_it_was_made_is_none(
-    shared: Shared, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Killed(BaseException):
-        pass
-
-    def die(*_: Any) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(plan_module, "write_plan", die)
-        with pytest.raises(Killed):
-            shared.plan(photos)
-    assert (shared.store / UNITS_NAME).exists()
-    assert shared.index().added == 12
-    assert not (shared.store / UNITS_NAME).exists()
 
 
 def test_all_of_a_unit_may_fail(shared: Shared, tmp_path: Path) -> None:
@@ -299,34 +221,6 @@ def test_all_processes_make_the_same(shared: Shared, photos: Path) -> None:
     config = IndexConfig(limits=DecodeLimits(max_pixels=9))
     with pytest.raises(UsageError, match="another --max-pixels"):
         run_units(shared.store, [0], config=config)
-
-
-def test_a_damaged_plan_names_the_way_out(shared: Shared, photos: Path) -> None:
-    made = shared.plan(photos)
-    refs = shared.store / UNITS_NAME / made.units[0].refs.relative
-    refs.chmod(0o600)
-    refs.write_bytes(refs.read_bytes()[::-1])
-    done = run_cli("index", photos, "--store", shared.store, "--unit", "0/4")
-    assert done.returncode == 5 and "commit --drop" in done.stderr
-    path = shared.store / UNITS_NAME / "PLAN"
-    good = json.loads(path.read_bytes())
-    for bad in (b"", b"{", b"[]", json.dumps({**good, "units": 3}).encode()):
-        path.write_bytes(bad)
-        done = run_cli("commit", "--store", shared.store)
-        assert done.returncode in {5, 6} and "Traceback" not in done.stderr, done.stderr
-    assert run_cli("commit", "--drop", "--store", shared.store).returncode == 0
-    assert run_cli("index", photos, "--store", shared.store).returncode == 0
-
-
-def test_how_refs_are_cut() -> None:
-    assert unit_images(100, 4, 1000) == 25
-    assert unit_images(100, 3, 10) == 9, "four rounds of three shares"
-    assert unit_images(1, 64, 1000) == 1
-    refs = [(ImageRef(root, str(n), 1, 1), -1) for root in range(3) for n in range(7)]
-    assert [len(some) for some in cut(refs, 10, set())] == [10, 10, 1]
-    assert [len(some) for some in cut(refs, 10, {0, 1, 2})] == [7, 7, 7]
-    assert [len(some) for some in cut(refs, 20, {0, 1, 2})] == [14, 7]
-    assert [ref for some in cut(refs, 4, {0}) for ref in some] == refs
 
 
 def test_processes_of_a_scheduler(tmp_path: Path) -> None:
@@ -374,28 +268,3 @@ def test_options_that_go_with_no_unit(shared: Shared, photos: Path) -> None:
             shared.plan(photos)
     done = run_cli("index", SAMPLES, "--store", shared.store, "--unit", "0/4")
     assert done.returncode == 2 and "does not cover" in done.stderr
-
-
-def test_the_folder_of_a_plan_that_has_gone(
-    shared: Shared, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A straggler whose plan was committed meanwhile fails by itself, and changes nothing."""
-    made = shared.plan(photos, shares=1)
-
-    def gone(*arguments: Any) -> Any:
-        shutil.rmtree(shared.store / UNITS_NAME)
-        return write_shard(*arguments)
-
-    monkeypatch.setattr(run_module, "write_shard", gone)
-    with pytest.raises(StorageError):
-        shared.run(0)
-    assert read_plan(shared.store) is None and read_current(shared.store).generation == made.base
-
-
-def test_refs_come_back_as_they_were(shared: Shared, photos: Path) -> None:
-    paint(photos / "a\udcff\n.png", 99)
-    made = shared.plan(photos)
-    found = [ref for unit in made.units for ref, _ in read_refs(shared.store, unit)]
-    assert "a\udcff\n.png" in {ref.key for ref in found} and len(found) == 13
-    with pytest.raises(StoreLocked):
-        shared.index()

@@ -145,5 +145,13 @@ def test_a_store_that_is_not_there_is_a_value_error(tmp_path: Path) -> None:
         EmbedSearchImageRetriever(tmp_path / "none.es").warm_up()
 
 
+def test_a_closed_retriever_opens_anew(store: Path) -> None:
+    retriever = EmbedSearchImageRetriever(store)
+    retriever.warm_up()
+    retriever.close()
+    assert retriever.run(image=CLOCK)["documents"]
+    retriever.close()
+
+
 def test_without_haystack_it_says_what_to_install() -> None:
     assert "pip install 'embedsearch[haystack]'" in imported_without("haystack")
