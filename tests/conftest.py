@@ -13,7 +13,7 @@ import embedsearch
 from embedsearch.core.records import ModelSpec
 from embedsearch.core.session import Session
 from tests.support.extractor import CountingExtractor
-from tests.support.library import SHARED, Library, paint
+from tests.support.library import SAMPLES, SHARED, Library, paint
 
 if TYPE_CHECKING:
     from tests.support.s3 import S3Server
@@ -76,6 +76,14 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def library(tmp_path: Path, extractor: Callable[..., Any]) -> Library:
     return Library(tmp_path / "s.es", extractor)
+
+
+@pytest.fixture(scope="session")
+def samples_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample images under the packaged network, to be read only."""
+    store = tmp_path_factory.mktemp("samples") / "s.es"
+    embedsearch.index(SAMPLES, store=store, model="packaged", device="cpu")
+    return store
 
 
 @pytest.fixture(scope="module")

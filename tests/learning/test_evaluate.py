@@ -22,13 +22,6 @@ from tests.support.library import SAMPLES, paint, run_cli
 
 
 @pytest.fixture(scope="module")
-def samples_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    store = tmp_path_factory.mktemp("evaluated") / "s.es"
-    embedsearch.index(SAMPLES, store=store, model="packaged")
-    return store
-
-
-@pytest.fixture(scope="module")
 def evaluation(samples_store: Path) -> Evaluation:
     (found,) = evaluate(store=samples_store)
     return found

@@ -16,13 +16,6 @@ from tests.support.library import SAMPLES
 PICTURES = sorted(path for path in SAMPLES.glob("*/*.*"))
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("samples") / "s.es"
-    embedsearch.index(SAMPLES, store=path, model="packaged")
-    return path
-
-
 def test_there_are_as_many_as_promised() -> None:
     groups = {path.parent.name for path in PICTURES}
     assert 40 <= len(PICTURES) <= 60 and 8 <= len(groups) <= 10
@@ -30,8 +23,8 @@ def test_there_are_as_many_as_promised() -> None:
     assert {path.suffix for path in PICTURES} == {".jpg", ".png", ".webp"}
 
 
-def test_neighbours_are_of_the_same_group(store: Path) -> None:
-    with embedsearch.open_store(store) as searcher:
+def test_neighbours_are_of_the_same_group(samples_store: Path) -> None:
+    with embedsearch.open_store(samples_store) as searcher:
         answers = searcher.query_batch(PICTURES, k=2)
     right = []
     for path, (itself, nearest) in zip(PICTURES, answers, strict=True):
@@ -40,9 +33,9 @@ def test_neighbours_are_of_the_same_group(store: Path) -> None:
     assert np.mean(right) >= 0.9, [p.name for p, r in zip(PICTURES, right, strict=True) if not r]
 
 
-def test_no_two_are_crops_or_jitters_of_each_other(store: Path) -> None:
+def test_no_two_are_crops_or_jitters_of_each_other(samples_store: Path) -> None:
     """Near-copies have cosines above 0.95; different scenes of one kind lie far below."""
-    with embedsearch.open_store(store) as searcher:
+    with embedsearch.open_store(samples_store) as searcher:
         vectors = searcher.embed(PICTURES)
     scores = vectors @ vectors.T
     np.fill_diagonal(scores, -1.0)

@@ -26,16 +26,8 @@ CLOCK = SAMPLES / "clocks" / "clocks_1.jpg"
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The sample images under the packaged network."""
-    path = tmp_path_factory.mktemp("queries") / "s.es"
-    embedsearch.index(SAMPLES, store=path, model="packaged", device="cpu")
-    return path
-
-
-@pytest.fixture(scope="module")
-def samples(store: Path) -> embedsearch.Searcher:
-    return embedsearch.open_store(store)
+def samples(samples_store: Path) -> embedsearch.Searcher:
+    return embedsearch.open_store(samples_store)
 
 
 def keys(hits: list[Hit]) -> list[str]:
@@ -257,15 +249,15 @@ def test_a_filter_is_asked_of_the_columns(samples: embedsearch.Searcher) -> None
     assert len(samples.query(CLOCK, 99, where="not width > height")) == 54 - len(wide)
 
 
-def test_the_command_line_asks_the_same(store: Path, tmp_path: Path) -> None:
+def test_the_command_line_asks_the_same(samples_store: Path, tmp_path: Path) -> None:
     def answer(*arguments: str | Path) -> list[str]:
-        done = run_cli("query", *arguments, "--store", store, "--paths")
+        done = run_cli("query", *arguments, "--store", samples_store, "--paths")
         assert done.returncode == 0, done.stderr
         prefix = f"{SAMPLES.resolve()}/"
         return [line.removeprefix(prefix) for line in done.stdout.splitlines()]
 
     boat = SAMPLES / "boats" / "boats_1.jpg"
-    with embedsearch.open_store(store) as searcher:
+    with embedsearch.open_store(samples_store) as searcher:
 
         def ask(query: Any, **options: Any) -> list[str]:
             return keys(searcher.query_batch([query], **options)[0])
@@ -282,8 +274,10 @@ def test_the_command_line_asks_the_same(store: Path, tmp_path: Path) -> None:
         assert answer(CLOCK, *options) == wanted
         assert answer(CLOCK, "--expand", "3") == ask(str(CLOCK), expand=3)
     sheet = tmp_path / "sheet.png"
-    arguments = ["query", "--key", "clocks/clocks_1.jpg", CLOCK, "--crop", "0,0,300,300"]
-    done = run_cli(*arguments, "--like", boat, "-k", "2", "--store", store, "--sheet", sheet)
+    arguments = ["query", "--store", samples_store, "--key", "clocks/clocks_1.jpg", CLOCK]
+    done = run_cli(
+        *arguments, "--like", boat, "-k", "2", "--store", samples_store, "--sheet", sheet
+    )
     assert done.returncode == 0 and sheet.stat().st_size > 1000
     assert f"{CLOCK} 0,0,300,300 + {boat}" in done.stdout
 
@@ -304,14 +298,14 @@ def test_the_command_line_asks_the_same(store: Path, tmp_path: Path) -> None:
         ([CLOCK, "--diverse", "3"], "diverse"),
     ],
 )
-def test_the_command_line_refuses(store: Path, arguments: list[Any], words: str) -> None:
-    done = run_cli("query", *arguments, "--store", store)
+def test_the_command_line_refuses(samples_store: Path, arguments: list[Any], words: str) -> None:
+    done = run_cli("query", *arguments, "--store", samples_store)
     assert done.returncode == 2 and words in done.stderr, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1 and not done.stdout
 
 
-def test_no_match_is_an_empty_answer(store: Path) -> None:
-    done = run_cli("query", CLOCK, "--store", store, "--where", "width < 0")
+def test_no_match_is_an_empty_answer(samples_store: Path) -> None:
+    done = run_cli("query", CLOCK, "--store", samples_store, "--where", "width < 0")
     assert done.returncode == 0 and "no image" in done.stdout
 
 
