@@ -131,6 +131,8 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
     from embedsearch.store.manifest import Manifest as Manifest
     from embedsearch.store.units import UnitPlan as UnitPlan
 
+    __all__: list[str]
+
 
 @cache
 def _homes() -> dict[str, str]:

@@ -1,26 +1,36 @@
-"""Shared fixtures: an empty cache, a counting extractor, photos from beside the repository."""
+"""Shared fixtures: an empty cache, a counting extractor, photos, a server of S3."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import time
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
 import pytest
-from PIL import Image
 
+import embedsearch
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
+from tests.support.extractor import CountingExtractor
+from tests.support.library import SAMPLES, SHARED, Library, paint
 
-REPOSITORY = Path(__file__).parent.parent
-SAMPLES = REPOSITORY / "sample_images"
-SHARED = REPOSITORY.parent / "shared"
+if TYPE_CHECKING:
+    from tests.support.s3 import S3Server
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "shared: needs ../shared beside this checkout; set by itself"
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what asks for `shared_data`, by itself or by way of other fixtures."""
+    for item in items:
+        if "shared_data" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.shared)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -43,28 +53,6 @@ def shared_data() -> Path:
     return SHARED / "data"
 
 
-class CountingExtractor:
-    """A stand-in for the network where the network is not the subject of a test.
-
-    Deterministic, and near for near pictures: a fixed projection of the picture at 8 × 8.
-    """
-
-    device, precision, lanes = "cpu", "fp32", 1
-    embedded = 0
-
-    def __init__(self, dim: int) -> None:
-        self._projection = np.random.default_rng(7).standard_normal((192, dim)).astype(np.float32)
-
-    def __call__(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        type(self).embedded += len(pixels)
-        count, side = len(pixels), pixels.shape[1] // 8
-        small = pixels.reshape(count, 8, side, 8, side, 3).mean(axis=(2, 4)).reshape(count, -1)
-        # Row by row: a matrix product rounds differently from one batch size to the next.
-        rows = [row @ self._projection for row in small.astype(np.float32) - 127.0]
-        vectors = np.stack(rows) + 1e-3
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
 @pytest.fixture
 def extractor() -> Iterator[Callable[..., CountingExtractor]]:
     """A factory for `index(extractor_factory=…)`; CountingExtractor.embedded counts images."""
@@ -76,17 +64,6 @@ def extractor() -> Iterator[Callable[..., CountingExtractor]]:
     yield make
 
 
-def paint(path: Path, seed: int, size: tuple[int, int] = (48, 40), **save: Any) -> Path:
-    """Write a small picture of its own for each seed: smooth colours with a patch."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    image = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
-    image.paste(tuple(int(c) for c in rng.integers(0, 256, 3)), (4, 4, 16, 14))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, **save)
-    return path
-
-
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """A folder of twelve small pictures in two sub-folders."""
@@ -96,16 +73,41 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def run_cli(*arguments: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command line in a process of its own."""
-    options = {"capture_output": True, "text": True, "timeout": 300, "check": False, **options}
-    command = [sys.executable, "-m", "embedsearch", *map(os.fspath, arguments)]
-    return subprocess.run(command, **options)
+@pytest.fixture
+def library(tmp_path: Path, extractor: Callable[..., Any]) -> Library:
+    return Library(tmp_path / "s.es", extractor)
 
 
-def wait_for(is_so: Callable[[], bool], seconds: float = 15.0) -> None:
-    """Return once it is so."""
-    deadline = time.monotonic() + seconds
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+@pytest.fixture(scope="session")
+def samples_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample images under the packaged network, to be read only."""
+    store = tmp_path_factory.mktemp("samples") / "s.es"
+    embedsearch.index(SAMPLES, store=store, model="packaged", device="cpu")
+    return store
+
+
+@pytest.fixture(scope="module")
+def searcher(store: Path) -> Iterator[embedsearch.Searcher]:
+    """A searcher of what a module or its folder calls `store`."""
+    with embedsearch.open_store(store) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[S3Server]:
+    """A server of S3, which the environment's requests go to."""
+    pytest.importorskip("moto", reason="needs the test extra")
+    from tests.support import s3
+
+    with pytest.MonkeyPatch.context() as patch, s3.s3_server(patch) as running:
+        yield running
+
+
+@pytest.fixture
+def s3(s3_server: S3Server) -> Iterator[S3Server]:
+    """The server with an empty bucket and no faults."""
+    s3_server.files().create_dir("bucket")
+    yield s3_server
+    s3_server.fault, s3_server.delay_s = lambda method, path: None, 0.0
+    with contextlib.suppress(OSError):  # a test may have deleted it
+        s3_server.files().delete_dir_contents("bucket")

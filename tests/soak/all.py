@@ -8,8 +8,8 @@ import subprocess
 import sys
 
 from benchmarks.measure import machine
-from tests.conftest import REPOSITORY
 from tests.soak.__main__ import HARNESSES
+from tests.support.library import REPOSITORY
 
 _SHARES = {"faults": "0.1"}  # in full it is every call of every scene in every way: many hours
 

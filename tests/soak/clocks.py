@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tests.conftest import CountingExtractor, paint
 from tests.soak import mutants
 from tests.soak.finding import Finding, Trial
 from tests.soak.forge import Report, forked
 from tests.soak.scenes import indexing
 from tests.soak.witness import read
+from tests.support.extractor import CountingExtractor
+from tests.support.library import paint
 
 _NOW = 1_790_000_000 * 10**9
 _TIMES = {

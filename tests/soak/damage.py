@@ -23,7 +23,7 @@ from embedsearch.core.errors import EmbedSearchError
 from embedsearch.store.check import check_store
 from tests.soak import mutants, witness
 from tests.soak.finding import Finding, Trial
-from tests.soak.forge import forked
+from tests.soak.forge import Report, forked
 from tests.soak.guard import Guard
 from tests.soak.scenes import all_scenes
 
@@ -54,7 +54,11 @@ def run(trial: Trial, finding: Finding, folder: Path) -> None:
     good: Answer = forked(lambda report: _ask(store)).result()
     for start in range(0, len(damages), _BATCH):
         some = damages[start : start + _BATCH]
-        ended = forked(lambda report, some=some: _try_all(store, some, good, trial.mutant))
+
+        def tried(_: Report, some: list[Damage] = some) -> object:
+            return _try_all(store, some, good, trial.mutant)
+
+        ended = forked(tried)
         if ended.has_failed:
             finding.accuse(f"{some[0].file} and after: {ended.words} {ended.trace}")
             shutil.rmtree(store)
@@ -170,7 +174,11 @@ def run_behind(trial: Trial, finding: Finding, folder: Path) -> None:
         forged = folder / "forged.es"
         shutil.copytree(store, forged, dirs_exist_ok=True)
         forge(forged, damage)
-        ended = forked(lambda report, at=forged: _open_forged(at, trial.mutant), limit_s=20)
+
+        def opened(_: Report, forged: Path = forged) -> object:
+            return _open_forged(forged, trial.mutant)
+
+        ended = forked(opened, limit_s=20)
         kind = damage.file.split("/")[1][0]
         finding.count("forged files")
         finding.count(f"{kind}: {ended.value}" if ended.value else f"{kind}: {ended.words}")

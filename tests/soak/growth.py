@@ -10,11 +10,11 @@ import os
 import resource
 from pathlib import Path
 
-from tests.conftest import paint
 from tests.soak import mutants
 from tests.soak.finding import Finding, Trial
-from tests.soak.forge import forked
+from tests.soak.forge import Report, forked
 from tests.soak.scenes import indexing
+from tests.support.library import paint
 
 _COUNTS = (100_000, 400_000)
 _ALLOWED = 250  # bytes an image: its key, and its place in a plan
@@ -28,9 +28,11 @@ def run(trial: Trial, finding: Finding, folder: Path) -> None:
     counts, allowed = (_COUNTS, _ALLOWED) if trial.share >= 1 else (_SHORT, _ALLOWED_SHORT)
     for count in counts:
         photos = _many(folder / f"{count}", count)
-        ended = forked(
-            lambda report, at=photos: _peak(at, folder / f"{at.name}.es", trial.mutant), 1200
-        )
+
+        def peak(_: Report, photos: Path = photos) -> object:
+            return _peak(photos, folder / f"{photos.name}.es", trial.mutant)
+
+        ended = forked(peak, 1200)
         if ended.has_failed:
             finding.accuse(f"{count:,} images: {ended.words} {ended.trace}")
             return

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from tests.soak.finding import Finding, Trial
-from tests.soak.forge import Child, Ended, forked
+from tests.soak.forge import Child, Ended, Report, forked
 from tests.soak.scenes import Scene, all_scenes
 from tests.soak.witness import examine
 
@@ -88,7 +88,11 @@ def run_random(trial: Trial, finding: Finding, folder: Path) -> None:
     while finding.figures["kills"] < trial.count(1000):
         scene = rng.choice(scenes)
         store = scene.copy(folder / "broken.es")
-        child = Child(lambda report, s=scene, at=store: s.run(at, trial.mutant, report))
+
+        def work(report: Report, scene: Scene = scene, store: Path = store) -> None:
+            scene.run(store, trial.mutant, report)
+
+        child = Child(work)
         time.sleep(rng.uniform(0, lengths[scene.name]))
         child.kill()
         ended = child.join()

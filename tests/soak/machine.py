@@ -20,12 +20,12 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from embedsearch.indexing.repair import repair
 from embedsearch.store.writer import StoreWriter
-from tests.conftest import paint
 from tests.soak import mutants
 from tests.soak.finding import Finding, Trial
 from tests.soak.forge import Child, Ended, forked
 from tests.soak.scenes import indexing
 from tests.soak.witness import Account, examine
+from tests.support.library import paint
 
 _RUNS = 500
 _STEPS = 50

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -12,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from embedsearch.store import files, lock, writer
+import pytest
+
+from embedsearch.store import files, writer
 from embedsearch.store.manifest import Manifest
 
 MUTANTS: dict[str, Callable[[], None]] = {}
@@ -22,6 +25,11 @@ def apply(name: str | None) -> None:
     """Put a defect into this process."""
     if name is not None:
         MUTANTS[name]()
+
+
+def put(place: str, value: object) -> None:
+    """Put something in the place of what a dotted name leads to, for as long as this process is."""
+    pytest.MonkeyPatch().setattr(place, value)
 
 
 def _mutant(defect: Callable[[], None]) -> Callable[[], None]:
@@ -42,13 +50,13 @@ def pointer_in_place() -> None:
         except OSError as error:
             raise files.storage_error(store, error) from error
 
-    writer.replace_file = in_place
+    put("embedsearch.store.writer.replace_file", in_place)
 
 
 @_mutant
 def pointer_first() -> None:
     """CURRENT names a manifest that is written afterwards."""
-    point, write_new = writer._point, writer.write_new
+    point, write_new = writer._point, files.write_new
     waiting: list[Any] = []
 
     def write(store: Path, kind: str, generation: int, suffix: str, data: Any) -> Any:
@@ -56,13 +64,16 @@ def pointer_first() -> None:
             return write_new(store, kind, generation, suffix, data)
         content = b"".join(data)
         name = f"m-{generation:08d}.json"
-        record = files.FileRecord(name, len(content), files.hashlib.sha256(content).hexdigest())
+        record = files.FileRecord(name, len(content), hashlib.sha256(content).hexdigest())
         point(store, generation, record)
         waiting.append(generation)
         return write_new(store, kind, generation, suffix, [content])
 
-    writer.write_new = write
-    writer._point = lambda *arguments: None if waiting else point(*arguments)
+    put("embedsearch.store.writer.write_new", write)
+    put(
+        "embedsearch.store.writer._point",
+        lambda *arguments: None if waiting else point(*arguments),
+    )
 
 
 @_mutant
@@ -80,45 +91,34 @@ def sweep_first() -> None:
         time.sleep(0.05)
         point(store, generation, record)
 
-    writer._point = late
+    put("embedsearch.store.writer._point", late)
 
 
 @_mutant
 def no_fsync() -> None:
     """Files are renamed before their bytes are on the disk."""
-    files._sync = lambda descriptor: None
+    put("embedsearch.store.files._sync", lambda descriptor: None)
 
 
 @_mutant
 def no_folder_fsync() -> None:
     """Folders are not flushed: a rename may be lost."""
-    for module in (files, writer):
-        if hasattr(module, "sync_folder"):
-            module.sync_folder = lambda folder: None
+    for module in ("files", "writer"):
+        put(f"embedsearch.store.{module}.sync_folder", lambda folder: None)
 
 
 @_mutant
 def no_hash() -> None:
     """Nothing is compared with its sha256."""
-    import embedsearch.searching.neighbors
-    import embedsearch.store.check
-    import embedsearch.store.shards
-    import embedsearch.store.snapshot
-
-    for module in (
-        files,
-        embedsearch.searching.neighbors,
-        embedsearch.store.check,
-        embedsearch.store.shards,
-        embedsearch.store.snapshot,
-    ):
-        module.verify = lambda *arguments: None
+    for module in ("store.files", "searching.row_sources", "store.check", "store.shards"):
+        put(f"embedsearch.{module}.verify", lambda *arguments: None)
+    put("embedsearch.store.snapshot.verify", lambda *arguments: None)
 
 
 @_mutant
 def no_lock() -> None:
     """Everyone gets the lock."""
-    lock.WriterLock._acquire = lambda *arguments: None
+    put("embedsearch.store.lock.WriterLock._acquire", lambda *arguments: None)
 
 
 @_mutant
@@ -132,7 +132,7 @@ def loses_a_row() -> None:
             values["live"] -= values["shards"].pop(0)["rows"]
         return json.dumps(values).encode()
 
-    Manifest.to_bytes = fewer
+    put("embedsearch.store.manifest.Manifest.to_bytes", fewer)
 
 
 @_mutant
@@ -140,16 +140,15 @@ def shared_fate() -> None:
     """A worker that dies takes all that it was given with it. The decoder dies of some files."""
     os.environ["SOAK_MUTANT"] = "shared_fate"  # for the workers, see pictures.py
     from embedsearch.core.records import Reason
-    from embedsearch.images.decode import crew
+    from embedsearch.images.decode.crew import _failed
 
     def bury(self: Any, worker: Any, finished: Any) -> None:
         worker.process.wait()
         while worker.tasks:
-            lost = crew._failed(Reason.DECODER_CRASH, "it died")
-            finished.append((worker.tasks.popleft(), lost))
+            finished.append((worker.tasks.popleft(), _failed(Reason.DECODER_CRASH, "it died")))
         self._replace(worker)
 
-    crew.Crew._bury = bury
+    put("embedsearch.images.decode.crew.Crew._bury", bury)
 
 
 @_mutant
@@ -161,33 +160,29 @@ def runs_code() -> None:
 @_mutant
 def newer_only() -> None:
     """A file counts as changed only if its time is later than it was."""
-    from embedsearch.indexing import known_rows
 
     def is_same(self: Any, place: int, ref: Any) -> bool:
         same_size = bool(self._size[place] == ref.size)
         return same_size and bool(self._mtime_ns[place] >= ref.mtime_ns)
 
-    known_rows.KnownRows.is_same = is_same
+    put("embedsearch.indexing.known_rows.KnownRows.is_same", is_same)
 
 
 @_mutant
 def whole_seconds() -> None:
     """Times are compared in whole seconds."""
-    from embedsearch.indexing import known_rows
 
     def is_same(self: Any, place: int, ref: Any) -> bool:
         same_size = bool(self._size[place] == ref.size)
         return same_size and bool(self._mtime_ns[place] // 10**9 == ref.mtime_ns // 10**9)
 
-    known_rows.KnownRows.is_same = is_same
+    put("embedsearch.indexing.known_rows.KnownRows.is_same", is_same)
 
 
 @_mutant
 def keeps_deleted() -> None:
     """Files that have gone keep their rows."""
-    from embedsearch.indexing import store_update
-
-    store_update.StoreUpdate.delete = lambda self, rows: None
+    put("embedsearch.indexing.store_update.StoreUpdate.delete", lambda self, rows: None)
 
 
 @_mutant
@@ -195,13 +190,14 @@ def leaks() -> None:
     """Sixteen kilobytes an image are kept for ever."""
     from embedsearch.indexing import store_update
 
-    add, kept = store_update.StoreUpdate.add, []
+    add = store_update.StoreUpdate.add
+    kept: list[bytearray] = []
 
     def leaking(self: Any, batch: Any) -> Any:
         kept.extend(bytearray(16_384) for _ in range(len(batch.refs)))
         return add(self, batch)
 
-    store_update.StoreUpdate.add = leaking
+    put("embedsearch.indexing.store_update.StoreUpdate.add", leaking)
 
 
 @_mutant
@@ -209,7 +205,7 @@ def deaf() -> None:
     """Signals are not heard."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal = lambda number, handler: None
+    put("signal.signal", lambda number, handler: None)
 
 
 @_mutant
@@ -227,15 +223,13 @@ def trusts_write() -> None:
                     file.write(view)
         return size
 
-    files._write = careless
+    put("embedsearch.store.files._write", careless)
 
 
 @_mutant
 def lets_through() -> None:
     """What pyarrow says of damaged pages reaches the caller as it is."""
-    from embedsearch.store import shards
-
-    shards.DamageGuard.__exit__ = lambda *arguments: None
+    put("embedsearch.store.shards.DamageGuard.__exit__", lambda *arguments: None)
 
 
 @_mutant
@@ -250,4 +244,4 @@ def tells_all() -> None:
             values = {"error": "".join(traceback.format_stack())}
         return json_answer(values, status, headers)
 
-    app._json = answer
+    put("embedsearch.web.app._json", answer)

@@ -18,9 +18,9 @@ from embedsearch.core.config import DecodeLimits
 from embedsearch.core.records import ImageRef
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
-from tests.conftest import REPOSITORY, SAMPLES, SHARED, paint
 from tests.soak import mutants
 from tests.soak.finding import Finding, Trial
+from tests.support.library import REPOSITORY, SAMPLES, SHARED, paint
 
 _FULL = 20_000
 _FULL_DEADLY = 2_000
@@ -28,6 +28,7 @@ _AT_ONCE = 400
 _LARGEST_SEED = 60_000  # bytes
 _SEEDS = 40
 _LIMITS = DecodeLimits(image_timeout_s=10.0)
+_DEADLY = b"deadly"  # ends every fiftieth file; where a decoder is asked to, it dies of that
 
 # Put before a worker starts, as sitecustomize: what is done while it decodes is written down.
 HOOK = """
@@ -46,9 +47,9 @@ guard = Guard(note)
 real = image.decode
 
 def decode(file, *rest, **named):
-    head = file.read(64)
+    data = file.read()
     file.seek(0)
-    if deadly and sum(head) % 50 == 0 or mutant == "shared_fate" and sum(head) % 9 == 0:
+    if deadly and data.endswith(b"deadly") or mutant == "shared_fate" and sum(data[:64]) % 9 == 0:
         os._exit(3)
     guard.is_on = True
     try:
@@ -125,7 +126,7 @@ def _round(
     names = []
     for number in range(_AT_ONCE):
         path = folder / f"{number:03d}.jpg"
-        path.write_bytes(_mutated(rng, seeds))
+        path.write_bytes(_mutated(rng, seeds) + _DEADLY * (number % 50 == 49))
         names.append(path.name)
     good = [f"good{number}.png" for number in range(4)]
     for number, name in enumerate(good):

@@ -316,16 +316,20 @@ def _cut(trial: Trial, finding: Finding, scene: Scene, folder: Path) -> None:
             finding.count("power cuts")
     for start in range(0, len(states), _BATCH):
         some = states[start : start + _BATCH]
-        done = forked(lambda report, some=some: _examine(some, scene, folder / "state"))
+
+        def examined(_: Report, some: list[_State] = some) -> list[str]:
+            return _examine(some, scene, folder / "state")
+
+        done = forked(examined)
         finding.count("states", len(some))
         if done.has_failed:
             finding.accuse(f"{some[0].where} and after: {done.words} {done.trace}")
         for words in done.value or []:
             finding.accuse(words)
-    for state in states[::_AGAIN]:
+    for again in states[::_AGAIN]:
         finding.count("states run again")
-        state.lay(folder / "state")
-        run_again(finding, scene, folder / "state" / "s.es", state.where)
+        again.lay(folder / "state")
+        run_again(finding, scene, folder / "state" / "s.es", again.where)
 
 
 def _examine(states: list[_State], scene: Scene, folder: Path) -> list[str]:

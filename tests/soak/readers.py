@@ -21,11 +21,11 @@ import embedsearch
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.writer import StoreWriter
-from tests.conftest import paint
 from tests.soak import mutants
 from tests.soak.finding import Finding, Trial
 from tests.soak.forge import Child, Ended, Report, forked
 from tests.soak.scenes import indexing
+from tests.support.library import paint
 
 _IMAGES = 30
 _COMMITS = 50
@@ -108,7 +108,7 @@ def _write(photos: Path, store: Path, commits: int, mutant: str | None, report: 
             commit(writer, manifest)
             report((before, time.monotonic(), mark))
 
-        StoreWriter.commit = timed  # type: ignore[method-assign]
+        mutants.put("embedsearch.store.writer.StoreWriter.commit", timed)
         _index(photos, store, mark)
         time.sleep(max(0.0, started + _COMMIT_EVERY_S - time.monotonic()))
 

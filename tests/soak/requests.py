@@ -9,11 +9,12 @@ import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from tests.conftest import paint
-from tests.serving import Served, parsed, served
 from tests.soak.finding import Finding, Trial
 from tests.soak.scenes import indexing
+from tests.support.library import paint
+from tests.support.serving import Served, parsed, served
 
 _REQUESTS = 10_000
 _WARM = 200
@@ -34,7 +35,7 @@ def run(trial: Trial, finding: Finding, folder: Path) -> None:
     picture = (photos / "0.png").read_bytes()
     rng = trial.random()
     requests = [_mutated(rng, _right(rng, picture)) for _ in range(trial.count(_REQUESTS))]
-    limits = {"headers_s": 0.4, "body_s": 0.4, "idle_s": 1.0}
+    limits: dict[str, Any] = {"headers_s": 0.4, "body_s": 0.4, "idle_s": 1.0}
     with served(folder / "s.es", mutant=trial.mutant, **limits) as server:
         with ThreadPoolExecutor(_CLIENTS) as clients:
 

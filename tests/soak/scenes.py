@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +21,11 @@ from embedsearch.exchange.import_vectors import import_vectors
 from embedsearch.indexing.repair import repair
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.writer import StoreWriter
-from tests.conftest import CountingExtractor, paint
 from tests.soak import mutants
 from tests.soak.forge import Report, forked
 from tests.soak.witness import Account, examine
+from tests.support.extractor import CountingExtractor
+from tests.support.library import paint
 
 IMAGES = 60
 CHECKPOINT = 20
@@ -58,7 +60,7 @@ class Scene:
             assert writer.manifest is not None, "it was committed"
             report((writer.manifest.generation, writer.manifest.live))
 
-        StoreWriter.commit = acknowledged  # type: ignore[method-assign]
+        mutants.put("embedsearch.store.writer.StoreWriter.commit", acknowledged)
         mutants.apply(mutant)
         self.work(store)
 
@@ -111,9 +113,9 @@ def extractor_of(
     return CountingExtractor(spec.dim)
 
 
-def indexing(*folders: Path, **options: object) -> Work:
+def indexing(*folders: Path, **options: Any) -> Work:
     """Return work that indexes folders with the stand-in."""
-    settings: dict[str, object] = {
+    settings: dict[str, Any] = {
         "workers": 1,
         "checkpoint_images": CHECKPOINT,
         "extractor_factory": extractor_of,
@@ -121,12 +123,8 @@ def indexing(*folders: Path, **options: object) -> Work:
     }
 
     def work(store: Path) -> object:
-        return embedsearch.index(
-            folders,
-            store=store,
-            **({} if (store / "CURRENT").exists() else {"model": "packaged"}),
-            **settings,
-        )
+        model: dict[str, Any] = {} if (store / "CURRENT").exists() else {"model": "packaged"}
+        return embedsearch.index(folders, store=store, **model, **settings)
 
     return work
 

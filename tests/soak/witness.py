@@ -132,7 +132,7 @@ def examine(store: Path, *, without_cache: bool = False) -> Account | None:
     if without_cache:
         problems = [p for p in problems if not p.file.startswith("ann/")]
     if problems:
-        raise Contradiction(f"check finds {problems[0].words}")
+        raise Contradiction(f"check finds {problems[0].message}")
     if account.rows:
         _compare_answers(store, account)
     return account

@@ -15,12 +15,12 @@ from pathlib import Path
 from embedsearch.core.errors import StoreLocked
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
-from tests.conftest import REPOSITORY, paint
 from tests.soak import mutants
 from tests.soak.finding import Finding, Trial
 from tests.soak.forge import Child, Ended, forked
 from tests.soak.scenes import Work, finished, indexing
 from tests.soak.witness import examine
+from tests.support.library import REPOSITORY, paint
 
 _PAIRS = 50
 _SIGNALS = 100
