@@ -274,10 +274,9 @@ def test_the_command_line_asks_the_same(samples_store: Path, tmp_path: Path) -> 
         assert answer(CLOCK, *options) == wanted
         assert answer(CLOCK, "--expand", "3") == ask(str(CLOCK), expand=3)
     sheet = tmp_path / "sheet.png"
-    arguments = ["query", "--store", samples_store, "--key", "clocks/clocks_1.jpg", CLOCK]
-    done = run_cli(
-        *arguments, "--like", boat, "-k", "2", "--store", samples_store, "--sheet", sheet
-    )
+    arguments = ["query", "--key", "clocks/clocks_1.jpg", CLOCK, "--crop", "0,0,300,300"]
+    arguments += ["--like", boat, "-k", "2", "--store", samples_store, "--sheet", sheet]
+    done = run_cli(*arguments)
     assert done.returncode == 0 and sheet.stat().st_size > 1000
     assert f"{CLOCK} 0,0,300,300 + {boat}" in done.stdout
 

@@ -213,7 +213,7 @@ def test_a_store_on_the_disk_loads_nothing_of_it(generations: list[Path]) -> Non
     code = (
         "import sys, embedsearch\n"
         f"embedsearch.open_store({str(generations[0])!r}).close()\n"
-        "print([m for m in ('buckets', 'store.fetch', 'store.mirror')"
+        "print([m for m in ('core.remote', 'store.fetch', 'store.mirror')"
         " if f'embedsearch.{m}' in sys.modules], 'fsspec' in sys.modules)\n"
     )
     command = [sys.executable, "-c", code]
