@@ -22,8 +22,8 @@ from embedsearch.cli.app import (
     notice,
     session_with_signals,
 )
-from embedsearch.cli.asking import Asked
 from embedsearch.cli.options import ASKED, HITS_OUTPUT, SEARCH, with_config
+from embedsearch.cli.query_arguments import QueryArguments
 from embedsearch.cli.sheet import SheetRow, write_html, write_rows
 from embedsearch.core.config import IndexConfig, SearchConfig
 from embedsearch.core.errors import NothingIndexed, UnreadableImage, UsageError
@@ -61,11 +61,11 @@ class HitsOutput:
 
 
 @with_config(SearchConfig, SEARCH)
-@with_config(Asked, ASKED, "asked")
+@with_config(QueryArguments, ASKED, "asked")
 @with_config(HitsOutput, HITS_OUTPUT, "output")
 def query(
     config: SearchConfig,
-    asked: Asked,
+    asked: QueryArguments,
     output: HitsOutput,
     store: StoreOption = None,
     device: DeviceOption = "cpu",

@@ -75,7 +75,7 @@ class Reason(StrEnum):
 _PASSING = frozenset({Reason.PERMISSION, Reason.VANISHED, Reason.CHANGED, Reason.IO_ERROR})
 
 
-class Kind(StrEnum):
+class RootKind(StrEnum):
     """What a root is."""
 
     FOLDER = "folder"
@@ -91,7 +91,7 @@ class Root:
 
     id: int
     path: str
-    kind: Kind = Kind.FOLDER
+    kind: RootKind = RootKind.FOLDER
     synced: str = ""  # the version of a file that holds images which a run went through to its end
 
     @property
@@ -102,7 +102,7 @@ class Root:
     @property
     def is_local_folder(self) -> bool:
         """Return whether its images are files of their own on this machine."""
-        return self.kind in {Kind.FOLDER, Kind.LIST} and not self.is_remote
+        return self.kind in {RootKind.FOLDER, RootKind.LIST} and not self.is_remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class ImageRef:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ByteRange:
     """A part of a file: `length` bytes from `start` on, `size` of them once they are unpacked."""
 
     start: int
@@ -127,7 +127,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ImageLocation:
     """Where the bytes of an image lie: the file `key` below `folder`, or a part of it.
 
     Size and time are those that the file had when it was listed; a size of -1 accepts any. A file
@@ -138,7 +138,7 @@ class Place:
     key: str
     size: int = -1
     mtime_ns: int = -1
-    part: Part | None = None
+    part: ByteRange | None = None
     is_ours: bool = False
 
 
@@ -172,7 +172,7 @@ SIGNATURE_SIDE = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class Appearance:
     """What can be seen of a picture without a network, in its luma, 0 to 255, squashed.
 
     `signature` is uint8 (16, 16), row by row, upright: copies of a picture, grey or smaller or
@@ -196,7 +196,7 @@ class ImageFacts:
     camera: str | None = None
     gps: tuple[float, float] | None = None  # degrees: latitude, longitude
     truncated: bool = False
-    look: Look | None = None
+    look: Appearance | None = None
 
 
 @dataclass(frozen=True)

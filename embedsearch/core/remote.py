@@ -1,4 +1,4 @@
-"""What lies on servers; in: a URL, out: the file system that it stands for, errors in words.
+"""Objects and folders at URLs; in: a URL, out: a file system, and errors in plain words.
 
 s3, gs and abfs by pyarrow.fs, other schemes by fsspec. Credentials are those of the environment:
 none is ever part of a URL, which a store would keep.
@@ -27,7 +27,7 @@ _CONNECT_S, _REQUEST_S = 10.0, 60.0
 _FIRST_PAUSE_S = 0.2
 _NATIVE = {"s3", "gs", "gcs", "abfs", "abfss", "hdfs"}
 _WEB = {"http", "https"}
-# What S3 says, by the words of its library, to whoever has no right.
+# What S3 says, by the error_message of its library, to whoever has no right.
 _SHUT = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE", "HTTP status 403")
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers of a web server that may be others later
 T = TypeVar("T")
@@ -70,7 +70,7 @@ class Remote:
         try:
             self.files = _file_system(scheme, self.url, self.attempts, connect_s)
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise UsageError(f"{self.url}: {words(error)}") from error
+            raise UsageError(f"{self.url}: {error_message(error)}") from error
         if not self.is_native:
             self.path = self.url
 
@@ -110,7 +110,7 @@ class Remote:
             raise
         except failures as error:
             place = f"{self.url}/{name}" if name else self.url
-            raise _kind(error)(f"{place}: {words(error)}") from error
+            raise _kind(error)(f"{place}: {error_message(error)}") from error
 
 
 class RemoteFile:
@@ -266,7 +266,7 @@ def reason_of(error: Exception) -> Reason:
     return Reason.PERMISSION if is_shut else Reason.IO_ERROR
 
 
-def words(error: BaseException) -> str:
+def error_message(error: BaseException) -> str:
     """Return what a library says of a failed request, on one line, without its wrapping."""
     text = " ".join(str(error).split())
     _, marker, rest = text.partition("AWS Error ")

@@ -18,7 +18,7 @@ from embedsearch.core.records import JsonRecord, Progress
 from embedsearch.core.remote import normal_url
 from embedsearch.core.session import Session
 from embedsearch.store.current import current_pointer, pointed_at, read_current
-from embedsearch.store.fetch import Plan, Upstream, Watch, take
+from embedsearch.store.fetch import FetchMonitor, FetchPlan, Upstream, take
 from embedsearch.store.files import FileRecord, pulled_from
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.writer import check_creatable, create_store
@@ -65,7 +65,7 @@ def pull(
     create_store(store)
     former = whole_bytes = 0
 
-    def planned(plan: Plan) -> None:
+    def planned(plan: FetchPlan) -> None:
         nonlocal former, whole_bytes
         former, whole_bytes = _check_own(url, store, plan.record), plan.whole_bytes
 
@@ -75,7 +75,7 @@ def pull(
 
     lock = WriterLock(store, wait_s)
     try:
-        watch = Watch(session or Session(), planned, progressed)
+        watch = FetchMonitor(session or Session(), planned, progressed)
         fetched = take(upstream, store, watch, keep_former=True)
     finally:
         lock.release()

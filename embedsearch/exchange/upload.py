@@ -24,7 +24,14 @@ from embedsearch.core.records import Progress
 from embedsearch.core.session import Session
 from embedsearch.searching.columns import RowColumns
 from embedsearch.searching.vectordb.database import DatabaseRecord, RowBatch, VectorDatabase
-from embedsearch.searching.vectordb.fields import Field, column_of, fields_of, is_held, marks, plain
+from embedsearch.searching.vectordb.fields import (
+    Field,
+    column_of,
+    fields_of,
+    is_held,
+    plain,
+    row_checksums,
+)
 from embedsearch.searching.vectordb.open import open_database
 from embedsearch.store.shards import numbers
 from embedsearch.store.snapshot import Snapshot, open_snapshot
@@ -245,7 +252,7 @@ class _Upload:
             values = [plain(column_of(table, field), field.kind) for field in fields]
             yield RowBatch(
                 rows=numbers(known.column("row")).astype(np.int64),
-                marks=marks(some, [roots, names_in_root, *values]),
+                marks=row_checksums(some, [roots, names_in_root, *values]),
                 vectors=some,
                 roots=roots,
                 keys=names_in_root,

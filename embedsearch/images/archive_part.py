@@ -1,11 +1,11 @@
-"""An image in an archive; in: an open file and a Part of it, out: the image's bytes."""
+"""An image in an archive; in: an open file and a ByteRange of it, out: the image's bytes."""
 
 from __future__ import annotations
 
 import os
 import zlib
 
-from embedsearch.core.records import Part, Reason
+from embedsearch.core.records import ByteRange, Reason
 
 
 class BrokenPart(Exception):
@@ -16,7 +16,7 @@ class BrokenPart(Exception):
         self.reason = reason
 
 
-def read_part(descriptor: int, part: Part) -> bytes:
+def read_part(descriptor: int, part: ByteRange) -> bytes:
     """Return the bytes of a part, unpacked: never more than `part.size`.
 
     Raises BrokenPart, and OSError for a file that cannot be read.

@@ -1,4 +1,4 @@
-"""Where indexed images are now; in: roots and keys, or paths, out: a Place each."""
+"""Where indexed images are now; in: roots and keys, or paths, out: a ImageLocation each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from embedsearch.core.errors import UnreadableImage
 from embedsearch.core.lru import LRU
 from embedsearch.core.paths import is_url, printable
-from embedsearch.core.records import Failure, ImageRef, Kind, Place, Root
+from embedsearch.core.records import Failure, ImageLocation, ImageRef, Root, RootKind
 from embedsearch.images.sources.open import kind_of_file, open_source
 from embedsearch.images.sources.source import Source
 from embedsearch.images.temporary import TemporaryImages
@@ -32,13 +32,13 @@ class Originals:
             self._archives.clear()
         self._temporary.close()
 
-    def inside(self, root: str, key: str) -> Place:
+    def inside(self, root: str, key: str) -> ImageLocation:
         """Return the place of an image of a root. Raises UnreadableImage and StorageError."""
         kind = kind_of_file(root)
         if is_url(root):
-            kind = kind or Kind.FOLDER
+            kind = kind or RootKind.FOLDER
         elif kind is None or not os.path.isfile(root):
-            return Place(root, key)
+            return ImageLocation(root, key)
         with self._looking:
             source = open_source(Root(0, root, kind), "", self._temporary, self._max_bytes)
             source = self._archives.get((root, source.version()), lambda: source)
@@ -48,7 +48,7 @@ class Originals:
             raise UnreadableImage(f"{message} ({place.detail})", place.reason)
         return place
 
-    def at(self, path: str) -> Place:
+    def at(self, path: str) -> ImageLocation:
         """Return the place of a file, or of a member of an archive, by its path or URL.
 
         Raises UnreadableImage and StorageError.
@@ -65,4 +65,4 @@ class Originals:
                 return self.inside(folder, key)
             folder, name = os.path.split(folder)
             key = f"{name}/{key}"
-        return Place(*os.path.split(path))
+        return ImageLocation(*os.path.split(path))

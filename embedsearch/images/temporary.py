@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from embedsearch.core.errors import StorageError
-from embedsearch.core.records import Place
+from embedsearch.core.records import ImageLocation
 
 
 class TemporaryImages:
@@ -39,7 +39,7 @@ class TemporaryImages:
                 with contextlib.suppress(OSError):
                     os.unlink(path)
 
-    def keep(self, content: bytes) -> Place:
+    def keep(self, content: bytes) -> ImageLocation:
         """Return a file with this content, which is removed once it is decoded.
 
         Raises StorageError.
@@ -48,7 +48,7 @@ class TemporaryImages:
             folder, name = self._place(), str(next(self._numbers))
             with open(f"{folder}/{name}", "xb") as file:
                 file.write(content)
-            return Place(folder, name, is_ours=True)
+            return ImageLocation(folder, name, is_ours=True)
         except OSError as error:
             raise StorageError(f"a temporary image cannot be written: {error}") from error
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import UnreadableImage, UsageError
 from embedsearch.core.paths import path_of
-from embedsearch.core.records import ImageFacts, Place
+from embedsearch.core.records import ImageFacts, ImageLocation
 from embedsearch.core.system import cache_folder
 from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.images.originals import Originals
@@ -46,7 +46,7 @@ class Thumbnailer:
 
     def warm_up(self) -> None:
         """Start a worker, so that the first thumbnail need not wait for one."""
-        self._decoder(min(_SIDES))([ImageFile(Place("/", ""), "nothing")])
+        self._decoder(min(_SIDES))([ImageFile(ImageLocation("/", ""), "nothing")])
 
     def close(self) -> None:
         """End the workers."""
@@ -135,7 +135,7 @@ class ThumbnailReader:
                 outcome = None if place is None else next(outcomes)
                 yield None if isinstance(outcome, UnreadableImage) else outcome
 
-    def _place(self, image: str | bytes) -> Place | None:
+    def _place(self, image: str | bytes) -> ImageLocation | None:
         if isinstance(image, bytes):
             return self._handed.keep(image)
         with contextlib.suppress(UnreadableImage):

@@ -16,12 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import UsageError
-from embedsearch.core.records import Failure, Ignored, ImageRef, Kind, Root, Stage
+from embedsearch.core.records import Failure, Ignored, ImageRef, Root, RootKind, Stage
 from embedsearch.core.session import Session
 from embedsearch.images.sources.source import Source
 from embedsearch.indexing.known_rows import KeptRow, KnownRows
 from embedsearch.indexing.ref_list import RefList
-from embedsearch.indexing.scope import Scope, Sources, Target
+from embedsearch.indexing.scope import ScanTarget, Scope, Sources
 from embedsearch.store.snapshot import Snapshot, read_failures
 
 
@@ -125,7 +125,7 @@ class _Comparison:
     def _known_failures(self) -> dict[tuple[int, str], Failure]:
         return {(f.root, f.key): f for f in self.recorded if f.stage is not Stage.SCAN}
 
-    def scan(self, target: Target) -> _Scan:
+    def scan(self, target: ScanTarget) -> _Scan:
         """Compare one target with its known rows. Raises UsageError where it vanished."""
         positions = self.known.below(target)
         source = self.sources.open(target, partial(self.known.names, positions))
@@ -138,7 +138,7 @@ class _Comparison:
         if not (self.rebuild or self.retry_failures) and self._is_synced(target.root, source):
             return self._unread(target.root, len(positions))
         scan = self._compare(source, positions)
-        is_whole = target.files is None and target.root.kind is not Kind.LIST
+        is_whole = target.files is None and target.root.kind is not RootKind.LIST
         if is_whole and not scan.found and (scan.missing or self.rebuild):
             self._refuse(target, len(scan.missing), "holds no image any more")
         return scan
@@ -226,7 +226,7 @@ class _Comparison:
             return missing
         return [p for p in missing if not bytes(self.known.value("key", p)).startswith(shut)]
 
-    def _refuse(self, target: Target, rows: int, problem: str) -> None:
+    def _refuse(self, target: ScanTarget, rows: int, problem: str) -> None:
         if not self.allow_empty:
             folder = os.path.join(target.root.path, target.scope).rstrip("/")
             held = (

@@ -14,10 +14,10 @@ from embedsearch._version import __version__
 from embedsearch.core.config import AUTO_ANN, EXACT_ANN, IndexConfig
 from embedsearch.core.errors import IncompatibleStore, NothingIndexed, StoreNotFound, UsageError
 from embedsearch.core.model_spec import ModelSpec
-from embedsearch.core.records import Kind, Root
+from embedsearch.core.records import Root, RootKind
 from embedsearch.core.session import Session
 from embedsearch.indexing.changes import Changes, find_changes
-from embedsearch.indexing.scope import Scope, Sources, Target, holds_image, resolve_scope
+from embedsearch.indexing.scope import ScanTarget, Scope, Sources, holds_image, resolve_scope
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.network.catalog import AUTO
 from embedsearch.network.weights import resolve
@@ -245,16 +245,16 @@ def _resolve(
     if not config.rebuild or not known:
         return resolve_scope(folders, known, files)
     # Rows of two models must not stand side by side.
-    whole = [*folders, *(root.path for root in known if root.kind is not Kind.LIST)]
+    whole = [*folders, *(root.path for root in known if root.kind is not RootKind.LIST)]
     scope = resolve_scope(whole if folders else [], known)
-    others = (target for target in scope.targets if target.root.kind is not Kind.LIST)
+    others = (target for target in scope.targets if target.root.kind is not RootKind.LIST)
     return replace(scope, targets=(*others, *_listed(store, known)))
 
 
-def _listed(store: Path, known: Sequence[Root]) -> Iterator[Target]:
+def _listed(store: Path, known: Sequence[Root]) -> Iterator[ScanTarget]:
     """Yield the files that lists have named, which the store alone remembers."""
     for root in known:
-        if root.kind is Kind.LIST:
+        if root.kind is RootKind.LIST:
             with open_snapshot(store) as snapshot:
                 mine = [key for _, home, key in snapshot.live_keys() if home == root.id]
-            yield Target(root, files=frozenset(map(os.fsdecode, mine)))
+            yield ScanTarget(root, files=frozenset(map(os.fsdecode, mine)))

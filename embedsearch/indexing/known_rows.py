@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedsearch.core.records import ImageRef
-from embedsearch.indexing.scope import Target
+from embedsearch.indexing.scope import ScanTarget
 from embedsearch.store.shards import IDENTITY_COLUMNS
 from embedsearch.store.snapshot import Snapshot
 
@@ -56,7 +56,7 @@ class KnownRows:
         assert self._table is not None
         return np.asarray(self._table.column(name).to_numpy(), dtype=np.int64)
 
-    def below(self, target: Target) -> npt.NDArray[np.int64]:
+    def below(self, target: ScanTarget) -> npt.NDArray[np.int64]:
         """Return the positions of the rows of a target, in the order of their keys."""
         if self._table is None:
             return np.empty(0, dtype=np.int64)

@@ -9,7 +9,7 @@ from itertools import groupby
 
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import is_url
-from embedsearch.core.records import Failure, ImageRef, Kind, Place, Root
+from embedsearch.core.records import Failure, ImageLocation, ImageRef, Root, RootKind
 from embedsearch.images.sources.listing import FileList
 from embedsearch.images.sources.open import SUFFIXES, kind_of_file, open_source
 from embedsearch.images.sources.source import Source
@@ -17,7 +17,7 @@ from embedsearch.images.temporary import TemporaryImages
 
 
 @dataclass(frozen=True)
-class Target:
+class ScanTarget:
     """What to scan: the folder `scope` below `root`, or only `files`, keys of it; else all."""
 
     root: Root
@@ -36,7 +36,7 @@ class Scope:
     """The roots of the store after the run, what to scan of them, and roots that are dropped."""
 
     roots: tuple[Root, ...]
-    targets: tuple[Target, ...]
+    targets: tuple[ScanTarget, ...]
     dropped: frozenset[int]
 
 
@@ -60,13 +60,15 @@ class Sources:
             source.close()
         self._handed.close()
 
-    def open(self, target: Target, known: Callable[[], Iterable[str]] = tuple) -> Source:
+    def open(self, target: ScanTarget, known: Callable[[], Iterable[str]] = tuple) -> Source:
         """Return the source of a target; `known` are the keys that the store has of its root."""
         root = target.root
-        if root.kind is Kind.LIST or target.files is not None:
+        if root.kind is RootKind.LIST or target.files is not None:
             keys = known() if target.files is None else target.files
             self._open[root.id] = FileList(root.id, root.path, keys)
-        elif root.id not in self._open or root.kind is Kind.FOLDER:  # others are gone through once
+        elif (
+            root.id not in self._open or root.kind is RootKind.FOLDER
+        ):  # others are gone through once
             self._make_room()
             made = open_source(root, target.scope, self._handed, self._max_bytes)
             self._open[root.id] = made
@@ -95,12 +97,12 @@ class Sources:
 
     def places(
         self, refs: Iterable[ImageRef], roots: Iterable[Root]
-    ) -> Iterator[tuple[ImageRef, Place | Failure]]:
+    ) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
         """Yield where the bytes of each ref lie, root by root, or why they cannot be had."""
         by_id = {root.id: root for root in roots}
         last: list[Source] = []
         for root, some in groupby(refs, lambda ref: ref.root):
-            source = self._open.get(root) or self.open(Target(by_id[root]))
+            source = self._open.get(root) or self.open(ScanTarget(by_id[root]))
             yield from source.places(some)
             last.append(source)
             if len(last) > 2:  # decoders may be at the one before
@@ -115,16 +117,16 @@ def resolve_scope(
     A folder inside a root is a part of it; a folder around a root takes it over. Files are looked
     at one by one. Raises UsageError for what is neither a folder nor an archive.
     """
-    roots = {root.path: root for root in known if root.kind is not Kind.LIST}
-    lists = [root for root in known if root.kind is Kind.LIST]
-    targets: dict[tuple[int, str], Target] = {}
+    roots = {root.path: root for root in known if root.kind is not RootKind.LIST}
+    lists = [root for root in known if root.kind is RootKind.LIST]
+    targets: dict[tuple[int, str], ScanTarget] = {}
     next_id = max((root.id for root in known), default=-1) + 1
     dropped: set[int] = set()
     for place in places:
         path, kind = _real_place(place)
         home = roots.get(path)
-        if home is None and kind is Kind.FOLDER:
-            folders = [r for r in roots.values() if r.kind is Kind.FOLDER]
+        if home is None and kind is RootKind.FOLDER:
+            folders = [r for r in roots.values() if r.kind is RootKind.FOLDER]
             home = next((r for r in folders if _is_inside(path, r.path)), None)
             for inner in [r for r in folders if home is None and _is_inside(r.path, path)]:
                 dropped.add(inner.id)
@@ -133,18 +135,18 @@ def resolve_scope(
             home = roots[path] = Root(next_id, path, kind)
             next_id += 1
         scope = path.removeprefix(home.path).strip("/")
-        targets[home.id, scope] = Target(home, scope)
+        targets[home.id, scope] = ScanTarget(home, scope)
     if not places and files is None:
-        targets = {(root.id, ""): Target(root) for root in known}
+        targets = {(root.id, ""): ScanTarget(root) for root in known}
     kept = {root.id for root in (*roots.values(), *lists)}
     found = list(_outermost(t for t in targets.values() if t.root.id in kept))
     if files is not None:
         listed = _by_root(files, roots.values())
         if None in listed and not lists:
-            lists = [Root(next_id, "/", Kind.LIST)]
+            lists = [Root(next_id, "/", RootKind.LIST)]
         homes = {root.id: root for root in roots.values()}
         found += [
-            Target(lists[0] if home is None else homes[home], files=frozenset(keys))
+            ScanTarget(lists[0] if home is None else homes[home], files=frozenset(keys))
             for home, keys in listed.items()
             if home not in {target.root.id for target in found}
         ]
@@ -157,7 +159,9 @@ def resolve_scope(
 
 def _by_root(files: Iterable[str], roots: Iterable[Root]) -> dict[int | None, list[str]]:
     """Return the keys of files by the folder that holds them, None for those of no folder."""
-    folders = [(f"{root.path.rstrip('/')}/", root.id) for root in roots if root.kind is Kind.FOLDER]
+    folders = [
+        (f"{root.path.rstrip('/')}/", root.id) for root in roots if root.kind is RootKind.FOLDER
+    ]
     found: dict[int | None, list[str]] = {}
     for file in files:
         if "\0" in file:
@@ -169,20 +173,20 @@ def _by_root(files: Iterable[str], roots: Iterable[Root]) -> dict[int | None, li
     return found
 
 
-def _real_place(place: str) -> tuple[str, Kind]:
+def _real_place(place: str) -> tuple[str, RootKind]:
     """Return the absolute path of a place, links followed, and its kind. Raises UsageError."""
     if is_url(place):
         from embedsearch.core.remote import normal_url
 
         url = normal_url(place)
-        return url, kind_of_file(url) or Kind.FOLDER
+        return url, kind_of_file(url) or RootKind.FOLDER
     path = os.path.realpath(place)
     if os.path.isfile(path):
         kind = kind_of_file(path)
         if kind is not None:
             return path, kind
         raise UsageError(f"{place} is a file: folders are indexed, and {', '.join(SUFFIXES)}")
-    return real_folder(place), Kind.FOLDER
+    return real_folder(place), RootKind.FOLDER
 
 
 def real_folder(folder: str) -> str:
@@ -203,7 +207,7 @@ def _is_inside(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip("/") + "/")
 
 
-def _outermost(targets: Iterable[Target]) -> Iterator[Target]:
+def _outermost(targets: Iterable[ScanTarget]) -> Iterator[ScanTarget]:
     """Yield the targets that lie in no other, in the order of roots and scopes."""
     listed = sorted(targets, key=lambda t: (t.root.id, t.scope))
     for _, group in groupby(listed, lambda t: t.root.id):

@@ -20,7 +20,7 @@ from embedsearch.images.sources.source import Source
 from embedsearch.images.sources.table import UserTable
 from embedsearch.indexing.job import Job
 from embedsearch.indexing.report import MetadataReport
-from embedsearch.indexing.scope import Target
+from embedsearch.indexing.scope import ScanTarget
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.searching.columns import BUILT_IN
 from embedsearch.store.snapshot import Snapshot, user_columns
@@ -47,7 +47,7 @@ def join_user_columns(job: Job, update: StoreUpdate) -> MetadataReport | None:
                 known, _ = join(snapshot, kept, None)
         table = job.table
         if job.config.sidecars:
-            table = beside(snapshot, lambda root: job.sources.open(Target(root)), BUILT_IN)
+            table = beside(snapshot, lambda root: job.sources.open(ScanTarget(root)), BUILT_IN)
         if table is not None:
             known, report = join(snapshot, table, known)
     if known is not None:

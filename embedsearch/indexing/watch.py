@@ -23,7 +23,7 @@ from embedsearch.core.errors import (
     UsageError,
 )
 from embedsearch.core.install import pip_install
-from embedsearch.core.records import Kind
+from embedsearch.core.records import RootKind
 from embedsearch.core.session import Session
 from embedsearch.images.sources.folder import SUFFIXES
 from embedsearch.images.sources.sidecars import SIDECAR_SUFFIXES
@@ -107,7 +107,7 @@ class _Watch:
         paths = [os.path.realpath(folder) for folder in folders]
         self._sync(paths, is_first=True)
         roots = read_current(self._store).roots
-        paths = paths or [r.path for r in roots if r.kind is not Kind.LIST and not r.is_remote]
+        paths = paths or [r.path for r in roots if r.kind is not RootKind.LIST and not r.is_remote]
         while True:
             watched = [_Folder.at(path) for path in paths]
             for folder in watched:

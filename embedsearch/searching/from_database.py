@@ -20,7 +20,7 @@ from embedsearch.searching.neighbors import NO_NEIGHBORS, RowSearch, best
 from embedsearch.searching.row_sources import Mask, Ordinals, Queries
 from embedsearch.searching.vectordb.conditions import Always, Condition
 from embedsearch.searching.vectordb.database import DatabaseRecord, Rows, VectorDatabase, vanished
-from embedsearch.searching.vectordb.fields import vector_marks
+from embedsearch.searching.vectordb.fields import vector_checksums
 from embedsearch.store.snapshot import Snapshot
 
 _SPARE = 16  # candidates beyond k
@@ -147,7 +147,7 @@ class ServedRows:
         if not len(ordinals):
             return
         rows = np.array([image.row for image in self._snapshot.images(ordinals)], np.int64)
-        ours = dict(zip(rows.tolist(), vector_marks(self._rows.vectors(ordinals)), strict=True))
+        ours = dict(zip(rows.tolist(), vector_checksums(self._rows.vectors(ordinals)), strict=True))
         for row, mark in zip(*self._database.marks(rows, record), strict=True):
             if mark & _VECTOR != ours[int(row)]:
                 raise IncompatibleStore(

@@ -20,7 +20,7 @@ from embedsearch.core.errors import IncompatibleStore, UnreadableImage, UsageErr
 from embedsearch.core.microbatch import MicroBatcher
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.paths import path_of
-from embedsearch.core.records import Box, Place, Reason, check_unit_rows
+from embedsearch.core.records import Box, ImageLocation, Reason, check_unit_rows
 from embedsearch.core.session import Session
 from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.images.originals import Originals
@@ -277,7 +277,7 @@ def _file(image: _File, box: Box | None, handed: Iterator[str]) -> ImageFile:
     if isinstance(image, bytes):
         return ImageFile.at(next(handed), "the image given", box)
     name = os.path.join(image.folder, image.path)
-    return ImageFile(Place(image.folder, image.path), name, box)
+    return ImageFile(ImageLocation(image.folder, image.path), name, box)
 
 
 def _parts(query: Query) -> Mix:

@@ -90,7 +90,7 @@ class _Built:
 
 
 @dataclass(frozen=True)
-class _Exam:
+class _RecallTest:
     """What all candidates are measured with."""
 
     new: npt.NDArray[np.bool_]  # (all shard rows,): which an index is to learn
@@ -185,7 +185,7 @@ class _Tuner:
             return None, replace(search, is_reached=False)
         return best, self._with_curve(search, best)
 
-    def _built(self, factory: str, exam: _Exam) -> _Built:
+    def _built(self, factory: str, exam: _RecallTest) -> _Built:
         """Build a candidate from all shards and measure it. Raises ValueError."""
         dim = self._manifest.model.dim
         training = self._sample(candidates.training_rows(len(self._live), dim))
@@ -195,7 +195,7 @@ class _Tuner:
     def _filled(
         self,
         builder: CandidateBuilder,
-        exam: _Exam,
+        exam: _RecallTest,
         segments: tuple[Segment, ...],
         factory: str,
         trained_rows: int,
@@ -230,7 +230,7 @@ class _Tuner:
             for first, end in zip(edges[::2], edges[1::2], strict=True):
                 yield Segment(shard.record.name, end - first, first)
 
-    def _exam(self, new: npt.NDArray[np.bool_]) -> _Exam:
+    def _exam(self, new: npt.NDArray[np.bool_]) -> _RecallTest:
         """Hold some live rows among the new ones out, in short runs, and ask exact search for them.
 
         A row that an index knows is easier to find, and what lies around it with it.
@@ -250,7 +250,7 @@ class _Tuner:
             for query, near in zip(some, self._rows.exact(some, wanted, known), strict=True):
                 least = float(np.sort(near.scores)[-wanted])
                 questions.append(candidates.Question(query, wanted, least))
-        return _Exam(new, held, questions)
+        return _RecallTest(new, held, questions)
 
     def _measured(
         self,

@@ -53,7 +53,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Plan:
+class FetchPlan:
     """What is about to be fetched: the files that are not here, of those of a generation."""
 
     record: FileRecord  # of the manifest
@@ -82,11 +82,11 @@ class Fetched:
 
 
 @dataclass(frozen=True)
-class Watch:
-    """Whom a fetch talks to; `planned` is told before the first byte, and may raise."""
+class FetchMonitor:
+    """Callbacks of a fetch; `planned` is called before the first byte, and may raise."""
 
     session: Session
-    planned: Callable[[Plan], None] = lambda plan: None
+    planned: Callable[[FetchPlan], None] = lambda plan: None
     on_progress: Callable[[int, int], None] = lambda done, total: None
 
 
@@ -154,7 +154,7 @@ class Upstream:
         return DamagedStore(f"{self.url}/{name} {words}; copy the store there again, CURRENT last")
 
 
-def take(upstream: Upstream, store: Path, watch: Watch, *, keep_former: bool) -> Fetched:
+def take(upstream: Upstream, store: Path, watch: FetchMonitor, *, keep_former: bool) -> Fetched:
     """Make the folder hold the generation that is the newest at the URL; one before may stay.
 
     The caller holds the writer's lock of the folder, which `create_store` made. Raises
@@ -189,7 +189,7 @@ def generation_here(store: Path) -> Manifest | None:
 
 
 def _take(
-    upstream: Upstream, pointer: bytes, store: Path, watch: Watch, *, keep_former: bool
+    upstream: Upstream, pointer: bytes, store: Path, watch: FetchMonitor, *, keep_former: bool
 ) -> Fetched:
     record = upstream.record(pointer)
     former, known = generation_here(store), _record_here(store)
@@ -199,7 +199,7 @@ def _take(
     data, manifest = upstream.manifest(record, data)
     sure = {_identity(item) for item in former.files()} if former is not None else set()
     missing = [item for item in manifest.files() if not _has(store, item, sure)]
-    plan = Plan(record, manifest, missing)
+    plan = FetchPlan(record, manifest, missing)
     watch.planned(plan)
     _check_space(store, plan)
     _fetch(upstream, store, plan, watch)
@@ -256,7 +256,7 @@ def _is_here(store: Path, record: FileRecord) -> bool:
     return False
 
 
-def _check_space(store: Path, plan: Plan) -> None:
+def _check_space(store: Path, plan: FetchPlan) -> None:
     free = shutil.disk_usage(store).free
     if plan.missing and plan.bytes + _SPARE_BYTES > free:
         raise StorageError(
@@ -270,7 +270,7 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def _fetch(upstream: Upstream, store: Path, plan: Plan, watch: Watch) -> None:
+def _fetch(upstream: Upstream, store: Path, plan: FetchPlan, watch: FetchMonitor) -> None:
     """Fetch files, parts of one or of several at a time, and write them one after another."""
     files = [
         RemoteFile(upstream.remote, record.relative, record.bytes, PART_BYTES)

@@ -10,7 +10,7 @@ from typing import Any
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import IncompatibleStore, UsageError
 from embedsearch.core.model_spec import ModelSpec
-from embedsearch.core.records import Kind, Root
+from embedsearch.core.records import Root, RootKind
 from embedsearch.core.strict_json import strict_json
 from embedsearch.store.files import FileRecord
 
@@ -195,7 +195,9 @@ def _records(values: dict[str, Any]) -> dict[str, Any]:
 
 def root_of(item: Mapping[str, Any]) -> Root:
     """Return a root as JSON has it. Raises TypeError and ValueError."""
-    return Root(**{**item, "kind": Kind(item.get("kind", Kind.FOLDER))})  # once there was no other
+    return Root(
+        **{**item, "kind": RootKind(item.get("kind", RootKind.FOLDER))}
+    )  # once there was no other
 
 
 def _with_segments(item: Mapping[str, Any]) -> dict[str, Any]:

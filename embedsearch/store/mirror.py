@@ -25,9 +25,9 @@ from embedsearch.core.session import Session
 from embedsearch.core.system import store_cache_bytes, store_cache_folder
 from embedsearch.store.current import current_pointer
 from embedsearch.store.fetch import (
-    Plan,
+    FetchMonitor,
+    FetchPlan,
     Upstream,
-    Watch,
     generation_here,
     is_whole,
     megabytes,
@@ -118,7 +118,7 @@ class Mirror:
         wait_s = _BRIEF_WAIT_S if hasty else _WAIT_S
         lock = WriterLock(self.folder, wait_s, _Waiting(self.url, self._session))
         try:
-            watch = Watch(self._session, self._make_room)
+            watch = FetchMonitor(self._session, self._make_room)
             take(Upstream(self.url), self.folder, watch, keep_former=False)
         except DamagedStore as error:
             self._damaged = pointer, time.monotonic(), str(error)
@@ -126,7 +126,7 @@ class Mirror:
         finally:
             lock.release()
 
-    def _make_room(self, plan: Plan) -> None:
+    def _make_room(self, plan: FetchPlan) -> None:
         """Remove other stores as far as this one needs their room. Raises StorageError."""
         limit = store_cache_bytes()
         size = plan.whole_bytes

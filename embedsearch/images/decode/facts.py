@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image
 
-from embedsearch.core.records import SIGNATURE_SIDE, Look
+from embedsearch.core.records import SIGNATURE_SIDE, Appearance
 
 _APPEARANCE_SIDE = 128
 
 
-def appearance_of(picture: Image.Image) -> Look:
+def appearance_of(picture: Image.Image) -> Appearance:
     """Return the appearance of an RGB image.
 
     The sharpness is that of Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy"
@@ -28,7 +28,7 @@ def appearance_of(picture: Image.Image) -> Look:
     sides = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:]
     edges = (sides - 4.0 * luma[1:-1, 1:-1]).ravel()
     variance = float(edges @ edges) / edges.size - float(edges.mean()) ** 2
-    return Look(
+    return Appearance(
         brightness=round(float(luma.mean()) / 255.0, 4),
         sharpness=round(max(0.0, variance), 2),
         signature=middle.reduce(_APPEARANCE_SIDE // SIGNATURE_SIDE).tobytes(),

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.core.records import Box, Look, Reason
+from embedsearch.core.records import Appearance, Box, Reason
 from embedsearch.images.decode.facts import appearance_of, read_exif
 from embedsearch.images.decode.opening import (
     DecodeError as DecodeError,
@@ -37,7 +37,7 @@ class DecodedImage:
     """A decoded image: pixels uint8 (S, S, 3) upright, sizes of the upright original."""
 
     pixels: npt.NDArray[np.uint8]
-    look: Look
+    look: Appearance
     width: int
     height: int
     format: str

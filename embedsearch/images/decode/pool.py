@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.core.records import Failure, ImageBatch, ImageFacts, ImageRef, Place
+from embedsearch.core.records import Failure, ImageBatch, ImageFacts, ImageLocation, ImageRef
 from embedsearch.images.decode.crew import GROW_EVERY_S, Crew, system_errors
 from embedsearch.images.decode.process import DecodeJob, Task, outcome
 from embedsearch.images.decode.ring import Ring
@@ -64,7 +64,7 @@ class _Batch:
     def note(self, task: Task, answer: dict[str, Any]) -> None:
         """Enter a worker's answer; a file of our own is removed."""
         place = task.job.place
-        if isinstance(place, Place) and place.is_ours:
+        if isinstance(place, ImageLocation) and place.is_ours:
             with contextlib.suppress(OSError):
                 os.unlink(os.path.join(place.folder, place.key))
         self.outcomes[task.slot] = outcome(task.job.ref, answer)

@@ -16,7 +16,16 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from embedsearch.core.records import Box, Failure, ImageFacts, ImageRef, Look, Place, Reason, Stage
+from embedsearch.core.records import (
+    Appearance,
+    Box,
+    Failure,
+    ImageFacts,
+    ImageLocation,
+    ImageRef,
+    Reason,
+    Stage,
+)
 from embedsearch.core.system import child_environment, python_command
 
 
@@ -25,13 +34,13 @@ class DecodeJob:
     """An image to decode: where its bytes are, or why they cannot be read."""
 
     ref: ImageRef
-    place: Place | Failure
+    place: ImageLocation | Failure
     crop: Box | None = None
 
     @classmethod
     def of_file(cls, ref: ImageRef, folder: str, crop: Box | None = None) -> DecodeJob:
         """Return the job for the file `ref.key` below a folder."""
-        return cls(ref, Place(folder, ref.key, ref.size, ref.mtime_ns), crop)
+        return cls(ref, ImageLocation(folder, ref.key, ref.size, ref.mtime_ns), crop)
 
 
 @dataclass
@@ -77,7 +86,7 @@ class Worker:
             self.since = time.monotonic()
         self.tasks.append(task)
         place = task.job.place
-        assert isinstance(place, Place), "a failure is not sent to a worker"
+        assert isinstance(place, ImageLocation), "a failure is not sent to a worker"
         job = {
             "folder": place.folder,
             "key": place.key,
@@ -119,7 +128,9 @@ def outcome(ref: ImageRef, answer: dict[str, Any]) -> ImageFacts | Failure:
         width=answer["width"],
         height=answer["height"],
         format=answer["format"],
-        look=Look(answer["brightness"], answer["sharpness"], bytes.fromhex(answer["signature"])),
+        look=Appearance(
+            answer["brightness"], answer["sharpness"], bytes.fromhex(answer["signature"])
+        ),
         digest=bytes.fromhex(answer["digest"]),
         taken_at=None if taken_at is None else datetime.fromisoformat(taken_at),
         camera=answer["camera"],

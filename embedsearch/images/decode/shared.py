@@ -18,7 +18,7 @@ from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import UnreadableImage
 from embedsearch.core.microbatch import MicroBatcher
 from embedsearch.core.paths import printable
-from embedsearch.core.records import Box, Failure, ImageFacts, ImageRef, Place, Reason
+from embedsearch.core.records import Box, Failure, ImageFacts, ImageLocation, ImageRef, Reason
 from embedsearch.core.system import available_processors
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
@@ -30,14 +30,14 @@ _ANY = -1  # size and time of a file that may have changed
 class ImageFile:
     """Where an image is, its name in messages, and the wanted part of it."""
 
-    place: Place
+    place: ImageLocation
     name: str
     crop: Box | None = None
 
     @classmethod
     def at(cls, path: str, name: str, crop: Box | None = None) -> ImageFile:
         """Return a file by its real path; its folder need not be listable."""
-        return cls(Place(*os.path.split(path)), name, crop)
+        return cls(ImageLocation(*os.path.split(path)), name, crop)
 
 
 @dataclass(frozen=True)

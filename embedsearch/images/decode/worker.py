@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.paths import open_regular
-from embedsearch.core.records import Box, Part, Reason, Stage
+from embedsearch.core.records import Box, ByteRange, Reason, Stage
 from embedsearch.images.archive_part import BrokenPart, read_part
 from embedsearch.images.decode.image import DecodeError, decode
 from embedsearch.images.decode.ring import map_pixels
@@ -65,7 +65,7 @@ def _work(
             job["mtime_ns"],
         ):
             return _failure(Stage.READ, Reason.CHANGED, "changed since it was listed")
-        part = job["part"] and Part(**job["part"])
+        part = job["part"] and ByteRange(**job["part"])
         size = max(part.size, part.length) if part else before.st_size
         if size > limits.max_bytes:
             detail = f"{size} bytes are more than max_bytes {limits.max_bytes}"

@@ -19,7 +19,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from embedsearch.core.records import Failure, Ignored, ImageRef, Part, Place, Reason, Stage
+from embedsearch.core.records import (
+    ByteRange,
+    Failure,
+    Ignored,
+    ImageLocation,
+    ImageRef,
+    Reason,
+    Stage,
+)
 from embedsearch.images.archive_part import BrokenPart, read_part
 from embedsearch.images.sources.folder import has_image_suffix, is_hidden
 from embedsearch.images.sources.sidecars import MAX_BYTES, beside_members, is_sidecar
@@ -37,7 +45,7 @@ class _Member:
     """An image of an archive: a part of the file, in a stream its digest, or why it has neither."""
 
     size: int
-    part: Part | None = None
+    part: ByteRange | None = None
     digest: bytes | None = None
     reason: Reason | None = None
 
@@ -97,7 +105,9 @@ class Archive(ABC):
         except (OSError, BrokenPart):
             return None
 
-    def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
+    def places(
+        self, refs: Iterable[ImageRef]
+    ) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
         """Yield the range of bytes of each ref."""
         folder, name = os.path.split(self.path)
         for ref in refs:
@@ -108,7 +118,7 @@ class Archive(ABC):
                 reason = member.reason or Reason.IO_ERROR
                 yield ref, _lost(ref, reason, f"the archive holds it, {reason.replace('_', ' ')}")
             else:
-                yield ref, Place(folder, name, *self._seen, part=member.part)
+                yield ref, ImageLocation(folder, name, *self._seen, part=member.part)
 
     def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
         """Yield the sidecars of images among the members."""
@@ -180,7 +190,7 @@ class TarArchive(Archive):
                 elif not info.isreg() or info.issparse():
                     self.special += not info.isdir()
                 elif is_plain:
-                    part = Part(info.offset_data, info.size, info.size)
+                    part = ByteRange(info.offset_data, info.size, info.size)
                     yield info.name, _Member(info.size, part)
                 elif info.size > self.max_bytes:
                     yield info.name, _Member(info.size, reason=Reason.TOO_BIG)
@@ -190,7 +200,9 @@ class TarArchive(Archive):
                 else:
                     yield info.name, _Member(info.size)
 
-    def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
+    def places(
+        self, refs: Iterable[ImageRef]
+    ) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
         """Yield a range of the file for each ref, or a temporary file, in stream order."""
         known = self._known()
         wanted = {}
@@ -287,7 +299,7 @@ def _zip_member(descriptor: int, info: zipfile.ZipInfo) -> _Member:
         return _Member(info.file_size, reason=Reason.CORRUPT)
     start = info.header_offset + _LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack(header))
     is_deflated = info.compress_type == zipfile.ZIP_DEFLATED
-    part = Part(start, info.compress_size, info.file_size, info.CRC, is_deflated)
+    part = ByteRange(start, info.compress_size, info.file_size, info.CRC, is_deflated)
     return _Member(info.file_size, part)
 
 

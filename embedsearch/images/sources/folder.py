@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from embedsearch.core.paths import open_folder, open_regular
-from embedsearch.core.records import Failure, Ignored, ImageRef, Place, Reason, Stage
+from embedsearch.core.records import Failure, Ignored, ImageLocation, ImageRef, Reason, Stage
 
 if TYPE_CHECKING:
     from embedsearch.images.sources.source import Beside
@@ -68,10 +68,12 @@ class FolderScan:
         """Return "": only a scan tells whether a folder has changed."""
         return ""
 
-    def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
+    def places(
+        self, refs: Iterable[ImageRef]
+    ) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
         """Yield where the bytes of each ref are."""
         for ref in refs:
-            yield ref, Place(self.root_path, ref.key, ref.size, ref.mtime_ns)
+            yield ref, ImageLocation(self.root_path, ref.key, ref.size, ref.mtime_ns)
 
     def digest(self, ref: ImageRef) -> bytes | None:
         """Return the sha256 of a file, or None where it cannot be read: decoding will say why."""

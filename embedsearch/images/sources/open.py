@@ -5,23 +5,23 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from embedsearch.core.records import Kind, Root
+from embedsearch.core.records import Root, RootKind
 from embedsearch.images.sources.folder import FolderScan
 from embedsearch.images.sources.source import Source
 from embedsearch.images.temporary import TemporaryImages
 
 SUFFIXES = {
-    ".tar": Kind.TAR,
-    ".tar.gz": Kind.TAR,
-    ".tgz": Kind.TAR,
-    ".tar.bz2": Kind.TAR,
-    ".tar.xz": Kind.TAR,
-    ".zip": Kind.ZIP,
-    ".parquet": Kind.PARQUET,
+    ".tar": RootKind.TAR,
+    ".tar.gz": RootKind.TAR,
+    ".tgz": RootKind.TAR,
+    ".tar.bz2": RootKind.TAR,
+    ".tar.xz": RootKind.TAR,
+    ".zip": RootKind.ZIP,
+    ".parquet": RootKind.PARQUET,
 }
 
 
-def kind_of_file(path: str) -> Kind | None:
+def kind_of_file(path: str) -> RootKind | None:
     """Return the kind of the images in a file, by its name; None where it holds none."""
     name = os.path.basename(path).lower()
     return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
@@ -38,20 +38,20 @@ def open_source(root: Root, scope: str, temporary: TemporaryImages, max_bytes: i
             RemoteFolder,
         )
 
-        if root.kind is Kind.FOLDER:
+        if root.kind is RootKind.FOLDER:
             return RemoteFolder(root.id, root.path, scope, temporary, max_bytes)
 
         def opened(path: str) -> Source:
             return open_source(replace(root, path=path), "", temporary, max_bytes)
 
         return RemoteArchive(root.id, root.path, temporary, opened)
-    if root.kind is Kind.FOLDER:
+    if root.kind is RootKind.FOLDER:
         return FolderScan(root.id, root.path, scope)
-    if root.kind is Kind.PARQUET:
+    if root.kind is RootKind.PARQUET:
         from embedsearch.images.sources.parquet import ParquetImages
 
         return ParquetImages(root.id, root.path, temporary, max_bytes)
     from embedsearch.images.sources.archive import TarArchive, ZipArchive
 
-    archive = TarArchive if root.kind is Kind.TAR else ZipArchive
+    archive = TarArchive if root.kind is RootKind.TAR else ZipArchive
     return archive(root.id, root.path, temporary, max_bytes)

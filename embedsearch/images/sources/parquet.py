@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedsearch.core.records import Failure, Ignored, ImageRef, Place, Reason, Stage
+from embedsearch.core.records import Failure, Ignored, ImageLocation, ImageRef, Reason, Stage
 from embedsearch.images.sources.source import Beside
 from embedsearch.images.sources.table import holds_bytes
 from embedsearch.images.temporary import TemporaryImages
@@ -75,7 +75,9 @@ class ParquetImages:
             }
         return self._digests.get(ref.key)
 
-    def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
+    def places(
+        self, refs: Iterable[ImageRef]
+    ) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
         """Yield a temporary file for each ref."""
         for ref, content in self._contents(refs):
             yield ref, content if isinstance(content, Failure) else self.temporary.keep(content)

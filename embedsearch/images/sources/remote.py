@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from embedsearch.core.errors import StorageError
-from embedsearch.core.records import Failure, Ignored, ImageRef, Place, Reason, Stage
-from embedsearch.core.remote import Remote, reason_of, words
+from embedsearch.core.records import Failure, Ignored, ImageLocation, ImageRef, Reason, Stage
+from embedsearch.core.remote import Remote, error_message, reason_of
 from embedsearch.images.sources.folder import has_image_suffix, is_hidden
 from embedsearch.images.sources.sidecars import MAX_BYTES, beside_members, is_sidecar
 from embedsearch.images.sources.source import Beside, Source
@@ -103,7 +103,9 @@ class RemoteFolder:
         for name, info in sorted(found, key=lambda entry: entry[0]):
             yield prefix + os.fsdecode(name.removesuffix(b"/")), info
 
-    def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
+    def places(
+        self, refs: Iterable[ImageRef]
+    ) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
         """Yield a temporary file for each ref, fetched ahead of time, many at once.
 
         Raises StorageError where the server does not answer any more.
@@ -134,7 +136,7 @@ class RemoteFolder:
                     return _lost(ref, Reason.CHANGED, "changed since it was listed")
                 content: bytes = stream.read(self.max_bytes + 1)
         except (pa.ArrowException, OSError, ValueError) as error:
-            return _lost(ref, reason_of(error), words(error))
+            return _lost(ref, reason_of(error), error_message(error))
         if len(content) > self.max_bytes:
             return _lost(ref, Reason.TOO_BIG, f"more than max_bytes {self.max_bytes}")
         if 0 <= ref.size != len(content):
@@ -217,7 +219,9 @@ class RemoteArchive:
         """Return the sha256 of an image, or None where it cannot be read."""
         return self._fetched().digest(ref)
 
-    def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
+    def places(
+        self, refs: Iterable[ImageRef]
+    ) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
         """Yield a part of the fetched file for each ref, or a temporary file."""
         return self._fetched().places(refs)
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import open_folder, open_regular
-from embedsearch.core.records import Failure, Place
+from embedsearch.core.records import Failure, ImageLocation
 from embedsearch.images.archive_part import BrokenPart, read_part
 from embedsearch.images.sources.source import Beside, Source
 from embedsearch.images.sources.table import LEFT_OUT, MAX_COLUMNS, UserTable, own_names
@@ -79,7 +79,7 @@ def beside_members(sidecars: Source, keys: Iterable[str]) -> Iterator[Beside]:
         yield _beside(key, contents.keys(), content)
 
 
-def _place_content(place: Place) -> bytes | str:
+def _place_content(place: ImageLocation) -> bytes | str:
     """Return the bytes at a place, or why they cannot be read; removes a temporary file."""
     try:
         if place.part is None:

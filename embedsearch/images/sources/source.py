@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from embedsearch.core.records import Failure, Ignored, ImageRef, Place
+from embedsearch.core.records import Failure, Ignored, ImageLocation, ImageRef
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[ImageRef]: ...
 
-    def places(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, Place | Failure]]:
+    def places(
+        self, refs: Iterable[ImageRef]
+    ) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
         """Yield where the bytes of each ref are, or why they cannot be read, in any order."""
 
     def digest(self, ref: ImageRef) -> bytes | None:

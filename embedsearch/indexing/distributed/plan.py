@@ -10,7 +10,7 @@ from typing import Any, Unpack
 from embedsearch.core.config import IndexConfig
 from embedsearch.core.errors import UsageError
 from embedsearch.core.options import IndexOptions, configured
-from embedsearch.core.records import ImageRef, Kind, Root
+from embedsearch.core.records import ImageRef, Root, RootKind
 from embedsearch.core.session import Session
 from embedsearch.indexing.changes import Changes
 from embedsearch.indexing.job import Job, open_job, prepare
@@ -80,7 +80,7 @@ def _cut_plan(
     base, store = job.writer.manifest, job.store
     assert base is not None, "it has been committed"
     max_images = unit_images(len(changes.embed), shares, rows_per_shard(base.model.dim))
-    packed = {root.id for root in roots if root.kind not in {Kind.FOLDER, Kind.LIST}}
+    packed = {root.id for root in roots if root.kind not in {RootKind.FOLDER, RootKind.LIST}}
     refs = ((ref, changes.replaced.get((ref.root, ref.key), -1)) for ref in changes.embed)
     make_folder(store)
     units: list[Unit] = []

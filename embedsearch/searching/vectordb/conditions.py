@@ -17,7 +17,7 @@ from fractions import Fraction
 from typing import Any, Protocol, TypeAlias
 
 from embedsearch.core.errors import UsageError
-from embedsearch.searching.vectordb.fields import LOWEST, ROW, Field, Kind, Value
+from embedsearch.searching.vectordb.fields import LOWEST, ROW, Field, FieldKind, Value
 
 _HIGHEST = 2**63 - 1
 _EXACT = 2**53  # up to here a double holds every whole number
@@ -210,7 +210,7 @@ class _Translation:
 
     def _flag(self, node: dict[str, Any], wanted: bool) -> Condition:
         field = self._field(node)
-        if field.kind is not Kind.BOOLEAN:
+        if field.kind is not FieldKind.BOOLEAN:
             raise self._refusal(node)
         return Test(field, "=", wanted)
 
@@ -226,7 +226,7 @@ class _Translation:
             raise self._refusal(node)
         field = self._field(arguments[0])
         pattern, *escapes = (self._value(argument) for argument in arguments[1:])
-        if field.kind is not Kind.TEXT:
+        if field.kind is not FieldKind.TEXT:
             raise self._refusal(node)
         if pattern is None or None in escapes:
             return Always(False)
@@ -257,7 +257,7 @@ class _Translation:
                 raise self._refusal(right)
             return Pair(field, operator, other)
         value = self._value(right)
-        if isinstance(value, str) and field.kind is not Kind.TEXT:
+        if isinstance(value, str) and field.kind is not FieldKind.TEXT:
             value = self._value(right, _SQL[field.arrow])
         if value is None:
             return Always(False)
@@ -366,10 +366,10 @@ def _moment(field: Field, operator: str, value: Any) -> Condition | None:
     return Test(field, operator, microseconds)
 
 
-_MADE: dict[Kind, Callable[[Field, str, Any], Condition | None]] = {
-    Kind.INTEGER: _whole,
-    Kind.NUMBER: _real,
-    Kind.TEXT: _text,
-    Kind.BOOLEAN: _boolean,
-    Kind.TIME: _moment,
+_MADE: dict[FieldKind, Callable[[Field, str, Any], Condition | None]] = {
+    FieldKind.INTEGER: _whole,
+    FieldKind.NUMBER: _real,
+    FieldKind.TEXT: _text,
+    FieldKind.BOOLEAN: _boolean,
+    FieldKind.TIME: _moment,
 }

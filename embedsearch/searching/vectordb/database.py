@@ -51,7 +51,7 @@ class DatabaseRecord:
         return json.dumps({NAME: 1, **vars(self), "fields": fields}, sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str | None, place: Place) -> DatabaseRecord:
+    def from_json(cls, text: str | None, place: DatabaseUrl) -> DatabaseRecord:
         """Read it. Raises IncompatibleStore for what embedsearch has not written."""
         try:
             values = json.loads(text or "")
@@ -65,7 +65,7 @@ class DatabaseRecord:
                 "embedsearch export: name another, or remove it"
             ) from error
 
-    def check_model(self, model: ModelSpec, place: Place) -> None:
+    def check_model(self, model: ModelSpec, place: DatabaseUrl) -> None:
         """Raise IncompatibleStore unless the vectors are of this model."""
         if (self.fingerprint, self.dim) != (model.fingerprint, model.dim):
             raise IncompatibleStore(
@@ -97,7 +97,7 @@ class RowBatch:
 class VectorDatabase(Protocol):
     """One collection or table, open. All methods raise StorageError for what the server says."""
 
-    place: Place
+    place: DatabaseUrl
     most: int  # candidates that one search can name
 
     def record(self) -> DatabaseRecord | None:
@@ -128,7 +128,7 @@ class VectorDatabase(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
+class DatabaseUrl:
     """A database's URL. As text it shows neither user, password nor options."""
 
     url: str
@@ -176,7 +176,7 @@ def patiently(work: Callable[[float], T], is_passing: Callable[[Exception], bool
     raise AssertionError("the last try returns or raises")
 
 
-def vanished(place: Place) -> StorageError:
+def vanished(place: DatabaseUrl) -> StorageError:
     """Return the error of a collection or table that is not there."""
     return StorageError(
         f"{place} holds no {place.table}: embedsearch export --to makes it, from a store"

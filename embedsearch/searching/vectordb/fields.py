@@ -31,7 +31,7 @@ _RESERVED = frozenset(
 )
 
 
-class Kind(StrEnum):
+class FieldKind(StrEnum):
     """What a field holds. A time is a count of microseconds since 1970, without a zone."""
 
     INTEGER = "integer"
@@ -42,18 +42,22 @@ class Kind(StrEnum):
 
 
 _KINDS = {
-    **dict.fromkeys(("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"), Kind.INTEGER),
-    **dict.fromkeys(("float", "double"), Kind.NUMBER),
-    **dict.fromkeys(("string", "large_string"), Kind.TEXT),
-    "bool": Kind.BOOLEAN,
-    **dict.fromkeys(("timestamp[s]", "timestamp[ms]", "timestamp[us]", "date32[day]"), Kind.TIME),
+    **dict.fromkeys(
+        ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"), FieldKind.INTEGER
+    ),
+    **dict.fromkeys(("float", "double"), FieldKind.NUMBER),
+    **dict.fromkeys(("string", "large_string"), FieldKind.TEXT),
+    "bool": FieldKind.BOOLEAN,
+    **dict.fromkeys(
+        ("timestamp[s]", "timestamp[ms]", "timestamp[us]", "date32[day]"), FieldKind.TIME
+    ),
 }
 _ARROW = {
-    Kind.INTEGER: pa.int64(),
-    Kind.NUMBER: pa.float64(),
-    Kind.TEXT: pa.string(),
-    Kind.BOOLEAN: pa.bool_(),
-    Kind.TIME: pa.timestamp("us"),
+    FieldKind.INTEGER: pa.int64(),
+    FieldKind.NUMBER: pa.float64(),
+    FieldKind.TEXT: pa.string(),
+    FieldKind.BOOLEAN: pa.bool_(),
+    FieldKind.TIME: pa.timestamp("us"),
 }
 
 
@@ -66,7 +70,7 @@ class Field:
 
     name: str
     column: str
-    kind: Kind
+    kind: FieldKind
     arrow: str
     nullable: bool
 
@@ -83,11 +87,11 @@ class Field:
     def from_list(cls, values: Sequence[Any]) -> Field:
         """Rebuild it from `to_list`; ValueError or TypeError where it is malformed."""
         name, column, kind, arrow, nullable = values
-        return cls(name, column, Kind(kind), arrow, nullable)
+        return cls(name, column, FieldKind(kind), arrow, nullable)
 
 
 # The number of a row, which is no field like the others: every engine has it as its key.
-ROW = Field("id", "row", Kind.INTEGER, "int64", nullable=False)
+ROW = Field("id", "row", FieldKind.INTEGER, "int64", nullable=False)
 
 
 def fields_of(schema: pa.Schema) -> tuple[list[Field], list[str]]:
@@ -129,45 +133,45 @@ def column_of(table: pa.Table, field: Field) -> pa.Array:
     return column.cast(_ARROW[field.kind])
 
 
-def is_held(values: pa.Array, kind: Kind) -> bool:
+def is_held(values: pa.Array, kind: FieldKind) -> bool:
     """Return whether every engine can hold these values of a kind."""
     import pyarrow.compute as pc
 
-    if kind is Kind.TEXT:
+    if kind is FieldKind.TEXT:
         longest = pc.max(pc.binary_length(values)).as_py() or 0
         is_odd = pc.match_substring_regex(values, f"\\x00|{NO_TEXT}")
         return longest <= _MAX_TEXT_BYTES and not pc.any(is_odd).as_py()
-    if kind is Kind.INTEGER:
+    if kind is FieldKind.INTEGER:
         least = pc.min(values).as_py()
         return least is None or least > LOWEST
-    if kind is Kind.TIME:
+    if kind is FieldKind.TIME:
         ends = pc.min_max(values.cast(pa.int64()))
         first, last = ends["min"].as_py(), ends["max"].as_py()
         return first is None or (first >= _FIRST_US and last <= _LAST_US)
     return True
 
 
-def plain(values: pa.Array, kind: Kind) -> list[Value | None]:
+def plain(values: pa.Array, kind: FieldKind) -> list[Value | None]:
     """Return values as Python has them."""
     found: list[Value | None] = (
-        values.cast(pa.int64()) if kind is Kind.TIME else values
+        values.cast(pa.int64()) if kind is FieldKind.TIME else values
     ).to_pylist()
     return found
 
 
-def vector_marks(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.int64]:
+def vector_checksums(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.int64]:
     """Return a checksum of each vector, int64 (n,), in the upper half of the bits."""
     sums = [zlib.crc32(row) for row in np.ascontiguousarray(vectors)]
     return (np.array(sums, np.uint64) << np.uint64(32)).astype(np.int64)
 
 
-def marks(
+def row_checksums(
     vectors: npt.NDArray[np.float16], values: Sequence[Sequence[object]]
 ) -> npt.NDArray[np.int64]:
     """Return a checksum of each row, int64 (n,): of its vector above, of its values below.
 
-    Two rows of different marks differ. `values` holds a sequence a field.
+    Two rows of different row_checksums differ. `values` holds a sequence a field.
     """
     lines = (repr(row).encode("utf-8", "surrogatepass") for row in zip(*values, strict=True))
     sums = [zlib.crc32(line) for line in lines]
-    return vector_marks(vectors) | np.array(sums, np.int64)
+    return vector_checksums(vectors) | np.array(sums, np.int64)

@@ -39,13 +39,13 @@ from embedsearch.searching.vectordb.database import (
     SEND_S,
     WORK_S,
     DatabaseRecord,
-    Place,
+    DatabaseUrl,
     RowBatch,
     Rows,
     patiently,
     vanished,
 )
-from embedsearch.searching.vectordb.fields import LOWEST, NO_TEXT, Field, Kind, Value
+from embedsearch.searching.vectordb.fields import LOWEST, NO_TEXT, Field, FieldKind, Value
 
 _WINDOW = 16_384  # rows that one answer of Milvus can hold
 _DELETED = 4_096  # at once
@@ -66,7 +66,7 @@ class Milvus:
 
     most = _WINDOW
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: DatabaseUrl) -> None:
         self._is_lite = not place.host
         if self._is_lite and not place.name.endswith(".db"):
             raise UsageError(f"{place}: a file of Milvus Lite ends in .db")
@@ -118,11 +118,11 @@ class Milvus:
         from pymilvus import DataType
 
         types = {
-            Kind.INTEGER: DataType.INT64,
-            Kind.NUMBER: DataType.DOUBLE,
-            Kind.TEXT: DataType.VARCHAR,
-            Kind.BOOLEAN: DataType.INT8,
-            Kind.TIME: DataType.INT64,
+            FieldKind.INTEGER: DataType.INT64,
+            FieldKind.NUMBER: DataType.DOUBLE,
+            FieldKind.TEXT: DataType.VARCHAR,
+            FieldKind.BOOLEAN: DataType.INT8,
+            FieldKind.TIME: DataType.INT64,
         }
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("id", DataType.INT64, is_primary=True)
@@ -131,7 +131,7 @@ class Milvus:
         schema.add_field("root", DataType.INT64)
         schema.add_field("key", DataType.VARCHAR, max_length=_MAX_TEXT_BYTES)
         for field in record.fields:
-            more = {"max_length": _MAX_TEXT_BYTES} if field.kind is Kind.TEXT else {}
+            more = {"max_length": _MAX_TEXT_BYTES} if field.kind is FieldKind.TEXT else {}
             schema.add_field(field.name, types[field.kind], **more)
         index = self._client.prepare_index_params()
         params = {"M": _M, "efConstruction": _CONSTRUCTION}
@@ -285,17 +285,19 @@ def _pairs(found: list[tuple[int, int]]) -> tuple[Rows, Rows]:
     return pairs[:, 0], pairs[:, 1]
 
 
-def _stored(values: Iterable[Value | None], kind: Kind) -> list[Any]:
+def _stored(values: Iterable[Value | None], kind: FieldKind) -> list[Any]:
     """Return values as the collection holds them: there are no nulls."""
-    if kind is Kind.NUMBER:
+    if kind is FieldKind.NUMBER:
         return [_real(value) for value in values]
-    if kind is Kind.BOOLEAN:
+    if kind is FieldKind.BOOLEAN:
         return [-1 if value is None else int(value) for value in values]
     return [_null(kind) if value is None else value for value in values]
 
 
-def _null(kind: Kind) -> Any:
-    return {Kind.TEXT: NO_TEXT, Kind.NUMBER: -math.inf, Kind.BOOLEAN: -1}.get(kind, LOWEST)
+def _null(kind: FieldKind) -> Any:
+    return {FieldKind.TEXT: NO_TEXT, FieldKind.NUMBER: -math.inf, FieldKind.BOOLEAN: -1}.get(
+        kind, LOWEST
+    )
 
 
 def _real(value: Any) -> float:
@@ -335,7 +337,7 @@ def _guarded(test: str, field: Field) -> str:
 
 
 def _is_null(field: Field, is_null: bool) -> str:
-    if field.kind is Kind.NUMBER:  # infinity has no literal
+    if field.kind is FieldKind.NUMBER:  # infinity has no literal
         return f"{field.name} {'<' if is_null else '>='} {_LOWEST_REAL!r}"
     return f"{field.name} {'==' if is_null else '!='} {_literal(_null(field.kind))}"
 

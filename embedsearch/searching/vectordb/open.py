@@ -5,12 +5,12 @@ from __future__ import annotations
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from embedsearch.core.errors import UsageError
-from embedsearch.searching.vectordb.database import NAME, Place, VectorDatabase
+from embedsearch.searching.vectordb.database import NAME, DatabaseUrl, VectorDatabase
 
 SCHEMES = ("milvus", "postgresql", "postgres")
 
 
-def place_of(url: str) -> Place:
+def database_url(url: str) -> DatabaseUrl:
     """Return where a URL points to. Raises UsageError, which does not show the URL."""
     try:
         parts = urlsplit(url)
@@ -24,7 +24,7 @@ def place_of(url: str) -> Place:
         )
     name = unquote(parts.path.lstrip("/") if parts.netloc else parts.path)
     is_milvus = parts.scheme == "milvus"
-    return Place(
+    return DatabaseUrl(
         url=url,
         scheme=parts.scheme,
         host=_host(parts),
@@ -41,7 +41,7 @@ def _host(parts: SplitResult) -> str:
 
 def open_database(url: str) -> VectorDatabase:
     """Connect. Raises UsageError, MissingLibrary, and StorageError where nobody answers."""
-    place = place_of(url)
+    place = database_url(url)
     if place.scheme == "milvus":
         from embedsearch.searching.vectordb.milvus import Milvus
 

@@ -32,30 +32,30 @@ from embedsearch.searching.vectordb.database import (
     SEND_S,
     WORK_S,
     DatabaseRecord,
-    Place,
+    DatabaseUrl,
     RowBatch,
     Rows,
     patiently,
     vanished,
 )
-from embedsearch.searching.vectordb.fields import Kind, Value
+from embedsearch.searching.vectordb.fields import FieldKind, Value
 
 _CONNECT_S = 5
 _M, _CONSTRUCTION = 16, 64  # of HNSW
 _LEAST_EF, _MOST_EF = 128, 1000
 _TYPES = {
-    Kind.INTEGER: "bigint",
-    Kind.NUMBER: "double precision",
-    Kind.TEXT: 'text COLLATE "C"',
-    Kind.BOOLEAN: "boolean",
-    Kind.TIME: "timestamp",
+    FieldKind.INTEGER: "bigint",
+    FieldKind.NUMBER: "double precision",
+    FieldKind.TEXT: 'text COLLATE "C"',
+    FieldKind.BOOLEAN: "boolean",
+    FieldKind.TIME: "timestamp",
 }
 _BINARY = {
-    Kind.INTEGER: "int8",
-    Kind.NUMBER: "float8",
-    Kind.TEXT: "text",
-    Kind.BOOLEAN: "bool",
-    Kind.TIME: "timestamp",
+    FieldKind.INTEGER: "int8",
+    FieldKind.NUMBER: "float8",
+    FieldKind.TEXT: "text",
+    FieldKind.BOOLEAN: "bool",
+    FieldKind.TIME: "timestamp",
 }
 _EPOCH = datetime(1970, 1, 1)
 # A filter that leaves few rows makes the index go on until there are enough of them.
@@ -71,7 +71,7 @@ class Postgres:
 
     most = 1 << 16
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: DatabaseUrl) -> None:
         try:
             import pgvector.psycopg
             import psycopg
@@ -144,7 +144,7 @@ class Postgres:
             batch.keys,
             map(HalfVector, batch.vectors),
             *(
-                map(_moment, values) if field.kind is Kind.TIME else values
+                map(_moment, values) if field.kind is FieldKind.TIME else values
                 for field, values in zip(record.fields, batch.values, strict=True)
             ),
         ]
@@ -287,9 +287,9 @@ def _moment(microseconds: Any) -> datetime | None:
 def expression(condition: Condition, values: list[Any]) -> str:
     """Return a condition as SQL, {} for each name (see `_names`), %s for each of the values."""
 
-    def held(value: Value, kind: Kind) -> str:
-        values.append(_moment(value) if kind is Kind.TIME else value)
-        return "%s::timestamp" if kind is Kind.TIME else f"%s::{_BINARY[kind]}"
+    def held(value: Value, kind: FieldKind) -> str:
+        values.append(_moment(value) if kind is FieldKind.TIME else value)
+        return "%s::timestamp" if kind is FieldKind.TIME else f"%s::{_BINARY[kind]}"
 
     match condition:
         case Test(field, operator, value):

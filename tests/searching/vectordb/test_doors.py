@@ -15,7 +15,7 @@ from embedsearch.core.errors import (
 from embedsearch.exchange.upload import upload
 from embedsearch.searching.searcher import open_store
 from embedsearch.searching.vectordb import database as databases
-from embedsearch.searching.vectordb.open import place_of
+from embedsearch.searching.vectordb.open import database_url
 from tests.support.databases import DIM, ROWS
 from tests.support.engines import (
     Engine,
@@ -92,12 +92,12 @@ async def test_a_server_says_503(
 
 
 def test_urls_show_no_secret() -> None:
-    place = place_of("postgresql://ada:pa%40ss@db.example:5432/photos?sslpassword=x")
+    place = database_url("postgresql://ada:pa%40ss@db.example:5432/photos?sslpassword=x")
     assert str(place) == "postgresql://***@db.example:5432/photos" and "pa" not in repr(place)[20:]
     assert place.said("no\n entry for pa@ss, or pa%40ss") == "no entry for ***, or ***"
-    assert str(place_of("milvus:///data/x.db")) == "milvus:///data/x.db"
-    assert place_of("milvus://host:19530").table == "embedsearch"
-    assert place_of("milvus://host:19530/other").table == "other"
+    assert str(database_url("milvus:///data/x.db")) == "milvus:///data/x.db"
+    assert database_url("milvus://host:19530").table == "embedsearch"
+    assert database_url("milvus://host:19530/other").table == "other"
 
 
 @pytest.mark.parametrize(

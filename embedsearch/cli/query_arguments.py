@@ -24,7 +24,7 @@ _ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Asked:
+class QueryArguments:
     """Images, keys of the store, what a file lists, and what hits are to be like and unlike."""
 
     images: tuple[str, ...] = ()
