@@ -22,7 +22,7 @@ from playwright.sync_api import sync_playwright
 from benchmarks.measure import machine
 from benchmarks.run import SHARED
 from embedsearch.exchange.import_vectors import import_vectors
-from tests.serving import served
+from tests.support.serving import served
 
 ROWS, DIM, CENTERS = 200_000, 512, 2_000
 CLICKS = 50

@@ -107,7 +107,7 @@ def slow_bucket(folder: Path) -> Iterator[str]:
 def _serve(folder: Path, pipe: Any) -> None:
     import logging
 
-    from tests.s3 import ENVIRONMENT, S3Server
+    from tests.support.s3 import ENVIRONMENT, S3Server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = S3Server()

@@ -25,7 +25,7 @@ from benchmarks.measure import machine, spread
 from embedsearch.exchange.import_vectors import import_vectors
 from embedsearch.exchange.upload import upload
 from embedsearch.searching.searcher import Searcher, open_store
-from tests.engines import MILVUS_TOKEN, milvus_server, postgres_server
+from tests.support.engines import MILVUS_TOKEN, milvus_server, postgres_server
 
 QUERIES, WARM_UP = 200, 20
 WANTED_RATE, WANTED_RECALL = 5000, 0.98

@@ -24,7 +24,7 @@ def appearance_of(picture: Image.Image) -> Appearance:
     (2000). A large, slightly blurred image is sharp at 128 × 128.
     """
     middle = picture.convert("L").resize((_APPEARANCE_SIDE, _APPEARANCE_SIDE), Image.Resampling.BOX)
-    luma = np.asarray(middle, dtype=np.float32)
+    luma = np.asarray(middle, dtype=np.float64)  # sums are exact, the same on every processor
     sides = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:]
     edges = (sides - 4.0 * luma[1:-1, 1:-1]).ravel()
     variance = float(edges @ edges) / edges.size - float(edges.mean()) ** 2
