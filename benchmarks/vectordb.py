@@ -77,7 +77,7 @@ def row_of(name: str, store: Path, url: str, queries: Any, wanted: list[set[int]
 
 def wait_for_index(searcher: Searcher) -> None:
     """Return once Milvus, which builds its index after the upload, has built it."""
-    database: Any = searcher._database
+    database: Any = searcher._generations._database
     deadline = time.monotonic() + BUILD_S
     while hasattr(database, "_client") and time.monotonic() < deadline:
         index = database._client.describe_index(database.place.table, "vector")

@@ -27,7 +27,7 @@ from embedsearch.core.session import Session
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
 from embedsearch.images.sources.folder import FolderScan
-from embedsearch.indexing.bottleneck import Setup, advice, shares, slowest_stage
+from embedsearch.indexing.bottleneck import Setup, StageClock, advice, shares, slowest_stage
 from embedsearch.indexing.pipeline import Pipeline
 from embedsearch.indexing.scope import real_folder
 from embedsearch.network.feed import feed_for
@@ -78,17 +78,16 @@ def bench(
     if images < 1:
         raise UsageError("images must be at least 1", "images")
     root = Path(real_folder(os.fspath(folder)))
-    started = time.monotonic()
-    refs, found = _sample(root, images, session)
-    scan_s = time.monotonic() - started
+    clock = StageClock()
+    with clock.measure("scan"):
+        refs, found = _sample(root, images, session)
     if not refs:
         raise NothingIndexed(f"no images found in {folder}")
     spec = resolve(config.model, session).asked(config.input_side, config.flip)
     passes = -(-images // len(refs))  # a few photos would measure the start of the processes
     jobs = [DecodeJob.of_file(ref, str(root)) for ref in refs] * passes
-    started = time.monotonic()
-    extractor = load_stream_extractor(spec, config.device, config.precision, session)
-    load_s = time.monotonic() - started
+    with clock.measure("load"):
+        extractor = load_stream_extractor(spec, config.device, config.precision, session)
     alone = _decode_alone(spec.input_side, config, jobs, session)
     if not len(alone.pixels):
         raise NothingIndexed(f"none of {len(refs)} images of {folder} can be read")
@@ -108,9 +107,9 @@ def bench(
         device=extractor.device,
         precision=extractor.precision,
         workers=together.workers,
-        load_s=round(load_s, 2),
+        load_s=round(clock.seconds["load"], 2),
         rates={
-            "scan": round(found / scan_s, 1),
+            "scan": round(found / clock.seconds["scan"], 1),
             "read": round(alone.read_rate, 1),
             "decode": round(alone.decode_rate, 1),
             "embed": round(embed_rate, 1),

@@ -1,162 +1,234 @@
-"""The structure: arrows between modules, what importing loads, names that exist."""
+"""The structure: what docs/architecture.md promises is what the code does; what importing loads."""
 
 from __future__ import annotations
 
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-import embedsearch
 from tests.support.library import REPOSITORY, SAMPLES, run_cli
 
 PACKAGE = REPOSITORY / "embedsearch"
-
-# The picture of the house, from the top down. A module may import what lies on a lower floor,
-# and of its own floor only what stands in the same room or is named here.
-FLOORS = [
-    ["cli", "__main__"],
-    ["integrations"],
-    ["web", "scale"],
-    ["__init__"],
-    ["learning", "benching", "curation", "watching", "units"],
-    [
-        "indexing",
-        "searching",
-        "embedding",
-        "references",
-        "upkeep",
-        "importing",
-        "exporting",
-        "pulling",
-        "uploading",
-        "texts",
-    ],
-    ["settling"],
-    ["tuning", "generation", "thumbnails"],
-    ["ledger", "planning", "cutting", "scope", "pipeline", "queries", "served"],
-    ["columns", "originals", "neighbors", "staleness", "metadata"],
-    ["sources", "decode", "network", "store", "ann", "filters", "present", "vectordb"],
-    [
-        "records",
-        "config",
-        "errors",
-        "paths",
-        "thumbnail_cache",
-        "session",
-        "children",
-        "writing",
-        "handover",
-        "parts",
-        "stages",
-        "batching",
-        "buckets",
-    ],
-]
-SAME_FLOOR = {
-    ("__main__", "cli"),
-    ("buckets", "errors"),
-    ("buckets", "records"),
-    ("planning", "scope"),
-    ("ledger", "planning"),
-    ("config", "errors"),
-    ("handover", "errors"),
-    ("handover", "records"),
-    ("parts", "records"),
-    ("records", "paths"),
-    ("thumbnail_cache", "paths"),
-    ("session", "errors"),
-    ("stages", "config"),
-    ("writing", "errors"),
+ARCHITECTURE = (REPOSITORY / "docs" / "architecture.md").read_text()
+LAYERS = {
+    name: set(re.findall(r"\w+", allowed)) - {"nothing"}
+    for name, allowed in re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", ARCHITECTURE, re.MULTILINE)
 }
+TREE, ENTRIES = re.findall(r"```text\n(.*?)```", ARCHITECTURE, re.DOTALL)
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ENTRIES = 400, 60, 16
+
+# Where a heavy library may be imported, as path prefixes.
 HEAVY = {
-    "PIL": {"decode", "present", "queries"},
-    "pillow_heif": {"decode"},
+    "PIL": {"images", "searching/queries", "cli/output"},
+    "pillow_heif": {"images/decode"},
     "pyarrow": {
-        *("store", "planning", "ledger", "columns", "filters", "sources", "metadata"),
-        *("importing", "exporting", "uploading", "present", "texts", "curation", "vectordb"),
-        *("units", "scale", "buckets"),
+        *("core/remote", "store", "images/sources", "searching", "indexing", "exchange"),
+        *("curation", "cli/output/hits"),
     },
-    "duckdb": {"filters"},
+    "duckdb": {"searching/where"},
     "torch": {"network", "learning"},
-    "torchvision": set(),
-    "safetensors": {"network"},
-    "openvino": {"network"},
-    "nncf": {"network"},
-    "faiss": {"ann"},
+    "torchvision": {"learning/augment"},
+    "safetensors": {"network", "learning/train"},
+    "openvino": {"network/openvino_runtime"},
+    "nncf": {"network/quantize"},
+    "faiss": {"searching/ann"},
     "typer": {"cli"},
-    "watchfiles": {"watching"},
-    "umap": {"curation"},
-    "ray": {"scale"},
-    "rich": {"present"},
-    "textual_image": {"present"},
-    "pymilvus": {"vectordb"},
-    "psycopg": {"vectordb"},
-    "pgvector": {"vectordb"},
+    "watchfiles": {"indexing/watch"},
+    "umap": {"curation/picture_map"},
+    "ray": {"indexing/distributed/ray_driver"},
+    "rich": {"cli/output"},
+    "textual_image": {"cli/output"},
+    "pymilvus": {"searching/vectordb"},
+    "psycopg": {"searching/vectordb"},
+    "pgvector": {"searching/vectordb"},
 }
 
 
-def room(module: str) -> str:
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 else "__init__"
+@dataclass(frozen=True)
+class Import:
+    """One import, lazy and typing ones too: `name` of module `target`, or "*" for all of it."""
+
+    home: str  # dotted, without `embedsearch.`
+    target: str
+    name: str
+
+    @property
+    def crosses(self) -> bool:
+        """Return whether it leads from one package into another."""
+        return package(self.home) != package(self.target)
 
 
-def imports() -> list[tuple[str, str, Path]]:
-    """Return (importing room, imported module, file) for every import, typing-only ones too."""
-    found = []
-    for path in sorted(PACKAGE.rglob("*.py")):
-        relative = path.relative_to(PACKAGE)
-        home = relative.parts[0].removesuffix(".py")
+def package(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def modules() -> dict[str, Path]:
+    """Return every module of the package by its dotted name, without `embedsearch.`."""
+    paths = PACKAGE.rglob("*.py")
+    return {".".join(p.relative_to(PACKAGE).with_suffix("").parts): p for p in sorted(paths)}
+
+
+def imports() -> list[Import]:
+    """Return every import from one module of ours to another."""
+    known, found = modules(), []
+    for home, path in known.items():
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module]
-                if node.module == "embedsearch":
-                    names = [f"embedsearch.{alias.name}" for alias in node.names]
-                found += [(home, name, path) for name in names]
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("embedsearch."):
+                base = str(node.module).removeprefix("embedsearch.")
+                for alias in node.names:
+                    whole = f"{base}.{alias.name}"
+                    target = (whole, "*") if whole in known else (base, alias.name)
+                    found.append(Import(home, *target))
             elif isinstance(node, ast.Import):
-                found += [(home, alias.name, path) for alias in node.names]
+                assert not any(a.name.startswith("embedsearch") for a in node.names), path
     return found
 
 
-def test_arrows_run_downwards_only() -> None:
-    floor = {name: number for number, names in enumerate(FLOORS) for name in names}
-    seen = 0
-    for home, module, path in imports():
-        if not module.startswith("embedsearch"):
+def upward(found: Iterable[Import], layers: Mapping[str, set[str]]) -> list[Import]:
+    """Return the imports that the layers do not allow."""
+    inside = (i for i in found if i.crosses and package(i.home) in layers)
+    return [i for i in inside if package(i.target) not in layers[package(i.home)] | {"_version"}]
+
+
+def circles(found: Iterable[Import]) -> list[list[str]]:
+    """Return the modules that import each other, directly or by way of others."""
+    arrows: defaultdict[str, set[str]] = defaultdict(set)
+    for item in found:
+        arrows[item.home].add(item.target)
+    reach = {start: _reached(start, arrows) for start in list(arrows)}
+    tied = {start: [m for m in reach if start in reach[m] and m in reach[start]] for start in reach}
+    return [sorted(group) for group in tied.values() if group]
+
+
+def _reached(start: str, arrows: Mapping[str, set[str]]) -> set[str]:
+    seen: set[str] = set()
+    waiting = [*arrows.get(start, ())]
+    while waiting:
+        if (module := waiting.pop()) not in seen:
+            seen.add(module)
+            waiting += arrows.get(module, ())
+    return seen
+
+
+def entries(text: str) -> set[tuple[str, str]]:
+    """Return (module, name) of each public entry in the block of the page."""
+    found, home, module = set(), "", ""
+    for line in text.splitlines():
+        if not line.startswith(" "):
+            home = line
             continue
-        target = room(module)
-        if path == PACKAGE / "__init__.py" or (target == "__init__" and module == "embedsearch"):
-            continue  # the lazy public names, and the version
-        seen += 1
-        allowed = floor[target] > floor[home] or target == home or (home, target) in SAME_FLOOR
-        assert allowed, f"{path}: {home} must not import {module}"
-    assert seen > 50
+        names = line.split()
+        if names[0].endswith(":"):
+            module = f"{home}.{names.pop(0)[:-1]}"
+        found |= {(module, name) for name in names}
+    return found
 
 
-def test_every_module_has_a_floor() -> None:
-    rooms = {path.name.removesuffix(".py") for path in PACKAGE.iterdir() if path.suffix == ".py"}
-    rooms |= {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    assert rooms == {name for names in FLOORS for name in names}
+def test_imports_follow_the_layers_of_the_page() -> None:
+    found = imports()
+    assert len(found) > 500 and len(LAYERS) == 12
+    assert upward(found, LAYERS) == []
+
+
+def test_no_circle() -> None:
+    assert circles(imports()) == []
+
+
+def test_packages_import_only_public_entries() -> None:
+    crossing = [i for i in imports() if i.crosses and package(i.target) not in {"core", "_version"}]
+    used = {(i.target, i.name) for i in crossing if i.home != "__main__"}
+    listed = entries(ENTRIES)
+    past = {(module, name) for module, name in used - listed if (module, "*") not in listed}
+    assert past == set(), "imported past the public entry of a package"
+    assert listed - used == set(), "listed as an entry, and nobody needs it"
+
+
+def test_the_checks_see_what_they_are_for() -> None:
+    wrong = Import("store.files", "searching.searcher", "open_store")
+    assert upward([*imports(), wrong], LAYERS) == [wrong]
+    back = Import("core.errors", "core.records", "Hit")
+    assert ["core.errors", "core.paths", "core.records"] in circles([*imports(), back])
+    assert ("searching.ann.build", "flat_bytes") in entries(ENTRIES)
+
+
+def test_the_tree_of_the_page_is_true() -> None:
+    bodies: defaultdict[str, str] = defaultdict(str)
+    home = ""
+    for line in TREE.splitlines()[1:]:
+        if line.startswith("      "):
+            bodies[home] += f" {line.strip()}"
+        else:
+            home = line.split("/")[0].strip()
+    told: set[str] = set()
+    for home, body in bodies.items():
+        for sub, names in re.findall(r"(\w+)/\{(.*?)\}", body):
+            told |= {f"{home}.{sub}.{name}" for name in names.split()}
+        plain = re.sub(r"\w+/\{.*?\}", "", body).split()
+        told |= {f"{home}.{name}" for name in plain if not re.search(r"[/.]", name)}
+    there = {m for m in modules() if "." in m and not m.endswith("__init__")}
+    assert told == there
+
+
+def test_the_house_is_small_and_its_rooms_are_short() -> None:
+    inside = [p for p in PACKAGE.iterdir() if p.name != "__pycache__"]
+    assert len(inside) <= MAX_ENTRIES
+    for path in [*modules().values(), *PACKAGE.rglob("*.js")]:
+        lines = path.read_text().count("\n")
+        assert lines <= MAX_FILE_LINES, f"{path} has {lines} lines"
+    for path in modules().values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                assert lines < MAX_FUNCTION_LINES, f"{path}: {node.name} has {lines} lines"
+
+
+def test_packages_say_what_they_are_and_nothing_else() -> None:
+    for path in PACKAGE.glob("*/**/__init__.py"):
+        if path.parent.name != "cli":  # which the console script calls
+            (docstring,) = ast.parse(path.read_text()).body
+            assert isinstance(docstring, ast.Expr), path
 
 
 def test_heavy_libraries_stay_in_their_rooms() -> None:
-    for home, module, path in imports():
-        library = module.split(".")[0]
-        if library in HEAVY:
-            assert home in HEAVY[library], f"{path} imports {library}"
+    for module, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+            for library in {name.partition(".")[0] for name in names} & HEAVY.keys():
+                room = module.replace(".", "/")
+                assert room.startswith(tuple(HEAVY[library])), f"{path} imports {library}"
 
 
-def test_public_names_exist() -> None:
-    for name in embedsearch.__all__:
-        assert getattr(embedsearch, name) is not None
-    assert set(embedsearch.__all__) == set(dir(embedsearch))
-    with pytest.raises(AttributeError, match="no_such_name"):
-        _ = embedsearch.no_such_name  # type: ignore[attr-defined]
+def test_nothing_names_the_foreign_package() -> None:
+    """The name on the public index is not ours: no text may tell anybody to install it."""
+    listed = subprocess.run(
+        ["git", "ls-files"], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    ).stdout.splitlines()
+    texts = [REPOSITORY / name for name in listed if not name.startswith(("tests/", "CHANGELOG"))]
+    searched = 0
+    for path in texts:
+        if path.suffix in {".py", ".md", ".html", ".js", ".toml", ".sh", ".yaml"} and path.exists():
+            searched += 1
+            found = re.search(FOREIGN, path.read_text())
+            assert found is None, f"{path}: {found and found[0]}"
+    assert searched > 200
+    assert re.search(FOREIGN, "pip install 'embedsearch[serve]'")
+    assert re.search(FOREIGN, "pip install embedsearch\n")
+    assert not re.search(FOREIGN, "pip install embedsearch-images")
+
+
+FOREIGN = r"install[^\n]*[ '\"]embedsearch(\[|['\"]|\s|$)|['\" ]embedsearch\["
 
 
 def loaded(code: str) -> set[str]:
