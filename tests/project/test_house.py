@@ -189,7 +189,7 @@ def test_the_house_is_small_and_its_rooms_are_short() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lines = (node.end_lineno or 0) - node.lineno + 1
-                assert lines < MAX_FUNCTION_LINES, f"{path}: {node.name} has {lines} lines"
+                assert lines <= MAX_FUNCTION_LINES, f"{path}: {node.name} has {lines} lines"
 
 
 def test_packages_say_what_they_are_and_nothing_else() -> None:
