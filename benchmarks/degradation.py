@@ -61,12 +61,12 @@ def build(depth: int, *, residual: bool) -> nn.Sequential:
 
 def read(folder: Path) -> tuple[Tensor, Tensor]:
     """Return uint8 (N, S, S, 3) and int64 (N,) of the first classes."""
-    pixels, labels = [], []
+    pixels: list[Any] = []
+    labels: list[Any] = []
     for file in sorted(folder.glob("train-*.parquet")):
         table = pq.read_table(file)
-        for jpeg, label in zip(table["jpeg"].to_pylist(), table["label"].to_pylist(), strict=True):
-            labels.append(label)
-            pixels.append(jpeg)
+        labels += table["label"].to_pylist()
+        pixels += table["jpeg"].to_pylist()
     chosen = sorted(set(labels))[:: len(set(labels)) // CLASSES][:CLASSES]
     kept = [
         (jpeg, chosen.index(label))

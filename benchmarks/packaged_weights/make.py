@@ -12,6 +12,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import safetensors.torch
@@ -41,7 +42,9 @@ def lay_out(source: Path, folder: Path) -> None:
     staging = folder.with_suffix(".tmp")
     for file in sorted(source.glob("train-*.parquet")):
         table = pq.read_table(file)
-        for jpeg, label in zip(table["jpeg"].to_pylist(), table["label"].to_pylist(), strict=True):
+        jpegs: list[Any] = table["jpeg"].to_pylist()
+        labels: list[Any] = table["label"].to_pylist()
+        for jpeg, label in zip(jpegs, labels, strict=True):
             target = staging / label.replace("/", "_") / f"{count:05d}.jpg"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(jpeg)

@@ -75,6 +75,12 @@ class Remote:
             self.path = self.url
 
     @property
+    def fsspec(self) -> Any:
+        """Return the fsspec file system behind this one."""
+        files: Any = self.files
+        return files.handler.fs
+
+    @property
     def identity(self) -> str:
         """Return what tells this place from others: the URL, and whose servers it is of."""
         endpoint = _endpoint() if self.url.startswith("s3://") else None
@@ -163,7 +169,7 @@ class RemoteFile:
         """Read from an open file of our own, of which there is nothing but this part."""
         is_web = self._path.partition("://")[0] in _WEB
         size = {"size": self._size + 1} if is_web else {}  # else it would be asked for first
-        files = self._remote.files.handler.fs
+        files = self._remote.fsspec
         with files.open(self._path, "rb", cache_type="none", **size) as file:
             file.seek(start)
             # One request: of a web server without ranges a second one would get the start again.
@@ -178,7 +184,7 @@ class RemoteFile:
             self._next = -1
             try:
                 if self._file is None:
-                    files = self._remote.files.handler.fs
+                    files = self._remote.fsspec
                     self._file = files.open(self._path, "rb", block_size=0, size=self._size + 1)
                     _read(self._file, start)
                 data = _read(self._file, length)
@@ -237,13 +243,14 @@ def _file_system(scheme: str, url: str, attempts: int, connect_s: float) -> pafs
     try:
         import fsspec
 
+        handler: Any = pafs.FSSpecHandler
         settings: dict[str, Any] = {}
         if scheme in _WEB:
             import aiohttp
 
             limits = aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=_REQUEST_S)
             settings = {"client_kwargs": {"timeout": limits}}
-        return pafs.PyFileSystem(pafs.FSSpecHandler(fsspec.filesystem(scheme, **settings)))
+        return pafs.PyFileSystem(handler(fsspec.filesystem(scheme, **settings)))
     except ImportError as error:
         raise MissingLibrary(
             f"{scheme}:// needs a library ({error}): {pip_install('web')}"

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -105,13 +106,11 @@ class Collection:
         """Return the sha256 of each file, 32 bytes (n,); its row where that is unknown."""
         digests = np.empty(len(self), "V32")
         for position, here, table in self._parts(["digest", "row"]):
+            known: list[Any] = table.column("digest").filter(pa.array(here)).to_pylist()
+            rows: list[Any] = table.column("row").filter(pa.array(here)).to_pylist()
             some = [
                 row.to_bytes(32, "big") if digest == _UNKNOWN else digest
-                for digest, row in zip(
-                    table.column("digest").filter(pa.array(here)).to_pylist(),
-                    table.column("row").filter(pa.array(here)).to_pylist(),
-                    strict=True,
-                )
+                for digest, row in zip(known, rows, strict=True)
             ]
             digests[position : position + len(some)] = np.frombuffer(b"".join(some), "V32")
         return digests
@@ -125,11 +124,9 @@ class Collection:
         }
         found = np.zeros(len(self), np.bool_)
         for position, here, table in self._parts(["root", "key"]):
-            names = zip(
-                table.column("root").filter(pa.array(here)).to_pylist(),
-                table.column("key").filter(pa.array(here)).to_pylist(),
-                strict=True,
-            )
+            homes: list[Any] = table.column("root").filter(pa.array(here)).to_pylist()
+            keys: list[Any] = table.column("key").filter(pa.array(here)).to_pylist()
+            names = zip(homes, keys, strict=True)
             some = [(roots[root] + key).startswith(wanted) for root, key in names]
             found[position : position + len(some)] = some
         if not found.any():

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -256,12 +257,12 @@ class _Reader:
     def _parquet_blocks(self) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
         with pq.ParquetFile(self.source) as file:
             for batch in file.iter_batches(_ROWS, columns=["path", self.column]):
-                paths = batch.column("path").to_pylist()
+                paths: list[Any] = batch.column("path").to_pylist()
                 if None in paths:
                     raise UsageError(f"{self.source}: a row has no path")
                 yield list(map(_text, paths)), self._matrix(batch.column(self.column))
 
-    def _matrix(self, column: pa.Array) -> npt.NDArray[np.float32]:
+    def _matrix(self, column: Any) -> npt.NDArray[np.float32]:
         lengths = {len(value) if value is not None else 0 for value in column}
         if lengths - {self.dim}:
             raise UsageError(
@@ -315,8 +316,8 @@ def _reader(source: Path, paths: Path | None) -> _Reader:
         raise UsageError(f"{source} is no Parquet file: {error}") from error
 
 
-def _is_list_of_floats(kind: pa.DataType) -> bool:
-    listed = [pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list]
+def _is_list_of_floats(kind: Any) -> bool:
+    listed: list[Any] = [pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list]
     return any(is_kind(kind) for is_kind in listed) and bool(pa.types.is_floating(kind.value_type))
 
 

@@ -30,7 +30,8 @@ from embedsearch.store.writer import StoreWriter
 
 TEXT, FIELDS = "text", "fields"  # the columns
 WAIT_S = 30.0  # for another writer
-_COLUMNS = pa.schema([("row", pa.int64()), (TEXT, pa.string()), (FIELDS, pa.string())])
+_TYPES: dict[str, pa.DataType] = {"row": pa.int64(), TEXT: pa.string(), FIELDS: pa.string()}
+_COLUMNS = pa.schema(_TYPES)
 _NO_DIGEST = bytes(32)
 
 

@@ -248,7 +248,8 @@ class _Upload:
                 continue
             mask = pa.array(here)
             table, known, some = table.filter(mask), known.filter(mask), some[here]
-            roots, names_in_root = (known.column(name).to_pylist() for name in ("root", "key"))
+            roots: list[Any] = known.column("root").to_pylist()
+            names_in_root: list[Any] = known.column("key").to_pylist()
             values = [plain(column_of(table, field), field.kind) for field in fields]
             yield RowBatch(
                 rows=numbers(known.column("row")).astype(np.int64),

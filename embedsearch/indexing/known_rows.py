@@ -63,12 +63,12 @@ class KnownRows:
         positions = np.arange(*np.searchsorted(self._root, [target.root.id, target.root.id + 1]))
         if not target.scope and target.files is None:
             return positions
-        keys = self._table.column("key").take(pa.array(positions))
+        keys = self._table.column("key").take(pa.array(positions, pa.int64()))
         if target.files is not None:
             wanted = pa.array(sorted(map(os.fsencode, target.files)), pa.binary())
             inside = pc.is_in(keys, value_set=wanted)
         else:
-            inside = pc.starts_with(keys, os.fsencode(target.scope) + b"/")
+            inside = pc.starts_with(keys, os.fsencode(target.scope) + b"/")  # type: ignore[call-overload]
         chosen: npt.NDArray[np.int64] = positions[inside.to_numpy()]
         return chosen
 
@@ -84,7 +84,7 @@ class KnownRows:
         for start in range(0, len(positions), _CHUNK_ROWS):
             some = positions[start : start + _CHUNK_ROWS]
             assert self._table is not None
-            keys = self._table.column("key").take(pa.array(some)).to_pylist()
+            keys = self._table.column("key").take(pa.array(some, pa.int64())).to_pylist()
             yield from zip(keys, some.tolist(), strict=True)
 
     def names(self, positions: npt.NDArray[np.int64]) -> Iterator[str]:

@@ -286,7 +286,7 @@ def _renumbered(table: pa.Table, moved: Mapping[int, int]) -> pa.Table:
     """Return the user's columns with rows that got another number under it, sorted."""
     if not moved:
         return table
-    rows = table.column("row").to_pylist()
+    rows: list[Any] = table.column("row").to_pylist()
     changed = np.array([moved.get(row, row) for row in rows], np.int64)
-    order = pa.array(np.argsort(changed, kind="stable"))
+    order = pa.array(np.argsort(changed, kind="stable"), pa.int64())
     return table.set_column(0, "row", pa.array(changed)).take(order)

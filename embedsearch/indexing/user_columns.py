@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -69,7 +70,7 @@ def join(
     rows = np.array([row for row, _ in pairs], np.int64)
     places = np.array([place for _, place in pairs], np.int64)
     order = np.argsort(rows, kind="stable")
-    new = user.columns.take(pa.array(places[order]))
+    new = user.columns.take(pa.array(places[order], pa.int64()))
     new = new.add_column(0, "row", pa.array(rows[order]))
     table = _merged(before, new)
     table = table.filter(pa.array(np.isin(table.column("row").to_numpy(), live)))
@@ -111,7 +112,7 @@ def carried(snapshot: Snapshot) -> UserTable | None:
         return None
     roots = {root.id: root.path.rstrip("/") + "/" for root in snapshot.manifest.roots}
     paths = {row: roots[root] + os.fsdecode(key) for row, root, key in snapshot.live_keys()}
-    rows = table.column("row").to_pylist()
+    rows: list[Any] = table.column("row").to_pylist()
     places = [place for place, row in enumerate(rows) if row in paths]
     names = [paths[rows[place]] for place in places]
     columns = table.drop_columns(["row"]).take(pa.array(places, pa.int64()))
@@ -156,7 +157,7 @@ def _merged(old: pa.Table | None, new: pa.Table) -> pa.Table:
     return pa.table(merged)
 
 
-def _as_type(table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray | None:
+def _as_type(table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray[Any] | None:
     """Return a column as another type, None where it is absent or its values do not fit."""
     if name not in table.column_names:
         return None

@@ -103,10 +103,11 @@ class RowColumns:
                     found.append(start + place)
         return found
 
-    def _column(self, table: pa.Table, name: str) -> pa.ChunkedArray:
+    def _column(self, table: pa.Table, name: str) -> pa.ChunkedArray[Any]:
         if name == "folder":
             paths = {root.id: root.path for root in self._snapshot.manifest.roots}
-            folders = [paths[root] for root in table.column("root").to_pylist()]
+            roots: list[Any] = table.column("root").to_pylist()
+            folders = [paths[root] for root in roots]
             return pa.chunked_array([pa.array(folders, pa.string())])
         if name == "modified":
             import pyarrow.compute as pc

@@ -31,18 +31,17 @@ _ADDED = ["brightness", "sharpness", "signature"]
 _UNORDERED = {"vector", "digest", "signature"}  # their least and greatest say nothing
 IDENTITY_COLUMNS = ["row", "root", "key", "size", "mtime_ns", "digest"]
 
-FAILURE_SCHEMA = pa.schema(
-    [
-        pa.field("root", pa.int32(), nullable=False),
-        pa.field("key", pa.binary(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("stage", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("detail", pa.string(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("mtime_ns", pa.int64(), nullable=False),
-    ]
-)
+FAILURE_SCHEMA_FIELDS: list[pa.Field[Any]] = [
+    pa.field("root", pa.int32(), nullable=False),
+    pa.field("key", pa.binary(), nullable=False),
+    pa.field("path", pa.string(), nullable=False),
+    pa.field("stage", pa.string(), nullable=False),
+    pa.field("reason", pa.string(), nullable=False),
+    pa.field("detail", pa.string(), nullable=False),
+    pa.field("size", pa.int64(), nullable=False),
+    pa.field("mtime_ns", pa.int64(), nullable=False),
+]
+FAILURE_SCHEMA = pa.schema(FAILURE_SCHEMA_FIELDS)
 
 
 def row_schema(dim: int) -> pa.Schema:
@@ -111,7 +110,7 @@ def write_shard(
     """Write rows as one shard. The tables are encoded one by one, into memory."""
     norms = _SmallestNorm()
     data, rows, first_row = _encode(map(norms.watch, tables), schema)
-    record = write_new(store, "s", generation, "parquet", [data])
+    record = write_new(store, "s", generation, "parquet", [memoryview(data)])
     footer = _footer(memoryview(data))
     pa.default_memory_pool().release_unused()  # Arrow would keep what encoding took
     return ShardRecord(
@@ -143,7 +142,7 @@ class _SmallestNorm:
 def write_small(store: Path, kind: str, generation: int, table: pa.Table) -> FileRecord:
     """Write a small table (deleted rows, failures) as an immutable Parquet file."""
     data, _, _ = _encode([table], table.schema)
-    return write_new(store, kind, generation, "parquet", [data])
+    return write_new(store, kind, generation, "parquet", [memoryview(data)])
 
 
 def _encode(tables: Iterable[pa.Table], schema: pa.Schema) -> tuple[pa.Buffer, int, int]:
@@ -155,7 +154,7 @@ def _encode(tables: Iterable[pa.Table], schema: pa.Schema) -> tuple[pa.Buffer, i
         sink,
         schema,
         compression="zstd",
-        use_dictionary=repeated,
+        use_dictionary=repeated,  # type: ignore[arg-type]  # the stub knows no names
         # No byte-stream split, which would save a twelfth: DuckDB does not read it of float16.
         write_page_checksum=True,
         write_statistics=[name for name in schema.names if name not in _UNORDERED],
@@ -186,7 +185,7 @@ class Shard:
             self._check_footer()
             with self._guard():
                 self._file = pq.ParquetFile(
-                    pa.OSFile(f"/dev/fd/{self._descriptor}"), page_checksum_verification=True
+                    pa.OSFile(f"/dev/fd/{self._descriptor}", "r"), page_checksum_verification=True
                 )
             schema = row_schema(dim)
             self._absent = [n for n in _ADDED if n not in self._file.schema_arrow.names]
@@ -287,7 +286,7 @@ class DamageGuard:
             raise damaged(self._store, self._record.relative, words) from error
 
 
-def numbers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+def numbers(column: pa.ChunkedArray[Any]) -> npt.NDArray[Any]:
     """Return a column of numbers without nulls, read-only, without a copy where it is one chunk.
 
     Not by to_numpy(): that loads pandas, where it is there, a sixth of a second of a cold query.
@@ -296,9 +295,10 @@ def numbers(column: pa.ChunkedArray) -> npt.NDArray[Any]:
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def vector_array(column: pa.ChunkedArray) -> npt.NDArray[np.float16]:
+def vector_array(column: pa.ChunkedArray[Any]) -> npt.NDArray[np.float16]:
     """Return a vector column as float16 (rows, D), without a copy where it is one chunk."""
-    flat = pa.chunked_array([chunk.flatten() for chunk in column.chunks], pa.float16())
+    chunks: list[Any] = column.chunks  # lists, which the stub of Array does not know
+    flat = pa.chunked_array([chunk.flatten() for chunk in chunks], pa.float16())
     return numbers(flat).reshape(-1, column.type.list_size)
 
 

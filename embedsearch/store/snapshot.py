@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,7 @@ class Snapshot:
         self.faiss: dict[str, int | DamagedStore] = {}  # absent where the file is missing
         self._metadata_fd: int | None = None
         self._metadata: pa.Table | None = None
-        self._groups: LRU[tuple[str, int], list[pa.Array]] = LRU(_GROUPS_KEPT)
+        self._groups: LRU[tuple[str, int], list[pa.Array[Any]]] = LRU(_GROUPS_KEPT)
         self._row_order: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
         try:
             for record in manifest.shards:
@@ -156,7 +157,7 @@ class Snapshot:
                 found[row] = StoredImage(*(column[place].as_py() for column in columns))
         return [found[place] for place in range(len(ordinals))]
 
-    def _image_columns(self, shard: Shard, group: int) -> list[pa.Array]:
+    def _image_columns(self, shard: Shard, group: int) -> list[pa.Array[Any]]:
         """Return the columns of StoredImage of a row group; those last asked for are kept."""
         names = [field.name for field in fields(StoredImage)]
         key = (shard.record.name, group)
@@ -212,7 +213,7 @@ def user_columns(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
     there = np.zeros(len(rows), np.bool_)
     if len(known):
         there = known[np.minimum(places, len(known) - 1)] == rows
-    return table.take(pa.array(places, mask=~there))
+    return table.take(pa.array(places, pa.int64(), mask=~there))
 
 
 def read_deleted(store: Path, manifest: Manifest) -> npt.NDArray[np.int64]:
@@ -236,7 +237,7 @@ def _open_cache(store: Path, record: FaissRecord) -> int | DamagedStore | None:
 
 def _user_table(store: Path, record: FileRecord, descriptor: int) -> pa.Table:
     verify(store, record, descriptor)
-    with DamageGuard(store, record), pa.OSFile(f"/dev/fd/{descriptor}") as file:
+    with DamageGuard(store, record), pa.OSFile(f"/dev/fd/{descriptor}", "r") as file:
         return _read(file)
 
 

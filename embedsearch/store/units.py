@@ -40,15 +40,14 @@ from embedsearch.store.shards import failure_table, failures_of, write_small
 UNITS_NAME = "units"
 _PLAN_NAME = "PLAN"
 _VERSION = 1
-_REF_SCHEMA = pa.schema(
-    [
-        pa.field("root", pa.int32(), nullable=False),
-        pa.field("key", pa.binary(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("mtime_ns", pa.int64(), nullable=False),
-        pa.field("replaced", pa.int64(), nullable=False),  # the row of a changed image, or -1
-    ]
-)
+_REF_SCHEMA_FIELDS: list[pa.Field[Any]] = [
+    pa.field("root", pa.int32(), nullable=False),
+    pa.field("key", pa.binary(), nullable=False),
+    pa.field("size", pa.int64(), nullable=False),
+    pa.field("mtime_ns", pa.int64(), nullable=False),
+    pa.field("replaced", pa.int64(), nullable=False),  # the row of a changed image, or -1
+]
+_REF_SCHEMA = pa.schema(_REF_SCHEMA_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,8 @@ def write_refs(
         [ref.mtime_ns for ref, _ in refs],
         [replaced for _, replaced in refs],
     ]
-    arrays = [pa.array(c, f.type) for c, f in zip(columns, _REF_SCHEMA, strict=True)]
+    typed: Iterable[tuple[Any, pa.Field[Any]]] = zip(columns, _REF_SCHEMA, strict=True)
+    arrays = [pa.array(values, field.type) for values, field in typed]
     table = pa.Table.from_arrays(arrays, schema=_REF_SCHEMA)
     return Unit(number, len(refs), first_row, write_small(store / UNITS_NAME, "r", number, table))
 

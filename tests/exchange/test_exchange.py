@@ -70,8 +70,9 @@ def test_parquet(store: Path, tmp_path: Path) -> None:
     assert (report.rows, report.dim) == (11, DIM)
     table = pq.read_table(tmp_path / "out.parquet")
     assert pa.types.is_fixed_size_list(table.schema.field("vector").type)
-    vectors = table.column("vector").combine_chunks().flatten().to_numpy().reshape(-1, DIM)
-    assert_holds(store, table.column("path").to_pylist(), vectors)
+    column: Any = table.column("vector").combine_chunks()
+    paths: list[Any] = table.column("path").to_pylist()
+    assert_holds(store, paths, column.flatten().to_numpy().reshape(-1, DIM))
     assert set(table.column("width").to_pylist()) == {48}
 
 

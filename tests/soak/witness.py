@@ -107,7 +107,9 @@ def _account(manifest: dict[str, Any], files: dict[str, str], data: dict[str, by
             rows[name] = Row(row["digest"], np.array(row["vector"], np.float16).tobytes())
     if len(rows) != manifest["live"]:
         raise Contradiction(f"{len(rows)} rows, the manifest says {manifest['live']}")
-    failed = table(manifest["failures"])["key"].to_pylist() if manifest["failures"] else []
+    failed: list[Any] = (
+        table(manifest["failures"])["key"].to_pylist() if manifest["failures"] else []
+    )
     user = table(manifest["metadata"]).to_pylist() if manifest["metadata"] else []
     columns = {row.pop("row"): json.dumps(row, sort_keys=True) for row in user}
     return Account(manifest["generation"], rows, frozenset(failed), files, columns)

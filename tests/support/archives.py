@@ -7,7 +7,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,6 +52,7 @@ MAKERS: dict[str, Callable[[Path, Members], Path]] = {
 
 def make_parquet(path: Path, members: Members, *, is_struct: bool = True) -> Path:
     listed = list(members)
+    images: pa.Array[Any]
     if is_struct:
         kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         images = pa.array([{"bytes": data, "path": name} for name, data in listed], kind)

@@ -30,7 +30,8 @@ def rows_of(store: Path) -> dict[bytes, bytes]:
     manifest = json.loads((store / "manifests" / pointer["manifest"]).read_text())
     dead: set[int] = set()
     if manifest["deleted"]:
-        dead = set(pq.read_table(store / "shards" / manifest["deleted"]["name"])["row"].to_pylist())
+        table = pq.read_table(store / "shards" / manifest["deleted"]["name"])
+        dead = set(table["row"].to_numpy().tolist())
     found = {}
     for shard in manifest["shards"]:
         for row in pq.read_table(store / "shards" / shard["name"]).to_pylist():

@@ -48,9 +48,10 @@ def _parquet(path: Path) -> Iterator[Write]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    kinds = {"rank": pa.int64(), "score": pa.float64(), "percentile": pa.float64()}
-    kinds |= {name: pa.int64() for name in ("row", "width", "height")}
-    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in HIT_COLUMNS])
+    kinds: dict[str, pa.DataType] = dict.fromkeys(HIT_COLUMNS, pa.string())
+    kinds |= {name: pa.int64() for name in ("rank", "row", "width", "height")}
+    kinds |= {name: pa.float64() for name in ("score", "percentile")}
+    schema = pa.schema(kinds)
     waiting: list[dict[str, Any]] = []
 
     def flush() -> None:

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -100,8 +100,8 @@ class RemoteFolder:
                 found.append((name, info))
             else:
                 self.other_suffix += 1
-        for name, info in sorted(found, key=lambda entry: entry[0]):
-            yield prefix + os.fsdecode(name.removesuffix(b"/")), info
+        for name, file in sorted(found, key=lambda entry: entry[0]):
+            yield prefix + os.fsdecode(name.removesuffix(b"/")), file
 
     def places(
         self, refs: Iterable[ImageRef]
@@ -195,7 +195,8 @@ class RemoteArchive:
         if not self._version:
             info = self._state()
             with self._remote.told(), self._remote.files.open_input_file(info.path) as file:
-                tag = (file.metadata() or {}).get("ETag", b"").decode().strip('"')
+                metadata: Mapping[Any, bytes] = file.metadata() or {}
+                tag = metadata.get("ETag", b"").decode().strip('"')
             self._version = f"{info.size}:{info.mtime_ns}:{tag}"
         return self._version
 
@@ -254,7 +255,7 @@ class RemoteArchive:
             size = stream.size()
 
             def fetch(start: int) -> None:
-                data = stream.read_at(min(_STRETCH, size - start), start)
+                data = stream.read_at(min(_STRETCH, size - start), start)  # type: ignore[call-arg]
                 os.pwrite(file.fileno(), data, start)
 
             list(pool.map(fetch, range(0, size, _STRETCH)))

@@ -177,10 +177,10 @@ def _columns(rows: list[Mapping[str, Any]], taken: frozenset[str]) -> pa.Table:
     return pa.table(arrays, own_names([spelled[low] for low in kept], taken, "sidecars"))
 
 
-def _array(values: list[Any]) -> pa.Array:
+def _array(values: list[Any]) -> pa.Array[Any]:
     """Return values as one column, as JSON text where they have no type in common."""
     try:
-        array = pa.array(values)
+        array: pa.Array[Any] = pa.array(values)
         if _is_storable(array.type):
             return array
     except (pa.ArrowException, OverflowError, UnicodeEncodeError):

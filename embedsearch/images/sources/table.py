@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -52,7 +53,8 @@ def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
     left_out = {by, *LEFT_OUT}
     columns = table.select([name for name in table.column_names if name not in left_out])
     renamed = own_names(columns.column_names, taken, f"metadata {source}")
-    return UserTable(str(source), by, names, columns.rename_columns(renamed).combine_chunks())
+    paths: list[Any] = names
+    return UserTable(str(source), by, paths, columns.rename_columns(renamed).combine_chunks())
 
 
 def own_names(names: list[str], taken: frozenset[str], source: str) -> list[str]:
@@ -97,7 +99,7 @@ def _read(source: Path) -> pa.Table:
     raise ValueError("it ends in none of .csv, .tsv, .jsonl, .ndjson, .json and .parquet")
 
 
-def _is_left_out(field: pa.Field) -> bool:
+def _is_left_out(field: pa.Field[Any]) -> bool:
     return field.name in LEFT_OUT or holds_bytes(field.type)
 
 

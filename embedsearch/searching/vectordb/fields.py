@@ -114,7 +114,7 @@ def fields_of(schema: pa.Schema) -> tuple[list[Field], list[str]]:
     return fields, left_out
 
 
-def _flat(schema: pa.Schema) -> Iterable[pa.Field]:
+def _flat(schema: pa.Schema) -> Iterable[pa.Field[Any]]:
     """Yield the columns, and in place of a position its parts, `gps.lat` and `gps.lon`."""
     for field in schema:
         if field.name == "gps":
@@ -123,7 +123,7 @@ def _flat(schema: pa.Schema) -> Iterable[pa.Field]:
             yield field
 
 
-def column_of(table: pa.Table, field: Field) -> pa.Array:
+def column_of(table: pa.Table, field: Field) -> pa.Array[Any]:
     """Return a field's values out of a store's columns, in its kind's own type of Arrow."""
     column = table.column(field.source).combine_chunks()
     if field.source != field.column:
@@ -133,12 +133,12 @@ def column_of(table: pa.Table, field: Field) -> pa.Array:
     return column.cast(_ARROW[field.kind])
 
 
-def is_held(values: pa.Array, kind: FieldKind) -> bool:
+def is_held(values: pa.Array[Any], kind: FieldKind) -> bool:
     """Return whether every engine can hold these values of a kind."""
     import pyarrow.compute as pc
 
     if kind is FieldKind.TEXT:
-        longest = pc.max(pc.binary_length(values)).as_py() or 0
+        longest = pc.max(pc.call_function("binary_length", [values])).as_py() or 0
         is_odd = pc.match_substring_regex(values, f"\\x00|{NO_TEXT}")
         return longest <= _MAX_TEXT_BYTES and not pc.any(is_odd).as_py()
     if kind is FieldKind.INTEGER:
@@ -151,7 +151,7 @@ def is_held(values: pa.Array, kind: FieldKind) -> bool:
     return True
 
 
-def plain(values: pa.Array, kind: FieldKind) -> list[Value | None]:
+def plain(values: pa.Array[Any], kind: FieldKind) -> list[Value | None]:
     """Return values as Python has them."""
     found: list[Value | None] = (
         values.cast(pa.int64()) if kind is FieldKind.TIME else values
