@@ -2,7 +2,7 @@
 
     python examples/answer_from_captions.py sample_images/clocks/clocks_3.png "What is this?"
 
-Retrieval-augmented generation in three steps: the picture's neighbours are found, their captions
+Retrieval-augmented generation in three steps: the picture's neighbors are found, their captions
 become the context of a prompt, and a language model answers from that. It runs offline: the model
 here is a stand-in that no one should mistake for one.
 """
@@ -17,7 +17,7 @@ import embedsearch
 HERE = Path(__file__).parent
 IMAGES = HERE.parent / "sample_images"
 CAPTIONS = HERE / "captions.csv"
-NEIGHBOURS = 4
+NEIGHBORS = 4
 
 PROMPT = """Answer the question about a picture. You do not see it, but pictures that look like it,
 nearest first, with the cosine of their similarity, have these captions:
@@ -50,11 +50,11 @@ def build_store(store: str) -> None:
 
 
 def build_prompt(store: str, image: str, question: str) -> str:
-    """Return the prompt: the captions of the picture's neighbours, and the question."""
+    """Return the prompt: the captions of the picture's neighbors, and the question."""
     with embedsearch.open_store(store) as pictures:
         # One more than is needed: the picture itself may be in the store.
-        hits = pictures.query(image, k=NEIGHBOURS + 1, where="caption is not null")
-    others = [hit for hit in hits if Path(hit.path) != Path(image).resolve()][:NEIGHBOURS]
+        hits = pictures.query(image, k=NEIGHBORS + 1, where="caption is not null")
+    others = [hit for hit in hits if Path(hit.path) != Path(image).resolve()][:NEIGHBORS]
     context = "\n".join(
         f"{number}. ({hit.score:.2f}) {hit.metadata['caption']}"
         for number, hit in enumerate(others, start=1)

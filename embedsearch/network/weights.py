@@ -312,7 +312,7 @@ def _suggestion(model: str) -> str:
 
 @dataclass(frozen=True)
 class ModelInfo(JsonRecord):
-    """A model of the catalogue, and whether its weights are on this machine."""
+    """A model of the catalog, and whether its weights are on this machine."""
 
     name: str
     architecture: str
@@ -327,7 +327,7 @@ class ModelInfo(JsonRecord):
 
 
 def models() -> list[ModelInfo]:
-    """Return the catalogue."""
+    """Return the catalog."""
     return [
         ModelInfo(
             name=entry.name,
