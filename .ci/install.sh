@@ -24,7 +24,7 @@ echo "Installing $what into $venv (some minutes, several GB) ..."
     --retries 2 -e "$what" >"$log" 2>&1 && exit 0
 grep -q 'No space left on device\|Errno 28' "$log" &&
     fail "no space left on the disk: free about 8 GB, then run the same command again"
-package=$(sed -n 's/.*No matching distribution found for \([^ ]*\).*/\1/p' "$log" | head -n 1)
+package=$(sed -n 's/.*No matching distribution found for \([^ ;]*\).*/\1/p' "$log" | head -n 1)
 [ -n "$package" ] &&
     fail "cannot install $package: is the package index reached from here? Details: $log"
 fail "cannot install $what: $(grep -i error "$log" | tail -n 1) Details: $log"
