@@ -20,11 +20,15 @@ if [ ! -x "$venv/bin/python" ]; then
     }
 fi
 echo "Installing $what into $venv (some minutes, several GB) ..."
-"$venv/bin/python" -m pip install --quiet --quiet --no-input --disable-pip-version-check \
-    --retries 2 -e "$what" >"$log" 2>&1 && exit 0
-grep -q 'No space left on device\|Errno 28' "$log" &&
-    fail "no space left on the disk: free about 8 GB, then run the same command again"
-package=$(sed -n 's/.*No matching distribution found for \([^ ;]*\).*/\1/p' "$log" | head -n 1)
+output=$("$venv/bin/python" -m pip install --quiet --quiet --no-input \
+    --disable-pip-version-check --retries 2 -e "$what" 2>&1) && exit 0
+printf '%s\n' "$output" >"$log" 2>/dev/null
+case $output in
+*'No space left on device'* | *'Errno 28'*)
+    fail "no space left on the disk: free about 8 GB, then run the same command again" ;;
+esac
+package=$(printf '%s\n' "$output" |
+    sed -n 's/.*No matching distribution found for \([^ ;]*\).*/\1/p' | head -n 1)
 [ -n "$package" ] &&
     fail "cannot install $package: is the package index reached from here? Details: $log"
-fail "cannot install $what: $(grep -i error "$log" | tail -n 1) Details: $log"
+fail "cannot install $what: $(printf '%s\n' "$output" | grep -i error | tail -n 1) Details: $log"
