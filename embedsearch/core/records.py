@@ -168,6 +168,7 @@ class Failure:
     mtime_ns: int = -1
 
 
+SIDECARS = "sidecars"  # the source of user columns that are in no table
 SIGNATURE_SIDE = 16
 
 

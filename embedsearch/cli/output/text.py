@@ -11,18 +11,19 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedsearch.cli.wording import SETUP_FIELDS, with_options
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.paths import file_url, printable
-from embedsearch.core.records import Failure, Hit
-from embedsearch.exchange.pull import PullReport
-from embedsearch.images.sources.sidecars import SIDECARS
-from embedsearch.indexing.bench import BenchReport
-from embedsearch.indexing.distributed.commit import CommitReport
-from embedsearch.indexing.distributed.run import UnitsReport
-from embedsearch.indexing.report import IndexReport, MetadataReport
+from embedsearch.core.records import SIDECARS, Failure, Hit
+
+if TYPE_CHECKING:  # a query does without indexing
+    from embedsearch.exchange.pull import PullReport
+    from embedsearch.indexing.bench import BenchReport
+    from embedsearch.indexing.distributed.commit import CommitReport
+    from embedsearch.indexing.distributed.run import UnitsReport
+    from embedsearch.indexing.report import IndexReport, MetadataReport
 
 HIT_COLUMNS = [
     *("query", "rank", "score", "percentile", "row"),

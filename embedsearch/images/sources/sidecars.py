@@ -18,12 +18,11 @@ import pyarrow as pa
 
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import open_folder, open_regular
-from embedsearch.core.records import Failure, ImageLocation
+from embedsearch.core.records import SIDECARS, Failure, ImageLocation
 from embedsearch.images.archive_part import BrokenPart, read_part
 from embedsearch.images.sources.source import Beside, Source
 from embedsearch.images.sources.table import LEFT_OUT, MAX_COLUMNS, UserTable, own_names
 
-SIDECARS = "sidecars"  # the source of a table that is no file
 CAPTION = "caption"
 CLASS = "cls"
 MAX_BYTES = 1 << 20  # of one file
