@@ -24,7 +24,6 @@ from embedsearch.core.errors import (
 )
 from embedsearch.core.records import Reason
 from embedsearch.core.session import Session
-from embedsearch.indexing.distributed import run as run_module
 from embedsearch.indexing.distributed.commit import commit, discard_plan
 from embedsearch.indexing.distributed.plan import plan
 from embedsearch.indexing.distributed.run import run_units
@@ -174,11 +173,11 @@ def test_a_commit_that_is_killed_is_made_up_for(
 
     with monkeypatch.context() as patch:
         if step == "adopt":
-            patch.setattr(run_module, "Ledger", die)
+            patch.setattr("embedsearch.indexing.distributed.commit.StoreUpdate", die)
         elif step == "commit":
             patch.setattr("embedsearch.indexing.store_update.StoreUpdate.commit", die)
         else:
-            patch.setattr(run_module, "drop", die)
+            patch.setattr("embedsearch.indexing.distributed.commit.drop", die)
         with pytest.raises(Killed):
             commit(shared.store)
     assert commit(shared.store).images == 12

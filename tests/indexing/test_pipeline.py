@@ -176,7 +176,8 @@ def test_the_slowest_stage_and_what_helps() -> None:
 
 
 def test_workers_asked_for_are_kept_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedsearch.core.config.available_processors", lambda: 8)
+    for module in ("config", "system"):
+        monkeypatch.setattr(f"embedsearch.core.{module}.available_processors", lambda: 8)
     assert IndexConfig().worker_range(on_gpu=False) == (1, 8)
     assert IndexConfig().worker_range(on_gpu=True) == (8, 8)
     assert IndexConfig(workers=3).worker_range(on_gpu=True) == (3, 3)

@@ -34,7 +34,7 @@ def test_vectors_that_are_no_numbers_are_never_best(
     def spoilt(self: Any, *arguments: Any) -> float:
         rate = whole(self, *arguments)
         with torch.no_grad():
-            self.average.network.conv1.weight[0] = float("nan")
+            self.trainer.average.network.conv1.weight[0] = float("nan")
         return rate
 
     monkeypatch.setattr(training._TrainingRun, "_one_epoch", spoilt)
@@ -54,7 +54,7 @@ def test_a_loss_that_is_no_number_ends_the_training(
         loss = total_loss(*arguments)
         return loss * float("nan") if calls > 5 else loss
 
-    monkeypatch.setattr(training, "total_loss", poisoned)
+    monkeypatch.setattr("embedsearch.learning.trainer.total_loss", poisoned)
     with pytest.raises(TrainingFailed, match="not finite any more in epoch 1: a lower lr"):
         train(patterns, tmp_path / "o.safetensors", epochs=3, holdout=0.5, batch=4, **SMALL)
     assert not (tmp_path / "o.safetensors").exists()

@@ -17,7 +17,7 @@ from embedsearch.core.errors import (
     TrainingFailed,
 )
 from embedsearch.core.session import Session
-from embedsearch.learning import health, train as training
+from embedsearch.learning import health
 from embedsearch.learning.augment import random_views
 from embedsearch.learning.labels import LabelColumn, standardized
 from embedsearch.learning.train import train
@@ -40,7 +40,7 @@ def test_the_margin_reaches_the_loss_as_scores(
         seen.append(arguments[4])
         return total_loss(*arguments)
 
-    monkeypatch.setattr(training, "total_loss", watched)
+    monkeypatch.setattr("embedsearch.learning.trainer.total_loss", watched)
     with contextlib.suppress(TrainingFailed):
         train(patterns, tmp_path / "o.safetensors", epochs=1, holdout=0.5, loss=loss, **SMALL)
     assert seen and seen == pytest.approx([wanted] * len(seen))

@@ -44,7 +44,7 @@ def test_hits_are_the_oracles(
     monkeypatch.setattr(neighbors, "_FEW_ROWS", 4096 if how == "one by one" else 0)
     if how == "by threads":
         monkeypatch.setattr(neighbors, "available_processors", lambda: 5)
-        monkeypatch.setattr(neighbors, "_THREAD_BYTES", 1)
+        monkeypatch.setattr("embedsearch.searching.row_sources._THREAD_BYTES", 1)
     with embedsearch.open_store(big_store) as searcher:
         for seed in range(5):
             query = unit(seed)

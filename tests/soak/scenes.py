@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-import embedsearch
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.exchange.import_vectors import import_vectors
+from embedsearch.indexing import sync  # loaded here, so that no fault hits an import
 from embedsearch.indexing.repair import repair
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.writer import StoreWriter
@@ -124,7 +124,7 @@ def indexing(*folders: Path, **options: Any) -> Work:
 
     def work(store: Path) -> object:
         model: dict[str, Any] = {} if (store / "CURRENT").exists() else {"model": "packaged"}
-        return embedsearch.index(folders, store=store, **model, **settings)
+        return sync.index(folders, store=store, **model, **settings)
 
     return work
 
