@@ -111,7 +111,7 @@ def prepare(
     manifest = _manifest_or_none(path)
     files = _read_files(config)
     if not listed and files is None and manifest is None:
-        raise StoreNotFound(f"{path} holds no committed images yet: name the folders to index")
+        raise StoreNotFound(f"nothing was committed to {path} yet: name the folders to index")
     scope = _resolve(path, config, listed, files, manifest)
     if manifest is None and not holds_image(scope, sources):
         where = ", ".join(listed) or f"files {config.files}"
