@@ -10,7 +10,7 @@ from embedsearch.learning.reports import Epoch, Evaluation, StagePlan, TrainRepo
 
 
 def evaluation_lines(results: Sequence[Evaluation]) -> str:
-    """Return a table, one model a row, and below it the queries that found least."""
+    """Return a table, one row per model, and below it the worst queries."""
     names = list(results[0].measures)
     header = ["model", "images", *names, "served", "images/s"]
     rows = [
@@ -26,7 +26,7 @@ def evaluation_lines(results: Sequence[Evaluation]) -> str:
     last = results[-1]
     spread = max((e.high - e.low) / 2 for r in results for e in r.measures.values())
     lines = [
-        f"{last.queries} queries, each one left out of what it looks for; 95 % confidence: "
+        f"{last.queries} queries, each excluded from its own results; 95 % confidence: "
         f"+-{spread:.3f} or less",
         f"worst queries of {printable(last.model)}:",
         *(f"  {w.average_precision:.3f}  {printable(from_here(w.path))}" for w in last.worst[:5]),
@@ -38,7 +38,7 @@ def evaluation_lines(results: Sequence[Evaluation]) -> str:
 
 
 def plan_lines(plan: Sequence[StagePlan]) -> str:
-    """Return which stages learn, from when and how fast."""
+    """Return which stages learn, from which epoch and how fast."""
     rows = [
         [
             stage.name,
@@ -52,11 +52,11 @@ def plan_lines(plan: Sequence[StagePlan]) -> str:
     learning = sum(stage.parameters for stage in plan if stage.first_epoch is not None)
     header = ("stage", "parameters", "learns", "rate")
     shown = table(header, rows, right=(1,))
-    return f"{shown}  {learning:,} of {total:,} parameters learn, in the end\n"
+    return f"{shown}  {learning:,} of {total:,} parameters learn in the end\n"
 
 
 def epoch_line(epoch: Epoch) -> str:
-    """Return one epoch's figures."""
+    """Return the results of one epoch."""
     return (
         f"epoch {epoch.number:>3}  loss {epoch.loss:.3f}  {printable(epoch.quality.words)}  "
         f"{epoch.images_per_s:.0f} images/s"
@@ -64,10 +64,10 @@ def epoch_line(epoch: Epoch) -> str:
 
 
 def train_lines(report: TrainReport) -> str:
-    """Return what came of a training."""
+    """Return the results of a training."""
     out = printable(report.out)
     return (
-        f"{report.images} pictures learnt from, {report.held_out} held out, "
+        f"{report.images} pictures trained on, {report.held_out} held out, "
         f"{report.failed} failed; {report.elapsed_s:.0f} s on {report.device} "
         f"({report.precision})\n"
         f"before  {printable(report.before.words)}\n"

@@ -51,9 +51,9 @@ def test_the_command_line(engines: Callable[[str], Engine], store: Path) -> None
         ([], "give one of them"),
         (["out.npy", "--to", "milvus://host"], "give one of them"),
         (["--to", "milvus://host", "--where", "true"], "takes all rows"),
-        (["out.npy", "--replace"], "--replace goes with --to"),
+        (["out.npy", "--replace"], "--replace needs --to"),
         (["--to", "mysql://ada:secret@host"], "the URL of a vector database is milvus://"),
-        (["--to", "milvus://host:999999"], "cannot be read"),
+        (["--to", "milvus://host:999999"], "is malformed"),
         (["--to", "milvus:///x.sqlite"], "ends in .db"),
     ],
 )
