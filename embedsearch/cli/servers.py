@@ -89,7 +89,8 @@ def mcp(
     store: Annotated[
         list[str] | None,
         typer.Option(
-            help="A store's folder or URL. Repeatable.  [default: EMBEDSEARCH_STORE, else the nearest]"
+            help="Folder or URL of a store. Repeatable.  "
+            "[default: EMBEDSEARCH_STORE, else the nearest]"
         ),
     ] = None,
     allow: Annotated[

@@ -24,7 +24,7 @@ def hits_file(path: Path) -> Iterator[Write]:
     Raises UsageError for another suffix, and StorageError if it cannot be written.
     """
     if path.suffix not in _FORMS:
-        raise UsageError(f"--out {path} must end in one of {', '.join(_FORMS)}")
+        raise UsageError(f"--out {path} does not end in one of {', '.join(_FORMS)}")
     with in_place([path]) as (temporary,), _FORMS[path.suffix](temporary) as write:
         yield write
 

@@ -26,7 +26,7 @@ def evaluation_lines(results: Sequence[Evaluation]) -> str:
     last = results[-1]
     spread = max((e.high - e.low) / 2 for r in results for e in r.measures.values())
     lines = [
-        f"{last.queries} queries, each excluded from its own results; 95 % confidence: "
+        f"{last.queries} queries, each one left out of what it looks for; 95 % confidence: "
         f"+-{spread:.3f} or less",
         f"worst queries of {printable(last.model)}:",
         *(f"  {w.average_precision:.3f}  {printable(from_here(w.path))}" for w in last.worst[:5]),
@@ -67,7 +67,7 @@ def train_lines(report: TrainReport) -> str:
     """Return the results of a training."""
     out = printable(report.out)
     return (
-        f"{report.images} pictures trained on, {report.held_out} held out, "
+        f"{report.images} pictures learnt from, {report.held_out} held out, "
         f"{report.failed} failed; {report.elapsed_s:.0f} s on {report.device} "
         f"({report.precision})\n"
         f"before  {printable(report.before.words)}\n"
