@@ -7,9 +7,9 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run the command line and exit with the code that `errors.py` gives the outcome."""
-    # While modules load Ctrl-C ends us at once: the exception that Python makes of it would show
-    # a traceback, or be lost in a callback.
+    """Run the command line and exit with a code of `errors.py`."""
+    # While modules load, Ctrl-C ends the process at once: Python's exception would show a
+    # traceback, or be lost in a callback.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from embedsearch.cli.entry import enter

@@ -1,4 +1,4 @@
-"""What all commands share: the app they register with, their common options, notices, signals."""
+"""The base of all commands: the app they register with, common options, notices, signals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from embedsearch.core.session import Session
 
 app = typer.Typer(
     name="embedsearch",
-    help="Find images by image: folders of photos in, nearest neighbours out.",
+    help="Find images by image: folders of photos in, nearest neighbors out.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -29,9 +29,9 @@ _show_traceback = False
 _stop_signal = 0
 
 
-def notice(words: str) -> None:
-    """Say a line on stderr."""
-    print(f"embedsearch: {words}", file=sys.stderr, flush=True)
+def notice(message: str) -> None:
+    """Print a line on stderr."""
+    print(f"embedsearch: {message}", file=sys.stderr, flush=True)
 
 
 def session_with_signals() -> Session:
@@ -45,13 +45,13 @@ def session_with_signals() -> Session:
         _stop_signal = number
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup's wish
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it on purpose
             signal.signal(number, note)
     return Session(notice=notice, stop=lambda: _stop_signal)
 
 
 def explain(error: Exception) -> None:
-    """Print an error as one line on stderr, after its traceback if -v asked for that."""
+    """Print an error as one line on stderr, after its traceback with -v."""
     if _show_traceback:
         traceback.print_exception(error)
     message = str(error)
@@ -61,7 +61,7 @@ def explain(error: Exception) -> None:
 
 
 def show_tracebacks(value: bool) -> bool:
-    """Take note of -v, wherever it stands."""
+    """Record -v, whatever its position in the command."""
     global _show_traceback
     _show_traceback = _show_traceback or value
     return value
@@ -74,7 +74,7 @@ def _version(value: bool) -> None:
 
 
 def seconds(text: str) -> float:
-    """Return the seconds that `10ms`, `0.5 s` or `2` stands for."""
+    """Return the seconds of `10ms`, `0.5 s` or `2`."""
     try:
         return scaled(text, {"ms": 1e-3, "s": 1.0, "": 1.0})
     except ValueError as error:
@@ -82,7 +82,7 @@ def seconds(text: str) -> float:
 
 
 def size(text: str) -> int:
-    """Return the bytes that `700M`, `4G` or `4GB` stands for."""
+    """Return the bytes of `700M`, `4G` or `4GB`."""
     try:
         return size_of(text)
     except ValueError as error:
@@ -98,7 +98,9 @@ WrittenStoreOption = Annotated[
     str | None, typer.Option("--store", help=f"The store's folder.  {_STORE_DEFAULT}")
 ]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-PrecisionOption = Annotated[str, typer.Option(help="auto, fp32, bf16, fp16; int8: a CPU, faster.")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="auto, fp32, bf16, fp16, or int8: faster, on a CPU.")
+]
 WhereOption = Annotated[
     str | None, typer.Option(help='Only rows that meet a SQL condition: "width > 1000".')
 ]
@@ -111,7 +113,7 @@ ServeFromOption = Annotated[
     ),
 ]
 HtmlOption = Annotated[
-    Path | None, typer.Option(help="Also write a page of pictures, one HTML file, to this.")
+    Path | None, typer.Option(help="Also write a page of pictures, one HTML file, to this path.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
 VerboseOption = Annotated[

@@ -20,7 +20,7 @@ def bench(
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Measure how fast your photos are indexed here, stage by stage; writes nothing."""
+    """Measure how fast this machine indexes your photos, stage by stage; writes nothing."""
     from embedsearch.cli.output.text import bench_lines, json_line
     from embedsearch.indexing.bench import bench as measured
 

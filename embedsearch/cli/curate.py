@@ -33,19 +33,19 @@ def duplicates(
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(metavar="FOLDER", help="Those that are copies of images in this one."),
+        typer.Option(metavar="FOLDER", help="Only copies of images in this folder."),
     ] = None,
     store: StoreOption = None,
     json: JsonOption = False,
     csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
     script: Annotated[
         Path | None,
-        typer.Option(help="Write a shell script that would delete the copies: read it, then run."),
+        typer.Option(help="Write a shell script that deletes the copies: read it, then run it."),
     ] = None,
     html: HtmlOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """List copies of pictures, and which one of each group to keep. Deletes nothing."""
+    """List copies of pictures, and which picture of each group to keep. Deletes nothing."""
     from embedsearch.cli.output.script import write_script
     from embedsearch.curation.duplicates import duplicates as find
 
@@ -56,9 +56,9 @@ def duplicates(
     _print_groups(report, "json" if json else "csv" if csv else "table")
     if script is not None:
         write_script(script, report.groups)
-        notice(f"nothing was deleted; {script} would: read it first")
+        notice(f"nothing was deleted; {script} deletes the copies: read it first")
     if report.unsigned:
-        notice(f"{report.unsigned:,} images have no signature: compared by their bytes alone")
+        notice(f"{report.unsigned:,} images have no signature: only their bytes were compared")
     message = (
         f"{report.images:,} images, {report.copies:,} of them copies of others, "
         f"{report.bytes / 1e6:,.1f} MB"
@@ -81,8 +81,8 @@ def _print_groups(report: DuplicateReport, form: str) -> None:
 
 
 def _write_page(path: Path, report: DuplicateReport, message: str) -> None:
-    """Write groups of copies as one HTML page, a section each."""
-    from embedsearch.cli.output.groups import picture_words
+    """Write groups of copies as one HTML page, one section each."""
+    from embedsearch.cli.output.groups import picture_caption
     from embedsearch.cli.output.page import MAX_FIGURES, THUMBNAIL_SIDE, Figure, Section, write_page
     from embedsearch.images.thumbnails import ThumbnailReader
 
@@ -90,7 +90,7 @@ def _write_page(path: Path, report: DuplicateReport, message: str) -> None:
     for number, group in enumerate(report.groups, start=1):
         rows = group.rows(number)[: max(0, left)]
         left -= len(rows)
-        if len(rows) > 1:  # a picture by itself shows no copy
+        if len(rows) > 1:  # a single picture shows no copy
             kept.append((number, rows))
     shown = sum(len(rows) for _, rows in kept)
     if shown < report.copies + len(report.groups):
@@ -102,8 +102,8 @@ def _write_page(path: Path, report: DuplicateReport, message: str) -> None:
                 f"Group {number}",
                 f"{len(rows)} pictures",
                 [
-                    Figure(next(jpegs), row["path"], picture_words(row), row["path"], place == 0)
-                    for place, row in enumerate(rows)
+                    Figure(next(jpegs), row["path"], picture_caption(row), row["path"], index == 0)
+                    for index, row in enumerate(rows)
                 ],
             )
             for number, rows in kept
@@ -114,14 +114,14 @@ def _write_page(path: Path, report: DuplicateReport, message: str) -> None:
 
 def clusters(
     k: Annotated[
-        int | None, typer.Option("-k", "--k", min=1, help="Clusters.  [default: some √(n/2)]")
+        int | None, typer.Option("-k", "--k", min=1, help="Clusters.  [default: about √(n/2)]")
     ] = None,
     store: StoreOption = None,
     where: WhereOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Group like pictures, each group with its most typical ones; --json lists all members."""
+    """Group similar pictures, with the most typical of each group; --json lists all members."""
     from embedsearch.cli.output.groups import cluster_lines
     from embedsearch.cli.output.text import json_line
     from embedsearch.curation.clusters import clusters as find
@@ -142,7 +142,7 @@ def outliers(
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """List the pictures that are least like all others, by their ten nearest neighbours."""
+    """List the pictures that are least like all others, by their ten nearest neighbors."""
     from embedsearch.cli.output.groups import outlier_lines
     from embedsearch.cli.output.text import json_line
     from embedsearch.curation.clusters import outliers as find
@@ -159,15 +159,15 @@ def map_(
     out: Annotated[Path, typer.Argument(help="The HTML file to write.")],
     store: StoreOption = None,
     method: Annotated[
-        str, typer.Option(help="pca; umap keeps like pictures closer together, and takes longer.")
+        str, typer.Option(help="pca; umap keeps similar pictures closer together, but is slower.")
     ] = "pca",
     where: WhereOption = None,
     most: Annotated[
-        int, typer.Option(min=3, help="Pictures; of more, so many are drawn at random.")
+        int, typer.Option(min=3, help="Maximum pictures; of more, a random sample is shown.")
     ] = MAP_IMAGES,
     verbose: VerboseOption = False,
 ) -> None:
-    """Write a map, one HTML file: like pictures near each other, thumbnails on hover."""
+    """Write a map, one HTML file: similar pictures near each other, thumbnails on hover."""
     from embedsearch.cli.output.scatter import write_map
     from embedsearch.curation.picture_map import picture_map
 

@@ -1,4 +1,4 @@
-"""The entry point: run one command, turn its end into an exit code."""
+"""The entry point: run one command, and turn its outcome into an exit code."""
 
 from __future__ import annotations
 
@@ -51,23 +51,23 @@ for server in (serve, mcp):
 def enter() -> NoReturn:
     """Run the command line and exit with its code."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:  # started with it closed, as by `>&-`
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  lives as long as we do
+        if getattr(sys, name) is None:  # started with a closed stream, as by `>&-`
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  open until exit
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack a file name's letters
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may lack characters of a file name
             stream.reconfigure(errors="backslashreplace")
     _allow_many_files()
-    gc.set_threshold(100_000)  # imports make no garbage worth a twentieth of a cold query
+    gc.set_threshold(100_000)  # collecting during imports takes 5 % of a cold query
     # typer's pydantic would search every installed package for plugins of its own.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     code = run(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):  # what an error's code says already
+        with contextlib.suppress(OSError):  # the exit code already tells
             stream.flush()
-    # Everything is closed and flushed by now; taking OpenVINO's runtime apart piece by piece
-    # would be a seventh of a cold query.
+    # Everything is closed and flushed by now; a normal exit takes OpenVINO's runtime apart, which
+    # is a seventh of a cold query.
     os._exit(code)
 
 
@@ -78,7 +78,7 @@ def _allow_many_files() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 16384 if hard == resource.RLIM_INFINITY else min(hard, 16384)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit of its own
+        with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
@@ -89,8 +89,8 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except typer.TyperException as error:
-        words = error.format_message().rstrip(".")
-        shown = words if "\n" in words else f"embedsearch: {words}; see --help"
+        message = error.format_message().rstrip(".")
+        shown = message if "\n" in message else f"embedsearch: {message}; see --help"
         print(shown, file=sys.stderr)
         return error.exit_code
     except EmbedSearchError as error:
@@ -98,9 +98,9 @@ def run(arguments: list[str]) -> int:
         return error.exit_code
     except (BrokenPipeError, SystemExit) as error:
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
-            raise  # the end of a shell's request for completions
-        # The reader of our output has gone, as `| head` does; typer makes SystemExit of that.
-        # Keep Python from saying so when it flushes at exit.
+            raise  # the end of a shell completion
+        # The reader of our output is gone, as with `| head`; typer raises SystemExit for it.
+        # Keep Python from reporting it when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (KeyboardInterrupt, typer.Abort):

@@ -1,4 +1,4 @@
-"""`export`, `import` and `pull`: vectors out of a store and into one, and a whole store."""
+"""`export`, `import` and `pull`: vectors out of a store or into one, and whole stores."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ def export(
         str | None,
         typer.Option(
             metavar="URL",
-            help="Bring a vector database into step: milvus://HOST:19530 or postgresql://HOST/DB.",
+            help="Sync a vector database: milvus://HOST:19530 or postgresql://HOST/DB.",
         ),
     ] = None,
     store: StoreOption = None,
     where: Annotated[
-        str | None, typer.Option(help="Only rows that meet a SQL condition, to a file.")
+        str | None, typer.Option(help="Only rows that meet a SQL condition; only to a file.")
     ] = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Make the database's collection or table anew.")
+        bool, typer.Option("--replace", help="Create the database's collection or table again.")
     ] = False,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Write rows and vectors to a file, .npy and .faiss with a .csv, or to a vector database."""
     if (out is None) == (to is None):
-        raise UsageError("export to a file or, with --to, to a vector database: give one of them")
+        raise UsageError("export needs one target: a file, or a vector database with --to")
     if to is not None:
         if where is not None:
-            raise UsageError("--where goes with a file: a vector database takes all rows")
+            raise UsageError("--where needs a file: a vector database takes all rows")
         _upload(to, store, replace, json)
         return
     if replace:
-        raise UsageError("--replace goes with --to")
+        raise UsageError("--replace needs --to")
     assert out is not None, "one of the two was given"
     from embedsearch.cli.output.text import json_line
     from embedsearch.exchange.export import export as export_store
@@ -66,7 +66,7 @@ def export(
 
 
 def _upload(url: str, store: str | None, replace: bool, json: bool) -> None:
-    """Bring a vector database into step with the store, and report."""
+    """Sync a vector database with the store, and report."""
     from embedsearch.cli.output.progress import ProgressDisplay
     from embedsearch.cli.output.text import json_line
     from embedsearch.exchange.upload import upload
@@ -92,17 +92,17 @@ def import_(
         Path, typer.Argument(help="Parquet with the columns path and vector, or a .npy file.")
     ],
     model: Annotated[
-        str, typer.Option(help="What made the vectors: a model of embedsearch, or another name.")
+        str, typer.Option(help="The model of the vectors: a model of embedsearch, or another name.")
     ],
     paths: Annotated[
-        Path | None, typer.Option(help="The paths of a .npy file's rows: one a line, or a CSV.")
+        Path | None, typer.Option(help="The paths of a .npy file's rows: one per line, or a CSV.")
     ] = None,
-    root: Annotated[Path, typer.Option(help="The folder that the paths lie in.")] = Path(),
+    root: Annotated[Path, typer.Option(help="The folder that contains the paths.")] = Path(),
     store: WrittenStoreOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Take vectors that were made elsewhere into a store, all or nothing."""
+    """Add vectors that were made elsewhere to a store, all or nothing."""
     from embedsearch.cli.output.text import json_line
     from embedsearch.exchange.import_vectors import import_vectors
 
@@ -120,18 +120,18 @@ def import_(
 
 
 def pull(
-    url: Annotated[str, typer.Argument(help="Where the store is: s3://bucket/photos.es.")],
+    url: Annotated[str, typer.Argument(help="URL of the store: s3://bucket/photos.es.")],
     folder: Annotated[
         Path | None,
         typer.Argument(
-            metavar="FOLDER", help="The store to make, or to bring up to date.  [like the URL]"
+            metavar="FOLDER", help="The store to create or update.  [default: named like the URL]"
         ),
     ] = None,
     wait: WaitOption = 0.0,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Fetch a store from a URL; once more, what is new of it."""
+    """Fetch a store from a URL; run again to fetch what is new."""
     from embedsearch.cli.output.progress import ProgressDisplay
     from embedsearch.cli.output.text import json_line, pull_lines
     from embedsearch.exchange.pull import pull as fetch

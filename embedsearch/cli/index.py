@@ -1,4 +1,4 @@
-"""`embedsearch index`, and `embedsearch commit` for work that was shared out."""
+"""`embedsearch index`, and `embedsearch commit` for shared work."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def index(
     config: IndexConfig,
     folders: Annotated[
         list[str] | None,
-        typer.Argument(help="Folders and archives of images; without, all known ones."),
+        typer.Argument(help="Folders and archives of images.  [default: all known ones]"),
     ] = None,
     store: WrittenStoreOption = None,
     unit: Annotated[
@@ -42,7 +42,7 @@ def index(
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option(help="ray: on the cluster of RAY_ADDRESS, or on Ray on this machine."),
+        typer.Option(help="ray: use the cluster at RAY_ADDRESS, or Ray on this machine."),
     ] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Keep running; index again whenever something changes.")
@@ -50,7 +50,9 @@ def index(
     quiet: Annotated[
         float | None,
         typer.Option(
-            parser=seconds, metavar="TIME", help="With --watch: wait for this pause.  [2s]"
+            parser=seconds,
+            metavar="TIME",
+            help="With --watch: wait until changes pause this long.  [2s]",
         ),
     ] = None,
     strict: Annotated[
@@ -59,7 +61,7 @@ def index(
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> int:
-    """Bring the store into step with folders: embed new and changed images, drop deleted ones."""
+    """Sync the store with folders: embed new and changed images, drop deleted ones."""
     session = session_with_signals()
     _note_workers(config, session)
     named = folders or []
@@ -97,14 +99,14 @@ def _sync(
 def _note_workers(config: IndexConfig, session: Session) -> None:
     used, _ = config.worker_range(on_gpu=False)
     if config.workers is not None and used < config.workers:
-        session.notice(f"--workers {config.workers} is more than pays here: {used} used")
+        session.notice(f"--workers {config.workers} is more than is useful here: {used} used")
 
 
 def _parsed(unit: str) -> tuple[int, int]:
     """Return the numbers of `17/64`. Raises UsageError."""
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", unit.strip())
     if match is None:
-        raise UsageError(f"--unit is a share such as 17/64, not {unit!r}")
+        raise UsageError(f"--unit must be a share such as 17/64, not {unit!r}")
     return int(match[1]), int(match[2])
 
 
@@ -117,7 +119,7 @@ def _share(
     *,
     as_json: bool,
 ) -> int:
-    """Do one share of the work, and say what is left of it."""
+    """Do one share of the work, and report what is left of it."""
     from embedsearch.cli.output.progress import ProgressDisplay
     from embedsearch.cli.output.text import json_line, units_line
     from embedsearch.indexing.distributed.run import index_share
@@ -139,13 +141,13 @@ def _on_engine(
     *,
     as_json: bool,
 ) -> int:
-    """Index on a cluster, and say what came of it."""
+    """Index on a cluster, and report."""
     from embedsearch.cli.output.progress import ProgressDisplay
     from embedsearch.cli.output.text import commit_lines, json_line
     from embedsearch.store.locate import locate_store
 
     if engine != "ray":
-        raise UsageError(f"--engine is ray, not {engine!r}")
+        raise UsageError(f"--engine must be ray, not {engine!r}")
     from embedsearch.indexing.distributed.ray import index_on_ray
 
     path = locate_store(store, create=bool(folders) or config.files is not None)
@@ -156,7 +158,7 @@ def _on_engine(
     if as_json:
         sys.stdout.write(json_line({} if report is None else report.to_dict()) + "\n")
     elif report is None:
-        print("nothing to embed: the store is in step with its folders")
+        print("nothing to embed: the store is in sync with its folders")
     else:
         sys.stdout.write(commit_lines(report))
     return 0
@@ -165,20 +167,20 @@ def _on_engine(
 def commit(
     store: WrittenStoreOption = None,
     drop: Annotated[
-        bool, typer.Option("--drop", help="Give the plan up, and the units that are done.")
+        bool, typer.Option("--drop", help="Discard the plan and its finished units.")
     ] = False,
     wait: WaitOption = IndexConfig.wait_s,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Take the units of `index --unit` into the store, all of them or none."""
+    """Add the units of `index --unit` to the store, all of them or none."""
     from embedsearch.cli.output.text import commit_lines, json_line
     from embedsearch.indexing.distributed.commit import commit as commit_units, discard_plan
 
     session = session_with_signals()
     if drop:
         discard_plan(store, wait_s=wait)
-        notice("the plan was given up; the store is as it was")
+        notice("the plan was discarded; the store is unchanged")
         return
     report = commit_units(store, wait_s=wait, session=session)
     sys.stdout.write(json_line(report.to_dict()) + "\n" if json else commit_lines(report))
@@ -193,7 +195,7 @@ def _watch(
     *,
     as_json: bool,
 ) -> NoReturn:
-    """Index until a signal comes, and say what each run did."""
+    """Index until a signal comes, and report what each run did."""
     from embedsearch.cli.output.text import json_line, report_lines, watch_line
     from embedsearch.indexing.watch import watch
 

@@ -15,22 +15,23 @@ from embedsearch.cli.sheet import SheetRow, write_rows
 from embedsearch.core.config import IndexConfig, SearchConfig, TrainConfig
 from embedsearch.core.errors import MissingLibrary, UsageError
 
-SHEET_HITS = 6  # beside each of the worst queries: one line
+SHEET_HITS = 6  # next to each of the worst queries: one line
 
 
 @with_config(IndexConfig, NETWORK)
 def evaluate(
     config: IndexConfig,
     folder: Annotated[
-        str | None, typer.Argument(help="Pictures, one folder a class; without, a store's.")
+        str | None,
+        typer.Argument(help="Pictures, one folder per class.  [default: those of a store]"),
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="Several are compared.  [default: auto]")
+        list[str] | None, typer.Option(help="Models to compare. Repeatable.  [default: auto]")
     ] = None,
     store: StoreOption = None,
     relevant: Annotated[
         Path | None,
-        typer.Option(help="CSV of two columns, query and relevant, in place of classes."),
+        typer.Option(help="CSV of two columns, query and relevant, instead of classes."),
     ] = None,
     expand: Annotated[
         int, typer.Option(help="Also measure queries expanded by this many neighbors.")
@@ -41,7 +42,7 @@ def evaluate(
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Measure how well models find what belongs together, on labeled pictures."""
+    """Measure how well models find related pictures, on labeled pictures."""
     from embedsearch.cli.output.learning_text import evaluation_lines
     from embedsearch.cli.output.progress import ProgressDisplay
     from embedsearch.cli.output.text import json_line
@@ -76,36 +77,39 @@ def evaluate(
 @with_config(TrainConfig, TRAIN)
 def train(
     config: TrainConfig,
-    folder: Annotated[str, typer.Argument(help="Labelled pictures: one folder a class.")],
+    folder: Annotated[str, typer.Argument(help="Labeled pictures: one folder per class.")],
     out: Annotated[Path, typer.Option(help="Where to write the model, a .safetensors file.")],
     weights: Annotated[
-        str, typer.Option(help="model: its own; none: random, only its architecture is taken.")
+        str,
+        typer.Option(
+            help="model: start from its weights; none: random weights, only its architecture."
+        ),
     ] = "model",
     targets: Annotated[
-        Path | None, typer.Option(help="CSV of path and targets, in place of class folders.")
+        Path | None, typer.Option(help="CSV of path and targets, instead of class folders.")
     ] = None,
     classify: Annotated[
-        list[str] | None, typer.Option(help="A column of classes; may be given again.")
+        list[str] | None, typer.Option(help="A column of classes. Repeatable.")
     ] = None,
     regress: Annotated[
-        list[str] | None, typer.Option(help="A column of numbers; may be given again.")
+        list[str] | None, typer.Option(help="A column of numbers. Repeatable.")
     ] = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Train a model on labeled pictures: transfer learning. An interrupted run can go on."""
+    """Train a model on labeled pictures: transfer learning. An interrupted run can continue."""
     from embedsearch.cli.output.learning_text import epoch_line, plan_lines, train_lines
     from embedsearch.cli.output.progress import ProgressDisplay
     from embedsearch.cli.output.text import json_line
 
     if weights not in ("model", "none"):
-        raise UsageError(f"--weights is model or none, not {weights!r}")
+        raise UsageError(f"--weights must be model or none, not {weights!r}")
     config = replace(config, from_scratch=weights == "none")
     session = session_with_signals()
     try:
         from embedsearch.learning.train import train as run_training
     except (ImportError, OSError) as error:
-        raise MissingLibrary(f"train needs torch, which does not load ({error})") from error
+        raise MissingLibrary(f"train needs torch, which cannot be loaded ({error})") from error
     with ProgressDisplay(notice) as on_progress:
         report = run_training(
             folder,

@@ -21,96 +21,96 @@ R = TypeVar("R")
 Option = typer.Option
 
 NETWORK = {
-    "input_side": Option(help="Pixels the network sees, a side.  [default: the model's]"),
+    "input_side": Option(help="Side of the network's input in pixels.  [default: the model's]"),
     "flip": Option("--flip", help="Average with the mirror image: better, half as fast."),
     "device": Option(help="auto, cpu, cuda, cuda:N or mps."),
-    "precision": Option(help="auto, fp32, bf16, fp16; int8: a CPU, faster."),
+    "precision": Option(help="auto, fp32, bf16, fp16, or int8: faster, on a CPU."),
 }
 MODEL = {"model": Option(help="A name from `embedsearch models`, or a file of weights.")}
 WORKERS = {"workers": Option(help="Decoding processes.  [default: what keeps the network busy]")}
 INDEX = {
-    "files": Option(metavar="FILE", help="Only the files that it lists, one a line; - is stdin."),
+    "files": Option(metavar="FILE", help="Only the files listed in it, one per line; - is stdin."),
     **MODEL,
     **NETWORK,
     **WORKERS,
     "max_pixels": Option(help="Refuse pictures of more pixels."),
     "max_bytes": Option(help="Refuse files of more bytes."),
-    "allow_truncated": Option("--allow-truncated", help="Accept pictures whose end is missing."),
+    "allow_truncated": Option("--allow-truncated", help="Accept truncated pictures."),
     "metadata": Option(
-        metavar="FILE", help="CSV, JSON lines or Parquet: more columns, by path or name."
+        metavar="FILE", help="CSV, JSON lines or Parquet: add columns, by path or name."
     ),
     "sidecars": Option(
-        "--sidecars", help="More columns from photo.jpg.json and photo.txt beside the pictures."
+        "--sidecars", help="Add columns from photo.jpg.json and photo.txt next to pictures."
     ),
     "recall": Option(help="Share of the true 10 nearest that queries must find.  [0.98]"),
     "latency_s": Option(
-        "--latency", parser=seconds, metavar="TIME", help="What a query may take.  [10ms]"
+        "--latency", parser=seconds, metavar="TIME", help="Maximum time of a query.  [10ms]"
     ),
     "memory_bytes": Option(
-        "--memory", parser=size, metavar="SIZE", help="What may be searched, mapped.  [4G]"
+        "--memory", parser=size, metavar="SIZE", help="Maximum memory for search, mapped.  [4G]"
     ),
     "ann": Option(help="auto, exact, or a FAISS factory string such as IVF1024,SQ8.  [auto]"),
     "rebuild": Option("--rebuild", help="Re-embed everything; required to change the model."),
-    "allow_empty": Option("--allow-empty", help="Accept that a folder has vanished or is empty."),
-    "dry_run": Option("--dry-run", help="Say what would be done, and do nothing."),
+    "allow_empty": Option("--allow-empty", help="Accept that a folder vanished or is empty."),
+    "dry_run": Option("--dry-run", help="Only report what would be done."),
     "wait_s": Option("--wait", help="Seconds to wait for another writer of the store."),
 }
 SEARCH = {
-    "k": Option("-k", "--k", min=1, help="Neighbors a query."),
+    "k": Option("-k", "--k", min=1, help="Neighbors per query."),
     "where": Option(help='Only rows that meet a SQL condition: "width > 1000".'),
     "offset": Option(min=0, help="Skip this many of the nearest hits."),
-    "min_score": Option(min=-1.0, max=1.0, help="Leave out lower cosines."),
-    "collapse": Option(help="Leave out hits whose cosine with a better one reaches this."),
-    "diverse": Option(help="How much hits are to differ: 0 not at all, 1 only that."),
+    "min_score": Option(min=-1.0, max=1.0, help="Leave out hits with a lower cosine."),
+    "collapse": Option(help="Leave out hits whose cosine with a better hit reaches this."),
+    "diverse": Option(help="How much hits should differ: 0 not at all, 1 as much as possible."),
     "expand": Option(help="Query again with the mean of the query and this many neighbors."),
 }
 DUPLICATES = {
-    "threshold": Option(help="The least correlation of two copies."),
+    "threshold": Option(help="Minimum correlation of two copies."),
     "flips": Option("--flips", help="Also mirrored copies."),
     "rotations": Option("--rotations", help="Also copies turned by 90, 180, 270 degrees."),
-    "crops": Option("--crops", help="Also parts, of four fifths of each side at least."),
-    "similar": Option(help="Look-alikes instead: the least cosine of any two of a group."),
+    "crops": Option("--crops", help="Also crops of at least four fifths of each side."),
+    "similar": Option(help="Look-alikes instead: minimum cosine of any two of a group."),
     "where": SEARCH["where"],
     "keep": Option(
         help="Which to keep: largest, oldest, newest, format=PNG,JPEG or folder=PATH. "
-        "Repeatable, the first counts first.  [default: largest, then oldest]"
+        "Repeatable, the first has priority.  [default: largest, then oldest]"
     ),
 }
 TRAIN = {
-    "model": Option(help="Where to start: a name from `embedsearch models`, or a file."),
+    "model": Option(help="Model to start from: a name from `embedsearch models`, or a file."),
     "epochs": Option(help="Passes over the pictures."),
-    "batch": Option(help="Pictures a step."),
-    "lr": Option(help="Learning rate of the heads; with few pictures, stages have less."),
-    "loss": Option(help=f"Of classes: {' or '.join(LOSSES)}."),
-    "margin": Option(help="Of proxies: how much nearer, as a cosine, its own has to be."),
-    "label_smoothing": Option(help="Of classes."),
-    "frozen": Option(help=f"Keep this stage and all before: {', '.join(FREEZABLE)}."),
-    "holdout": Option(help="Share of each class to measure on."),
+    "batch": Option(help="Pictures per step."),
+    "lr": Option(help="Learning rate of the heads; with few pictures, stages use less."),
+    "loss": Option(help=f"Loss for classes: {' or '.join(LOSSES)}."),
+    "margin": Option(help="For proxies: by how much the own proxy must be nearer, as a cosine."),
+    "label_smoothing": Option(help="Label smoothing for classes."),
+    "frozen": Option(help=f"Freeze this stage and all before it: {', '.join(FREEZABLE)}."),
+    "holdout": Option(help="Fraction of each class to measure on."),
     "input_side": NETWORK["input_side"],
-    "seed": Option(help="Of all that is random."),
+    "seed": Option(help="Random seed."),
     "device": NETWORK["device"],
     "precision": NETWORK["precision"],
 }
 ASKED: dict[str, Any] = {
     "images": typer.Argument(help="Images to look for; - reads stdin."),
     "key": Option(help="Look for an image of the store, by its key or path."),
-    "like": Option(help="Hits are to be like this image, too."),
-    "unlike": Option(help="Hits are not to be like it."),
+    "like": Option(help="Hits should also be like this image."),
+    "unlike": Option(help="Hits should not be like this image."),
     "source": Option(
         "--from",
         metavar="FILE",
-        help="Look for all that a file lists: an image a line, or vectors as .npy.",
+        help="Look for all items of a file: one image per line, or vectors as .npy.",
     ),
     "crop": Option(metavar="X,Y,W,H", help="Look for this part of the images, in pixels."),
 }
 HITS_OUTPUT = {
-    "json": Option("--json", help="One JSON object a hit."),
+    "json": Option("--json", help="One JSON object per hit."),
     "paths": Option("--paths", help="Only the paths of the hits."),
     "csv": Option("--csv", help="CSV with a header."),
-    "out": Option(help="Write the hits to this .jsonl, .csv or .parquet."),
+    "out": Option(help="Write the hits to this .jsonl, .csv or .parquet file."),
     "sheet": Option(help="Also write a contact sheet, a PNG, to this file."),
-    "html": Option(help="Also write a page of pictures, one HTML file, to this."),
-    "thumbnails": Option("--thumbnails", help="Show the pictures, too, on a terminal."),
+    "html": Option(help="Also write a page of pictures, one HTML file, to this path."),
+    "thumbnails": Option("--thumbnails", help="Also show the pictures on a terminal."),
 }
 
 
@@ -119,20 +119,20 @@ def with_config(
 ) -> Callable[[Callable[..., R]], Callable[..., R]]:
     """Replace a command's parameter `name`, a record of class `config`, by options for its fields.
 
-    Types and defaults are those of the fields, and of the fields of its limits. A field that is a
-    tuple is an option that can be repeated.
+    Types and defaults come from the fields, and from those of its limits. A tuple field becomes a
+    repeatable option.
     """
     hints, defaults = get_type_hints(config), _defaults(config)
     if "limits" in hints:
         defaults |= _defaults(hints["limits"])
         hints |= get_type_hints(hints["limits"])
-    many = {option for option in options if hints[option] == tuple[str, ...]}
+    repeatable = {option for option in options if hints[option] == tuple[str, ...]}
     added = [
         inspect.Parameter(
             option,
             inspect.Parameter.KEYWORD_ONLY,
-            default=None if option in many else defaults[option],
-            annotation=Annotated[list[str] | None if option in many else hints[option], info],
+            default=None if option in repeatable else defaults[option],
+            annotation=Annotated[list[str] | None if option in repeatable else hints[option], info],
         )
         for option, info in options.items()
     ]
@@ -140,10 +140,10 @@ def with_config(
     def decorate(command: Callable[..., R]) -> Callable[..., R]:
         @wraps(command)
         def run(**values: Any) -> R:
-            own = {option: values.pop(option) for option in options}
-            own |= {option: tuple(own[option] or ()) for option in many}
-            made = configured(config(), own) if "limits" in hints else config(**own)
-            return command(**values, **{name: made})
+            chosen = {option: values.pop(option) for option in options}
+            chosen |= {option: tuple(chosen[option] or ()) for option in repeatable}
+            record = configured(config(), chosen) if "limits" in hints else config(**chosen)
+            return command(**values, **{name: record})
 
         parameters = inspect.signature(command, eval_str=True).parameters.values()
         others = [p.replace(kind=p.KEYWORD_ONLY) for p in parameters if p.name != name]

@@ -52,11 +52,13 @@ class HitsOutput:
         if chosen > 1:
             raise UsageError("--json, --paths, --csv and --out exclude each other")
         if self.thumbnails and chosen:
-            raise UsageError("--thumbnails go with the table")
+            raise UsageError(
+                "--thumbnails needs the table: leave out --json, --paths, --csv and --out"
+            )
 
     @property
     def keeps(self) -> bool:
-        """Return whether the answers are needed once more, for pictures."""
+        """Return whether the answers are kept for a file of pictures."""
         return self.sheet is not None or self.html is not None
 
 
@@ -74,7 +76,7 @@ def query(
     verbose: VerboseOption = False,
 ) -> int:
     """Show the nearest images of the store, best first."""
-    # A single answer is too small to share: starting and stopping threads would cost more.
+    # A single answer is too small to split: starting threads would cost more.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from embedsearch.searching.searcher import open_store
 
@@ -89,22 +91,22 @@ def query(
         names = (name for name, _ in named)
         answers = _Answers(zip(names, found, strict=True), output.keeps)
         _show(answers, output, len(asked), session)
-        place = str(searcher.store)
+        location = str(searcher.store)
     if output.sheet is not None and answers.pictured:
         write_rows(output.sheet, answers.pictured)
     if output.html is not None and answers.pictured:
-        write_html(output.html, answers.pictured, f"from {place}")
+        write_html(output.html, answers.pictured, f"from {location}")
     return UnreadableImage.exit_code if answers.failed else 0
 
 
 class _Answers:
-    """The answers, as rows of pictures; failures are said on stderr and left out."""
+    """The answers as rows of pictures; failures are printed on stderr and left out."""
 
     def __init__(self, pairs: Iterator[tuple[str, Answer]], is_kept: bool) -> None:
         self._pairs = pairs
         self._is_kept = is_kept
         self.failed = 0
-        self.pictured: list[SheetRow] = []  # all of them, where they are kept
+        self.pictured: list[SheetRow] = []  # all of them, if they are kept
 
     def __iter__(self) -> Iterator[SheetRow]:
         for name, answer in self._pairs:
@@ -119,7 +121,7 @@ class _Answers:
 
 
 def _show(answers: _Answers, output: HitsOutput, total: int, session: Session) -> None:
-    """Give the hits out as they come."""
+    """Output the hits as they come."""
     if output.out is not None:
         _write(answers, output.out, total, session)
     elif output.json or output.csv or output.paths:
@@ -152,7 +154,9 @@ def _show_tables(answers: _Answers, thumbnails: bool) -> None:
 
     host = None
     if _is_smart_terminal():
-        from socket import gethostname  # as `ls --hyperlink` does: over ssh, a path is not here
+        from socket import (
+            gethostname,
+        )  # as in `ls --hyperlink`: over ssh, the path is on another machine
 
         host = gethostname()
     with ExitStack() as opened:
@@ -168,14 +172,14 @@ def _is_smart_terminal() -> bool:
 
 
 def _pictures(opened: ExitStack) -> _ShowPictures | None:
-    """Return what shows the pictures of a query, or say why there is no way to."""
+    """Return a function that shows the pictures of a query, or notice why they cannot be shown."""
     why = ""
     if not _is_smart_terminal():
-        why = "stdout is no terminal that could show them"
+        why = "stdout is not a terminal that can show them"
     elif os.environ.get("NO_COLOR"):
         why = "NO_COLOR is set"
     elif sys.stdout.encoding.lower() != "utf-8":
-        why = f"the terminal's text is {sys.stdout.encoding}, not UTF-8"
+        why = f"the terminal uses {sys.stdout.encoding}, not UTF-8"
     if why:
         notice(f"without thumbnails: {why}")
         return None
@@ -189,15 +193,13 @@ def _pictures(opened: ExitStack) -> _ShowPictures | None:
         captions = [row.title, *(f"{hit.rank}  {hit.score:.3f}" for hit in row.hits)]
         pixels = pictures.pixels([row.picture, *(hit.path for hit in row.hits)])
         shown = zip(pixels, captions, strict=True)
-        rows.show(
-            [Thumbnail(p, words if p is not None else f"{words}  lost") for p, words in shown]
-        )
+        rows.show([Thumbnail(p, text if p is not None else f"{text}  lost") for p, text in shown])
 
     return show
 
 
 def _write(answers: _Answers, out: Path, total: int, session: Session) -> None:
-    """Write the hits to a file as they come, and show how far that is."""
+    """Write the hits to a file as they come, and show the progress."""
     from embedsearch.cli.output.hits import hits_file
     from embedsearch.cli.output.progress import ProgressDisplay
     from embedsearch.cli.output.text import hit_values
@@ -213,7 +215,7 @@ def _write(answers: _Answers, out: Path, total: int, session: Session) -> None:
 
 
 def _picture(answer: Answer) -> str | bytes:
-    """Return a picture that stands for a query: its first image, or the first hit of a key."""
+    """Return the picture of a query: its first image, or the first hit of a key or vector."""
     from embedsearch.searching.queries import Crop, Mix
 
     query: object = answer.query

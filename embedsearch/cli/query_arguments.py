@@ -1,4 +1,4 @@
-"""What `embedsearch query` asks for; in: its arguments, out: queries with their names."""
+"""The queries of `embedsearch query`; in: its arguments, out: queries with their names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROWS = 4096
 
 @dataclass(frozen=True)
 class QueryArguments:
-    """Images, keys of the store, what a file lists, and what hits are to be like and unlike."""
+    """Images, keys of the store, a file of queries, and like and unlike images."""
 
     images: tuple[str, ...] = ()
     key: tuple[str, ...] = ()
@@ -42,11 +42,11 @@ class QueryArguments:
         if self._box and self._is_vectors:
             raise UsageError("a vector cannot be cropped")
         if [*self.images, *self.like, *self.unlike, self.source].count(STDIN) > 1:
-            raise UsageError("stdin can be read once only")
-        _ = self._listed  # a list that cannot be read is said before a store is opened
+            raise UsageError("stdin can be read only once")
+        _ = self._listed  # report an unreadable list before a store is opened
 
     def __len__(self) -> int:
-        """Return how many queries these are."""
+        """Return the number of queries."""
         count = len(self.images) + len(self.key) + len(self._listed)
         return count or min(1, len(self.like))
 
@@ -56,17 +56,17 @@ class QueryArguments:
 
         more = [_image_of(name) for name in self.like]
         less = [_image_of(name) for name in self.unlike]
-        words = "".join(f" + {name}" for name in self.like)
-        words += "".join(f" - {name}" for name in self.unlike)
+        mixed = "".join(f" + {name}" for name in self.like)
+        mixed += "".join(f" - {name}" for name in self.unlike)
         is_alone = True
         for name, query in self._single(dim):
             is_alone = False
-            yield name + words, Mix([query, *more], less) if more or less else query
+            yield name + mixed, Mix([query, *more], less) if more or less else query
         if is_alone and more:
-            yield words.removeprefix(" + "), Mix(more, less)
+            yield mixed.removeprefix(" + "), Mix(more, less)
 
     def _single(self, dim: int) -> Iterator[tuple[str, Single]]:
-        """Yield what is asked for by itself."""
+        """Yield the single images and vectors."""
         from embedsearch.searching.queries import Crop, Key
 
         listed: Iterable[str] = () if self._is_vectors else self._listed
@@ -89,14 +89,16 @@ class QueryArguments:
 
         rows = self._listed
         if rows.shape[1] != dim:
-            raise UsageError(f"{self.source} has {rows.shape[1]} components a row, the store {dim}")
+            raise UsageError(
+                f"{self.source} has {rows.shape[1]} components per row, but the store has {dim}"
+            )
         for start in range(0, len(rows), _ROWS):
-            some = np.asarray(rows[start : start + _ROWS], np.float32)
-            lengths = np.linalg.norm(some, axis=1, keepdims=True)
+            chunk = np.asarray(rows[start : start + _ROWS], np.float32)
+            lengths = np.linalg.norm(chunk, axis=1, keepdims=True)
             bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
             if len(bad):
                 raise UsageError(f"row {start + bad[0]} of {self.source} is zero or not finite")
-            for number, unit in enumerate(some / lengths, start=start):
+            for number, unit in enumerate(chunk / lengths, start=start):
                 yield f"{self.source}:{number}", unit
 
     @property
@@ -115,7 +117,7 @@ class QueryArguments:
 
     @cached_property
     def _listed(self) -> Any:
-        """Return what the file lists: names, or an array of vectors that stays on the disk."""
+        """Return the lines of the file, or its vectors as an array that stays on the disk."""
         if self.source is None:
             return []
         try:

@@ -21,10 +21,10 @@ from embedsearch.core.install import pip_install
 from embedsearch.core.session import Session
 
 HostOption = Annotated[
-    str, typer.Option(help="Where to listen; others than this machine need a token.")
+    str, typer.Option(help="Address to listen on; all but this machine need a token.")
 ]
 TokenOption = Annotated[
-    str | None, typer.Option(help="What clients have to know; auto makes one up and shows it.")
+    str | None, typer.Option(help="Token that clients must send; auto generates one and prints it.")
 ]
 AllowHostOption = Annotated[
     list[str] | None, typer.Option(help="A name of this machine that clients may use. Repeatable.")
@@ -40,7 +40,7 @@ LogOption = Annotated[
         help="Log every request over HTTP; show tracebacks of errors.",
     ),
 ]
-PortOption = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")]
+PortOption = Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")]
 HOST, PORT = "127.0.0.1", 8000
 
 
@@ -79,9 +79,9 @@ def serve(
         try:
             searcher.warm_up()
         except (MissingLibrary, WeightsUnavailable) as error:
-            notice(f"images cannot be asked with, only keys and vectors: {error}")
-        place = server.address(listening, access)
-        notice(f"{len(searcher)} images at {place}; Ctrl-C ends")
+            notice(f"searching by image is unavailable, keys and vectors still work: {error}")
+        address = server.address(listening, access)
+        notice(f"{len(searcher)} images at {address}; Ctrl-C ends")
         server.serve(create_app(searcher, access), listening, ServerLimits(), log=verbose)
 
 
@@ -89,14 +89,17 @@ def mcp(
     store: Annotated[
         list[str] | None,
         typer.Option(
-            help="Its folder or URL. Repeatable.  [default: EMBEDSEARCH_STORE, else the nearest]"
+            help="Folder or URL of a store. Repeatable.  "
+            "[default: EMBEDSEARCH_STORE, else the nearest]"
         ),
     ] = None,
     allow: Annotated[
         list[Path] | None,
-        typer.Option(help="A folder whose images may be asked with. Repeatable."),
+        typer.Option(help="A folder of images that agents may search with. Repeatable."),
     ] = None,
-    http: Annotated[bool, typer.Option("--http", help="HTTP, at /mcp, not stdin.")] = False,
+    http: Annotated[
+        bool, typer.Option("--http", help="Serve over HTTP, at /mcp, instead of stdin.")
+    ] = False,
     host: HostOption = HOST,
     port: PortOption = PORT,
     token: TokenOption = None,
@@ -105,9 +108,9 @@ def mcp(
     precision: PrecisionOption = "auto",
     verbose: LogOption = False,
 ) -> None:
-    """Give stores to agents, by the Model Context Protocol: similar images, thumbnails, facts."""
+    """Serve stores to agents over the Model Context Protocol: similar images, thumbnails, facts."""
     try:
-        from embedsearch.integrations import mcp as door
+        from embedsearch.integrations import mcp as mcp_server
         from embedsearch.web import server
     except ModuleNotFoundError as error:
         raise _missing("mcp", error) from error
@@ -115,29 +118,29 @@ def mcp(
     from embedsearch.store.locate import locate_store, url_of
     from embedsearch.web.limits import ServerLimits
 
-    places = store or [url_of(None) or str(locate_store(None))]
+    stores = store or [url_of(None) or str(locate_store(None))]
     for folder in allow or ():
         if not folder.is_dir():
             raise UsageError(f"--allow {folder}: there is no such folder")
     with ExitStack() as opened:
         searchers = {}
-        for name, place in zip(door.names_of(places), places, strict=True):
+        for name, location in zip(mcp_server.names_of(stores), stores, strict=True):
             searcher = open_store(
-                place,
+                location,
                 device=device,
                 precision=precision,
                 follow=True,
                 session=Session(notice=notice),
             )
             searchers[name] = opened.enter_context(searcher)
-        tools = door.create_server(searchers, allow or ())
+        tools = mcp_server.create_server(searchers, allow or ())
         if not http:
             tools.run("stdio")
             return
         access = server.access(host, tuple(allow_host or ()), token)
         listening = opened.enter_context(server.listen(host, port))
         notice(f"tools at {server.address(listening, access, 'mcp')}; Ctrl-C ends")
-        app = door.http_app(tools, access, ServerLimits())
+        app = mcp_server.http_app(tools, access, ServerLimits())
         server.serve(app, listening, ServerLimits(), log=verbose)
 
 

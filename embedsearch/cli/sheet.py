@@ -1,4 +1,4 @@
-"""Contact sheets and pages that commands write; in: queries with their hits, out: one file."""
+"""Contact sheets and pages of commands; in: queries with their hits, out: one file."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from embedsearch.cli.output.page import Figure, Section
     from embedsearch.core.records import Hit
 
-_MAX_COLUMNS = 12  # of the user's, in words below a picture ...
-_MAX_WORDS = 300  # ... each of so many characters
+_MAX_COLUMNS = 12  # of the user, below a picture ...
+_MAX_CHARACTERS = 300  # ... and characters of each
 
 
 @dataclass(frozen=True)
 class SheetRow:
-    """A query and its hits; `picture` is a path, "" where there is none, or a file's bytes."""
+    """A query and its hits; `picture` is a path, "" for no picture, or the bytes of a file."""
 
     picture: str | bytes
     title: str
@@ -30,7 +30,7 @@ class SheetRow:
 
 
 def write_rows(path: Path, rows: list[SheetRow]) -> None:
-    """Write queries and their hits as one PNG, a row each."""
+    """Write queries and their hits as one PNG, one row each."""
     from embedsearch.cli.output.sheet import MAX_TILES, THUMBNAIL_SIDE, Tile, write_sheet
     from embedsearch.images.thumbnails import ThumbnailReader
 
@@ -47,7 +47,7 @@ def write_rows(path: Path, rows: list[SheetRow]) -> None:
 
 
 def write_html(path: Path, rows: list[SheetRow], lead: str) -> None:
-    """Write queries and their hits as one HTML page, a section each."""
+    """Write queries and their hits as one HTML page, one section each."""
     from embedsearch.cli.output.page import MAX_FIGURES, THUMBNAIL_SIDE, write_page
     from embedsearch.images.thumbnails import ThumbnailReader
 
@@ -58,15 +58,15 @@ def write_html(path: Path, rows: list[SheetRow], lead: str) -> None:
     notice(f"page written to {path}")
 
 
-def _cut(rows: list[SheetRow], most: int, noun: str) -> list[SheetRow]:
-    """Return the first rows, of so many pictures together, and say where that is not all."""
-    left, kept = most, []
+def _cut(rows: list[SheetRow], max_pictures: int, noun: str) -> list[SheetRow]:
+    """Return the first rows with at most `max_pictures`; notice if some are left out."""
+    left, kept = max_pictures, []
     for row in rows:
         if left > 0:
             kept.append(SheetRow(row.picture, row.title, row.name, row.hits[: left - 1]))
             left -= 1 + len(kept[-1].hits)
-    if sum(1 + len(row.hits) for row in rows) > most:
-        notice(f"the {noun} is cut after {most:,} pictures")
+    if sum(1 + len(row.hits) for row in rows) > max_pictures:
+        notice(f"the {noun} is cut after {max_pictures:,} pictures")
     return kept
 
 
@@ -90,18 +90,18 @@ def _section(row: SheetRow, jpegs: Iterator[bytes | None]) -> Section:
 def _figure(hit: Hit, jpegs: Iterator[bytes | None]) -> Figure:
     from embedsearch.cli.output.page import Figure
 
-    words = [f"{hit.rank} · {hit.score:.3f}"]
+    captions = [f"{hit.rank} · {hit.score:.3f}"]
     if hit.width:
-        words.append(f"{hit.width} × {hit.height}")
+        captions.append(f"{hit.width} × {hit.height}")
     columns = [(name, value) for name, value in hit.metadata.items() if value is not None]
-    words += [f"{name}: {_shown(value)}" for name, value in columns[:_MAX_COLUMNS]]
+    captions += [f"{name}: {_shown(value)}" for name, value in columns[:_MAX_COLUMNS]]
     if len(columns) > _MAX_COLUMNS:
-        words.append(f"and {len(columns) - _MAX_COLUMNS} more columns")
-    return Figure(next(jpegs), hit.key, tuple(words), hit.path)
+        captions.append(f"and {len(columns) - _MAX_COLUMNS} more columns")
+    return Figure(next(jpegs), hit.key, tuple(captions), hit.path)
 
 
 def _shown(value: Any) -> str:
-    """Return a column's value on one line of a bearable length."""
+    """Return a column's value on one line, shortened if it is long."""
     text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
     line = " ".join(text.split())
-    return line if len(line) <= _MAX_WORDS else line[: _MAX_WORDS - 1] + "…"
+    return line if len(line) <= _MAX_CHARACTERS else line[: _MAX_CHARACTERS - 1] + "…"

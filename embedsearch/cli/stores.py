@@ -1,4 +1,4 @@
-"""Commands about what is there: `info`, `check`, `repair`, `failures`, `models`."""
+"""Commands on stores and models: `info`, `check`, `repair`, `failures`, `models`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from embedsearch.core.session import Session
 def info(
     store: StoreOption = None,
     generations: Annotated[
-        bool, typer.Option("--generations", help="List those that repair --to can go back to.")
+        bool,
+        typer.Option("--generations", help="List the generations that repair --to can restore."),
     ] = False,
     json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -44,7 +45,7 @@ def info(
 def check(
     store: StoreOption = None,
     read_data: Annotated[
-        bool, typer.Option("--read-data", help="Also decode every page and look at every row.")
+        bool, typer.Option("--read-data", help="Also decode every page and check every row.")
     ] = False,
     verbose: VerboseOption = False,
 ) -> int:
@@ -69,7 +70,7 @@ def repair(
     wait: WaitOption = 0.0,
     verbose: VerboseOption = False,
 ) -> None:
-    """Build the FAISS files again from the shards, and find the newest whole generation."""
+    """Rebuild the FAISS files from the shards, and find the newest complete generation."""
     from embedsearch.indexing.repair import repair as repair_store
 
     done = repair_store(store, to=to, wait_s=wait, session=session_with_signals())
@@ -94,11 +95,11 @@ def failures(
 
 
 def models(json: JsonOption = False, verbose: VerboseOption = False) -> None:
-    """List the models that --model knows, with dims, size, licence, and which are here."""
+    """List the models for --model, with dims, size, license, and which are downloaded."""
     from embedsearch.cli.output.text import json_line, model_lines
-    from embedsearch.network.weights import models as catalogue
+    from embedsearch.network.weights import models as catalog
 
-    entries = [entry.to_dict() for entry in catalogue()]
+    entries = [entry.to_dict() for entry in catalog()]
     if json:
         sys.stdout.writelines(json_line(entry) + "\n" for entry in entries)
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-# Options that are called otherwise than their field.
+# Options whose name differs from their field.
 _NAMES = {
     "latency_s": "--latency",
     "memory_bytes": "--memory",
@@ -13,7 +13,7 @@ _NAMES = {
     "wait_s": "--wait",
     "from_scratch": "--weights none",
 }
-SETUP_FIELDS = ("workers", "precision", "input_side")  # that advice on speed may name
+SETUP_FIELDS = ("workers", "precision", "input_side")  # that speed advice may name
 
 
 def with_options(message: str, fields: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""A file written aside, then put in place in one step."""
+"""A file is written under a temporary name, then renamed in one step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from embedsearch.core.errors import StorageError
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Make `path` hold `data`: whoever opens it finds the old bytes or the new. Raises OSError."""
+    """Replace the content of `path`; readers see the old or the new bytes. Raises OSError."""
     temporary = path.with_name(f"tmp-{secrets.token_hex(8)}-{path.name}"[:255])
     try:
         with temporary.open("wb") as file:
@@ -26,9 +26,9 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def in_place(files: Sequence[Path]) -> Iterator[list[Path]]:
-    """Give names to write under; on success they become `files`, else they are removed.
+    """Yield temporary paths; on success they are renamed to `files`, else they are removed.
 
-    Raises StorageError where that cannot be done.
+    Raises StorageError if that fails.
     """
     temporary = [file.with_name(f".{file.name}.{os.getpid()}.tmp") for file in files]
     try:

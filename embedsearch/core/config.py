@@ -1,4 +1,4 @@
-"""What can be set, each default written once. Checked on construction; raises UsageError."""
+"""All settings, each default written once; checked on construction, which raises UsageError."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from numbers import Integral
 from typing import Any
 
 from embedsearch.core.errors import UsageError
-from embedsearch.core.system import available_processors, most_workers
+from embedsearch.core.system import available_processors, max_workers
 
 STORE_NAME = ".embedsearch"
 DEVICES = ("auto", "cpu", "cuda", "mps")  # or cuda:N
 FREEZABLE = ("stem", "layer1", "layer2", "layer3")  # stages of a network; the last one must learn
 LOSSES = ("proxy", "cross-entropy")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")  # int8: to embed with, on a CPU
+PRECISIONS = ("auto", "fp32", "bf16", "fp16", "int8")  # int8: only for embedding on a CPU
 DEFAULT_K = 10
-DIVERSE_POOL = 256  # the nearest among which diverse hits are chosen
+DIVERSE_POOL = 256  # diverse hits are chosen among this many nearest
 MAX_EXPAND = 100
 AUTO_ANN, EXACT_ANN = "auto", "exact"
 BENCH_IMAGES = 256
-QUIET_S = 2.0  # without a change, before a watched folder is indexed again
-MAP_IMAGES = 3000  # each brings a thumbnail of some 3 kB
+QUIET_S = 2.0  # without changes before a watched folder is indexed again
+MAP_IMAGES = 3000  # each adds a thumbnail of about 3 kB
 MIN_SIDE, MAX_SIDE = 32, 1024  # a network halves its input five times
 # A 200-Mpx phone picture fits once the user says so; the default keeps a worker below 1 GB.
 DEFAULT_MAX_PIXELS = 100_000_000
@@ -30,13 +30,13 @@ DEFAULT_MAX_BYTES = 512 << 20
 
 @dataclass(frozen=True)
 class DecodeLimits:
-    """What one image may cost. A file beyond a limit is a failure row, never a stopped run."""
+    """The limits of one image. A file above a limit becomes a failure; the run continues."""
 
     max_pixels: int = DEFAULT_MAX_PIXELS
     max_bytes: int = DEFAULT_MAX_BYTES
     image_timeout_s: float = 20.0  # wall-clock time of one image, then its worker is replaced
     worker_memory_bytes: int = 2 << 30  # address space of a worker, enforced on Linux
-    allow_truncated: bool = False  # accept pictures whose end is missing; marked in the row
+    allow_truncated: bool = False  # accept truncated pictures; marked in the row
 
     def __post_init__(self) -> None:
         if self.max_pixels < 1 or self.max_bytes < 1:
@@ -47,19 +47,19 @@ class DecodeLimits:
             raise UsageError("image_timeout_s must be above 0 seconds", "image_timeout_s")
 
     def verdict_key(self) -> dict[str, Any]:
-        """Return the fields on which a recorded failure depends; another value retries it."""
-        own = asdict(self)
-        return {name: own[name] for name in ("max_pixels", "max_bytes", "allow_truncated")}
+        """Return the fields on which a recorded failure depends; it is retried if one changes."""
+        values = asdict(self)
+        return {name: values[name] for name in ("max_pixels", "max_bytes", "allow_truncated")}
 
 
 @dataclass(frozen=True)
 class SearchBudget:
-    """What a search may cost, and how right it has to be; a store remembers its own."""
+    """Maximum cost and minimum recall of a search; each store keeps its own budget."""
 
-    recall: float = 0.98  # of the 10 nearest by exact search, the share to be found
-    latency_s: float = 0.01  # of one query against an open store, the network not counted
+    recall: float = 0.98  # fraction of the exact 10 nearest that must be found
+    latency_s: float = 0.01  # of one query to an open store, without the network
     memory_bytes: int = 4 << 30  # of the index that is searched; it is mapped, not loaded
-    # A FAISS factory string instead of one that is chosen, "exact" for none, "auto" to choose.
+    # A FAISS factory string, "exact" for no index, or "auto" to choose one by measuring.
     factory: str = AUTO_ANN
 
     def __post_init__(self) -> None:
@@ -75,14 +75,14 @@ class SearchBudget:
 class IndexConfig:
     """How one `index` run works. Only the first three change vectors beyond rounding."""
 
-    model: str = "auto"  # a catalogue entry or a file of weights
-    # Pixels the network sees, a side: fewer are faster, vectors of another side do not compare.
+    model: str = "auto"  # a catalog entry or a file of weights
+    # Side of the network's input in pixels: smaller is faster; vectors of two sides do not compare.
     input_side: int | None = None  # None is the model's own
     flip: bool = False  # also embed the mirror image and average: twice the time
     device: str = "auto"
-    precision: str = "auto"  # auto takes bf16 where it was measured to be faster
-    workers: int | None = None  # decoding processes; None takes what the network keeps busy
-    # Of queries against the store, see SearchBudget; None is what the store had.
+    precision: str = "auto"  # auto takes bf16 on CPUs where it was measured to be faster
+    workers: int | None = None  # decoding processes; None: as many as keep the network busy
+    # Of queries to the store, see SearchBudget; None keeps the store's value.
     recall: float | None = None
     latency_s: float | None = None
     memory_bytes: int | None = None
@@ -90,11 +90,11 @@ class IndexConfig:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     checkpoint_s: float = 60.0  # a killed run loses at most this much work ...
     checkpoint_images: int = 100_000  # ... or this many images
-    metadata: str | None = None  # a file with columns of the user's, see sources/table.py
+    metadata: str | None = None  # a file with the user's columns, see sources/table.py
     sidecars: bool = False  # columns from files beside the images, see sources/sidecars.py
     files: str | None = None  # a file with the paths of images, or - for the standard input
     wait_s: float = 0.0  # how long to wait for another writer of the store
-    rebuild: bool = False  # embed everything anew, the one way to change a store's model
+    rebuild: bool = False  # re-embed everything; required to change a store's model
     allow_empty: bool = False  # accept that a root has vanished or holds no image any more
     dry_run: bool = False
 
@@ -117,7 +117,7 @@ class IndexConfig:
         self.budget(SearchBudget())
 
     def budget(self, before: SearchBudget) -> SearchBudget:
-        """Return the budget with what is asked for in the place of what it was before."""
+        """Return the budget with the requested values; other values are kept."""
         return SearchBudget(
             recall=before.recall if self.recall is None else self.recall,
             latency_s=before.latency_s if self.latency_s is None else self.latency_s,
@@ -128,31 +128,31 @@ class IndexConfig:
     def worker_range(self, *, on_gpu: bool) -> tuple[int, int]:
         """Return how many decoding processes to start, and how many at most.
 
-        A number asked for is kept, up to twice the processors. Else there is one a processor
-        beside a GPU, which is nearly always faster; where the network needs the same processors
-        a run begins with one and adds more while the network waits for pictures.
+        A requested number is used, up to twice the processors. Else with a GPU there is one per
+        processor, since the GPU is nearly always faster; without a GPU a run starts with one and
+        adds more while the network waits for pictures.
         """
         processors = available_processors()
         if self.workers is not None:
-            asked = min(self.workers, max(2 * processors, 2))
-            return asked, asked
-        most = most_workers()
-        return (most if on_gpu else 1), most
+            requested = min(self.workers, max(2 * processors, 2))
+            return requested, requested
+        limit = max_workers()
+        return (limit if on_gpu else 1), limit
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """What a query is to return."""
+    """What a query returns."""
 
     k: int = DEFAULT_K
-    offset: int = 0  # so many of the nearest are left out: page by page
+    offset: int = 0  # skip this many of the nearest hits, for paging
     where: str | None = None  # SQL condition on the columns of a row: only rows that meet it
-    min_score: float | None = None  # leave out lower cosines
-    # Leave out hits whose cosine with a better one reaches this: copies, bursts.
+    min_score: float | None = None  # leave out hits with a lower cosine
+    # Leave out hits whose cosine with a better hit reaches this: copies, bursts.
     collapse: float | None = None
-    # How much hits are to differ from each other: 0 not at all, 1 only that.
+    # How much hits should differ from each other: 0 not at all, 1 as much as possible.
     diverse: float | None = None
-    expand: int = 0  # ask again with the mean of the query and so many of its neighbors
+    expand: int = 0  # query again with the mean of the query and this many neighbors
 
     def __post_init__(self) -> None:
         if not isinstance(self.k, Integral) or self.k < 1:
@@ -181,29 +181,31 @@ class SearchConfig:
 class TrainConfig:
     """How one `train` run works."""
 
-    model: str = "auto"  # where it starts: a catalogue entry or a file of weights
+    model: str = "auto"  # to start from: a catalog entry or a file of weights
     from_scratch: bool = False  # only that model's architecture, with random weights
-    input_side: int | None = None  # pixels, a side; None is the model's own
+    input_side: int | None = None  # in pixels; None is the model's own
     epochs: int = 20
     batch: int = 64
-    # Of the heads, and of all from scratch or with many pictures; else stages have less.
+    # Of the heads, and of all stages from scratch or with many pictures; else stages use less.
     lr: float = 0.1
     loss: str = "proxy"  # of classes; see LOSSES
-    margin: float = 0.35  # of proxies: how much nearer, as a cosine, a picture is to get to its own
-    label_smoothing: float = 0.0  # of classes: for cross-entropy; it makes neighbours worse
-    # A stage and all before it stay as they are: faster, and safer with few pictures.
+    margin: float = 0.35  # for proxies: how much nearer, as a cosine, a picture must be to its own
+    label_smoothing: float = 0.0  # for cross-entropy; it makes neighbors worse
+    # This stage and all before it are frozen: faster, and safer with few pictures.
     frozen: str | None = None
-    holdout: float = 0.2  # the share of each class that is measured on and not trained on
+    holdout: float = 0.2  # fraction of each class for measuring instead of training
     seed: int = 0
     device: str = "auto"
-    precision: str = "auto"  # of the forward pass; auto takes what the device is fast at
+    precision: str = "auto"  # of the forward pass; auto takes what is fast on the device
     checkpoint_s: float = 120.0  # a killed run loses at most this much work
 
     def __post_init__(self) -> None:
         check_device(self.device)
         check_precision(self.precision)
         if self.precision == "int8":
-            raise UsageError("precision=int8 is for embedding: train in another one", "precision")
+            raise UsageError(
+                "precision=int8 is only for embedding: train with another one", "precision"
+            )
         _check_side(self.input_side)
         if self.epochs < 1 or self.batch < 2:
             raise UsageError("epochs must be at least 1 and batch at least 2", "epochs", "batch")
@@ -257,17 +259,19 @@ KEEP_WISHES = ("largest", "oldest", "newest", "format=", "folder=")
 
 @dataclass(frozen=True)
 class DuplicateConfig:
-    """What counts as a copy, and which one of a group is kept."""
+    """What counts as a copy, and which picture of a group is kept."""
 
-    # The least correlation of two signatures. Copies reduced to a third, or compressed to a fifth,
+    # Minimum correlation of two signatures. Copies scaled to a third, or compressed to a fifth,
     # have 0.998 and more, other pictures of the same thing 0.99 and less.
     threshold: float = 0.995
-    similar: float | None = None  # compare embeddings instead, from this cosine on: look-alikes
-    flips: bool = False  # also mirrored ones
-    rotations: bool = False  # also ones turned by 90, 180 or 270 degrees
-    crops: bool = False  # also ones that show a part: four fifths of each side at least
+    similar: float | None = (
+        None  # compare embeddings instead, with this minimum cosine: look-alikes
+    )
+    flips: bool = False  # also mirrored copies
+    rotations: bool = False  # also copies turned by 90, 180 or 270 degrees
+    crops: bool = False  # also crops of at least four fifths of each side
     where: str | None = None
-    keep: tuple[str, ...] = ()  # wishes, the first one first; then largest, then oldest
+    keep: tuple[str, ...] = ()  # preferences in order of priority; then largest, then oldest
 
     def __post_init__(self) -> None:
         if not 0.5 <= self.threshold <= 1.0:
@@ -287,5 +291,5 @@ class DuplicateConfig:
 
     @property
     def least(self) -> float:
-        """Return the least cosine of what is compared."""
+        """Return the minimum correlation or cosine of a group."""
         return self.threshold if self.similar is None else self.similar

@@ -41,7 +41,7 @@ class UnreadableImage(EmbedSearchError):
 
 
 class TrainingFailed(EmbedSearchError):
-    """Training cannot go on, or made the model worse; no file was written or replaced."""
+    """Training cannot continue, or made the model worse; no file was written or replaced."""
 
     exit_code = 1
 
@@ -63,7 +63,7 @@ class StoreLocked(EmbedSearchError):
 
 
 class PlanOpen(StoreLocked):
-    """Processes work on the units of a plan, which nothing else may come before."""
+    """A plan of units is open; it must be committed or discarded before other writes."""
 
 
 class StorageError(EmbedSearchError):
@@ -91,7 +91,7 @@ class DamagedStore(EmbedSearchError):
 
 
 class IncompatibleStore(EmbedSearchError):
-    """The store was made by a newer embedsearch or by another model than the one asked for."""
+    """The store was made by a newer embedsearch or with another model than the requested one."""
 
     exit_code = 6
 
@@ -103,7 +103,7 @@ class StoreNotFound(EmbedSearchError):
 
 
 class Interrupted(EmbedSearchError):
-    """The run was stopped by a signal; what the message says was committed is safe."""
+    """The run was stopped by a signal; the message says what was committed."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)

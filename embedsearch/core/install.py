@@ -1,4 +1,4 @@
-"""How to install a library that is missing; in: its name, out: a pip command with its bounds."""
+"""How to install a missing library; in: its name, out: a pip command with version bounds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pip_install(*names: str) -> str:
 
 
 def _requirements(name: str) -> list[str]:
-    """Return what one name stands for, each with its bounds; [] where the metadata says nothing."""
+    """Return the requirements behind a name, with bounds; [] if the metadata has none."""
     from importlib.metadata import PackageNotFoundError, requires
 
     try:
@@ -28,10 +28,10 @@ def _requirements(name: str) -> list[str]:
     except PackageNotFoundError:
         return []
     feature = re.compile(rf"extra == ['\"]{re.escape(name)}['\"]")
-    mine = [match for match in listed if feature.search(match["marker"] or "")]
-    missing = [match for match in mine if not _is_installed(match["name"])]
+    of_feature = [match for match in listed if feature.search(match["marker"] or "")]
+    missing = [match for match in of_feature if not _is_installed(match["name"])]
     library = [match for match in listed if match["name"] == name][:1]
-    return [_text(match) for match in missing or mine or library]
+    return [_text(match) for match in missing or of_feature or library]
 
 
 def _text(match: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""The values that were used last; in: a key and how to make its value, out: the value."""
+"""A cache of recently used values; in: a key and a function for its value, out: the value."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ V = TypeVar("V")
 
 
 class LRU(Generic[K, V]):
-    """At most `size` values; the least recently used one goes first. For one thread at a time."""
+    """At most `size` values; the least recently used one is dropped first. Not thread-safe."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._values: dict[K, V] = {}  # the most recently used one is last
 
     def get(self, key: K, make: Callable[[], V]) -> V:
-        """Return the value of a key, made now where it is not kept."""
+        """Return the value of a key; it is computed if it is not cached."""
         value = self._values.pop(key) if key in self._values else make()
         self._values[key] = value
         if len(self._values) > self._size:

@@ -1,7 +1,7 @@
-"""Micro-batching: what threads ask for while one batch is worked on goes into the next.
+"""Micro-batching: requests that arrive while one batch is processed form the next batch.
 
-There is no timer: whoever finds nobody at work starts at once, and a busy machine fills its
-batches by itself.
+There is no timer: the first caller starts at once; callers that arrive meanwhile form the next
+batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 @dataclass(eq=False)
 class _Ticket(Generic[T, R]):
-    """What one thread asks for."""
+    """The request of one thread."""
 
     items: list[T]
     outcomes: list[R] | None = None
@@ -29,15 +29,15 @@ class _Ticket(Generic[T, R]):
 
 
 class MicroBatcher(Generic[T, R]):
-    """Calls of any number of threads, worked on together, one batch at a time."""
+    """Calls of any number of threads, processed together, one batch at a time."""
 
     def __init__(self, work: Callable[[list[T]], list[R]], most: int) -> None:
-        """`work` returns an outcome an item. What it raises, every caller of the batch gets.
+        """`work` returns one outcome per item; every caller of the batch gets its exception.
 
-        A batch has up to `most` items, more only if a single caller brings more.
+        A batch has up to `most` items, more only if a single caller has more.
         """
         self._work = work
-        self._most = most
+        self._max_items = most
         self._waiting: list[_Ticket[T, R]] = []
         self._is_busy = False
         self._changed = threading.Condition()
@@ -60,11 +60,11 @@ class MicroBatcher(Generic[T, R]):
         return ticket.outcomes
 
     def _batch_of(self, ticket: _Ticket[T, R]) -> list[_Ticket[T, R]]:
-        """Take a ticket, and those that fit in beside it, from the waiting ones."""
+        """Take a ticket, and all waiting tickets that also fit into the batch."""
         self._waiting.remove(ticket)
         batch, size = [ticket], len(ticket.items)
         for other in list(self._waiting):
-            if size + len(other.items) <= self._most:
+            if size + len(other.items) <= self._max_items:
                 self._waiting.remove(other)
                 batch.append(other)
                 size += len(other.items)
@@ -80,7 +80,7 @@ class MicroBatcher(Generic[T, R]):
                 ticket.error = error
         finally:
             with self._changed:
-                # Ctrl-C in the thread that leads is not the others'.
+                # Ctrl-C in the leading thread must not end the calls of the others.
                 self._waiting += [other for other in batch[1:] if not other.is_done]
                 self._is_busy = False
                 self._changed.notify_all()

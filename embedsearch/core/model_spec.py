@@ -1,4 +1,4 @@
-"""A model as a record: architecture, weights and preprocessing, and what tells it apart."""
+"""A model as a record: architecture, weights, preprocessing and fingerprint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 class ModelSpec:
     """A model: architecture, weights and preprocessing, in one record.
 
-    Everything that changes a vector is in the fingerprint; name, licence and source are not.
+    The fingerprint covers everything that changes a vector, but not name, license and source.
     """
 
     name: str
@@ -21,7 +21,7 @@ class ModelSpec:
     weights_sha256: str
     dim: int
     input_side: int
-    resize: str = "squash"  # the whole picture becomes S × S
+    resize: str = "squash"  # the whole picture is scaled to S × S
     interpolation: str = "bicubic"
     draft: int = 2  # JPEGs are decoded at the smallest DCT scale of at least draft × S
     pooling: str = "gem3"
@@ -38,13 +38,13 @@ class ModelSpec:
 
     @classmethod
     def foreign(cls, name: str, dim: int) -> ModelSpec:
-        """Return the spec of vectors made elsewhere, which their maker's name alone tells apart."""
+        """Return the spec of vectors made elsewhere; only the name of their model identifies it."""
         digest = hashlib.sha256(name.encode()).hexdigest()
         return cls(name, cls.FOREIGN, digest, dim, input_side=0, pooling="", source="imported")
 
     @property
     def is_foreign(self) -> bool:
-        """Return whether no network here makes such vectors."""
+        """Return whether no network here can compute such vectors."""
         return self.architecture == self.FOREIGN
 
     @property
@@ -60,13 +60,15 @@ class ModelSpec:
         }
 
     def asked(self, input_side: int | None, flip: bool = False) -> ModelSpec:
-        """Return the model at another input side, or with mirror images, where that is asked."""
+        """Return the model with another input side or with mirror images, if requested."""
         return replace(self, input_side=input_side or self.input_side, flip=flip or self.flip)
 
     def differences(self, other: ModelSpec) -> list[str]:
-        """Return `field: mine != other's` for each field that changes a vector and differs."""
-        theirs = other.identity()
-        return [f"{k}: {v} != {theirs[k]}" for k, v in self.identity().items() if v != theirs[k]]
+        """Return `field: value != other's value` for each field of the identity that differs."""
+        expected = other.identity()
+        return [
+            f"{k}: {v} != {expected[k]}" for k, v in self.identity().items() if v != expected[k]
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
@@ -75,6 +77,6 @@ class ModelSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
-        """Rebuild the record from `to_dict`; TypeError or ValueError where it is malformed."""
+        """Rebuild the record from `to_dict`; TypeError or ValueError if it is malformed."""
         mean, std = (tuple(float(x) for x in values[name]) for name in ("mean", "std"))
         return cls(**{**values, "mean": mean, "std": std})

@@ -1,4 +1,4 @@
-"""The keyword options of public functions, one TypedDict a config, so that editors complete them.
+"""The keyword options of public functions, one TypedDict per config, for completion in editors.
 
 Names and types are those of the dataclasses in config.py, which document and check them; a test
 compares both. `configured` makes a config of them.
@@ -54,7 +54,7 @@ class IndexOptions(TypedDict, total=False):
 
 
 class SearchOptions(TypedDict, total=False):
-    """Fields of SearchConfig, but for `k`."""
+    """Fields of SearchConfig, except `k`."""
 
     offset: int
     where: str | None
@@ -97,20 +97,22 @@ class DuplicateOptions(TypedDict, total=False):
 
 
 def configured(config: Config, options: Mapping[str, Any]) -> Config:
-    """Return a config with options in place of its fields; those of its limits are set there.
+    """Return a config with fields replaced by options; fields of its limits are replaced there.
 
-    Raises UsageError for an option that does not exist, naming the nearest one.
+    Raises UsageError for an unknown option, with the nearest name.
     """
-    own = {field.name for field in fields(config)}
+    names = {field.name for field in fields(config)}
     limits = getattr(config, "limits", None)
     inner = set() if limits is None else {field.name for field in fields(limits)}
     for name in options:
-        if name not in own | inner:
-            near = get_close_matches(name, own | inner, 1)
-            hint = f": did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(own))}"
+        if name not in names | inner:
+            near = get_close_matches(name, names | inner, 1)
+            hint = (
+                f": did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(names))}"
+            )
             raise UsageError(f"there is no option {name}{hint}")
-    values = {name: value for name, value in options.items() if name in own}
-    nested = {name: value for name, value in options.items() if name not in own}
+    values = {name: value for name, value in options.items() if name in names}
+    nested = {name: value for name, value in options.items() if name not in names}
     if limits is not None and nested:
         values["limits"] = replace(values.get("limits", limits), **nested)
     return replace(config, **values)

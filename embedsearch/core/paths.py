@@ -1,4 +1,4 @@
-"""Opening files below a folder that strangers may fill, and showing their names safely."""
+"""Opening files in folders with untrusted content, and showing their names safely."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import quote
 from embedsearch.core.errors import UsageError
 
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# O_NONBLOCK: opening a FIFO for reading would wait for a writer for ever.
+# O_NONBLOCK: otherwise opening a FIFO for reading could wait forever for a writer.
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -18,7 +18,7 @@ def open_folder(root: str, key: str) -> int:
     """Open the folder `key` below `root` and return its descriptor.
 
     Walks one component at a time: no symbolic link below the root is followed, and a path
-    longer than the system's limit (4,096 bytes on Linux) opens all the same. Raises OSError.
+    longer than the system's limit (4,096 bytes on Linux) opens too. Raises OSError.
     """
     descriptor = os.open(root, _DIR_FLAGS)
     for name in key.split("/") if key else ():
@@ -48,14 +48,14 @@ def open_regular(root: str, key: str) -> int:
 
 
 def is_url(path: str) -> bool:
-    """Return whether a path is one on a server."""
+    """Return whether a path is a URL."""
     return "://" in path
 
 
 def printable(text: str) -> str:
     r"""Return `text` with control, bidirectional and undecodable characters as \x escapes.
 
-    A file name may hold terminal escapes or a right-to-left override; shown raw it lies.
+    A file name may hold terminal escapes or a right-to-left override; shown raw, it can deceive.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -63,7 +63,7 @@ def printable(text: str) -> str:
 
 
 def file_url(path: str, host: str = "") -> str:
-    """Return the file:// URL of a path, on `host` or wherever it is read; its bytes are escaped."""
+    """Return the file:// URL of a path, on `host` if given; its bytes are escaped."""
     return f"file://{quote(host)}{quote(os.fsencode(os.path.abspath(path)))}"
 
 
@@ -80,5 +80,5 @@ def path_of(image: str | os.PathLike[str]) -> str:
     """Return the path of an image as text. Raises UsageError."""
     path = os.fsdecode(image)
     if "\0" in path:
-        raise UsageError(f"a path holds no NUL: {path!r}")
+        raise UsageError(f"a path cannot contain NUL: {path!r}")
     return path

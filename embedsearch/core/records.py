@@ -1,4 +1,4 @@
-"""The records that rooms exchange.
+"""The records that the packages exchange.
 
 Letters in shapes: B images in a batch, D embedding dim, S input side in pixels, Q queries, k hits.
 """
@@ -30,7 +30,7 @@ class JsonRecord:
 
 
 class Stage(StrEnum):
-    """Where in the flow a file was given up."""
+    """The stage at which a file failed."""
 
     SCAN = "scan"
     READ = "read"
@@ -60,15 +60,15 @@ class Reason(StrEnum):
     MEMORY = "memory"
     TIMEOUT = "timeout"
     DECODER_CRASH = "decoder_crash"
-    NOT_FINITE = "not_finite"  # the network gave NaN or infinity
-    BROKEN_ARCHIVE = "broken_archive"  # cut, or no archive at all
-    DUPLICATE_NAME = "duplicate_name"  # an archive holds another member of this name
-    UNSAFE_NAME = "unsafe_name"  # a member's name leads out of its archive
+    NOT_FINITE = "not_finite"  # the network returned NaN or infinity
+    BROKEN_ARCHIVE = "broken_archive"  # truncated, or not an archive
+    DUPLICATE_NAME = "duplicate_name"  # the archive has another member of this name
+    UNSAFE_NAME = "unsafe_name"  # a member's name points outside the archive
     ENCRYPTED = "encrypted"
 
     @property
     def is_passing(self) -> bool:
-        """True where the same bytes may well be readable on the next run, which then retries."""
+        """Return whether the same bytes may be readable on the next run, which then retries."""
         return self in _PASSING
 
 
@@ -76,10 +76,10 @@ _PASSING = frozenset({Reason.PERMISSION, Reason.VANISHED, Reason.CHANGED, Reason
 
 
 class RootKind(StrEnum):
-    """What a root is."""
+    """The kind of a root."""
 
     FOLDER = "folder"
-    LIST = "list"  # files that were named one by one, with keys from `/` on
+    LIST = "list"  # files named one by one; their keys are paths below `/`
     TAR = "tar"
     ZIP = "zip"
     PARQUET = "parquet"  # a column of image files
@@ -87,12 +87,12 @@ class RootKind(StrEnum):
 
 @dataclass(frozen=True)
 class Root:
-    """A place of images: `path` is absolute, as `os.fsdecode` gives it, or a URL."""
+    """A source of images: `path` is absolute, as returned by `os.fsdecode`, or a URL."""
 
     id: int
     path: str
     kind: RootKind = RootKind.FOLDER
-    synced: str = ""  # the version of a file that holds images which a run went through to its end
+    synced: str = ""  # for archives: the version that a run last scanned completely
 
     @property
     def is_remote(self) -> bool:
@@ -101,13 +101,13 @@ class Root:
 
     @property
     def is_local_folder(self) -> bool:
-        """Return whether its images are files of their own on this machine."""
+        """Return whether its images are separate files on this machine."""
         return self.kind in {RootKind.FOLDER, RootKind.LIST} and not self.is_remote
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """One file of a root. `key` is its path inside the root, as `os.fsdecode` gives it."""
+    """One file of a root. `key` is its path inside the root, as returned by `os.fsdecode`."""
 
     root: int
     key: str
@@ -117,21 +117,21 @@ class ImageRef:
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """A part of a file: `length` bytes from `start` on, `size` of them once they are unpacked."""
+    """A part of a file: `length` bytes from `start` on, `size` bytes when unpacked."""
 
     start: int
     length: int
     size: int
-    crc: int | None = None  # CRC-32 of what was unpacked; None where the file does not say it
+    crc: int | None = None  # CRC-32 of the unpacked bytes; None if unknown
     is_deflated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLocation:
-    """Where the bytes of an image lie: the file `key` below `folder`, or a part of it.
+    """The location of an image's bytes: the file `key` below `folder`, or a part of it.
 
-    Size and time are those that the file had when it was listed; a size of -1 accepts any. A file
-    that `is_ours` was made for this image alone, and is removed once that is decoded.
+    Size and time are those of the file when it was listed; a size of -1 accepts any. A file that
+    `is_ours` is temporary, only for this image; it is removed once the image is decoded.
     """
 
     folder: str
@@ -144,7 +144,7 @@ class ImageLocation:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A rectangle of an upright picture, in its pixels; x and y are those of its top left."""
+    """A rectangle of an upright picture, in pixels; x and y are its top left corner."""
 
     x: int
     y: int
@@ -157,7 +157,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A file (or, at stage `scan`, a folder, an archive or a name in it) that was given up."""
+    """A file (or, at stage `scan`, a folder, an archive or a name in it) that failed."""
 
     root: int
     key: str
@@ -174,10 +174,10 @@ SIGNATURE_SIDE = 16
 
 @dataclass(frozen=True, slots=True)
 class Appearance:
-    """What can be seen of a picture without a network, in its luma, 0 to 255, squashed.
+    """What is measured of a picture without a network, in its luma, 0 to 255, squashed.
 
-    `signature` is uint8 (16, 16), row by row, upright: copies of a picture, grey or smaller or
-    compressed harder, have nearly the same.
+    `signature` is uint8 (16, 16), row by row, upright. Copies of a picture, even gray, smaller or
+    more compressed, have nearly the same signature.
     """
 
     brightness: float  # the mean, 0 to 1
@@ -187,7 +187,7 @@ class Appearance:
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """What a file says about its picture. Width and height are those of the upright picture."""
+    """The facts of an image file. Width and height are those of the upright picture."""
 
     width: int
     height: int
@@ -234,14 +234,14 @@ class EmbeddingBatch:
 def check_unit_rows(vectors: npt.NDArray[np.float32]) -> None:
     """Raise ValueError unless every row of float32 (B, D) is finite with norm 1 within 1e-4."""
     norms = np.sqrt(np.einsum("bd,bd->b", vectors, vectors, dtype=np.float64))
-    off = np.flatnonzero(~(np.abs(norms - 1.0) <= UNIT_NORM_TOLERANCE))  # NaN is off, too
+    off = np.flatnonzero(~(np.abs(norms - 1.0) <= UNIT_NORM_TOLERANCE))  # NaN is off too
     if off.size:
-        raise ValueError(f"row {off[0]} is no unit vector: its norm is {norms[off[0]]:.6g}")
+        raise ValueError(f"row {off[0]} is not a unit vector: its norm is {norms[off[0]]:.6g}")
 
 
 @dataclass(frozen=True)
 class StoredImage:
-    """What a store knows of the image in one row; `key` is the exact bytes of its path."""
+    """The stored facts of the image in one row; `key` is the exact bytes of its path."""
 
     row: int
     root: int
@@ -254,7 +254,7 @@ class StoredImage:
 class ImageRecord(JsonRecord):
     """An image of the store. Its `row` stays the same until the file changes.
 
-    Width and height are those of the upright picture; all that is not known is 0, "" or None.
+    Width and height are those of the upright picture; unknown values are 0, "" or None.
     """
 
     row: int
@@ -274,9 +274,10 @@ class ImageRecord(JsonRecord):
 
 @dataclass(frozen=True)
 class Neighbors:
-    """Of one query the k nearest rows, and all that tie with the kth, in no order.
+    """The k nearest rows of one query, and all that tie with the kth, unordered.
 
-    `ordinals` int64 (c,) count the shard rows end to end; `scores` float32 (c,) are cosines.
+    `ordinals` int64 (c,) are row numbers in the concatenated shards; `scores` float32 (c,) are
+    cosines.
     """
 
     ordinals: npt.NDArray[np.int64]
@@ -287,9 +288,9 @@ class Neighbors:
 class Hit(JsonRecord):
     """One neighbor. `rank` counts from 1; `score` is the cosine in [-1, 1], higher is nearer.
 
-    `row` is the image's number in the store, the same until the file changes. `percentile` says
-    how many of 100 pairs of images of the store, drawn at random, have a lower cosine; None where
-    the store has too few to tell.
+    `row` is the image's number in the store, the same until the file changes. `percentile` is the
+    percentage of random pairs of the store's images that have a lower cosine; None if the store
+    has too few images.
     """
 
     rank: int
@@ -305,7 +306,7 @@ class Hit(JsonRecord):
 
 @dataclass(frozen=True)
 class Ignored:
-    """Directory entries that are not images for us, by kind; they are no part of `found`."""
+    """Counts of directory entries that are not images, by kind; `found` does not include them."""
 
     hidden: int = 0
     links: int = 0
@@ -324,13 +325,13 @@ class Ignored:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: images done, failed ones among them, of all that need embedding."""
+    """The progress of a run: images done, including failed ones, of all to be embedded."""
 
     done: int
     total: int
     failed: int
     elapsed_s: float
-    note: str = ""  # what else there is to say
+    note: str = ""  # an additional remark
 
     @property
     def rate(self) -> float:
@@ -339,7 +340,7 @@ class Progress:
 
 
 def _json_ready(value: Any) -> Any:
-    """Return what JSON can hold: times in ISO 8601, null for what is no number."""
+    """Return a value that JSON can hold: times in ISO 8601, null for NaN and infinity."""
     if isinstance(value, Mapping):
         return {str(name): _json_ready(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,7 +1,7 @@
-"""Objects and folders at URLs; in: a URL, out: a file system, and errors in plain words.
+"""Objects and folders at URLs; in: a URL, out: a file system with plain error messages.
 
-s3, gs and abfs by pyarrow.fs, other schemes by fsspec. Credentials are those of the environment:
-none is ever part of a URL, which a store would keep.
+s3, gs and abfs by pyarrow.fs, other schemes by fsspec. Credentials come from the environment;
+they are never part of a URL, because stores keep URLs.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from embedsearch.core.errors import EmbedSearchError, MissingLibrary, StorageErr
 from embedsearch.core.install import pip_install
 from embedsearch.core.records import Reason
 
-ATTEMPTS = 5  # of each request, with pauses that double
-_HASTY_ATTEMPTS, _HASTY_CONNECT_S = 2, 3.0  # where there is something else to answer with
+ATTEMPTS = 5  # of each request; pauses double
+_HASTY_ATTEMPTS, _HASTY_CONNECT_S = 2, 3.0  # if there is an alternative to the request
 _CONNECT_S, _REQUEST_S = 10.0, 60.0
 _FIRST_PAUSE_S = 0.2
 _NATIVE = {"s3", "gs", "gcs", "abfs", "abfss", "hdfs"}
 _WEB = {"http", "https"}
-# What S3 says, by the error_message of its library, to whoever has no right.
-_SHUT = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE", "HTTP status 403")
-_PASSING = {408, 425, 429, 500, 502, 503, 504}  # answers of a web server that may be others later
+# What the messages of the S3 library contain if access is denied.
+_DENIED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE", "HTTP status 403")
+_PASSING = {408, 425, 429, 500, 502, 503, 504}  # status codes of temporary failures
 T = TypeVar("T")
 
 
 class NotThere(StorageError):
-    """The server answers, and has no such file."""
+    """The server answers, but has no such file."""
 
 
 class Refused(StorageError):
-    """The server answers, and does not give the file to whoever asks."""
+    """The server answers, but denies access."""
 
 
 def normal_url(url: str) -> str:
@@ -46,19 +46,21 @@ def normal_url(url: str) -> str:
     parts = urlsplit(url)
     shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
     if parts.username or parts.password:
-        raise UsageError(f"{shown}: a URL with credentials is not kept: use the environment's")
+        raise UsageError(
+            f"{shown}: a URL must not contain credentials: set them in the environment"
+        )
     if parts.query or parts.fragment:
-        raise UsageError(f"{shown}: a URL without ? and # is needed")
+        raise UsageError(f"{shown}: a URL must not contain ? or #")
     if not parts.netloc:
-        raise UsageError(f"{url}: it names no server and no bucket")
+        raise UsageError(f"{url}: the URL names no server and no bucket")
     return f"{parts.scheme.lower()}://{parts.netloc}{parts.path}".rstrip("/")
 
 
 class Remote:
-    """A file system and the path that a URL stands for. What fails raises StorageError."""
+    """A file system and a path in it, for a URL. Failures raise StorageError."""
 
     def __init__(self, url: str, *, hasty: bool = False) -> None:
-        """Connect, which sends nothing yet; `hasty` gives up within seconds.
+        """Prepare the connection; nothing is sent yet. `hasty` gives up within seconds.
 
         Raises UsageError and MissingLibrary.
         """
@@ -82,48 +84,48 @@ class Remote:
 
     @property
     def identity(self) -> str:
-        """Return what tells this place from others: the URL, and whose servers it is of."""
+        """Return a unique identity: the URL and the server endpoint."""
         endpoint = _endpoint() if self.url.startswith("s3://") else None
         return f"{self.url} {endpoint or ''}".rstrip()
 
     def info(self, path: str) -> pafs.FileInfo:
-        """Return what the server says of a path."""
+        """Return the server's information on a path."""
         with self.told():
             return self.files.get_file_info(path)
 
     def listed(self, folder: str) -> list[pafs.FileInfo]:
-        """Return what lies in a folder."""
+        """Return the content of a folder."""
         with self.told():
             return list(self.files.get_file_info(pafs.FileSelector(folder, allow_not_found=True)))
 
     def has_bucket(self) -> bool:
-        """Return whether there is the bucket that the URL names; True where none is needed."""
+        """Return whether the bucket of the URL exists; True if none is needed."""
         if not self.is_native:
             return True
         return bool(self.info(self.path.split("/")[0]).type != pafs.FileType.NotFound)
 
     @contextlib.contextmanager
     def told(self, name: str = "") -> Iterator[None]:
-        """Raise StorageError for what the server, or the way to it, makes fail at `name`.
+        """Raise StorageError for failures of the server or the connection at `name`.
 
-        It is NotThere or Refused where the server said so.
+        It is NotThere or Refused if the server answered so.
         """
-        # The libraries behind fsspec have errors of their own, all of them.
+        # Each library behind fsspec has its own errors.
         failures = (pa.ArrowException, OSError, ValueError) if self.is_native else (Exception,)
         try:
             yield
         except EmbedSearchError:
             raise
         except failures as error:
-            place = f"{self.url}/{name}" if name else self.url
-            raise _kind(error)(f"{place}: {error_message(error)}") from error
+            location = f"{self.url}/{name}" if name else self.url
+            raise _kind(error)(f"{location}: {error_message(error)}") from error
 
 
 class RemoteFile:
     """A file below a URL, read in parts of equal length by any number of threads."""
 
     def __init__(self, remote: Remote, name: str, size: int, part_bytes: int) -> None:
-        """Name a file that should have `size` bytes; the first part that is read opens it."""
+        """Take a file that should have `size` bytes; reading the first part opens it."""
         self.name = name
         self.parts = max(1, -(-size // part_bytes))
         self._remote = remote
@@ -132,12 +134,12 @@ class RemoteFile:
         self._part_bytes = part_bytes
         self._opening = threading.Lock()
         self._file: Any = None
-        # Of a server that gives whole files only: which part comes next, -1 after a failure.
+        # For a server without ranges: the next part to read, -1 after a failure.
         self._turn = threading.Condition()
         self._next = 1
 
     def part(self, number: int) -> bytes:
-        """Return a part; of the last one a byte more, where the file is longer than it should be.
+        """Return a part; the last one has an extra byte if the file is longer than it should be.
 
         Raises StorageError.
         """
@@ -154,7 +156,7 @@ class RemoteFile:
             return self._in_turn(number, start, length)
 
     def close(self) -> None:
-        """Release what is open."""
+        """Close the file if it is open."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -166,21 +168,21 @@ class RemoteFile:
         return b"" if start >= self._file.size() else bytes(self._file.read_at(length, start))
 
     def _ranged(self, start: int, length: int) -> bytes:
-        """Read from an open file of our own, of which there is nothing but this part."""
+        """Read one part by a new handle that is only for this part."""
         is_web = self._path.partition("://")[0] in _WEB
-        size = {"size": self._size + 1} if is_web else {}  # else it would be asked for first
+        size = {"size": self._size + 1} if is_web else {}  # else it is requested first
         files = self._remote.fsspec
         with files.open(self._path, "rb", cache_type="none", **size) as file:
             file.seek(start)
-            # One request: of a web server without ranges a second one would get the start again.
+            # One request: from a web server without ranges, a second one gets the start again.
             return bytes(file.read(length)) if is_web else _read(file, length)
 
     def _in_turn(self, number: int, start: int, length: int) -> bytes:
-        """Read the one stream there is, after those who read what is before."""
+        """Read from the single stream, after the threads that read earlier parts."""
         with self._turn:
             self._turn.wait_for(lambda: self._next in {number, -1}, number * _REQUEST_S)
             if self._next != number:
-                raise OSError("what comes before could not be read")
+                raise OSError("an earlier part could not be read")
             self._next = -1
             try:
                 if self._file is None:
@@ -195,7 +197,7 @@ class RemoteFile:
 
 
 def _read(file: Any, length: int) -> bytes:
-    """Return so many bytes, fewer at the end of the file only."""
+    """Return `length` bytes, fewer only at the end of the file."""
     chunks = []
     while length and (chunk := file.read(length)):
         chunks.append(chunk)
@@ -204,7 +206,7 @@ def _read(file: Any, length: int) -> bytes:
 
 
 def _patiently(ask: Callable[[], T], attempts: int) -> T:
-    """Return what `ask` returns, asked again where the failure may pass; pauses double."""
+    """Return what `ask` returns; retry after temporary failures, with doubling pauses."""
     for attempt in range(1, attempts):
         try:
             return ask()
@@ -230,7 +232,9 @@ def _file_system(scheme: str, url: str, attempts: int, connect_s: float) -> pafs
             parts = urlsplit(endpoint)
             options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
         elif not region:
-            with contextlib.suppress(OSError):  # else the default one: the request will tell
+            with contextlib.suppress(
+                OSError
+            ):  # else the default region; the request will fail if it is wrong
                 options["region"] = pafs.resolve_s3_region(urlsplit(url).netloc)
         return pafs.S3FileSystem(
             retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=attempts),
@@ -266,17 +270,17 @@ def _kind(error: Exception) -> type[StorageError]:
 
 
 def reason_of(error: Exception) -> Reason:
-    """Return the reason of a failure that stands for a failed request."""
+    """Return the Reason of a failed request."""
     if isinstance(error, FileNotFoundError):
         return Reason.VANISHED
-    is_shut = isinstance(error, PermissionError) or any(sign in str(error) for sign in _SHUT)
-    return Reason.PERMISSION if is_shut else Reason.IO_ERROR
+    is_denied = isinstance(error, PermissionError) or any(sign in str(error) for sign in _DENIED)
+    return Reason.PERMISSION if is_denied else Reason.IO_ERROR
 
 
 def error_message(error: BaseException) -> str:
-    """Return what a library says of a failed request, on one line, without its wrapping."""
+    """Return a library's message for a failed request, on one line, without its prefix."""
     text = " ".join(str(error).split())
     _, marker, rest = text.partition("AWS Error ")
-    if any(sign in text for sign in _SHUT):
+    if any(sign in text for sign in _DENIED):
         rest = f"{rest or text}; credentials are taken from the environment or a profile"
     return (rest if marker else text)[:240] or type(error).__name__

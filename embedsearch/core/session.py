@@ -1,4 +1,4 @@
-"""How a long run talks to whoever started it: notices out, a request to stop in."""
+"""How a long run communicates with its caller: notices out, a stop request in."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def _never() -> int:
 
 @dataclass(frozen=True)
 class Session:
-    """`notice` takes a line for a person; `stop` returns a signal's number once one came, else 0.
+    """`notice` gets a line for a person; `stop` returns the number of a received signal, else 0.
 
-    The run looks at `stop` between steps, so that no step is left half done.
+    The run checks `stop` between steps, so that no step is left half done.
     """
 
     notice: Callable[[str], None] = _say_nothing
     stop: Callable[[], int] = _never
 
     def check(self) -> None:
-        """Raise Interrupted if the run was asked to stop before it changed anything."""
+        """Raise Interrupted if a signal came; only for use before anything was changed."""
         if number := self.stop():
             raise Interrupted("interrupted; nothing was changed", number)

@@ -1,4 +1,4 @@
-"""JSON from files and clients; in: bytes, out: values that mean one thing only."""
+"""JSON from files and clients; in: bytes, out: values without ambiguity."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def strict_json(data: bytes) -> Any:
         return dict(pairs)
 
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number")
+        raise ValueError(f"{constant} is not a number")
 
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)

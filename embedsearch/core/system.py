@@ -1,4 +1,4 @@
-"""What this machine offers: processors, the cache folder, child processes of our own."""
+"""The machine: processors, the cache folder, and child processes of embedsearch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def python_command(module: str) -> list[str]:
 
 
 def child_environment(**changes: str) -> dict[str, str]:
-    """Return this process's environment, in which the same embedsearch is importable."""
+    """Return this process's environment, changed so that this embedsearch can be imported."""
     package_parent = str(Path(__file__).parents[2])
     search_path = os.environ.get("PYTHONPATH")
     paths = os.pathsep.join(filter(None, [package_parent, search_path]))
@@ -39,8 +39,8 @@ def available_processors() -> int:
     return os.cpu_count() or 1
 
 
-def most_workers() -> int:
-    """Return how many decoding processes pay: one a processor, at most MAX_WORKERS."""
+def max_workers() -> int:
+    """Return the useful number of decoding processes: one per processor, at most MAX_WORKERS."""
     return min(available_processors(), MAX_WORKERS)
 
 
@@ -63,7 +63,7 @@ def store_cache_folder() -> Path:
 
 
 def store_cache_bytes(environ: Mapping[str, str] = os.environ) -> int:
-    """Return how much those copies may take up; EMBEDSEARCH_STORE_CACHE_BYTES, as in 50G."""
+    """Return the maximum size of those copies; EMBEDSEARCH_STORE_CACHE_BYTES, e.g. 50G, sets it."""
     text = environ.get("EMBEDSEARCH_STORE_CACHE_BYTES")
     try:
         return DEFAULT_STORE_CACHE_BYTES if not text else size_of(text)

@@ -41,7 +41,7 @@ class ExportReport:
 
 @dataclass(frozen=True)
 class _Part:
-    """Some rows: their columns, and vectors float32 (n, D), unit rows."""
+    """A chunk of rows: their columns, and vectors float32 (n, D), unit rows."""
 
     table: pa.Table
     vectors: npt.NDArray[np.float32]
@@ -49,7 +49,7 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Job:
-    """What is to be written: the rows in parts, the names of their columns."""
+    """What to write: the rows in parts, and the names of their columns."""
 
     parts: Iterator[_Part]
     names: list[str]
@@ -62,8 +62,8 @@ def export(
 ) -> ExportReport:
     """Write the rows of a store, or those that meet a condition, in their order.
 
-    The vectors are those stored, scaled to length 1. `.npy` and `.faiss` get a `.csv` beside
-    them with a line a row. Raises UsageError and StorageError; no unfinished file is left.
+    The vectors are the stored ones, scaled to length 1. `.npy` and `.faiss` files come with a
+    `.csv` file of one line per row. Raises UsageError and StorageError; no unfinished file is left.
     """
     if out.suffix not in _WRITERS:
         raise UsageError(f"{out} does not end in one of {', '.join(_WRITERS)}")
@@ -79,7 +79,7 @@ def export(
             dim=snapshot.manifest.model.dim,
         )
         if not job.rows:
-            raise UsageError(f"{store} holds no such row: nothing was written")
+            raise UsageError(f"{store} holds no matching row: nothing was written")
         files = [out, out.with_suffix(".csv")] if out.suffix in {".npy", ".faiss"} else [out]
         with in_place(files) as temporary:
             _WRITERS[out.suffix](temporary, job)
@@ -89,15 +89,15 @@ def export(
 def _parts(
     snapshot: Snapshot, columns: RowColumns, mask: npt.NDArray[np.bool_], session: Session
 ) -> Iterator[_Part]:
-    """Yield the rows that a mask marks, a row group at a time."""
-    vectors = (some for shard in snapshot.shards for some in shard.vectors())
-    for (start, table), some in zip(columns.tables(columns.schema.names), vectors, strict=True):
+    """Yield the rows in a mask, one row group at a time."""
+    vectors = (group for shard in snapshot.shards for group in shard.vectors())
+    for (start, table), group in zip(columns.tables(columns.schema.names), vectors, strict=True):
         session.check()
-        here = mask[start : start + len(table)]
-        if here.any():
-            kept = some[here].astype(np.float32)
+        selected = mask[start : start + len(table)]
+        if selected.any():
+            kept = group[selected].astype(np.float32)
             kept /= np.linalg.norm(kept, axis=1, keepdims=True)
-            yield _Part(table.filter(pa.array(here)), kept)
+            yield _Part(table.filter(pa.array(selected)), kept)
 
 
 def _write_parquet(files: list[Path], job: _Job) -> None:
@@ -150,7 +150,7 @@ _WRITERS = {
 
 @contextlib.contextmanager
 def _table_file(path: Path, names: list[str]) -> Iterator[Any]:
-    """Give a function that writes tables to a CSV with a header."""
+    """Yield a function that writes tables to a CSV with a header."""
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(names)

@@ -1,7 +1,7 @@
 """Vectors made elsewhere into a store; in: Parquet, or .npy and paths, out: a commit.
 
-Rows are known by their paths, as those of `index` are: a path that the store has already gets the
-new vector.
+Rows are identified by their paths, as in `index`: a path that is already in the store gets the new
+vector.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ class ImportReport(JsonRecord):
     store: str
     model: str
     generation: int
-    images: int  # of the store afterwards
+    images: int  # of the store after the import
     rows: int
     added: int
     replaced: int
     failed: int  # no finite vector that could be scaled to length 1
-    repeated: int  # a path again: the first one counts
+    repeated: int  # duplicate paths: the first one counts
 
 
 def import_vectors(
@@ -73,14 +73,15 @@ def import_vectors(
     store: str | Path | None = None,
     session: Session | None = None,
 ) -> ImportReport:
-    """Take vectors into a store, all or nothing.
+    """Add vectors to a store, all or nothing.
 
     `source` is Parquet with the columns `path` and `vector` or `embedding`, or a .npy file of
-    (rows, D) with `paths`, a text file of one path a line, or a CSV with the column `path`. Paths
-    lie below the folder `root`. `model` says what made the vectors: one of the catalogue or a
-    file of weights, whose network then embeds query images, or any other name, for a store that
-    is asked with keys and vectors. Vectors are scaled to length 1. Other columns of the Parquet or
-    CSV become the user's, but for those called like ours. Raises EmbedSearchError.
+    (rows, D). A .npy file needs `paths`: a text file of one path per line, or a CSV with the column
+    `path`. Paths are below the folder `root`. `model` is the model of the vectors: a catalog entry
+    or a file of weights, whose network then embeds query images, or any other name; then the store
+    is queried only by keys and vectors. Vectors are scaled to length 1. Other columns of the
+    Parquet or CSV become user columns, except those named like built-in ones. Raises
+    EmbedSearchError.
     """
     session = session or Session()
     reader = _reader(Path(source), None if paths is None else Path(paths))
@@ -91,7 +92,7 @@ def import_vectors(
 
 def _spec(model: str, dim: int, session: Session) -> ModelSpec:
     if not model.strip():
-        raise UsageError("model must name what made the vectors", "model")
+        raise UsageError("model must name the model of the vectors", "model")
     if model not in {AUTO, *CATALOG} and not model.endswith(SUFFIXES):
         return ModelSpec.foreign(model, dim)
     spec = resolve(model, session)
@@ -101,7 +102,7 @@ def _spec(model: str, dim: int, session: Session) -> ModelSpec:
 
 
 class _Import:
-    """One import: holds what its steps share."""
+    """One import."""
 
     def __init__(self, writer: StoreWriter, spec: ModelSpec, root: str, session: Session) -> None:
         self._writer = writer
@@ -128,9 +129,11 @@ class _Import:
             self._session.check()
             self._take(update, home, known, paths, vectors)
         if self._failures:
-            mine = {(failure.root, failure.key) for failure in self._failures}
+            failed = {(failure.root, failure.key) for failure in self._failures}
             old = [] if before is None else read_failures(self._writer.store, before)
-            update.set_failures([*self._failures, *(f for f in old if (f.root, f.key) not in mine)])
+            update.set_failures(
+                [*self._failures, *(f for f in old if (f.root, f.key) not in failed)]
+            )
         update.commit(self._counts)
         if user is not None:
             with Snapshot(self._writer.store, update.manifest) as snapshot:
@@ -150,7 +153,7 @@ class _Import:
         )
 
     def _user_columns(self, reader: _Reader) -> UserTable | None:
-        """Return the other columns of the file, but for those called like ours."""
+        """Return the other columns of the file, except those named like built-in ones."""
         source = reader.source if reader.paths is None else reader.paths
         if source.suffix not in {".parquet", ".csv"}:
             return None
@@ -160,15 +163,15 @@ class _Import:
         if not names or "path" not in table.column_names:
             return None
         first: dict[str, int] = {}
-        for place, path in enumerate(table.column("path").to_pylist()):
-            if path is not None:  # which is said where the vectors are read
-                first.setdefault(os.path.join(self._root, self._key(_text(path))), place)
+        for index, path in enumerate(table.column("path").to_pylist()):
+            if path is not None:  # reported when the vectors are read
+                first.setdefault(os.path.join(self._root, self._key(_text(path))), index)
         columns = table.select(own_names(names, frozenset(), str(source)))
         columns = columns.take(pa.array(list(first.values()), pa.int64()))
         return UserTable(str(source), "path", list(first), columns)
 
     def _roots(self, before: Manifest | None) -> tuple[tuple[Root, ...], Root]:
-        """Return the roots with that of the import among them, and that one."""
+        """Return all roots, including that of the import, and that of the import."""
         roots = () if before is None else before.roots
         for root in roots:
             if root.path == self._root:
@@ -193,7 +196,7 @@ class _Import:
     ) -> None:
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
         good, refs, facts, old = [], [], [], []
-        for place, path in enumerate(paths):
+        for index, path in enumerate(paths):
             self._counts["rows"] += 1
             key = self._key(path)
             name = os.fsencode(key)
@@ -201,15 +204,15 @@ class _Import:
                 self._counts["repeated"] += 1
                 continue
             self._seen.add(name)
-            if not (np.isfinite(lengths[place]) and lengths[place] > 0):
+            if not (np.isfinite(lengths[index]) and lengths[index] > 0):
                 self._counts["failed"] += 1
-                detail = "the vector is zero" if lengths[place] == 0 else "NaN or infinity"
+                detail = "the vector is zero" if lengths[index] == 0 else "NaN or infinity"
                 failure = Failure(home.id, key, Stage.EMBED, Reason.NOT_FINITE, detail)
                 self._failures.append(failure)
                 continue
             old.append(known.get(name))
             self._counts["replaced" if name in known else "added"] += 1
-            good.append(place)
+            good.append(index)
             refs.append(self._ref(home, key))
             facts.append(ImageFacts(0, 0, "", _NO_DIGEST))
         if good:
@@ -224,13 +227,11 @@ class _Import:
         whole = os.path.normpath(os.path.join(self._root, path))
         inside = self._root if self._root == "/" else self._root + "/"
         if "\0" in path or not path or not whole.startswith(inside):
-            raise UsageError(
-                f"{path!r} does not lie below {self._root}: name its folder as root", "root"
-            )
+            raise UsageError(f"{path!r} is not below {self._root}: name its folder as root", "root")
         return whole.removeprefix(inside)
 
     def _ref(self, home: Root, key: str) -> ImageRef:
-        """Return the ref with what the file is now, where it is there: `index` then keeps it."""
+        """Return the ref, with size and time of an existing file: `index` then keeps it."""
         try:
             facts = os.stat(os.path.join(self._root, key), follow_symlinks=False)
         except OSError:
@@ -240,7 +241,7 @@ class _Import:
 
 @dataclass(frozen=True)
 class _Reader:
-    """Rows of a file, to be read in blocks."""
+    """The rows of a file, read in blocks."""
 
     source: Path
     paths: Path | None
@@ -277,19 +278,19 @@ class _Reader:
         rows = len(open_vectors(self.source))
         names = _listed(self.paths)
         for start in range(0, rows, _ROWS):
-            # Mapped anew each time: what was read of a mapping stays in this process's memory.
+            # Mapped again each time: pages that were read stay in memory as long as the mapping.
             vectors = open_vectors(self.source)[start : start + _ROWS]
-            some = np.asarray(vectors, dtype=np.float32)
-            paths = [name for _, name in zip(some, names, strict=False)]
-            if len(paths) < len(some):
+            block = np.asarray(vectors, dtype=np.float32)
+            paths = [name for _, name in zip(block, names, strict=False)]
+            if len(paths) < len(block):
                 raise UsageError(f"{self.paths} names fewer than the {rows} rows")
-            yield paths, some
+            yield paths, block
         if next(names, None) is not None:
             raise UsageError(f"{self.paths} names more than the {rows} rows")
 
 
 def _reader(source: Path, paths: Path | None) -> _Reader:
-    """Look at a file's form. Raises UsageError."""
+    """Return a reader for a file's format. Raises UsageError."""
     if not source.is_file():
         raise UsageError(f"{source}: there is no such file")
     if source.suffix == ".npy":
@@ -297,7 +298,7 @@ def _reader(source: Path, paths: Path | None) -> _Reader:
             raise UsageError(f"{source} needs paths=FILE with the path of each row", "paths")
         return _Reader(source, paths, "", open_vectors(source).shape[1])
     if paths is not None:
-        raise UsageError("paths goes with a .npy file only", "paths")
+        raise UsageError("paths needs a .npy file", "paths")
     try:
         with pq.ParquetFile(source) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
@@ -326,7 +327,7 @@ def _text(path: str | bytes) -> str:
 
 
 def _listed(paths: Path) -> Iterator[str]:
-    """Yield the paths of a text file, one a line, or of the column `path` of a CSV."""
+    """Yield the paths of a text file, one per line, or of the column `path` of a CSV."""
     with paths.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         if paths.suffix != ".csv":
             yield from (line.rstrip("\r\n") for line in file)

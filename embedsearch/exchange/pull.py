@@ -1,7 +1,7 @@
-"""A store at a URL to a folder of one's own; in: a URL and a folder, out: an ordinary store there.
+"""Copy a store at a URL to a local folder; in: a URL and a folder, out: an ordinary store there.
 
-What is fetched is verified as in `store.fetch`. Nothing that was written in the folder is lost: a
-store that is not from that URL, or was changed since, is left as it is.
+Fetched files are verified as in `store.fetch`. Nothing in the folder is lost: a store that is not
+from that URL, or was changed since, is left unchanged.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PullReport(JsonRecord):
     generation: int
     former: int  # generation that the folder held before, 0 for none
     images: int
-    files: int  # that were fetched, besides the manifest and CURRENT
+    files: int  # fetched, without the manifest and CURRENT
     fetched_bytes: int
     bytes: int  # of the whole generation
     removed: int  # files that no generation needs any more
@@ -48,20 +48,20 @@ def pull(
     session: Session | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> PullReport:
-    """Make a folder the store that is at a URL, or bring it up to date; only new files are fetched.
+    """Copy the store at a URL to a folder, or update the copy; only new files are fetched.
 
-    Without `folder` it is called like the last part of the URL. Progress is in megabytes. Raises
-    UsageError for a folder that holds another store, or one that was changed here, StoreNotFound,
+    By default the folder is named like the last part of the URL. Progress is in megabytes. Raises
+    UsageError for a folder with another store or a locally changed one, StoreNotFound,
     DamagedStore, StorageError and StoreLocked.
     """
     if not is_url(url):
-        raise UsageError(f"{url} is no URL: pull fetches from one, as s3://bucket/photos.es")
+        raise UsageError(f"{url} is no URL: pull needs one, such as s3://bucket/photos.es")
     url = normal_url(url)
     store = Path(os.path.abspath(folder or url.rpartition("/")[2]))
     began = time.monotonic()
     check_creatable(store)
     upstream = Upstream(url)
-    upstream.pointer()  # no folder is made for what is not there
+    upstream.pointer()  # create no folder if there is no store at the URL
     create_store(store)
     former = whole_bytes = 0
 
@@ -96,7 +96,7 @@ def pull(
 def _check_own(url: str, store: Path, wanted: FileRecord) -> int:
     """Return the generation that a folder holds, 0 for none, if it may be replaced.
 
-    Raises UsageError for one that did not come from the URL, and DamagedStore.
+    Raises UsageError for a generation that did not come from the URL, and DamagedStore.
     """
     pointer = current_pointer(store)
     if pointer is None:
@@ -107,10 +107,10 @@ def _check_own(url: str, store: Path, wanted: FileRecord) -> int:
     is_from_there = pulled is not None and pulled[0] == url and here in pulled[1]
     if here == wanted.sha256 or is_from_there:
         return manifest.generation
-    whence = "another store" if pulled is None else f"a store from {pulled[0]}, changed since"
+    held = "another store" if pulled is None else f"a store from {pulled[0]}, changed since"
     if pulled is not None and here in pulled[1]:
-        whence = f"a store from {pulled[0]}"
+        held = f"a store from {pulled[0]}"
     raise UsageError(
-        f"{store} holds {whence} (generation {manifest.generation}), which pull does not "
+        f"{store} holds {held} (generation {manifest.generation}), which pull does not "
         f"overwrite: name another folder: embedsearch pull {url} FOLDER"
     )

@@ -1,6 +1,6 @@
-"""Texts with vectors made elsewhere, as a store of their own; in: texts and vectors, out: a commit.
+"""Texts with vectors made elsewhere, in a separate store; in: texts and vectors, out: a commit.
 
-They are rows as those of `import` are; the text and its fields are columns of the user's.
+They are rows like those of `import`; the text and its fields are user columns.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _NO_DIGEST = bytes(32)
 
 @dataclass(frozen=True)
 class StoredText:
-    """A text by its id; `fields` are JSON-ready values that come along."""
+    """A text with its id; `fields` are additional JSON-ready values."""
 
     id: str
     text: str
@@ -45,7 +45,7 @@ class StoredText:
 
     @classmethod
     def of(cls, key: str, metadata: Mapping[str, Any]) -> StoredText:
-        """Return the text of a row, by its key and the columns of the user's."""
+        """Return the text of a row from its key and user columns."""
         return cls(unquote(key), metadata[TEXT] or "", json.loads(metadata[FIELDS] or "{}"))
 
     @staticmethod
@@ -61,10 +61,10 @@ def put_texts(
     *,
     model: str,
 ) -> None:
-    """Take texts and their vectors, (n, D), into a store, all or none; the same id is replaced.
+    """Add texts and their vectors, (n, D), to a store, all or none; known ids are replaced.
 
-    `model` is the name of what made the vectors, which are scaled to length 1. Raises UsageError
-    for vectors that cannot be, and IncompatibleStore for a store of images or of another model.
+    `model` is the name of the model of the vectors, which are scaled to length 1. Raises UsageError
+    for vectors that cannot be scaled, and IncompatibleStore for a store of images or another model.
     """
     rows = np.asarray(vectors, np.float64)
     if rows.ndim != 2 or len(rows) != len(texts) or not rows.size:
@@ -73,7 +73,7 @@ def put_texts(
     if not (np.isfinite(lengths).all() and (lengths > 0).all()):
         raise UsageError("a vector is zero, NaN or infinite")
     fields = [_json(text) for text in texts]
-    last = {text.id: place for place, text in enumerate(texts)}
+    last = {text.id: index for index, text in enumerate(texts)}
     units = (rows / lengths).astype(np.float32)[[*last.values()]]
 
     def put(update: StoreUpdate) -> pa.Table:
@@ -81,15 +81,15 @@ def put_texts(
         facts = [ImageFacts(0, 0, "", _NO_DIGEST)] * len(refs)
         first = update.add(EmbeddingBatch(refs, facts, units))
         rows = pa.array(range(first, first + len(last)))
-        columns = [[texts[place].text for place in last.values()]]
-        columns.append([fields[place] for place in last.values()])
+        columns = [[texts[index].text for index in last.values()]]
+        columns.append([fields[index] for index in last.values()])
         return pa.table([rows, *columns], schema=_COLUMNS)
 
     _change(locate_store(store, create=True), ModelSpec.foreign(model, rows.shape[1]), [*last], put)
 
 
 def delete_texts(store: str | os.PathLike[str], ids: Sequence[str] | None = None) -> None:
-    """Delete texts by id, all without `ids`; unknown ids and a store that is not there are fine."""
+    """Delete texts by id, or all without `ids`; unknown ids and a missing store are accepted."""
     _change(locate_store(store, create=True), None, ids, lambda update: _COLUMNS.empty_table())
 
 
@@ -99,7 +99,7 @@ def _change(
     ids: Sequence[str] | None,
     put: Callable[[StoreUpdate], pa.Table],
 ) -> None:
-    """Commit that the rows of `ids` go, all without, and those that `put` adds come."""
+    """Commit the deletion of the rows of `ids` (all without `ids`) and the rows that `put` adds."""
     if spec is None and not (store / FORMAT_NAME).is_file():
         return
     with StoreWriter(store, WAIT_S) as writer:
@@ -129,7 +129,7 @@ def _change(
 
 
 def _json(text: StoredText) -> str:
-    """Return the fields of a text. Raises UsageError for what JSON or Unicode does not know."""
+    """Return the fields of a text as JSON. Raises UsageError if JSON or Unicode cannot hold it."""
     try:
         f"{text.id}{text.text}".encode()
         return json.dumps(dict(text.fields), allow_nan=False)
@@ -137,13 +137,13 @@ def _json(text: StoredText) -> str:
         raise UsageError(f"the text {text.id!r} cannot be stored as JSON: {error}") from error
 
 
-def _check(store: Path, mine: ModelSpec, asked: ModelSpec | None) -> None:
-    if not mine.is_foreign:
+def _check(store: Path, stored: ModelSpec, requested: ModelSpec | None) -> None:
+    if not stored.is_foreign:
         raise IncompatibleStore(
-            f"{store} holds images, embedded by {mine.name}: embedsearch index changes it"
+            f"{store} holds images, embedded by {stored.name}: embedsearch index changes it"
         )
-    if asked is not None and mine.fingerprint != asked.fingerprint:
+    if requested is not None and stored.fingerprint != requested.fingerprint:
         raise IncompatibleStore(
-            f"{store} holds vectors of {mine.name} with {mine.dim} components, "
-            f"not of {asked.name} with {asked.dim}"
+            f"{store} holds vectors of {stored.name} with {stored.dim} components, "
+            f"not of {requested.name} with {requested.dim}"
         )

@@ -1,8 +1,7 @@
 """Rows of a store into a vector database; in: a store and a URL, out: a report.
 
-A sync: what the database lacks or has otherwise is sent, what the store has no more is deleted, and
-last of all the database's record says which generation that is. A run that was cut off is gone on
-with by the next one.
+A sync: missing and changed rows are sent, rows that are no longer in the store are deleted, and
+finally the database's record gets the generation. The next run continues an interrupted one.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ from embedsearch.store.snapshot import Snapshot, open_snapshot
 
 @dataclass(frozen=True)
 class UploadReport:
-    """What became of the rows of a store: all of them are uploaded or unchanged."""
+    """The result of an upload: every row of the store is uploaded or unchanged."""
 
     database: str  # without user and password
     generation: int
@@ -49,12 +48,12 @@ class UploadReport:
     unchanged: int
     deleted: int  # of the database
     elapsed_s: float
-    sending_s: float  # of it, until all rows were compared and sent
+    sending_s: float  # of it, the time to compare and send all rows
     left_out: list[str]  # columns that the database cannot hold
 
     @property
     def rate(self) -> float:
-        """Return vectors/s while they were sent; making and sealing a collection is not counted."""
+        """Return vectors/s during sending, without creating and sealing a collection."""
         return self.uploaded / self.sending_s if self.sending_s else 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -70,10 +69,10 @@ def upload(
     session: Session | None = None,
     show: Callable[[Progress], None] = lambda _: None,
 ) -> UploadReport:
-    """Bring a collection or table into step with a store; `replace` makes it anew.
+    """Sync a collection or table with a store; `replace` creates it again.
 
-    Raises IncompatibleStore where it was filled from another model's store, or has other columns,
-    StorageError where the server does not do its part.
+    Raises IncompatibleStore if it was filled from another model's store or has other columns, and
+    StorageError if the server fails.
     """
     session = session or Session()
     started = time.monotonic()
@@ -92,7 +91,7 @@ def upload(
 
 
 def _fields(columns: RowColumns) -> tuple[list[Field], list[str]]:
-    """Return the fields that hold a store's columns, and the names of columns that none holds."""
+    """Return the fields for a store's columns, and the names of columns that no field can hold."""
     fields, left_out = fields_of(columns.schema)
     unfit: set[str] = set()
     for _, table in columns.tables(_sources(fields)):
@@ -123,7 +122,7 @@ def _record(snapshot: Snapshot, fields: list[Field]) -> DatabaseRecord:
 
 
 class _Upload:
-    """One run: holds what its steps share."""
+    """One upload."""
 
     def __init__(
         self,
@@ -148,22 +147,22 @@ class _Upload:
         """Compare, send, delete, write the record."""
         manifest = self._snapshot.manifest
         before = self._before(replace)
-        known, their_marks = self._database.marks(None, self._record)
+        known, known_marks = self._database.marks(None, self._record)
         order = np.argsort(known)
-        known, their_marks = known[order], their_marks[order]
+        known, known_marks = known[order], known_marks[order]
         live = self._snapshot.live_mask()
-        kept = np.zeros(len(known), np.bool_)  # those of the database that the store has
+        kept = np.zeros(len(known), np.bool_)  # rows of the database that the store has
         sending_since = time.monotonic()
         with ThreadPoolExecutor(1, "upload") as sender:
             sending: Future[None] | None = None
             for batch in self._batches(live):
-                places = np.searchsorted(known, batch.rows)
-                there = places < len(known)
-                there[there] = known[places[there]] == batch.rows[there]
-                kept[places[there]] = True
-                same = there.copy()
-                same[there] = their_marks[places[there]] == batch.marks[there]
-                if sending is not None:  # one batch is made ready while the one before is sent
+                positions = np.searchsorted(known, batch.rows)
+                exists = positions < len(known)
+                exists[exists] = known[positions[exists]] == batch.rows[exists]
+                kept[positions[exists]] = True
+                same = exists.copy()
+                same[exists] = known_marks[positions[exists]] == batch.marks[exists]
+                if sending is not None:  # one batch is prepared while the previous one is sent
                     sending.result()
                 self._check()
                 sending = sender.submit(self._send, batch, ~same)
@@ -190,16 +189,16 @@ class _Upload:
         )
 
     def _before(self, replace: bool) -> DatabaseRecord:
-        """Return what the database holds; make what it lacks. Raises IncompatibleStore."""
+        """Return the database's record; create what is missing. Raises IncompatibleStore."""
         before, wanted = self._database.record(), self._record
         if before is not None and not replace:
             before.check_model(self._snapshot.manifest.model, self._database.place)
-            theirs, ours = ({field.column: field for field in r.fields} for r in (before, wanted))
-            differing = [n for n in {**theirs, **ours} if theirs.get(n) != ours.get(n)]
+            old, new = ({field.column: field for field in r.fields} for r in (before, wanted))
+            differing = [n for n in {**old, **new} if old.get(n) != new.get(n)]
             if differing:
                 raise IncompatibleStore(
                     f"{self._database.place} was made with other columns of the store "
-                    f"({', '.join(differing)}): replace=True makes it again",
+                    f"({', '.join(differing)}): replace=True creates it again",
                     "replace",
                 )
             return before
@@ -215,46 +214,46 @@ class _Upload:
 
     def _send(self, batch: RowBatch, wanted: npt.NDArray[np.bool_]) -> None:
         if wanted.any():
-            self._send_some(batch, wanted)
+            self._send_rows(batch, wanted)
         self._done += len(batch.rows)
         elapsed_s = time.monotonic() - self._started
         self._show(Progress(self._done, self._snapshot.manifest.live, 0, elapsed_s))
 
-    def _send_some(self, batch: RowBatch, wanted: npt.NDArray[np.bool_]) -> None:
-        places = np.flatnonzero(wanted).tolist()
+    def _send_rows(self, batch: RowBatch, wanted: npt.NDArray[np.bool_]) -> None:
+        indices = np.flatnonzero(wanted).tolist()
         self._database.upsert(
             RowBatch(
                 rows=batch.rows[wanted],
                 marks=batch.marks[wanted],
                 vectors=batch.vectors[wanted],
-                roots=[batch.roots[place] for place in places],
-                keys=[batch.keys[place] for place in places],
-                values=[[values[place] for place in places] for values in batch.values],
+                roots=[batch.roots[index] for index in indices],
+                keys=[batch.keys[index] for index in indices],
+                values=[[values[index] for index in indices] for values in batch.values],
             ),
             self._record,
         )
-        self._uploaded += len(places)
+        self._uploaded += len(indices)
 
     def _batches(self, live: npt.NDArray[np.bool_]) -> Iterator[RowBatch]:
-        """Yield the live rows, a row group at a time."""
+        """Yield the live rows, one row group at a time."""
         fields = self._record.fields
         keys = self._snapshot.tables(["row", "root", "key"])
-        vectors = (some for shard in self._snapshot.shards for some in shard.vectors())
-        for (start, table), (_, known), some in zip(
+        vectors = (group for shard in self._snapshot.shards for group in shard.vectors())
+        for (start, table), (_, known), group in zip(
             self._columns.tables(_sources(fields)), keys, vectors, strict=True
         ):
-            here = live[start : start + len(table)]
-            if not here.any():
+            is_live = live[start : start + len(table)]
+            if not is_live.any():
                 continue
-            mask = pa.array(here)
-            table, known, some = table.filter(mask), known.filter(mask), some[here]
+            mask = pa.array(is_live)
+            table, known, group = table.filter(mask), known.filter(mask), group[is_live]
             roots: list[Any] = known.column("root").to_pylist()
             names_in_root: list[Any] = known.column("key").to_pylist()
             values = [plain(column_of(table, field), field.kind) for field in fields]
             yield RowBatch(
                 rows=numbers(known.column("row")).astype(np.int64),
-                marks=row_checksums(some, [roots, names_in_root, *values]),
-                vectors=some,
+                marks=row_checksums(group, [roots, names_in_root, *values]),
+                vectors=group,
                 roots=roots,
                 keys=names_in_root,
                 values=values,

@@ -1,7 +1,7 @@
 """How fast this machine indexes these photos, stage by stage; nothing is written.
 
-In: a folder and a config, out: a BenchReport. Each stage runs alone, then all of them as `index`
-runs them.
+In: a folder and a config, out: a BenchReport. Each stage runs alone, then all run together as in
+`index`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class BenchReport(JsonRecord):
     folder: str
     found: int
     images: int  # of the sample
-    passes: int  # how often the sample was gone through
+    passes: int  # how many times the sample was processed
     failed: int
     megapixels: float  # the median of the sample
     model: str
@@ -53,7 +53,7 @@ class BenchReport(JsonRecord):
     workers: int  # decoding processes when all stages ran
     load_s: float  # until the network was ready
     rates: Mapping[str, float]  # images/s of each stage alone
-    images_per_s: float  # of all stages together, without the network's load
+    images_per_s: float  # of all stages together, without loading the network
     stage_share: Mapping[str, float]  # of that time; stages overlap
     slowest_stage: str
     advice: str
@@ -69,7 +69,7 @@ def bench(
 ) -> BenchReport:
     """Measure how fast a sample of a folder's photos is read, decoded and embedded.
 
-    A folder of fewer photos than `images` is gone through several times.
+    A folder of fewer photos than `images` is processed several times.
 
     `options` are fields of IndexConfig. Raises UsageError, NothingIndexed and what `index`
     raises for its model and device.
@@ -84,7 +84,7 @@ def bench(
     if not refs:
         raise NothingIndexed(f"no images found in {folder}")
     spec = resolve(config.model, session).asked(config.input_side, config.flip)
-    passes = -(-images // len(refs))  # a few photos would measure the start of the processes
+    passes = -(-images // len(refs))  # with few photos, process startup would dominate
     jobs = [DecodeJob.of_file(ref, str(root)) for ref in refs] * passes
     with clock.measure("load"):
         extractor = load_stream_extractor(spec, config.device, config.precision, session)
@@ -122,10 +122,10 @@ def bench(
 
 
 def network_rate(extractor: PixelExtractor, pixels: npt.NDArray[np.uint8], batch: int) -> float:
-    """Return the images/s of a network alone, on all its lanes, fed from memory."""
+    """Return the images/s of the network alone, on all its lanes, with pixels from memory."""
     fed = np.resize(pixels, (batch, *pixels.shape[1:]))
     with ThreadPoolExecutor(extractor.lanes) as threads:
-        # The first calls take memory and, on some devices, compile.
+        # The first calls allocate memory and, on some devices, compile.
         list(threads.map(lambda _: extractor(fed), range(extractor.lanes)))
         started = time.monotonic()
 
@@ -141,7 +141,7 @@ def network_rate(extractor: PixelExtractor, pixels: npt.NDArray[np.uint8], batch
 
 
 def _sample(root: Path, count: int, session: Session) -> tuple[list[ImageRef], int]:
-    """Return some images of a folder, the same at every call, and how many there are."""
+    """Return a fixed random sample of a folder's images, and how many images it holds."""
     chosen: list[ImageRef] = []
     rng = random.Random(0)
     found = 0
@@ -150,14 +150,14 @@ def _sample(root: Path, count: int, session: Session) -> tuple[list[ImageRef], i
             session.check()
         if len(chosen) < count:
             chosen.append(ref)
-        elif (place := rng.randrange(found)) < count:
-            chosen[place] = ref
+        elif (position := rng.randrange(found)) < count:
+            chosen[position] = ref
     return chosen, found
 
 
 @dataclass(frozen=True)
 class _Decoded:
-    """What became of the sample with all decoding processes at work, and nothing else."""
+    """The sample, decoded by all decoding processes while no other stage runs."""
 
     pixels: npt.NDArray[np.uint8]  # of the first batch
     megapixels: float  # the median
@@ -169,8 +169,8 @@ class _Decoded:
 def _decode_alone(
     side: int, config: IndexConfig, jobs: list[DecodeJob], session: Session
 ) -> _Decoded:
-    _, most = config.worker_range(on_gpu=True)
-    workers = min(most, len(jobs))
+    _, max_workers = config.worker_range(on_gpu=True)
+    workers = min(max_workers, len(jobs))
     pixels = np.empty((0, side, side, 3), dtype=np.uint8)
     sizes: list[int] = []
     read_s = decode_s = 0.0
@@ -196,7 +196,7 @@ def _decode_alone(
 
 @dataclass(frozen=True)
 class _Together:
-    """The sample gone through as `index` does it, without a store."""
+    """The sample processed as in `index`, without a store."""
 
     seconds: float
     busy_s: Mapping[str, float]

@@ -1,4 +1,4 @@
-"""What a run spent its time on, in words; in: seconds a stage, out: the slowest and what helps."""
+"""What a run spent its time on; in: seconds per stage, out: the slowest stage and advice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from embedsearch.core.system import available_processors
 
 @dataclass(frozen=True)
 class Setup:
-    """On what a run works, which decides what could make it faster."""
+    """What a run works with, which decides what could make it faster."""
 
     device: str
     precision: str
@@ -25,7 +25,7 @@ class Setup:
 
 
 class StageClock:
-    """The busy seconds of each stage of a run, which began when the clock was made."""
+    """The busy seconds of each stage of a run; the run starts with the clock."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
@@ -37,17 +37,17 @@ class StageClock:
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Count the seconds of a block as those of a stage."""
+        """Record the seconds of a block as those of a stage."""
         started = time.monotonic()
         yield
         self.seconds[stage] = time.monotonic() - started
 
 
 def slowest_stage(busy_s: Mapping[str, float]) -> str:
-    """Return the stage that kept the others waiting, "" where nothing was done.
+    """Return the stage that kept the others waiting, "" if nothing was done.
 
-    Stages overlap, so it is the one that was busy longest. Reading and decoding are the work of
-    the same processes and count together.
+    Stages overlap, so it is the one that was busy longest. The same processes read and decode, so
+    these two count together.
     """
     if not any(busy_s.values()):
         return ""
@@ -60,14 +60,14 @@ def slowest_stage(busy_s: Mapping[str, float]) -> str:
 
 
 def shares(busy_s: Mapping[str, float], elapsed_s: float) -> dict[str, float]:
-    """Return which part of the time each stage was busy, 0 to 1; stages overlap."""
+    """Return the fraction of the time that each stage was busy, 0 to 1; stages overlap."""
     if elapsed_s <= 0:
         return {}
     return {name: round(min(1.0, s / elapsed_s), 3) for name, s in busy_s.items()}
 
 
 def advice(stage: str, setup: Setup) -> str:
-    """Return the option or the means that would make the slowest stage faster."""
+    """Return the option or hardware that would make the slowest stage faster."""
     if stage in {"read", "decode"}:
         return _more_workers(stage, setup)
     if stage == "embed":

@@ -1,7 +1,7 @@
 """What changed since the last generation; in: a Scope and a snapshot or none, out: `Changes`.
 
-Files and known rows both come sorted by key and are merged as streams; of an unchanged file only
-a count is kept.
+Files and known rows both come sorted by key and are merged as streams; unchanged files are only
+counted.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Changes:
     embed: RefList
     replaced: dict[tuple[int, str], int]  # (root, key) of a changed file to its old row
     moved: list[KeptRow]
-    touched: list[KeptRow]  # another time, the same bytes
+    touched: list[KeptRow]  # new time, same bytes
     deleted: array[int]  # row numbers
     failures: list[Failure]  # known ones that still hold, and folders that cannot be read
-    failures_elsewhere: int  # of these, how many lie outside the scope of this run
+    failures_elsewhere: int  # how many of these lie outside the scope of this run
     known_failed: int
     unchanged: int
     found: int
@@ -126,7 +126,7 @@ class _Comparison:
         return {(f.root, f.key): f for f in self.recorded if f.stage is not Stage.SCAN}
 
     def scan(self, target: ScanTarget) -> _Scan:
-        """Compare one target with its known rows. Raises UsageError where it vanished."""
+        """Compare one target with its known rows. Raises UsageError if it vanished."""
         positions = self.known.below(target)
         source = self.sources.open(target, partial(self.known.names, positions))
         if not source.is_there():
@@ -144,11 +144,11 @@ class _Comparison:
         return scan
 
     def _is_synced(self, root: Root, source: Source) -> bool:
-        """Return whether an archive is the version that was last read to its end."""
+        """Return whether an archive is the version that was last read completely."""
         if not root.synced or root.synced != source.version():
             return False
-        mine = (f for f in self._known_failures.values() if f.root == root.id)
-        return not any(failure.reason.is_passing for failure in mine)
+        of_root = (f for f in self._known_failures.values() if f.root == root.id)
+        return not any(failure.reason.is_passing for failure in of_root)
 
     def _unread(self, root: Root, rows: int) -> _Scan:
         """Return what is known of an archive that did not change."""
@@ -199,18 +199,18 @@ class _Comparison:
     ) -> Iterator[tuple[ImageRef, int | None]]:
         """Yield every scanned ref with the position of its known row, None for a new one.
 
-        Known rows that the scan passes by are appended to `missing`.
+        Known rows that the scan does not find are appended to `missing`.
         """
         rows = self.known.keys(positions)
         key, position = next(rows, (None, -1))
         for count, ref in enumerate(source):
             if count % 1024 == 0:
                 self.session.check()
-            mine = os.fsencode(ref.key)
-            while key is not None and key < mine:
+            scanned = os.fsencode(ref.key)
+            while key is not None and key < scanned:
                 missing.append(position)
                 key, position = next(rows, (None, -1))
-            if key == mine:
+            if key == scanned:
                 yield ref, position
                 key, position = next(rows, (None, -1))
             else:
@@ -220,11 +220,11 @@ class _Comparison:
             key, position = next(rows, (None, -1))
 
     def _readable(self, missing: list[int], failures: list[Failure]) -> list[int]:
-        """Return the missing rows without those below folders that could not be read."""
-        shut = tuple(os.fsencode(f.key) + b"/" if f.key else b"" for f in failures)
-        if not shut:
+        """Return the missing rows, except those below folders that could not be read."""
+        unreadable = tuple(os.fsencode(f.key) + b"/" if f.key else b"" for f in failures)
+        if not unreadable:
             return missing
-        return [p for p in missing if not bytes(self.known.value("key", p)).startswith(shut)]
+        return [p for p in missing if not bytes(self.known.value("key", p)).startswith(unreadable)]
 
     def _refuse(self, target: ScanTarget, rows: int, problem: str) -> None:
         if not self.allow_empty:
@@ -259,7 +259,7 @@ class _Comparison:
     def match_new(
         self, scans: list[_Scan], missing: list[int], embed: RefList
     ) -> tuple[list[KeptRow], array[int]]:
-        """Return new files with the bytes of a missing one, and the rows that are deleted."""
+        """Return moved rows, i.e. new files with the bytes of a missing one, and rows to delete."""
         moved: list[KeptRow] = []
         sizes = {self.known.size(position) for position in missing}  # others are not hashed
         by_digest: dict[bytes | int | None, list[int]] = {}

@@ -1,4 +1,4 @@
-"""Embed what changed, with a commit now and then; in: a Job and its Changes, out: an Outcome."""
+"""Embed what changed, with checkpoints; in: a Job and its Changes, out: an Outcome."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def embed(
     jobs = (DecodeJob(ref, location) for ref, location in located)
     config, side = job.config, job.model.input_side
     with Pipeline(side, config, jobs, total, job.session.stop) as pipeline:
-        with clock.measure("load"):  # the workers start and decode meanwhile
+        with clock.measure("load"):  # meanwhile the workers start and decode
             extractor = extractor_factory(job.model, config.device, config.precision, job.session)
         outcome.setup = Setup(extractor.device, extractor.precision, pipeline.workers, side)
         streaming_since = time.monotonic()
@@ -75,8 +75,8 @@ def _take(batch: Embedded, changes: Changes, update: StoreUpdate, outcome: Outco
 
 
 def _is_checkpoint(update: StoreUpdate, config: IndexConfig) -> bool:
-    late = time.monotonic() - update.committed_at >= config.checkpoint_s
-    return late or update.images_since_commit >= config.checkpoint_images
+    is_late = time.monotonic() - update.committed_at >= config.checkpoint_s
+    return is_late or update.images_since_commit >= config.checkpoint_images
 
 
 def _progress(outcome: Outcome, total: int, clock: StageClock, elapsed_s: float) -> Progress:

@@ -10,16 +10,16 @@ from embedsearch.store.manifest import ExactRecord, Manifest, ShardRecord
 from embedsearch.store.shards import Shard
 from embedsearch.store.writer import StoreWriter, write_exact
 
-# FAISS builds and serializes a file in memory, up to four times over for a moment; several files
-# bound that.
+# FAISS builds and serializes a file in memory, and briefly holds up to four copies of it; several
+# small files bound that.
 EXACT_FILE_BYTES = 64 << 20
 
 
 def refresh_exact(writer: StoreWriter, manifest: Manifest) -> tuple[ExactRecord, ...]:
     """Write FAISS files for the shards that none covers; return the records of all files.
 
-    A file is kept while at least half of its rows belong to shards of the manifest, and taken
-    up into the new one when that is not much smaller: the number of files stays logarithmic.
+    A file is kept while at least half of its rows belong to shards of the manifest. It is merged
+    into the new file if that is not much smaller: the number of files stays logarithmic.
     """
     by_name = {record.name: record for record in manifest.shards}
     limit = max(1, EXACT_FILE_BYTES // (2 * manifest.model.dim))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What a run was asked for, and what the store was before the lock was taken."""
+    """What a run was requested to do, and the state of the store before it was locked."""
 
     store: Path
     config: IndexConfig
@@ -74,7 +74,7 @@ class Job(Request):
 
     writer: StoreWriter
     model: ModelSpec
-    table: UserTable | None  # the columns that the user brought
+    table: UserTable | None  # the user's columns
 
     @property
     def base(self) -> Manifest | None:
@@ -82,11 +82,11 @@ class Job(Request):
         return None if self.config.rebuild else self.manifest
 
     def open_base(self) -> AbstractContextManager[Snapshot | None]:
-        """Open the rows that the run adds to, where there are any."""
+        """Open the rows that the run adds to, if there are any."""
         return nullcontext() if self.base is None else open_snapshot(self.store)
 
     def begin(self) -> tuple[Changes, StoreUpdate]:
-        """Find the changes, and begin an update with those that need no network."""
+        """Find the changes, and apply those that need no network to a new update."""
         with self.open_base() as snapshot:
             changes = self.find_changes(snapshot)
             check_embeddable(self.model, len(changes.embed))
@@ -104,7 +104,7 @@ def prepare(
     session: Session,
     sources: Sources,
 ) -> Request:
-    """Check what can be checked before anything is made. Raises EmbedSearchError."""
+    """Check what can be checked before anything is written. Raises EmbedSearchError."""
     listed = listed_folders(folders)
     path = locate_store(store, create=bool(listed) or config.files is not None)
     check_creatable(path)
@@ -122,7 +122,7 @@ def prepare(
 
 @contextmanager
 def open_job(request: Request) -> Iterator[Job]:
-    """Lock the store, which is made if need be, for as long as the block lasts."""
+    """Lock the store for as long as the block lasts; create it if necessary."""
     config, session = request.config, request.session
     model = store_model(request.store, config, request.manifest, session)
     _check_factory(config, model)
@@ -144,7 +144,7 @@ def listed_folders(folders: str | Path | Iterable[str | Path]) -> list[str]:
 
 
 def requested_model(config: IndexConfig, own: ModelSpec | None, session: Session) -> ModelSpec:
-    """Return the model that a config asks for; `own` is that of a store or a plan."""
+    """Return the model that a config requests; `own` is that of a store or a plan."""
     if own is None or config.model != AUTO:
         own = resolve(config.model, session)
     return own.asked(config.input_side, config.flip)
@@ -155,16 +155,16 @@ def store_model(
 ) -> ModelSpec:
     """Return the model of a store, or the requested one for a new store.
 
-    Raises IncompatibleStore where they differ.
+    Raises IncompatibleStore if they differ.
     """
     own = None if manifest is None else manifest.model
-    asked = requested_model(config, own, session)
+    requested = requested_model(config, own, session)
     if own is None or config.rebuild:
-        return asked
-    if asked.fingerprint != own.fingerprint:
+        return requested
+    if requested.fingerprint != own.fingerprint:
         raise IncompatibleStore(
-            f"{store} was made with {own.name}, not {asked.name} "
-            f"({'; '.join(asked.differences(own))}): leave that out, or re-embed everything "
+            f"{store} was made with {own.name}, not {requested.name} "
+            f"({'; '.join(requested.differences(own))}): leave that out, or re-embed everything "
             "with rebuild=True",
             "rebuild",
         )
@@ -172,17 +172,17 @@ def store_model(
 
 
 def check_embeddable(model: ModelSpec, images: int) -> None:
-    """Raise IncompatibleStore if images are to be embedded and no network here can do it."""
+    """Raise IncompatibleStore if images must be embedded and no network here can do it."""
     if images and model.is_foreign:
         raise IncompatibleStore(
-            f"no network here makes the vectors of {model.name}, which {images} images need; "
+            f"{images} images need vectors of {model.name}, which no network here can compute; "
             "rebuild=True with another model re-embeds everything",
             "rebuild",
         )
 
 
 def verdict_key(config: IndexConfig) -> dict[str, Any]:
-    """Return what recorded failures depend on besides the file itself."""
+    """Return the settings that recorded failures depend on, besides the file itself."""
     return {**config.limits.verdict_key(), "version": __version__}
 
 
@@ -212,7 +212,7 @@ def _read_files(config: IndexConfig) -> tuple[str, ...] | None:
 
 
 def _read_table(config: IndexConfig) -> UserTable | None:
-    """Read the table of the user before anything is done: it may be the wrong file."""
+    """Read the user's table before anything is done: it may be the wrong file."""
     if config.metadata is None:
         return None
     from embedsearch.images.sources.table import read_user_table
@@ -244,7 +244,7 @@ def _resolve(
     known = () if manifest is None else manifest.roots
     if not config.rebuild or not known:
         return resolve_scope(folders, known, files)
-    # Rows of two models must not stand side by side.
+    # Rows of two models must not be mixed.
     whole = [*folders, *(root.path for root in known if root.kind is not RootKind.LIST)]
     scope = resolve_scope(whole if folders else [], known)
     others = (target for target in scope.targets if target.root.kind is not RootKind.LIST)
@@ -252,9 +252,9 @@ def _resolve(
 
 
 def _listed(store: Path, known: Sequence[Root]) -> Iterator[ScanTarget]:
-    """Yield the files that lists have named, which the store alone remembers."""
+    """Yield the files of earlier lists, which only the store remembers."""
     for root in known:
         if root.kind is RootKind.LIST:
             with open_snapshot(store) as snapshot:
-                mine = [key for _, home, key in snapshot.live_keys() if home == root.id]
-            yield ScanTarget(root, files=frozenset(map(os.fsdecode, mine)))
+                keys = [key for _, home, key in snapshot.live_keys() if home == root.id]
+            yield ScanTarget(root, files=frozenset(map(os.fsdecode, keys)))

@@ -24,10 +24,10 @@ _CHUNK_ROWS = 8192
 
 @dataclass(frozen=True)
 class KeptRow:
-    """A row whose vector moves to a new ref: the file was moved, or only its time changed."""
+    """A row whose vector moves to a new ref: the file moved, or only its time changed."""
 
     ref: ImageRef
-    ordinal: int  # where the old row stands in the generation
+    ordinal: int  # position of the old row in the generation
     row: int
 
 
@@ -82,17 +82,17 @@ class KnownRows:
     def keys(self, positions: npt.NDArray[np.int64]) -> Iterator[tuple[bytes, int]]:
         """Yield (key, position) for each position."""
         for start in range(0, len(positions), _CHUNK_ROWS):
-            some = positions[start : start + _CHUNK_ROWS]
+            chunk = positions[start : start + _CHUNK_ROWS]
             assert self._table is not None
-            keys = self._table.column("key").take(pa.array(some, pa.int64())).to_pylist()
-            yield from zip(keys, some.tolist(), strict=True)
+            keys = self._table.column("key").take(pa.array(chunk, pa.int64())).to_pylist()
+            yield from zip(keys, chunk.tolist(), strict=True)
 
     def names(self, positions: npt.NDArray[np.int64]) -> Iterator[str]:
         """Yield the key of each position as text."""
         return (os.fsdecode(key) for key, _ in self.keys(positions))
 
     def is_same(self, position: int, ref: ImageRef) -> bool:
-        """Return whether size and time are those of the row: the file is not read again."""
+        """Return whether size and time match the row; if so, the file need not be read again."""
         same_size = self._size[position] == ref.size
         return bool(same_size and self._mtime_ns[position] == ref.mtime_ns)
 

@@ -1,8 +1,8 @@
 """Files to embeddings, all stages at once; in: DecodeJobs, out: Embedded batches in order.
 
-read and decode (worker processes) → a ring of pixels → embed (one thread a lane of the network).
-Every queue is bounded: a stage that is slower than the others keeps them waiting, and the busy
-seconds of each say which one that is.
+read and decode (worker processes) → a ring of pixels → embed (one thread per lane of the network).
+Every queue is bounded: the slowest stage keeps the others waiting, and the busy seconds show
+which one that is.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from embedsearch.network.runtime import PixelExtractor
 
 @dataclass(frozen=True)
 class Embedded:
-    """What became of one batch of jobs."""
+    """The results of one batch of jobs."""
 
     images: EmbeddingBatch
     failures: list[Failure]
 
 
 class Pipeline:
-    """Decodes from the start, embeds once it has the network; use as a context manager."""
+    """Decodes at once, embeds as soon as it has the network; use as a context manager."""
 
     def __init__(
         self,
@@ -49,20 +49,20 @@ class Pipeline:
         count: int,
         stop: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`count` is how many jobs there are; `stop` ends the stream early, see Session."""
+        """`count` is the number of jobs; `stop` ends the stream early, see Session."""
         self._stop = stop
         self._closed = threading.Event()
-        self._lock = threading.Lock()  # of the busy seconds
+        self._lock = threading.Lock()  # protects the busy seconds
         self._read_s = self._decode_s = self._embed_s = 0.0
         self._lanes: _Lanes | None = None
         feed = feed_for(config.device)
         self._ahead = feed.ahead
-        workers, most = config.worker_range(on_gpu=feed.on_gpu)
+        workers, max_workers = config.worker_range(on_gpu=feed.on_gpu)
         self._pool = DecodePool(
             side,
             config.limits,
             workers=min(workers, count),
-            max_workers=min(most, count),
+            max_workers=min(max_workers, count),
             batch=feed.batch,
             in_flight=feed.lanes,
         )
@@ -78,7 +78,7 @@ class Pipeline:
         self._pool.close()
 
     def embed(self, extractor: PixelExtractor) -> Iterator[Embedded]:
-        """Return an iterator over the outcome of every job; what a lane raised, it raises."""
+        """Return an iterator over the results of all jobs; it raises what a lane raised."""
         self._lanes = _Lanes(
             extractor.lanes, self._ahead, self._batches, lambda b: self._embed(b, extractor)
         )
@@ -86,11 +86,11 @@ class Pipeline:
 
     @property
     def workers(self) -> int:
-        """Return how many decoding processes there are now."""
+        """Return the current number of decoding processes."""
         return self._pool.workers
 
     def busy_s(self) -> dict[str, float]:
-        """Return for how long each stage was busy so far, per worker or lane."""
+        """Return how long each stage was busy so far, per worker or lane."""
         workers = max(1, self._pool.workers)
         lanes = 1 if self._lanes is None else self._lanes.count
         with self._lock:
@@ -115,7 +115,7 @@ class Pipeline:
 
 
 class _Lanes:
-    """Threads that take the next batch, work on it, and leave the result in its place."""
+    """Threads that each take the next batch, process it, and store the result by batch number."""
 
     def __init__(
         self,
@@ -125,14 +125,14 @@ class _Lanes:
         work: Callable[[DecodedBatch], Embedded],
     ) -> None:
         self.count = count
-        self._most_open = count + ahead
+        self._max_open = count + ahead
         self._batches = batches
         self._work = work
         self._taking = threading.Lock()
         self._changed = threading.Condition()
         self._results: dict[int, Embedded | BaseException | None] = {}
         self._taken = 0  # batches that a lane took
-        self._given = 0  # results that were asked for
+        self._given = 0  # results that were returned
         self._over = False
         self._threads = [
             threading.Thread(target=self._run, name=f"lane-{number}", daemon=True)
@@ -142,7 +142,7 @@ class _Lanes:
             thread.start()
 
     def close(self) -> None:
-        """End the threads after the batches that they are on."""
+        """End the threads after their current batches."""
         with self._changed:
             self._over = True
             self._changed.notify_all()
@@ -165,46 +165,46 @@ class _Lanes:
 
     def _run(self) -> None:
         while (taken := self._take()) is not None:
-            place, batch = taken
+            number, batch = taken
             result: Embedded | BaseException
             try:
                 result = self._work(batch)
-            except BaseException as error:  # must reach the caller's thread, whatever it is
+            except BaseException as error:  # every error must reach the caller's thread
                 result = error
             finally:
                 batch.release()
-            self._put(place, result)
+            self._put(number, result)
 
     def _take(self) -> tuple[int, DecodedBatch] | None:
-        """Return the next batch and its place, None once there are no more."""
+        """Return the next batch and its number, None once there are no more."""
         with self._taking:
             with self._changed:
-                while self._taken - self._given >= self._most_open and not self._over:
+                while self._taken - self._given >= self._max_open and not self._over:
                     self._changed.wait()
                 if self._over:
                     return None
-            batch, why = None, None
+            batch, failure = None, None
             try:
                 batch = next(self._batches, None)
             except BaseException as error:  # as in _run
-                why = error
+                failure = error
             if batch is None:
                 self._over = True
-                self._put(self._taken, why)
+                self._put(self._taken, failure)
                 return None
             self._taken += 1
             return self._taken - 1, batch
 
-    def _put(self, place: int, result: Embedded | BaseException | None) -> None:
+    def _put(self, number: int, result: Embedded | BaseException | None) -> None:
         with self._changed:
-            self._results[place] = result
+            self._results[number] = result
             self._changed.notify_all()
 
 
 def embed_images(
     images: ImageBatch, extractor: PixelExtractor
 ) -> tuple[EmbeddingBatch, list[Failure]]:
-    """Return the embeddings, and failures for images of which the network made no vector."""
+    """Return the embeddings, and failures for images without a valid vector."""
     if not len(images.refs):
         return EmbeddingBatch([], [], np.empty((0, 0), dtype=np.float32)), []
     vectors = extractor(images.pixels)

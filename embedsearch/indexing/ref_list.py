@@ -1,4 +1,4 @@
-"""A list of image refs of any length in little memory; past a megabyte it lies in a file."""
+"""A list of image refs of any length in little memory; above 1 MiB it is kept in a file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RefList:
         return self._count
 
     def append(self, ref: ImageRef) -> None:
-        """Add a ref at the end. Raises StorageError where the disk has no room for it."""
+        """Add a ref at the end. Raises StorageError if the disk is full."""
         key = os.fsencode(ref.key)
         with _named_errors():
             self._file.write(_REF.pack(ref.root, ref.size, ref.mtime_ns, len(key)) + key)

@@ -1,4 +1,4 @@
-"""Make a damaged store whole from what is sound of it; in: a store, out: what was done."""
+"""Repair a damaged store from its undamaged files; in: a store, out: what was done."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def repair(
     wait_s: float = 0.0,
     session: Session | None = None,
 ) -> list[str]:
-    """Make a store whole from what is sound of it; return what was done, a line each.
+    """Repair a store from its undamaged files; return what was done, a line each.
 
     `to` first makes a former generation the newest one, see `roll_back`.
 
-    The FAISS files are built again from the shards; a damaged CURRENT or manifest falls back to
-    the newest whole generation. Shards are the truth: damaged ones raise DamagedStore, since
-    only embedding the images again brings them back.
+    The FAISS files are rebuilt from the shards; if CURRENT or a manifest is damaged, the newest
+    complete generation becomes current. Damaged shards raise DamagedStore: only re-embedding the
+    images restores them.
     """
 
     store = locate_store(store)
@@ -51,24 +51,24 @@ def repair(
     with StoreWriter(store, wait_s) as writer:
         _, problems = check_store(store, read_data=True)
         ours = [p for p in problems if is_own_name(Path(p.file).name) or p.file == "shards"]
-        wrong = [p for p in ours if p.file.startswith("shards")]
-        if wrong:
-            raise DamagedStore(wrong[0].message)
+        damaged = [p for p in ours if p.file.startswith("shards")]
+        if damaged:
+            raise DamagedStore(damaged[0].message)
         broken = {p.file for p in problems if p.file.startswith("ann/")}
         manifest = writer.manifest
         assert manifest is not None, "check has read it"
         sound = tuple(record for record in manifest.exact if record.relative not in broken)
         exact = refresh_exact(writer, replace(manifest, exact=sound))
-        mended = replace(manifest, exact=exact)
+        repaired = replace(manifest, exact=exact)
         lost = {p.file for p in problems if p.file.startswith("meta/")}
         if manifest.metadata is not None and manifest.metadata.relative in lost:
-            mended = replace(mended, metadata=None)
+            repaired = replace(repaired, metadata=None)
             done.append("your own columns are lost: index with your table again to bring them back")
         if manifest.ann is not None and manifest.ann.relative in broken:
-            mended = replace(mended, ann=None)
-            mended = tune(writer, mended, manifest.search.budget, session or Session())
-        if (mended.exact, mended.ann) != (manifest.exact, manifest.ann):
+            repaired = replace(repaired, ann=None)
+            repaired = tune(writer, repaired, manifest.search.budget, session or Session())
+        if (repaired.exact, repaired.ann) != (manifest.exact, manifest.ann):
             done.append("the FAISS files were built again from the shards")
-        if mended != manifest:
-            writer.commit(mended)
+        if repaired != manifest:
+            writer.commit(repaired)
     return done

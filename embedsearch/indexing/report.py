@@ -44,7 +44,7 @@ class IndexReport(JsonRecord):
     slowest_stage: str
     advice: str  # what would make the slowest stage faster
     workers: int  # decoding processes at the end
-    committed: bool  # whether there was anything to change
+    committed: bool  # whether the run changed the store
     metadata: MetadataReport | None = None
     dry_run: bool = False
 
@@ -56,7 +56,7 @@ class IndexReport(JsonRecord):
 
 @dataclass(frozen=True)
 class MetadataReport:
-    """What became of a table or of sidecars: rows = matched + unmatched."""
+    """How a table or sidecars matched the images: rows = matched + unmatched."""
 
     source: str
     columns: list[str]
@@ -87,7 +87,7 @@ class Outcome:
 
 
 def run_record(request: Request, changes: Changes, outcome: Outcome) -> dict[str, Any]:
-    """Return what the manifest says of a run."""
+    """Return the manifest's record of a run."""
     base = None if request.config.rebuild else request.manifest
     verdicts: dict[str, Any] | None = verdict_key(request.config)
     if changes.failures_elsewhere and base is not None:
@@ -160,6 +160,6 @@ def _counts(changes: Changes, outcome: Outcome) -> dict[str, int]:
 
 def _widest_limits(config: IndexConfig, base: Manifest | None) -> dict[str, Any]:
     """Return the widest limits under which a row of the store may have been accepted."""
-    own = config.limits.verdict_key()
+    limits = config.limits.verdict_key()
     old = {} if base is None else base.run.get("limits", {})
-    return {name: max(value, old.get(name, value)) for name, value in own.items()}
+    return {name: max(value, old.get(name, value)) for name, value in limits.items()}

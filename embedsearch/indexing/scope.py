@@ -1,4 +1,4 @@
-"""Which places a run looks through; in: places named and known roots, out: a Scope."""
+"""What a run scans; in: requested folders, archives and URLs and the known roots, out: a Scope."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ScanTarget:
     files: frozenset[str] | None = None
 
     def covers(self, key: str) -> bool:
-        """Return whether an image of the root is looked for here."""
+        """Return whether the target includes a key of its root."""
         if self.files is not None:
             return key in self.files
         return self.scope in {"", key} or key.startswith(self.scope + "/")
@@ -33,23 +33,23 @@ class ScanTarget:
 
 @dataclass(frozen=True)
 class Scope:
-    """The roots of the store after the run, what to scan of them, and roots that are dropped."""
+    """The roots of the store after the run, what to scan, and the roots to drop."""
 
     roots: tuple[Root, ...]
     targets: tuple[ScanTarget, ...]
     dropped: frozenset[int]
 
 
-_MOST_HELD_BYTES = 8 << 30  # of archives that were fetched
+_MAX_HELD_BYTES = 8 << 30  # of fetched archives
 
 
 class Sources:
     """The sources of a run, opened by root; use as a context manager."""
 
     def __init__(self, max_bytes: int) -> None:
-        """`max_bytes` is the most that an image may have."""
+        """`max_bytes` is the maximum size of an image file."""
         self._max_bytes = max_bytes
-        self._handed = TemporaryImages()
+        self._temporary = TemporaryImages()
         self._open: dict[int, Source] = {}
 
     def __enter__(self) -> Sources:
@@ -58,36 +58,36 @@ class Sources:
     def __exit__(self, *_: object) -> None:
         for source in self._open.values():
             source.close()
-        self._handed.close()
+        self._temporary.close()
 
     def open(self, target: ScanTarget, known: Callable[[], Iterable[str]] = tuple) -> Source:
-        """Return the source of a target; `known` are the keys that the store has of its root."""
+        """Return the source of a target; `known` returns the keys of its known rows."""
         root = target.root
         if root.kind is RootKind.LIST or target.files is not None:
             keys = known() if target.files is None else target.files
             self._open[root.id] = FileList(root.id, root.path, keys)
         elif (
             root.id not in self._open or root.kind is RootKind.FOLDER
-        ):  # others are gone through once
+        ):  # other kinds are scanned once
             self._make_room()
-            made = open_source(root, target.scope, self._handed, self._max_bytes)
-            self._open[root.id] = made
+            source = open_source(root, target.scope, self._temporary, self._max_bytes)
+            self._open[root.id] = source
         return self._open[root.id]
 
     def _make_room(self) -> None:
-        """Let go of archives that were fetched, but for the last, which decoders may be at."""
+        """Close the oldest fetched archives; keep the last, which decoders may still read."""
         held = [source for source in self._open.values() if source.held_bytes]
-        while len(held) > 1 and sum(source.held_bytes for source in held) > _MOST_HELD_BYTES:
+        while len(held) > 1 and sum(source.held_bytes for source in held) > _MAX_HELD_BYTES:
             held.pop(0).close()
 
     def synced(self, scope: Scope) -> tuple[Root, ...]:
-        """Return the roots of a run that has gone through all its targets."""
+        """Return the roots of a run that has scanned all its targets."""
         sources = {target.root.id: self._open[target.root.id] for target in scope.targets}
         versions = {root: s.version() for root, s in sources.items() if s.is_there()}
         return tuple(replace(r, synced=versions.get(r.id, r.synced)) for r in scope.roots)
 
     def complaints(self) -> list[str]:
-        """Return what the first failure of a scan says, if there is any."""
+        """Return the message of the first scan failure, if there is one."""
         failures = [failure for source in self._open.values() for failure in source.failures]
         return [f"{failure.reason}: {failure.detail}" for failure in failures[:1]]
 
@@ -98,14 +98,14 @@ class Sources:
     def places(
         self, refs: Iterable[ImageRef], roots: Iterable[Root]
     ) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
-        """Yield where the bytes of each ref lie, root by root, or why they cannot be had."""
+        """Yield the location of each ref's bytes, or why they cannot be read, root by root."""
         by_id = {root.id: root for root in roots}
         last: list[Source] = []
-        for root, some in groupby(refs, lambda ref: ref.root):
+        for root, group in groupby(refs, lambda ref: ref.root):
             source = self._open.get(root) or self.open(ScanTarget(by_id[root]))
-            yield from source.places(some)
+            yield from source.places(group)
             last.append(source)
-            if len(last) > 2:  # decoders may be at the one before
+            if len(last) > 2:  # decoders may still read the previous one
                 last.pop(0).close()
 
 
@@ -114,16 +114,16 @@ def resolve_scope(
 ) -> Scope:
     """Match places to the roots of the store; without places and files, take all roots.
 
-    A folder inside a root is a part of it; a folder around a root takes it over. Files are looked
-    at one by one. Raises UsageError for what is neither a folder nor an archive.
+    A folder inside a root is scanned as a part of it; a folder that contains a root replaces it.
+    Files are checked one by one. Raises UsageError for what is neither a folder nor an archive.
     """
     roots = {root.path: root for root in known if root.kind is not RootKind.LIST}
     lists = [root for root in known if root.kind is RootKind.LIST]
     targets: dict[tuple[int, str], ScanTarget] = {}
     next_id = max((root.id for root in known), default=-1) + 1
     dropped: set[int] = set()
-    for place in places:
-        path, kind = _real_place(place)
+    for location in places:
+        path, kind = _real_location(location)
         home = roots.get(path)
         if home is None and kind is RootKind.FOLDER:
             folders = [r for r in roots.values() if r.kind is RootKind.FOLDER]
@@ -158,14 +158,14 @@ def resolve_scope(
 
 
 def _by_root(files: Iterable[str], roots: Iterable[Root]) -> dict[int | None, list[str]]:
-    """Return the keys of files by the folder that holds them, None for those of no folder."""
+    """Return the keys of files by the id of their folder root, None for those outside all roots."""
     folders = [
         (f"{root.path.rstrip('/')}/", root.id) for root in roots if root.kind is RootKind.FOLDER
     ]
     found: dict[int | None, list[str]] = {}
     for file in files:
         if "\0" in file:
-            raise UsageError(f"{file!r} is no path")
+            raise UsageError(f"{file!r} is not a valid path")
         parent, name = os.path.split(file)
         path = os.path.join(os.path.realpath(parent), name)
         inside, home = next((f for f in folders if path.startswith(f[0])), ("/", None))
@@ -173,28 +173,28 @@ def _by_root(files: Iterable[str], roots: Iterable[Root]) -> dict[int | None, li
     return found
 
 
-def _real_place(place: str) -> tuple[str, RootKind]:
-    """Return the absolute path of a place, links followed, and its kind. Raises UsageError."""
-    if is_url(place):
+def _real_location(location: str) -> tuple[str, RootKind]:
+    """Return the absolute path or URL of a location, links followed, and its kind."""
+    if is_url(location):
         from embedsearch.core.remote import normal_url
 
-        url = normal_url(place)
+        url = normal_url(location)
         return url, kind_of_file(url) or RootKind.FOLDER
-    path = os.path.realpath(place)
+    path = os.path.realpath(location)
     if os.path.isfile(path):
         kind = kind_of_file(path)
         if kind is not None:
             return path, kind
-        raise UsageError(f"{place} is a file: folders are indexed, and {', '.join(SUFFIXES)}")
-    return real_folder(place), RootKind.FOLDER
+        raise UsageError(f"{location} is a file: folders are indexed, and {', '.join(SUFFIXES)}")
+    return real_folder(location), RootKind.FOLDER
 
 
 def real_folder(folder: str) -> str:
     """Return the absolute path of a folder, links followed. Raises UsageError."""
     path = os.path.realpath(folder)
     if not os.path.isdir(path):
-        words = "is a file, not a folder" if os.path.exists(path) else "does not exist"
-        raise UsageError(f"{folder} {words}")
+        problem = "is a file, not a folder" if os.path.exists(path) else "does not exist"
+        raise UsageError(f"{folder} {problem}")
     return path
 
 
@@ -208,11 +208,11 @@ def _is_inside(path: str, folder: str) -> bool:
 
 
 def _outermost(targets: Iterable[ScanTarget]) -> Iterator[ScanTarget]:
-    """Yield the targets that lie in no other, in the order of roots and scopes."""
+    """Yield the targets that no other target contains, in the order of roots and scopes."""
     listed = sorted(targets, key=lambda t: (t.root.id, t.scope))
     for _, group in groupby(listed, lambda t: t.root.id):
-        mine = list(group)
-        for target in mine:
-            others = (t for t in mine if t is not target)
+        of_root = list(group)
+        for target in of_root:
+            others = (t for t in of_root if t is not target)
             if not any(not t.scope or target.scope.startswith(t.scope + "/") for t in others):
                 yield target

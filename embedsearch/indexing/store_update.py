@@ -41,9 +41,9 @@ _MOVE_ROWS = 4096
 
 
 class StoreUpdate:
-    """Gathers rows and commits them through a StoreWriter; what is not committed did not happen.
+    """Collects rows and commits them through a StoreWriter; without a commit nothing changes.
 
-    `manifest` is what the next commit would write, without what is pending.
+    `manifest` is what the next commit would write, without the pending rows and deletions.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class StoreUpdate:
         self._deleted: list[int] = []
         self._failures: list[Failure] | None = None
         self._user_columns: pa.Table | None = None
-        self._moved: dict[int, int] = {}  # old row number to new, of an image that stays
+        self._moved: dict[int, int] = {}  # old row number to new, of images that stay
         self._tidy_shards = len(self.manifest.shards)
         self.images_since_commit = 0
         self.committed_at = time.monotonic()
@@ -88,9 +88,9 @@ class StoreUpdate:
         return self.manifest.live + self._pending_rows - len(self._deleted)
 
     def add(self, batch: EmbeddingBatch) -> int:
-        """Add the rows of a batch; a full shard is written beside, not yet committed.
+        """Add the rows of a batch; a full shard is written in the background, uncommitted.
 
-        Returns the number of the first row. Raises StorageError for an earlier shard.
+        Returns the number of the first row. Raises StorageError if an earlier shard failed.
         """
         started, first = time.monotonic(), self.manifest.next_row
         self._add_rows(batch_table(batch, self.manifest.next_row))
@@ -99,7 +99,7 @@ class StoreUpdate:
         return first
 
     def apply(self, changes: Changes, snapshot: Snapshot | None) -> None:
-        """Do what needs no network: delete rows, and move vectors to the new refs of their files.
+        """Apply what needs no network: delete rows, and move vectors to the refs of moved files.
 
         Without a snapshot there are no known rows.
         """
@@ -111,22 +111,22 @@ class StoreUpdate:
         names = row_schema(snapshot.manifest.model.dim).names
         kept = sorted(kept, key=lambda one: one.ordinal)
         for start in range(0, len(kept), _MOVE_ROWS):
-            some = kept[start : start + _MOVE_ROWS]
-            table = snapshot.take(np.array([one.ordinal for one in some]), names)
-            rows = range(self.manifest.next_row, self.manifest.next_row + len(some))
+            chunk = kept[start : start + _MOVE_ROWS]
+            table = snapshot.take(np.array([one.ordinal for one in chunk]), names)
+            rows = range(self.manifest.next_row, self.manifest.next_row + len(chunk))
             values: dict[str, Iterable[Any]] = {
                 "row": rows,
-                "root": [one.ref.root for one in some],
-                "key": [os.fsencode(one.ref.key) for one in some],
-                "path": [printable(one.ref.key) for one in some],
-                "mtime_ns": [one.ref.mtime_ns for one in some],
+                "root": [one.ref.root for one in chunk],
+                "key": [os.fsencode(one.ref.key) for one in chunk],
+                "path": [printable(one.ref.key) for one in chunk],
+                "mtime_ns": [one.ref.mtime_ns for one in chunk],
             }
             for name, column in values.items():
                 index = table.schema.get_field_index(name)
                 field = table.schema.field(index)
                 table = table.set_column(index, field, pa.array(column, field.type))
             self._add_rows(table)
-            for one, row in zip(some, rows, strict=True):
+            for one, row in zip(chunk, rows, strict=True):
                 self.replace(one.row, row)
 
     def add_shards(self, shards: Sequence[ShardRecord], next_row: int) -> None:
@@ -138,7 +138,7 @@ class StoreUpdate:
         )
 
     def replace(self, old: int, new: int) -> None:
-        """Delete a row in favor of another, which inherits the columns of the user."""
+        """Delete a row in favor of another, which inherits its user columns."""
         self._moved[old] = new
         self.delete([old])
 
@@ -180,10 +180,10 @@ class StoreUpdate:
             table = _renumbered(self._user_columns, self._moved)
             manifest = replace(manifest, metadata=write_small(store, "u", number, table))
         if self._failures is not None:
-            some = len(self._failures)
+            count = len(self._failures)
             table = failure_table(self._failures)
-            failures = write_small(store, "f", number, table) if some else None
-            manifest = replace(manifest, failures=failures, failure_rows=some)
+            failures = write_small(store, "f", number, table) if count else None
+            manifest = replace(manifest, failures=failures, failure_rows=count)
         manifest = replace(manifest, shards=(*manifest.shards, *fresh), run=dict(run))
         self.writer.commit(manifest)
         self.manifest = manifest
@@ -197,9 +197,9 @@ class StoreUpdate:
             self.tidy()
 
     def finish(self, budget: SearchBudget, run: Mapping[str, Any], session: Session) -> None:
-        """End a run: merge shards, write FAISS files, tune the search if due; commit what changed.
+        """End a run: merge shards, write FAISS files, tune the search if due, and commit changes.
 
-        Raises Interrupted where a new search index has to wait for the next run.
+        Raises Interrupted if the new search index is left to the next run.
         """
         self.tidy()
         stopped = None
@@ -247,13 +247,13 @@ class StoreUpdate:
 
     @property
     def _is_tidy(self) -> bool:
-        """Return whether the current generation holds all that `finish` makes."""
-        mine, theirs = self.manifest, self.writer.manifest
+        """Return whether the current generation already holds what `finish` would write."""
+        new, current = self.manifest, self.writer.manifest
         return (
             self._user_columns is None
-            and theirs is not None
-            and (mine.shards, mine.faiss, mine.search)
-            == (theirs.shards, theirs.faiss, theirs.search)
+            and current is not None
+            and (new.shards, new.faiss, new.search)
+            == (current.shards, current.faiss, current.search)
         )
 
     def _add_rows(self, table: pa.Table) -> None:
@@ -264,7 +264,7 @@ class StoreUpdate:
             self._close_shard()
 
     def _close_shard(self) -> None:
-        """Have the pending rows written, once those before them are."""
+        """Start writing the pending rows, after the previous shard is written."""
         if not self._pending_rows:
             return
         if self._fresh:
@@ -278,12 +278,12 @@ class StoreUpdate:
 
 
 def _search(before: Manifest | None) -> SearchRecord:
-    """Return the record of a store that begins anew: what was asked of it is kept."""
+    """Return the search record of an empty store; the previous search budget is kept."""
     return SearchRecord(SearchBudget() if before is None else before.search.budget)
 
 
 def _renumbered(table: pa.Table, moved: Mapping[int, int]) -> pa.Table:
-    """Return the user's columns with rows that got another number under it, sorted."""
+    """Return the user's columns with moved rows under their new numbers, sorted."""
     if not moved:
         return table
     rows: list[Any] = table.column("row").to_pylist()

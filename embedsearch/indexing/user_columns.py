@@ -1,6 +1,6 @@
-"""Columns of the user's, joined to rows; in: a table and a generation, out: columns by row number.
+"""The user's columns, joined to rows; in: a table and a generation, out: columns by row number.
 
-They lie apart from the shards, so that they change without touching a vector.
+They are stored apart from the shards, so that they can change while the vectors stay.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _SHOWN = 20  # names that matched nothing
 
 
 def join_user_columns(job: Job, update: StoreUpdate) -> MetadataReport | None:
-    """Give the columns of the user to the rows that they name; None where no source was named.
+    """Join the user's columns to the rows that they name; None if there is no source of columns.
 
-    A rebuild keeps the columns of the rows before it: they are joined by path.
+    A rebuild keeps the previous columns: they are joined by path.
     """
     before = job.manifest if job.base is None else None
     keeps = before is not None and before.metadata is not None
@@ -59,18 +59,18 @@ def join_user_columns(job: Job, update: StoreUpdate) -> MetadataReport | None:
 def join(
     snapshot: Snapshot, user: UserTable, before: pa.Table | None
 ) -> tuple[pa.Table, MetadataReport]:
-    """Return the columns of live rows, those known `before` and the table's, and what matched.
+    """Return the columns of live rows, known `before` or from the table, and what matched.
 
-    A table replaces columns of the same name for the images that it names, and adds others; an
-    image that it does not name keeps what it has.
+    For the images that it names, the table replaces columns of the same name and adds the rest;
+    all other images keep their values.
     """
     numbers, live = _row_numbers(snapshot, user)
-    matched = [place for place, name in enumerate(user.names) if name in numbers]
-    pairs = [(row, place) for place in matched for row in numbers[user.names[place]]]
+    matched = [position for position, name in enumerate(user.names) if name in numbers]
+    pairs = [(row, position) for position in matched for row in numbers[user.names[position]]]
     rows = np.array([row for row, _ in pairs], np.int64)
-    places = np.array([place for _, place in pairs], np.int64)
+    positions = np.array([position for _, position in pairs], np.int64)
     order = np.argsort(rows, kind="stable")
-    new = user.columns.take(pa.array(places[order], pa.int64()))
+    new = user.columns.take(pa.array(positions[order], pa.int64()))
     new = new.add_column(0, "row", pa.array(rows[order]))
     table = _merged(before, new)
     table = table.filter(pa.array(np.isin(table.column("row").to_numpy(), live)))
@@ -92,37 +92,37 @@ def join(
 def beside(
     snapshot: Snapshot, source_of: Callable[[Root], Source], taken: frozenset[str]
 ) -> UserTable:
-    """Return what sources say of their images, none under a name taken. Raises UsageError."""
+    """Return the sidecar values of all images. Raises UsageError for a column name in `taken`."""
     keys: defaultdict[int, list[str]] = defaultdict(list)
     for _, root, key in snapshot.live_keys():
         keys[root].append(os.fsdecode(key))
-    said = (
-        (os.path.join(root.path, beside.key), beside)
+    sidecars = (
+        (os.path.join(root.path, sidecar.key), sidecar)
         for root in snapshot.manifest.roots
         if keys[root.id]
-        for beside in source_of(root).beside(sorted(keys[root.id], key=os.path.split))
+        for sidecar in source_of(root).beside(sorted(keys[root.id], key=os.path.split))
     )
-    return sidecar_table(said, taken)
+    return sidecar_table(sidecars, taken)
 
 
 def carried(snapshot: Snapshot) -> UserTable | None:
-    """Return the columns of a generation by path, for one whose rows have other numbers."""
+    """Return the user's columns of a generation by path, to join to one with other row numbers."""
     table = snapshot.metadata()
     if table is None:
         return None
     roots = {root.id: root.path.rstrip("/") + "/" for root in snapshot.manifest.roots}
     paths = {row: roots[root] + os.fsdecode(key) for row, root, key in snapshot.live_keys()}
     rows: list[Any] = table.column("row").to_pylist()
-    places = [place for place, row in enumerate(rows) if row in paths]
-    names = [paths[rows[place]] for place in places]
-    columns = table.drop_columns(["row"]).take(pa.array(places, pa.int64()))
+    positions = [position for position, row in enumerate(rows) if row in paths]
+    names = [paths[rows[position]] for position in positions]
+    columns = table.drop_columns(["row"]).take(pa.array(positions, pa.int64()))
     return UserTable("before", "path", names, columns)
 
 
 def _row_numbers(
     snapshot: Snapshot, user: UserTable
 ) -> tuple[dict[str, list[int]], npt.NDArray[np.int64]]:
-    """Return the rows that each name of the table means, and all live rows."""
+    """Return the rows that each name of the table matches, and all live rows."""
     wanted = set(user.names)
     roots = {root.id: root.path.rstrip("/") + "/" for root in snapshot.manifest.roots}
     found: defaultdict[str, list[int]] = defaultdict(list)
@@ -140,7 +140,7 @@ def _row_numbers(
 
 
 def _merged(old: pa.Table | None, new: pa.Table) -> pa.Table:
-    """Return old and new columns by row; where both have a value, the new table's counts."""
+    """Return old and new columns by row; where both have a value, the new one wins."""
     if old is None:
         return new
     rows = np.union1d(old.column("row").to_numpy(), new.column("row").to_numpy())
@@ -158,7 +158,7 @@ def _merged(old: pa.Table | None, new: pa.Table) -> pa.Table:
 
 
 def _as_type(table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray[Any] | None:
-    """Return a column as another type, None where it is absent or its values do not fit."""
+    """Return a column as another type, None if it is absent or cannot be converted."""
     if name not in table.column_names:
         return None
     try:

@@ -1,7 +1,7 @@
-"""A store kept in step with folders; in: what happens in them, out: a run a quiet period.
+"""A store kept in sync with folders; in: file system events, out: a run after each quiet period.
 
-watchfiles says that something has changed; what, the run finds out for itself, as it does after a
-reboot. So an event too many costs a look, and one that is lost is made up for by the next.
+watchfiles reports that something changed; the run itself finds what changed, as after a reboot.
+A spurious event costs one scan; a missed one is caught by the next.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from embedsearch.store.current import read_current
 from embedsearch.store.info import failures
 from embedsearch.store.locate import locate_store
 
-_LONGEST_S = 60.0  # that a stream of changes is waited out
-_LOOK_MS = 250
-_RETRY_S = (5.0, 600.0)  # after a file could not be read for now: at first, and at most
+_MAX_WAIT_S = 60.0  # while changes keep coming
+_POLL_MS = 250
+_RETRY_S = (5.0, 600.0)  # after a temporary read failure: first and longest delay
 
 
 def watch(
@@ -47,11 +47,11 @@ def watch(
     session: Session | None = None,
     on_report: Callable[[IndexReport], None] = lambda report: None,
 ) -> None:
-    """Index folders, or all that the store knows, and again whenever they have changed.
+    """Index folders, or all that the store knows, and index them again whenever they change.
 
-    `on_report` is told of the first run and of each that changed the store. Ends by raising
-    Interrupted once the session is asked to stop, MissingLibrary, and what `index` raises; but a
-    folder that vanishes is waited for, and so is another writer.
+    `on_report` is called after the first run and after each run that changed the store. Raises
+    Interrupted when the session is stopped, MissingLibrary, and what `index` raises; but it waits
+    for a folder that vanished and for another writer.
     """
     config = config or IndexConfig()
     if config.dry_run or config.rebuild:
@@ -64,10 +64,10 @@ def watch(
 
 @dataclass(frozen=True)
 class _Folder:
-    """A folder as it was when it began to be watched; another in its place is another one."""
+    """A folder as it was when watching began; a new folder at the same path is another one."""
 
     path: str
-    identity: tuple[int, int] | None  # None: there is none
+    identity: tuple[int, int] | None  # None: no such folder
 
     @classmethod
     def at(cls, path: str) -> _Folder:
@@ -79,7 +79,7 @@ class _Folder:
 
 
 class _Watch:
-    """One watch, and what it is waiting for."""
+    """The state of one watch."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class _Watch:
         self._table = self._table_state()
 
     def run(self, folders: Sequence[str | Path]) -> None:
-        """Run until the session is asked to stop."""
+        """Run until the session is stopped."""
         paths = [os.path.realpath(folder) for folder in folders]
         self._sync(paths, is_first=True)
         roots = read_current(self._store).roots
@@ -124,20 +124,20 @@ class _Watch:
                     self._sync(there)
 
     def _changes(self, there: list[str]) -> Iterator[None]:
-        """Note what happens in folders, and yield every quarter of a second."""
+        """Note changes in folders, and yield every quarter of a second."""
         if not there:
             while True:
                 self._check()
-                time.sleep(_LOOK_MS / 1e3)
+                time.sleep(_POLL_MS / 1e3)
                 yield
         watch_files = _watch_files()
         try:
             for changes in watch_files(
                 *there,
                 watch_filter=None,
-                debounce=2 * _LOOK_MS,
-                step=_LOOK_MS // 2,
-                rust_timeout=_LOOK_MS,
+                debounce=2 * _POLL_MS,
+                step=_POLL_MS // 2,
+                rust_timeout=_POLL_MS,
                 yield_on_timeout=True,
                 raise_interrupt=False,
                 force_polling=self._polls or None,
@@ -151,12 +151,12 @@ class _Watch:
                     self._table = table
                     self._note_change()
                 yield
-        except FileNotFoundError:  # one vanished before it was watched
+        except FileNotFoundError:  # a folder vanished before it was watched
             self._note_change()
         except (OSError, RuntimeError) as error:
             if self._polls:
                 raise EmbedSearchError(f"folders cannot be watched: {error}") from error
-            self._session.notice(f"looking through the folders every second: {error}")
+            self._session.notice(f"scanning the folders every second: {error}")
             self._polls = True
 
     def _check(self) -> None:
@@ -164,7 +164,7 @@ class _Watch:
             raise Interrupted("no longer watching", number)
 
     def _counts(self, path: str, roots: list[str]) -> bool:
-        """Return whether a change there may be one of an image, or of a whole folder."""
+        """Return whether a change of this path may affect an image or a whole folder."""
         if path in roots and not os.path.isdir(path):  # a file that holds images
             return True
         if path == str(self._store) or path.startswith(f"{self._store}/"):
@@ -177,7 +177,7 @@ class _Watch:
             return True
         if self._config.sidecars and suffix in SIDECAR_SUFFIXES:
             return True
-        return os.path.isdir(path) or not os.path.lexists(path)  # what has gone may be a folder
+        return os.path.isdir(path) or not os.path.lexists(path)  # it may have been a folder
 
     def _table_state(self) -> tuple[int, int] | None:
         if self._config.metadata is None:
@@ -197,11 +197,11 @@ class _Watch:
         now = time.monotonic()
         if self._first_change is not None:
             is_quiet = now - self._last_change >= self._quiet_s
-            return is_quiet or now - self._first_change >= _LONGEST_S
+            return is_quiet or now - self._first_change >= _MAX_WAIT_S
         return self._retry_at is not None and now >= self._retry_at
 
     def _sync(self, folders: list[str], *, is_first: bool = False) -> None:
-        """Bring the store into step, and note when to look again."""
+        """Sync the store, and note when to scan again."""
         self._first_change = self._retry_at = None
         try:
             report = sync.index(
@@ -215,12 +215,12 @@ class _Watch:
             self._is_locked = True
             self._note_change()
             return
-        except NothingIndexed:  # all have gone, or the first is yet to come
+        except NothingIndexed:  # all images are gone, or there is none yet
             return
-        except UsageError as error:  # a folder has vanished in between, or is empty all at once
+        except UsageError as error:  # a folder vanished meanwhile, or is suddenly empty
             if is_first:
                 raise
-            self._session.notice(f"left as it was: {error}")
+            self._session.notice(f"the store was left unchanged: {error}")
             return
         self._is_locked = False
         if is_first or report.committed:

@@ -1,4 +1,4 @@
-"""What the frameworks' objects have in common: a store opened once, and hits as documents."""
+"""The common parts of the framework adapters: a store opened once, and hits as documents."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Store: TypeAlias = "str | os.PathLike[str] | Searcher | None"
 
 
 class OpenedStore:
-    """A store that is opened when it is first asked, and then follows what is committed to it.
+    """A store that is opened on first use, and then follows new commits.
 
-    A Searcher that was open already is used as it is, and left open.
+    An open Searcher is used as it is, and left open.
     """
 
     def __init__(self, store: Store, device: str = "cpu") -> None:
@@ -41,7 +41,7 @@ class OpenedStore:
             return self._searcher
 
     def close(self) -> None:
-        """Close what was opened here; it is opened again when it is asked again."""
+        """Close what was opened here; the next use opens it again."""
         with self._opening:
             if self._searcher is not None and self._searcher is not self._store:
                 self._searcher.close()
@@ -49,15 +49,15 @@ class OpenedStore:
 
 
 def fields_of(found: Hit | ImageRecord, path: str = "source") -> dict[str, Any]:
-    """Return what is known of an image as JSON-ready values, its path by the framework's name.
+    """Return the facts of an image as JSON-ready values; `path` is the framework's name for it.
 
-    A column of the user's that is called like one of ours becomes `user_…`.
+    A user's column with the name of a built-in one becomes `user_…`.
     """
     values = found.to_dict()
-    user, place = values.pop("metadata"), values.pop("path")
+    user, location = values.pop("metadata"), values.pop("path")
     values.pop("rank", None)
-    ours = {path: place, **values}
-    return ours | {(f"user_{name}" if name in ours else name): user[name] for name in user}
+    built_in = {path: location, **values}
+    return built_in | {(f"user_{name}" if name in built_in else name): user[name] for name in user}
 
 
 def unit(vector: Sequence[float]) -> npt.NDArray[np.float32]:
@@ -70,14 +70,14 @@ def unit(vector: Sequence[float]) -> npt.NDArray[np.float32]:
 
 
 def text_of(metadata: Mapping[str, Any], column: str | None, otherwise: str) -> str:
-    """Return the text that goes with an image, from the user's column where it has one."""
+    """Return the text of an image from the user's column, or `otherwise` if it has none."""
     value = None if column is None else metadata.get(column)
     return otherwise if value is None else str(value)
 
 
 @contextmanager
 def raised_as(kind: type[Exception]) -> Iterator[None]:
-    """Raise the framework's own kind of error for one of ours, with its words."""
+    """Convert our errors to the framework's kind of error, with the same message."""
     try:
         yield
     except EmbedSearchError as error:

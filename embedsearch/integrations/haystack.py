@@ -1,7 +1,7 @@
 """Haystack: components that retrieve images by image, and that embed images.
 
-Errors are ValueError, as those of Haystack's own components are, with the words of ours. To load a
-pipeline with these components, Haystack has to be told that they may be:
+Errors are ValueError, as in Haystack's own components, with our messages. To load a pipeline with
+these components, allow them:
 `Pipeline.loads(text, allowed_modules=["embedsearch.integrations.haystack"])`.
 """
 
@@ -58,7 +58,7 @@ class EmbedSearchImageRetriever:
         load_blobs: bool = False,
         device: str = "cpu",
     ) -> None:
-        """Prepare to open a store, without one the nearest `.embedsearch` upwards."""
+        """Prepare to open a store, by default the nearest `.embedsearch` upward."""
         self.store = store
         self.top_k = top_k
         self.where = where
@@ -74,9 +74,9 @@ class EmbedSearchImageRetriever:
             _ = self._opened.searcher
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what makes the same component anew. Raises ValueError for an open Searcher."""
+        """Return the settings to recreate the component. Raises ValueError for an open Searcher."""
         if isinstance(self.store, Searcher):
-            raise ValueError("an open store cannot be written down: give the folder of the store")
+            raise ValueError("an open store cannot be serialized: give the folder of the store")
         store = None if self.store is None else os.fspath(self.store)
         values: dict[str, Any] = default_to_dict(
             self,
@@ -104,7 +104,7 @@ class EmbedSearchImageRetriever:
         top_k: int | None = None,
         where: str | None = None,
     ) -> dict[str, list[Document]]:
-        """Return the nearest images, best first; what is given here goes before the settings.
+        """Return the nearest images, best first; arguments override the settings.
 
         `image` is a path, a `data:` URI or a ByteStream. Raises ValueError.
         """
@@ -148,7 +148,7 @@ class EmbedSearchImageRetriever:
 
 @component
 class EmbedSearchImageEmbedder:
-    """Embeds images, for `query_embedding`, and for document stores of Haystack's own.
+    """Embeds images, for `query_embedding` and for Haystack's own document stores.
 
     embedder = EmbedSearchImageEmbedder(model="resnet50")
     embeddings = embedder.run(images=["photo.jpg"])["embeddings"]
@@ -172,7 +172,7 @@ class EmbedSearchImageEmbedder:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what makes the same component anew."""
+        """Return the settings to recreate the component."""
         values: dict[str, Any] = default_to_dict(
             self, model=self.model, device=self.device, precision=self.precision
         )
@@ -186,7 +186,7 @@ class EmbedSearchImageEmbedder:
 
     @component.output_types(embeddings=list[list[float]], embedding=list[float])
     def run(self, images: list[str | Path | ByteStream]) -> dict[str, Any]:
-        """Return the embedding of each image, D floats, and that of the first by itself.
+        """Return the embedding of each image, D floats, and separately that of the first.
 
         An image is a path, a `data:` URI or a ByteStream. Raises ValueError.
         """
@@ -203,7 +203,7 @@ class EmbedSearchImageEmbedder:
         return await asyncio.to_thread(self.run, images)
 
     def close(self) -> None:
-        """End the processes that decode; they start again when they are needed."""
+        """End the decoding processes; they start again when needed."""
         if self._embedder is not None:
             self._embedder.close()
 

@@ -1,6 +1,6 @@
 """LangChain: a retriever of images, an embedding of images, and a vector store.
 
-Errors are LangChainException, with the words of ours.
+Errors are LangChainException, with our messages.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class EmbedSearchRetriever(BaseRetriever):
     retriever = EmbedSearchRetriever(store="photos.es", k=5, text_column="caption")
     documents = retriever.invoke("question.jpg")
 
-    A document's text is the user's column `text_column`, else the path, which is its id, too.
+    A document's text is the user's column `text_column`, else the path, which is also its id.
     Options of a query can be given to `invoke`, as `k=3` or `where="width > 1000"`.
     """
 
-    store: Any = None  # a folder or an open Searcher; without, the nearest `.embedsearch` upwards
+    store: Any = None  # a folder or an open Searcher; default: the nearest `.embedsearch` upward
     k: int = Field(default=4, ge=1)
     where: str | None = None
     min_score: float | None = None
@@ -106,7 +106,7 @@ class EmbedSearchRetriever(BaseRetriever):
 
 
 class EmbedSearchEmbeddings(Embeddings):
-    """Embeds images, each given as its path or as a `data:` URI; words are refused.
+    """Embeds images, each given as its path or as a `data:` URI; text is refused.
 
     embeddings = EmbedSearchEmbeddings(model="resnet50")
     vector = embeddings.embed_query("photo.jpg")
@@ -131,12 +131,12 @@ class EmbedSearchEmbeddings(Embeddings):
         return self.embed_documents([text])[0]
 
     def close(self) -> None:
-        """End the processes that decode; they start again when they are needed."""
+        """End the decoding processes; they start again when needed."""
         self._embedder.close()
 
 
 class EmbedSearchVectorStore(VectorStore):
-    """Texts with the vectors of any embedding in a store of ours; or a store of images, to ask.
+    """Texts with the vectors of any embedding in a store, or an image store for queries.
 
     texts = EmbedSearchVectorStore("texts.es", embedding)
     texts.add_texts(["a red boat"], metadatas=[{"page": 3}])
@@ -153,10 +153,10 @@ class EmbedSearchVectorStore(VectorStore):
         model: str | None = None,
         text_column: str | None = None,
     ) -> None:
-        """Use a store that is there, or one that the first text makes.
+        """Use an existing store, or one that the first text creates.
 
-        `model` names what makes the vectors, which may not change; without, the class of
-        `embedding`. `text_column` is for a store of images, as for the retriever.
+        `model` names the model of the vectors, which must not change; by default it is the class
+        of `embedding`. `text_column` is for a store of images, as in the retriever.
         """
         if isinstance(store, Searcher):
             self._path = store.store
@@ -182,25 +182,25 @@ class EmbedSearchVectorStore(VectorStore):
         ids: list[str] | None = None,
         **kwargs: Any,
     ) -> list[str]:
-        """Embed texts and take them in, all or none; return their ids. Known ids are replaced."""
-        words = list(texts)
-        names = [name or uuid.uuid4().hex for name in ids or [""] * len(words)]
-        fields = metadatas or [{} for _ in words]
-        if not len(words) == len(names) == len(fields):
+        """Embed texts and add them, all or none; return their ids. Known ids are replaced."""
+        listed = list(texts)
+        names = [name or uuid.uuid4().hex for name in ids or [""] * len(listed)]
+        fields = metadatas or [{} for _ in listed]
+        if not len(listed) == len(names) == len(fields):
             raise LangChainException("texts, metadatas and ids differ in number")
-        if not words:
+        if not listed:
             return []
         if self._embedding is None:
-            raise LangChainException("texts are taken in with an embedding of texts: give one")
-        rows = [StoredText(*row) for row in zip(names, words, fields, strict=True)]
-        vectors = np.array(self._embedding.embed_documents(words), np.float64)
+            raise LangChainException("adding texts needs an embedding of texts: give one")
+        rows = [StoredText(*row) for row in zip(names, listed, fields, strict=True)]
+        vectors = np.array(self._embedding.embed_documents(listed), np.float64)
         with self._changing, raised_as(LangChainException):
             put_texts(self._path, rows, vectors, model=self._model)
             self._opened.searcher.refresh()
         return names
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
-        """Delete texts by id, all without `ids`; unknown ids are fine."""
+        """Delete texts by id, or all without `ids`; unknown ids are accepted."""
         with self._changing, raised_as(LangChainException):
             delete_texts(self._path, ids)
             searcher = self._searcher()
@@ -209,7 +209,7 @@ class EmbedSearchVectorStore(VectorStore):
         return True
 
     def get_by_ids(self, ids: Sequence[str], /) -> list[Document]:
-        """Return the documents that are there, in the order of their ids."""
+        """Return the documents that exist, in the order of the ids."""
         found: list[Document] = []
         with raised_as(LangChainException):
             searcher = self._searcher()
@@ -225,7 +225,7 @@ class EmbedSearchVectorStore(VectorStore):
         return found
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
-        """Return the documents nearest to a text; of a store of images, to an image."""
+        """Return the documents nearest to a text; in a store of images, to an image."""
         return [document for document, _ in self.similarity_search_with_score(query, k, **kwargs)]
 
     def similarity_search_with_score(
@@ -238,7 +238,7 @@ class EmbedSearchVectorStore(VectorStore):
         self, embedding: list[float], k: int = 4, **kwargs: Any
     ) -> list[Document]:
         """Return the documents nearest to a vector."""
-        return [document for document, _ in self._search(_asked(embedding), k, **kwargs)]
+        return [document for document, _ in self._search(_query_vector(embedding), k, **kwargs)]
 
     def max_marginal_relevance_search(
         self,
@@ -261,7 +261,7 @@ class EmbedSearchVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[Document]:
         """Return documents near a vector that differ from each other."""
-        found = self._search(_asked(embedding), k, diverse=1.0 - lambda_mult, **kwargs)
+        found = self._search(_query_vector(embedding), k, diverse=1.0 - lambda_mult, **kwargs)
         return [document for document, _ in found]
 
     @classmethod
@@ -276,16 +276,16 @@ class EmbedSearchVectorStore(VectorStore):
         **kwargs: Any,
     ) -> EmbedSearchVectorStore:
         """Return a vector store with texts in it."""
-        made = cls(store, embedding, **kwargs)
-        made.add_texts(texts, metadatas, ids=ids)
-        return made
+        vector_store = cls(store, embedding, **kwargs)
+        vector_store.add_texts(texts, metadatas, ids=ids)
+        return vector_store
 
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
-        """Return how a cosine becomes a relevance between 0 and 1."""
+        """Return a function from a cosine to a relevance between 0 and 1."""
         return lambda score: min(1.0, max(0.0, score))
 
     def _searcher(self) -> Searcher | None:
-        """Return the open store, None where none was made yet."""
+        """Return the open store, None if none was created yet."""
         try:
             return self._opened.searcher
         except StoreNotFound:
@@ -329,6 +329,6 @@ def _holds_texts(searcher: Searcher) -> bool:
     return {TEXT, FIELDS} <= searcher.columns.keys()
 
 
-def _asked(vector: Sequence[float]) -> npt.NDArray[np.float32]:
+def _query_vector(vector: Sequence[float]) -> npt.NDArray[np.float32]:
     with raised_as(LangChainException):
         return unit(vector)

@@ -1,6 +1,6 @@
 """LlamaIndex: a retriever of images, and an embedding of images.
 
-Errors are ValueError, as LlamaIndex's own are, with the words of ours.
+Errors are ValueError, as in LlamaIndex, with our messages.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ try:
 except ModuleNotFoundError as error:
     raise missing(error, "llama-index") from error
 
-_WORDS = "a residual network has never seen words: ask with an image, as QueryBundle.image_path"
+_NO_TEXT = "a residual network has never seen words: give an image, as QueryBundle.image_path"
 
 
 class EmbedSearchRetriever(BaseRetriever):
@@ -58,7 +58,7 @@ class EmbedSearchRetriever(BaseRetriever):
         device: str = "cpu",
         callback_manager: CallbackManager | None = None,
     ) -> None:
-        """Prepare to open a store, without one the nearest `.embedsearch` upwards."""
+        """Prepare to open a store, by default the nearest `.embedsearch` upward."""
         super().__init__(callback_manager=callback_manager)
         self._opened = OpenedStore(store, device)
         self._options: dict[str, Any] = {"k": k, "where": where, "min_score": min_score}
@@ -87,7 +87,7 @@ class EmbedSearchRetriever(BaseRetriever):
 
 
 class EmbedSearchEmbedding(MultiModalEmbedding):
-    """Embeds images, given as paths, `data:` URIs or open binary files; words are refused.
+    """Embeds images, given as paths, `data:` URIs or open binary files; text is refused.
 
     embedding = EmbedSearchEmbedding(model="resnet50")
     vector = embedding.get_image_embedding("photo.jpg")
@@ -124,16 +124,16 @@ class EmbedSearchEmbedding(MultiModalEmbedding):
         return await asyncio.to_thread(self._get_image_embedding, img_file_path)
 
     def _get_text_embedding(self, text: str) -> Embedding:
-        raise ValueError(_WORDS)
+        raise ValueError(_NO_TEXT)
 
     def _get_query_embedding(self, query: str) -> Embedding:
-        raise ValueError(_WORDS)
+        raise ValueError(_NO_TEXT)
 
     async def _aget_query_embedding(self, query: str) -> Embedding:
-        raise ValueError(_WORDS)
+        raise ValueError(_NO_TEXT)
 
     def close(self) -> None:
-        """End the processes that decode; they start again when they are needed."""
+        """End the decoding processes; they start again when needed."""
         self._embedder.close()
 
 

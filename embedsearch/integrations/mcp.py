@@ -1,6 +1,6 @@
 """Stores for agents, by the Model Context Protocol; in: open stores, out: a server of tools.
 
-Nothing is written or fetched, and only files in folders that are allowed can be asked with.
+Nothing is written or fetched, and only files in allowed folders can be used as queries.
 """
 
 from __future__ import annotations
@@ -35,31 +35,32 @@ MAX_K = 50
 _THUMBNAIL_SIDE = 256
 _IMAGE_SIDE = 768
 _INSTRUCTIONS = (
-    "Finds images that look alike. Ask search_similar_images with the path of an image, with an "
-    "image as a data: URI, or with an image of the store by its row or key; there is no search by "
-    "words, but `where` filters by the columns that list_stores names, captions among them. "
+    "Finds images that look alike. Call search_similar_images with the path of an image, an "
+    "image as a data: URI, or an image of the store by its row or key. There is no search by "
+    "text, but `where` filters by the columns that list_stores lists, such as captions. "
     "get_image shows an image; find_duplicates lists copies."
 )
-_MOST_COMPARED = 200_000  # images, by find_duplicates: seconds, and half a gigabyte
+_MAX_COMPARED = 200_000  # images, by find_duplicates: takes seconds and half a gigabyte
 _READ_ONLY = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
 
 StoreName = Annotated[
-    str | None, Field(description="A name from list_stores; without, the first of them")
+    str | None, Field(description="A name from list_stores; default: the first one")
 ]
 Row = Annotated[int | None, Field(ge=0, lt=10**12, description="The row of an image of the store")]
 KeyName = Annotated[
-    str | None, Field(description="The path of an image of the store, inside its folder or whole")
+    str | None,
+    Field(description="The path of an image of the store, full or relative to its folder"),
 ]
 
 
 class SearchResult(BaseModel):
-    """Hits, best first. `score` is a cosine, 1 for the same picture; `row` names the image."""
+    """Hits, best first. `score` is a cosine, 1 for the same picture; `row` identifies the image."""
 
     hits: list[Hit]
 
 
 class ImageResult(BaseModel):
-    """What a store knows of an image."""
+    """The facts of an image of a store."""
 
     image: ImageRecord
 
@@ -79,20 +80,20 @@ class GroupMember(BaseModel):
 
 
 class DuplicateResult(BaseModel):
-    """Groups of copies, some of `total` groups."""
+    """A page of groups of copies, of `total` groups."""
 
     groups: list[list[GroupMember]]
     total: int
 
 
 class StoreFacts(BaseModel):
-    """A store; `columns`, with their types, can be named in a `where`."""
+    """A store; `columns`, with their types, can be used in `where`."""
 
     name: str
     images: int
     generation: int
     model: str
-    takes_images: bool  # False: only a row or a key can be asked with
+    takes_images: bool  # False: only a row or a key can be the query
     folders: list[str]
     columns: dict[str, str]
 
@@ -108,7 +109,7 @@ def create_server(
 ) -> MCPServer:
     """Return a server of tools over open stores, by name.
 
-    An image to ask with lies in an indexed folder, or in one that is `allowed`.
+    A query image must be in an indexed folder or in an `allowed` one.
     """
     tools = _Tools(stores, [os.path.realpath(folder) for folder in allowed])
     server = MCPServer(
@@ -134,17 +135,17 @@ def http_app(server: MCPServer, access: Access, limits: ServerLimits) -> App:
         stateless_http=True,
         json_response=True,
         max_request_body_size=limits.body_bytes,
-        host="",  # the guard knows the names of this host, and refuses others
+        host="",  # the guard checks the host name
     )
     return Guard(app, access, limits, lambda *_: None)
 
 
 def names_of(stores: Sequence[str]) -> list[str]:
-    """Return a name for each store: that of its folder. Raises UsageError for two alike."""
+    """Return a name for each store, from its folder. Raises UsageError for duplicate names."""
     names = [PurePath(os.path.abspath(store)).stem.lstrip(".") or "store" for store in stores]
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"two stores are called {name}: rename the folder of one")
+            raise UsageError(f"two stores are named {name}: rename the folder of one")
     return names
 
 
@@ -200,7 +201,7 @@ class _Tools:
             int, Field(ge=1, le=MAX_SIDE, description="Pixels of the longer side")
         ] = _IMAGE_SIDE,
     ) -> Annotated[CallToolResult, ImageResult]:
-        """Show an image of a store, as JPEG, and what is known of it: give row or key."""
+        """Show an image of a store, as JPEG, and its facts: give row or key."""
 
         def get() -> CallToolResult:
             searcher = self._store(store)
@@ -221,8 +222,10 @@ class _Tools:
         self,
         store: StoreName = None,
         where: Annotated[str | None, Field(description="Only images that meet this")] = None,
-        flips: Annotated[bool, Field(description="Mirrored copies, too")] = False,
-        rotations: Annotated[bool, Field(description="Turned by quarters, too")] = False,
+        flips: Annotated[bool, Field(description="Also mirrored copies")] = False,
+        rotations: Annotated[
+            bool, Field(description="Also copies turned by 90, 180 or 270 degrees")
+        ] = False,
         k: Annotated[int, Field(ge=1, le=MAX_K, description="How many groups")] = 20,
         offset: Annotated[int, Field(ge=0, description="Groups to leave out")] = 0,
     ) -> DuplicateResult:
@@ -231,10 +234,10 @@ class _Tools:
         def find() -> DuplicateResult:
             searcher = self._store(store)
             count = searcher.images(1, where=where).total
-            if count > _MOST_COMPARED:
+            if count > _MAX_COMPARED:
                 raise UsageError(
-                    f"{count:,} images are too many to compare here, {_MOST_COMPARED:,} are not: "
-                    "narrow them by where, or run embedsearch duplicates"
+                    f"{count:,} images are too many to compare here, at most {_MAX_COMPARED:,}: "
+                    "filter them with where, or run embedsearch duplicates"
                 )
             config = DuplicateConfig(flips=flips, rotations=rotations, where=where)
             found = duplicates(store=searcher.store, config=config).groups
@@ -247,7 +250,7 @@ class _Tools:
         return await self._work(find)
 
     async def list_stores(self) -> StoreList:
-        """List the stores, what is in them, and the columns that a `where` can name."""
+        """List the stores, their content, and the columns that `where` can use."""
         return await self._work(
             lambda: StoreList(
                 stores=[
@@ -266,14 +269,14 @@ class _Tools:
         )
 
     async def _work(self, work: Callable[[], T]) -> T:
-        """Do work in a thread, when it is its turn. Raises ToolError for errors of ours."""
+        """Do work in a thread, when it is its turn. Raises ToolError for our errors."""
         try:
             async with self._admission.turn():
                 return await asyncio.to_thread(work)
         except EmbedSearchError as error:
             raise ToolError(str(error)) from error
         except Busy as error:
-            raise ToolError("too many are asking: try again in a second") from error
+            raise ToolError("too many requests: try again in a second") from error
 
     def _store(self, name: str | None) -> Searcher:
         name = next(iter(self._stores)) if name is None else name
@@ -284,9 +287,9 @@ class _Tools:
     def _query(
         self, searcher: Searcher, image: str | None, row: int | None, key: str | None
     ) -> Query:
-        asked = _one_of(image=image, row=row, key=key)
+        requested = _one_of(image=image, row=row, key=key)
         if image is None:
-            return Key(asked)
+            return Key(requested)
         folders = [root.path for root in searcher.manifest.roots]
         return image_of(image, [*folders, *self._allowed])
 
@@ -307,13 +310,13 @@ def _line(hit: Hit) -> str:
 def _shown(searcher: Searcher, row: int) -> TextContent | ImageContent:
     try:
         jpeg = searcher.thumbnail(row, _THUMBNAIL_SIDE)
-    except UnreadableImage as error:  # the file has changed since it was indexed
+    except UnreadableImage as error:  # the file changed since it was indexed
         return TextContent(type="text", text=f"row {row}: {error}")
     return ImageContent(type="image", data=base64.b64encode(jpeg).decode(), mime_type="image/jpeg")
 
 
 def _encodable(values: Any) -> Any:
-    """Return JSON-ready values, names that are no Unicode as they are shown elsewhere."""
+    """Return JSON-ready values; names that are not valid Unicode are escaped as elsewhere."""
     if isinstance(values, str):
         try:
             values.encode()

@@ -19,7 +19,7 @@ from embedsearch.core.errors import StorageError, UsageError
 from embedsearch.core.paths import printable
 from embedsearch.core.records import Failure, ImageRef
 from embedsearch.core.session import Session
-from embedsearch.core.system import most_workers
+from embedsearch.core.system import max_workers
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
 from embedsearch.learning.labels import Labels, check_learnable
@@ -99,7 +99,7 @@ def _decode_all(
     is_good = np.zeros(len(refs), dtype=np.bool_)
     failures: list[Failure] = []
     numbers = {ref.key: number for number, ref in enumerate(refs)}
-    workers = min(most_workers(), len(refs))
+    workers = min(max_workers(), len(refs))
     with DecodePool(side, DecodeLimits(), workers=workers) as pool:
         for batch in pool.run((DecodeJob.of_file(ref, folder) for ref in refs), session.stop):
             mine = [numbers[ref.key] for ref in batch.images.refs]

@@ -1,4 +1,4 @@
-"""What rows say of their images, under the names that filters, hits and exports use."""
+"""The columns of a store; in: a snapshot, out: values by the names of filters, hits and exports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from embedsearch.searching.vectordb.fields import Field
     from embedsearch.searching.where import Where
 
-# Shown under another name and in another form than the shards have them.
+# Columns shown under another name and in another form than in the shards.
 _MADE_OF = {"folder": "root", "modified": "mtime_ns"}
 _INTERNAL = frozenset({"root", "key", "mtime_ns", "digest", "signature", "vector"})
 _FIELDS = [
@@ -29,7 +29,7 @@ _FIELDS = [
     pa.field("folder", pa.string(), nullable=False),
     pa.field("modified", pa.timestamp("us"), nullable=False),
 ]
-# What a column of the user's cannot be called.
+# Names that a user's column cannot have.
 BUILT_IN = frozenset(field.name for field in _FIELDS) | _INTERNAL
 
 
@@ -39,7 +39,7 @@ class RowColumns:
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
         self._user = snapshot.metadata()
-        # A column of the user's that had its name before ours did is shown, and not searched.
+        # An old user's column with the name of a newer built-in one is shown but not searched.
         users = [] if self._user is None else list(self._user.schema)[1:]
         users = [field for field in users if field.name not in BUILT_IN]
         self.schema = pa.schema([*_FIELDS, *users])
@@ -48,12 +48,12 @@ class RowColumns:
         """Yield the named columns of all shard rows in parts: (first ordinal, table)."""
         stored = {_MADE_OF.get(name, name) for name in names if name in BUILT_IN}
         if len(stored) < len(names):
-            stored.add("row")  # by which the user's columns are found
+            stored.add("row")  # joins the user's columns
         for start, table in self._snapshot.tables(sorted(stored)):
             yield start, pa.table({name: self._column(table, name) for name in names})
 
     def where(self, text: str) -> npt.NDArray[np.bool_]:
-        """Return bool (all shard rows,): where a condition holds. Raises UsageError."""
+        """Return which rows meet a condition, bool (all shard rows,). Raises UsageError."""
         mask = np.zeros(int(self._snapshot.starts[-1]), np.bool_)
         with self._parsed(text) as condition:
             for start, table in self.tables(condition.columns or ["row"]):
@@ -61,19 +61,19 @@ class RowColumns:
         return mask
 
     def condition(self, text: str, fields: Sequence[Field]) -> Condition:
-        """Return a condition as a database with these fields can be asked it.
+        """Return a condition for a database with these fields.
 
-        Raises UsageError for what is wrong here, too, and for what has no word there.
+        Raises UsageError for what is wrong here too, and for what the database cannot express.
         """
         from embedsearch.searching.vectordb.conditions import condition_of
 
         with self._parsed(text) as where:
-            where.holds(self.schema.empty_table())  # it names what does not fit together
+            where.holds(self.schema.empty_table())  # raises UsageError if types do not match
             return condition_of(where, fields)
 
     def _parsed(self, text: str) -> Where:
         try:
-            from embedsearch.searching.where import Where  # a query without one does without DuckDB
+            from embedsearch.searching.where import Where  # queries without a filter need no DuckDB
         except ImportError as error:
             raise MissingLibrary(
                 f"where needs DuckDB ({error}): {pip_install('duckdb')}", "where"
@@ -81,8 +81,8 @@ class RowColumns:
         return Where(text, self.schema)
 
     def find(self, key: str) -> list[int]:
-        """Return the ordinals of the rows, deleted ones too, that a key or a whole path names."""
-        import pyarrow.compute as pc  # a twentieth of a second of a query that does without
+        """Return the ordinals of the rows with a key or full path, including deleted rows."""
+        import pyarrow.compute as pc  # 50 ms, which other queries need not spend
 
         roots = self._snapshot.manifest.roots
         wanted = {root.id: os.fsencode(key) for root in roots}
@@ -97,10 +97,10 @@ class RowColumns:
         found = []
         for start, table in self._snapshot.tables(["root", "key"]):
             same = pc.is_in(table.column("key"), pa.array(set(wanted.values()), pa.binary()))
-            for place in np.flatnonzero(same.to_numpy()).tolist():
-                root, name = (table.column(column)[place].as_py() for column in ("root", "key"))
+            for index in np.flatnonzero(same.to_numpy()).tolist():
+                root, name = (table.column(column)[index].as_py() for column in ("root", "key"))
                 if wanted.get(root) == name:
-                    found.append(start + place)
+                    found.append(start + index)
         return found
 
     def _column(self, table: pa.Table, name: str) -> pa.ChunkedArray[Any]:
@@ -114,13 +114,13 @@ class RowColumns:
 
             return pc.divide(table.column("mtime_ns"), 1000).cast(pa.timestamp("us"))
         if name not in BUILT_IN:
-            assert self._user is not None, "one of its columns is asked for"
-            own = self._user.select(["row", name])
-            return user_columns(own, table.column("row").to_numpy()).column(name)
+            assert self._user is not None, "one of its columns is requested"
+            selected = self._user.select(["row", name])
+            return user_columns(selected, table.column("row").to_numpy()).column(name)
         return table.column(name)
 
     def metadata(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """Return the user's columns of rows, by their numbers; {} for one that has none."""
+        """Return the user's columns of rows, by their numbers; {} for a row without any."""
         if self._user is None:
             return [{} for _ in rows]
         found = user_columns(self._user, np.array(rows, np.int64))

@@ -18,7 +18,7 @@ from embedsearch.searching.queries import Crop, ImageLike, QueryEmbedder, Vector
 
 
 class ImageEmbedder:
-    """A network by itself. Any number of threads may use it: what they ask for is batched."""
+    """A network without a store. Any number of threads may use it; their calls are batched."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class ImageEmbedder:
         limits: DecodeLimits | None = None,
         session: Session | None = None,
     ) -> None:
-        """Take a model of the catalogue or a file of weights, as `index --model` does.
+        """Take a model of the catalog or a file of weights, like `index --model`.
 
         Raises UsageError and WeightsUnavailable. Close it, or use it with `with`.
         """
@@ -67,7 +67,7 @@ class ImageEmbedder:
 
 
 class _NoStore:
-    """What knows no image."""
+    """A store without images, for queries that need none."""
 
     def vector(self, image: str | int) -> Vector:
         raise UsageError(f"{image!r} is a key, and there is no store to find it in")

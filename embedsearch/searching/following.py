@@ -1,4 +1,4 @@
-"""Which generation of a store answers; in: a store, out: the newest one, open while it is used."""
+"""The generation of a store that answers; in: a store, out: the newest one, open while used."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from embedsearch.searching.vectordb.database import VectorDatabase
     from embedsearch.store.mirror import Mirror
 
-_LOOK_EVERY_S = 2.0  # for a newer generation
-_ASK_EVERY_S = 30.0  # a server for one
+_CHECK_EVERY_S = 2.0  # for a newer generation
+_CHECK_SERVER_EVERY_S = 30.0  # for one at a URL
 
 
 class Decoders:
-    """What embeds and decodes for all generations of one model and the same limits."""
+    """The embedder and decoders for all generations with one model and the same limits."""
 
     def __init__(
         self, spec: ModelSpec, limits: DecodeLimits, device: str, precision: str, session: Session
@@ -42,7 +42,7 @@ class Decoders:
 
     @property
     def thumbnailer(self) -> Thumbnailer:
-        """Return what makes thumbnails; it is made on first use."""
+        """Return the Thumbnailer, created on first use."""
         from embedsearch.images.thumbnails import Thumbnailer
 
         with self._making:
@@ -69,7 +69,7 @@ class OpenGeneration:
 class OpenGenerations:
     """The newest generation of a store, and older ones until the calls that use them end.
 
-    With `follow`, a newer one is opened in a thread of its own, and answers once it is open.
+    With `follow`, a newer one is opened in the background, and answers once it is open.
     """
 
     def __init__(
@@ -87,9 +87,9 @@ class OpenGenerations:
         self._device = device
         self._precision = precision
         self._session = session
-        self._mirror = mirror  # keeps the folder in step with a URL
+        self._mirror = mirror  # keeps the folder in sync with a URL
         self._database = database
-        # Of what follows. Reentrant: the garbage collector may end an abandoned `answers` any time.
+        # Reentrant: the garbage collector may end an abandoned `answers` at any time.
         self._lock = threading.RLock()
         self._reloading = threading.Lock()  # held while a generation is opened
         self._is_open = True
@@ -100,19 +100,19 @@ class OpenGenerations:
 
     @property
     def current(self) -> Generation:
-        """Return the generation that answers; a newer one is looked for if that is due."""
+        """Return the generation that answers; check for a newer one if that is due."""
         self._look()
         return self._current.generation
 
     @property
     def trouble(self) -> str | None:
-        """Return why a newer generation could not be opened, None if all is well."""
+        """Return why a newer generation could not be opened, None if there was no problem."""
         self._look()
         return self._trouble
 
     @contextmanager
     def using(self) -> Iterator[OpenGeneration]:
-        """Give the generation that answers; it stays open at least as long."""
+        """Yield the generation that answers; it stays open during the block."""
         self._look()
         with self._lock:
             self.check_open()
@@ -129,9 +129,9 @@ class OpenGenerations:
                 self._release(opened)
 
     def refresh(self) -> bool:
-        """Open the newest generation; return whether it is another one than before.
+        """Open the newest generation; return whether it is a new one.
 
-        Raises StoreNotFound, DamagedStore, IncompatibleStore, and keeps the old one.
+        On StoreNotFound, DamagedStore or IncompatibleStore the old one stays open.
         """
         with self._reloading:
             if self._mirror is not None:
@@ -176,7 +176,7 @@ class OpenGenerations:
             raise StoreNotFound("this Searcher is closed: open the store again")
 
     def _open(self, before: OpenGeneration | None) -> OpenGeneration:
-        """Open the newest generation, with the decoders of the one before where they still fit."""
+        """Open the newest generation; reuse the previous decoders if they still fit."""
         snapshot = open_snapshot(self.store)
         generation = Generation(snapshot, self._session, self._database)
         spec, limits = snapshot.manifest.model, _limits(snapshot.manifest)
@@ -194,10 +194,10 @@ class OpenGenerations:
             opened.decoders.close()
 
     def _look(self) -> None:
-        """Start to open a newer generation, if it is time to look for one and there is one."""
+        """If a check is due and there is a newer generation, start to open it."""
         with self._lock:
             now = time.monotonic()
-            every_s = _LOOK_EVERY_S if self._mirror is None else _ASK_EVERY_S
+            every_s = _CHECK_EVERY_S if self._mirror is None else _CHECK_SERVER_EVERY_S
             if self._looked_at is None or now - self._looked_at < every_s:
                 return
             self._looked_at = now
@@ -213,14 +213,14 @@ class OpenGenerations:
             self.refresh()
         except EmbedSearchError as error:
             if str(error) != before:
-                self._session.notice(f"still answering from the generation before: {error}")
+                self._session.notice(f"still answering from the previous generation: {error}")
 
 
 def _limits(manifest: Manifest) -> DecodeLimits:
-    """Return the limits, raised as `index` runs did: what is in the store can be queried."""
-    least, last = DecodeLimits(), manifest.run.get("limits", {})
+    """Return the limits, raised as in `index` runs, so that any indexed image can be a query."""
+    default, recorded = DecodeLimits(), manifest.run.get("limits", {})
     return DecodeLimits(
-        max_pixels=max(least.max_pixels, last.get("max_pixels", 0)),
-        max_bytes=max(least.max_bytes, last.get("max_bytes", 0)),
-        allow_truncated=last.get("allow_truncated", False),
+        max_pixels=max(default.max_pixels, recorded.get("max_pixels", 0)),
+        max_bytes=max(default.max_bytes, recorded.get("max_bytes", 0)),
+        allow_truncated=recorded.get("allow_truncated", False),
     )

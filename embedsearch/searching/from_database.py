@@ -1,7 +1,7 @@
 """The nearest rows of one generation, by a vector database; in: unit vectors, out: Neighbors.
 
-The database names candidates; which of them count, and what they score, the store says, so that a
-score is the same whoever named the row.
+The database supplies candidates. The store decides which of them count and scores them, so scores
+do not depend on the source of the candidates.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from embedsearch.searching.vectordb.fields import vector_checksums
 from embedsearch.store.snapshot import Snapshot
 
 _SPARE = 16  # candidates beyond k
-_MORE = 4  # times as many where too few of them count
-_SAMPLE = 16  # rows that are looked at to see whether they are those of this store
+_MORE = 4  # times as many if too few of them count
+_SAMPLE = 16  # rows that are compared to check that the database was filled from this store
 _CONDITIONS_KEPT = 8
 _TIE = 1e-6
-_VECTOR = np.int64(-1) << np.int64(32)  # the bits of a mark that are its vector's
+_VECTOR = np.int64(-1) << np.int64(32)  # the bits of a mark that hold the vector's checksum
 
 
 class ServedRows:
-    """The rows of a generation, as a database finds them."""
+    """The rows of a generation, searched by a vector database."""
 
     def __init__(
         self,
@@ -44,8 +44,8 @@ class ServedRows:
     ) -> None:
         """Compare the database with the generation.
 
-        Raises StorageError, and IncompatibleStore where it holds other images or another model's
-        vectors. One that is behind is noticed and asked all the same.
+        Raises StorageError, and IncompatibleStore if it holds other images or another model's
+        vectors. A database that is out of date is used too, with a notice.
         """
         self._database = database
         self._snapshot = snapshot
@@ -53,15 +53,15 @@ class ServedRows:
         self._columns = columns
         self._session = session
         self._conditions: LRU[str, Condition] = LRU(_CONDITIONS_KEPT)
-        self._has_told = False
+        self._has_noticed = False
         record = database.record()
         if record is None:
             raise vanished(database.place)
         record.check_model(snapshot.manifest.model, database.place)
         self._record = record
         self._check_sample(record)
-        self._is_in_step = record.generation == snapshot.manifest.generation
-        if not self._is_in_step:
+        self._is_current = record.generation == snapshot.manifest.generation
+        if not self._is_current:
             session.notice(
                 f"{database.place} holds {_generation(record)}, the store generation "
                 f"{snapshot.manifest.generation}: embedsearch export --to brings it up to date"
@@ -76,61 +76,61 @@ class ServedRows:
     ) -> list[Neighbors]:
         """Return the neighbors of each query, float32 (Q, D), unit rows, that meet a condition.
 
-        `mask` says which rows of the store meet one: it is asked where the database named too few.
+        `mask` returns which rows meet a condition; it is called if the database finds too few.
         """
         k = min(k, self._snapshot.manifest.live)
         if not k:
             return [NO_NEIGHBORS for _ in queries]
         condition = self._condition(where)
-        allowed = None if self._is_in_step else mask(where)
+        allowed = None if self._is_current else mask(where)
         answers = [NO_NEIGHBORS for _ in queries]
         open_queries, count = list(range(len(queries))), 0
         while open_queries:
             count = min(max(k + _SPARE, count * _MORE), self._database.most)
             still_open = []
             found = self._database.search(queries[open_queries], count, condition)
-            for place, named in zip(open_queries, found, strict=True):
-                ordinals = self._counted(named, allowed)
-                scores = cosines(queries[place], self._rows.vectors(ordinals))
-                is_all = len(named) < count or count == self._database.most
+            for index, rows in zip(open_queries, found, strict=True):
+                ordinals = self._counted(rows, allowed)
+                scores = cosines(queries[index], self._rows.vectors(ordinals))
+                is_all = len(rows) < count or count == self._database.most
                 if len(ordinals) >= k:
-                    answers[place] = best(ordinals, scores, k)
-                    kth = answers[place].scores.min()
+                    answers[index] = best(ordinals, scores, k)
+                    kth = answers[index].scores.min()
                     if not is_all and scores.min() > kth - _TIE:  # others may tie with it
-                        still_open.append(place)
+                        still_open.append(index)
                 elif not is_all:
-                    still_open.append(place)
-                elif len(ordinals) < (there := self._there(mask(where))):
-                    answers[place] = self._exact(queries[place], min(k, there), mask(where))
-                elif there:
-                    answers[place] = best(ordinals, scores, there)
+                    still_open.append(index)
+                elif len(ordinals) < (matching := self._matching(mask(where))):
+                    answers[index] = self._exact(queries[index], min(k, matching), mask(where))
+                elif matching:
+                    answers[index] = best(ordinals, scores, matching)
             open_queries = still_open
         return answers
 
     def _counted(self, rows: Rows, allowed: Mask | None) -> Ordinals:
-        """Return where those of some rows lie that the store has and that are allowed."""
+        """Return the ordinals of the rows that the store has and that are allowed."""
         ordinals = self._snapshot.ordinals(rows)
         ordinals = ordinals[ordinals >= 0]
         counted = self._rows.counted(allowed)
         return ordinals if counted is None else ordinals[counted[ordinals]]
 
-    def _there(self, allowed: Mask | None) -> int:
-        """Return how many rows there are to be found."""
+    def _matching(self, allowed: Mask | None) -> int:
+        """Return how many live rows are allowed."""
         counted = self._rows.counted(allowed)
         return self._snapshot.manifest.live if counted is None else int(counted.sum())
 
     def _exact(self, query: Queries, k: int, allowed: Mask | None) -> Neighbors:
-        """Return what the store itself finds, and say so, once."""
-        if not self._has_told:
-            self._has_told = True
+        """Return the result of exact search in the store, with a notice the first time."""
+        if not self._has_noticed:
+            self._has_noticed = True
             self._session.notice(
-                f"{self._database.place} names fewer rows than were asked for and are there: "
+                f"{self._database.place} found fewer rows than match the query: "
                 "the store itself is searched, exactly"
             )
         return self._rows.exact(query[None], k, self._rows.counted(allowed))[0]
 
     def _condition(self, where: str | None) -> Condition:
-        """Return a condition as the database is asked it; the last ones are kept."""
+        """Return a condition for the database; the last ones are cached."""
         if where is None:
             return Always(True)
         return self._conditions.get(
@@ -138,7 +138,7 @@ class ServedRows:
         )
 
     def _check_sample(self, record: DatabaseRecord) -> None:
-        """Raise IncompatibleStore where rows of the same numbers have other vectors."""
+        """Raise IncompatibleStore if rows of the same numbers have other vectors."""
         live = self._rows.counted(None)
         ordinals = (
             np.arange(int(self._snapshot.starts[-1])) if live is None else np.flatnonzero(live)
@@ -147,16 +147,18 @@ class ServedRows:
         if not len(ordinals):
             return
         rows = np.array([image.row for image in self._snapshot.images(ordinals)], np.int64)
-        ours = dict(zip(rows.tolist(), vector_checksums(self._rows.vectors(ordinals)), strict=True))
+        expected = dict(
+            zip(rows.tolist(), vector_checksums(self._rows.vectors(ordinals)), strict=True)
+        )
         for row, mark in zip(*self._database.marks(rows, record), strict=True):
-            if mark & _VECTOR != ours[int(row)]:
+            if mark & _VECTOR != expected[int(row)]:
                 raise IncompatibleStore(
                     f"{self._database.place} was filled from another store than "
-                    f"{self._snapshot.store}: name that one, or export --to another collection"
+                    f"{self._snapshot.store}: use that store, or export --to another collection"
                 )
 
 
 def _generation(record: DatabaseRecord) -> str:
     if record.generation:
         return f"generation {record.generation}"
-    return "what a run that was cut off has sent"
+    return "what an interrupted export sent"

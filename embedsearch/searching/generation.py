@@ -1,7 +1,7 @@
-"""One generation, open for answers; in: unit vectors, out: hits.
+"""One generation, open for queries; in: unit vectors, out: hits.
 
-The rows that a filter leaves (filters.py) → the nearest of them (neighbors.py) → their order and
-what is shown of them. Threads that ask at once are answered in one pass over the rows.
+The rows that match a filter (where.py) → the nearest of them (neighbors.py) → ranked hits.
+Concurrent queries of several threads are answered in one pass over the rows.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ if TYPE_CHECKING:
     from embedsearch.searching.from_database import ServedRows
     from embedsearch.searching.vectordb.database import VectorDatabase
 
-QUERIES_AT_ONCE = 512  # share the passes over the rows
+QUERIES_AT_ONCE = 512  # share one pass over the rows
 _FILTERS_KEPT = 8
-_COLLAPSE_MORE = 4  # times as many are fetched where too few are left after collapsing
+_COLLAPSE_MORE = 4  # times as many are fetched if too few are left after collapsing
 _RECORD_COLUMNS = ["format", "size", "taken_at", "camera", "gps", "brightness", "sharpness"]
 
-_Asked: TypeAlias = tuple[Vector, SearchConfig]
+_Question: TypeAlias = tuple[Vector, SearchConfig]
 _Outcome: TypeAlias = "list[Hit] | EmbedSearchError"
 
 
 class Generation:
-    """A snapshot with all that is needed to search it. Any number of threads may ask at once."""
+    """A snapshot with all that is needed to search it. Any number of threads may query at once."""
 
     def __init__(
         self, snapshot: Snapshot, session: Session, database: VectorDatabase | None = None
     ) -> None:
-        """Take over the snapshot: it is closed with this, or at once if this fails.
+        """Own the snapshot: it is closed with this, or at once if this fails.
 
-        A database, which stays the caller's, names the candidates in the place of FAISS.
+        A database supplies the candidates instead of FAISS; the caller closes it.
         """
         self._snapshot = snapshot
         self._reading = threading.RLock()  # a Parquet reader is not thread-safe
@@ -76,7 +76,7 @@ class Generation:
         return {field.name: str(field.type) for field in self._columns.schema}
 
     def close(self) -> None:
-        """Release files and memory; nobody may be asking."""
+        """Release files and memory; no query may be running."""
         with self._reading:
             self._rows.close()
             self._snapshot.close()
@@ -105,7 +105,7 @@ class Generation:
         return record
 
     def listed(self, where: str | None, k: int, offset: int) -> tuple[list[ImageRecord], int]:
-        """Return k of the images that meet a condition, in the store's order, and of how many.
+        """Return k of the images that meet a condition, in store order, and their total number.
 
         Raises UsageError.
         """
@@ -142,7 +142,7 @@ class Generation:
         ]
 
     def place(self, image: str | int) -> tuple[str, str]:
-        """Return (folder that was indexed, path of the image inside). Raises ImageNotFound."""
+        """Return (indexed folder, path of the image inside it). Raises ImageNotFound."""
         with self._reading:
             (stored,) = self._snapshot.images(np.array([self._find(image)]))
         return self._place(stored)
@@ -152,38 +152,38 @@ class Generation:
         return roots[stored.root], os.fsdecode(stored.key)
 
     def _find(self, image: str | int) -> int:
-        """Return the ordinal of a live image by its key, its whole path or its row."""
+        """Return the ordinal of a live image by its key, its full path or its row."""
         if isinstance(image, str):
             ordinals = self._columns.find(image)
-            words = f"no single image of the store has the key {image!r}"
+            problem = f"no single image of the store has the key {image!r}"
         elif isinstance(image, Integral):
             number = int(image) if 0 <= image < 1 << 63 else -1  # what int64 holds
-            ordinals = [place for place in self._snapshot.ordinals([number]) if place >= 0]
-            words = f"no image of the store has the row {image}"
+            ordinals = [n for n in self._snapshot.ordinals([number]) if n >= 0]
+            problem = f"no image of the store has the row {image}"
         else:
             raise UsageError(f"an image of the store is a key, a path or a row, not {image!r}")
         alive = self._rows.alive
-        found = [int(place) for place in ordinals if alive is None or alive[place]]
+        found = [int(n) for n in ordinals if alive is None or alive[n]]
         if len(found) == 1:
             return found[0]
         more = f": give its whole path, {len(found)} folders have it" if found else ""
-        raise ImageNotFound(words + more)
+        raise ImageNotFound(problem + more)
 
-    def _answer_all(self, asked: list[_Asked]) -> list[_Outcome]:
-        """Return the hits of each query, or why its config cannot be followed."""
+    def _answer_all(self, questions: list[_Question]) -> list[_Outcome]:
+        """Return the hits of each query, or why it cannot be answered."""
         by_config: dict[SearchConfig, list[int]] = {}
-        for place, (_, config) in enumerate(asked):
-            by_config.setdefault(config, []).append(place)
+        for index, (_, config) in enumerate(questions):
+            by_config.setdefault(config, []).append(index)
         outcomes: dict[int, _Outcome] = {}
         with self._reading:
-            for config, places in by_config.items():
-                queries = np.array([asked[place][0] for place in places], np.float32)
+            for config, indices in by_config.items():
+                queries = np.array([questions[index][0] for index in indices], np.float32)
                 try:
                     answers: Sequence[_Outcome] = self._answer(queries, config)
                 except EmbedSearchError as error:
-                    answers = [error] * len(places)
-                outcomes |= dict(zip(places, answers, strict=True))
-        return [outcomes[place] for place in range(len(asked))]
+                    answers = [error] * len(indices)
+                outcomes |= dict(zip(indices, answers, strict=True))
+        return [outcomes[index] for index in range(len(questions))]
 
     def _answer(self, queries: Vector, config: SearchConfig) -> list[list[Hit]]:
         """Return the hits of each of the queries, float32 (Q, D), unit rows."""
@@ -210,13 +210,13 @@ class Generation:
         return ServedRows(database, self._snapshot, self._rows, self._columns, session)
 
     def _mask(self, where: str | None) -> Mask | None:
-        """Return which rows meet a condition, bool (all shard rows,); the last ones are kept."""
+        """Return which rows meet a condition, bool (all shard rows,); the last masks are cached."""
         if where is None:
             return None
         return self._masks.get(where, lambda: self._columns.where(where))
 
     def _expanded(self, queries: Vector, config: SearchConfig) -> Vector:
-        """Return the queries drawn towards their nearest rows."""
+        """Return the queries, each moved toward its nearest rows."""
         found = self._nearest(queries, config.expand, config.where)
         return np.array(
             [
@@ -232,7 +232,7 @@ class Generation:
         fetch: int,
         config: SearchConfig,
     ) -> list[Hit]:
-        """Return the hits that the config asks for, of `fetch` nearest rows and more if need be."""
+        """Return the hits that the config requests, from the `fetch` nearest rows or more."""
         wanted = config.offset + config.k
         while True:
             ranked = _ranked(candidates, fetch, config.min_score)
@@ -267,7 +267,7 @@ class Generation:
         ]
 
     def _candidates(self, found: list[Neighbors]) -> list[list[_Row]]:
-        """Return the neighbors of each query with their images, in no order."""
+        """Return the neighbors of each query with their images, unordered."""
         images = iter(self._snapshot.images(np.concatenate([near.ordinals for near in found])))
         return [
             [
@@ -278,15 +278,15 @@ class Generation:
         ]
 
     def _distinct(self, ranked: list[_Row], limit: float, count: int) -> list[_Row]:
-        """Return up to `count` rows of which no two reach a cosine of `limit`, the best first."""
+        """Return up to `count` rows, best first, no two of which reach a cosine of `limit`."""
         vectors = self._units(ranked)
         kept: list[int] = []
-        for place in range(len(ranked)):
-            if not kept or float((vectors[kept] @ vectors[place]).max()) < limit:
-                kept.append(place)
+        for index in range(len(ranked)):
+            if not kept or float((vectors[kept] @ vectors[index]).max()) < limit:
+                kept.append(index)
                 if len(kept) == count:
                     break
-        return [ranked[place] for place in kept]
+        return [ranked[index] for index in kept]
 
     def _diversified(self, ranked: list[_Row], weight: float, count: int) -> list[_Row]:
         """Return rows by maximal marginal relevance.
@@ -309,7 +309,7 @@ class Generation:
         return chosen
 
     def _percentile(self, score: float) -> float | None:
-        """Return the percentage of pairs of rows, drawn at random, that have a lower cosine."""
+        """Return the percentage of random pairs of rows that have a lower cosine."""
         search = self.manifest.search
         if not search.pair_cosines:
             return None
@@ -339,7 +339,7 @@ def _rounded(value: float | None, digits: int) -> float | None:
 
 
 def _ranked(candidates: list[_Row], count: int, min_score: float | None) -> list[_Row]:
-    """Return the first `count` in their final order, those of too low a score cut off."""
+    """Return the best `count` rows in their final order, without scores below `min_score`."""
     rows = sorted(candidates, key=lambda row: (-row.score, row.image.root, row.image.key))
     least = -1.0 if min_score is None else min_score
     return [row for row in rows[:count] if row.score >= least]

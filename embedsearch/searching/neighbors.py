@@ -1,9 +1,9 @@
-"""The nearest rows of one generation; in: unit vectors, out: Neighbors a query.
+"""The nearest rows of one generation; in: unit vectors, out: Neighbors per query.
 
-Candidates come from an ANN index where the store has one, else, and for rows that it does not
-know, from flat FAISS files, else from the shards. Scores are true cosines of the stored rows,
-whatever named the candidates. A row is named by its ordinal: the rows of all shards counted end
-to end.
+Candidates come from the ANN index if the store has one; else, and for rows not in the index, from
+flat FAISS files, else from the shards. Scores are always true cosines of the stored rows,
+whatever the source of the candidates. A row is identified by its ordinal: its number in the
+concatenation of all shards.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from embedsearch.store.shards import vector_array
 from embedsearch.store.snapshot import Snapshot
 
 _SPARE = 16  # candidates beyond k, so that one round is nearly always enough
-_MORE = 16  # times as many where it is not: passing over the rows costs more than keeping some
+_MORE = 16  # times as many if it is not: a pass over the rows costs more than extra candidates
 _PRODUCT_ERROR = 2e-6  # of FAISS's float32 sums
-_MAX_NORM = 1.002  # of a unit vector rounded to float16, with room
-# An index finds among few of its rows less well than by passing over them all.
+_MAX_NORM = 1.002  # of a unit vector rounded to float16, with a margin
+# With a filter that keeps few rows, an index finds less than a pass over all rows does.
 MIN_ANN_SHARE = 0.1
-_MAX_ANN_SHARE = 0.01  # of the rows that count: more are asked for than an index is made for
-_FEW_ROWS = 4096  # so many are scored one by one, which is faster than passing over all others
+_MAX_ANN_SHARE = 0.01  # of the rows that count: an index is not made for a larger k
+_FEW_ROWS = 4096  # up to this many are scored directly, which is faster than a pass over all rows
 
 
 class RowSearch:
     """All rows of a generation, open for search."""
 
     def __init__(self, snapshot: Snapshot, session: Session) -> None:
-        """Open the FAISS files. A missing one is noticed and done without.
+        """Open the FAISS files. A missing file gives a notice and slower search.
 
-        Raises DamagedStore for a damaged one.
+        Raises DamagedStore for a damaged file.
         """
         self._snapshot = snapshot
         self.alive = snapshot.live_mask() if snapshot.manifest.deleted_rows else None
@@ -68,7 +68,7 @@ class RowSearch:
         self.outside = None if self._ann is None else self._ann.outside()
 
     def use(self, index: CandidateIndex, segments: Iterable[Segment], setting: int) -> None:
-        """Take candidates from an index over these segments alone: to measure what it finds."""
+        """Take candidates only from an index over these segments, to measure its recall."""
         self._ann = AnnRows(self._snapshot, index, tuple(segments), setting)
         self.outside = None
 
@@ -104,7 +104,7 @@ class RowSearch:
             if outside is not None:
                 near = self._exact(query[None], min(k, int(outside.sum())), outside)[0]
                 ordinals = np.concatenate([ordinals, near.ordinals])
-            if len(ordinals) < k:  # what an index cannot find, it cannot hide
+            if len(ordinals) < k:  # the index missed rows
                 answers += self._exact(query[None], k, counted)
                 continue
             answers.append(best(ordinals, cosines(query, self.vectors(ordinals)), k))
@@ -113,7 +113,7 @@ class RowSearch:
     def exact(self, queries: Queries, k: int, counted: Mask | None = None) -> list[Neighbors]:
         """Return the true k neighbors of each query without the ANN index.
 
-        `counted` are at least k live rows; without, all that are live.
+        `counted` marks at least k live rows; by default all live rows.
         """
         return self._exact(queries, k, self.alive if counted is None else counted)
 
@@ -122,27 +122,27 @@ class RowSearch:
         found = np.empty((len(ordinals), self._snapshot.manifest.model.dim), np.float16)
         which = np.searchsorted(self._snapshot.starts, ordinals, side="right") - 1
         for number in np.unique(which).tolist():
-            mine = np.flatnonzero(which == number)
+            in_shard = np.flatnonzero(which == number)
             vectors = self._vectors.get(number)
             if vectors is not None:
-                found[mine] = vectors[ordinals[mine] - self._snapshot.starts[number]]
+                found[in_shard] = vectors[ordinals[in_shard] - self._snapshot.starts[number]]
             else:
-                table = self._snapshot.take(ordinals[mine], ["vector"])
-                found[mine] = vector_array(table.column("vector"))
+                table = self._snapshot.take(ordinals[in_shard], ["vector"])
+                found[in_shard] = vector_array(table.column("vector"))
         return found
 
     def counted(self, allowed: Mask | None) -> Mask | None:
-        """Return which rows are allowed and live, bool (all shard rows,), None where all are."""
+        """Return which rows are allowed and live, bool (all shard rows,), None if all are."""
         if allowed is None or self.alive is None:
             return self.alive if allowed is None else allowed
         both: Mask = allowed & self.alive
         return both
 
     def _exact(self, queries: Queries, k: int, counted: Mask | None) -> list[Neighbors]:
-        """Return the neighbors, whatever the cost.
+        """Return the true neighbors by exact search.
 
-        Sources rank by inner product with rows that are unit to fp16 rounding only, so more is
-        fetched until no row that was not can reach the kth cosine.
+        Sources rank by inner product, but fp16 rows are only approximately of unit length. So
+        more candidates are fetched until no other row can reach the kth cosine.
         """
         answers = [NO_NEIGHBORS for _ in queries]
         open_queries = list(range(len(queries))) if k else []
@@ -151,24 +151,24 @@ class RowSearch:
         while open_queries:
             still_open = []
             found = self._search(queries[open_queries], fetch, counted)
-            for number, place in enumerate(open_queries):
-                parts = [some[number] for some in found]
+            for number, index in enumerate(open_queries):
+                parts = [of_source[number] for of_source in found]
                 ordinals = np.concatenate([part.ordinals for part in parts])
                 vectors = np.concatenate([part.vectors for part in parts])
-                scores = cosines(queries[place], vectors)
+                scores = cosines(queries[index], vectors)
                 kth = np.sort(scores)[-k]
                 bound = max(part.bound for part in parts)
                 reach = max(bound / smallest, bound / _MAX_NORM) + _PRODUCT_ERROR
                 if kth > reach or bound == -np.inf:
-                    answers[place] = best(ordinals, scores, k)
+                    answers[index] = best(ordinals, scores, k)
                 else:
-                    still_open.append(place)
+                    still_open.append(index)
             open_queries = still_open
             fetch *= _MORE
         return answers
 
     def _search(self, queries: Queries, k: int, counted: Mask | None) -> list[list[Found]]:
-        """Return what each source, or part of one, has found for each query."""
+        """Return what each source, or part of a source, found for each query."""
         parts = [part for file in self._files for part in file.parts(queries, k, counted)]
         found = [self._rest.search(queries, k, counted)] if self._rest.numbers else []
         if len(parts) < 2:
@@ -182,6 +182,6 @@ NO_NEIGHBORS = Neighbors(np.empty(0, np.int64), np.empty(0, np.float32))
 
 
 def best(ordinals: Ordinals, scores: npt.NDArray[np.float32], k: int) -> Neighbors:
-    """Return the k best rows and all that tie with the kth."""
+    """Return the k best rows, and all rows that tie with the kth."""
     kept = scores >= np.partition(scores, -k)[-k]
     return Neighbors(ordinals[kept], scores[kept])

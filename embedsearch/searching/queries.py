@@ -1,6 +1,6 @@
-"""Queries to unit vectors; in: images, parts of images, keys, vectors, and mixtures of them.
+"""Queries to unit vectors; in: images, parts of images, keys, vectors and mixtures of these.
 
-Images are decoded in a worker process, as those of the store were, and embedded by its network.
+Images are decoded in a worker process, as in indexing, and embedded by the store's network.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Inside:
 
     def __post_init__(self) -> None:
         if not self.path or {"", ".", ".."} & set(self.path.split("/")) or "\0" in self.path:
-            raise UsageError(f"{self.path!r} is no path inside a folder")
+            raise UsageError(f"{self.path!r} is not a path inside a folder")
 
 
 # A path, the bytes of an image file, a PIL image, or uint8 (H, W, 3).
@@ -49,19 +49,19 @@ ImageLike: TypeAlias = (
 )
 Vector: TypeAlias = npt.NDArray[np.float32]
 IMAGES_AT_ONCE = 32  # decoded and embedded together
-# What an unlike image takes away, of what a like image adds: Rocchio's gamma over beta.
+# The weight of an unlike image relative to a like image: Rocchio's gamma over beta.
 UNLIKE_WEIGHT = 0.5
 # The weight of a neighbor in an expanded query is its score to this power: Radenović, Tolias and
 # Chum, "Fine-tuning CNN image retrieval with no human annotation" (2018).
 _EXPAND_ALPHA = 3.0
-_NOT_FINITE = "the network gave no finite vector for the image"
+_NOT_FINITE = "the network returned no finite vector for the image"
 
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of an image: x, y of its top left, width and height, in upright pixels.
+    """A part of an image: x, y of its top left corner, width and height, in upright pixels.
 
-    The file of a `Key` is decoded for it, whatever became of it since it was indexed.
+    For a `Key`, its current file is decoded, even if it changed since it was indexed.
     """
 
     image: ImageLike | Key
@@ -80,7 +80,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class Key:
-    """An image of the store: its key or row, or its whole path where two folders have the key."""
+    """An image of the store: its key or row, or its full path if two folders have the key."""
 
     key: str | int
 
@@ -90,7 +90,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Mix:
-    """What all of `like` have in common, and none of `unlike`: one query of several images.
+    """One query of several images: what all of `like` have in common, and none of `unlike`.
 
     The mean of the like vectors minus UNLIKE_WEIGHT times the mean of the unlike ones, after
     Rocchio, "Relevance feedback in information retrieval" (1971), where the first query is one
@@ -102,9 +102,9 @@ class Mix:
 
     def __post_init__(self) -> None:
         if not self.like:
-            raise UsageError("a query needs an image that hits are to be like")
+            raise UsageError("a query needs at least one image in like")
         if any(isinstance(part, Mix) for part in (*self.like, *self.unlike)):
-            raise UsageError("a mixture holds images, no mixtures")
+            raise UsageError("a mixture cannot hold mixtures, only images")
 
 
 # One image: a unit vector is float (D,).
@@ -115,19 +115,19 @@ _File: TypeAlias = "bytes | Inside | ImageFile"
 
 
 class Stored(Protocol):
-    """Knows the images of a store by their keys or rows."""
+    """Looks up images of a store by their keys or rows."""
 
     def vector(self, image: str | int) -> Vector:
         """Return a unit vector, float32 (D,). Raises ImageNotFound."""
 
     def place(self, image: str | int) -> tuple[str, str]:
-        """Return the folder that was indexed, and the path inside it. Raises ImageNotFound."""
+        """Return the indexed folder, and the path inside it. Raises ImageNotFound."""
 
 
 class QueryEmbedder:
     """Turns queries into vectors; one set of workers and one network serve all threads.
 
-    What threads ask for at once is decoded, and then embedded, in one batch.
+    Concurrent queries of several threads are decoded, and then embedded, in one batch.
     """
 
     def __init__(
@@ -143,26 +143,26 @@ class QueryEmbedder:
         self._decoder = SharedDecoder(
             spec.input_side, limits, max_files=IMAGES_AT_ONCE, meanwhile=lambda: self._network()
         )
-        self._handed = TemporaryImages()
+        self._temporary = TemporaryImages()
         self._originals = Originals(limits.max_bytes)
         self._embed_together = MicroBatcher(self._embed, IMAGES_AT_ONCE)
 
     def fits(self, spec: ModelSpec, limits: DecodeLimits) -> bool:
-        """Return whether it embeds as another generation needs it."""
+        """Return whether it embeds as a generation with this spec and limits needs it."""
         return (self.spec, self._limits) == (spec, limits)
 
     def close(self) -> None:
         """Release processes and memory."""
         self._decoder.close()
-        self._handed.close()
+        self._temporary.close()
         self._originals.close()
         with self._loading:
             self._extractor = None
 
     def vectors(self, queries: Sequence[Query], stored: Stored) -> list[_Outcome]:
-        """Return the unit vector of each query, float32 (D,), or why an image gives none.
+        """Return the unit vector of each query, float32 (D,), or why an image has none.
 
-        Raises UsageError for what is no query.
+        Raises UsageError for an invalid query.
         """
         mixes = [_parts(query) for query in queries]
         singles = [part for mix in mixes for part in (*mix.like, *mix.unlike)]
@@ -173,7 +173,7 @@ class QueryEmbedder:
         ]
 
     def matrix(self, queries: Sequence[Query], stored: Stored) -> npt.NDArray[np.float32]:
-        """Return the unit vectors, float32 (Q, D). Raises UnreadableImage, too."""
+        """Return the unit vectors, float32 (Q, D). Raises UsageError and UnreadableImage."""
         vectors = self.vectors(queries, stored)
         for vector in vectors:
             if isinstance(vector, UnreadableImage):
@@ -181,55 +181,57 @@ class QueryEmbedder:
         return np.array(vectors, dtype=np.float32).reshape(len(queries), self.spec.dim)
 
     def _singles(self, queries: Sequence[Any], stored: Stored) -> list[_Outcome]:
-        """Return the vector of each query that is no mixture."""
+        """Return the vector of each query; none is a mixture."""
         found: dict[int, _Outcome] = {}
         pixels: dict[int, npt.NDArray[np.uint8]] = {}
         files: dict[int, tuple[_File, Box | None]] = {}
-        for place, query in enumerate(queries):
+        for index, query in enumerate(queries):
             image, box = _whole(query)
             if isinstance(query, Key):
-                found[place] = stored.vector(query.key)
+                found[index] = stored.vector(query.key)
             elif isinstance(image, np.ndarray) and image.ndim == 1 and box is None:
-                found[place] = self._checked(image)
+                found[index] = self._checked(image)
             elif self.spec.is_foreign:
                 raise IncompatibleStore(
                     f"the vectors of this store were made elsewhere, by {self.spec.name}: "
-                    "ask with a key or with a vector"
+                    "query with a key or a vector"
                 )
             elif isinstance(image, Key):
                 try:
-                    lies = self._originals.inside(*stored.place(image.key))
-                    files[place] = ImageFile(lies, str(image), box), box
+                    location = self._originals.inside(*stored.place(image.key))
+                    files[index] = ImageFile(location, str(image), box), box
                 except UnreadableImage as error:
-                    found[place] = error
+                    found[index] = error
             elif isinstance(image, bytes | Inside):
-                files[place] = image, box
+                files[index] = image, box
             elif isinstance(image, str | os.PathLike):
                 path = path_of(image)
                 try:
-                    lies = self._originals.at(path)
-                    files[place] = ImageFile(lies, path, box), box
+                    location = self._originals.at(path)
+                    files[index] = ImageFile(location, path, box), box
                 except UnreadableImage as error:
-                    found[place] = error
+                    found[index] = error
             else:
-                pixels[place] = _square(image, self.spec.input_side, box)
-        for place, outcome in zip(files, self._decoded([*files.values()]), strict=True):
+                pixels[index] = _square(image, self.spec.input_side, box)
+        for index, outcome in zip(files, self._decoded([*files.values()]), strict=True):
             if isinstance(outcome, UnreadableImage):
-                found[place] = outcome
+                found[index] = outcome
             else:
-                pixels[place] = outcome.pixels
+                pixels[index] = outcome.pixels
         if pixels:
             vectors = self._embed_together([*pixels.values()])
             found |= dict(zip(pixels, vectors, strict=True))
-        return [found[place] for place in range(len(queries))]
+        return [found[index] for index in range(len(queries))]
 
     def _decoded(
         self, images: Sequence[tuple[_File, Box | None]]
     ) -> list[Decoded | UnreadableImage]:
-        """Return what becomes of files, and parts of them."""
-        with self._handed.of([image for image, _ in images if isinstance(image, bytes)]) as paths:
-            handed = iter(paths)
-            return self._decoder([_file(image, box, handed) for image, box in images])
+        """Return the decoded images of files, or why they cannot be read."""
+        with self._temporary.of(
+            [image for image, _ in images if isinstance(image, bytes)]
+        ) as paths:
+            temporary = iter(paths)
+            return self._decoder([_file(image, box, temporary) for image, box in images])
 
     def _embed(self, pixels: list[npt.NDArray[np.uint8]]) -> list[_Outcome]:
         """Return the embedding of each image, uint8 (S, S, 3)."""
@@ -263,19 +265,19 @@ class QueryEmbedder:
 def drawn_towards(
     query: Vector, scores: npt.NDArray[np.float32], vectors: npt.NDArray[Any]
 ) -> Vector:
-    """Return a unit query, float32 (D,), expanded by its nearest rows, (n, D), and their scores."""
+    """Return a unit query, float32 (D,), expanded by its nearest rows, (n, D), by score."""
     weights = np.clip(scores.astype(np.float64), 0.0, 1.0) ** _EXPAND_ALPHA
     total = query.astype(np.float64) + weights @ vectors.astype(np.float64)
     unit: Vector = (total / np.linalg.norm(total)).astype(np.float32)
     return unit
 
 
-def _file(image: _File, box: Box | None, handed: Iterator[str]) -> ImageFile:
-    """Return what a worker process is to open; the next path of `handed` for bytes."""
+def _file(image: _File, box: Box | None, temporary: Iterator[str]) -> ImageFile:
+    """Return the file for a worker process; for bytes, the next path of `temporary`."""
     if isinstance(image, ImageFile):
         return image
     if isinstance(image, bytes):
-        return ImageFile.at(next(handed), "the image given", box)
+        return ImageFile.at(next(temporary), "the image given", box)
     name = os.path.join(image.folder, image.path)
     return ImageFile(ImageLocation(image.folder, image.path), name, box)
 
@@ -296,13 +298,13 @@ def _mixed(like: list[_Outcome], unlike: list[_Outcome]) -> _Outcome:
         total = total - UNLIKE_WEIGHT * np.mean(np.array(unlike, np.float64), axis=0)
     length = float(np.linalg.norm(total))
     if length < 1e-6:
-        raise UsageError("the images to be like and unlike cancel each other out")
+        raise UsageError("the like and unlike images cancel each other out")
     vector: Vector = (total / length).astype(np.float32)
     return vector
 
 
 def _whole(query: Any) -> tuple[Any, Box | None]:
-    """Return the image of a query, and which part of it is meant."""
+    """Return the image of a query, and the part of it to use."""
     if isinstance(query, Crop):
         return query.image, Box(int(query.x), int(query.y), int(query.width), int(query.height))
     return query, None

@@ -1,4 +1,4 @@
-"""Where the rows of a generation are searched: FAISS files, an ANN index, shards; in: queries,
+"""The sources that search a generation's rows: FAISS files, ANN index, shards; in: queries,
 out: candidates with a bound on what was left out.
 """
 
@@ -27,21 +27,21 @@ from embedsearch.store.snapshot import Snapshot
 
 # Up to here FAISS files are hashed at every opening, above once per file (see `verify_once`).
 VERIFY_ALWAYS_BYTES = 128 << 20
-# A thread goes through this much of a file in half a millisecond: less is not worth sharing.
+# A thread scans this much of a file in half a millisecond: less is not count splitting.
 _THREAD_BYTES = 8 << 20
 _RESCORED = 4  # candidates for each neighbor wanted
 
 Queries = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float16]
 Ordinals = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]  # (all shard rows,): which count
+Mask = npt.NDArray[np.bool_]  # (all shard rows,): True for rows that count
 
 
 @dataclass(frozen=True)
 class Found:
-    """One query's candidates of one source: ordinals int64 (c,), vectors float16 (c, D).
+    """One query's candidates from one source: ordinals int64 (c,), vectors float16 (c, D).
 
-    `bound` is the largest inner product that a row not among them can have, -inf if none is.
+    `bound` is the largest inner product that any other row can have, -inf if there is none.
     """
 
     ordinals: Ordinals
@@ -50,14 +50,14 @@ class Found:
 
 
 class Positions:
-    """Which rows the positions of a FAISS file stand for: those of its segments, end to end."""
+    """Maps positions in a FAISS file to rows: its segments are concatenated."""
 
     def __init__(self, snapshot: Snapshot, segments: tuple[Segment, ...]) -> None:
         shards = enumerate(snapshot.manifest.shards)
         starts = {shard.name: int(snapshot.starts[number]) for number, shard in shards}
         sizes = [segment.rows for segment in segments]
         self._edges = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]).astype(np.int64)
-        # -1: the rows have gone, or are found in another file
+        # -1: the rows are gone, or are searched in another file
         self._ordinals = np.array(
             [
                 starts[segment.shard] + segment.start if segment.shard in starts else -1
@@ -80,7 +80,7 @@ class Positions:
         return ordinals
 
     def mask(self, counted: Mask | None) -> Mask | None:
-        """Return which positions count, bool (positions,), None where all do."""
+        """Return which positions count, bool (positions,), None if all do."""
         if counted is None and (self._ordinals >= 0).all():
             return None
         mask = np.zeros(int(self._edges[-1]), np.bool_)
@@ -99,7 +99,7 @@ class FileRows:
         self._file = file
 
     def shards(self, snapshot: Snapshot) -> Iterator[tuple[int, Vectors]]:
-        """Yield (number, vectors float16 (rows, D)) of each shard whose rows these are."""
+        """Yield (number, vectors float16 (rows, D)) of each shard in this file."""
         for start, ordinal, rows in self._positions.runs():
             number = int(np.searchsorted(snapshot.starts, ordinal, side="right")) - 1
             yield number, self._file.vectors[start : start + rows]
@@ -107,13 +107,13 @@ class FileRows:
     def parts(
         self, queries: Queries, k: int, counted: Mask | None
     ) -> Iterable[Callable[[], list[Found]]]:
-        """Return searches that together go through the file, one a thread at most."""
+        """Return searches that together cover the file, at most one per thread."""
         mask = self._positions.mask(counted)
         if mask is not None and not mask.any():
             return
         rows, dim = self._file.vectors.shape
-        worth = max(1, min(available_processors(), 2 * rows * dim // _THREAD_BYTES))
-        edges = np.linspace(0, rows, worth + 1).astype(np.int64).tolist()
+        parts = max(1, min(available_processors(), 2 * rows * dim // _THREAD_BYTES))
+        edges = np.linspace(0, rows, parts + 1).astype(np.int64).tolist()
         for start, stop in pairwise(edges):
             yield partial(self._search, queries, k, mask, start, stop)
 
@@ -132,7 +132,7 @@ class FileRows:
 
 
 class AnnRows:
-    """The rows that an ANN index knows."""
+    """The rows in an ANN index."""
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class AnnRows:
         self._rows = int(snapshot.starts[-1])
 
     def outside(self) -> Mask | None:
-        """Return which rows the index does not know, bool (all shard rows,), None for none."""
+        """Return which rows are not in the index, bool (all shard rows,), None if all are."""
         outside = np.ones(self._rows, np.bool_)
         for _, ordinal, rows in self._positions.runs():
             outside[ordinal : ordinal + rows] = False
@@ -156,7 +156,7 @@ class AnnRows:
     def search(
         self, queries: Queries, k: int, share: float, counted: Mask | None
     ) -> list[Ordinals]:
-        """Return candidates, more than k where there are; only a `share` of the rows counts."""
+        """Return candidates, if possible more than k; `share` of all rows count."""
         wanted, setting = _RESCORED * k, round(self._setting / share)
         mask = self._positions.mask(counted)
         found = self._index.search(queries, wanted, setting, mask)
@@ -178,14 +178,14 @@ class ShardRows:
             for vectors in self._snapshot.shards[number].vectors():
                 mask = None if counted is None else counted[start : start + len(vectors)]
                 live = len(vectors) if mask is None else int(mask.sum())
-                for mine, new in zip(best, search_rows(vectors, queries, k, mask), strict=True):
-                    mine.take(new, vectors, start, live)
+                for rows, new in zip(best, search_rows(vectors, queries, k, mask), strict=True):
+                    rows.take(new, vectors, start, live)
                 start += len(vectors)
-        return [mine.found() for mine in best]
+        return [rows.found() for rows in best]
 
 
 class _BestRows:
-    """The k best candidates of one query so far: memory does not grow with the rows seen."""
+    """The k best candidates of one query so far; memory does not grow with the rows seen."""
 
     def __init__(self, dim: int, k: int) -> None:
         self._k = k
@@ -195,7 +195,7 @@ class _BestRows:
         self._bound = -np.inf
 
     def take(self, new: Candidates, vectors: Vectors, start: int, live: int) -> None:
-        """Take up candidates among `vectors`, of which `live` count, at ordinals from `start`."""
+        """Add candidates among `vectors`, whose ordinals begin at `start`; `live` of them count."""
         if not len(new.positions):
             return
         if len(new.positions) < live:
@@ -215,7 +215,7 @@ class _BestRows:
 
 
 def open_files(snapshot: Snapshot, session: Session) -> Iterator[FileRows]:
-    """Yield the flat FAISS files that are there, verified."""
+    """Yield the existing flat FAISS files, verified."""
     dim = snapshot.manifest.model.dim
     for record in snapshot.manifest.exact:
         descriptor = _verified(snapshot, record, session)
@@ -228,7 +228,7 @@ def open_files(snapshot: Snapshot, session: Session) -> Iterator[FileRows]:
 
 
 def open_ann(snapshot: Snapshot, session: Session) -> AnnRows | None:
-    """Return the ANN index, verified, None where there is none."""
+    """Return the ANN index, verified, or None if there is none."""
     record = snapshot.manifest.ann
     descriptor = None if record is None else _verified(snapshot, record, session)
     if record is None or descriptor is None:
@@ -249,7 +249,7 @@ def _verified(snapshot: Snapshot, record: FaissRecord, session: Session) -> int 
     if descriptor is None:
         session.notice(
             f"{record.relative} is missing: searching without it, slower; "
-            f"embedsearch repair --store {snapshot.store} makes it again"
+            f"embedsearch repair --store {snapshot.store} rebuilds it"
         )
         return None
     if isinstance(descriptor, DamagedStore):

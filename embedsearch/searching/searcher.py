@@ -1,4 +1,4 @@
-"""A query to hits: images, keys or vectors in, the nearest images of a store out.
+"""A store, open for queries; in: images, keys or vectors, out: the nearest images as hits.
 
 queries.py makes vectors of the query images, generation.py finds their neighbors, following.py
 keeps the newest generation open. Each call answers from one generation.
@@ -49,7 +49,7 @@ _PIXEL = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one query: hits, or why the image could not be read."""
+    """The answer to one query: hits, or why the image could not be read."""
 
     query: Query
     hits: list[Hit]
@@ -58,7 +58,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class ImageList:
-    """Some images, and how many there are of that kind."""
+    """Some of the images that meet a condition, and their total number."""
 
     images: list[ImageRecord]
     total: int
@@ -73,14 +73,14 @@ def open_store(
     serve_from: str | None = None,
     session: Session | None = None,
 ) -> Searcher:
-    """Open a store for queries; without `store`, the nearest `.embedsearch` upwards.
+    """Open a store for queries; by default `.embedsearch` in this folder or the nearest parent.
 
-    One at a URL is fetched into the user's cache first, as far as it is not there. It answers
-    from the generation that is the newest now; with `follow`, later ones are taken up as they
-    come, within seconds (from a URL, a minute) and without a wait. `serve_from` is the URL of a
-    vector database that `export --to` filled and that names the candidates in the place of
-    FAISS. Raises StoreNotFound, DamagedStore, IncompatibleStore, StorageError. Close it, or use
-    it with `with`.
+    Files of a store at a URL that are not in the user's cache are first fetched into it. Queries
+    are answered from the newest generation at this time. With `follow`, later generations are
+    opened in the background within seconds (from a URL, within a minute). `serve_from` is the URL
+    of a vector database, filled by `export --to`, that supplies the candidates instead of FAISS.
+    Raises StoreNotFound, DamagedStore, IncompatibleStore, StorageError. Close it, or use it with
+    `with`.
     """
     check_device(device)
     check_precision(precision)
@@ -97,8 +97,8 @@ def open_store(
 
             database = open_database(serve_from)
             opened.callback(database.close)
-        place = locate_store(store) if mirror is None else mirror.folder
-        generations = OpenGenerations(place, device, precision, follow, session, mirror, database)
+        path = locate_store(store) if mirror is None else mirror.folder
+        generations = OpenGenerations(path, device, precision, follow, session, mirror, database)
         opened.pop_all()  # they are closed with the generations
     return Searcher(generations)
 
@@ -107,7 +107,7 @@ class Searcher:
     """A store, open. Any number of threads may use it at once; each call sees one generation."""
 
     def __init__(self, generations: OpenGenerations) -> None:
-        """`open_store` makes one; the generations are closed with it."""
+        """Use `open_store` to create one; the generations are closed with it."""
         self._generations = generations
         self._has_network = True  # until no network is found
 
@@ -123,7 +123,7 @@ class Searcher:
 
     @property
     def store(self) -> Path:
-        """Return the folder of the store; of one at a URL, that in the cache."""
+        """Return the folder of the store; for a store at a URL, its folder in the cache."""
         return self._generations.store
 
     @property
@@ -133,24 +133,24 @@ class Searcher:
 
     @property
     def columns(self) -> dict[str, str]:
-        """Return the columns that `where` can name, the user's own too, and their types."""
+        """Return the columns that `where` can use, with the user's columns, and their types."""
         with self._generations.using() as opened:
             return opened.generation.columns
 
     @property
     def trouble(self) -> str | None:
-        """Return why a newer generation could not be taken up; the older one goes on answering."""
+        """Return why a newer generation could not be opened; the older one keeps answering."""
         return self._generations.trouble
 
     @property
     def takes_images(self) -> bool:
-        """Return whether images can be asked with; keys, rows and vectors always can."""
+        """Return whether searching by image works; keys, rows and vectors always work."""
         return self._has_network and not self.manifest.model.is_foreign
 
     def warm_up(self) -> None:
-        """Do once, for nothing, what the first query would have to wait for.
+        """Load now what the first query would otherwise have to wait for.
 
-        Raises WeightsUnavailable and MissingLibrary where images cannot be asked with.
+        Raises WeightsUnavailable and MissingLibrary if searching by image is unavailable.
         """
         spec = self.manifest.model
         self.query(np.eye(1, spec.dim, dtype=np.float32)[0], k=1)
@@ -182,10 +182,10 @@ class Searcher:
     ) -> list[Hit]:
         """Return the min(k, matching images) nearest images, best first.
 
-        With `like` and `unlike`, hits are to have in common what `image` and those like it
-        have, and not what the others have (`Mix`). `options` are fields of SearchConfig:
+        With `like` and `unlike`, hits share what `image` and the `like` images have in common,
+        and not what the `unlike` images show (`Mix`). `options` are fields of SearchConfig:
         `query("a.jpg", where="width > 1000", offset=10)`. Ties are broken by root and key, so
-        that an answer is reproducible. Raises UnreadableImage and UsageError.
+        that answers are reproducible. Raises UnreadableImage and UsageError.
         """
         if image is None or like or unlike:
             first: list[Any] = [] if image is None else [image]
@@ -195,8 +195,8 @@ class Searcher:
     async def aquery(
         self, image: Query | None = None, k: int = DEFAULT_K, **options: Unpack[SearchOptions]
     ) -> list[Hit]:
-        """Return what `query` returns, from a thread, while the event loop goes on."""
-        import asyncio  # a fiftieth of a second of a query that does without
+        """Return what `query` returns; it runs in a thread, so the event loop is not blocked."""
+        import asyncio  # 20 ms, which other queries need not spend
 
         return await asyncio.to_thread(self.query, image, k, **options)
 
@@ -205,7 +205,7 @@ class Searcher:
     ) -> list[list[Hit]]:
         """Return the hits of each query, in order; `options` are fields of SearchConfig.
 
-        Raises UnreadableImage for the first that cannot be read, and UsageError.
+        Raises UnreadableImage for the first image that cannot be read, and UsageError.
         """
         answers = []
         for answer in self.answers(images, k, **options):
@@ -222,9 +222,9 @@ class Searcher:
         config: SearchConfig | None = None,
         **options: Unpack[SearchOptions],
     ) -> Iterator[Answer]:
-        """Yield an Answer a query, in order; one that cannot be read does not stop the others."""
+        """Yield one Answer per query, in order; an unreadable image does not stop the others."""
         if isinstance(images, str | bytes):
-            raise UsageError("several queries are a list; for one image there is query()")
+            raise UsageError("images must be a list of queries; for one image use query()")
         config = configured(config or SearchConfig(k=k), options)
         with self._generations.using() as opened:
             generation = opened.generation
@@ -245,9 +245,9 @@ class Searcher:
             return opened.decoders.embedder.matrix(images, opened.generation)
 
     def get(self, image: str | int) -> ImageRecord:
-        """Return what the store knows of an image, by its key, its whole path or its row.
+        """Return what the store knows of an image, by its key, full path or row.
 
-        Raises ImageNotFound, also where several folders have that key.
+        Raises ImageNotFound, also if several folders have that key.
         """
         with self._generations.using() as opened:
             return opened.generation.record(image)
@@ -258,15 +258,15 @@ class Searcher:
         Raises UsageError.
         """
         if k < 1 or offset < 0:
-            raise UsageError("k is at least 1, offset at least 0")
+            raise UsageError("k must be at least 1 and offset at least 0")
         with self._generations.using() as opened:
             return ImageList(*opened.generation.listed(where, k, offset))
 
     def thumbnail(self, image: str | int, side: int = 256) -> bytes:
         """Return an image of the store, upright, as JPEG, its longer side at most `side` pixels.
 
-        The file is decoded in a worker process, and the thumbnail kept in the user's cache folder
-        while the file is the same; no link inside an indexed folder is followed. Raises
+        The file is decoded in a worker process, and the thumbnail is cached in the user's cache
+        folder until the file changes; links inside an indexed folder are not followed. Raises
         ImageNotFound, UnreadableImage, and UsageError for a side above 1024.
         """
         with self._generations.using() as opened:
@@ -274,16 +274,16 @@ class Searcher:
             return opened.decoders.thumbnailer.jpeg(root, key, side)
 
     def refresh(self) -> bool:
-        """Answer from the newest generation from now on; return whether that is another one.
+        """Answer from the newest generation from now on; return whether it is a new one.
 
-        Calls in progress end with the one that they began with. Raises StoreNotFound,
-        DamagedStore, IncompatibleStore, and goes on with the old one.
+        Calls in progress finish with the generation that they started with. On StoreNotFound,
+        DamagedStore or IncompatibleStore the old generation keeps answering.
         """
         return self._generations.refresh()
 
 
 def _chunks(queries: Iterable[Query]) -> Iterator[list[Query]]:
-    """Yield the queries in lists that are answered together."""
+    """Yield the queries in chunks that are answered together."""
     chunk: list[Query] = []
     images = 0
     for query in queries:

@@ -1,8 +1,8 @@
-"""How a store is searched, chosen by measuring; in: a manifest, out: what it says of its search.
+"""How a store is searched, chosen by measuring; in: a manifest, out: it with a new search record.
 
-Exact search while it keeps the budget, else the ANN index that does on rows of this very store.
-Rows that come later are searched exactly beside it, until `staleness` says to add them, or to
-choose anew.
+Exact search while it stays within the budget, else the ANN index that does so on rows of this
+store. Later rows are searched exactly in addition, until `tuning_due` says to add them or to
+choose again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from embedsearch.store.manifest import AnnRecord, Manifest, SearchRecord, Segmen
 from embedsearch.store.snapshot import Snapshot
 from embedsearch.store.writer import StoreWriter
 
-# Gone through in a millisecond: nothing is gained, and a busy moment must not decide.
+# Scanned in a millisecond: an index gains nothing, and a busy moment must not decide.
 _ALWAYS_EXACT_BYTES = 16 << 20
 _EXACT_QUERIES = 9
 _EXACT_BATCH = 32
@@ -39,7 +39,7 @@ _PAIR_LEVELS = (
     *(0.0, 0.001, 0.01, *(step / 40 for step in range(1, 39)), 0.96, 0.97, 0.98),
     *(0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999, 0.99999, 1.0),
 )
-_HELD_RUN = 4  # rows side by side: each run is two more segments of the index
+_HELD_RUN = 4  # adjacent rows: each run adds two segments to the index
 _SEED = 20240607
 _STOP_POLL_S = 0.2
 
@@ -49,7 +49,7 @@ T = TypeVar("T")
 def tune(
     writer: StoreWriter, manifest: Manifest, budget: SearchBudget, session: Session
 ) -> Manifest:
-    """Return the manifest with how its rows are searched; an index that it names is written.
+    """Return the manifest with its search chosen by measuring; a new index is written.
 
     Raises Interrupted.
     """
@@ -66,7 +66,7 @@ def tune(
 
 @dataclass(frozen=True)
 class _Built:
-    """An index that was built and measured, and is to be written."""
+    """An index that was built and measured but not written yet."""
 
     builder: CandidateBuilder
     segments: tuple[Segment, ...]
@@ -91,10 +91,10 @@ class _Built:
 
 @dataclass(frozen=True)
 class _RecallTest:
-    """What all candidates are measured with."""
+    """The queries and rows that all candidates are measured with."""
 
-    new: npt.NDArray[np.bool_]  # (all shard rows,): which an index is to learn
-    held: npt.NDArray[np.bool_]  # which of them only after it was asked for them
+    new: npt.NDArray[np.bool_]  # (all shard rows,): rows to add to the index
+    held: npt.NDArray[np.bool_]  # of these, rows to add only after the measurement
     questions: list[candidates.Question]
 
 
@@ -102,7 +102,7 @@ _Choice = tuple[AnnRecord | _Built | None, SearchRecord]
 
 
 class _Tuner:
-    """One choice: holds the open generation, and the queries that candidates are measured with."""
+    """One choice of an index for an open generation."""
 
     def __init__(self, snapshot: Snapshot, budget: SearchBudget, session: Session) -> None:
         self._snapshot = snapshot
@@ -116,7 +116,7 @@ class _Tuner:
         self._rng = np.random.default_rng(_SEED)
 
     def close(self) -> None:
-        """Release what the search holds."""
+        """Close the search."""
         self._rows.close()
 
     def choose(self) -> _Choice:
@@ -139,7 +139,7 @@ class _Tuner:
         return self._planned(search)
 
     def _grown(self, old: AnnRecord, descriptor: int, search: SearchRecord) -> _Choice:
-        """Return an index with the rows that it does not know yet."""
+        """Return the old index with the rows added that it does not cover yet."""
         outside = self._rows.outside
         assert outside is not None, "nothing else is due"
         self._session.notice(f"adding {outside.sum():,} images to the search index {old.factory}")
@@ -149,7 +149,7 @@ class _Tuner:
         return built, self._with_curve(search, built)
 
     def _planned(self, search: SearchRecord) -> _Choice:
-        """Return the first candidate that keeps the budget, else the one that comes closest."""
+        """Return the first candidate within the budget, else the one that comes closest."""
         live, dim = len(self._live), self._manifest.model.dim
         search = replace(search, measured_rows=live, exact_latency_s=0.0, curve=(), is_reached=True)
         size, is_free = 2 * live * dim, self._budget.factory == AUTO_ANN
@@ -174,8 +174,8 @@ class _Tuner:
             try:
                 built = self._built(name, exam)
             except (ValueError, RuntimeError) as error:  # FAISS's own are RuntimeErrors
-                words = " ".join(str(error).split())
-                self._session.notice(f"no index {name} of {live:,} images: {words}")
+                message = " ".join(str(error).split())
+                self._session.notice(f"index {name} of {live:,} images cannot be built: {message}")
                 continue
             if best is None or self._rank(built) > self._rank(best):
                 best = built
@@ -200,17 +200,17 @@ class _Tuner:
         factory: str,
         trained_rows: int,
     ) -> _Built:
-        """Add the new rows, and measure before those that are held out follow."""
-        taught = exam.new & ~exam.held
-        self._add(builder, taught)
-        segments = (*segments, *self._segments(taught))
+        """Add the new rows; measure before the held-out rows are added."""
+        added = exam.new & ~exam.held
+        self._add(builder, added)
+        segments = (*segments, *self._segments(added))
         curve = self._measured(builder, segments, exam.questions)
         builder.add(self._rows.vectors(np.flatnonzero(exam.held)))
         segments = (*segments, *self._segments(exam.held))
         return _Built(builder, segments, factory, trained_rows, curve)
 
     def _add(self, builder: CandidateBuilder, mask: npt.NDArray[np.bool_]) -> None:
-        """Add the rows that a mask marks to an index."""
+        """Add the rows in a mask to an index."""
         start = 0
         for shard in self._snapshot.shards:
             if not mask[start : start + shard.record.rows].any():
@@ -223,17 +223,17 @@ class _Tuner:
                 self._session.check()
 
     def _segments(self, mask: npt.NDArray[np.bool_]) -> Iterator[Segment]:
-        """Yield the runs of rows that a mask marks."""
+        """Yield the runs of rows in a mask."""
         for shard, start in zip(self._snapshot.shards, self._snapshot.starts, strict=False):
-            mine = mask[start : start + shard.record.rows]
-            edges = np.flatnonzero(np.diff(mine, prepend=False, append=False)).tolist()
+            of_shard = mask[start : start + shard.record.rows]
+            edges = np.flatnonzero(np.diff(of_shard, prepend=False, append=False)).tolist()
             for first, end in zip(edges[::2], edges[1::2], strict=True):
                 yield Segment(shard.record.name, end - first, first)
 
     def _exam(self, new: npt.NDArray[np.bool_]) -> _RecallTest:
-        """Hold some live rows among the new ones out, in short runs, and ask exact search for them.
+        """Hold out batch live new rows, in short runs, and find their neighbors by exact search.
 
-        A row that an index knows is easier to find, and what lies around it with it.
+        A row that is in the index is easier to find, and so are its neighbors.
         """
         live = self._live[new[self._live]]
         runs = min(candidates.QUERIES, len(live) // 2) // _HELD_RUN
@@ -246,10 +246,10 @@ class _Tuner:
         questions = []
         for start in range(0, len(queries), _EXACT_BATCH):
             self._session.check()
-            some = queries[start : start + _EXACT_BATCH]
-            for query, near in zip(some, self._rows.exact(some, wanted, known), strict=True):
-                least = float(np.sort(near.scores)[-wanted])
-                questions.append(candidates.Question(query, wanted, least))
+            batch = queries[start : start + _EXACT_BATCH]
+            for query, near in zip(batch, self._rows.exact(batch, wanted, known), strict=True):
+                lowest = float(np.sort(near.scores)[-wanted])
+                questions.append(candidates.Question(query, wanted, lowest))
         return _RecallTest(new, held, questions)
 
     def _measured(
@@ -269,7 +269,7 @@ class _Tuner:
         return candidates.measure(answer_at, index.settings, questions, self._budget)
 
     def _sample(self, count: int) -> npt.NDArray[np.float32]:
-        """Return that many live rows, in the order of the store."""
+        """Return a random sample of `count` live rows, in store order."""
         return self._units(np.sort(self._rng.choice(self._live, count, replace=False)))
 
     def _units(self, ordinals: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -287,7 +287,7 @@ class _Tuner:
         return statistics.median(seconds)
 
     def _pair_cosines(self) -> tuple[float, ...]:
-        """Return the cosines below which those shares of pairs of rows lie; none for one row."""
+        """Return the quantiles of the cosines of row pairs at _PAIR_LEVELS; () for a single row."""
         if len(self._live) < 2:
             return ()
         rows = self._sample(min(_PAIR_ROWS, len(self._live)))
@@ -299,7 +299,7 @@ class _Tuner:
         return last.reaches(budget.recall) and last.latency_s <= budget.latency_s
 
     def _rank(self, built: _Built) -> tuple[bool, float, float]:
-        """Return what makes one index better than another: right answers first."""
+        """Return the sort key of an index, higher is better: recall reached first, then latency."""
         last = built.curve[-1]
         return last.reaches(self._budget.recall), -last.latency_s, last.recall
 
@@ -308,7 +308,7 @@ class _Tuner:
         return replace(search, curve=curve, is_reached=self._is_reached(built))
 
     def _patiently(self, work: Callable[[], T]) -> T:
-        """Return what a long call of FAISS gives; a request to stop does not wait for it."""
+        """Return the result of a long call of FAISS; a stop request does not wait for it."""
         executor = ThreadPoolExecutor(1)
         try:
             future = executor.submit(work)

@@ -1,6 +1,4 @@
-"""Whether the way a store is searched still suits its rows; in: a manifest and a budget, from
-the manifest alone; out: what is to be done.
-"""
+"""Whether the search index still suits the rows; in: a manifest and a budget, out: Due."""
 
 from __future__ import annotations
 
@@ -9,23 +7,23 @@ from enum import Enum
 from embedsearch.core.config import SearchBudget
 from embedsearch.store.manifest import AnnRecord, Manifest
 
-_ADD_AT = 0.25  # of the latency: what exact search of rows beside the index may take
+_ADD_AT = 0.25  # of the latency: limit for exact search of rows outside the index
 _BUILD_AT_DEAD = 0.2  # of the rows of an index
-_BUILD_AT_DEAD_HNSW = 0.05  # which goes through dead rows to find live ones
+_BUILD_AT_DEAD_HNSW = 0.05  # HNSW passes through dead rows to find live ones
 _BUILD_AT_GROWTH = 2.0  # of the rows since training
 _MEASURE_AT_CHANGE = 0.1  # of the rows since the last measurement
 
 
 class Due(Enum):
-    """What is to be done about how a store is searched."""
+    """What must be done about the search index of a store."""
 
     NOTHING = "nothing"
     ADD = "add"  # rows to the index
-    CHOOSE = "choose"  # anew, by measuring
+    CHOOSE = "choose"  # again, by measuring
 
 
 def due(manifest: Manifest, budget: SearchBudget) -> Due:
-    """Return what is to be done before the next commit of this manifest."""
+    """Return what must be done before the next commit of this manifest."""
     search, ann = manifest.search, manifest.ann
     if not manifest.live:
         return Due.NOTHING
@@ -46,6 +44,6 @@ def due(manifest: Manifest, budget: SearchBudget) -> Due:
 
 
 def covered_rows(manifest: Manifest, ann: AnnRecord) -> int:
-    """Return how many rows of the shards an index knows."""
+    """Return how many rows of the shards an index covers."""
     known = {shard.name for shard in manifest.shards}
     return sum(part.rows for part in ann.segments if part.shard in known)

@@ -1,7 +1,7 @@
-"""WHERE text to the rows it holds for; in: SQL boolean text and columns, out: a mask.
+"""WHERE text to the rows that match it; in: SQL boolean text and columns, out: a mask.
 
-DuckDB parses and evaluates it on the tables handed over and on nothing else: no file, no
-network, no setting can be reached. Each row is judged by itself.
+DuckDB parses and evaluates the text only on the given tables: it cannot reach files, the network
+or settings. Each row is evaluated by itself.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from embedsearch.core.errors import UsageError
 TIME_LIMIT_S = 30.0  # for all rows of a store
 MAX_CHARACTERS = 10_000
 _MEMORY = "1GB"
-_PLACE = "place_4d1e9f0a"  # no column of a user's is called so
-_BEFORE = f"SELECT {_PLACE} FROM images WHERE ("
-_AFTER = "\n)"  # on a line of its own: the text may end in a comment
-# Expressions that look at one row. Not among them: subqueries, window functions, stars.
+_POSITION_COLUMN = "place_4d1e9f0a"  # no user's column has this name
+_BEFORE = f"SELECT {_POSITION_COLUMN} FROM images WHERE ("
+_AFTER = "\n)"  # on its own line, as the text may end in a comment
+# Expressions on a single row; no subqueries, window functions or stars.
 _ALLOWED = frozenset(
     {"BETWEEN", "CASE", "CAST", "COLLATE", "COLUMN_REF", "COMPARISON", "CONJUNCTION", "CONSTANT"}
     | {"FUNCTION", "LAMBDA", "LAMBDA_REF", "OPERATOR", "TYPE"}
@@ -41,10 +41,10 @@ _MORE_SETTINGS = "SET errors_as_json = true; SET lock_configuration = true"
 
 
 class Where:
-    """A filter, parsed against the columns there are. Close it, or use it with `with`."""
+    """A filter, parsed for the existing columns. Close it, or use it with `with`."""
 
     def __init__(self, text: str, schema: pa.Schema) -> None:
-        """Parse the text. Raises UsageError with the place of the error and the columns."""
+        """Parse the text. Raises UsageError with the position of the error and the columns."""
         self._text = text
         self._names: list[str] = sorted(schema.names)
         if not text.strip():
@@ -52,7 +52,7 @@ class Where:
         if len(text) > MAX_CHARACTERS:
             raise UsageError(f"where has more than {MAX_CHARACTERS:,} characters", "where")
         self._left_s = TIME_LIMIT_S
-        self.tree: dict[str, Any] = {}  # the condition, as DuckDB serialises it
+        self.tree: dict[str, Any] = {}  # the condition, as DuckDB serializes it
         self._connection = duckdb.connect(":memory:", config=_SETTINGS)
         try:
             self._connection.execute(_MORE_SETTINGS)
@@ -68,12 +68,12 @@ class Where:
         self._connection.close()
 
     def holds(self, table: pa.Table) -> npt.NDArray[np.bool_]:
-        """Return bool (rows,) for a table of at least `columns`: null counts as no.
+        """Return bool (rows,) for a table of at least `columns`: null counts as false.
 
-        Raises UsageError where a value cannot be compared so.
+        Raises UsageError if a value cannot be compared.
         """
-        places = pa.array(np.arange(len(table)))
-        self._connection.register("images", table.append_column(_PLACE, places))
+        positions = pa.array(np.arange(len(table)))
+        self._connection.register("images", table.append_column(_POSITION_COLUMN, positions))
         timer = threading.Timer(self._left_s, self._connection.interrupt)
         timer.start()
         started = time.monotonic()
@@ -82,13 +82,13 @@ class Where:
         except duckdb.InterruptException as error:
             raise UsageError(f"where took more than {TIME_LIMIT_S:.0f} s", "where") from error
         except duckdb.Error as error:
-            raise self.refusal(*_said(error)) from error
+            raise self.refusal(*_error_message(error)) from error
         finally:
             timer.cancel()
             self._left_s -= time.monotonic() - started
             self._connection.unregister("images")
         mask = np.zeros(len(table), np.bool_)
-        mask[result[_PLACE]] = True
+        mask[result[_POSITION_COLUMN]] = True
         return mask
 
     def value(self, expression: dict[str, Any], kind: str | None = None) -> Any:
@@ -99,13 +99,13 @@ class Where:
         (text,) = self._row("SELECT json_serialize_sql('SELECT 1')")
         query = json.loads(text)
         query["statements"][0]["node"]["select_list"] = [expression]
-        place = expression.get("query_location", -1)
+        position = expression.get("query_location", -1)
         try:
             (value,) = self._row("FROM json_execute_serialized_sql(?)", json.dumps(query))
             if kind is not None and value is not None:
                 (value,) = self._row(f"SELECT CAST(? AS {kind})", value)
         except duckdb.Error as error:
-            raise self.refusal(_said(error)[0], place) from error
+            raise self.refusal(_error_message(error)[0], position) from error
         return value
 
     def _row(self, query: str, *values: Any) -> tuple[Any, ...]:
@@ -135,14 +135,17 @@ class Where:
         variables = {name for part in parts for name in _variables(part)}
         used = set()
         for part in parts:
-            place = part.get("query_location", -1)
+            position = part.get("query_location", -1)
             if part["class"] not in _ALLOWED:
-                raise self.refusal(f"no {part['class'].lower()} here: each row by itself", place)
+                raise self.refusal(
+                    f"{part['class'].lower()} is not allowed: each row is evaluated by itself",
+                    position,
+                )
             if part["class"] == "COLUMN_REF" and part["column_names"][0] not in variables:
-                used.update(self._meant(part["column_names"], place))
+                used.update(self._meant(part["column_names"], position))
         return sorted(used)
 
-    def _meant(self, path: list[str], place: int) -> list[str]:
+    def _meant(self, path: list[str], position: int) -> list[str]:
         """Return the columns that a reference may mean: `a`, `a.field`, `images.a`."""
         names: dict[str, str] = {name.lower(): name for name in self._names}
         is_qualified = path[0].lower() == "images" and len(path) > 1
@@ -151,22 +154,22 @@ class Where:
             wanted = path[is_qualified]
             near = difflib.get_close_matches(wanted.lower(), names, 1, 0.7)
             hint = f", did you mean {names[near[0]]}?" if near else ""
-            raise self.refusal(f"there is no column {wanted}{hint}", place)
+            raise self.refusal(f"there is no column {wanted}{hint}", position)
         return found
 
-    def refusal(self, words: str, place: int) -> UsageError:
-        """Return an error, with what stands at byte `place` of the whole query."""
+    def refusal(self, message: str, position: int) -> UsageError:
+        """Return an error that quotes the text at byte `position` of the whole query."""
         start, data, where = len(_BEFORE), self._text.encode(), ""
-        if place >= start:
-            before = data[: place - start].decode(errors="replace")
+        if position >= start:
+            before = data[: position - start].decode(errors="replace")
             rest = " ".join(self._text[len(before) :].split())
             at = f"at {rest[:30]!r}" if rest else "at the end"
             where = f", character {len(before) + 1} ({at})"
-        words = " ".join(words.split())
-        return UsageError(f"where: {words}{where}; columns: {', '.join(self._names)}", "where")
+        message = " ".join(message.split())
+        return UsageError(f"where: {message}{where}; columns: {', '.join(self._names)}", "where")
 
 
-# Parts of a SELECT that a text could smuggle in by closing the parenthesis.
+# Parts of a SELECT that a text could add by closing the parenthesis.
 _PARTS = ("modifiers", "group_expressions", "having", "qualify", "sample")
 
 
@@ -184,14 +187,14 @@ def _expressions(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 def _variables(part: dict[str, Any]) -> Iterator[str]:
-    """Yield the names of the variables that an expression brings along, if it is a lambda."""
+    """Yield the names of the variables that an expression defines, if it is a lambda."""
     if part["class"] == "LAMBDA":
         for left in _expressions(part["lhs"]):
             yield from left.get("column_names", ())
 
 
-def _said(error: duckdb.Error) -> tuple[str, int]:
-    """Return the words of an error of DuckDB, and the byte where it is, or -1."""
+def _error_message(error: duckdb.Error) -> tuple[str, int]:
+    """Return the message of an error of DuckDB, and its byte position, or -1."""
     text = str(error)
     try:
         values = json.loads(text[text.index("{") :])

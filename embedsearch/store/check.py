@@ -1,4 +1,4 @@
-"""Every checksum and every row of a store verified; in: a store, out: the problems found."""
+"""Verify every checksum and every row of a store; in: a store, out: the problems found."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def check(
 def check_store(store: Path, *, read_data: bool) -> tuple[Manifest, list[Problem]]:
     """Verify a store: every sha256, and with `read_data` every page of every shard.
 
-    Returns the manifest and what is wrong; raises what opening the manifest raises.
+    Returns the manifest and the problems; raises what opening the manifest raises.
     """
     check_format(store)
     for _ in range(OPEN_TRIES):
         manifest = read_current(store)
         problems = list(problems_of(store, manifest, read_data=read_data))
-        # A writer may have swept this generation while it was read.
+        # A writer may have removed this generation while it was read.
         if not problems or read_current(store).generation == manifest.generation:
             break
     for path in sorted(foreign_files(store)):
@@ -85,8 +85,8 @@ def check_store(store: Path, *, read_data: bool) -> tuple[Manifest, list[Problem
 
 
 def problems_of(store: Path, manifest: Manifest, *, read_data: bool) -> Iterator[Problem]:
-    """Yield what is wrong with the files of one generation."""
-    whole = True
+    """Yield the problems with the files of one generation."""
+    is_whole = True
     for record in manifest.files():
         try:
             descriptor = open_verified(store, record)
@@ -95,9 +95,9 @@ def problems_of(store: Path, manifest: Manifest, *, read_data: bool) -> Iterator
             finally:
                 os.close(descriptor)
         except DamagedStore as error:
-            whole = False
+            is_whole = False
             yield Problem(record.relative, str(error))
-    if not read_data or not whole:
+    if not read_data or not is_whole:
         return
     try:
         with Snapshot(store, manifest) as snapshot:
@@ -124,7 +124,7 @@ def _check_rows(store: Path, shard: Shard, seen: set[int]) -> None:
 
 
 def foreign_files(store: Path) -> Iterator[str]:
-    """Yield relative paths in the store that no embedsearch wrote."""
+    """Yield relative paths in the store that embedsearch did not write."""
     yield from (name for name in listed(store, ".") if name not in _OWN_NAMES)
     for folder in sorted(set(FOLDERS.values())):
         names = listed(store, folder)

@@ -1,4 +1,4 @@
-"""Which generation of a store counts; in: a store, out: its manifest, and nothing else read."""
+"""The current generation of a store; in: a store, out: its manifest; nothing else is read."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from embedsearch.store.files import (
 from embedsearch.store.manifest import MAX_BYTES, Manifest
 
 OPEN_TRIES = 5
-MOST_POINTER_BYTES, MOST_FORMAT_BYTES = 4096, 64
+MAX_POINTER_BYTES, MAX_FORMAT_BYTES = 4096, 64
 T = TypeVar("T")
 
 
 def check_format(store: Path) -> None:
     """Raise unless `store` is a folder that embedsearch made and this version reads."""
     try:
-        text = (store / FORMAT_NAME).read_bytes()[:MOST_FORMAT_BYTES]
+        text = (store / FORMAT_NAME).read_bytes()[:MAX_FORMAT_BYTES]
     except FileNotFoundError:
         raise StoreNotFound(
             f"{store} is no store: make one with embedsearch index FOLDER --store {store}"
@@ -56,9 +56,9 @@ def check_format_text(store: str, text: bytes) -> None:
 
 
 def current_pointer(store: Path) -> bytes | None:
-    """Return what CURRENT says, another for each commit; None where it cannot be read."""
+    """Return the content of CURRENT, different for each commit; None if it cannot be read."""
     try:
-        return (store / CURRENT_NAME).read_bytes()[:MOST_POINTER_BYTES]
+        return (store / CURRENT_NAME).read_bytes()[:MAX_POINTER_BYTES]
     except OSError:
         return None
 
@@ -71,7 +71,7 @@ def pointed_at(pointer: bytes) -> FileRecord:
     except (TypeError, KeyError) as error:
         raise ValueError(str(error)) from error
     if not record.name.startswith("m-"):
-        raise ValueError(f"{record.name} is no manifest")
+        raise ValueError(f"{record.name} is not a manifest")
     if not 0 < record.bytes <= MAX_BYTES:
         raise ValueError(f"{record.name} claims {record.bytes} bytes")
     return record
@@ -81,7 +81,7 @@ def read_current(store: Path) -> Manifest:
     """Return the manifest that CURRENT names. Raises StoreNotFound or DamagedStore."""
     for attempt in range(OPEN_TRIES):
         try:
-            pointer = (store / CURRENT_NAME).read_bytes()[:MOST_POINTER_BYTES]
+            pointer = (store / CURRENT_NAME).read_bytes()[:MAX_POINTER_BYTES]
         except FileNotFoundError:
             if _first_commit_unfinished(store):
                 raise StoreNotFound(
@@ -105,7 +105,7 @@ def read_current(store: Path) -> Manifest:
 
 
 def read_generation(store: Path, read: Callable[[Manifest], T]) -> T:
-    """Return what `read` makes of the current generation; anew if a commit swept it meanwhile.
+    """Return `read` of the current generation; retry if a commit swept it meanwhile.
 
     Raises what `read` and `read_current` raise.
     """
@@ -115,8 +115,8 @@ def read_generation(store: Path, read: Callable[[Manifest], T]) -> T:
             return read(manifest)
         except DamagedStore:
             if read_current(store).generation == manifest.generation:
-                raise  # not a sweep by a newer commit: the file is really gone
-    raise StorageError(f"{store} is committed to faster than it can be read: try again")
+                raise  # no newer commit swept the file: it is really gone
+    raise StorageError(f"commits to {store} are faster than reading it: try again")
 
 
 def _parse_manifest(store: Path, record: FileRecord) -> Manifest:
@@ -127,5 +127,5 @@ def _parse_manifest(store: Path, record: FileRecord) -> Manifest:
 
 
 def _first_commit_unfinished(store: Path) -> bool:
-    """True if no generation was ever acknowledged: at most the very first manifest lies there."""
+    """Return whether no commit ever finished: at most the very first manifest is there."""
     return all(name == "m-00000001.json" for name in listed(store, FOLDERS["m"]))

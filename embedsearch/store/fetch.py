@@ -1,8 +1,8 @@
 """A store fetched from a server; in: its URL and a folder, out: the same store in that folder.
 
-CURRENT names the manifest and the manifest all files, so that nothing is listed. A file is taken
-once it is what its record says, CURRENT last of all: killed at any point, the folder holds the
-generation that it held before. What was taken until then is not fetched again.
+CURRENT names the manifest, and the manifest names all files, so nothing is listed. A file is
+stored once it matches its record; CURRENT is written last. If the fetch is killed at any point,
+the folder still holds its previous generation, and finished files are not fetched again.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from embedsearch.core.errors import DamagedStore, EmbedSearchError, StorageError
 from embedsearch.core.remote import NotThere, Remote, RemoteFile, normal_url
 from embedsearch.core.session import Session
 from embedsearch.store.current import (
-    MOST_FORMAT_BYTES,
-    MOST_POINTER_BYTES,
+    MAX_FORMAT_BYTES,
+    MAX_POINTER_BYTES,
     OPEN_TRIES,
     check_format_text,
     current_pointer,
@@ -46,15 +46,15 @@ from embedsearch.store.files import (
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.writer import sweep, sweep_tmp
 
-# Bytes of a file that one request asks for, and how many are on their way: what memory they take.
+# Bytes per request, and parallel requests: their product bounds the memory.
 PART_BYTES, PARTS = 8 << 20, 8
-_SPARE_BYTES = 64 << 20  # that a disk keeps free
+_SPARE_BYTES = 64 << 20  # that stay free on the disk
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class FetchPlan:
-    """What is about to be fetched: the files that are not here, of those of a generation."""
+    """The files of a generation that must be fetched, because they are not here."""
 
     record: FileRecord  # of the manifest
     manifest: Manifest
@@ -62,21 +62,21 @@ class FetchPlan:
 
     @property
     def bytes(self) -> int:
-        """Return how much is to be fetched."""
+        """Return the bytes to fetch."""
         return sum(record.bytes for record in self.missing)
 
     @property
     def whole_bytes(self) -> int:
-        """Return how much the generation takes up."""
+        """Return the size of the whole generation."""
         return self.record.bytes + sum(record.bytes for record in self.manifest.files())
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What became of a folder: the generation that it holds, and what was done for that."""
+    """The result of a fetch: the generation that the folder holds, and what was done."""
 
     manifest: Manifest
-    files: int = 0  # that were fetched, besides manifest and CURRENT
+    files: int = 0  # fetched, without manifest and CURRENT
     bytes: int = 0
     removed: int = 0
 
@@ -94,20 +94,20 @@ class Upstream:
     """A store at a URL."""
 
     def __init__(self, url: str, *, hasty: bool = False) -> None:
-        """Send nothing yet. Raises UsageError and MissingLibrary."""
+        """Nothing is sent yet. Raises UsageError and MissingLibrary."""
         self.url = normal_url(url)
         self.remote = Remote(self.url, hasty=hasty)
 
     def pointer(self) -> bytes:
         """Return the content of CURRENT. Raises StoreNotFound and StorageError."""
         try:
-            return self._small(CURRENT_NAME, MOST_POINTER_BYTES)
+            return self._small(CURRENT_NAME, MAX_POINTER_BYTES)
         except NotThere as error:
-            words = "there is no store: it has no CURRENT"
-            with suppress(StorageError):  # who may not ask for buckets may still read from one
+            problem = "there is no store: it has no CURRENT"
+            with suppress(StorageError):  # some users may read a bucket but not query its existence
                 if not self.remote.has_bucket():
-                    words = "there is no such bucket"
-            raise StoreNotFound(f"{self.url}: {words}") from error
+                    problem = "there is no such bucket"
+            raise StoreNotFound(f"{self.url}: {problem}") from error
 
     def record(self, pointer: bytes) -> FileRecord:
         """Return the manifest that a CURRENT names. Raises DamagedStore."""
@@ -117,7 +117,7 @@ class Upstream:
             raise self._damaged(CURRENT_NAME, f"is garbage ({error})") from error
 
     def manifest(self, record: FileRecord, data: bytes | None) -> tuple[bytes, Manifest]:
-        """Return a manifest, by `data` where that is here, and check what it names.
+        """Return a checked manifest, from `data` if it is already here.
 
         Raises DamagedStore, IncompatibleStore and StorageError.
         """
@@ -137,29 +137,31 @@ class Upstream:
     def check_format(self) -> None:
         """Raise StoreNotFound or IncompatibleStore unless this version reads it."""
         try:
-            check_format_text(self.url, self._small(FORMAT_NAME, MOST_FORMAT_BYTES))
+            check_format_text(self.url, self._small(FORMAT_NAME, MAX_FORMAT_BYTES))
         except NotThere as error:
             raise StoreNotFound(f"{self.url} is no store: it has no FORMAT") from error
 
-    def _small(self, name: str, most: int) -> bytes:
-        """Return a file of at most `most` bytes, or a byte more of one that is longer."""
-        file = RemoteFile(self.remote, name, most, most + 1)
+    def _small(self, name: str, max_bytes: int) -> bytes:
+        """Return the content of a small file, at most `max_bytes` + 1 of it."""
+        file = RemoteFile(self.remote, name, max_bytes, max_bytes + 1)
         try:
             return file.part(0)
         finally:
             with self.remote.told(name):
                 file.close()
 
-    def _damaged(self, name: str, words: str) -> DamagedStore:
-        return DamagedStore(f"{self.url}/{name} {words}; copy the store there again, CURRENT last")
+    def _damaged(self, name: str, problem: str) -> DamagedStore:
+        return DamagedStore(
+            f"{self.url}/{name} {problem}; copy the store there again, CURRENT last"
+        )
 
 
 def take(upstream: Upstream, store: Path, watch: FetchMonitor, *, keep_former: bool) -> Fetched:
-    """Make the folder hold the generation that is the newest at the URL; one before may stay.
+    """Fetch the newest generation at the URL into the folder; the former one may stay.
 
     The caller holds the writer's lock of the folder, which `create_store` made. Raises
-    DamagedStore where a file there is not what it should be, StorageError where it cannot be
-    had; the folder then holds what it held.
+    DamagedStore if a file at the URL does not match its record, and StorageError if it cannot be
+    fetched; the folder is then unchanged.
     """
     sweep_tmp(store)
     for _ in range(OPEN_TRIES):
@@ -168,21 +170,21 @@ def take(upstream: Upstream, store: Path, watch: FetchMonitor, *, keep_former: b
             return _take(upstream, pointer, store, watch, keep_former=keep_former)
         except (NotThere, DamagedStore) as error:
             if upstream.pointer() != pointer:
-                continue  # it moved on meanwhile, and swept what was asked for
+                continue  # a newer commit swept the requested files
             if isinstance(error, DamagedStore):
                 raise
-            words = f"{error}; copy the store there again, CURRENT last"
-            raise DamagedStore(words) from error
-    raise StorageError(f"{upstream.url} is committed to faster than it can be fetched: try again")
+            message = f"{error}; copy the store there again, CURRENT last"
+            raise DamagedStore(message) from error
+    raise StorageError(f"commits to {upstream.url} are faster than fetching it: try again")
 
 
 def is_whole(store: Path, manifest: Manifest) -> bool:
-    """Return whether all files of a generation are here, with the length that they should have."""
+    """Return whether all files of a generation are here with the right length."""
     return all(_is_here(store, record) for record in manifest.files())
 
 
 def generation_here(store: Path) -> Manifest | None:
-    """Return the generation that the folder holds, None where it holds none that can be read."""
+    """Return the generation that the folder holds, None if it holds none that can be read."""
     with suppress(EmbedSearchError):
         return read_current(store)
     return None
@@ -197,8 +199,8 @@ def _take(
         upstream.check_format()
     data = read_verified(store, record) if known == record and former is not None else None
     data, manifest = upstream.manifest(record, data)
-    sure = {_identity(item) for item in former.files()} if former is not None else set()
-    missing = [item for item in manifest.files() if not _has(store, item, sure)]
+    trusted = {_identity(item) for item in former.files()} if former is not None else set()
+    missing = [item for item in manifest.files() if not _has(store, item, trusted)]
     plan = FetchPlan(record, manifest, missing)
     watch.planned(plan)
     _check_space(store, plan)
@@ -206,9 +208,9 @@ def _take(
     if known != record or former is None:
         write_copy(store, record, [data], f"{upstream.url}/{record.relative}")
     if current_pointer(store) != pointer:
-        # Both: killed between these two, the folder holds what is from there all the same.
-        ours = [record.sha256, *([] if known is None else [known.sha256])]
-        note = {"url": upstream.url, "manifests": ours}
+        # Both manifests: if killed between these two writes, the folder still counts as a copy.
+        manifests = [record.sha256, *([] if known is None else [known.sha256])]
+        note = {"url": upstream.url, "manifests": manifests}
         replace(store, PULLED_NAME, json.dumps(note).encode() + b"\n")
         replace(store, CURRENT_NAME, pointer)
     kept = [former] if keep_former and former is not None else []
@@ -216,7 +218,7 @@ def _take(
 
 
 def _check_records(records: Sequence[FileRecord]) -> None:
-    """Raise ValueError for lengths and checksums that are none, and for a name given twice."""
+    """Raise ValueError for malformed lengths and checksums, and for duplicate names."""
     for record in records:
         if type(record.bytes) is not int or record.bytes < 0:
             raise ValueError(f"{record.name} has {record.bytes!r} bytes")
@@ -237,9 +239,9 @@ def _identity(record: FileRecord) -> tuple[str, int, str]:
     return record.name, record.bytes, record.sha256
 
 
-def _has(store: Path, record: FileRecord, sure: set[tuple[str, int, str]]) -> bool:
-    """Return whether a file is here; what no generation here names is compared with its sha256."""
-    if _identity(record) in sure:
+def _has(store: Path, record: FileRecord, trusted: set[tuple[str, int, str]]) -> bool:
+    """Return whether a file is here; untrusted files are compared with their sha256."""
+    if _identity(record) in trusted:
         return _is_here(store, record)
     with suppress(DamagedStore):
         with ExitStack() as opened:
@@ -260,18 +262,18 @@ def _check_space(store: Path, plan: FetchPlan) -> None:
     free = shutil.disk_usage(store).free
     if plan.missing and plan.bytes + _SPARE_BYTES > free:
         raise StorageError(
-            f"{store}: {megabytes(plan.bytes)} are to be fetched, and {megabytes(free)} are free "
+            f"{store}: {megabytes(plan.bytes)} must be fetched, but {megabytes(free)} are free "
             "on that disk: free some space"
         )
 
 
 def megabytes(size: int) -> str:
-    """Return a number of bytes in words."""
+    """Return a number of bytes as text in MB."""
     return f"{size / 1e6:,.1f} MB"
 
 
 def _fetch(upstream: Upstream, store: Path, plan: FetchPlan, watch: FetchMonitor) -> None:
-    """Fetch files, parts of one or of several at a time, and write them one after another."""
+    """Fetch several parts at a time, of one or several files, and write the files in order."""
     files = [
         RemoteFile(upstream.remote, record.relative, record.bytes, PART_BYTES)
         for record in plan.missing
@@ -297,7 +299,7 @@ def _fetch(upstream: Upstream, store: Path, plan: FetchPlan, watch: FetchMonitor
 
 
 def _ahead(files: Sequence[RemoteFile]) -> Generator[bytes, None, None]:
-    """Yield the parts of all files in order, with those that come next on their way."""
+    """Yield the parts of all files in order; the next parts are fetched in advance."""
     waiting: deque[Future[bytes]] = deque()
     rest = ((file, number) for file in files for number in range(file.parts))
     with ThreadPoolExecutor(PARTS, "fetch") as pool:

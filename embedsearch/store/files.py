@@ -1,4 +1,4 @@
-"""The one writer of the project, and verified reading; every byte of a store passes through here.
+"""Writing of store files, and verified reading; every byte of a store passes through here.
 
 A file is complete under its final name or absent: it is written in `tmp/`, flushed to the disk,
 renamed, and the folder flushed. Files never change afterwards; only CURRENT is replaced.
@@ -28,7 +28,7 @@ FORMAT_NAME = "FORMAT"
 FORMAT_TEXT = b"embedsearch 1\n"
 CURRENT_NAME = "CURRENT"
 LOCK_NAME = "writer.lock"
-PULLED_NAME = "PULLED"  # of a copy: the URL it is from, and which manifests came from there
+PULLED_NAME = "PULLED"  # in a copy: its source URL and the manifests from there
 TMP_NAME = "tmp"
 FOLDERS = {
     **{"m": "manifests", "s": "shards", "d": "shards", "f": "shards", "r": "shards"},
@@ -62,7 +62,7 @@ def write_new(
     """Write an immutable file and return its record; it is on the disk when this returns.
 
     `kind` is the first letter of the name and chooses the folder. Raises StorageError; the
-    unfinished file is removed, no other is touched.
+    unfinished file is removed, and no other file is touched.
     """
     digest = hashlib.sha256()
     with _temporary(store) as temporary:
@@ -75,10 +75,10 @@ def write_new(
 
 
 def write_copy(store: Path, record: FileRecord, data: Iterable[bytes], origin: str) -> None:
-    """Write a file that was made elsewhere, if it is what its record says.
+    """Write a file that was made elsewhere, if it matches its record.
 
     Raises DamagedStore, which names `origin`, for another length or sha256, and StorageError;
-    either leaves nothing behind.
+    neither leaves a file behind.
     """
     digest = hashlib.sha256()
     with _temporary(store) as temporary:
@@ -88,15 +88,15 @@ def write_copy(store: Path, record: FileRecord, data: Iterable[bytes], origin: s
 
 
 def check_content(record: FileRecord, size: int, sha256: str, origin: str) -> None:
-    """Raise DamagedStore unless what came from `origin` is what the record says."""
+    """Raise DamagedStore unless the content from `origin` matches the record."""
     if size != record.bytes:
         length = f"more than {record.bytes}" if size > record.bytes else f"{size}"
-        words = f"has {length} bytes, the manifest says {record.bytes}"
+        problem = f"has {length} bytes, the manifest says {record.bytes}"
     elif sha256 != record.sha256:
-        words = "is another file than the manifest says: its sha256 differs"
+        problem = "is another file than the manifest says: its sha256 differs"
     else:
         return
-    raise DamagedStore(f"{origin} {words}; copy the store there again, CURRENT last")
+    raise DamagedStore(f"{origin} {problem}; copy the store there again, CURRENT last")
 
 
 def replace(store: Path, name: str, content: bytes) -> None:
@@ -117,7 +117,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def storage_error(store: Path, error: OSError) -> StorageError:
-    """Return the error for a failed write, with what to do."""
+    """Return the error for a failed write, with the remedy."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         hint = "the disk is full: free some space and run the same command again"
     elif error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
@@ -128,7 +128,7 @@ def storage_error(store: Path, error: OSError) -> StorageError:
 
 
 def listed(store: Path, folder: str) -> list[str]:
-    """Return the names in a folder of a store, sorted; none where it is missing.
+    """Return the names in a folder of a store, sorted; [] if it is missing.
 
     Raises StorageError.
     """
@@ -141,10 +141,10 @@ def listed(store: Path, folder: str) -> list[str]:
 
 
 def open_verified(store: Path, record: FileRecord) -> int:
-    """Open a file of the store and return its descriptor, its type and length checked.
+    """Open a file of the store, check its type and length, and return its descriptor.
 
-    The content is checked by the caller: pages of a shard by their own checksums, other files
-    by `verify`. Raises DamagedStore.
+    The caller checks the content: pages of a shard by their checksums, other files by `verify`.
+    Raises DamagedStore.
     """
     try:
         descriptor = os.open(store / record.relative, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -157,8 +157,8 @@ def open_verified(store: Path, record: FileRecord) -> int:
     facts = os.fstat(descriptor)
     if not stat.S_ISREG(facts.st_mode) or facts.st_size != record.bytes:
         os.close(descriptor)
-        words = f"has {facts.st_size} bytes, the manifest says {record.bytes}"
-        raise damaged(store, record.relative, words)
+        problem = f"has {facts.st_size} bytes, the manifest says {record.bytes}"
+        raise damaged(store, record.relative, problem)
     return descriptor
 
 
@@ -174,10 +174,10 @@ def verify(store: Path, record: FileRecord, descriptor: int) -> None:
 
 
 def verify_once(store: Path, record: FileRecord, descriptor: int, memory: Path) -> None:
-    """Like `verify`, but remember in the folder `memory` that this very file was verified.
+    """Like `verify`, but note in the folder `memory` that this file was verified.
 
-    For files of hundreds of megabytes, of which a query reads a fraction. The memory lies with
-    the user, never in the store, and is void once the file's inode, time or size differs.
+    For files of hundreds of megabytes, of which a query reads a fraction. The note is kept in the
+    user's cache, never in the store, and is invalid once the file's inode, time or size differs.
     """
     facts = os.fstat(descriptor)
     seen = json.dumps([facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size])
@@ -192,7 +192,7 @@ def verify_once(store: Path, record: FileRecord, descriptor: int, memory: Path) 
         memory.mkdir(parents=True, exist_ok=True)
         note.write_text(seen)
     except OSError:
-        return  # a read-only home costs the time of the next verification, nothing else
+        return  # with a read-only home, the file is just verified again next time
 
 
 def read_verified(store: Path, record: FileRecord) -> bytes:
@@ -206,7 +206,7 @@ def read_verified(store: Path, record: FileRecord) -> bytes:
 
 
 def is_own_name(name: str) -> bool:
-    """Return whether this is the name of a file that a store is made of."""
+    """Return whether this is a file name of a store."""
     try:
         FileRecord(name, 0, "")
     except ValueError:
@@ -217,15 +217,15 @@ def is_own_name(name: str) -> bool:
 def damaged(store: Path, name: str, words: str) -> DamagedStore:
     """Return the error for a damaged file of the store, with the remedy."""
     remedy = f"run: embedsearch repair --store {store}"
-    if name.startswith("shards"):  # the truth itself: nothing else holds what it held
-        remedy = f"embed the images anew: embedsearch index --rebuild --store {store}"
+    if name.startswith("shards"):  # shards are the only copy of their rows
+        remedy = f"re-embed the images: embedsearch index --rebuild --store {store}"
     if store.parent == store_cache_folder():
-        remedy = f"it is a copy, fetched again once you delete it: rm -r {store}"
+        remedy = f"it is a copy; delete it to fetch it again: rm -r {store}"
     return DamagedStore(f"{store / name} {words}; {remedy}")
 
 
 def pulled_from(store: Path) -> tuple[str, list[str]] | None:
-    """Return the URL that a folder was fetched from, and the sha256 of manifests from there."""
+    """Return the URL that a folder was fetched from, and the sha256 of the manifests from there."""
     try:
         note = strict_json((store / PULLED_NAME).read_bytes()[:8192])
         return str(note["url"]), [str(sha256) for sha256 in note["manifests"]]
@@ -235,9 +235,9 @@ def pulled_from(store: Path) -> tuple[str, list[str]] | None:
 
 @contextmanager
 def _temporary(store: Path) -> Iterator[Path]:
-    """Give the path of a file that is yet to be made; what fails leaves none behind.
+    """Yield the path for a new file; after an error no file is left behind.
 
-    Raises StorageError in the place of OSError.
+    Raises StorageError instead of OSError.
     """
     temporary = store / TMP_NAME / f"{os.getpid()}-{secrets.token_hex(8)}"
     try:
@@ -251,7 +251,7 @@ def _temporary(store: Path) -> Iterator[Path]:
 
 
 def _put(temporary: Path, target: Path) -> None:
-    """Give a file that is whole its name, for good. Raises OSError."""
+    """Give a complete file its final name. Raises OSError."""
     temporary.chmod(0o444)
     temporary.rename(target)
     sync_folder(target.parent)
@@ -289,4 +289,4 @@ def _discard(path: Path) -> None:
     try:
         path.unlink(missing_ok=True)
     except OSError:
-        return  # the next writer sweeps tmp/; the error in flight must not be hidden
+        return  # the next writer sweeps tmp/; the original error must not be hidden

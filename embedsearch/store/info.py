@@ -1,6 +1,6 @@
 """What a store holds, its generations and its failures; in: a folder, out: records.
 
-`info` loads no FAISS, and no pyarrow where a store has no columns of the user.
+`info` loads no FAISS, and pyarrow only if the store has user columns.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from embedsearch.store.manifest import Manifest
 
 @dataclass(frozen=True)
 class StoreInfo:
-    """What `embedsearch info` shows."""
+    """The facts that `embedsearch info` shows."""
 
     store: str
     manifest: Manifest
     shard_bytes: int
     faiss_bytes: int
-    columns: dict[str, str]  # the user's: name to type
-    units: dict[str, int] | None = None  # of the plan that is open: all, done, images
+    columns: dict[str, str]  # of the user: name to type
+    units: dict[str, int] | None = None  # of the open plan: all, done, images
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as JSON-ready values."""
@@ -86,7 +86,7 @@ def _open_units(store: Path) -> dict[str, int] | None:
 
 
 def _origin(store: Path) -> str:
-    """Return where a store is: the URL of what lies in the cache."""
+    """Return the path of a store, or the URL of a store in the cache."""
     pulled = pulled_from(store) if store.parent == store_cache_folder() else None
     return str(store) if pulled is None else pulled[0]
 
@@ -101,7 +101,7 @@ def _columns(store: Path, manifest: Manifest) -> dict[str, str]:
 
 
 def _measured(manifest: Manifest) -> dict[str, Any]:
-    """Return what was measured when the way of searching was chosen."""
+    """Return the measurements from when the kind of search was chosen."""
     search = manifest.search
     return {
         "rows": search.measured_rows,
@@ -123,7 +123,7 @@ class GenerationInfo(JsonRecord):
     images: int
     bytes: int
     is_current: bool
-    is_here: bool  # all its files, with the length that they should have
+    is_here: bool  # whether all its files are here with the right length
 
 
 def generations(store: StorePath = None, *, session: Session | None = None) -> list[GenerationInfo]:
@@ -155,10 +155,10 @@ def _is_here(store: Path, record: FileRecord) -> bool:
 
 
 def roll_back(store: Path, generation: int, wait_s: float = 0.0) -> list[str]:
-    """Commit what a former generation held as the newest one; return what was done, in words.
+    """Commit a former generation as the newest one; return what was done, as text.
 
-    The generation that is undone stays on the disk, so that this can be undone, too. Raises
-    UsageError where there is no such generation, DamagedStore where its rows are not whole.
+    The undone generation stays on the disk, so the rollback can be undone too. Raises UsageError
+    if there is no such generation, and DamagedStore if its rows are damaged.
     """
     from embedsearch.store.check import problems_of
     from embedsearch.store.writer import StoreWriter, generations as on_disk
@@ -179,11 +179,11 @@ def roll_back(store: Path, generation: int, wait_s: float = 0.0) -> list[str]:
                     f"{store} cannot go back to generation {generation}: its {problem.file} is "
                     "missing or damaged"
                 )
-        # Rows that were undone keep their numbers to themselves.
+        # The numbers of undone rows are not used again.
         writer.commit(replace(former, next_row=max(former.next_row, current.next_row)))
         return [
             f"generation {writer.next_generation - 1} holds the {former.live} images of generation "
-            f"{generation}; the next index brings the store into step with its folders again"
+            f"{generation}; the next index syncs the store with its folders again"
         ]
 
 

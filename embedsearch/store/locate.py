@@ -1,4 +1,4 @@
-"""Which store a command means: the one named, or the nearest upwards, as git finds its own."""
+"""The store of a command: the given one, or the nearest in a parent folder, as git does."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ StorePath: TypeAlias = str | os.PathLike[str] | None  # None: EMBEDSEARCH_STORE 
 
 
 def locate_store(store: StorePath, *, create: bool = False) -> Path:
-    """Return the store to use: `store`, else EMBEDSEARCH_STORE, else the nearest one upwards.
+    """Return the store to use: `store`, else EMBEDSEARCH_STORE, else the nearest one upward.
 
-    With `create`, the current folder's `.embedsearch` where there is none yet; without, raises
-    StoreNotFound. Raises UsageError for a URL: what is there is only read.
+    If there is none, return the current folder's `.embedsearch` with `create`, else raise
+    StoreNotFound. Raises UsageError for a URL, which is read-only.
     """
     if url := url_of(store):
         raise UsageError(f"{url} is only read: embedsearch pull {url} makes a store to write to")
@@ -42,21 +42,21 @@ def locate_store(store: StorePath, *, create: bool = False) -> Path:
 
 
 def url_of(store: StorePath) -> str | None:
-    """Return the URL that a store is at, None for one on the disk."""
+    """Return the URL of a store, None for a store on the disk."""
     named = os.fspath(store or os.environ.get("EMBEDSEARCH_STORE") or "")
     return named if is_url(named) else None
 
 
 @contextmanager
 def readable_store(store: StorePath, session: Session | None = None) -> Iterator[Path]:
-    """Give the folder of a store that is only read; one at a URL is fetched, and kept meanwhile.
+    """Yield the folder of a store for reading; a store at a URL is fetched and kept in the cache.
 
     Raises what `locate_store` and `Mirror.open` raise.
     """
     if (url := url_of(store)) is None:
         yield locate_store(store)
         return
-    from embedsearch.store.mirror import Mirror  # a store on the disk needs no bucket's library
+    from embedsearch.store.mirror import Mirror  # a store on the disk needs no library for buckets
 
     with Mirror(url, session or Session()) as mirror:
         mirror.open()

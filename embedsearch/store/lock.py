@@ -1,4 +1,4 @@
-"""One writer a store: an flock that the kernel drops when its process dies."""
+"""One writer per store: an flock that the kernel releases when the process dies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from embedsearch.core.errors import StoreLocked
 from embedsearch.store.files import LOCK_NAME, storage_error
 
-# On some network file systems flock is seen by one host only; a note that young counts there.
+# On some network file systems only one host sees an flock; there, a note this is_young counts.
 FOREIGN_NOTE_S = 30 * 60
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -39,7 +39,7 @@ class WriterLock:
             raise
 
     def touch(self) -> None:
-        """Renew the note, by which another host sees that the writer lives."""
+        """Renew the note, which shows other hosts that the writer is alive."""
         note = {"pid": os.getpid(), "host": socket.gethostname(), "time": time.time()}
         data = json.dumps(note).encode()
         try:
@@ -49,8 +49,8 @@ class WriterLock:
             raise storage_error(self._store, error) from error
 
     def release(self) -> None:
-        """Give the lock back."""
-        with contextlib.suppress(OSError):  # a full disk must not hide the run's own outcome
+        """Release the lock."""
+        with contextlib.suppress(OSError):  # a full disk must not hide the run's result
             os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)
 
@@ -79,8 +79,8 @@ class WriterLock:
 
     def _is_foreign(self, note: dict[str, object]) -> bool:
         written = note.get("time")
-        young = isinstance(written, float) and abs(time.time() - written) < FOREIGN_NOTE_S
-        return young and note.get("host") != socket.gethostname()
+        is_young = isinstance(written, float) and abs(time.time() - written) < FOREIGN_NOTE_S
+        return is_young and note.get("host") != socket.gethostname()
 
     def _message(self, note: dict[str, object]) -> str:
         written = note.get("time")

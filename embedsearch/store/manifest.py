@@ -20,20 +20,20 @@ MAX_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class ShardRecord(FileRecord):
-    """A Parquet file of rows. The footer says where pages lie, so it is verified by itself."""
+    """A Parquet file of rows. The footer locates the pages, so it is verified separately."""
 
     rows: int
     first_row: int
     footer_bytes: int
     footer_sha256: str
-    min_norm: float  # of the float16 vectors; bounds what a row that was not fetched can score
+    min_norm: float  # of the float16 vectors; bounds the scores of rows that were not fetched
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of positions in a FAISS file that stands for rows of one shard, `start` its first.
+    """A run of positions in a FAISS file that stands for rows of one shard from `start` on.
 
-    Rows whose shard is no longer in the manifest have gone, or are to be found elsewhere.
+    Rows whose shard is no longer in the manifest are gone, or are in another shard now.
     """
 
     shard: str
@@ -55,32 +55,32 @@ class FaissRecord(FileRecord):
 
 @dataclass(frozen=True)
 class ExactRecord(FaissRecord):
-    """A flat fp16 FAISS file: the rows bit for bit."""
+    """A flat fp16 FAISS file: an exact copy of the rows."""
 
 
 @dataclass(frozen=True)
 class AnnRecord(FaissRecord):
-    """An ANN index that names candidates; their scores come from the rows themselves."""
+    """An ANN index that supplies candidates; their scores come from the rows themselves."""
 
     factory: str  # as FAISS's index_factory reads it
-    setting: int  # lists to probe, or nodes to keep in sight
+    setting: int  # lists to probe, or efSearch of HNSW
     trained_rows: int  # of the store when it was trained
 
 
 @dataclass(frozen=True)
 class SearchRecord:
-    """How a generation is searched, and what was measured on its own rows to choose that.
+    """How a generation is searched, and the measurements on its rows behind that choice.
 
-    `curve` holds (setting, recall@10, seconds) of the index that was chosen, from fast to
-    thorough. `pair_levels` and `pair_cosines` are the distribution of the cosine of two rows
-    drawn at random: the share of pairs below each cosine.
+    `curve` holds (setting, recall@10, seconds) of the chosen index, from fast to thorough.
+    `pair_levels` and `pair_cosines` are the distribution of the cosine of two random rows: the
+    fraction of pairs below each cosine.
     """
 
     budget: SearchBudget
-    measured_rows: int = 0  # live rows when the index was chosen; 0 where it never was
-    exact_latency_s: float = 0.0  # of one query by exact search; 0 where it was not measured
+    measured_rows: int = 0  # live rows when the index was chosen; 0 if it never was
+    exact_latency_s: float = 0.0  # of one query by exact search; 0 if not measured
     curve: tuple[tuple[int, float, float], ...] = ()
-    is_reached: bool = True  # whether the budget is kept
+    is_reached: bool = True  # whether the budget is met
     pair_levels: tuple[float, ...] = ()
     pair_cosines: tuple[float, ...] = ()
 
@@ -100,7 +100,7 @@ class Manifest:
     shards: tuple[ShardRecord, ...] = ()
     deleted: FileRecord | None = None
     deleted_rows: int = 0
-    metadata: FileRecord | None = None  # columns of the user's, by row number
+    metadata: FileRecord | None = None  # the user's columns, by row number
     failures: FileRecord | None = None
     failure_rows: int = 0
     exact: tuple[ExactRecord, ...] = ()
@@ -110,7 +110,7 @@ class Manifest:
 
     @property
     def faiss(self) -> list[FaissRecord]:
-        """Return the FAISS files, which are caches."""
+        """Return the FAISS files, which can be rebuilt from the shards."""
         return [*self.exact, *([] if self.ann is None else [self.ann])]
 
     def files(self) -> list[FileRecord]:
@@ -138,7 +138,7 @@ class Manifest:
         """
         values = strict_json(data)
         if not isinstance(values, dict):
-            raise ValueError("no JSON object")
+            raise ValueError("not a JSON object")
         needs = values.pop("min_reader_version", None)
         values.pop("format_version", None)
         if not isinstance(needs, int):
@@ -158,7 +158,7 @@ class Manifest:
     def _check(self) -> None:
         counts = (self.generation, self.next_row, self.live, self.deleted_rows, self.failure_rows)
         if not all(isinstance(count, int) and count >= 0 for count in counts):
-            raise ValueError("a count is no whole number")
+            raise ValueError("a count is not a whole number")
         if sum(shard.rows for shard in self.shards) - self.deleted_rows != self.live:
             raise ValueError("shard rows, deleted rows and live rows do not add up")
         if not all(8 < shard.footer_bytes <= shard.bytes for shard in self.shards):
@@ -170,7 +170,7 @@ class Manifest:
 
 
 def _records(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the JSON values with records in place of objects."""
+    """Return the JSON values with objects converted to records."""
     if "search" in values:  # older stores have none
         search = dict(values["search"])
         search["budget"] = SearchBudget(**search["budget"])
@@ -194,10 +194,9 @@ def _records(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def root_of(item: Mapping[str, Any]) -> Root:
-    """Return a root as JSON has it. Raises TypeError and ValueError."""
-    return Root(
-        **{**item, "kind": RootKind(item.get("kind", RootKind.FOLDER))}
-    )  # once there was no other
+    """Return a root from its JSON form. Raises TypeError and ValueError."""
+    # Old stores have only folders, without a kind.
+    return Root(**{**item, "kind": RootKind(item.get("kind", RootKind.FOLDER))})
 
 
 def _with_segments(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Small and half-dead shards become few large ones; in: shards, out: their successors."""
+"""Merge small and mostly deleted shards into a few large ones; in: shards, out: new shards."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import pyarrow as pa
 from embedsearch.store.manifest import Segment, ShardRecord
 from embedsearch.store.shards import ROW_GROUP_ROWS, Shard, row_schema, write_shard
 
-# Of the vectors before compression. A shard of this size fills one flat FAISS file.
+# Of the uncompressed vectors. A shard of this size fills one flat FAISS file.
 SHARD_BYTES = 64 << 20
-SMALL_BYTES = SHARD_BYTES // 2  # two of them fit into one
+SMALL_BYTES = SHARD_BYTES // 2  # two of these fit into one shard
 
 
 def rows_per_shard(dim: int) -> int:
-    """Return after how many rows a shard is closed."""
+    """Return the maximum rows of a shard."""
     return max(1, SHARD_BYTES // (2 * dim))
 
 
 @dataclass(frozen=True)
 class Move:
-    """A run of rows that a merge took from one shard to another."""
+    """A run of rows that a merge moved from one shard to another."""
 
     old: str
     old_start: int
@@ -36,7 +36,7 @@ class Move:
 
 @dataclass(frozen=True)
 class Merged:
-    """What a merge made: records in their order, deleted rows still in a shard, and moves."""
+    """The result of a merge: all shards in order, deleted rows that are still in one, and moves."""
 
     records: list[ShardRecord]
     deleted: npt.NDArray[np.int64]
@@ -50,16 +50,16 @@ def merge_shards(
     deleted: npt.NDArray[np.int64],
     dim: int,
 ) -> Merged:
-    """Rewrite small shards as one, and shards of which most rows are deleted."""
+    """Rewrite small shards, and shards whose rows are mostly deleted, as large ones."""
     dead = {shard.record.name: _dead_rows(shard, deleted) for shard in shards}
     small = [s for s in shards if 2 * dim * s.record.rows < SMALL_BYTES]
     sparse = [s for s in shards if 2 * len(dead[s.record.name]) > s.record.rows]
     if len(small) < 2:
         small = []
-    worn = [s for s in shards if s in small or s in sparse]
-    kept = [s.record for s in shards if s not in worn]
-    live = sum(s.record.rows - len(dead[s.record.name]) for s in worn)
-    tables = _chunks(_live_tables(worn, dead), ROW_GROUP_ROWS)
+    rewritten = [s for s in shards if s in small or s in sparse]
+    kept = [s.record for s in shards if s not in rewritten]
+    live = sum(s.record.rows - len(dead[s.record.name]) for s in rewritten)
+    tables = _chunks(_live_tables(rewritten, dead), ROW_GROUP_ROWS)
     schema = row_schema(dim)
     written = []
     while live > 0:
@@ -67,18 +67,18 @@ def merge_shards(
         record = write_shard(store, generation, _first(tables, groups), schema)
         live -= record.rows
         written.append(record)
-    gone = [dead[s.record.name] for s in worn]
+    gone = [dead[s.record.name] for s in rewritten]
     left = np.setdiff1d(deleted, np.concatenate([np.empty(0, np.int64), *gone]))
-    return Merged([*kept, *written], left, list(_moves(worn, dead, written)))
+    return Merged([*kept, *written], left, list(_moves(rewritten, dead, written)))
 
 
 def _moves(
-    worn: list[Shard], dead: dict[str, npt.NDArray[np.int64]], written: list[ShardRecord]
+    rewritten: list[Shard], dead: dict[str, npt.NDArray[np.int64]], written: list[ShardRecord]
 ) -> Iterator[Move]:
-    """Yield where the live rows of the worn shards went, in runs without a gap."""
+    """Yield the moves of the live rows of the rewritten shards, in runs without a gap."""
     edges = np.cumsum([0, *(record.rows for record in written)])
     total = 0
-    for shard in worn:
+    for shard in rewritten:
         old = np.arange(shard.record.rows)
         if len(dead[shard.record.name]):
             rows = np.concatenate([t.column("row").to_numpy() for t in shard.columns(["row"])])
@@ -95,28 +95,28 @@ def _moves(
 
 
 def relocated(segments: Iterable[Segment], moves: list[Move]) -> tuple[Segment, ...]:
-    """Return the segments of a FAISS file after a merge: runs that moved are followed."""
+    """Return the segments of a FAISS file after a merge, with moved runs updated."""
     by_shard: dict[str, list[Move]] = {}
     for move in moves:
         by_shard.setdefault(move.old, []).append(move)
     found: list[Segment] = []
     for segment in segments:
-        place, end = segment.start, segment.start + segment.rows
+        position, end = segment.start, segment.start + segment.rows
         if segment.shard not in by_shard:
             found.append(segment)
             continue
         for move in by_shard[segment.shard]:
-            start = max(move.old_start, place)
+            start = max(move.old_start, position)
             stop = min(move.old_start + move.rows, end)
             if start < stop:
-                if place < start:  # rows that the merge dropped
-                    found.append(Segment(segment.shard, start - place, place))
+                if position < start:  # rows that the merge dropped
+                    found.append(Segment(segment.shard, start - position, position))
                 found.append(
                     Segment(move.new, stop - start, move.new_start + start - move.old_start)
                 )
-                place = stop
-        if place < end:
-            found.append(Segment(segment.shard, end - place, place))
+                position = stop
+        if position < end:
+            found.append(Segment(segment.shard, end - position, position))
     return tuple(found)
 
 

@@ -1,9 +1,9 @@
 """Stores at URLs as folders in the user's cache; in: a URL, out: a folder that is that store.
 
-Each URL has a folder, and beside it a file that whoever uses the folder holds a shared lock on. All
-folders together are bounded: those not used for longest go, but none that is in use. (What was
-opened stays readable without its name, so that a reader loses nothing even where a lock is not
-seen, as on some network file systems.)
+Each URL has a folder and a lock file; users of the folder hold a shared lock on that file. The
+total size of all folders is bounded: the least recently used are removed, except those in use. (An
+open file stays readable after its removal, so readers lose nothing even on network file systems
+that do not support these locks.)
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from embedsearch.store.writer import create_store
 
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _WAIT_S = 3600.0  # for another process that fetches the same store
-_BRIEF_WAIT_S = 2.0  # where an older generation is here to answer with
-_REMOVAL_WAIT_S = 60.0  # for one that is just removing it
-_AGAIN_S = 600.0  # before what was damaged there is fetched once more, for who follows it
+_BRIEF_WAIT_S = 2.0  # if an older generation is here to answer from
+_REMOVAL_WAIT_S = 60.0  # for another process that is removing it
+_AGAIN_S = 600.0  # before damaged files are fetched again, with `follow`
 _STORE, _LOCK, _GONE = ".es", ".lock", ".gone"
 
 
@@ -54,7 +54,7 @@ class Mirror:
         upstream = Upstream(url)
         self.url = upstream.url
         self._session = session
-        self._damaged: tuple[bytes, float, str] | None = None  # CURRENT, when, what was said
+        self._damaged: tuple[bytes, float, str] | None = None  # CURRENT, time, message
         self._base = store_cache_folder()
         name = hashlib.sha256(upstream.remote.identity.encode()).hexdigest()[:32]
         self.folder = self._base / f"{name}{_STORE}"
@@ -62,8 +62,8 @@ class Mirror:
             self._base.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._descriptor = os.open(self._base / f"{name}{_LOCK}", _LOCK_FLAGS, 0o600)
         except OSError as error:
-            words = f"{self._base}: {error.strerror}; EMBEDSEARCH_CACHE names another folder"
-            raise StorageError(words) from error
+            message = f"{self._base}: {error.strerror}; EMBEDSEARCH_CACHE sets another folder"
+            raise StorageError(message) from error
         try:
             _lock_shared(self._descriptor, self.folder)
         except BaseException:
@@ -77,13 +77,13 @@ class Mirror:
         self.close()
 
     def close(self) -> None:
-        """Let the folder go, which may be removed from now on."""
+        """Release the folder; it may be removed from now on."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
 
     def open(self) -> None:
-        """Bring the folder up to date; where that fails now, an older generation has to do.
+        """Bring the folder up to date; if that fails, use an older generation if there is one.
 
         Raises StoreNotFound, DamagedStore, StorageError.
         """
@@ -93,8 +93,8 @@ class Mirror:
         except (StorageError, StoreLocked) as error:
             if here is None or isinstance(error, Refused):
                 raise
-            words = f"answering from generation {here.generation}, which was fetched before"
-            self._session.notice(f"{error}; {words}")
+            fallback = f"answering from generation {here.generation}, which was fetched before"
+            self._session.notice(f"{error}; {fallback}")
 
     def update(self) -> None:
         """Bring the folder up to date. Raises StoreNotFound, DamagedStore, StorageError."""
@@ -105,15 +105,15 @@ class Mirror:
         return manifest if manifest is not None and is_whole(self.folder, manifest) else None
 
     def _update(self, *, hasty: bool) -> None:
-        with contextlib.suppress(OSError):  # a full or read-only disk has other ways to say so
+        with contextlib.suppress(OSError):  # a full or read-only disk is reported elsewhere
             os.utime(self._descriptor)
         pointer = Upstream(self.url, hasty=hasty).pointer()
         if pointer == current_pointer(self.folder) and self._here() is not None:
             return
         if self._damaged is not None:
-            before, when, words = self._damaged
+            before, when, message = self._damaged
             if before == pointer and time.monotonic() - when < _AGAIN_S:
-                raise DamagedStore(words)
+                raise DamagedStore(message)
         create_store(self.folder)
         wait_s = _BRIEF_WAIT_S if hasty else _WAIT_S
         lock = WriterLock(self.folder, wait_s, _Waiting(self.url, self._session))
@@ -127,16 +127,16 @@ class Mirror:
             lock.release()
 
     def _make_room(self, plan: FetchPlan) -> None:
-        """Remove other stores as far as this one needs their room. Raises StorageError."""
+        """Remove other stores if this one needs their space. Raises StorageError."""
         limit = store_cache_bytes()
         size = plan.whole_bytes
         if size > limit:
             raise StorageError(
                 f"{self.url} takes up {megabytes(size)}, and stores at URLs may take up "
-                f"{megabytes(limit)}: set EMBEDSEARCH_STORE_CACHE_BYTES, or make a store of your "
-                f"own of it: embedsearch pull {self.url}"
+                f"{megabytes(limit)}: set EMBEDSEARCH_STORE_CACHE_BYTES, or copy it to a store of "
+                f"your own: embedsearch pull {self.url}"
             )
-        # Seen by others before it is true, so that two who fetch do not both take what is free.
+        # Noted before the fetch, so that two fetching processes do not both use the free space.
         note = json.dumps({"url": self.url, "bytes": size}).encode()
         try:
             os.pwrite(self._descriptor, note, 0)
@@ -156,22 +156,22 @@ class Mirror:
 
 
 class _Waiting:
-    """Says once that another process is fetching, and looks whether to stop."""
+    """Reports once that another process is fetching, and checks whether to stop."""
 
     def __init__(self, url: str, session: Session) -> None:
         self._url = url
         self._session = session
-        self._is_said = False
+        self._has_noticed = False
 
     def __call__(self) -> None:
         self._session.check()
-        if not self._is_said:
-            self._is_said = True
+        if not self._has_noticed:
+            self._has_noticed = True
             self._session.notice(f"another process is fetching {self._url}: waiting for it")
 
 
 def _lock_shared(descriptor: int, folder: Path) -> None:
-    """Claim a folder. Raises StorageError where it is being removed for too long."""
+    """Claim a folder. Raises StorageError if its removal takes too long."""
     deadline = time.monotonic() + _REMOVAL_WAIT_S
     while True:
         try:
@@ -179,29 +179,29 @@ def _lock_shared(descriptor: int, folder: Path) -> None:
             return
         except BlockingIOError as error:
             if time.monotonic() > deadline:
-                raise StorageError(f"{folder} is being removed, for too long") from error
+                raise StorageError(f"the removal of {folder} takes too long") from error
             time.sleep(0.05)
         except OSError as error:
             raise storage_error(folder, error) from error
 
 
-def _evict(base: Path, mine: Path, room: int) -> int:
-    """Remove stores other than `mine`, those not used for longest first, until all fit into `room`.
+def _evict(base: Path, own: Path, limit: int) -> int:
+    """Remove the least recently used stores, except `own`, until the rest fit into `limit` bytes.
 
-    Returns how much those take up that are left.
+    Returns the bytes that the rest take up.
     """
     for debris in base.glob(f"*{_GONE}-*"):
         shutil.rmtree(debris, ignore_errors=True)
     found = []
     for lock in base.glob(f"*{_LOCK}"):
         folder = lock.with_suffix(_STORE)
-        if folder != mine and folder.is_dir():
+        if folder != own and folder.is_dir():
             with contextlib.suppress(OSError):
                 found.append((lock.stat().st_mtime_ns, lock, folder))
     sizes = {folder: _size(lock, folder) for _, lock, folder in found}
     left = sum(sizes.values())
     for _, lock, folder in sorted(found):
-        if left <= room:
+        if left <= limit:
             break
         if _remove(lock, folder):
             left -= sizes[folder]
@@ -209,7 +209,7 @@ def _evict(base: Path, mine: Path, room: int) -> int:
 
 
 def _size(lock: Path, folder: Path) -> int:
-    """Return what a store takes up, or will, where it is just being fetched."""
+    """Return the bytes that a store takes up, or will take up when it is fetched."""
     planned = 0
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         planned = int(json.loads(lock.read_bytes()[:4096])["bytes"])
@@ -217,21 +217,21 @@ def _size(lock: Path, folder: Path) -> int:
 
 
 def _file_sizes(folder: Path) -> Iterator[int]:
-    for place, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder):
         for name in names:
             with contextlib.suppress(OSError):
-                yield os.lstat(os.path.join(place, name)).st_size
+                yield os.lstat(os.path.join(parent, name)).st_size
 
 
 def _remove(lock: Path, folder: Path) -> bool:
-    """Remove a store that nobody uses; return whether it is gone."""
+    """Remove a store that is not in use; return whether it is gone."""
     try:
         descriptor = os.open(lock, _LOCK_FLAGS, 0o600)
     except OSError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # In one step: what a killed process leaves of it must not look like a store.
+        # Rename first: a half-removed folder must not look like a store.
         gone = folder.with_name(f"{folder.stem}{_GONE}-{secrets.token_hex(4)}")
         folder.rename(gone)
         os.ftruncate(descriptor, 0)

@@ -1,4 +1,4 @@
-"""Rows as Parquet: one row an image, ordinary Parquet that pyarrow, DuckDB and Polars read.
+"""Rows as Parquet: one row per image, ordinary Parquet that pyarrow, DuckDB and Polars read.
 
 `vector` is a fixed-size list of float16 (D), zstd-compressed; every page carries a checksum.
 In: EmbeddingBatch; out: bytes of a shard, and verified columns of it.
@@ -26,12 +26,12 @@ from embedsearch.store.files import FileRecord, damaged, open_verified, verify, 
 from embedsearch.store.manifest import ShardRecord
 
 ROW_GROUP_ROWS = 4096
-# Columns that shards written before do not have: they are read as null.
+# Columns that older shards lack; they are read as null.
 _ADDED = ["brightness", "sharpness", "signature"]
-_UNORDERED = {"vector", "digest", "signature"}  # their least and greatest say nothing
+_UNORDERED = {"vector", "digest", "signature"}  # min and max are meaningless
 IDENTITY_COLUMNS = ["row", "root", "key", "size", "mtime_ns", "digest"]
 
-FAILURE_SCHEMA_FIELDS: list[pa.Field[Any]] = [
+_FAILURE_FIELDS: list[pa.Field[Any]] = [
     pa.field("root", pa.int32(), nullable=False),
     pa.field("key", pa.binary(), nullable=False),
     pa.field("path", pa.string(), nullable=False),
@@ -41,7 +41,7 @@ FAILURE_SCHEMA_FIELDS: list[pa.Field[Any]] = [
     pa.field("size", pa.int64(), nullable=False),
     pa.field("mtime_ns", pa.int64(), nullable=False),
 ]
-FAILURE_SCHEMA = pa.schema(FAILURE_SCHEMA_FIELDS)
+FAILURE_SCHEMA = pa.schema(_FAILURE_FIELDS)
 
 
 def row_schema(dim: int) -> pa.Schema:
@@ -112,7 +112,7 @@ def write_shard(
     data, rows, first_row = _encode(map(norms.watch, tables), schema)
     record = write_new(store, "s", generation, "parquet", [memoryview(data)])
     footer = _footer(memoryview(data))
-    pa.default_memory_pool().release_unused()  # Arrow would keep what encoding took
+    pa.default_memory_pool().release_unused()  # else Arrow keeps the memory of the encoding
     return ShardRecord(
         name=record.name,
         bytes=record.bytes,
@@ -155,7 +155,7 @@ def _encode(tables: Iterable[pa.Table], schema: pa.Schema) -> tuple[pa.Buffer, i
         schema,
         compression="zstd",
         use_dictionary=repeated,  # type: ignore[arg-type]  # the stub knows no names
-        # No byte-stream split, which would save a twelfth: DuckDB does not read it of float16.
+        # No byte-stream split, which would save a twelfth: DuckDB cannot read it for float16.
         write_page_checksum=True,
         write_statistics=[name for name in schema.names if name not in _UNORDERED],
         store_schema=True,
@@ -175,7 +175,7 @@ def _footer(data: memoryview) -> memoryview:
 
 
 class Shard:
-    """A shard opened for reading: the descriptor is held, so that a later sweep does no harm."""
+    """A shard opened for reading; the open descriptor makes a later sweep harmless."""
 
     def __init__(self, store: Path, record: ShardRecord, dim: int) -> None:
         self.record = record
@@ -189,11 +189,11 @@ class Shard:
                 )
             schema = row_schema(dim)
             self._absent = [n for n in _ADDED if n not in self._file.schema_arrow.names]
-            there = pa.schema([field for field in schema if field.name not in self._absent])
-            if self._file.schema_arrow != there:
-                raise damaged(store, record.relative, "has other columns than it should")
+            present = pa.schema([field for field in schema if field.name not in self._absent])
+            if self._file.schema_arrow != present:
+                raise damaged(store, record.relative, "has wrong columns")
             if self._file.metadata.num_rows != record.rows:
-                raise damaged(store, record.relative, "has another number of rows than it should")
+                raise damaged(store, record.relative, "has a wrong number of rows")
         except BaseException:
             os.close(self._descriptor)
             raise
@@ -224,17 +224,17 @@ class Shard:
 
     def take(self, offsets: npt.NDArray[np.int64], names: Sequence[str]) -> pa.Table:
         """Return the rows at `offsets`, in that order; reads only their row groups."""
-        groups, places = self.places(offsets)
+        groups, positions = self.places(offsets)
         needed = np.unique(groups)
         with self._guard():
             table = self._file.read_row_groups(needed.tolist(), columns=list(names))
         table = self._whole(table, names)
         sizes = self._group_starts[needed + 1] - self._group_starts[needed]
         starts_in_table = np.concatenate([[0], np.cumsum(sizes)])[:-1]
-        return table.take(places + starts_in_table[np.searchsorted(needed, groups)])
+        return table.take(positions + starts_in_table[np.searchsorted(needed, groups)])
 
     def _whole(self, table: pa.Table, names: Sequence[str]) -> pa.Table:
-        """Return a table with the named columns that this shard was written without, as null."""
+        """Return a table completed with the named columns that this shard lacks, as null."""
         added = [name for name in self._absent if name in names]
         if not added:
             return table
@@ -246,14 +246,14 @@ class Shard:
     def places(
         self, offsets: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return the row group that each offset lies in, and where in it."""
+        """Return the row group of each offset, and its position in the group."""
         groups = np.searchsorted(self._group_starts, offsets, side="right") - 1
         return groups, offsets - self._group_starts[groups]
 
     def group(self, number: int, names: Sequence[str]) -> pa.RecordBatch:
         """Return the named columns of a row group. Raises DamagedStore."""
         with self._guard():
-            # A few small columns: handing them to threads would take longer than reading them.
+            # A few small columns: starting threads would take longer than reading them.
             table = self._file.read_row_group(number, columns=list(names), use_threads=False)
         return table.combine_chunks().to_batches()[0].select(list(names))
 
@@ -261,14 +261,16 @@ class Shard:
         record = self.record
         footer = os.pread(self._descriptor, record.footer_bytes, record.bytes - record.footer_bytes)
         if hashlib.sha256(footer).hexdigest() != record.footer_sha256:
-            raise damaged(self._store, record.relative, "was changed: its footer is another one")
+            raise damaged(
+                self._store, record.relative, "was changed: its footer has another sha256"
+            )
 
     def _guard(self) -> DamageGuard:
         return DamageGuard(self._store, self.record)
 
 
 class DamageGuard:
-    """Turn what pyarrow raises over damaged pages into DamagedStore."""
+    """Turn errors of pyarrow for damaged pages into DamagedStore."""
 
     def __init__(self, store: Path, record: FileRecord) -> None:
         self._store = store
@@ -282,21 +284,21 @@ class DamageGuard:
             path = self._store / self._record.relative
             raise StorageError(f"{path}: {error.strerror}") from error
         if isinstance(error, pa.ArrowException | OSError | ValueError):
-            words = f"cannot be read ({' '.join(str(error).split())[:120]})"
-            raise damaged(self._store, self._record.relative, words) from error
+            problem = f"cannot be read ({' '.join(str(error).split())[:120]})"
+            raise damaged(self._store, self._record.relative, problem) from error
 
 
 def numbers(column: pa.ChunkedArray[Any]) -> npt.NDArray[Any]:
-    """Return a column of numbers without nulls, read-only, without a copy where it is one chunk.
+    """Return a column of numbers without nulls, read-only; a single chunk is not copied.
 
-    Not by to_numpy(): that loads pandas, where it is there, a sixth of a second of a cold query.
+    Not by to_numpy(): it loads pandas if installed, which takes 170 ms of a cold query.
     """
     parts = [np.from_dlpack(chunk) for chunk in column.chunks]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def vector_array(column: pa.ChunkedArray[Any]) -> npt.NDArray[np.float16]:
-    """Return a vector column as float16 (rows, D), without a copy where it is one chunk."""
+    """Return a vector column as float16 (rows, D); a single chunk is not copied."""
     chunks: list[Any] = column.chunks  # lists, which the stub of Array does not know
     flat = pa.chunked_array([chunk.flatten() for chunk in chunks], pa.float16())
     return numbers(flat).reshape(-1, column.type.list_size)

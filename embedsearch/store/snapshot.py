@@ -1,7 +1,7 @@
 """A generation opened for reading; in: a store, out: its manifest and a Snapshot.
 
-Readers take no lock: they open every file of a generation first, after which a sweep by the
-writer does them no harm, and start over with the newer generation when one was swept before.
+Readers take no lock. They first open every file of a generation; then a sweep by the writer does
+no harm. If a file was swept before it was opened, they start over with the newer generation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from embedsearch.store.files import (
 from embedsearch.store.manifest import FaissRecord, Manifest
 from embedsearch.store.shards import DamageGuard, Shard, failures_of, numbers
 
-# Row groups of 4,096 images whose names are kept at hand, a quarter of a megabyte each.
+# Cached row groups of 4,096 images, a quarter of a megabyte each.
 _GROUPS_KEPT = 256
 
 
@@ -42,7 +42,7 @@ class Snapshot:
         self.store = store
         self.manifest = manifest
         self.shards: list[Shard] = []
-        self.faiss: dict[str, int | DamagedStore] = {}  # absent where the file is missing
+        self.faiss: dict[str, int | DamagedStore] = {}  # absent if the file is missing
         self._metadata_fd: int | None = None
         self._metadata: pa.Table | None = None
         self._groups: LRU[tuple[str, int], list[pa.Array[Any]]] = LRU(_GROUPS_KEPT)
@@ -99,7 +99,7 @@ class Snapshot:
                     yield row, root, key
 
     def ordinals(self, rows: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return where rows lie, by their numbers, deleted ones too; -1 for one not there."""
+        """Return the ordinals of rows by number, including deleted rows; -1 for an unknown row."""
         if self._row_order is None:
             parts = [numbers(table.column("row")) for _, table in self.tables(["row"])]
             known = np.concatenate([np.empty(0, np.int64), *parts])
@@ -107,15 +107,15 @@ class Snapshot:
             self._row_order = known[order], order
         known, order = self._row_order
         wanted = np.asarray(rows, np.int64)
-        places = np.searchsorted(known, wanted)
-        there = places < len(known)
-        there[there] = known[places[there]] == wanted[there]
+        positions = np.searchsorted(known, wanted)
+        exists = positions < len(known)
+        exists[exists] = known[positions[exists]] == wanted[exists]
         found = np.full(len(wanted), -1, np.int64)
-        found[there] = order[places[there]]
+        found[exists] = order[positions[exists]]
         return found
 
     def live_mask(self) -> npt.NDArray[np.bool_]:
-        """Return bool (all shard rows,): False for deleted rows. Reads row numbers if any is."""
+        """Return bool (all shard rows,): False for deleted rows."""
         mask = np.ones(int(self.starts[-1]), dtype=np.bool_)
         if self.deleted.size:
             for start, table in self.tables(["row"]):
@@ -127,38 +127,38 @@ class Snapshot:
         return mask
 
     def metadata(self) -> pa.Table | None:
-        """Return the user's columns, sorted by the column `row`; None where there are none."""
+        """Return the user's columns, sorted by the column `row`; None if there are none."""
         if self._metadata is None and self._metadata_fd is not None:
             assert self.manifest.metadata is not None, "its descriptor is open"
             self._metadata = _user_table(self.store, self.manifest.metadata, self._metadata_fd)
         return self._metadata
 
     def take(self, ordinals: npt.NDArray[np.int64], names: list[str]) -> pa.Table:
-        """Return the named columns of the rows at `ordinals` (shard rows end to end), in order."""
+        """Return the named columns of the rows at `ordinals`, in their order."""
         parts: list[pa.Table] = []
-        places: list[npt.NDArray[np.int64]] = []
-        for shard, mine, offsets in self._by_shard(ordinals):
+        indices: list[npt.NDArray[np.int64]] = []
+        for shard, in_shard, offsets in self._by_shard(ordinals):
             parts.append(shard.take(offsets, names))
-            places.append(mine)
+            indices.append(in_shard)
         order = np.empty(len(ordinals), dtype=np.int64)
-        order[np.concatenate(places)] = np.arange(len(ordinals))
+        order[np.concatenate(indices)] = np.arange(len(ordinals))
         return pa.concat_tables(parts).take(order)
 
     def images(self, ordinals: npt.NDArray[np.int64]) -> list[StoredImage]:
-        """Return what the rows at `ordinals` say of their images, in order."""
+        """Return the images of the rows at `ordinals`, in their order."""
         found: dict[int, StoredImage] = {}
-        for shard, mine, offsets in self._by_shard(ordinals):
-            groups, places = shard.places(offsets)
-            for row, group, place in zip(
-                mine.tolist(), groups.tolist(), places.tolist(), strict=True
+        for shard, in_shard, offsets in self._by_shard(ordinals):
+            groups, positions = shard.places(offsets)
+            for index, group, position in zip(
+                in_shard.tolist(), groups.tolist(), positions.tolist(), strict=True
             ):
-                # Not by take(): that loads pyarrow.compute, a twentieth of a second of a cold query
+                # Not by take(): it loads pyarrow.compute, which takes 50 ms of a cold query
                 columns = self._image_columns(shard, group)
-                found[row] = StoredImage(*(column[place].as_py() for column in columns))
-        return [found[place] for place in range(len(ordinals))]
+                found[index] = StoredImage(*(column[position].as_py() for column in columns))
+        return [found[index] for index in range(len(ordinals))]
 
     def _image_columns(self, shard: Shard, group: int) -> list[pa.Array[Any]]:
-        """Return the columns of StoredImage of a row group; those last asked for are kept."""
+        """Return the columns of StoredImage of a row group; the last ones are cached."""
         names = [field.name for field in fields(StoredImage)]
         key = (shard.record.name, group)
         return self._groups.get(key, lambda: list(shard.group(group, names).columns))
@@ -166,11 +166,11 @@ class Snapshot:
     def _by_shard(
         self, ordinals: npt.NDArray[np.int64]
     ) -> Iterator[tuple[Shard, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-        """Yield for each shard which of the ordinals are its own, and their offsets in it."""
+        """Yield (shard, indices of its ordinals, their offsets in the shard)."""
         which = np.searchsorted(self.starts, ordinals, side="right") - 1
         for number in np.unique(which):
-            mine = np.flatnonzero(which == number)
-            yield self.shards[number], mine, ordinals[mine] - self.starts[number]
+            in_shard = np.flatnonzero(which == number)
+            yield self.shards[number], in_shard, ordinals[in_shard] - self.starts[number]
 
 
 def open_snapshot(store: Path) -> Snapshot:
@@ -182,8 +182,8 @@ def open_snapshot(store: Path) -> Snapshot:
 
     def open_all(manifest: Manifest) -> Snapshot:
         snapshot = Snapshot(store, manifest)
-        whole = len(snapshot.faiss) == len(manifest.faiss)
-        if whole or read_current(store).generation == manifest.generation:
+        is_whole = len(snapshot.faiss) == len(manifest.faiss)
+        if is_whole or read_current(store).generation == manifest.generation:
             return snapshot
         snapshot.close()
         raise DamagedStore(f"{store}: a FAISS file was swept while it was opened")
@@ -207,28 +207,28 @@ def read_metadata(store: Path, record: FileRecord) -> pa.Table:
 
 
 def user_columns(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
-    """Return the user's columns of rows, by their numbers, null where a row has none."""
+    """Return the user's columns of rows, by row number, null if a row has none."""
     known = table.column("row").to_numpy()
-    places = np.searchsorted(known, rows)
-    there = np.zeros(len(rows), np.bool_)
+    positions = np.searchsorted(known, rows)
+    exists = np.zeros(len(rows), np.bool_)
     if len(known):
-        there = known[np.minimum(places, len(known) - 1)] == rows
-    return table.take(pa.array(places, pa.int64(), mask=~there))
+        exists = known[np.minimum(positions, len(known) - 1)] == rows
+    return table.take(pa.array(positions, pa.int64(), mask=~exists))
 
 
 def read_deleted(store: Path, manifest: Manifest) -> npt.NDArray[np.int64]:
-    """Return the row numbers that count as deleted, sorted. Raises DamagedStore."""
+    """Return the numbers of deleted rows, sorted. Raises DamagedStore."""
     record = manifest.deleted
     if record is None:
         return np.empty(0, dtype=np.int64)
     rows = numbers(_small_table(store, record).column("row")).astype(np.int64)
     if len(rows) != manifest.deleted_rows:
-        raise damaged(store, record.relative, "has another number of rows than it should")
+        raise damaged(store, record.relative, "has a wrong number of rows")
     return np.sort(rows)
 
 
 def _open_cache(store: Path, record: FaissRecord) -> int | DamagedStore | None:
-    """Open a FAISS file, None if it is missing; what damage means is for the searcher to say."""
+    """Open a FAISS file; return None if it is missing, and the error if it is damaged."""
     try:
         return open_verified(store, record)
     except DamagedStore as error:
@@ -246,5 +246,5 @@ def _small_table(store: Path, record: FileRecord) -> pa.Table:
 
 
 def _read(file: pa.NativeFile) -> pa.Table:
-    """Return a whole file. Not by read_table(): that loads pyarrow.dataset, and pandas by it."""
+    """Return a whole file. Not by read_table(): it loads pyarrow.dataset and with it pandas."""
     return pq.ParquetFile(file, page_checksum_verification=True).read()

@@ -1,8 +1,8 @@
-"""Work that many processes share: a plan of units, and what became of each.
+"""Work that many processes share: a plan of units, and the result of each unit.
 
-All of it lies in the folder `units/` of a store, which is laid out as a store itself is: PLAN, the
-refs of each unit in `shards/r-*.parquet`, and of a finished unit its shard `shards/s-*.parquet`
-and then its record `u-NNNNNNNN.json`. Nothing of it counts before a commit.
+The files are in the folder `units/` of a store, which has the layout of a store: PLAN, the refs of
+each unit in `shards/r-*.parquet`, and for a finished unit its shard `shards/s-*.parquet` and its
+record `u-NNNNNNNN.json`, written in this order. None of it counts before a commit.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ from embedsearch.store.shards import failure_table, failures_of, write_small
 UNITS_NAME = "units"
 _PLAN_NAME = "PLAN"
 _VERSION = 1
-_REF_SCHEMA_FIELDS: list[pa.Field[Any]] = [
+_REF_FIELDS: list[pa.Field[Any]] = [
     pa.field("root", pa.int32(), nullable=False),
     pa.field("key", pa.binary(), nullable=False),
     pa.field("size", pa.int64(), nullable=False),
     pa.field("mtime_ns", pa.int64(), nullable=False),
     pa.field("replaced", pa.int64(), nullable=False),  # the row of a changed image, or -1
 ]
-_REF_SCHEMA = pa.schema(_REF_SCHEMA_FIELDS)
+_REF_SCHEMA = pa.schema(_REF_FIELDS)
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit of a plan: so many images, whose rows are numbered from `first_row`."""
+    """A unit of a plan: a number of images, whose rows are numbered from `first_row`."""
 
     number: int
     images: int
@@ -62,14 +62,14 @@ class Unit:
 
 @dataclass(frozen=True)
 class UnitPlan:
-    """What is to be embedded, cut into units; `base` is the generation that it adds to."""
+    """The images to embed, split into units; `base` is the generation that the plan adds to."""
 
     id: str
     base: int
     model: ModelSpec
-    roots: tuple[Root, ...]  # as they will be once all is done
+    roots: tuple[Root, ...]  # as they will be after the commit
     limits: Mapping[str, Any]  # DecodeLimits.verdict_key, the same for all units
-    run: Mapping[str, Any]  # what the manifest will say of the run
+    run: Mapping[str, Any]  # the manifest's record of the run
     units: tuple[Unit, ...]
 
     @property
@@ -79,22 +79,22 @@ class UnitPlan:
 
     @property
     def next_row(self) -> int:
-        """Return the number after that of the last row."""
+        """Return the number after the last row's number."""
         return self.units[-1].first_row + self.units[-1].images
 
 
 @dataclass(frozen=True)
 class UnitRecord:
-    """What became of a unit: each of its images is a row of the shard or a failure."""
+    """The result of a unit: each of its images is a row of the shard or a failure."""
 
     number: int
-    shard: ShardRecord | None  # None where all failed
+    shard: ShardRecord | None  # None if all failed
     failures: FileRecord | None
     replaced: Sequence[tuple[int, int]]  # rows of changed images: the old, and the new or -1
 
 
 def new_plan_id() -> str:
-    """Return a name that no other plan has."""
+    """Return a unique name for a plan."""
     return secrets.token_hex(8)
 
 
@@ -126,7 +126,7 @@ def read_refs(store: Path, unit: Unit) -> list[tuple[ImageRef, int]]:
 
 
 def make_folder(store: Path) -> None:
-    """Make the folder of a plan, empty. Raises StorageError."""
+    """Create the empty folder of a plan. Raises StorageError."""
     drop(store)
     folder = store / UNITS_NAME
     try:
@@ -138,7 +138,7 @@ def make_folder(store: Path) -> None:
 
 
 def write_plan(store: Path, plan: UnitPlan) -> None:
-    """Make a plan hold: from here on its units can be run. Raises StorageError."""
+    """Write a plan and so open it: from here on its units can be run. Raises StorageError."""
     values = {f.name: getattr(plan, f.name) for f in fields(plan)}
     values |= {
         "version": _VERSION,
@@ -150,7 +150,7 @@ def write_plan(store: Path, plan: UnitPlan) -> None:
 
 
 def read_plan(store: Path) -> UnitPlan | None:
-    """Return the plan that is open, None where there is none.
+    """Return the open plan, None if there is none.
 
     Raises DamagedStore, IncompatibleStore and StorageError.
     """
@@ -158,7 +158,9 @@ def read_plan(store: Path) -> UnitPlan | None:
     if values is None:
         return None
     if values.pop("version", None) != _VERSION:
-        raise IncompatibleStore(f"{store}: its plan of units was made by another embedsearch")
+        raise IncompatibleStore(
+            f"{store}: its plan of units was made by another version of embedsearch"
+        )
     try:
         units = [Unit(**{**unit, "refs": FileRecord(**unit["refs"])}) for unit in values["units"]]
         return UnitPlan(
@@ -179,16 +181,16 @@ def has_plan(store: Path) -> bool:
 
 
 def write_record(store: Path, plan: UnitPlan, record: UnitRecord) -> None:
-    """Say that a unit is done; its shard is on the disk. Raises StorageError."""
+    """Record that a unit is done; its shard is already on the disk. Raises StorageError."""
     values = {"plan": plan.id, **asdict(record)}
     data = json.dumps(values, allow_nan=False).encode()
     replace(store / UNITS_NAME, _record_name(record.number), data)
 
 
 def read_record(store: Path, plan: UnitPlan, number: int) -> UnitRecord | None:
-    """Return what became of a unit, None where it is not done, or not whole on the disk.
+    """Return the result of a unit, None if it is not done or a file of it is incomplete.
 
-    Raises DamagedStore for a record that says nonsense.
+    Raises DamagedStore for a malformed record.
     """
     name = _record_name(number)
     values = _read_json(store, name)
@@ -211,7 +213,7 @@ def read_record(store: Path, plan: UnitPlan, number: int) -> UnitRecord | None:
 
 
 def missing_units(store: Path, plan: UnitPlan, units: Iterable[Unit]) -> list[Unit]:
-    """Return those of some units that are not done. Raises DamagedStore."""
+    """Return the units that are not done. Raises DamagedStore."""
     return [unit for unit in units if read_record(store, plan, unit.number) is None]
 
 
@@ -226,14 +228,14 @@ def read_unit_failures(store: Path, record: UnitRecord) -> list[Failure]:
 
 
 def adopt(store: Path, shards: Iterable[ShardRecord]) -> None:
-    """Give shards of units their place among those of the store, where a commit can name them.
+    """Link the shards of units into the store's shard folder, so that a commit can name them.
 
-    They stay in `units/`, too: until they are committed, a sweep may take the others away. Raises
+    They also stay in `units/`: until the commit, a sweep may remove the links. Raises
     StorageError.
     """
     try:
         for shard in shards:
-            with contextlib.suppress(FileExistsError):  # by a commit that was killed
+            with contextlib.suppress(FileExistsError):  # left by a killed commit
                 os.link(store / UNITS_NAME / shard.relative, store / shard.relative)
         sync_folder(store / FOLDERS["s"])
     except OSError as error:
@@ -241,10 +243,10 @@ def adopt(store: Path, shards: Iterable[ShardRecord]) -> None:
 
 
 def drop(store: Path) -> None:
-    """Remove a plan and all that was done for it. Raises StorageError."""
+    """Remove a plan and its finished units. Raises StorageError."""
     folder = store / UNITS_NAME
     try:
-        (folder / _PLAN_NAME).unlink(missing_ok=True)  # first: half a plan is none
+        (folder / _PLAN_NAME).unlink(missing_ok=True)  # first, so that no incomplete plan is left
         if folder.exists():
             shutil.rmtree(folder)
     except OSError as error:
@@ -280,6 +282,6 @@ def _read_json(store: Path, name: str) -> dict[str, Any] | None:
 
 def _malformed(store: Path, name: str) -> DamagedStore:
     return DamagedStore(
-        f"{store / UNITS_NAME / name} is damaged; give the plan up: "
+        f"{store / UNITS_NAME / name} is damaged; discard the plan: "
         f"embedsearch commit --drop --store {store}"
     )

@@ -1,6 +1,6 @@
-"""The one writer of a store: make it, commit the next generation, sweep, go back.
+"""The one writer of a store: create it, commit the next generation, sweep, restore CURRENT.
 
-Files are added, never changed; CURRENT alone is replaced, last of all.
+Files are added, never changed; only CURRENT is replaced, as the last step.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ class StoreWriter:
         *,
         for_units: bool = False,
     ) -> None:
-        """Take the lock, as WriterLock does, and sweep what a killed run left behind.
+        """Take the lock, as WriterLock does, and remove what a killed run left behind.
 
-        Raises PlanOpen while a plan of units is open, which adds to the current generation,
-        unless this is `for_units`.
+        Raises PlanOpen while a plan of units is open, unless this is `for_units`: the plan adds
+        to the current generation.
         """
         self.store = store
         create_store(store)
@@ -72,11 +72,11 @@ class StoreWriter:
         try:
             if has_plan(store) and not for_units:
                 raise PlanOpen(
-                    f"{store} waits for the units of a plan: embedsearch commit takes them in, "
-                    "embedsearch commit --drop gives them up"
+                    f"{store} has an open plan of units: finish it with embedsearch commit, or "
+                    "discard it with embedsearch commit --drop"
                 )
             sweep_tmp(store)
-            if not has_plan(store):  # of a plan that was never finished being made
+            if not has_plan(store):  # left of a plan that was not written completely
                 drop(store)
             try:
                 self.manifest: Manifest | None = read_current(store)
@@ -93,23 +93,23 @@ class StoreWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._thread.shutdown(cancel_futures=True)  # nothing is written without the lock
+        self._thread.shutdown(cancel_futures=True)  # nothing may be written without the lock
         self._lock.release()
 
     @property
     def next_generation(self) -> int:
-        """Return the number that the next commit will have."""
+        """Return the number of the next commit."""
         return 1 if self.manifest is None else self.manifest.generation + 1
 
     def beside(self, work: Callable[[], T]) -> Future[T]:
-        """Have a file written while the caller goes on; one after the other."""
+        """Write a file in the background, one after another."""
         return self._thread.submit(work)
 
     def commit(self, manifest: Manifest) -> None:
-        """Make `manifest` the current generation. When this returns it survives a power cut.
+        """Make `manifest` the current generation; when this returns, it survives a power cut.
 
-        The files that it names are on the disk already. Raises StorageError, with the former
-        generation still current.
+        The files that it names must be on the disk already. On StorageError, the former
+        generation stays current.
         """
         manifest = replace(
             manifest,
@@ -121,19 +121,19 @@ class StoreWriter:
         _point(self.store, manifest.generation, record)
         self.manifest = manifest
         self._lock.touch()
-        # The one before this run stays for going back, and for readers that are just opening it.
+        # The generation before this run stays for rollback and for readers that are opening it.
         sweep(self.store, [manifest, *([] if self._base is None else [self._base])])
 
 
 def sweep_tmp(store: Path) -> None:
     """Remove what a killed writer left unfinished; the caller holds the writer's lock."""
-    with contextlib.suppress(OSError):  # debris costs space only; the next run tries again
+    with contextlib.suppress(OSError):  # leftovers only cost space; the next run tries again
         for path in (store / TMP_NAME).iterdir():
             path.unlink()
 
 
 def sweep(store: Path, kept: list[Manifest]) -> int:
-    """Remove the store's files that none of these generations needs; return how many."""
+    """Remove the store's files that none of these generations need; return how many."""
     needed = {record.relative for manifest in kept for record in manifest.files()}
     needed |= {f"manifests/m-{manifest.generation:08d}.json" for manifest in kept}
     removed = 0
@@ -150,14 +150,14 @@ def sweep(store: Path, kept: list[Manifest]) -> int:
 def generations(store: Path, current: Manifest | None) -> list[Manifest]:
     """Return the current generation and those before it that are on the disk, the newest first.
 
-    Later ones were never committed, or were undone by `repair`. Raises StorageError: one that
-    cannot be read at the moment is not one that may be swept.
+    Later ones were never committed, or were undone by `repair`. Raises StorageError for one that
+    cannot be read now: it must not be swept.
     """
     if current is None:
         return []
     found = []
     for path in _manifests(store):
-        with contextlib.suppress(ValueError, IncompatibleStore):  # no help to anyone
+        with contextlib.suppress(ValueError, IncompatibleStore):  # useless to readers
             manifest = Manifest.from_bytes(_read(path))
             if manifest.generation < current.generation:
                 found.append(manifest)
@@ -171,7 +171,7 @@ def _manifests(store: Path) -> list[Path]:
 
 
 def _read(path: Path) -> bytes:
-    """Return what a manifest says; a byte more of one that is too long. Raises StorageError."""
+    """Return the content of a manifest, at most MAX_BYTES + 1. Raises StorageError."""
     try:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
@@ -180,7 +180,7 @@ def _read(path: Path) -> bytes:
 
 
 def _point(store: Path, generation: int, record: FileRecord) -> None:
-    """Replace CURRENT: from here on, `generation` is the store."""
+    """Replace CURRENT: from here on, `generation` is current."""
     pointer = {
         "generation": generation,
         "manifest": record.name,
@@ -207,14 +207,16 @@ def check_creatable(store: Path) -> None:
 
 
 def create_store(store: Path) -> None:
-    """Make an empty store, or accept one that is there. Raises what `check_creatable` does."""
+    """Create an empty store, or accept an existing one. Raises what `check_creatable` raises."""
     check_creatable(store)
     try:
         made = [folder for folder in store.parents if not folder.exists()]
         store.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not (store / CURRENT_NAME).exists():  # a commit must not be lost with its store's name
             for folder in (store, *made):
-                with contextlib.suppress(PermissionError):  # nobody may list it: it has to do
+                with contextlib.suppress(
+                    PermissionError
+                ):  # the folder cannot be listed: go on without
                     sync_folder(folder.parent)
         if not (store / FORMAT_NAME).exists():
             (store / TMP_NAME).mkdir(mode=0o700, exist_ok=True)
@@ -232,16 +234,16 @@ def create_store(store: Path) -> None:
 
 
 def _is_unfinished(store: Path, names: set[str]) -> bool:
-    """True for an empty folder, and for what a run killed in `create_store` leaves behind."""
+    """Return whether a folder is empty, or was left by a run that was killed in `create_store`."""
     debris = os.listdir(store / TMP_NAME) if names == {TMP_NAME} else []
     return names <= {TMP_NAME} and all(_TMP_FILE.fullmatch(name) for name in debris)
 
 
 def restore_pointer(store: Path) -> int | None:
-    """Point CURRENT at the newest generation whose shards are whole, if CURRENT is damaged.
+    """If CURRENT is damaged, point it at the newest generation with complete shards.
 
-    Returns that generation, or None where CURRENT was sound. Raises DamagedStore if there is
-    no whole generation left. The caller holds the writer's lock.
+    Returns that generation, or None if CURRENT was not damaged. Raises DamagedStore if there is no
+    complete generation left. The caller holds the writer's lock.
     """
     with contextlib.suppress(DamagedStore):
         read_current(store)
@@ -256,7 +258,9 @@ def restore_pointer(store: Path) -> int | None:
             continue
         _point(store, manifest.generation, record)
         return manifest.generation
-    raise DamagedStore(f"{store} holds no whole generation: delete it and index the folders again")
+    raise DamagedStore(
+        f"{store} holds no complete generation: delete it and index the folders again"
+    )
 
 
 def segments_of(shards: Iterable[ShardRecord]) -> tuple[Segment, ...]:

@@ -130,7 +130,7 @@ def test_vectors_of_a_file_as_queries(store: Path, tmp_path: Path) -> None:
     for name, words in {
         "zero": "row 1 of",
         "nan": "row 1 of",
-        "short": "7 components a row, the store 512",
+        "short": "7 components per row, but the store has 512",
         "objects": "cannot be read",
         "absent": "cannot be read",
     }.items():

@@ -172,7 +172,7 @@ def test_where_thumbnails_cannot_be_shown_that_is_said(store: Path) -> None:
     done = run_cli(*arguments, "--thumbnails")
     assert done.stdout == run_cli(*arguments).stdout
     assert done.stderr == (
-        "embedsearch: without thumbnails: stdout is no terminal that could show them\n"
+        "embedsearch: without thumbnails: stdout is not a terminal that can show them\n"
     )
     code, shown, errors = on_terminal(*arguments, "--thumbnails", NO_COLOR="1")
     assert code == 0 and "▀" not in shown

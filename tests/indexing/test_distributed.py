@@ -138,7 +138,7 @@ def test_two_runs_of_one_unit_are_harmless(shared: Shared, alone: Shared, photos
 
 def test_nothing_else_writes_while_a_plan_is_open(shared: Shared, photos: Path) -> None:
     shared.plan(photos)
-    with pytest.raises(PlanOpen, match="embedsearch commit takes them in"):
+    with pytest.raises(PlanOpen, match="finish it with embedsearch commit"):
         shared.index()
     with pytest.raises(PlanOpen):
         plan(store=shared.store, shares=2)

@@ -167,7 +167,7 @@ def test_a_folder_that_vanishes_is_waited_for(photos: Path, tmp_path: Path) -> N
         paint(photos / "3.png", 3)
         running.until({f"{n}.png" for n in range(4)})
         _, said = running.end()
-    assert "photos has vanished" in said and "left as it was" in said
+    assert "photos has vanished" in said and "was left unchanged" in said
 
 
 def test_another_writer_is_waited_for(photos: Path, tmp_path: Path) -> None:

@@ -244,7 +244,7 @@ def test_a_step_has_at_most_the_batch_asked_for(pictures: int, asked: int, size:
         (["--out", "o.safetensors", "--loss", "hinge"], "--loss must be one of"),
         (["--out", "o.safetensors", "--frozen", "layer9"], "--frozen must be one of"),
         (["--out", "o.safetensors", "--holdout", "1"], "--holdout"),
-        (["--out", "o.safetensors", "--weights", "some"], "--weights is model or none"),
+        (["--out", "o.safetensors", "--weights", "some"], "--weights must be model or none"),
         (["--out", "o.safetensors", "--classify", "a"], "name columns of a CSV file"),
         (["--out", "o.safetensors", "--targets", "no.csv", "--classify", "a"], "cannot be read"),
     ],

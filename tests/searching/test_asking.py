@@ -115,7 +115,7 @@ def test_wrong_queries_are_refused_by_name(real_store: Path, tmp_path: Path) -> 
         for k in (0, -1, 1.5, "3"):
             with pytest.raises(UsageError, match="k must be"):
                 searcher.query(unit(0), k=k)  # type: ignore[arg-type]
-        with pytest.raises(UsageError, match="are a list"):
+        with pytest.raises(UsageError, match="must be a list"):
             searcher.query_batch("photo.jpg")
         with pytest.raises(UsageError, match="min_score"):
             searcher.query(unit(0), min_score=2.0)

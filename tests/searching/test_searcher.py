@@ -217,7 +217,7 @@ def test_a_following_searcher_sees_commits_by_itself(
     extractor: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("embedsearch.searching.following._LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("embedsearch.searching.following._CHECK_EVERY_S", 0.05)
     with embedsearch.open_store(store, follow=True) as searcher:
         count = len(searcher.query(unit(0), 50))
         descriptors = len(os.listdir("/proc/self/fd"))
@@ -235,7 +235,7 @@ def test_a_following_searcher_outlives_damage_and_rebuilds(
     extractor: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("embedsearch.searching.following._LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr("embedsearch.searching.following._CHECK_EVERY_S", 0.05)
     said: list[str] = []
     with embedsearch.open_store(store, follow=True, session=Session(said.append)) as searcher:
         before = searcher.query(unit(0), 30)
@@ -257,7 +257,7 @@ def test_a_following_searcher_outlives_damage_and_rebuilds(
         )
         _until(lambda: len(searcher.query(unit(0), 30)) == 6)
         assert searcher.trouble is None and searcher.manifest.model.input_side == 96
-    assert len(said) == 2 and all("the generation before" in line for line in said)
+    assert len(said) == 2 and all("the previous generation" in line for line in said)
 
 
 def test_a_closed_searcher_says_so_everywhere(store: Path) -> None:

@@ -14,7 +14,7 @@ GROUP_COLUMNS = [
 
 
 def group_lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return groups of copies, one below the other: the one to keep comes first."""
+    """Return groups of copies as tables; the picture to keep comes first."""
     lines = []
     for number, members in groupby(rows, key=lambda row: row["group"]):
         cells = [
@@ -33,8 +33,8 @@ def group_lines(rows: Sequence[Mapping[str, Any]]) -> str:
     return "".join(lines)
 
 
-def picture_words(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return what a page says of a picture of a group."""
+def picture_caption(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the caption lines of a picture of a group."""
     what = row["what"] if row["what"] == "keep" else f"{row['what']} · {row['score']:.3f}"
     size = (f"{row['width']} × {row['height']}",) if row["width"] else ()
     return (what, *size, f"{row['size_bytes'] / 1e3:,.0f} kB, {row['format']}")
@@ -46,7 +46,7 @@ def group_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def cluster_lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return clusters as a table, each with the picture that stands for it."""
+    """Return clusters as a table, each with its most typical picture."""
     cells = [
         (
             str(row["cluster"]),

@@ -19,9 +19,9 @@ _ROW_GROUP = 16_384
 
 @contextlib.contextmanager
 def hits_file(path: Path) -> Iterator[Write]:
-    """Give what takes the rows; `path` is there when all are, by its suffix in one of the forms.
+    """Yield a function that writes rows; `path` appears at the end, in the format of its suffix.
 
-    Raises UsageError for another suffix, StorageError where it cannot be written.
+    Raises UsageError for another suffix, and StorageError if it cannot be written.
     """
     if path.suffix not in _FORMS:
         raise UsageError(f"--out {path} does not end in one of {', '.join(_FORMS)}")
@@ -44,7 +44,7 @@ def _json_lines(path: Path) -> Iterator[Write]:
 
 @contextlib.contextmanager
 def _parquet(path: Path) -> Iterator[Write]:
-    """Bytes of a name that are no text are escaped, as they are shown; metadata is JSON text."""
+    """Write Parquet: undecodable bytes of names are escaped, metadata is JSON text."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -61,8 +61,8 @@ def _parquet(path: Path) -> Iterator[Write]:
     def take(rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
             names = {name: printable(row[name]) for name in ("query", "path", "key")}
-            said = json.dumps(row["metadata"])
-            waiting.append({**row, **names, "metadata": said})
+            metadata = json.dumps(row["metadata"])
+            waiting.append({**row, **names, "metadata": metadata})
         if len(waiting) >= _ROW_GROUP:
             flush()
 

@@ -10,7 +10,7 @@ from embedsearch.learning.reports import Epoch, Evaluation, StagePlan, TrainRepo
 
 
 def evaluation_lines(results: Sequence[Evaluation]) -> str:
-    """Return a table, one model a row, and below it the queries that found least."""
+    """Return a table, one row per model, and below it the worst queries."""
     names = list(results[0].measures)
     header = ["model", "images", *names, "served", "images/s"]
     rows = [
@@ -38,7 +38,7 @@ def evaluation_lines(results: Sequence[Evaluation]) -> str:
 
 
 def plan_lines(plan: Sequence[StagePlan]) -> str:
-    """Return which stages learn, from when and how fast."""
+    """Return which stages learn, from which epoch and how fast."""
     rows = [
         [
             stage.name,
@@ -52,11 +52,11 @@ def plan_lines(plan: Sequence[StagePlan]) -> str:
     learning = sum(stage.parameters for stage in plan if stage.first_epoch is not None)
     header = ("stage", "parameters", "learns", "rate")
     shown = table(header, rows, right=(1,))
-    return f"{shown}  {learning:,} of {total:,} parameters learn, in the end\n"
+    return f"{shown}  {learning:,} of {total:,} parameters learn in the end\n"
 
 
 def epoch_line(epoch: Epoch) -> str:
-    """Return one epoch's figures."""
+    """Return the results of one epoch."""
     return (
         f"epoch {epoch.number:>3}  loss {epoch.loss:.3f}  {printable(epoch.quality.words)}  "
         f"{epoch.images_per_s:.0f} images/s"
@@ -64,7 +64,7 @@ def epoch_line(epoch: Epoch) -> str:
 
 
 def train_lines(report: TrainReport) -> str:
-    """Return what came of a training."""
+    """Return the results of a training."""
     out = printable(report.out)
     return (
         f"{report.images} pictures learnt from, {report.held_out} held out, "

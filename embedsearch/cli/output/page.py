@@ -1,6 +1,6 @@
-"""A page of pictures; in: sections of figures, out: one HTML file that needs nothing beside it.
+"""A page of pictures; in: sections of figures, out: one self-contained HTML file.
 
-No script, no other file, no network: pictures are in it, and its policy forbids all else.
+No script, no other file, no network: the pictures are embedded, and its policy forbids all else.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from embedsearch.core.errors import StorageError
 from embedsearch.core.paths import file_url, printable
 
 THUMBNAIL_SIDE = 256
-MAX_FIGURES = 2_000  # more, at some 15 kB each, make a page that browsers are slow to open
+MAX_FIGURES = 2_000  # more, at about 15 kB each, make a page that browsers open slowly
 
-# Light and dark have contrasts of 4.5 and more for every text (WCAG 2.2, AA).
+# All text has a contrast of at least 4.5 in light and dark mode (WCAG 2.2, AA).
 _STYLE = """
 :root { color-scheme: light dark; --paper: #fbfbfa; --card: #ffffff; --ink: #1c1c1c;
   --faint: #5f6368; --line: #dcdcd8; --frame: #1f6feb; }
@@ -65,9 +65,9 @@ _POLICY = (
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture and what is said of it; the first of `words` stands out.
+    """A picture and its captions; the first of `words` is highlighted.
 
-    `jpeg` is None for a picture that cannot be read, `path` for one that is no file.
+    `jpeg` is None for a picture that cannot be read, `path` for one that is not a file.
     """
 
     jpeg: bytes | None
@@ -87,9 +87,9 @@ class Section:
 
 
 def write_page(path: Path, title: str, sections: Iterable[Section], lead: str = "") -> None:
-    """Write sections as an HTML page, each as it comes: no more than one is held in memory.
+    """Write sections as an HTML page, each as it comes: only one is held in memory.
 
-    Raises StorageError, and leaves what `path` was before.
+    On StorageError, `path` is unchanged.
     """
     if path.is_dir():
         raise StorageError(f"{path} is a folder: name a file to write")
@@ -132,13 +132,13 @@ def _figure(figure: Figure) -> str:
     first, *others = figure.words or ("",)
     caption = f"<strong>{_text(first)}</strong>" if first else ""
     caption += f'<span class="name">{name.replace("/", "/<wbr>")}</span>'
-    caption += "".join(f"<span>{_text(words)}</span>" for words in others)
+    caption += "".join(f"<span>{_text(line)}</span>" for line in others)
     if figure.path is not None:
         picture = f'<a href="{escape(file_url(figure.path))}">{picture}</a>'
     kind = ' class="query"' if figure.is_query else ""
     return f"<figure{kind}>{picture}<figcaption>{caption}</figcaption></figure>\n"
 
 
-def _text(words: str) -> str:
-    """Return words as text of a page: no markup in them, no characters that lie."""
-    return escape(printable(words))
+def _text(text: str) -> str:
+    """Return text escaped for a page: without markup or deceptive characters."""
+    return escape(printable(text))

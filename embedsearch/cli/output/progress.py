@@ -1,4 +1,4 @@
-"""How far a run is, on stderr: a bar on a terminal, else a line every ten seconds."""
+"""The progress of a run on stderr: a bar on a terminal, else a line every ten seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ProgressDisplay:
     def __init__(self, notice: Callable[[str], None], unit: str = "images") -> None:
         self._notice = notice
         self._unit = unit
-        self._said_at = time.monotonic()
+        self._shown_at = time.monotonic()
         self._bar: Any = None
         self._task: Any = None
 
@@ -34,12 +34,12 @@ class ProgressDisplay:
             self._bar.stop()
 
     def __call__(self, progress: Progress) -> None:
-        """Show the progress, if it is time to."""
+        """Show the progress if an update is due."""
         if sys.stderr.isatty():
             self._draw(progress)
-        elif time.monotonic() - self._said_at >= LINE_EVERY_S:
-            self._said_at = time.monotonic()
-            self._notice(_words(progress, self._unit))
+        elif time.monotonic() - self._shown_at >= LINE_EVERY_S:
+            self._shown_at = time.monotonic()
+            self._notice(_line(progress, self._unit))
 
     def _draw(self, progress: Progress) -> None:
         if self._bar is None:
@@ -48,24 +48,24 @@ class ProgressDisplay:
 
             columns = (
                 BarColumn(bar_width=20),
-                TextColumn("{task.completed}/{task.total} {task.fields[words]}"),
+                TextColumn("{task.completed}/{task.total} {task.fields[text]}"),
             )
             self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task("", total=progress.total, words="")
+            self._task = self._bar.add_task("", total=progress.total, text="")
             self._bar.start()
         self._bar.update(
             self._task,
             completed=progress.done,
-            words=f"{self._unit}  {_rest(progress, self._unit)}",
+            text=f"{self._unit}  {_rest(progress, self._unit)}",
         )
 
 
-def _words(progress: Progress, unit: str) -> str:
+def _line(progress: Progress, unit: str) -> str:
     return f"{progress.done} of {progress.total} {unit}, {_rest(progress, unit)}"
 
 
 def _rest(progress: Progress, unit: str) -> str:
-    """Return speed, time left, failures and what else there is to say, with two blanks between."""
+    """Return speed, time left, failures and the note, separated by two spaces."""
     parts = [f"{progress.rate:.0f} {unit}/s"]
     if progress.rate and progress.done < progress.total:
         left_s = round((progress.total - progress.done) / progress.rate)

@@ -1,4 +1,4 @@
-"""A map of pictures as one HTML file that needs nothing else; in: points, out: a file.
+"""A map of pictures as one self-contained HTML file; in: points, out: a file.
 
 Every name is data, never markup: the points are JSON in which `<` is escaped.
 """
@@ -17,14 +17,14 @@ from embedsearch.core.atomic import in_place
 from embedsearch.core.paths import printable
 from embedsearch.curation.picture_map import MapPoint
 
-_COLOURS = 10  # folders of most pictures have a colour each
+_COLORS = 10  # the folders with the most pictures have a color each
 
 
 def write_map(path: Path, title: str, points: Sequence[MapPoint]) -> None:
-    """Write the points, x and y from 0 to 1, coloured by folder. Raises StorageError."""
+    """Write the points, x and y from 0 to 1, colored by folder. Raises StorageError."""
     folders = [os.path.dirname(point.key) for point in points]
     counts = {folder: folders.count(folder) for folder in set(folders)}
-    named = sorted(counts, key=lambda folder: (-counts[folder], folder))[:_COLOURS]
+    named = sorted(counts, key=lambda folder: (-counts[folder], folder))[:_COLORS]
     data = {
         "folders": [printable(folder) or "." for folder in named],
         "points": [

@@ -1,4 +1,4 @@
-"""What could be deleted, as a shell script to read first; in: groups of copies, out: its bytes."""
+"""A shell script that deletes copies, to read first; in: groups of copies, out: one file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from embedsearch.core.atomic import in_place
 from embedsearch.curation.duplicates import DuplicateGroup
 
 _HEAD = """#!/bin/sh
-# Copies that embedsearch found. Nothing has been deleted. Read this, take out the lines of pictures
-# that are to stay, then run it:  sh {name}
-# A copy goes only while the picture that is kept is there.
+# Copies that embedsearch found. Nothing has been deleted. Read this, remove the lines of pictures
+# that you want to keep, then run it:  sh {name}
+# A copy is deleted only if the picture to keep exists.
 remove() {{
     if [ -f "$1" ] && [ ! -h "$1" ] && [ ! "$1" -ef "$2" ]; then
         rm -- "$2"
     else
-        printf 'left alone, what is kept instead is not there: %s\\n' "$2" >&2
+        printf 'not deleted, the picture to keep is missing: %s\\n' "$2" >&2
     fi
 }}
 """

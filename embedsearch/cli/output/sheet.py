@@ -1,6 +1,6 @@
 """A contact sheet; in: thumbnails and captions, out: one PNG with the query first.
 
-One row a query: the query in a frame, then its hits with rank, score and name.
+One row per query: the query in a frame, then its hits with rank, score and name.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ THUMBNAIL_SIDE = 180
 _GAP = 14
 _CAPTION = 40
 _COLUMNS = 7
-MAX_TILES = 400  # more make a PNG that opens nowhere
+MAX_TILES = 400  # more make a PNG that programs cannot open
 _PAPER, _INK, _FAINT, _FRAME = "#ffffff", "#1c1c1c", "#767676", "#1f6feb"
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A picture on the sheet: pixels uint8 (S, S, 3), or None for one that cannot be read."""
+    """A picture on the sheet: pixels uint8 (S, S, 3), or None if it cannot be read."""
 
     pixels: npt.NDArray[np.uint8] | None
     title: str
@@ -45,9 +45,9 @@ def write_sheet(path: Path, rows: Sequence[Sequence[Tile]]) -> None:
     draw = ImageDraw.Draw(sheet)
     for line_number, line in enumerate(lines):
         top = _GAP + line_number * (side + _CAPTION + _GAP)
-        for place, tile in enumerate(line):
+        for column, tile in enumerate(line):
             if tile is not None:
-                _paint(sheet, draw, tile, _GAP + place * (side + _GAP), top)
+                _paint(sheet, draw, tile, _GAP + column * (side + _GAP), top)
     if path.is_dir():
         raise StorageError(f"--sheet {path} is a folder: name a file to write")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -60,13 +60,13 @@ def write_sheet(path: Path, rows: Sequence[Sequence[Tile]]) -> None:
 
 
 def _wrap(row: Sequence[Tile]) -> list[list[Tile | None]]:
-    """Return a row in lines: the query stands at the left, hits fill the columns beside it."""
+    """Return a row as lines: the query on the left, hits in the other columns."""
     query, hits = row[0], row[1:]
-    beside = _COLUMNS - 1
+    hit_columns = _COLUMNS - 1
     lines: list[list[Tile | None]] = []
-    for start in range(0, max(len(hits), 1), beside):
+    for start in range(0, max(len(hits), 1), hit_columns):
         first = query if start == 0 else None
-        lines.append([first, *hits[start : start + beside]])
+        lines.append([first, *hits[start : start + hit_columns]])
     return lines
 
 
@@ -88,7 +88,7 @@ def _paint(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, left: int,
 
 
 def _shorten(text: str, draw: ImageDraw.ImageDraw, width: int) -> str:
-    """Return the text with its middle left out where it is wider than `width` pixels."""
+    """Return the text, without its middle if it is wider than `width` pixels."""
     if draw.textlength(text, font=_font(12)) <= width:
         return text
     keep = len(text)

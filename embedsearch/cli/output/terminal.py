@@ -1,7 +1,7 @@
 """Pictures on a terminal; in: pixels and captions, out: lines of text, or the terminal's graphics.
 
-Half blocks show on every terminal: the upper half of a cell in the colour of its letter, the
-lower half in that of its ground. Sixel and kitty's protocol are left to `textual-image`.
+Half blocks work on every terminal: the upper half of a cell has the foreground color, the lower
+half the background color. `textual-image` handles Sixel and kitty's protocol.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from PIL import Image
 from rich.color import Color, ColorSystem
 from rich.console import Console
 
-CELLS = 24  # the width of a thumbnail; three of them stand beside each other in 80 columns
-# Half a cell is about as high as a cell is wide: a square, and so many pixels of what the
-# terminal itself scales to its cells.
+CELLS = 24  # the width of a thumbnail; three fit side by side into 80 columns
+# Half a cell is about a square, as a cell is twice as high as wide; with the terminal's own
+# graphics it gets this many pixels a side.
 _PIXELS = 10
-SIDE = CELLS * _PIXELS  # what pictures are best given with, their longer side in pixels
+SIDE = CELLS * _PIXELS  # the best longer side of pictures, in pixels
 _GAP = 2
-_MAX_COLUMNS = 240  # kitty's placeholders number fewer than 300
+_MAX_COLUMNS = 240  # kitty has fewer than 300 placeholders
 _RESET = "\x1b[0m"
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A picture, uint8 (H, W, 3), or None for one that cannot be read, and what stands below."""
+    """A picture, uint8 (H, W, 3), or None if it cannot be read, and its caption."""
 
     pixels: npt.NDArray[np.uint8] | None
     caption: str
 
 
 class ThumbnailRows:
-    """Shows thumbnails side by side, as many as the width has room for, row after row."""
+    """Shows thumbnails row by row, as many side by side as fit into the width."""
 
     def __init__(self, out: TextIO, columns: int, environ: Mapping[str, str] = os.environ) -> None:
-        """Write to `out`, a terminal of so many columns."""
+        """Write to `out`, a terminal that is `columns` wide."""
         self._out = out
         self._cells = max(1, min(CELLS, columns))
         self._across = max(1, (min(columns, _MAX_COLUMNS) + _GAP) // (self._cells + _GAP))
-        self._is_true_colour = environ.get("COLORTERM") in {"truecolor", "24bit"}
+        self._is_true_color = environ.get("COLORTERM") in {"truecolor", "24bit"}
         self._graphics = _graphics()
 
     def show(self, thumbnails: Sequence[Thumbnail]) -> None:
@@ -52,7 +52,7 @@ class ThumbnailRows:
         for start in range(0, len(thumbnails), self._across):
             row = thumbnails[start : start + self._across]
             if self._graphics is None:
-                lines = half_blocks(_strip(row, self._cells, 1), self._is_true_colour)
+                lines = half_blocks(_strip(row, self._cells, 1), self._is_true_color)
                 self._out.writelines(line + "\n" for line in lines)
             else:
                 self._draw(self._graphics, _strip(row, self._cells, _PIXELS))
@@ -61,53 +61,53 @@ class ThumbnailRows:
         self._out.flush()
 
     def _draw(self, graphics: Any, strip: npt.NDArray[np.uint8]) -> None:
-        """Draw a row of thumbnails as one picture, so that the cursor stays at its left."""
+        """Draw a row of thumbnails as one picture, so that the cursor stays left of it."""
         rows, columns = strip.shape[0] // (2 * _PIXELS), strip.shape[1] // _PIXELS
         if rows == 0:
             return
-        self._out.flush()  # the library writes past it
-        # kitty is told by a colour which picture is meant: none may be rounded.
+        self._out.flush()  # the library does not write through it
+        # Colors identify pictures in kitty's protocol: they must not be rounded.
         console = Console(
             file=self._out, width=columns + 1, force_terminal=True, color_system="truecolor"
         )
         console.print(graphics(Image.fromarray(strip), columns, rows), end="")
 
 
-def half_blocks(pixels: npt.NDArray[np.uint8], is_true_colour: bool) -> list[str]:
-    """Return uint8 (H, W, 4), H even, as H / 2 lines of W cells, in 24-bit or in 256 colours.
+def half_blocks(pixels: npt.NDArray[np.uint8], is_true_color: bool) -> list[str]:
+    """Return uint8 (H, W, 4), H even, as H / 2 lines of W cells, in 24-bit or in 256 colors.
 
-    The fourth number is 0 where the terminal's own ground is to be seen, else 255.
+    The fourth number is 0 where the terminal's background shows, else 255.
     """
     return [
         "".join(
-            _cell(above, below, is_true_colour) for above, below in zip(upper, lower, strict=True)
+            _cell(above, below, is_true_color) for above, below in zip(upper, lower, strict=True)
         )
         for upper, lower in zip(pixels[::2].tolist(), pixels[1::2].tolist(), strict=True)
     ]
 
 
-def _cell(above: list[int], below: list[int], is_true_colour: bool) -> str:
+def _cell(above: list[int], below: list[int], is_true_color: bool) -> str:
     if above[3] and below[3]:
-        upper, lower = _codes(above, is_true_colour), _codes(below, is_true_colour, ground=True)
+        upper, lower = _codes(above, is_true_color), _codes(below, is_true_color, ground=True)
         return f"\x1b[{upper};{lower}m▀{_RESET}"
     if above[3] or below[3]:
-        codes = _codes(above if above[3] else below, is_true_colour)
+        codes = _codes(above if above[3] else below, is_true_color)
         return f"\x1b[{codes}m{'▀' if above[3] else '▄'}{_RESET}"
     return " "
 
 
-def _codes(pixel: list[int], is_true_colour: bool, ground: bool = False) -> str:
-    """Return what sets the colour of letters, or of the ground behind them."""
-    colour = Color.from_rgb(*pixel[:3])
-    if not is_true_colour:
-        colour = colour.downgrade(ColorSystem.EIGHT_BIT)
-    return ";".join(colour.get_ansi_codes(foreground=not ground))
+def _codes(pixel: list[int], is_true_color: bool, ground: bool = False) -> str:
+    """Return the codes that set the foreground color, or with `ground` the background color."""
+    color = Color.from_rgb(*pixel[:3])
+    if not is_true_color:
+        color = color.downgrade(ColorSystem.EIGHT_BIT)
+    return ";".join(color.get_ansi_codes(foreground=not ground))
 
 
 def _strip(row: Sequence[Thumbnail], cells: int, scale: int) -> npt.NDArray[np.uint8]:
-    """Return thumbnails side by side, uint8 (H, W, 4), `scale` pixels a cell's width.
+    """Return thumbnails side by side, uint8 (H, W, 4), `scale` pixels per cell width.
 
-    They stand on the lower edge; H is a multiple of two half cells, 0 without any picture.
+    They are aligned at the bottom; H is a multiple of two half cells, 0 without any picture.
     """
     side = cells * scale
     pictures = [None if t.pixels is None else _fit(Image.fromarray(t.pixels), side) for t in row]
@@ -115,9 +115,9 @@ def _strip(row: Sequence[Thumbnail], cells: int, scale: int) -> npt.NDArray[np.u
     height += -height % (2 * scale)
     width = (len(row) * (cells + _GAP) - _GAP) * scale
     strip = Image.new("RGBA", (width, height))
-    for place, picture in enumerate(pictures):
+    for index, picture in enumerate(pictures):
         if picture is not None:
-            left = place * (cells + _GAP) * scale + (side - picture.width) // 2
+            left = index * (cells + _GAP) * scale + (side - picture.width) // 2
             strip.paste(picture, (left, height - picture.height))
     return np.asarray(strip)
 
@@ -130,12 +130,12 @@ def _fit(picture: Image.Image, side: int) -> Image.Image:
 
 
 def _graphics() -> Any:
-    """Return what draws with the terminal's own graphics, or None where it has or shows none."""
+    """Return the class that draws with the terminal's own graphics, or None if it has none."""
     try:
-        # The library asks the terminal when it is imported, and reads the answer from stdin.
+        # On import, the library queries the terminal and reads the answer from stdin.
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             return None
-        if os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():  # asking would stop us
+        if os.tcgetpgrp(sys.stdin.fileno()) != os.getpgrp():  # the query would stop this process
             return None
         from textual_image.renderable import Image as Chosen, SixelImage, TGPImage
     except (ImportError, OSError):

@@ -1,6 +1,6 @@
 """Records as text; in: hits, reports, failures, out: lines that are safe to show.
 
-Tables escape what a file name may hold to fool a terminal; JSON keeps every name exactly.
+Tables escape characters of file names that could fool a terminal; JSON keeps names exactly.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HIT_COLUMNS = [
     *("query", "rank", "score", "percentile", "row"),
     *("path", "key", "width", "height", "metadata"),
 ]
-# What a spreadsheet takes for the beginning of a formula.
+# Characters that start a formula in a spreadsheet.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -56,7 +56,7 @@ def csv_lines(rows: Iterable[Mapping[str, Any]]) -> str:
 def hit_table(query: str, hits: Sequence[Hit], link_host: str | None = None) -> str:
     """Return the hits of one query as a table for a terminal.
 
-    With the name of this machine, paths are links to its files, by the escape sequence OSC 8.
+    With `link_host`, the name of this machine, paths are links (escape sequence OSC 8).
     """
     rows = [
         (
@@ -69,7 +69,7 @@ def hit_table(query: str, hits: Sequence[Hit], link_host: str | None = None) -> 
         for hit in hits
     ]
     if not rows:
-        return f"{printable(query)}: no image is left by what was asked\n"
+        return f"{printable(query)}: no image matches the filters\n"
     lines = table(("rank", "score", "nearer than", "size", "path"), rows, right=(0, 1, 2, 3))
     if link_host is not None:
         header, *shown = lines.splitlines()
@@ -79,7 +79,7 @@ def hit_table(query: str, hits: Sequence[Hit], link_host: str | None = None) -> 
 
 
 def _linked(line: str, path: str, host: str) -> str:
-    """Return a line with the path at its end made a link."""
+    """Return a line with the path at its end as a link."""
     shown = printable(from_here(path)).rstrip()
     before = line.removesuffix(shown)
     return f"{before}\x1b]8;;{file_url(path, host)}\x1b\\{shown}\x1b]8;;\x1b\\"
@@ -92,8 +92,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[
     lines = []
     for row in [list(header), *shown]:
         cells = [
-            cell.rjust(width) if place in right else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if index in right else cell.ljust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  " + "  ".join(cells).rstrip())
     return "\n".join(lines) + "\n"
@@ -151,17 +151,15 @@ def report_lines(report: IndexReport) -> str:
 
 
 def units_line(report: UnitsReport) -> str:
-    """Return what a share of the work came to, and what comes next, as a line."""
+    """Return the result of a share of the work, and the next step, as a line."""
     if not report.units:
-        return "nothing to embed: the store is in step with its folders\n"
-    words = f"{report.ran} unit{'' if report.ran == 1 else 's'} done, {report.images} images"
+        return "nothing to embed: the store is in sync with its folders\n"
+    line = f"{report.ran} unit{'' if report.ran == 1 else 's'} done, {report.images} images"
     if report.failed:
-        words += f", {report.failed} files failed"
+        line += f", {report.failed} files failed"
     if report.missing:
-        return f"{words}; {report.missing} of {report.units} units are left\n"
-    return (
-        f"{words}; all {report.units} units are done: embedsearch commit --store {report.store}\n"
-    )
+        return f"{line}; {report.missing} of {report.units} units are left\n"
+    return f"{line}; all {report.units} units are done: embedsearch commit --store {report.store}\n"
 
 
 def commit_lines(report: CommitReport) -> str:
@@ -175,28 +173,28 @@ def commit_lines(report: CommitReport) -> str:
 
 def _metadata_line(table: MetadataReport) -> str:
     if table.source == SIDECARS:
-        words = f"{table.matched} images have sidecars; {table.images} images have metadata"
+        line = f"{table.matched} images have sidecars; {table.images} images have metadata"
         if table.unreadable:
-            words += f"\n{table.unreadable} sidecars cannot be read: "
-            words += _some(table.unreadable_names, table.unreadable)
-        return words
-    words = (
+            line += f"\n{table.unreadable} sidecars cannot be read: "
+            line += _first_names(table.unreadable_names, table.unreadable)
+        return line
+    line = (
         f"{table.matched} of {table.rows} rows of {printable(table.source)} name images; "
         f"{table.images} images have metadata"
     )
     if table.unmatched:
-        words += f"\n{table.unmatched} rows name no image: "
-        words += _some(table.unmatched_names, table.unmatched)
-    return words
+        line += f"\n{table.unmatched} rows name no image: "
+        line += _first_names(table.unmatched_names, table.unmatched)
+    return line
 
 
-def _some(names: Sequence[str], count: int) -> str:
-    """Return the first names of so many."""
+def _first_names(names: Sequence[str], count: int) -> str:
+    """Return the first of `count` names."""
     return ", ".join(map(printable, names[:5])) + (", …" if count > 5 else "")
 
 
 def _stage_line(report: IndexReport) -> str:
-    """Return which stages were busy for which part of the time, and what would help."""
+    """Return the fraction of the time that each stage was busy, and what would help."""
     shown = sorted(report.stage_share.items(), key=lambda item: -item[1])
     parts = [f"{name} {_percent(share)}" for name, share in shown if share >= 0.005]
     return f"{_slowest(report)} ({' · '.join(parts)})"
@@ -214,7 +212,7 @@ def _slowest(report: IndexReport | BenchReport) -> str:
 
 
 def bench_lines(report: BenchReport) -> str:
-    """Return what each stage does alone and in the run, and which one to make faster."""
+    """Return the speed of each stage alone and in the run, and which one to make faster."""
     failed = f", {report.failed} failed" if report.failed else ""
     passes = f" {report.passes} times" if report.passes > 1 else ""
     rows = [
@@ -238,16 +236,16 @@ def _percent(share: float | None) -> str:
 
 
 def info_lines(facts: Mapping[str, Any]) -> str:
-    """Return what `info` knows as aligned lines."""
+    """Return the facts of `info` as aligned lines."""
     model = facts["model"]
     shown = {
         "store": facts["store"],
         "images": f"{facts['images']:,} ({facts['failures']:,} files failed)",
         "folders": ", ".join(facts["roots"]),
-        "model": f"{_model_words(model)}, fingerprint {model['fingerprint'][:16]}",
+        "model": f"{_model_text(model)}, fingerprint {model['fingerprint'][:16]}",
         "dims": str(facts["dim"]),
         "generation": f"{facts['generation']}, {facts['created']}, by {facts['tool']}",
-        "search": f"{_search_words(facts)}; {facts['faiss_files']} FAISS file(s), "
+        "search": f"{_search_text(facts)}; {facts['faiss_files']} FAISS file(s), "
         f"{_size(facts['faiss_bytes'])}",
         "columns": f"{', '.join(facts['columns']) or 'none of your own'}",
         "shards": f"{facts['shards']}, {_size(facts['shard_bytes'])}",
@@ -255,7 +253,7 @@ def info_lines(facts: Mapping[str, Any]) -> str:
     if plan := facts["open_plan"]:
         shown["open plan"] = (
             f"{plan['done']} of {plan['units']} units done, {plan['images']:,} images; "
-            "embedsearch commit takes them in"
+            "embedsearch commit adds them"
         )
     width = max(map(len, shown))
     return "".join(f"{name:<{width}}  {printable(text)}\n" for name, text in shown.items())
@@ -277,35 +275,35 @@ def generation_lines(rows: Sequence[Mapping[str, Any]]) -> str:
     return table(names, shown, right=(0, 2, 3))
 
 
-def _model_words(model: Mapping[str, Any]) -> str:
+def _model_text(model: Mapping[str, Any]) -> str:
     if model["architecture"] == ModelSpec.FOREIGN:
         return f"{model['name']}, made elsewhere"
     how = f"{model['architecture']}, {model['input_side']} px, {model['pooling']}"
     return f"{model['name']} ({how})"
 
 
-def _search_words(facts: Mapping[str, Any]) -> str:
-    """Return how a store is searched, and what that was measured to do."""
+def _search_text(facts: Mapping[str, Any]) -> str:
+    """Return how a store is searched, with the measured recall and latency."""
     measured, budget = facts["search_measured"], facts["search_budget"]
     exact = measured["exact_latency_ms"]
-    words = f"{facts['search']}"
+    text = f"{facts['search']}"
     if measured["curve"]:
         last = measured["curve"][-1]
-        words += (
+        text += (
             f": recall@10 {last['recall_at_10']:.3f} in {last['latency_ms']:.2f} ms at "
             f"{last['setting']}, exact takes {exact:.2f} ms"
         )
     elif exact:
-        words += f": {exact:.2f} ms"
+        text += f": {exact:.2f} ms"
     if not measured["reached"]:
-        words += (
-            f"; not the recall {budget['recall']} in {1000 * budget['latency_s']:g} ms asked for"
+        text += (
+            f"; not the requested recall {budget['recall']} in {1000 * budget['latency_s']:g} ms"
         )
-    return words
+    return text
 
 
 def model_lines(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Return the catalogue as a table, and the terms of its weights below."""
+    """Return the catalog as a table, with the licenses of its weights below."""
     rows = [
         (
             entry["name"] + (" (auto)" if entry["auto"] else ""),
@@ -341,7 +339,7 @@ def failure_values(folder: str, failure: Failure) -> dict[str, Any]:
 
 
 def from_here(path: str) -> str:
-    """Return the path as one would type it here: relative below the current folder."""
+    """Return a path as one would type it: relative if it is below the current folder."""
     here = os.getcwd().rstrip("/") + "/"
     return path.removeprefix(here)
 
@@ -354,8 +352,8 @@ def _harmless(cell: Any) -> Any:
 
 
 def watch_line(report: IndexReport) -> str:
-    """Return what a run of a watch did, on one line, with the time of day."""
+    """Return what a run of a watch changed, on one line with the time of day."""
     names = ("added", "changed", "moved", "deleted", "failed")
     counts = [f"{getattr(report, name):,} {name}" for name in names if getattr(report, name)]
-    words = ", ".join(counts) or "columns changed"
-    return f"{datetime.now():%H:%M:%S}  {words}; {report.images:,} images\n"
+    changes = ", ".join(counts) or "columns changed"
+    return f"{datetime.now():%H:%M:%S}  {changes}; {report.images:,} images\n"

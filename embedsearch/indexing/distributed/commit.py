@@ -35,8 +35,8 @@ def commit(
 ) -> CommitReport:
     """Make the units of the open plan a generation: all of them, or none.
 
-    Raises UsageError where no plan is open, UnitsMissing naming the units that are still to be
-    run, StoreLocked, StorageError. A commit that was killed is made up for by another.
+    Raises UsageError if no plan is open, UnitsMissing naming the units that have not run yet,
+    StoreLocked, StorageError. After a killed commit, commit again.
     """
     session = session or Session()
     path = locate_store(store)
@@ -45,12 +45,12 @@ def commit(
     with StoreWriter(path, wait_s, session.check, for_units=True) as writer:
         before = writer.manifest
         if before is not None and before.run.get("plan") == opened.id:
-            drop(path)  # all that a killed commit had left to do
+            drop(path)  # the last step, which a killed commit left undone
             return _committed(path, before, opened)
         if before is None or before.generation != opened.base:
             raise IncompatibleStore(
                 f"the plan of {path} adds to generation {opened.base}, which is not the current "
-                "one: give it up with embedsearch commit --drop, and index again"
+                "one: discard it with embedsearch commit --drop, and index again"
             )
         records = _Gathered.of(path, opened, session)
         adopt(path, records.shards)
@@ -79,7 +79,7 @@ def commit(
 
 
 def discard_plan(store: str | Path | None = None, *, wait_s: float = 0.0) -> None:
-    """Remove the open plan and what was done of it. Raises StoreLocked and StorageError."""
+    """Remove the open plan and its finished units. Raises StoreLocked and StorageError."""
     path = locate_store(store)
     check_format(path)
     with StoreWriter(path, wait_s, for_units=True):
@@ -88,7 +88,7 @@ def discard_plan(store: str | Path | None = None, *, wait_s: float = 0.0) -> Non
 
 @dataclass
 class _Gathered:
-    """What all units of a plan have become."""
+    """The results of all units of a plan."""
 
     shards: list[ShardRecord]
     failures: list[Failure]
@@ -115,7 +115,7 @@ class _Gathered:
             names = ", ".join(map(str, missing[:_SHOWN])) + ("…" if len(missing) > _SHOWN else "")
             raise UnitsMissing(
                 f"{len(missing)} of {len(opened.units)} units are not done ({names}): run their "
-                "shares again, embedsearch index --unit I/N does what is left"
+                "shares again, embedsearch index --unit I/N does the missing ones"
             )
         return found
 
@@ -133,7 +133,7 @@ def _committed(store: Path, manifest: Manifest, opened: UnitPlan) -> CommitRepor
 
 @dataclass(frozen=True)
 class CommitReport(JsonRecord):
-    """What the units of a plan have made of a store."""
+    """What a commit of a plan's units changed in a store."""
 
     store: str
     generation: int

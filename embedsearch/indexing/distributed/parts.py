@@ -1,7 +1,7 @@
-"""Parts of units, the steps that a cluster takes; in: decoded chunks and vectors, out: units.
+"""Parts of units, the work steps of a cluster; in: decoded chunks and vectors, out: units.
 
-A chunk of a unit is so many of its images that machines pass between them; what became of it
-is a part, a file in `units/parts/`. A part that is on the disk is not made again.
+A chunk is a run of a unit's images that machines pass on together. Its result is a part, a file
+in `units/parts/`. A part that is on the disk is not computed again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PARTS_NAME = "parts"
 
 @dataclass(frozen=True)
 class Chunk:
-    """The images of a unit from CHUNK * `number` on."""
+    """The images of a unit that start at CHUNK * `number`."""
 
     unit: int
     number: int
@@ -57,20 +57,20 @@ def chunk_refs(store: Path, opened: UnitPlan, chunk: Chunk) -> list[ImageRef]:
 
 
 def write_part(store: Path, chunk: Chunk, tables: list[pa.Table], failures: list[Failure]) -> None:
-    """Write what became of a chunk, whole or not at all. Raises StorageError."""
+    """Write the result of a chunk, completely or not at all. Raises StorageError."""
     sink = io.BytesIO()
     table = pa.concat_tables(tables) if tables else pa.table({})
-    said = json.dumps([asdict(failure) for failure in failures])
-    with pa.ipc.new_file(sink, table.schema.with_metadata({"failures": said})) as writer:
+    encoded = json.dumps([asdict(failure) for failure in failures])
+    with pa.ipc.new_file(sink, table.schema.with_metadata({"failures": encoded})) as writer:
         writer.write_table(table)
     path = _path(store, chunk)
-    with suppress(OSError):  # there, or not to be made, which writing says
+    with suppress(OSError):  # it exists, or cannot be made: then writing fails below
         path.parent.mkdir(mode=0o700)
     replace(store / UNITS_NAME, f"{PARTS_NAME}/{path.name}", sink.getvalue())
 
 
 def pack(store: Path, opened: UnitPlan, unit: Unit) -> None:
-    """Make a unit of its parts, if they are all there and it is not done. Raises StorageError."""
+    """Make an unfinished unit from its parts if all exist. Raises StorageError."""
     paths = [_path(store, chunk) for chunk in _chunks(unit)]
     if read_record(store, opened, unit.number) is not None or not all(p.exists() for p in paths):
         return
@@ -82,7 +82,7 @@ def pack(store: Path, opened: UnitPlan, unit: Unit) -> None:
             tables.append(table)
     finish_unit(store, opened, unit, read_refs(store, unit), tables, failures)
     for path in paths:
-        with suppress(OSError):  # it goes with the folder
+        with suppress(OSError):  # the whole folder is removed later
             path.unlink()
 
 
@@ -98,9 +98,9 @@ def _path(store: Path, chunk: Chunk) -> Path:
 
 def _read_part(path: Path) -> tuple[pa.Table, list[Failure]]:
     table = pa.ipc.open_file(pa.BufferReader(path.read_bytes())).read_all()
-    said = json.loads(table.schema.metadata[b"failures"])
+    decoded = json.loads(table.schema.metadata[b"failures"])
     failures = [
         Failure(**{**item, "stage": Stage(item["stage"]), "reason": Reason(item["reason"])})
-        for item in said
+        for item in decoded
     ]
     return table.replace_schema_metadata(None), failures

@@ -1,4 +1,4 @@
-"""Cut what is to be embedded into units that processes share; in: folders, out: a UnitPlan."""
+"""Split what must be embedded into units for several processes; in: folders, out: a UnitPlan."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def plan(
     session: Session | None = None,
     **options: Unpack[IndexOptions],
 ) -> UnitPlan | None:
-    """Cut what `index` would embed into units for `shares` processes or more; see `run_units`.
+    """Split what `index` would embed into units for `shares` processes or more; see `run_units`.
 
-    What needs no network is done and committed: moved, touched and deleted files. Returns the
-    plan, which is open until `commit`, or None where nothing is to be embedded. Raises what
-    `index` raises, and StoreLocked while another plan is open.
+    Changes that need no network are committed: moved, touched and deleted files. Returns the
+    plan, which is open until `commit`, or None if nothing must be embedded. Raises what `index`
+    raises, and StoreLocked while another plan is open.
     """
     config = configured(config or IndexConfig(), options)
     if shares < 1:
@@ -67,8 +67,8 @@ def check_shareable(config: IndexConfig) -> None:
     """Raise UsageError for what the processes of a plan cannot do."""
     if config.rebuild or config.dry_run or config.metadata is not None or config.sidecars:
         raise UsageError(
-            "shared work goes with neither rebuild, which takes a store of its own, nor dry_run, "
-            "nor metadata and sidecars, which an index after the commit takes",
+            "shared work excludes rebuild (index into a new store instead), dry_run, and metadata "
+            "and sidecars (index with them after the commit)",
             *("rebuild", "dry_run", "metadata", "sidecars"),
         )
 
@@ -85,10 +85,10 @@ def _cut_plan(
     make_folder(store)
     units: list[Unit] = []
     row = base.next_row
-    for some in cut(refs, max_images, packed):
+    for chunk in cut(refs, max_images, packed):
         job.session.check()
-        units.append(write_refs(store, len(units), row, some))
-        row += len(some)
+        units.append(write_refs(store, len(units), row, chunk))
+        row += len(chunk)
     made = UnitPlan(
         id=new_plan_id(),
         base=base.generation,
@@ -103,7 +103,7 @@ def _cut_plan(
 
 
 def unit_images(count: int, shares: int, max_images: int) -> int:
-    """Return the images of a unit, at most `max_images`, so that shares are equal."""
+    """Return the images per unit, at most `max_images`, so that shares are equal."""
     rounds = math.ceil(count / (shares * max_images))
     return max(1, math.ceil(count / (shares * rounds)))
 
@@ -113,8 +113,8 @@ def cut(
 ) -> Iterator[list[tuple[ImageRef, int]]]:
     """Yield units of at most `max_images` refs.
 
-    A unit that is half full ends with an archive, one of the roots `packed`, so that the process
-    of the next unit need not open it.
+    A unit that is at least half full ends where an archive (a root in `packed`) ends, so that the
+    process of the next unit need not open that archive.
     """
     unit: list[tuple[ImageRef, int]] = []
     for ref, replaced in refs:

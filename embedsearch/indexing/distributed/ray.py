@@ -1,7 +1,7 @@
 """Folders to a store on a Ray cluster; in: folders and a store that all its machines see.
 
-plan → the driver (ray_driver.py), watched from here → commit. A job that fails, or that nothing
-is heard of, ends in one line, and the same call goes on from there.
+plan → the driver (ray_driver.py), watched from here → commit. A job that fails or stalls ends
+with a one-line error, and the same call continues from there.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from embedsearch.indexing.distributed.parts import chunks_left, pack
 from embedsearch.indexing.distributed.run import check_same, open_or_make_plan
 
 START_S = 60.0  # until Ray answers
-STALL_S = 240.0  # without a chunk done, after which a job is given up
+STALL_S = 240.0  # without a finished chunk, before the job is canceled
 _POLL_S = 0.2
-_END_S = 15.0  # for a driver that was asked to end
+_END_S = 15.0  # for a driver that was told to end
 _GOES_ON = "the same command goes on from there"
 
 _Rows = queue.SimpleQueue[dict[str, Any] | None]
@@ -50,9 +50,9 @@ def index_on_ray(
 ) -> CommitReport | None:
     """Index folders on the cluster that RAY_ADDRESS names, or on Ray on this machine; commit.
 
-    Returns None where nothing was to be embedded. Raises what `plan` and `commit` raise,
-    Interrupted, MissingLibrary, and StorageError for a cluster that fails, or of which nothing is
-    heard for `stall_s` seconds.
+    Returns None if nothing had to be embedded. Raises what `plan` and `commit` raise,
+    Interrupted, MissingLibrary, and StorageError for a cluster that fails or is silent for
+    `stall_s` seconds.
     """
     if find_spec("ray") is None:
         raise MissingLibrary(f"engine ray needs Ray: {pip_install('ray')}")
@@ -67,7 +67,7 @@ def index_on_ray(
         with _driver(store, config) as rows:
             _follow(rows, total, session, on_progress, stall_s)
     for unit in opened.units:
-        pack(store, opened, unit)  # what a machine that was lost had left to do
+        pack(store, opened, unit)  # what a lost machine left undone
     return commit(store, wait_s=config.wait_s, session=session)
 
 
@@ -78,7 +78,7 @@ def _follow(
     on_progress: Callable[[Progress], None] | None,
     stall_s: float,
 ) -> None:
-    """Take a driver's lines until it is done. Raises Interrupted and StorageError."""
+    """Read the driver's lines until it is done. Raises Interrupted and StorageError."""
     started = heard = time.monotonic()
     done = failed = 0
     is_up = False
@@ -93,12 +93,12 @@ def _follow(
                 raise StorageError(f"no Ray cluster answers at {where}; {_GOES_ON}") from None
             if time.monotonic() - heard > stall_s:
                 raise StorageError(
-                    f"nothing was heard of the cluster for {stall_s:.0f} s: has it a free CPU, "
-                    f"or GPU, and are all its nodes up? {_GOES_ON}"
+                    f"the cluster was silent for {stall_s:.0f} s: does it have a free CPU or "
+                    f"GPU, and are all its nodes up? {_GOES_ON}"
                 ) from None
             continue
         if row is None:
-            raise StorageError(f"the driver of the job ended in the middle of it; {_GOES_ON}")
+            raise StorageError(f"the driver of the job ended before it was done; {_GOES_ON}")
         if "error" in row:
             raise StorageError(f"{row['error']}; {_GOES_ON}")
         if "done" in row:
@@ -115,7 +115,7 @@ def _follow(
 
 @contextmanager
 def _driver(store: Path, config: IndexConfig) -> Iterator[_Rows]:
-    """Run the driver for as long as the block lasts, and give the lines that it writes."""
+    """Run the driver for as long as the block lasts, and yield the lines that it writes."""
     spec = {
         "store": str(store.resolve()),
         "limits": asdict(config.limits),
@@ -135,8 +135,8 @@ def _driver(store: Path, config: IndexConfig) -> Iterator[_Rows]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=[writing],
-            env=child_environment(RAY_USAGE_STATS_ENABLED="0"),  # it would report to its makers
-            start_new_session=True,  # Ctrl-C in the terminal is ours to handle
+            env=child_environment(RAY_USAGE_STATS_ENABLED="0"),  # else it reports to Ray's makers
+            start_new_session=True,  # Ctrl-C in the terminal must reach only this process
         )
         os.close(writing)
         rows: _Rows = queue.SimpleQueue()

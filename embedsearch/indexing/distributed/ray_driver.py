@@ -1,9 +1,9 @@
 """The driver of a job on Ray: `python -P -m embedsearch.indexing.distributed.ray_driver FD SPEC`.
 
-decode (actors, a CPU each, our own decoder) → embed (actors, a GPU each, or a machine each) →
-parts of units on the disk → units. Ray Data passes chunks between them, and holds decoding back
-where the network is slower. A process of its own: Ray writes to its terminal as it likes, and
-has no way to give up a job but the end of its driver. Out: a JSON line a chunk.
+decode (actors, one CPU each, our own decoder) → embed (actors, one GPU or one machine each) →
+parts of units on the disk → units. Ray Data passes chunks between them, and slows decoding down
+if the network is slower. It is a separate process, because Ray writes to the terminal freely and
+a job ends only with its driver. Out: one JSON line per chunk.
 """
 
 from __future__ import annotations
@@ -38,21 +38,21 @@ from embedsearch.store.shards import batch_table
 
 
 def main() -> None:
-    """Do what is left of the open plan, and write a line for each chunk that is done."""
+    """Do the rest of the open plan, and write one line for each finished chunk."""
     descriptor, spec = int(sys.argv[1]), json.loads(sys.argv[2])
     with os.fdopen(descriptor, "w", buffering=1) as out:
         try:
-            # A cluster has its settings; else one is started for us, whatever runs here already.
-            own = {"address": "local", "include_dashboard": False}
-            ray.init(log_to_driver=False, **({} if os.environ.get("RAY_ADDRESS") else own))
-        except Exception as error:  # of many classes, and all mean one thing
-            out.write(json.dumps({"error": f"no Ray cluster: {_words(error)}"}) + "\n")
+            # Without RAY_ADDRESS a new local cluster starts, even if another one runs here.
+            local = {"address": "local", "include_dashboard": False}
+            ray.init(log_to_driver=False, **({} if os.environ.get("RAY_ADDRESS") else local))
+        except Exception as error:  # of many classes, all with this meaning
+            out.write(json.dumps({"error": f"no Ray cluster: {_error_message(error)}"}) + "\n")
             return
         out.write(json.dumps({"started": True}) + "\n")
         try:
             _run(Path(spec["store"]), spec, out)
         except Exception as error:
-            out.write(json.dumps({"error": _words(_cause(error))}) + "\n")
+            out.write(json.dumps({"error": _error_message(_cause(error))}) + "\n")
 
 
 def _run(store: Path, spec: dict[str, Any], out: Any) -> None:
@@ -64,7 +64,7 @@ def _run(store: Path, spec: dict[str, Any], out: Any) -> None:
         out.write(json.dumps({"images": row["images"], "failed": row["failed"]}) + "\n")
         left[row["unit"]] -= 1
         if not left[row["unit"]]:
-            # No CPU is asked for: the actors may hold them all until the end.
+            # No CPU is requested: the actors may hold all of them until the end.
             task = ray.remote(_pack_number).options(num_cpus=0, scheduling_strategy="SPREAD")
             packing.append(task.remote(str(store), row["unit"]))
     ray.get(packing)
@@ -77,13 +77,13 @@ def _stream(store: Path, spec: dict[str, Any], chunks: list[Chunk]) -> Any:
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
     networks = gpus or sum(node["Alive"] for node in ray.nodes())
-    most = spec["workers"] or max(1, cpus - (0 if gpus else networks))
+    max_decoders = spec["workers"] or max(1, cpus - (0 if gpus else networks))
     data = ray.data.from_items([asdict(c) for c in chunks], override_num_blocks=len(chunks))
     data = data.map_batches(
         _Decoder,
         fn_constructor_args=(str(store), spec["limits"]),
         batch_size=1,
-        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=max_decoders),
         num_cpus=1,
     )
     return data.map_batches(
@@ -97,7 +97,7 @@ def _stream(store: Path, spec: dict[str, Any], chunks: list[Chunk]) -> Any:
 
 
 class _Decoder:
-    """An actor that decodes chunks, by a process below it, as everywhere."""
+    """An actor that decodes chunks in a child process, as everywhere."""
 
     def __init__(self, store: str, limits: dict[str, Any]) -> None:
         self._store = Path(store)
@@ -108,18 +108,18 @@ class _Decoder:
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         chunk = Chunk(*(int(rows[name][0]) for name in ("unit", "number", "images")))
         refs = chunk_refs(self._store, self._plan, chunk)
-        places = self._sources.places(refs, self._plan.roots)
+        located = self._sources.places(refs, self._plan.roots)
         batches, failures = [], []
-        for batch in self._pool.run(DecodeJob(ref, place) for ref, place in places):
+        for batch in self._pool.run(DecodeJob(ref, location) for ref, location in located):
             images = batch.images
             batches.append(ImageBatch(images.refs, images.facts, images.pixels.copy()))
             failures += batch.failures
-        # One value a chunk, which Ray cannot cut in two; it passes between our own actors alone.
+        # One value per chunk, which Ray cannot split; it passes only between our own actors.
         return {"decoded": [pickle.dumps((chunk, batches, failures), protocol=5)]}
 
 
 class _Embedder:
-    """An actor with the network. It writes what it makes: a part that is done is never lost."""
+    """An actor with the network. It writes its results, so a finished part is never lost."""
 
     def __init__(self, store: str, device: str, precision: str) -> None:
         self._store = Path(store)
@@ -143,7 +143,7 @@ class _Embedder:
         return {name: [count] for name, count in counts.items()}
 
     def _fitting(self, batches: list[ImageBatch]) -> list[ImageBatch]:
-        """Return the images in batches as the device wants them."""
+        """Return the images in batches of the size that suits the device."""
         refs = [ref for batch in batches for ref in batch.refs]
         facts = [fact for batch in batches for fact in batch.facts]
         if not refs:
@@ -151,7 +151,7 @@ class _Embedder:
         pixels = np.concatenate([batch.pixels for batch in batches])
         starts = range(0, len(refs), self._batch)
         cuts = [slice(start, start + self._batch) for start in starts]
-        return [ImageBatch(refs[some], facts[some], pixels[some]) for some in cuts]
+        return [ImageBatch(refs[cut], facts[cut], pixels[cut]) for cut in cuts]
 
 
 def _pack_number(store: str, number: int) -> None:
@@ -160,14 +160,14 @@ def _pack_number(store: str, number: int) -> None:
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return what an error of Ray's is about: one of ours, if there is one below it."""
+    """Return our own error below an error of Ray, if there is one; else the last cause."""
     seen: BaseException | None = error
     while seen is not None and not isinstance(seen, EmbedSearchError):
         seen = getattr(seen, "cause", None) or seen.__cause__
     return seen or error
 
 
-def _words(error: BaseException) -> str:
+def _error_message(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[-1] if lines else type(error).__name__)[:300]
 

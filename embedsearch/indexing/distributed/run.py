@@ -1,8 +1,8 @@
-"""The units of a plan: run by any number of processes, taken in by one commit.
+"""The units of a plan: run by any number of processes, added to the store by one commit.
 
-plan cuts the work → run_units makes a shard of each unit and its record → commit makes
-them a generation. Processes need nothing of each other but the folder of the store: a unit that
-was lost is run again, and two runs of one are harmless.
+plan splits the work → run_units makes a shard and a record of each unit → commit makes them a
+generation. The processes share only the folder of the store. A lost unit is run again, and
+running a unit twice is harmless.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from embedsearch.store.units import (
     write_record,
 )
 
-PLAN_WAIT_S = 3600.0  # for the process that makes the plan: all of them begin at once
+PLAN_WAIT_S = 3600.0  # for the process that makes the plan, as all of them start at once
 
 
 @dataclass(frozen=True)
 class UnitsReport(JsonRecord):
-    """What one process did of a plan; without anything to embed there is none, and no unit."""
+    """What one process did of a plan; if there is nothing to embed, there are no units."""
 
     store: str
     units: int  # of the plan
-    missing: int  # of these, how many nobody has done yet
+    missing: int  # how many of these are not done yet
     ran: int
     images: int  # embedded by this process
     failed: int
@@ -72,9 +72,9 @@ def index_share(
     session: Session | None = None,
     on_progress: OnProgress | None = None,
 ) -> UnitsReport:
-    """Run the units of a share, (i, n): of all units those whose number is i modulo n.
+    """Run the units of a share (i, n): those whose number modulo n is i.
 
-    The first process makes the plan, the others take it up. `share` may count from 0 or from 1.
+    The first process makes the plan, the others use it. i may count from 0 or from 1.
     Raises what `plan` and `run_units` raise.
     """
     config, session = config or IndexConfig(), session or Session()
@@ -87,8 +87,8 @@ def index_share(
     opened = open_or_make_plan(path, folders, shares, config, session)
     if opened is None:
         return UnitsReport(str(path), units=0, missing=0, ran=0, images=0, failed=0, device="")
-    mine = [unit.number for unit in opened.units if unit.number % shares == number % shares]
-    return run_units(path, mine, config=config, session=session, on_progress=on_progress)
+    numbers = [unit.number for unit in opened.units if unit.number % shares == number % shares]
+    return run_units(path, numbers, config=config, session=session, on_progress=on_progress)
 
 
 def open_or_make_plan(
@@ -98,9 +98,9 @@ def open_or_make_plan(
     config: IndexConfig,
     session: Session,
 ) -> UnitPlan | None:
-    """Return the open plan, or a new one; None where nothing is to be embedded.
+    """Return the open plan, or a new one; None if nothing must be embedded.
 
-    Raises what `plan` raises, and UsageError where the open one does not cover the folders.
+    Raises what `plan` raises, and UsageError if the open one does not cover the folders.
     """
     check_shareable(config)
     listed = listed_folders(folders)
@@ -115,8 +115,8 @@ def open_or_make_plan(
     extra = {root.path for root in resolve_scope(listed, opened.roots).roots} - known
     if extra:
         raise UsageError(
-            f"the plan of {store} does not cover {', '.join(sorted(extra))}: embedsearch commit "
-            "takes it in, a new one can be made then"
+            f"the plan of {store} does not cover {', '.join(sorted(extra))}: finish it with "
+            "embedsearch commit, then make a new one"
         )
     return opened
 
@@ -130,11 +130,11 @@ def run_units(
     on_progress: OnProgress | None = None,
     extractor_factory: ExtractorFactory = load_stream_extractor,
 ) -> UnitsReport:
-    """Decode and embed units of the open plan by their numbers; those that are done are left.
+    """Decode and embed units of the open plan by their numbers; finished ones are skipped.
 
-    A unit is done once its shard and its record are on the disk. Raises UsageError where no plan
-    is open, IncompatibleStore for another model than the plan's, StorageError, and Interrupted,
-    after which finished units stay.
+    A unit is done once its shard and its record are on the disk. Raises UsageError if no plan is
+    open, IncompatibleStore for another model than the plan's, StorageError, and Interrupted;
+    finished units stay.
     """
     config, session = config or IndexConfig(), session or Session()
     store = locate_store(store)
@@ -146,7 +146,7 @@ def run_units(
     if todo:
         with Sources(config.limits.max_bytes) as sources, collector:
             refs = (ref for unit in todo for ref in collector.refs_of(unit))
-            jobs = (DecodeJob(ref, place) for ref, place in sources.places(refs, opened.roots))
+            jobs = (DecodeJob(ref, where) for ref, where in sources.places(refs, opened.roots))
             side = opened.model.input_side
             with Pipeline(side, config, jobs, total, session.stop) as pipeline:
                 extractor = extractor_factory(
@@ -179,7 +179,7 @@ def run_units(
 
 
 def open_plan(store: Path) -> UnitPlan:
-    """Return the plan that is open. Raises UsageError where none is."""
+    """Return the open plan. Raises UsageError if there is none."""
     opened = read_plan(store)
     if opened is None:
         raise UsageError(f"{store} has no open plan: embedsearch index FOLDER --unit 0/4 makes one")
@@ -187,12 +187,13 @@ def open_plan(store: Path) -> UnitPlan:
 
 
 def check_same(opened: UnitPlan, config: IndexConfig, session: Session) -> None:
-    """Raise unless a config makes what the plan's other processes make."""
+    """Raise unless a config agrees with the plan in its model and limits."""
     own = opened.model
-    asked = requested_model(config, own, session)
-    if asked.fingerprint != own.fingerprint:
+    requested = requested_model(config, own, session)
+    if requested.fingerprint != own.fingerprint:
         raise IncompatibleStore(
-            f"the plan is for {own.name}, not {asked.name} ({'; '.join(asked.differences(own))})"
+            f"the plan is for {own.name}, not {requested.name} "
+            f"({'; '.join(requested.differences(own))})"
         )
     limits = config.limits.verdict_key()
     if limits != dict(opened.limits):
@@ -212,7 +213,7 @@ class _OpenUnit:
 
 
 class _UnitCollector:
-    """Sorts what comes out of the pipeline by unit, and has finished units written beside."""
+    """Sorts the output of the pipeline by unit, and writes finished units in the background."""
 
     def __init__(self, store: Path, opened: UnitPlan) -> None:
         self._store = store
@@ -233,20 +234,20 @@ class _UnitCollector:
             self._wait(0)
 
     def refs_of(self, unit: Unit) -> Iterator[ImageRef]:
-        """Yield the refs of a unit that is about to be worked on."""
+        """Open a unit and return its refs."""
         refs = read_refs(self._store, unit)
-        mine = self._open[unit.number] = _OpenUnit(unit, refs, len(refs))
-        self._unit_of.update(((ref.root, ref.key), mine) for ref, _ in refs)
+        opened = self._open[unit.number] = _OpenUnit(unit, refs, len(refs))
+        self._unit_of.update(((ref.root, ref.key), opened) for ref, _ in refs)
         return (ref for ref, _ in refs)
 
     def take(self, batch: Embedded) -> None:
-        """Enter one batch, images and failures; write the units that it completes."""
+        """Add one batch, images and failures; write the units that it completes."""
         images = batch.images
         homes = [self._unit_of.pop((ref.root, ref.key)) for ref in images.refs]
         for home in dict.fromkeys(homes):
-            places = [place for place, theirs in enumerate(homes) if theirs is home]
-            home.tables.append(batch_table(_some_of(images, places), 0))
-            home.left -= len(places)
+            positions = [position for position, unit in enumerate(homes) if unit is home]
+            home.tables.append(batch_table(_selected(images, positions), 0))
+            home.left -= len(positions)
         for failure in batch.failures:
             home = self._unit_of.pop((failure.root, failure.key))
             home.failures.append(failure)
@@ -260,7 +261,7 @@ class _UnitCollector:
             self.finished += 1
 
     def _wait(self, left: int) -> None:
-        """Wait until at most so many units are still to be written; raise what failed."""
+        """Wait until at most `left` units are still to be written; raise what failed."""
         while len(self._written) > left:
             self._written.pop(0).result()
 
@@ -284,8 +285,8 @@ def finish_unit(
     for table in tables:
         numbers = range(row, row + len(table))
         row += len(table)
-        place = table.schema.get_field_index("row")
-        numbered.append(table.set_column(place, table.field(place), pa.array(numbers)))
+        index = table.schema.get_field_index("row")
+        numbered.append(table.set_column(index, table.field(index), pa.array(numbers)))
         if old_rows:
             names = zip(*(table.column(name).to_pylist() for name in ("root", "key")), strict=True)
             pairs = zip(names, numbers, strict=True)
@@ -298,12 +299,12 @@ def finish_unit(
     write_record(store, opened, UnitRecord(unit.number, shard, listed, replaced))
 
 
-def _some_of(images: EmbeddingBatch, places: list[int]) -> EmbeddingBatch:
-    """Return some images of a batch."""
-    if len(places) == len(images.refs):
+def _selected(images: EmbeddingBatch, positions: list[int]) -> EmbeddingBatch:
+    """Return the images of a batch at these positions."""
+    if len(positions) == len(images.refs):
         return images
     return EmbeddingBatch(
-        [images.refs[place] for place in places],
-        [images.facts[place] for place in places],
-        images.vectors[np.array(places)],
+        [images.refs[position] for position in positions],
+        [images.facts[position] for position in positions],
+        images.vectors[np.array(positions)],
     )

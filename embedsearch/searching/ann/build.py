@@ -26,7 +26,7 @@ def flat_bytes(dim: int, vectors: Iterable[Rows]) -> Iterator[bytes]:
 
     Codes are fp16, so the rows are kept bit for bit.
     """
-    import faiss  # not before there is something to build: a run without changes does without
+    import faiss  # imported late: a run without changes does not need it
 
     index = faiss.IndexScalarQuantizer(
         dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
@@ -37,7 +37,7 @@ def flat_bytes(dim: int, vectors: Iterable[Rows]) -> Iterator[bytes]:
 
 
 def untrained(factory: str, dim: int) -> Any:
-    """Return the index of a FAISS factory string. Raises ValueError for what cannot be used."""
+    """Return the empty index of a FAISS factory string. Raises ValueError if it is unusable."""
     import faiss
 
     from embedsearch.searching.ann.search import CandidateIndex
@@ -45,15 +45,15 @@ def untrained(factory: str, dim: int) -> Any:
     try:
         index = faiss.index_factory(dim, factory, faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
-        raise ValueError(_said(error)) from error
+        raise ValueError(_error_message(error)) from error
     CandidateIndex(index)
     return index
 
 
-def _said(error: RuntimeError) -> str:
-    """Return what FAISS says, without the place in its source."""
-    words = re.sub(r"^Error in .*?\.(cpp|h):[0-9]+: (Error: )?", "", str(error))
-    return " ".join(words.split())
+def _error_message(error: RuntimeError) -> str:
+    """Return the message of a FAISS error, without the location in its source."""
+    message = re.sub(r"^Error in .*?\.(cpp|h):[0-9]+: (Error: )?", "", str(error))
+    return " ".join(message.split())
 
 
 class CandidateBuilder:
@@ -66,17 +66,17 @@ class CandidateBuilder:
     def trained(cls, factory: str, dim: int, training: npt.NDArray[np.float32]) -> CandidateBuilder:
         """Return an empty index of a FAISS factory string, trained on float32 (n, D).
 
-        Raises ValueError where FAISS knows no such index, or has too few rows to train it.
+        Raises ValueError if FAISS has no such index, or there are too few rows to train it.
         """
         index = untrained(factory, dim)
         for clustering in _clusterings(index):
             clustering.seed = _SEED
-            clustering.min_points_per_centroid = 1  # their number was chosen already
+            clustering.min_points_per_centroid = 1  # their number is already chosen
             clustering.max_points_per_centroid = len(training)
         try:
             index.train(training)
         except RuntimeError as error:
-            raise ValueError(_said(error)) from error
+            raise ValueError(_error_message(error)) from error
         return cls(index)
 
     @classmethod
@@ -84,7 +84,7 @@ class CandidateBuilder:
         """Return the index in a verified file, read into memory, to add rows to."""
         import faiss
 
-        library: Any = faiss  # its stubs leave this reader out
+        library: Any = faiss  # its stubs lack this reader
         with open(f"/dev/fd/{descriptor}", "rb") as file:
             return cls(faiss.read_index(library.PyCallbackIOReader(file.read, _PIECE_BYTES)))
 
@@ -93,7 +93,7 @@ class CandidateBuilder:
         self._index.add(np.ascontiguousarray(rows, dtype=np.float32))
 
     def index(self) -> CandidateIndex:
-        """Return the index, to be searched."""
+        """Return the index for search."""
         from embedsearch.searching.ann.search import CandidateIndex
 
         return CandidateIndex(self._index)
@@ -104,7 +104,7 @@ class CandidateBuilder:
 
 
 def _clusterings(index: Any) -> Iterator[Any]:
-    """Yield what can be set of the k-means of an index."""
+    """Yield the k-means settings of an index, if it has any."""
     import faiss
 
     inner = faiss.downcast_index(index)
@@ -117,9 +117,9 @@ def _clusterings(index: Any) -> Iterator[Any]:
 def _serialized(index: Any) -> Iterator[bytes]:
     """Yield the bytes of an index in pieces.
 
-    FAISS does not write the file itself: on a full disk it can return normally with a file of
-    0 bytes. It calls back with its bytes; a thread of its own turns that into an iterator, so that
-    they are never held all at once.
+    FAISS must not write the file itself: on a full disk it can return normally with a file of
+    0 bytes. Instead it calls back with pieces; a thread turns these calls into an iterator, so
+    that the whole index is never held in memory twice.
     """
     import faiss
 
@@ -132,11 +132,11 @@ def _serialized(index: Any) -> Iterator[bytes]:
                 return pieces.put(piece, timeout=0.1)
             except queue.Full:
                 continue
-        raise RuntimeError("nobody takes the bytes")
+        raise RuntimeError("the reader stopped")
 
     def write() -> None:
         try:
-            library: Any = faiss  # its stubs leave this writer out
+            library: Any = faiss  # its stubs lack this writer
             faiss.write_index(index, library.PyCallbackIOWriter(put, _PIECE_BYTES))
             put(None)
         except Exception as error:

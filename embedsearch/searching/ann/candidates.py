@@ -1,7 +1,7 @@
-"""Which index serves a store; in: its size and a budget, out: factory strings to try, measured.
+"""Which index suits a store; in: its size and a budget, out: factory strings to try, measured.
 
-What is known beforehand (bytes a row) leaves indexes out; what is not (recall, latency) is
-measured on rows of the store itself.
+Bytes per row are known beforehand and exclude some indexes; recall and latency are measured on
+rows of the store itself.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from embedsearch.core.records import Neighbors
 Answer = Callable[[npt.NDArray[np.float32]], Neighbors]
 
 RECALL_AT = 10
-QUERIES = 400  # rows held out: 4,000 neighbours, so that a recall of .98 is known to .002
-_ROWS_PER_LIST = 40  # to train k-means on, of which FAISS wants 39 at least
+QUERIES = 400  # held-out rows: 4,000 neighbors give a recall of .98 with an error of .002
+_ROWS_PER_LIST = 40  # to train k-means on; FAISS wants at least 39
 _TRAINING_BYTES = 512 << 20
 _HNSW_LINKS = 32
-_MAX_HNSW_ROWS = 2_000_000  # beyond, building it takes hours
+_MAX_HNSW_ROWS = 2_000_000  # above, building takes hours
 
 
 @dataclass(frozen=True)
 class Question:
-    """A query, float32 (D,), and the least score of its `wanted` nearest rows.
+    """A query, float32 (D,), and the lowest score of its `wanted` nearest rows.
 
-    Of rows that tie, any is right.
+    Any of several tied rows is correct.
     """
 
     query: npt.NDArray[np.float32]
@@ -39,7 +39,7 @@ class Question:
     least: float
 
     def share(self, found: Neighbors) -> float:
-        """Return the share of the wanted that was found."""
+        """Return the fraction of the wanted neighbors that was found."""
         right = int((found.scores >= self.least).sum())
         return min(right, self.wanted) / self.wanted
 
@@ -48,7 +48,7 @@ class Question:
 class Measured:
     """One setting of an index: recall@10 against exact search, and the median latency.
 
-    `error` is the standard error of the recall; luck alone does not reach a recall asked for.
+    `error` is the standard error of the recall; it keeps luck from reaching a target recall.
     """
 
     setting: int
@@ -57,16 +57,16 @@ class Measured:
     error: float
 
     def reaches(self, recall: float) -> bool:
-        """Return whether the recall is that, for sure."""
+        """Return whether the recall is at least this, with its error subtracted."""
         return self.recall - self.error >= recall
 
 
 def factories(rows: int, dim: int, budget: SearchBudget, *, loses_rows: bool) -> list[str]:
-    """Return the indexes worth building within the memory of the budget, the first one first.
+    """Return the indexes worth building within the memory of the budget, best first.
 
-    Of rows of 8 bits a component, IVF is quick to build and HNSW quick to search, but it cannot
-    forget: it is for stores that never lost a row. RaBitQ takes half and an eighth of their
-    memory, and finds less: it is for where they do not fit.
+    With 8 bits per component, IVF is quick to build and HNSW quick to search, but HNSW cannot
+    remove rows: it is for stores that never lost a row. RaBitQ takes half or an eighth of their
+    memory and has less recall: it is for stores where they do not fit.
     """
     if budget.factory != AUTO_ANN:
         return [budget.factory]
@@ -84,7 +84,7 @@ def factories(rows: int, dim: int, budget: SearchBudget, *, loses_rows: bool) ->
 
 
 def list_count(rows: int) -> int:
-    """Return how many lists an IVF index of so many rows has: 4 √n, and enough rows to train on."""
+    """Return the number of lists of an IVF index of n rows: 4 √n, or fewer to train each well."""
     return max(1, min(round(4 * math.sqrt(rows)), rows // _ROWS_PER_LIST))
 
 
@@ -99,17 +99,17 @@ def measure(
     questions: list[Question],
     budget: SearchBudget,
 ) -> list[Measured]:
-    """Return what settings reach, from fast to thorough, until one reaches the recall.
+    """Measure settings from fast to thorough until one reaches the recall.
 
-    `answer_at` gives what answers a query at a setting. One that is far beyond the latency is the
-    last, too. Without questions there is nothing to choose by: the most thorough one is taken.
+    `answer_at` returns a function that answers queries at a setting. A setting far above the
+    latency is also the last. Without questions the most thorough setting is taken.
     """
     if not questions:
         return [Measured(settings[-1], 1.0, 0.0, 0.0)]
     curve = []
     for setting in settings:
         answer = answer_at(setting)
-        answer(questions[0].query)  # what a first call alone costs
+        answer(questions[0].query)  # warm-up
         seconds, shares = [], []
         for question in questions:
             started = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Which vectors are near which; in: float16 (n, D), unit rows, out: pairs at a cosine or above.
+"""Pairs of near vectors; in: float16 (n, D), unit rows, out: pairs at or above a cosine.
 
-Exact for small collections; beyond, each vector is compared with those of its own and the next few
-cells of an IVF index, where one as near as a copy is.
+Exact for small collections. In large ones, each vector is compared with those in its own and the
+next few cells of an IVF index, which finds near copies.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Pairs:
     scores: npt.NDArray[np.float32]
 
     def where(self, mask: npt.NDArray[np.bool_]) -> Pairs:
-        """Return the pairs that a mask, bool (p,), marks."""
+        """Return the pairs where a mask, bool (p,), is true."""
         return Pairs(self.first[mask], self.second[mask], self.scores[mask])
 
     @classmethod
     def joined(cls, parts: list[Pairs]) -> Pairs:
-        """Return all pairs of several."""
+        """Return all parts as one."""
         if not parts:
             empty = np.empty(0, np.int64)
             return cls(empty, empty, np.empty(0, np.float32))
@@ -50,7 +50,7 @@ class Pairs:
 
 
 class NearGraph:
-    """Vectors that others are compared with."""
+    """Vectors to compare queries with."""
 
     def __init__(self, base: Vectors, check: Callable[[], None]) -> None:
         """Take the vectors, and index them if they are many; `check` may raise to stop."""
@@ -60,9 +60,9 @@ class NearGraph:
         self._whole = base.astype(np.float32) if self._index is None else None
 
     def pairs(self, queries: Vectors, k: int, least: float) -> Pairs:
-        """Return (query, row) for the k nearest rows of each query, as far as they reach `least`.
+        """Return (query, row) for those of the k nearest rows of each query that reach `least`.
 
-        Of vectors that are rows themselves, each is found near itself, too.
+        A query that is itself a row is paired with itself too.
         """
         k = min(k, len(self._base))
         return Pairs.joined([*self._blocks(queries, k, least)] if k else [])
@@ -70,15 +70,15 @@ class NearGraph:
     def _blocks(self, queries: Vectors, k: int, least: float) -> Iterator[Pairs]:
         for start in range(0, len(queries), _BLOCK):
             self._check()
-            some = queries[start : start + _BLOCK].astype(np.float32)
-            rows, scores = self._nearest(some, k)
-            query, place = np.nonzero((scores >= least) & (rows >= 0))
-            yield Pairs(query + start, rows[query, place], scores[query, place])
+            block = queries[start : start + _BLOCK].astype(np.float32)
+            rows, scores = self._nearest(block, k)
+            query, rank = np.nonzero((scores >= least) & (rows >= 0))
+            yield Pairs(query + start, rows[query, rank], scores[query, rank])
 
     def _nearest(
         self, queries: npt.NDArray[np.float32], k: int
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Return rows int64 (Q, k), -1 where there is none, and cosines float32 (Q, k)."""
+        """Return rows int64 (Q, k), -1 if there is none, and cosines float32 (Q, k)."""
         if self._index is not None:
             scores, rows = self._index.search(queries, k)
             return rows, scores

@@ -1,4 +1,4 @@
-"""Vectors in clusters, and on a plane; in: float16 (n, D), unit rows, out: numbers and places."""
+"""Vectors to clusters, and to a plane; in: float16 (n, D), unit rows, out: numbers, points."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _BLOCK = 16_384
 def spherical_kmeans(
     vectors: Vectors, k: int
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Return the cluster of each vector, int64 (n,), and its cosine with the centre, float32 (n,).
+    """Return the cluster of each vector, int64 (n,), and its cosine with the center, float32 (n,).
 
-    The same vectors are put into the same clusters again.
+    The same vectors always give the same clusters.
     """
     means = faiss.Kmeans(
         vectors.shape[1],
@@ -35,10 +35,10 @@ def spherical_kmeans(
     found = np.empty(len(vectors), np.int64)
     cosines = np.empty(len(vectors), np.float32)
     for start in range(0, len(vectors), _BLOCK):
-        some = vectors[start : start + _BLOCK].astype(np.float32)
-        scores, clusters = means.index.search(some, 1)
-        found[start : start + len(some)] = clusters[:, 0]
-        cosines[start : start + len(some)] = scores[:, 0]
+        block = vectors[start : start + _BLOCK].astype(np.float32)
+        scores, clusters = means.index.search(block, 1)
+        found[start : start + len(block)] = clusters[:, 0]
+        cosines[start : start + len(block)] = scores[:, 0]
     return found, cosines
 
 

@@ -1,7 +1,7 @@
 """Search in FAISS files, memory-mapped, and in arrays: exact, or candidates of an ANN index.
 
-In: queries float32 (Q, D), unit rows; out: candidates by inner product. The score that leaves
-this room is always `cosines`.
+In: queries float32 (Q, D), unit rows; out: candidates by inner product. The final score is always
+`cosines`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-# FAISS's stubs leave out classes, members, and the keywords that its Python layer takes.
+# FAISS's stubs lack some classes and members, and the keywords of its Python layer.
 _faiss: Any = faiss
 _WRAPPERS = (faiss.IndexIDMap, faiss.IndexIDMap2, faiss.IndexRefine)
-_STEPS = sorted({round(2 ** (step / 2)) for step in range(40)})  # each some 1.4 times the last
-_MANY_QUERIES = 128  # from which on matrix products are faster than a pass a query
+_STEPS = sorted(
+    {round(2 ** (step / 2)) for step in range(40)}
+)  # each about 1.4 times the previous one
+_MANY_QUERIES = 128  # from here on, matrix products are faster than one pass per query
 _BLOCK_ROWS = 8192
 Queries = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float16]
@@ -34,7 +36,7 @@ class Candidates:
 
 
 class FlatFile:
-    """A flat fp16 FAISS file, mapped into memory: opening it reads nothing but its header."""
+    """A flat fp16 FAISS file, mapped into memory: opening it reads only its header."""
 
     def __init__(self, descriptor: int, dim: int, rows: int) -> None:
         """Open a verified file. Raises ValueError if it is not the index it should be."""
@@ -43,7 +45,7 @@ class FlatFile:
             faiss.ScalarQuantizer.QT_fp16
         )
         if not flat or index.metric_type != faiss.METRIC_INNER_PRODUCT:
-            raise ValueError("it is no flat fp16 inner-product index")
+            raise ValueError("it is not a flat fp16 inner-product index")
         if (index.d, index.ntotal) != (dim, rows):
             raise ValueError(f"it holds {index.ntotal} x {index.d}, not {rows} x {dim}")
         self._index = index
@@ -53,7 +55,7 @@ class FlatFile:
     def search(
         self, queries: Queries, k: int, mask: Mask | None, start: int, stop: int
     ) -> list[Candidates]:
-        """Return up to k candidates a query among positions start to stop that `mask` marks.
+        """Return up to k candidates per query from positions start to stop that `mask` allows.
 
         Several threads may each search a part of the file.
         """
@@ -71,14 +73,14 @@ class FlatFile:
             parameters = _faiss.SearchParameters(sel=faiss.IDSelectorRange(start, stop))
         products, positions = self._index.search(queries, min(k, stop - start), params=parameters)
         return [
-            Candidates(row[row >= 0], product[row >= 0])  # FAISS fills up with -1
+            Candidates(row[row >= 0], product[row >= 0])  # FAISS pads with -1
             for row, product in zip(positions, products, strict=True)
         ]
 
     def _search_by_blocks(
         self, queries: Queries, k: int, mask: Mask | None, start: int, stop: int
     ) -> list[Candidates]:
-        """Do the same by matrix products, which take a row's numbers apart once for all queries."""
+        """Do the same by matrix products, which decode each row once for all queries."""
         codes = self.vectors.view(np.uint8)
         positions = np.empty((len(queries), 0), np.int64)
         products = np.empty((len(queries), 0), np.float32)
@@ -101,13 +103,13 @@ class FlatFile:
 class CandidateIndex:
     """An ANN index whose position i is row i of what it was built from.
 
-    `setting` is what it trades recall for speed with: lists probed by IVF, nodes that HNSW keeps
-    in sight; others have none.
+    `setting` trades speed for recall: the number of lists that IVF probes, or efSearch of HNSW;
+    other kinds have none.
     """
 
     def __init__(self, index: Any) -> None:
         """Wrap an index, which may begin with a transformation. Raises ValueError."""
-        self._owner = index  # what is downcast does not keep it alive
+        self._owner = index  # the downcast index does not keep it alive
         self._index = _faiss.downcast_index(index)
         self._is_transformed = isinstance(self._index, faiss.IndexPreTransform)
         inner = _faiss.downcast_index(self._index.index) if self._is_transformed else self._index
@@ -115,16 +117,16 @@ class CandidateIndex:
         self._is_hnsw = isinstance(inner, faiss.IndexHNSW)
         if isinstance(inner, _WRAPPERS):
             raise ValueError(
-                f"{type(inner).__name__} is not needed: rows go by position, and hits "
-                "are scored by their stored vectors"
+                f"{type(inner).__name__} is not needed: rows are identified by position, and "
+                "hits are scored by their stored vectors"
             )
         if not (self._is_ivf or self._is_hnsw or isinstance(inner, faiss.IndexFlatCodes)):
-            raise ValueError(f"{type(inner).__name__} is not among the kinds that are used here")
+            raise ValueError(f"{type(inner).__name__} is not supported")
         if self._index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise ValueError("it does not rank by inner product")
         self._lists = int(inner.nlist) if self._is_ivf else 0
         if self._is_ivf and self._lists < 1:
-            raise ValueError("IVF has at least one list")
+            raise ValueError("IVF needs at least one list")
 
     @classmethod
     def open(cls, descriptor: int, dim: int, rows: int) -> CandidateIndex:
@@ -147,7 +149,7 @@ class CandidateIndex:
     def search(
         self, queries: Queries, k: int, setting: int, mask: Mask | None
     ) -> list[npt.NDArray[np.int64]]:
-        """Return up to k positions a query, int64 (c,), among those that `mask` marks."""
+        """Return up to k positions per query, int64 (c,), among those that `mask` allows."""
         chosen = {}
         if mask is not None:
             bits = np.packbits(mask, bitorder="little")  # must outlive the selector
@@ -165,23 +167,23 @@ class CandidateIndex:
 
 
 def _mapped(descriptor: int) -> Any:
-    """Return the index in a file, mapped into memory: opening it reads next to nothing."""
+    """Return the index in a file, mapped into memory: opening it reads almost nothing."""
     path = f"/dev/fd/{os.dup(descriptor)}"
     try:
         return faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
-        raise ValueError(f"FAISS does not read it: {error}") from error
+        raise ValueError(f"FAISS cannot read it: {error}") from error
     finally:
         os.close(int(path.rpartition("/")[2]))
 
 
 def use_one_thread() -> None:
-    """Keep FAISS from starting threads of its own in the calling one."""
+    """Make FAISS use a single thread when called from this thread."""
     faiss.omp_set_num_threads(1)
 
 
 def search_rows(vectors: Vectors, queries: Queries, k: int, mask: Mask | None) -> list[Candidates]:
-    """Return up to k candidates a query among float16 (n, D), without a FAISS file."""
+    """Return up to k candidates per query among float16 (n, D), without a FAISS file."""
     positions = np.arange(len(vectors)) if mask is None else np.flatnonzero(mask)
     if not len(positions):
         nothing = Candidates(positions, np.empty(0, dtype=np.float32))
@@ -198,7 +200,7 @@ def search_rows(vectors: Vectors, queries: Queries, k: int, mask: Mask | None) -
 def cosines(query: npt.NDArray[np.float32], vectors: Vectors) -> npt.NDArray[np.float32]:
     """Return q·v/|v| of float32 (D,) with float16 (n, D) as float32 (n,), within [-1, 1].
 
-    Summed in double precision: equal rows get equal scores wherever they lie in a store.
+    Summed in double precision: equal rows get equal scores anywhere in a store.
     """
     rows = vectors.astype(np.float64)
     norms = np.sqrt(np.einsum("nd,nd->n", rows, rows))

@@ -1,8 +1,8 @@
-"""A WHERE text as a condition that a database can be asked; in: a parsed text, out: a Condition.
+"""A WHERE text as a condition for a vector database; in: a parsed text, out: a Condition.
 
-SQL knows three truth values. What is made here is the condition under which the text is *true*,
-with every NOT pushed down to the comparisons, where it turns `<` into `>=`: then a null is as good
-as false, and an engine without nulls needs to know of them in comparisons only.
+SQL has three truth values. The condition here says when the text is *true*. Every NOT is pushed
+down to the comparisons, where it turns `<` into `>=`. Then null counts as false, and an engine
+without nulls must handle them only in comparisons.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from embedsearch.core.errors import UsageError
 from embedsearch.searching.vectordb.fields import LOWEST, ROW, Field, FieldKind, Value
 
 _HIGHEST = 2**63 - 1
-_EXACT = 2**53  # up to here a double holds every whole number
+_EXACT = 2**53  # up to here, a double holds every integer exactly
 _OPERATORS = {
     "COMPARE_EQUAL": "=",
     "COMPARE_NOTEQUAL": "!=",
@@ -31,7 +31,7 @@ _OPERATORS = {
 }
 _OPPOSITE = {"=": "!=", "!=": "=", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 _MIRRORED = {"=": "=", "!=": "!=", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
-# Types of SQL, by those of Arrow, that a text is read as where it is compared with such a column.
+# SQL types by Arrow types: a text is cast to this type when compared with such a column.
 _SQL = {
     **{"int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT"},
     **{"uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER"},
@@ -42,8 +42,8 @@ _SQL = {
         "timestamp[us]": "TIMESTAMP",
     },
 }
-# Of expressions without columns, what is worth reckoning: -5, 10 * 1000, timestamp - interval.
-_RECKONED = frozenset({"CONSTANT", "CAST", "TYPE", "FUNCTION"})
+# Expressions without columns that are evaluated: -5, 10 * 1000, timestamp - interval.
+_EVALUATED = frozenset({"CONSTANT", "CAST", "TYPE", "FUNCTION"})
 _FUNCTIONS = frozenset(
     {"+", "-", "*", "/", "trunc"}
     | {f"to_{unit}" for unit in ("years", "months", "weeks", "days", "hours", "minutes", "seconds")}
@@ -60,7 +60,7 @@ class Always:
 
 @dataclass(frozen=True)
 class Test:
-    """A field compared with a value; never true of a null."""
+    """A field compared with a value; never true for null."""
 
     field: Field
     operator: str  # = != < <= > >=
@@ -69,7 +69,7 @@ class Test:
 
 @dataclass(frozen=True)
 class OneOf:
-    """A field that is, or is not and not null, one of some values."""
+    """A field that is one of some values, or is none of them and not null."""
 
     field: Field
     values: tuple[Value, ...]
@@ -78,7 +78,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two fields of a kind compared; never true of a null."""
+    """Two fields of the same kind compared; never true for null."""
 
     left: Field
     operator: str
@@ -95,7 +95,7 @@ class Null:
 
 @dataclass(frozen=True)
 class Like:
-    """A text that matches, or does not and is not null. `pattern` holds letters, ANY and ONE."""
+    """A text that matches, or neither matches nor is null. `pattern` holds letters, ANY and ONE."""
 
     field: Field
     pattern: tuple[str, ...]
@@ -123,19 +123,19 @@ Condition: TypeAlias = "Always | Test | OneOf | Pair | Null | Like | All | AnyOf
 
 
 class Parsed(Protocol):
-    """A text that was parsed: what is needed of a `filters.Where`."""
+    """A parsed text: the part of `where.Where` that is used here."""
 
     tree: dict[str, Any]
 
     def value(self, expression: dict[str, Any], kind: str | None = None) -> Any:
-        """Return what an expression without columns stands for."""
+        """Return the value of an expression without columns."""
 
-    def refusal(self, words: str, place: int) -> UsageError:
-        """Return an error that says where in the text it is."""
+    def refusal(self, message: str, position: int) -> UsageError:
+        """Return an error with its position in the text."""
 
 
 def condition_of(where: Parsed, fields: Sequence[Field]) -> Condition:
-    """Return the condition under which a text is true. Raises UsageError for what has none."""
+    """Return the condition under which a text is true. Raises UsageError if there is none."""
     try:
         return _Translation(where, fields).made(where.tree, True)
     except RecursionError as error:
@@ -143,14 +143,14 @@ def condition_of(where: Parsed, fields: Sequence[Field]) -> Condition:
 
 
 class _Translation:
-    """One text: holds what its steps share."""
+    """The translation of one text."""
 
     def __init__(self, where: Parsed, fields: Sequence[Field]) -> None:
         self._where = where
         self._fields = {field.column.lower(): field for field in (ROW, *fields)}
 
     def made(self, node: dict[str, Any], wanted: bool) -> Condition:
-        """Return the condition under which an expression is true, or, not `wanted`, false."""
+        """Return the condition under which an expression is true; false if `wanted` is False."""
         makers: dict[str, Callable[[dict[str, Any], bool], Condition]] = {
             "COMPARISON": self._comparison,
             "CONJUNCTION": self._conjunction,
@@ -286,8 +286,8 @@ class _Translation:
         left = [node]
         while left:
             part = left.pop()
-            is_reckoned = part["class"] in _RECKONED
-            if not is_reckoned or part.get("function_name", "+") not in _FUNCTIONS:
+            is_evaluated = part["class"] in _EVALUATED
+            if not is_evaluated or part.get("function_name", "+") not in _FUNCTIONS:
                 raise self._refusal(part)
             left += [argument["expression"] for argument in part.get("arguments", ())]
             left += [part["child"]] if "child" in part else []
@@ -295,12 +295,12 @@ class _Translation:
 
     def _refusal(self, node: dict[str, Any]) -> UsageError:
         name = node.get("function_name") or node["type"].lower().replace("_", " ")
-        words = f"a vector database cannot be asked for this ({name}): compare a column with values"
-        return self._where.refusal(words, node.get("query_location", -1))
+        message = f"a vector database does not support this ({name}): compare a column with values"
+        return self._where.refusal(message, node.get("query_location", -1))
 
 
 def _joined(parts: Sequence[Condition], is_all: bool) -> Condition:
-    """Return the conjunction or disjunction of parts without those that do not matter."""
+    """Return the conjunction or disjunction of parts, simplified."""
     if Always(not is_all) in parts:
         return Always(not is_all)
     left = [part for part in parts if part != Always(is_all)]
@@ -316,7 +316,7 @@ def _known(field: Field) -> Condition:
 
 
 def _whole(field: Field, operator: str, value: Any) -> Condition | None:
-    """Return a comparison of whole numbers, also with what is none, or beyond them."""
+    """Return a comparison of an integer field, also with fractions and out-of-range numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
     if not math.isfinite(value) or (isinstance(value, float) and abs(value) >= _EXACT):
@@ -335,7 +335,7 @@ def _whole(field: Field, operator: str, value: Any) -> Condition | None:
 
 
 def _real(field: Field, operator: str, value: Any) -> Condition | None:
-    """Return a comparison of reals; DuckDB takes exact constants to the type of the column."""
+    """Return a comparison of reals; DuckDB casts exact constants to the type of the column."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
     try:

@@ -1,7 +1,7 @@
-"""What a vector database is here; in: a URL, out: a VectorDatabase.
+"""The interface of vector databases; in: a URL, out: a VectorDatabase.
 
-It holds rows of a store under their numbers and names candidates. The store stays the truth: what
-a row is, and what it scores, is read there.
+A database holds rows of a store by their numbers and supplies candidates. The store remains the
+source of truth: the content and score of a row are read from it.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from embedsearch.searching.vectordb.fields import Field, Value
 T = TypeVar("T")
 Rows: TypeAlias = npt.NDArray[np.int64]
 
-NAME = "embedsearch"  # of a collection or table, and of the record of what it holds
-ASK_S = 10.0  # how long a search may take, all its tries together
-SEND_S = 30.0  # and a message of an upload
-WORK_S = 120.0  # and what a server does at one go, as sealing rows
+NAME = "embedsearch"  # of a collection or table, and of its record
+ASK_S = 10.0  # limit for a search, all tries together
+SEND_S = 30.0  # limit for a message of an upload
+WORK_S = 120.0  # limit for one long operation of a server, like sealing rows
 _TRIES = 3
-_PAUSE_S = 1.5  # after the first try, twice that after the second: gRPC holds off, too
+_PAUSE_S = 1.5  # after the first try, twice that after the second: gRPC backs off too
 _MASK = "***"
 
 
 @dataclass(frozen=True)
 class DatabaseRecord:
-    """What a database says of the rows in it; `generation` 0: they are not all there yet."""
+    """The record that a database keeps of its rows; `generation` is 0 until all rows are there."""
 
     model: str
     fingerprint: str
     dim: int
     generation: int
-    next_row: int  # of the store; no row of it has this number or a higher one
+    next_row: int  # of the store: above all its row numbers
     tool: str
     fields: tuple[Field, ...]
 
@@ -52,7 +52,7 @@ class DatabaseRecord:
 
     @classmethod
     def from_json(cls, text: str | None, place: DatabaseUrl) -> DatabaseRecord:
-        """Read it. Raises IncompatibleStore for what embedsearch has not written."""
+        """Read it. Raises IncompatibleStore for text that embedsearch did not write."""
         try:
             values = json.loads(text or "")
             if values.pop(NAME) != 1:
@@ -61,16 +61,16 @@ class DatabaseRecord:
             return cls(**values, fields=fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise IncompatibleStore(
-                f"{place}: what is called {place.table} there was not made by this version of "
-                "embedsearch export: name another, or remove it"
+                f"{place}: {place.table} was not made by this version of embedsearch export: "
+                "use another name, or remove it"
             ) from error
 
     def check_model(self, model: ModelSpec, place: DatabaseUrl) -> None:
         """Raise IncompatibleStore unless the vectors are of this model."""
         if (self.fingerprint, self.dim) != (model.fingerprint, model.dim):
             raise IncompatibleStore(
-                f"{place} holds vectors of {self.model} ({self.dim} components), the store those "
-                f"of {model.name} ({model.dim}): export with replace=True makes it again",
+                f"{place} holds vectors of {self.model} ({self.dim} components), but the store "
+                f"those of {model.name} ({model.dim}): export with replace=True creates it again",
                 "replace",
             )
 
@@ -81,9 +81,9 @@ class DatabaseRecord:
 
 @dataclass(frozen=True)
 class RowBatch:
-    """Rows on their way: `rows` and `marks` int64 (n,), `vectors` float16 (n, D), unit rows.
+    """Rows to upload: `rows` and `marks` int64 (n,), `vectors` float16 (n, D), unit rows.
 
-    `values` holds a list of n a field of the record.
+    `values` holds a list of n values per field of the record.
     """
 
     rows: Rows
@@ -95,41 +95,41 @@ class RowBatch:
 
 
 class VectorDatabase(Protocol):
-    """One collection or table, open. All methods raise StorageError for what the server says."""
+    """One collection or table, open. All methods raise StorageError for errors of the server."""
 
     place: DatabaseUrl
-    most: int  # candidates that one search can name
+    most: int  # candidates per search
 
     def record(self) -> DatabaseRecord | None:
-        """Return what it holds, None where there is nothing of that name."""
+        """Return its record, None if there is no such collection or table."""
 
     def create(self, record: DatabaseRecord) -> None:
-        """Make it, empty, in the place of what there is."""
+        """Create it empty; it replaces an existing one."""
 
     def marks(self, rows: Rows | None, record: DatabaseRecord) -> tuple[Rows, Rows]:
-        """Return (rows, their marks) of those given that it holds; without, of all."""
+        """Return (rows, their marks) of the given rows that it holds; without rows, of all."""
 
     def upsert(self, batch: RowBatch, record: DatabaseRecord) -> None:
-        """Put rows there, in the place of those of the same numbers."""
+        """Write rows; they replace rows of the same numbers."""
 
     def delete(self, rows: Rows) -> None:
         """Remove rows."""
 
     def finish(self, record: DatabaseRecord) -> None:
-        """Make all that was done searchable and lasting; then write the record."""
+        """Make all changes searchable and durable; then write the record."""
 
     def search(
         self, queries: npt.NDArray[np.float32], count: int, condition: Condition
     ) -> list[Rows]:
-        """Return the rows nearest to each query, float32 (Q, D), `count` unless there are fewer."""
+        """Return up to `count` nearest rows of each query, float32 (Q, D)."""
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
 
 
 @dataclass(frozen=True)
 class DatabaseUrl:
-    """A database's URL. As text it shows neither user, password nor options."""
+    """A database's URL. Its text form hides user, password and options."""
 
     url: str
     scheme: str
@@ -148,20 +148,20 @@ class DatabaseUrl:
         return f"Place({self})"
 
     def said(self, error: object) -> str:
-        """Return the words of an error on one line, without the password."""
-        words = " ".join(str(error).split())
+        """Return an error's message on one line, without the password."""
+        message = " ".join(str(error).split())
         for secret in {self.password, self._quoted_password()} - {None, ""}:
-            words = words.replace(str(secret), _MASK)
-        return words[:500]
+            message = message.replace(str(secret), _MASK)
+        return message[:500]
 
     def _quoted_password(self) -> str | None:
         return urlsplit(self.url).password
 
 
 def patiently(work: Callable[[float], T], is_passing: Callable[[Exception], bool]) -> T:
-    """Return what `work(seconds it may take)` returns; try again where an error is a passing one.
+    """Return the result of `work(time limit in seconds)`; retry after temporary errors.
 
-    Three times, ASK_S in all; then the error is raised.
+    There are three tries within ASK_S in total; then the error is raised.
     """
     started = time.monotonic()
     for number in range(1, _TRIES + 1):
@@ -177,7 +177,7 @@ def patiently(work: Callable[[float], T], is_passing: Callable[[Exception], bool
 
 
 def vanished(place: DatabaseUrl) -> StorageError:
-    """Return the error of a collection or table that is not there."""
+    """Return the error for a missing collection or table."""
     return StorageError(
-        f"{place} holds no {place.table}: embedsearch export --to makes it, from a store"
+        f"{place} holds no {place.table}: embedsearch export --to makes it from a store"
     )

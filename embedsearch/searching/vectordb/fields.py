@@ -1,6 +1,6 @@
 """Columns of a store as fields of a database; in: Arrow columns, out: fields and plain values.
 
-Every engine holds five kinds of values. What is none of them stays behind, and is named.
+Every engine holds five kinds of values. Other columns are left out and reported.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import pyarrow as pa
 
 Value: TypeAlias = "int | float | str | bool"
 
-# What stands for null where an engine has none (see milvus.py): U+FDD0 is no character of any text.
+# Null in engines without nulls (see milvus.py); U+FDD0 is a noncharacter that no text contains.
 LOWEST, NO_TEXT = -(2**63) + 1, "\ufdd0"
 _MAX_TEXT_BYTES = 65_535  # of a VARCHAR of Milvus
-_FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # of the years 1 to 9999
-# What an engine's language, or the other fields of a row, could take a name for.
+_FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # years 1 to 9999
+# Names that are neither keywords of an engine nor other fields of a row.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,49}")
 OWN_FIELDS = ("id", "vector", "mark", "root", "key")
 _RESERVED = frozenset(
@@ -63,9 +63,9 @@ _ARROW = {
 
 @dataclass(frozen=True)
 class Field:
-    """A field `name` of a database, for what a condition calls `column`.
+    """A field `name` of a database, for the column that a condition calls `column`.
 
-    `arrow` is the type that the store has it in, by which constants are read.
+    `arrow` is its type in the store; constants are read as this type.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Field:
 
     @property
     def source(self) -> str:
-        """Return the column of the store that it is, or is a part of."""
+        """Return the column of the store that holds this field."""
         return "gps" if self.column in {"gps.lat", "gps.lon"} else self.column
 
     def to_list(self) -> list[str | bool]:
@@ -85,17 +85,17 @@ class Field:
 
     @classmethod
     def from_list(cls, values: Sequence[Any]) -> Field:
-        """Rebuild it from `to_list`; ValueError or TypeError where it is malformed."""
+        """Rebuild it from `to_list`; ValueError or TypeError if it is malformed."""
         name, column, kind, arrow, nullable = values
         return cls(name, column, FieldKind(kind), arrow, nullable)
 
 
-# The number of a row, which is no field like the others: every engine has it as its key.
+# The row number; unlike the other fields, it is the primary key in every engine.
 ROW = Field("id", "row", FieldKind.INTEGER, "int64", nullable=False)
 
 
 def fields_of(schema: pa.Schema) -> tuple[list[Field], list[str]]:
-    """Return the fields of a store's columns, and the names of those that none can hold."""
+    """Return the fields of a store's columns, and the names of columns that no field can hold."""
     fields: list[Field] = []
     left_out: list[str] = []
     taken = set(_RESERVED)
@@ -115,7 +115,7 @@ def fields_of(schema: pa.Schema) -> tuple[list[Field], list[str]]:
 
 
 def _flat(schema: pa.Schema) -> Iterable[pa.Field[Any]]:
-    """Yield the columns, and in place of a position its parts, `gps.lat` and `gps.lon`."""
+    """Yield the columns; a GPS position is split into `gps.lat` and `gps.lon`."""
     for field in schema:
         if field.name == "gps":
             yield from (pa.field(f"gps.{part.name}", part.type) for part in field.type)
@@ -124,7 +124,7 @@ def _flat(schema: pa.Schema) -> Iterable[pa.Field[Any]]:
 
 
 def column_of(table: pa.Table, field: Field) -> pa.Array[Any]:
-    """Return a field's values out of a store's columns, in its kind's own type of Arrow."""
+    """Return a field's values from a store's columns, as the Arrow type of its kind."""
     column = table.column(field.source).combine_chunks()
     if field.source != field.column:
         import pyarrow.compute as pc
@@ -152,7 +152,7 @@ def is_held(values: pa.Array[Any], kind: FieldKind) -> bool:
 
 
 def plain(values: pa.Array[Any], kind: FieldKind) -> list[Value | None]:
-    """Return values as Python has them."""
+    """Return values as Python objects."""
     found: list[Value | None] = (
         values.cast(pa.int64()) if kind is FieldKind.TIME else values
     ).to_pylist()
@@ -168,9 +168,9 @@ def vector_checksums(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.int64]:
 def row_checksums(
     vectors: npt.NDArray[np.float16], values: Sequence[Sequence[object]]
 ) -> npt.NDArray[np.int64]:
-    """Return a checksum of each row, int64 (n,): of its vector above, of its values below.
+    """Return a checksum of each row, int64 (n,): vector in the upper half, values in the lower.
 
-    Two rows of different row_checksums differ. `values` holds a sequence a field.
+    Rows with different checksums differ. `values` holds one sequence per field.
     """
     lines = (repr(row).encode("utf-8", "surrogatepass") for row in zip(*values, strict=True))
     sums = [zlib.crc32(line) for line in lines]

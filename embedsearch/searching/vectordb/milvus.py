@@ -1,8 +1,8 @@
 """Milvus, by pymilvus' MilvusClient: a server, a cluster, or a file of Milvus Lite.
 
-Tested against Milvus 2.3, which knows neither nulls nor patterns beyond a prefix. So null is the
-lowest number of a field, NO_TEXT and -1 of a flag (`fields.is_held` sees to it that no value is),
-NaN, the highest real to DuckDB, is infinity, and a prefix is a range.
+Tested with Milvus 2.3, which has no nulls and no patterns except prefixes. So null is stored as
+the lowest number of a field, as NO_TEXT, or as -1 for a flag (`fields.is_held` ensures that no
+real value is one of these). NaN, the highest real in DuckDB, is infinity, and a prefix is a range.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ from embedsearch.searching.vectordb.database import (
 )
 from embedsearch.searching.vectordb.fields import LOWEST, NO_TEXT, Field, FieldKind, Value
 
-_WINDOW = 16_384  # rows that one answer of Milvus can hold
+_WINDOW = 16_384  # maximum rows of one answer of Milvus
 _DELETED = 4_096  # at once
 _MESSAGE_BYTES = 2 << 20  # of vectors
-_SENDERS = 2  # pymilvus packs the next message while the server works on one
+_SENDERS = 2  # pymilvus packs the next message while the server processes one
 _MAX_TEXT_BYTES = 65_535
 _M, _CONSTRUCTION = 16, 200  # of HNSW
-_LEAST_EF = 128
+_MIN_EF = 128
 _CONNECT_S = 10.0
 _LOWEST_REAL = -1.7976931348623157e308
 _ESCAPES = str.maketrans({'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"})
@@ -69,7 +69,7 @@ class Milvus:
     def __init__(self, place: DatabaseUrl) -> None:
         self._is_lite = not place.host
         if self._is_lite and not place.name.endswith(".db"):
-            raise UsageError(f"{place}: a file of Milvus Lite ends in .db")
+            raise UsageError(f"{place}: the name of a Milvus Lite file must end in .db")
         try:
             from pymilvus import MilvusClient
             from pymilvus.exceptions import MilvusException
@@ -77,7 +77,7 @@ class Milvus:
             raise MissingLibrary(
                 f"milvus:// needs pymilvus ({error}): {pip_install('pymilvus')}"
             ) from error
-        # It logs what it raises, with a traceback.
+        # It logs every error that it raises, with a traceback.
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)
         self.place = place
         self._error = MilvusException
@@ -101,12 +101,12 @@ class Milvus:
                 self._load()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         with self._explained("cannot be closed"):
             self._client.close()
 
     def record(self) -> DatabaseRecord | None:
-        """Return what the collection says of itself."""
+        """Return the record in the collection's properties."""
         if not self._is_there:
             return None
         with self._explained("cannot be read"):
@@ -114,7 +114,7 @@ class Milvus:
         return DatabaseRecord.from_json(found.get("properties", {}).get(NAME), self.place)
 
     def create(self, record: DatabaseRecord) -> None:
-        """Make the collection, empty, in the place of what there is."""
+        """Create an empty collection; it replaces an existing one."""
         from pymilvus import DataType
 
         types = {
@@ -151,11 +151,11 @@ class Milvus:
             self._is_there = True
 
     def marks(self, rows: Rows | None, record: DatabaseRecord) -> tuple[Rows, Rows]:
-        """Return (rows, marks) of those given that are there; without, of all."""
+        """Return (rows, marks) of the given rows that exist; without rows, of all."""
         with self._explained("cannot be read"):
             if rows is not None:
                 return _pairs(self._marks(f"id in {rows.tolist()}"))
-            # Strong: it waits until all that was written before is seen, by later reads too.
+            # Strong: wait until this and later reads see all earlier writes.
             (counted,) = self._client.query(
                 self.place.table,
                 filter="",
@@ -171,14 +171,14 @@ class Milvus:
                 found += self._marks(f"id >= {start} and id < {start + _WINDOW}")
         if len(found) != total:
             raise IncompatibleStore(
-                f"{self.place}: of {total:,} rows of {self.place.table} the store can know "
-                f"{len(found):,}: replace=True makes it again",
+                f"{self.place}: {self.place.table} holds {total:,} rows, but only {len(found):,} "
+                "with row numbers of this store: replace=True creates it again",
                 "replace",
             )
         return _pairs(found)
 
     def upsert(self, batch: RowBatch, record: DatabaseRecord) -> None:
-        """Put rows there, some megabytes a message."""
+        """Write rows, a few megabytes per message."""
         at_once = max(1, _MESSAGE_BYTES // (4 * record.dim))
         names = ["id", "vector", "mark", "root", "key", *(field.name for field in record.fields)]
         columns: list[Any] = [
@@ -195,7 +195,7 @@ class Milvus:
 
         def send(start: int) -> None:
             parts = [column[start : start + at_once] for column in columns]
-            parts[1] = parts[1].tolist()  # which pymilvus does row by row, at twice the cost
+            parts[1] = parts[1].tolist()  # pymilvus does it row by row, at twice the cost
             rows = [dict(zip(names, row, strict=True)) for row in zip(*parts, strict=True)]
             self._client.upsert(self.place.table, rows, timeout=SEND_S)
 
@@ -211,7 +211,7 @@ class Milvus:
                 self._client.delete(self.place.table, ids=ids, timeout=SEND_S)
 
     def finish(self, record: DatabaseRecord) -> None:
-        """Seal what was written, wait until searches see it, write the record."""
+        """Seal the written rows, wait until searches see them, then write the record."""
         with self._explained("does not finish"):
             self._client.flush(self.place.table, timeout=WORK_S)
             self._client.query(
@@ -231,7 +231,7 @@ class Milvus:
         """Return the rows nearest to each query."""
         if condition == Always(False):
             return [np.empty(0, np.int64) for _ in queries]
-        ef = min(max(_LEAST_EF, 2 * count), 2 * _WINDOW)
+        ef = min(max(_MIN_EF, 2 * count), 2 * _WINDOW)
         text = "" if condition == Always(True) else expression(condition)
 
         def ask(seconds: float) -> Any:
@@ -241,7 +241,7 @@ class Milvus:
                 anns_field="vector",
                 limit=count,
                 filter=text,
-                output_fields=["id"],  # Milvus Lite returns all where none is named
+                output_fields=["id"],  # without it, Milvus Lite returns all fields
                 search_params={"metric_type": "COSINE", "params": {"ef": ef}},
                 timeout=seconds,
             )
@@ -268,16 +268,16 @@ class Milvus:
 
     @contextmanager
     def _explained(self, trouble: str) -> Iterator[None]:
-        """Turn what pymilvus and gRPC raise into one line."""
+        """Turn errors of pymilvus and gRPC into one-line messages."""
         import grpc
 
         try:
             yield
         except (self._error, grpc.RpcError, OSError) as error:
-            words = self.place.said(getattr(error, "message", error))
-            if _GONE.search(words.lower()):
+            message = self.place.said(getattr(error, "message", error))
+            if _GONE.search(message.lower()):
                 raise vanished(self.place) from error
-            raise StorageError(f"{self.place} {trouble}: {words}") from error
+            raise StorageError(f"{self.place} {trouble}: {message}") from error
 
 
 def _pairs(found: list[tuple[int, int]]) -> tuple[Rows, Rows]:
@@ -307,18 +307,18 @@ def _real(value: Any) -> float:
 
 
 def expression(condition: Condition) -> str:
-    """Return a condition in Milvus' language. Raises UsageError for a pattern it has no word for.
+    """Return a condition as a Milvus expression. Raises UsageError for an unsupported pattern.
 
-    Not for Always, which it has no word for either.
+    Milvus cannot express Always: do not pass it.
     """
     match condition:
         case Test(field, operator, value):
-            return _guarded(f"{field.name} {_word(operator)} {_literal(value)}", field)
+            return _guarded(f"{field.name} {_milvus_operator(operator)} {_literal(value)}", field)
         case OneOf(field, values, is_in):
             listed = ", ".join(map(_literal, values))
             return _guarded(f"{field.name} {'in' if is_in else 'not in'} [{listed}]", field)
         case Pair(left, operator, right):
-            test = f"{left.name} {_word(operator)} {right.name}"
+            test = f"{left.name} {_milvus_operator(operator)} {right.name}"
             return _guarded(_guarded(test, left), right)
         case Null(field, is_null):
             return _is_null(field, is_null)
@@ -332,7 +332,7 @@ def expression(condition: Condition) -> str:
 
 
 def _guarded(test: str, field: Field) -> str:
-    """Return a test that a null, which is a value like others there, does not pass."""
+    """Return a test that nulls do not pass, though they are stored as ordinary values."""
     return f"(({test}) and {_is_null(field, False)})" if field.nullable else f"({test})"
 
 
@@ -342,7 +342,7 @@ def _is_null(field: Field, is_null: bool) -> str:
     return f"{field.name} {'==' if is_null else '!='} {_literal(_null(field.kind))}"
 
 
-def _word(operator: str) -> str:
+def _milvus_operator(operator: str) -> str:
     return "==" if operator == "=" else operator
 
 
@@ -353,7 +353,7 @@ def _literal(value: Value) -> str:
 
 
 def _prefixed(like: Like) -> str:
-    """Return a pattern that ends in % as a range, one without % and _ as itself."""
+    """Return a pattern that ends in % as a range, and one without wildcards as a comparison."""
     name = like.field.name
     runs = [(is_letter, list(run)) for is_letter, run in groupby(like.pattern, _is_letter)]
     prefix = "".join(runs[0][1]) if runs and runs[0][0] else ""
@@ -362,8 +362,8 @@ def _prefixed(like: Like) -> str:
         return f"{name} {'==' if like.is_like else '!='} {_literal(prefix)}"
     if set(rest) != {Like.ANY}:
         raise UsageError(
-            f"where: of patterns Milvus is asked for those alone whose only wildcard is a % at "
-            f"the end, as in {like.field.column} like 'abc%'"
+            f"where: Milvus supports only patterns whose only wildcard is a % at the end, "
+            f"as in {like.field.column} like 'abc%'"
         )
     end = _after(prefix)
     if like.is_like:
@@ -378,10 +378,10 @@ def _is_letter(part: str) -> bool:
 
 
 def _after(prefix: str) -> str | None:
-    """Return the first text after all that begin so, None where there is none."""
-    for place in range(len(prefix) - 1, -1, -1):
-        code = ord(prefix[place]) + 1
+    """Return the first text after all texts with this prefix, None if there is none."""
+    for index in range(len(prefix) - 1, -1, -1):
+        code = ord(prefix[index]) + 1
         if code <= 0x10FFFF:
             code = 0xE000 if code == 0xD800 else code  # surrogates are no letters
-            return prefix[:place] + chr(code)
+            return prefix[:index] + chr(code)
     return None

@@ -11,16 +11,16 @@ SCHEMES = ("milvus", "postgresql", "postgres")
 
 
 def database_url(url: str) -> DatabaseUrl:
-    """Return where a URL points to. Raises UsageError, which does not show the URL."""
+    """Return a parsed URL. Raises UsageError, which does not show the URL."""
     try:
         parts = urlsplit(url)
-        parts.port  # noqa: B018  a number out of range raises here
+        parts.port  # noqa: B018  a port out of range raises here
     except ValueError as error:
-        raise UsageError("the URL of the database cannot be read") from error
+        raise UsageError("the URL of the database is malformed") from error
     if parts.scheme not in SCHEMES:
         raise UsageError(
-            "a vector database is milvus://HOST:19530[/COLLECTION], milvus:///FILE.db or "
-            "postgresql://[USER[:PASSWORD]@]HOST[:PORT]/DATABASE"
+            "the URL of a vector database is milvus://HOST:19530[/COLLECTION], milvus:///FILE.db "
+            "or postgresql://[USER[:PASSWORD]@]HOST[:PORT]/DATABASE"
         )
     name = unquote(parts.path.lstrip("/") if parts.netloc else parts.path)
     is_milvus = parts.scheme == "milvus"
@@ -40,7 +40,7 @@ def _host(parts: SplitResult) -> str:
 
 
 def open_database(url: str) -> VectorDatabase:
-    """Connect. Raises UsageError, MissingLibrary, and StorageError where nobody answers."""
+    """Connect. Raises UsageError, MissingLibrary, and StorageError if no server answers."""
     place = database_url(url)
     if place.scheme == "milvus":
         from embedsearch.searching.vectordb.milvus import Milvus

@@ -1,7 +1,7 @@
 """PostgreSQL with pgvector, by psycopg: rows in a table, vectors as halfvec, an HNSW index.
 
-Texts compare by their bytes (COLLATE "C"), as DuckDB compares them, NaN is the highest real in
-both, and what a condition is compared with goes to the server as parameters.
+Texts compare by their bytes (COLLATE "C") as in DuckDB, NaN is the highest real in both, and the
+values of a condition are sent as parameters.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from embedsearch.searching.vectordb.fields import FieldKind, Value
 
 _CONNECT_S = 5
 _M, _CONSTRUCTION = 16, 64  # of HNSW
-_LEAST_EF, _MOST_EF = 128, 1000
+_MIN_EF, _MAX_EF = 128, 1000
 _TYPES = {
     FieldKind.INTEGER: "bigint",
     FieldKind.NUMBER: "double precision",
@@ -58,7 +58,7 @@ _BINARY = {
     FieldKind.TIME: "timestamp",
 }
 _EPOCH = datetime(1970, 1, 1)
-# A filter that leaves few rows makes the index go on until there are enough of them.
+# With a filter that keeps few rows, the index scans until it has enough of them.
 _SETTINGS = (
     "SET hnsw.iterative_scan = strict_order",
     "SET hnsw.max_scan_tuples = 2147483647",
@@ -89,21 +89,21 @@ class Postgres:
             patiently(lambda seconds: self._connected(), self._is_passing)
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._connection is not None:
             self._connection.close()
 
     def record(self) -> DatabaseRecord | None:
-        """Return what the table's comment says."""
+        """Return the record in the table's comment."""
         with self._explained("cannot be read"):
             ((table, text),) = self._rows(
                 "SELECT to_regclass(%s)::oid, obj_description(to_regclass(%s)::oid, 'pg_class')",
-                [place := f'"{self.place.table}"', place],
+                [name := f'"{self.place.table}"', name],
             )
         return None if table is None else DatabaseRecord.from_json(text, self.place)
 
     def create(self, record: DatabaseRecord) -> None:
-        """Make the table, empty, in the place of what there is."""
+        """Create an empty table; it replaces an existing one."""
         sql = self._psycopg.sql
         columns = [sql.SQL("id bigint PRIMARY KEY, mark bigint NOT NULL, root integer NOT NULL")]
         columns += [sql.SQL("key bytea NOT NULL, vector halfvec({}) NOT NULL").format(record.dim)]
@@ -121,7 +121,7 @@ class Postgres:
                 self._write(record)
 
     def marks(self, rows: Rows | None, record: DatabaseRecord) -> tuple[Rows, Rows]:
-        """Return (rows, marks) of those given that are there; without, of all."""
+        """Return (rows, marks) of the given rows that exist; without rows, of all."""
         sql = self._psycopg.sql
         query = sql.SQL("SELECT id, mark FROM {}").format(self._table)
         values = []
@@ -132,7 +132,7 @@ class Postgres:
         return found[:, 0], found[:, 1]
 
     def upsert(self, batch: RowBatch, record: DatabaseRecord) -> None:
-        """Put rows there, in one transaction: what has their numbers goes, then a binary COPY."""
+        """Write rows in one transaction: delete rows of the same numbers, then a binary COPY."""
         from pgvector import HalfVector
 
         sql = self._psycopg.sql
@@ -168,7 +168,7 @@ class Postgres:
             self._delete(rows)
 
     def finish(self, record: DatabaseRecord) -> None:
-        """Build the index if it is not there, then write the record."""
+        """Build the index if it does not exist, then write the record."""
         sql = self._psycopg.sql
         index = sql.SQL(
             "CREATE INDEX IF NOT EXISTS {} ON {} USING hnsw (vector halfvec_cosine_ops) "
@@ -207,9 +207,9 @@ class Postgres:
             return patiently(ask, self._is_passing)
 
     def _set(self, count: int, seconds: float) -> None:
-        """Set how thoroughly the index is searched, and for how long."""
+        """Set the search effort and the time limit of a search."""
         connection = self._connected()
-        ef = min(max(_LEAST_EF, 2 * count), _MOST_EF)
+        ef = min(max(_MIN_EF, 2 * count), _MAX_EF)
         if ef != self._ef:
             connection.execute(f"SET hnsw.ef_search = {ef}")
             connection.execute(f"SET statement_timeout = '{round(ASK_S)}s'")
@@ -220,25 +220,27 @@ class Postgres:
         return found
 
     def _connected(self) -> Any:
-        """Return the connection; a new one where the server has hung up."""
+        """Return the connection; reconnect if the server closed it."""
         if self._connection is not None and not self._connection.closed:
             return self._connection
         connection = self._psycopg.connect(
             self.place.url,
             connect_timeout=_CONNECT_S,
-            tcp_user_timeout=round(1000 * SEND_S),  # a server that vanished is not waited for
+            tcp_user_timeout=round(1000 * SEND_S),  # do not wait for a server that vanished
             autocommit=True,
         )
         try:
             connection.execute(f"SET statement_timeout = '{round(WORK_S)}s'")
-            with suppress(self._psycopg.errors.InsufficientPrivilege):  # it may be there already
+            with suppress(
+                self._psycopg.errors.InsufficientPrivilege
+            ):  # it may be installed already
                 connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             for setting in _SETTINGS:
                 connection.execute(setting)
             self._pgvector.register_vector(connection)
             ((encoding,),) = connection.execute("SHOW server_encoding").fetchall()
             if encoding != "UTF8":
-                raise StorageError(f"{self.place} is encoded in {encoding}: it has to be UTF8")
+                raise StorageError(f"{self.place} is encoded in {encoding}: it must be UTF8")
         except BaseException:
             connection.close()
             raise
@@ -256,7 +258,7 @@ class Postgres:
         self._connected().execute(comment)
 
     def _is_passing(self, error: Exception) -> bool:
-        """Return whether it may go well the next time: a lost connection, a server that starts."""
+        """Return whether a retry may succeed: after a lost connection, or while a server starts."""
         errors = self._psycopg.errors
         lasting = (
             errors.InvalidPassword,
@@ -269,7 +271,7 @@ class Postgres:
 
     @contextmanager
     def _explained(self, trouble: str) -> Iterator[None]:
-        """Turn what psycopg raises into one line."""
+        """Turn errors of psycopg into one-line messages."""
         try:
             yield
         except self._psycopg.errors.UndefinedTable as error:
@@ -285,7 +287,7 @@ def _moment(microseconds: Any) -> datetime | None:
 
 
 def expression(condition: Condition, values: list[Any]) -> str:
-    """Return a condition as SQL, {} for each name (see `_names`), %s for each of the values."""
+    """Return a condition as SQL, with {} for each name (see `_names`) and %s for each value."""
 
     def held(value: Value, kind: FieldKind) -> str:
         values.append(_moment(value) if kind is FieldKind.TIME else value)
@@ -311,7 +313,7 @@ def expression(condition: Condition, values: list[Any]) -> str:
     raise AssertionError(f"{condition} is simplified away")
 
 
-# A backslash is PostgreSQL's escape.
+# PostgreSQL escapes with a backslash.
 _LIKE = {Like.ANY: "%", Like.ONE: "_", "%": "\\%", "_": "\\_", "\\": "\\\\"}
 
 

@@ -207,5 +207,5 @@ def test_bytes_come_in_pieces_and_can_be_left() -> None:
     mask = np.zeros(len(rows), np.bool_)
     mask[[3, 77]] = True
     assert {*builder.index().search(rows[:1].astype(np.float32), 10, 4, mask)[0]} == {3, 77}
-    with pytest.raises(ValueError, match=r"FAISS does not read it"):
+    with pytest.raises(ValueError, match=r"FAISS cannot read it"):
         CandidateIndex.open(os.open("/dev/null", os.O_RDONLY), 64, 1)

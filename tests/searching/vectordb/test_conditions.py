@@ -219,7 +219,7 @@ def test_filters_mean_the_same(
         ("big > 1e300", "constant"),
         ("rating > 3 and and", "character"),
         ("widht > 3", "did you mean width?"),
-        ("exists(from '/etc/passwd')", "each row by itself"),
+        ("exists(from '/etc/passwd')", "evaluated by itself"),
         ("label like 'a!bc' escape '!'", "like_escape"),
         ("not " * 300 + "flag = (flag = true)", ""),
     ],

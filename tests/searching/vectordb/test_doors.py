@@ -40,7 +40,7 @@ def test_the_command_line(engines: Callable[[str], Engine], store: Path) -> None
     assert len(hits[1]) == 20
     assert len({hit["key"] for hit in hits[0]} & {hit["key"] for hit in hits[1]}) >= 19
     done = run_cli(*query, "--serve-from", url, "--where", "lower(label) = 'x'")
-    assert done.returncode == 2 and "cannot be asked for this (lower)" in done.stderr
+    assert done.returncode == 2 and "does not support this (lower)" in done.stderr
     done = run_cli(*query, "--serve-from", url.replace("127.0.0.1", "127.0.0.1:1,127.0.0.1"))
     assert done.returncode in {2, 4} and "Traceback" not in done.stderr
 
@@ -51,9 +51,9 @@ def test_the_command_line(engines: Callable[[str], Engine], store: Path) -> None
         ([], "give one of them"),
         (["out.npy", "--to", "milvus://host"], "give one of them"),
         (["--to", "milvus://host", "--where", "true"], "takes all rows"),
-        (["out.npy", "--replace"], "--replace goes with --to"),
-        (["--to", "mysql://ada:secret@host"], "a vector database is milvus://"),
-        (["--to", "milvus://host:999999"], "cannot be read"),
+        (["out.npy", "--replace"], "--replace needs --to"),
+        (["--to", "mysql://ada:secret@host"], "the URL of a vector database is milvus://"),
+        (["--to", "milvus://host:999999"], "is malformed"),
         (["--to", "milvus:///x.sqlite"], "ends in .db"),
     ],
 )

@@ -39,7 +39,7 @@ def test_a_run_that_was_stopped_is_gone_on_with(quick_engine: Engine, store: Pat
     assert caught.value.exit_code == 130
     with open_store(store, serve_from=url, session=said.session) as searcher:
         assert len(searcher.query(Key("trips/0500.jpg"))) == 10
-    assert "holds what a run that was cut off has sent" in said[0] and "exactly" in said[1]
+    assert "holds what an interrupted export sent" in said[0] and "exactly" in said[1]
     assert upload(store, url).uploaded == ROWS
 
 

@@ -84,7 +84,7 @@ def test_a_cache_that_was_tampered_with(s3: S3Server, cached: Path) -> None:
     path = entry(cached) / name
     path.chmod(0o644)
     path.write_bytes(harmed(path.read_bytes(), "flip"))
-    with pytest.raises(DamagedStore, match=r"it is a copy, fetched again once you delete it"):
+    with pytest.raises(DamagedStore, match=r"it is a copy; delete it to fetch it again"):
         hits(URL)
     shutil.rmtree(entry(cached))
     assert len(hits(URL)) == 6
@@ -132,6 +132,6 @@ def test_what_was_opened_stays_readable_when_it_is_removed(s3: S3Server, cached:
 def test_a_disk_without_room(s3: S3Server, cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage("/")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(StorageError, match=r"are to be fetched, and 0.0 MB are free"):
+    with pytest.raises(StorageError, match=r"must be fetched, but 0.0 MB are free"):
         hits(URL)
     assert not os.listdir(entry(cached) / "shards")

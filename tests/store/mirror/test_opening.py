@@ -77,7 +77,7 @@ def test_only_what_is_new_is_fetched(s3: S3Server, generations: list[Path], cach
 def test_an_open_store_follows(
     s3: S3Server, generations: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("embedsearch.searching.following._ASK_EVERY_S", 0.1)
+    monkeypatch.setattr("embedsearch.searching.following._CHECK_SERVER_EVERY_S", 0.1)
     monkeypatch.setattr(remote, "ATTEMPTS", 1)
     heard = Heard()
     with embedsearch.open_store(URL, follow=True, session=heard.session) as searcher:
@@ -85,7 +85,7 @@ def test_an_open_store_follows(
         s3.fault = lambda method, path: SLOW_DOWN
         wait_for(lambda: searcher.trouble is not None)
         assert len(searcher.query(ASK, k=20)) == 6
-        assert "still answering from the generation before" in heard.lines[-1]
+        assert "still answering from the previous generation" in heard.lines[-1]
         s3.fault = lambda method, path: None
         s3.delay_s = 0.2
         upload(s3, generations[1])
@@ -129,7 +129,7 @@ def test_it_moves_on_for_ever(s3: S3Server) -> None:
         return None
 
     s3.fault = fault
-    with pytest.raises(StorageError, match="committed to faster than it can be fetched"):
+    with pytest.raises(StorageError, match="faster than fetching it"):
         hits(URL)
 
 
