@@ -85,11 +85,7 @@ def evaluate(
             path = Path(base) / "evaluated.es"
             of_model = replace(config, model=model)
             report = index(
-                [str(folder)],
-                store=path,
-                config=of_model,
-                session=session,
-                on_progress=on_progress,
+                [str(folder)], store=path, config=of_model, session=session, on_progress=on_progress
             )
             found = _evaluate_store(path, pairs, expand, of_model, session)
         results += [_with_run(result, report) for result in found]

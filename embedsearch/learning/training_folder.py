@@ -40,8 +40,7 @@ class TrainingFolder:
             ) from error
         except OSError as error:
             raise StorageError(
-                f"out {out}: {self.folder} cannot be made ({error.strerror or error})",
-                "out",
+                f"out {out}: {self.folder} cannot be made ({error.strerror or error})", "out"
             ) from error
         try:
             self._sweep()

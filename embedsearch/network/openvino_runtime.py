@@ -56,8 +56,7 @@ class OpenVinoExtractor:
         compiled = compile_model(folder, self.precision, streaming=streaming)
         if compiled is None:
             raise MissingLibrary(
-                f"this processor does not run {self.precision}: use precision=auto",
-                "precision",
+                f"this processor does not run {self.precision}: use precision=auto", "precision"
             )
         best = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self.lanes = min(best, lanes)
@@ -113,11 +112,7 @@ def _converted(spec: ModelSpec, session: Session) -> Path:
     folder = cache_folder() / "openvino" / name
     if not _is_whole(folder, "model", "runtime"):
         session.notice(f"converting {spec.name} for this processor (once)")
-        values = {
-            "spec": spec.to_dict(),
-            "weights": str(weights_path(spec)),
-            "folder": str(folder),
-        }
+        values = {"spec": spec.to_dict(), "weights": str(weights_path(spec)), "folder": str(folder)}
         run_prepare("convert", values, session)
     return folder
 

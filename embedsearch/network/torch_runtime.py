@@ -84,8 +84,7 @@ class TorchExtractor:
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise MissingLibrary(
-                        f"{self.device} has no memory for a single image: use device=cpu",
-                        "device",
+                        f"{self.device} has no memory for a single image: use device=cpu", "device"
                     ) from None
                 lane.max_images = len(part) // 2  # also for later batches
                 lane.free_memory()

@@ -238,8 +238,7 @@ class _Routes:
         """Return the state of the server."""
         trouble = self._searcher.trouble
         return Health(
-            status="degraded" if trouble else "ok",
-            generation=self._searcher.manifest.generation,
+            status="degraded" if trouble else "ok", generation=self._searcher.manifest.generation
         )
 
     async def info(self) -> StoreInfo:
@@ -375,10 +374,5 @@ def _side_schema() -> dict[str, Any]:
         "in": "query",
         "required": False,
         "description": "The longer side in pixels",
-        "schema": {
-            "type": "integer",
-            "minimum": 1,
-            "maximum": MAX_SIDE,
-            "default": _DEFAULT_SIDE,
-        },
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_SIDE, "default": _DEFAULT_SIDE},
     }
