@@ -12,14 +12,11 @@ import os
 import stat
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from embedsearch.core.paths import open_folder, open_regular
-from embedsearch.core.records import Failure, Ignored, ImageLocation, ImageRef, Reason, Stage
-
-if TYPE_CHECKING:
-    from embedsearch.images.sources.source import Beside
+from embedsearch.core.records import Failure, ImageLocation, ImageRef, Reason, Stage
+from embedsearch.images.sources.source import Beside, Placed, Scanned
 
 SUFFIXES = frozenset(
     b"jpg jpeg jpe jfif mpo png apng webp gif bmp dib tif tiff avif heic heif hif".split()
@@ -38,7 +35,7 @@ def has_image_suffix(name: bytes) -> bool:
 
 
 @dataclass
-class FolderScan:
+class FolderScan(Scanned):
     """Iterate over it once for the refs of a tree; its counts are complete afterwards.
 
     `scope` limits the scan to one folder below the root. A folder that holds a file named
@@ -48,17 +45,6 @@ class FolderScan:
     root: int
     root_path: str
     scope: str = ""
-    failures: list[Failure] = field(default_factory=list)
-    hidden: int = 0
-    links: int = 0
-    special: int = 0
-    other_suffix: int = 0
-    held_bytes: int = 0
-
-    @property
-    def ignored(self) -> Ignored:
-        """Return how many entries were skipped, by kind."""
-        return Ignored(self.hidden, self.links, self.special, self.other_suffix)
 
     def is_there(self) -> bool:
         """Return whether the root is a folder."""
@@ -68,9 +54,7 @@ class FolderScan:
         """Return "": only a scan tells whether a folder has changed."""
         return ""
 
-    def places(
-        self, refs: Iterable[ImageRef]
-    ) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
+    def places(self, refs: Iterable[ImageRef]) -> Iterator[Placed]:
         """Yield where the bytes of each ref are."""
         for ref in refs:
             yield ref, ImageLocation(self.root_path, ref.key, ref.size, ref.mtime_ns)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
 
-from embedsearch.core.records import Failure, Ignored, ImageLocation, ImageRef
+from embedsearch.core.records import Failure, Ignored, ImageLocation, ImageRef, Reason, Stage
+
+# A ref, and where its bytes are or why they cannot be read.
+Placed: TypeAlias = tuple[ImageRef, ImageLocation | Failure]
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,28 @@ class Beside:
     key: str
     fields: Mapping[str, Any]
     unreadable: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class Scanned:
+    """What a scan counts beside its images: failures, and entries that are skipped."""
+
+    failures: list[Failure] = field(default_factory=list)
+    hidden: int = 0
+    links: int = 0
+    special: int = 0
+    other_suffix: int = 0
+    held_bytes: int = 0
+
+    @property
+    def ignored(self) -> Ignored:
+        """Return how many entries were skipped, by kind."""
+        return Ignored(self.hidden, self.links, self.special, self.other_suffix)
+
+
+def lost(ref: ImageRef, reason: Reason, detail: str) -> Failure:
+    """Return the failure of an image that was listed and cannot be read."""
+    return Failure(ref.root, ref.key, Stage.READ, reason, detail, ref.size, ref.mtime_ns)
 
 
 class Source(Protocol):
@@ -40,9 +65,7 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[ImageRef]: ...
 
-    def places(
-        self, refs: Iterable[ImageRef]
-    ) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
+    def places(self, refs: Iterable[ImageRef]) -> Iterator[Placed]:
         """Yield where the bytes of each ref are, or why they cannot be read, in any order."""
 
     def digest(self, ref: ImageRef) -> bytes | None:
