@@ -34,6 +34,7 @@ from embedsearch.store.locate import StorePath, readable_store
 from embedsearch.store.snapshot import open_snapshot
 
 SAME_BYTES, SIMILAR = "same bytes", "similar"
+_REPORTED = ("row", "path", "width", "height", "size_bytes", "format")
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,7 @@ class DuplicateGroup:
                 "group": number,
                 "what": what,
                 "score": round(score, 4),
-                "row": picture.row,
-                "path": picture.path,
-                "width": picture.width,
-                "height": picture.height,
-                "size_bytes": picture.size_bytes,
-                "format": picture.format,
+                **{name: getattr(picture, name) for name in _REPORTED},
             }
             for what, score, picture in members
         ]
@@ -156,28 +152,24 @@ class _Search:
         _, first, same = np.unique(digests, return_index=True, return_inverse=True)
         similarity = self._similarity(positions[first])
         pairs, _ = similarity.pairs()
-        grouped = complete_groups(
-            zip(pairs.first.tolist(), pairs.second.tolist(), strict=True), similarity
-        )
+        found = zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
+        grouped = complete_groups(found, similarity)
         by_file = np.argsort(same, kind="stable")  # positions by their bytes
         edges = np.searchsorted(same[by_file], np.arange(len(first) + 1))
         alone = set(range(len(first))) - {node for group in grouped for node in group}
         several = [[node] for node in sorted(alone) if edges[node + 1] - edges[node] > 1]
-        return self._described(
-            [*grouped, *several],
-            similarity,
-            lambda node: positions[by_file[edges[node] : edges[node + 1]]],
-        )
+        groups = [*grouped, *several]
+        chosen = [node for nodes in groups for node in nodes]
+        files = {n: positions[by_file[edges[n] : edges[n + 1]]].tolist() for n in chosen}
+        return self._described(groups, similarity, files)
 
     def _described(
-        self, groups: list[list[int]], similarity: Similarity, positions_of: Any
+        self, groups: list[list[int]], similarity: Similarity, files: dict[int, list[int]]
     ) -> list[DuplicateGroup]:
         """Return groups of nodes, files of the same bytes each, with the image to keep."""
         described = []
         for nodes in groups:
-            members = [
-                (node, position) for node in nodes for position in positions_of(node).tolist()
-            ]
+            members = [(node, p) for node in nodes for p in files[node]]
             pictures = self._collection.pictures(np.array([position for _, position in members]))
             order = sorted(range(len(members)), key=lambda n: self._rank(pictures[n]))
             kept = members[order[0]][0]
@@ -199,15 +191,10 @@ class _Search:
         there = {digest.tobytes(): n for n, digest in reversed([*enumerate(digests[others])])}
         similarity = self._similarity(others)
         pairs, turns = similarity.against(self._units(positions))
+        columns = (pairs.first, pairs.second, pairs.scores, turns)
         matches: dict[int, tuple[int, str, float]] = {
             query: (row, self._how(similarity, turn), min(1.0, score))
-            for query, row, score, turn in zip(
-                pairs.first.tolist(),
-                pairs.second.tolist(),
-                pairs.scores.tolist(),
-                turns.tolist(),
-                strict=True,
-            )
+            for query, row, score, turn in zip(*(c.tolist() for c in columns), strict=True)
         }
         for query, digest in enumerate(digests[positions]):
             if digest.tobytes() in there:
@@ -217,13 +204,10 @@ class _Search:
             kept.setdefault(matches[query][0], []).append(query)
         groups = []
         for row, queries in kept.items():
-            keep, *pictures = self._collection.pictures(
-                np.concatenate([others[[row]], positions[queries]])
-            )
-            copies = [
-                Copy(picture, *matches[query][1:])
-                for picture, query in zip(pictures, queries, strict=True)
-            ]
+            members = np.concatenate([others[[row]], positions[queries]])
+            keep, *pictures = self._collection.pictures(members)
+            found = zip(pictures, queries, strict=True)
+            copies = [Copy(picture, *matches[query][1:]) for picture, query in found]
             groups.append(DuplicateGroup(keep, copies))
         return sorted(groups, key=lambda group: os.fsencode(group.keep.path))
 
@@ -245,13 +229,11 @@ class _Search:
         return signature_units(signatures)
 
     def _similarity(self, positions: npt.NDArray[np.int64]) -> Similarity:
-        parts = None
+        parts, images = None, self._collection
         if self._config.crops:
-            parts = CropData(
-                self._collection.signatures()[positions], self._collection.vectors()[positions]
-            )
-        check = self._collection.session.check
-        return Similarity(self._units(positions), self._config.least, self._turns, check, parts)
+            parts = CropData(images.signatures()[positions], images.vectors()[positions])
+        least, check = self._config.least, images.session.check
+        return Similarity(self._units(positions), least, self._turns, check, parts)
 
     def _how(self, similarity: Similarity, number: int) -> str:
         return SIMILAR if self._config.similar is not None else similarity.hows[number]

@@ -37,6 +37,10 @@ class Turn:
     how: str
     cells: npt.NDArray[np.int64]
 
+    def of(self, units: Units) -> Units:
+        """Return the units of turned images."""
+        return units if self is AS_IT_IS else units[:, self.cells]
+
 
 def _turn(how: str, turned: npt.NDArray[np.int64]) -> Turn:
     return Turn(how, np.ascontiguousarray(turned).reshape(-1))
@@ -106,17 +110,11 @@ class Similarity:
     def pairs(self) -> tuple[Pairs, npt.NDArray[np.int8]]:
         """Return each alike pair once, best first, and the number of its `hows`, int8 (p,)."""
         graph = NearGraph(self._units, self._check)
-        found, numbers = [], []
-        for number, turn in enumerate(self._turns):
-            turned = self._units if turn is AS_IT_IS else self._units[:, turn.cells]
-            some = graph.pairs(turned, NEAREST, self._least)
-            some = some.where(some.first != some.second)
-            found.append(some)
-            numbers.append(np.full(len(some.first), number, np.int8))
+        found = [graph.pairs(turn.of(self._units), NEAREST, self._least) for turn in self._turns]
+        found = [some.where(some.first != some.second) for some in found]
         if self._parts is not None:
             found.append(self._part_pairs(self._parts))
-            numbers.append(np.full(len(found[-1].first), len(self._turns), np.int8))
-        pairs, which = Pairs.joined(found), np.concatenate(numbers)
+        pairs, which = _joined(found)
         low, high = np.minimum(pairs.first, pairs.second), np.maximum(pairs.first, pairs.second)
         is_part = which == len(self._turns)  # whole images come before crops
         order = np.lexsort((which, high, low, -pairs.scores, is_part))
@@ -143,12 +141,8 @@ class Similarity:
     def against(self, queries: Units) -> tuple[Pairs, npt.NDArray[np.int8]]:
         """Return for each query, float16 (Q, D), the row that is most alike, where one is."""
         graph = NearGraph(self._units, self._check)
-        found, numbers = [], []
-        for number, turn in enumerate(self._turns):
-            turned = queries if turn is AS_IT_IS else queries[:, turn.cells]
-            found.append(graph.pairs(turned, 1, self._least))
-            numbers.append(np.full(len(found[-1].first), number, np.int8))
-        pairs, which = Pairs.joined(found), np.concatenate(numbers)
+        found = [graph.pairs(turn.of(queries), 1, self._least) for turn in self._turns]
+        pairs, which = _joined(found)
         order = np.lexsort((which, pairs.second, -pairs.scores, pairs.first))
         _, best = np.unique(pairs.first[order], return_index=True)
         chosen = order[best]
@@ -209,14 +203,13 @@ class Similarity:
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """Return the best cosines of any turn, float32 (n, m), and the numbers of the turns."""
         right = self._units[others].astype(np.float32).T
-        scores = np.stack(
-            [
-                (
-                    self._units[some] if turn is AS_IT_IS else self._units[some][:, turn.cells]
-                ).astype(np.float32)
-                @ right
-                for turn in self._turns
-            ]
-        )
+        left = (turn.of(self._units[some]).astype(np.float32) for turn in self._turns)
+        scores = np.stack([turned @ right for turned in left])
         which = scores.argmax(axis=0)
         return np.take_along_axis(scores, which[None], axis=0)[0], which
+
+
+def _joined(found: list[Pairs]) -> tuple[Pairs, npt.NDArray[np.int8]]:
+    """Return all pairs, and for each the number of its part, int8 (p,)."""
+    numbers = np.arange(len(found), dtype=np.int8)
+    return Pairs.joined(found), np.repeat(numbers, [len(some.first) for some in found])

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +22,10 @@ from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import printable
 from embedsearch.core.records import Hit, Progress
 from embedsearch.core.session import Session
-from embedsearch.indexing.report import IndexReport
 from embedsearch.indexing.sync import index
+from embedsearch.learning.labels import read_rows
 from embedsearch.learning.metrics import NAMES, estimate, measure_all
 from embedsearch.learning.reports import Evaluation, WorstQuery
-from embedsearch.learning.table import read_rows
 from embedsearch.network.catalog import AUTO
 from embedsearch.searching.queries import drawn_towards
 from embedsearch.searching.searcher import Searcher, open_store
@@ -38,6 +38,7 @@ _SERVED_QUERIES = 500
 _TIE = 1e-5  # scores this close are equal: exact search agrees to this precision
 MAX_QUERIES = 20_000  # more do not change the third digit
 _NAMED = 3
+_OF_THE_RUN = ("model", "precision", "failed")
 _BETWEEN = 256  # queries
 
 
@@ -88,18 +89,10 @@ def evaluate(
                 [str(folder)], store=path, config=of_model, session=session, on_progress=on_progress
             )
             found = _evaluate_store(path, pairs, expand, of_model, session)
-        results += [_with_run(result, report) for result in found]
+        rate = min(report.stage_rate[stage] for stage in ("decode", "embed"))
+        ran: dict[str, Any] = {name: getattr(report, name) for name in _OF_THE_RUN}
+        results += [replace(result, images_per_s=rate, **ran) for result in found]
     return results
-
-
-def _with_run(result: Evaluation, report: IndexReport) -> Evaluation:
-    return replace(
-        result,
-        model=report.model,
-        precision=report.precision,
-        failed=report.failed,
-        images_per_s=min(report.stage_rate[stage] for stage in ("decode", "embed")),
-    )
 
 
 class _Truth:
@@ -148,8 +141,7 @@ class _Truth:
     ) -> npt.NDArray[np.bool_]:
         """Return bool (Q, N): which of the ranked items each query should find."""
         if self.classes:
-            same: npt.NDArray[np.bool_] = self._labels[order] == self._labels[queries][:, None]
-            return same
+            return np.asarray(self._labels[order] == self._labels[queries][:, None])
         rows = [np.isin(order[i], list(self._others[int(q)])) for i, q in enumerate(queries)]
         return np.array(rows)
 
@@ -180,12 +172,9 @@ def _evaluate_store(
         served_recall = _served_recall(searcher, vectors, paths)
         results = []
         for count in sorted({0, expand}):
-            asked = vectors[queries]
-            if count:
-                asked = _expanded(vectors, queries, count, session.check)
-            values = measure_all(
-                vectors, queries, truth.wanted, truth.relevant, session.check, asked
-            )
+            check = session.check
+            asked = _expanded(vectors, queries, count, check) if count else vectors[queries]
+            values = measure_all(vectors, queries, truth.wanted, truth.relevant, check, asked)
             worst = [
                 WorstQuery(
                     path=paths[queries[number]],

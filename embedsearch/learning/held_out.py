@@ -63,8 +63,7 @@ def _retrieval(
         return None, None
 
     def same(chunk: npt.NDArray[np.int64], order: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        found: npt.NDArray[np.bool_] = labels[order] == labels[chunk][:, None]
-        return found
+        return np.asarray(labels[order] == labels[chunk][:, None])
 
     values = measure_all(vectors, queries, others, same)
     return float(values["recall@1"].mean()), float(values["mAP"].mean())
