@@ -58,8 +58,7 @@ class OpenVinoExtractor:
             raise MissingLibrary(
                 f"this processor does not run {self.precision}: use precision=auto", "precision"
             )
-        best = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        self.lanes = min(best, lanes)
+        self.lanes = min(lanes, compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()  # each for one call at a time
         for _ in range(self.lanes):
             self._requests.put(compiled.create_infer_request())
