@@ -19,7 +19,7 @@ from embedsearch.core.errors import UsageError
 from embedsearch.core.options import DuplicateOptions, configured
 from embedsearch.core.session import Session
 from embedsearch.curation.collection import Collection, Picture
-from embedsearch.curation.linkage import complete_groups
+from embedsearch.curation.linkage import Members, complete_groups
 from embedsearch.curation.similarity import (
     AS_IT_IS,
     BOTH,
@@ -144,7 +144,7 @@ class _Search:
             count = int(looked_at.sum())
         return DuplicateReport(groups, count, self._unsigned)
 
-    def _among(self, positions: npt.NDArray[np.int64]) -> list[DuplicateGroup]:
+    def _among(self, positions: Members) -> list[DuplicateGroup]:
         """Return the groups among some positions."""
         if not len(positions):
             return []
@@ -183,9 +183,7 @@ class _Search:
             described.append(DuplicateGroup(pictures[order[0]], copies))
         return sorted(described, key=lambda group: os.fsencode(group.keep.path))
 
-    def _against(
-        self, positions: npt.NDArray[np.int64], others: npt.NDArray[np.int64]
-    ) -> list[DuplicateGroup]:
+    def _against(self, positions: Members, others: Members) -> list[DuplicateGroup]:
         """Return groups of an image at other positions and its copies."""
         digests = self._collection.digests()
         there = {digest.tobytes(): n for n, digest in reversed([*enumerate(digests[others])])}
@@ -211,7 +209,7 @@ class _Search:
             groups.append(DuplicateGroup(keep, copies))
         return sorted(groups, key=lambda group: os.fsencode(group.keep.path))
 
-    def _units(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+    def _units(self, positions: Members) -> npt.NDArray[np.float16]:
         """Return the compared vectors of images, float16 (n, D), unit rows."""
         if self._config.similar is not None:
             vectors: npt.NDArray[np.float16] = self._collection.vectors()[positions]
@@ -228,7 +226,7 @@ class _Search:
         self._unsigned += unsigned
         return signature_units(signatures)
 
-    def _similarity(self, positions: npt.NDArray[np.int64]) -> Similarity:
+    def _similarity(self, positions: Members) -> Similarity:
         parts, images = None, self._collection
         if self._config.crops:
             parts = CropData(images.signatures()[positions], images.vectors()[positions])

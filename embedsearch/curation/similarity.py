@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from embedsearch.curation.linkage import Ball, Members
 from embedsearch.searching.ann.graph import NearGraph, Pairs
 
 Units = npt.NDArray[np.float16]
+_Compared: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 NEAREST = 16  # neighbors that each image is compared with
 _PLAIN_LEVELS = 2.0  # standard deviation of the luma below which a picture has no structure
 _BLOCK = 2048
@@ -186,9 +188,7 @@ class Similarity:
             alike[np.ix_(first, second)] |= part
         return bool(alike.all())
 
-    def compared(
-        self, one: int, others: Members
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def compared(self, one: int, others: Members) -> _Compared:
         """Return how alike others are to one, float32 (m,), and the numbers of their `hows`."""
         scores, which = (found[0] for found in self._turned(np.array([one]), others))
         if self._crops is not None:
@@ -198,9 +198,7 @@ class Similarity:
             which = np.where(is_part, len(self._turns), which)
         return scores, which
 
-    def _turned(
-        self, some: Members, others: Members
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def _turned(self, some: Members, others: Members) -> _Compared:
         """Return the best cosines of any turn, float32 (n, m), and the numbers of the turns."""
         right = self._units[others].astype(np.float32).T
         left = (turn.of(self._units[some]).astype(np.float32) for turn in self._turns)

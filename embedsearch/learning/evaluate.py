@@ -12,10 +12,9 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from embedsearch.core.config import IndexConfig, SearchConfig
 from embedsearch.core.errors import UsageError
@@ -24,7 +23,7 @@ from embedsearch.core.records import Hit, Progress
 from embedsearch.core.session import Session
 from embedsearch.indexing.sync import index
 from embedsearch.learning.labels import read_rows
-from embedsearch.learning.metrics import NAMES, estimate, measure_all
+from embedsearch.learning.metrics import NAMES, Bools, Floats, Ints, estimate, measure_all
 from embedsearch.learning.reports import Evaluation, WorstQuery
 from embedsearch.network.catalog import AUTO
 from embedsearch.searching.queries import drawn_towards
@@ -40,6 +39,7 @@ MAX_QUERIES = 20_000  # more do not change the third digit
 _NAMED = 3
 _OF_THE_RUN = ("model", "precision", "failed")
 _BETWEEN = 256  # queries
+_Pairs: TypeAlias = list[tuple[str, str]]  # keys of a query and an image that it should find
 
 
 def evaluate(
@@ -99,10 +99,7 @@ class _Truth:
     """The images that each image should find: those of its class, or those named by pairs."""
 
     def __init__(
-        self,
-        keys: Sequence[str],
-        pairs: Sequence[tuple[str, str]] | None,
-        notice: Callable[[str], None],
+        self, keys: list[str], pairs: _Pairs | None, notice: Callable[[str], None]
     ) -> None:
         self._others: dict[int, set[int]] = {}
         self._labels = np.full(len(keys), -1, dtype=np.int64)
@@ -136,9 +133,7 @@ class _Truth:
                 self._others.setdefault(numbers[query], set()).add(numbers[other])
         self.wanted = np.array([len(self._others.get(i, ())) for i in range(len(keys))], np.int64)
 
-    def relevant(
-        self, queries: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.bool_]:
+    def relevant(self, queries: Ints, order: Ints) -> Bools:
         """Return bool (Q, N): which of the ranked items each query should find."""
         if self.classes:
             return np.asarray(self._labels[order] == self._labels[queries][:, None])
@@ -147,11 +142,7 @@ class _Truth:
 
 
 def _evaluate_store(
-    path: Path,
-    pairs: list[tuple[str, str]] | None,
-    expand: int,
-    config: IndexConfig,
-    session: Session,
+    path: Path, pairs: _Pairs | None, expand: int, config: IndexConfig, session: Session
 ) -> list[Evaluation]:
     with open_snapshot(path) as snapshot:
         keys, paths, vectors = _stored(snapshot)
@@ -201,12 +192,7 @@ def _evaluate_store(
     return results
 
 
-def _expanded(
-    vectors: npt.NDArray[np.float32],
-    queries: npt.NDArray[np.int64],
-    count: int,
-    between: Callable[[], None],
-) -> npt.NDArray[np.float32]:
+def _expanded(vectors: Floats, queries: Ints, count: int, between: Callable[[], None]) -> Floats:
     """Return queries, rows of float32 (N, D), moved toward their nearest neighbors: (Q, D)."""
     asked = np.empty((len(queries), vectors.shape[1]), np.float32)
     for number, query in enumerate(queries):
@@ -220,7 +206,7 @@ def _expanded(
     return asked
 
 
-def _stored(snapshot: Snapshot) -> tuple[list[str], list[str], npt.NDArray[np.float32]]:
+def _stored(snapshot: Snapshot) -> tuple[list[str], list[str], Floats]:
     """Return keys, paths and unit vectors, float32 (N, D), of the live rows, by root and key."""
     alive = np.flatnonzero(snapshot.live_mask())
     if not len(alive):
@@ -236,16 +222,14 @@ def _stored(snapshot: Snapshot) -> tuple[list[str], list[str], npt.NDArray[np.fl
     return keys, paths, vectors[order]
 
 
-def _others(searcher: Searcher, vector: npt.NDArray[np.float32], path: str) -> list[Hit]:
+def _others(searcher: Searcher, vector: Floats, path: str) -> list[Hit]:
     """Return the store's hits for one of its images, without that image."""
     hits = searcher.query(vector, k=_SERVED_K + 1)
     others = [hit for hit in hits if hit.path != path][:_SERVED_K]
     return [replace(hit, rank=rank) for rank, hit in enumerate(others, start=1)]
 
 
-def _served_recall(
-    searcher: Searcher, vectors: npt.NDArray[np.float32], paths: Sequence[str]
-) -> float:
+def _served_recall(searcher: Searcher, vectors: Floats, paths: Sequence[str]) -> float:
     """Return the share of the true 10 nearest others among the store's hits; ties count."""
     count = min(_SERVED_QUERIES, len(paths))
     rows = np.random.default_rng(0).choice(len(paths), count, replace=False)

@@ -127,10 +127,7 @@ def _quantize(folder: Path, spec: ModelSpec, session: Session) -> None:
 
 
 def place_model(model: Any, folder: Path, name: str) -> dict[str, str]:
-    """Save a model as two files in `folder`; return their sha256, for `name`'s note.
-
-    Raises OSError.
-    """
+    """Save a model as two files in `folder`; return their sha256. Raises OSError."""
     digests = {}
     for left in folder.glob("tmp-*"):  # by a process that was killed
         with contextlib.suppress(OSError):  # it only takes space; the next run tries again

@@ -57,8 +57,8 @@ _SIDE = re.compile(r"[0-9]{1,4}")
 _DEFAULT_SIDE = 256
 _log = logging.getLogger("embedsearch.web")
 
-_SCRIPTS = "page address columns dom facts grid marks query search store".split()
-_STATIC = {"page.css": "text/css", "icon.svg": "image/svg+xml"}
+_SCRIPTS = ("address", "columns", "dom", "facts", "grid", "marks", "query", "search", "store")
+_STATIC = {"page.css": "text/css", "icon.svg": "image/svg+xml", "page.js": "text/javascript"}
 _STATIC |= {f"{name}.js": "text/javascript" for name in _SCRIPTS}
 
 

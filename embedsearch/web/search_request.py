@@ -192,10 +192,7 @@ def _query(image: Any, crop: list[int] | None, like: Sequence[int], unlike: Sequ
 
 
 async def _of_form(request: Request, limits: ServerLimits) -> tuple[bytes, dict[str, str]]:
-    """Return the bytes of the part `image`, and the fields that are not empty.
-
-    File names are ignored.
-    """
+    """Return the bytes of the part `image`, and the fields that are not empty."""
     try:
         async with request.form(
             max_files=_PARTS, max_fields=_PARTS, max_part_size=limits.body_bytes

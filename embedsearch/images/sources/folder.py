@@ -107,17 +107,13 @@ class FolderScan(Scanned):
 
         That slash makes the order of the walk the byte order of whole keys: `a-b` before `a/c`.
         """
+        kept: list[bytes] = []
+        sizes, times = array("q"), array("q")
         descriptor = open_folder(self.root_path, folder)
         try:
-            if _is_store(descriptor):
-                return [], array("q"), array("q")
-            names = sorted(self._wanted(descriptor))
-            sizes, times = array("q"), array("q")
-            kept = []
-            for name in names:
-                if name.endswith(b"/"):
-                    size, mtime_ns = 0, 0
-                else:
+            for name in [] if _is_store(descriptor) else sorted(self._wanted(descriptor)):
+                size = mtime_ns = 0
+                if not name.endswith(b"/"):
                     try:
                         facts = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
                     except FileNotFoundError:  # deleted since the listing
