@@ -24,8 +24,7 @@ from embedsearch.core.records import ByteRange, Failure, ImageLocation, ImageRef
 from embedsearch.images.archive_part import BrokenPart, read_part
 from embedsearch.images.sources.folder import has_image_suffix, is_hidden
 from embedsearch.images.sources.sidecars import MAX_BYTES, beside_members, is_sidecar
-from embedsearch.images.sources.source import Beside, Placed, Scanned, lost
-from embedsearch.images.temporary import TemporaryImages
+from embedsearch.images.sources.source import Beside, Container, Placed, lost
 
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
 _LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip member: the lengths of its name and extra field
@@ -44,20 +43,11 @@ class _Member:
 
 
 @dataclass
-class Archive(Scanned, ABC):
+class Archive(Container, ABC):
     """The images of one archive file."""
 
-    root: int
-    path: str
-    temporary: TemporaryImages
-    max_bytes: int  # of a member that is read here
     is_wanted: Callable[[bytes], bool] = has_image_suffix  # by its name
     _members: dict[bytes, _Member] | None = None
-    _seen: tuple[int, int] = (-1, -1)  # size and time of the file when it was listed
-
-    def is_there(self) -> bool:
-        """Return whether the archive is a file."""
-        return os.path.isfile(self.path)
 
     def version(self) -> str:
         """Return the size and the time of the file, as of its listing if it was listed."""
@@ -111,10 +101,6 @@ class Archive(Scanned, ABC):
             again = type(self)(self.root, self.path, self.temporary, self.max_bytes, self.is_wanted)
             self._members, self._seen = again._list_images(), again._seen
         return self._members
-
-    def _state(self) -> tuple[int, int]:
-        facts = os.stat(self.path)
-        return facts.st_size, facts.st_mtime_ns
 
     def _list_images(self) -> dict[bytes, _Member]:
         """Return the images; a later member of the same name replaces an earlier one."""

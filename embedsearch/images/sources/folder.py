@@ -50,10 +50,6 @@ class FolderScan(Scanned):
         """Return whether the root is a folder."""
         return os.path.isdir(self.root_path)
 
-    def version(self) -> str:
-        """Return "": only a scan tells whether a folder has changed."""
-        return ""
-
     def places(self, refs: Iterable[ImageRef]) -> Iterator[Placed]:
         """Yield where the bytes of each ref are."""
         for ref in refs:
@@ -72,9 +68,6 @@ class FolderScan(Scanned):
         from embedsearch.images.sources.sidecars import beside_files  # rarely needed
 
         return beside_files(self.root_path, keys)
-
-    def close(self) -> None:
-        """Do nothing: nothing stays open."""
 
     def __iter__(self) -> Iterator[ImageRef]:
         """Yield the refs in the byte order of their keys. An unreadable folder is a failure."""

@@ -7,7 +7,6 @@ is identified by the number of its row and the name that its field `path` ends w
 from __future__ import annotations
 
 import hashlib
-import os
 import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,29 +16,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedsearch.core.records import Failure, ImageRef, Reason, Stage
-from embedsearch.images.sources.source import Beside, Placed, Scanned, lost
+from embedsearch.images.sources.source import Beside, Container, Placed, lost
 from embedsearch.images.sources.table import holds_bytes
-from embedsearch.images.temporary import TemporaryImages
 
 _AT_ONCE = 64  # rows that are read together
 _BROKEN = (pa.ArrowException, OSError, ValueError)
 
 
 @dataclass
-class ParquetImages(Scanned):
+class ParquetImages(Container):
     """The images of one Parquet file."""
 
-    root: int
-    path: str
-    temporary: TemporaryImages
-    max_bytes: int
     _refs: list[tuple[str, int]] | None = None  # of each image: key and row
     _digests: dict[str, bytes] | None = None
-    _seen: tuple[int, int] = (-1, -1)  # size and time of the file when it was listed
-
-    def is_there(self) -> bool:
-        """Return whether it is a file."""
-        return os.path.isfile(self.path)
 
     def version(self) -> str:
         """Return the size and the time of the file, as of its listing if it was listed."""
@@ -124,10 +113,6 @@ class ParquetImages(Scanned):
         if len(content) > self.max_bytes:
             return lost(ref, Reason.TOO_BIG, f"{len(content)} bytes")
         return content
-
-    def _state(self) -> tuple[int, int]:
-        facts = os.stat(self.path)
-        return facts.st_size, facts.st_mtime_ns
 
 
 def image_column(schema: pa.Schema) -> str:

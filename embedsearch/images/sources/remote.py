@@ -48,13 +48,6 @@ class RemoteFolder(Scanned):
         """Return whether the server has anything of that name."""
         return bool(self._remote.info(self._path(self.scope)).type != pafs.FileType.NotFound)
 
-    def version(self) -> str:
-        """Return "": only a listing tells whether a folder has changed."""
-        return ""
-
-    def close(self) -> None:
-        """Do nothing: nothing stays open."""
-
     def digest(self, ref: ImageRef) -> bytes | None:
         """Return None: it would cost as much as embedding."""
         return None

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
 from embedsearch.core.records import Failure, Ignored, ImageLocation, ImageRef, Reason, Stage
+from embedsearch.images.temporary import TemporaryImages
 
 # A ref, and where its bytes are or why they cannot be read.
 Placed: TypeAlias = tuple[ImageRef, ImageLocation | Failure]
@@ -36,6 +38,33 @@ class Scanned:
     def ignored(self) -> Ignored:
         """Return how many entries were skipped, by kind."""
         return Ignored(self.hidden, self.links, self.special, self.other_suffix)
+
+    def version(self) -> str:
+        """Return "": only a scan tells whether a folder has changed."""
+        return ""
+
+    def close(self) -> None:
+        """Do nothing: of a folder nothing stays open."""
+
+
+@dataclass
+class Container(Scanned):
+    """A file that holds images."""
+
+    root: int
+    path: str
+    temporary: TemporaryImages
+    max_bytes: int  # of an image that is read here
+    # Size and time of the file when it was listed.
+    _seen: tuple[int, int] = field(default=(-1, -1), kw_only=True)
+
+    def is_there(self) -> bool:
+        """Return whether it is a file."""
+        return os.path.isfile(self.path)
+
+    def _state(self) -> tuple[int, int]:
+        facts = os.stat(self.path)
+        return facts.st_size, facts.st_mtime_ns
 
 
 def lost(ref: ImageRef, reason: Reason, detail: str) -> Failure:
