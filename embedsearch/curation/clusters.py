@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,19 +82,10 @@ def clusters(
             if len(mine):
                 mine = mine[np.argsort(-cosines[mine], kind="stable")]
                 pictures = collection.pictures(mine)
-                described.append(
-                    Cluster(
-                        number,
-                        float(cosines[mine].mean()),
-                        [picture.row for picture in pictures],
-                        [picture.path for picture in pictures],
-                    )
-                )
+                rows, paths = [p.row for p in pictures], [p.path for p in pictures]
+                described.append(Cluster(number, float(cosines[mine].mean()), rows, paths))
     described.sort(key=lambda cluster: (-len(cluster.rows), cluster.paths[0]))
-    return [
-        Cluster(number, cluster.cohesion, cluster.rows, cluster.paths)
-        for number, cluster in enumerate(described, start=1)
-    ]
+    return [replace(cluster, number=n) for n, cluster in enumerate(described, start=1)]
 
 
 def outliers(

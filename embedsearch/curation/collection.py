@@ -19,7 +19,7 @@ from embedsearch.searching.columns import RowColumns
 from embedsearch.store.shards import vector_array
 from embedsearch.store.snapshot import Snapshot
 
-_COLUMNS = ["row", "root", "key", "size", "mtime_ns", "width", "height", "format", "taken_at"]
+_AS_STORED = ("row", "width", "height", "format", "taken_at", "mtime_ns")
 _UNKNOWN = bytes(32)  # the digest of a vector that was imported
 
 
@@ -66,18 +66,13 @@ class Collection:
         if not len(positions):
             return []
         roots = {root.id: root.path for root in self.snapshot.manifest.roots}
-        table = self.snapshot.take(self.ordinals[positions], _COLUMNS)
+        table = self.snapshot.take(self.ordinals[positions], [*_AS_STORED, "root", "key", "size"])
         return [
             Picture(
-                row=row["row"],
                 root=roots[row["root"]],
                 key=os.fsdecode(row["key"]),
-                width=row["width"],
-                height=row["height"],
                 size_bytes=max(0, row["size"]),
-                format=row["format"],
-                taken_at=row["taken_at"],
-                mtime_ns=row["mtime_ns"],
+                **{name: row[name] for name in _AS_STORED},
             )
             for row in table.to_pylist()
         ]
@@ -86,16 +81,15 @@ class Collection:
         """Return the embeddings, float16 (n, D), in the order of positions."""
         dim = self.snapshot.manifest.model.dim
         vectors = np.empty((len(self), dim), np.float16)
-        for position, here, table in self._parts(["vector"]):
-            some = vector_array(table.column("vector"))[here]
-            vectors[position : position + len(some)] = some
+        for position, table in self._parts(["vector"]):
+            vectors[position : position + len(table)] = vector_array(table.column("vector"))
         return vectors
 
     def signatures(self) -> npt.NDArray[np.uint8]:
         """Return the signatures, uint8 (n, 256); zeros where there is none."""
         signatures = np.zeros((len(self), SIGNATURE_SIDE**2), np.uint8)
-        for position, here, table in self._parts(["signature"]):
-            chosen = table.column("signature").filter(pa.array(here))
+        for position, table in self._parts(["signature"]):
+            chosen = table.column("signature")
             known = chosen.is_valid().to_numpy()
             data = b"".join(value for value in chosen.to_pylist() if value is not None)
             found = np.frombuffer(data, np.uint8).reshape(-1, SIGNATURE_SIDE**2)
@@ -105,9 +99,9 @@ class Collection:
     def digests(self) -> npt.NDArray[np.void]:
         """Return the sha256 of each file, 32 bytes (n,); its row where that is unknown."""
         digests = np.empty(len(self), "V32")
-        for position, here, table in self._parts(["digest", "row"]):
-            known: list[Any] = table.column("digest").filter(pa.array(here)).to_pylist()
-            rows: list[Any] = table.column("row").filter(pa.array(here)).to_pylist()
+        for position, table in self._parts(["digest", "row"]):
+            known: list[Any] = table.column("digest").to_pylist()
+            rows: list[Any] = table.column("row").to_pylist()
             some = [
                 row.to_bytes(32, "big") if digest == _UNKNOWN else digest
                 for digest, row in zip(known, rows, strict=True)
@@ -118,14 +112,12 @@ class Collection:
     def inside(self, folder: str) -> npt.NDArray[np.bool_]:
         """Return bool (n,): which images lie below a folder. Raises UsageError where none does."""
         wanted = os.fsencode(os.path.realpath(folder)).rstrip(b"/") + b"/"
-        roots = {
-            root.id: os.fsencode(root.path).rstrip(b"/") + b"/"
-            for root in self.snapshot.manifest.roots
-        }
+        all_roots = self.snapshot.manifest.roots
+        roots = {root.id: os.fsencode(root.path).rstrip(b"/") + b"/" for root in all_roots}
         found = np.zeros(len(self), np.bool_)
-        for position, here, table in self._parts(["root", "key"]):
-            homes: list[Any] = table.column("root").filter(pa.array(here)).to_pylist()
-            keys: list[Any] = table.column("key").filter(pa.array(here)).to_pylist()
+        for position, table in self._parts(["root", "key"]):
+            homes: list[Any] = table.column("root").to_pylist()
+            keys: list[Any] = table.column("key").to_pylist()
             names = zip(homes, keys, strict=True)
             some = [(roots[root] + key).startswith(wanted) for root, key in names]
             found[position : position + len(some)] = some
@@ -133,8 +125,8 @@ class Collection:
             raise UsageError(f"no image of the store lies in {folder}: embedsearch index it first")
         return found
 
-    def _parts(self, names: list[str]) -> Iterator[tuple[int, npt.NDArray[np.bool_], pa.Table]]:
-        """Yield (first position, which rows count, table) of each row group that has some."""
+    def _parts(self, names: list[str]) -> Iterator[tuple[int, pa.Table]]:
+        """Yield (first position, its rows that count) of each row group that has some."""
         position = 0
         mask = np.zeros(int(self.snapshot.starts[-1]), np.bool_)
         mask[self.ordinals] = True
@@ -142,5 +134,5 @@ class Collection:
             self.session.check()
             here = mask[start : start + len(table)]
             if here.any():
-                yield position, here, table
+                yield position, table if here.all() else table.filter(pa.array(here))
                 position += int(here.sum())

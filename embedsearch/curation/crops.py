@@ -32,9 +32,8 @@ class Crops:
     def scores(self, whole: int, parts: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         """Return the best correlation of each part with a window of the whole, float32 (p,)."""
         weights = _windows()
-        seen = np.einsum(
-            "yrs,st,xct->yxrc", weights, self._squares(np.array([whole]))[0], weights, optimize=True
-        )
+        square = self._squares(np.array([whole]))[0]
+        seen = np.einsum("yrs,st,xct->yxrc", weights, square, weights, optimize=True)
         windows = _units(seen.reshape(-1, _SIDE * _SIDE))
         full = weights[0]
         small = np.einsum("rs,nst,ct->nrc", full, self._squares(parts), full, optimize=True)

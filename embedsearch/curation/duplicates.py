@@ -19,7 +19,7 @@ from embedsearch.core.errors import UsageError
 from embedsearch.core.options import DuplicateOptions, configured
 from embedsearch.core.session import Session
 from embedsearch.curation.collection import Collection, Picture
-from embedsearch.curation.linkage import complete_groups
+from embedsearch.curation.linkage import Members, complete_groups
 from embedsearch.curation.similarity import (
     AS_IT_IS,
     BOTH,
@@ -34,6 +34,7 @@ from embedsearch.store.locate import StorePath, readable_store
 from embedsearch.store.snapshot import open_snapshot
 
 SAME_BYTES, SIMILAR = "same bytes", "similar"
+_REPORTED = ("row", "path", "width", "height", "size_bytes", "format")
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,7 @@ class DuplicateGroup:
                 "group": number,
                 "what": what,
                 "score": round(score, 4),
-                "row": picture.row,
-                "path": picture.path,
-                "width": picture.width,
-                "height": picture.height,
-                "size_bytes": picture.size_bytes,
-                "format": picture.format,
+                **{name: getattr(picture, name) for name in _REPORTED},
             }
             for what, score, picture in members
         ]
@@ -148,7 +144,7 @@ class _Search:
             count = int(looked_at.sum())
         return DuplicateReport(groups, count, self._unsigned)
 
-    def _among(self, positions: npt.NDArray[np.int64]) -> list[DuplicateGroup]:
+    def _among(self, positions: Members) -> list[DuplicateGroup]:
         """Return the groups among some positions."""
         if not len(positions):
             return []
@@ -156,28 +152,24 @@ class _Search:
         _, first, same = np.unique(digests, return_index=True, return_inverse=True)
         similarity = self._similarity(positions[first])
         pairs, _ = similarity.pairs()
-        grouped = complete_groups(
-            zip(pairs.first.tolist(), pairs.second.tolist(), strict=True), similarity
-        )
+        found = zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
+        grouped = complete_groups(found, similarity)
         by_file = np.argsort(same, kind="stable")  # positions by their bytes
         edges = np.searchsorted(same[by_file], np.arange(len(first) + 1))
         alone = set(range(len(first))) - {node for group in grouped for node in group}
         several = [[node] for node in sorted(alone) if edges[node + 1] - edges[node] > 1]
-        return self._described(
-            [*grouped, *several],
-            similarity,
-            lambda node: positions[by_file[edges[node] : edges[node + 1]]],
-        )
+        groups = [*grouped, *several]
+        chosen = [node for nodes in groups for node in nodes]
+        files = {n: positions[by_file[edges[n] : edges[n + 1]]].tolist() for n in chosen}
+        return self._described(groups, similarity, files)
 
     def _described(
-        self, groups: list[list[int]], similarity: Similarity, positions_of: Any
+        self, groups: list[list[int]], similarity: Similarity, files: dict[int, list[int]]
     ) -> list[DuplicateGroup]:
         """Return groups of nodes, files of the same bytes each, with the image to keep."""
         described = []
         for nodes in groups:
-            members = [
-                (node, position) for node in nodes for position in positions_of(node).tolist()
-            ]
+            members = [(node, p) for node in nodes for p in files[node]]
             pictures = self._collection.pictures(np.array([position for _, position in members]))
             order = sorted(range(len(members)), key=lambda n: self._rank(pictures[n]))
             kept = members[order[0]][0]
@@ -191,23 +183,16 @@ class _Search:
             described.append(DuplicateGroup(pictures[order[0]], copies))
         return sorted(described, key=lambda group: os.fsencode(group.keep.path))
 
-    def _against(
-        self, positions: npt.NDArray[np.int64], others: npt.NDArray[np.int64]
-    ) -> list[DuplicateGroup]:
+    def _against(self, positions: Members, others: Members) -> list[DuplicateGroup]:
         """Return groups of an image at other positions and its copies."""
         digests = self._collection.digests()
         there = {digest.tobytes(): n for n, digest in reversed([*enumerate(digests[others])])}
         similarity = self._similarity(others)
         pairs, turns = similarity.against(self._units(positions))
+        columns = (pairs.first, pairs.second, pairs.scores, turns)
         matches: dict[int, tuple[int, str, float]] = {
             query: (row, self._how(similarity, turn), min(1.0, score))
-            for query, row, score, turn in zip(
-                pairs.first.tolist(),
-                pairs.second.tolist(),
-                pairs.scores.tolist(),
-                turns.tolist(),
-                strict=True,
-            )
+            for query, row, score, turn in zip(*(c.tolist() for c in columns), strict=True)
         }
         for query, digest in enumerate(digests[positions]):
             if digest.tobytes() in there:
@@ -217,17 +202,14 @@ class _Search:
             kept.setdefault(matches[query][0], []).append(query)
         groups = []
         for row, queries in kept.items():
-            keep, *pictures = self._collection.pictures(
-                np.concatenate([others[[row]], positions[queries]])
-            )
-            copies = [
-                Copy(picture, *matches[query][1:])
-                for picture, query in zip(pictures, queries, strict=True)
-            ]
+            members = np.concatenate([others[[row]], positions[queries]])
+            keep, *pictures = self._collection.pictures(members)
+            found = zip(pictures, queries, strict=True)
+            copies = [Copy(picture, *matches[query][1:]) for picture, query in found]
             groups.append(DuplicateGroup(keep, copies))
         return sorted(groups, key=lambda group: os.fsencode(group.keep.path))
 
-    def _units(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+    def _units(self, positions: Members) -> npt.NDArray[np.float16]:
         """Return the compared vectors of images, float16 (n, D), unit rows."""
         if self._config.similar is not None:
             vectors: npt.NDArray[np.float16] = self._collection.vectors()[positions]
@@ -244,14 +226,12 @@ class _Search:
         self._unsigned += unsigned
         return signature_units(signatures)
 
-    def _similarity(self, positions: npt.NDArray[np.int64]) -> Similarity:
-        parts = None
+    def _similarity(self, positions: Members) -> Similarity:
+        parts, images = None, self._collection
         if self._config.crops:
-            parts = CropData(
-                self._collection.signatures()[positions], self._collection.vectors()[positions]
-            )
-        check = self._collection.session.check
-        return Similarity(self._units(positions), self._config.least, self._turns, check, parts)
+            parts = CropData(images.signatures()[positions], images.vectors()[positions])
+        least, check = self._config.least, images.session.check
+        return Similarity(self._units(positions), least, self._turns, check, parts)
 
     def _how(self, similarity: Similarity, number: int) -> str:
         return SIMILAR if self._config.similar is not None else similarity.hows[number]

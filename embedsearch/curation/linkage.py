@@ -69,10 +69,11 @@ def complete_groups(pairs: Iterable[tuple[int, int]], alike: Alike) -> list[list
         if len(groups[one].members) < len(groups[other].members):
             one, other = other, one
         large, small = groups[one], groups[other]
-        spread = alike.farthest(np.array(small.members), large.ball.center)
+        others = np.array(small.members)
+        spread = alike.farthest(others, large.ball.center)
         is_pair = len(large.members) == len(small.members) == 1
         is_near = large.ball.radius + spread <= alike.reach
-        if not (is_pair or is_near or _all_alike(large, small, alike)):
+        if not (is_pair or is_near or alike.all_alike(np.array(large.members), others)):
             large.strangers.add(other)
             small.strangers.add(one)
             continue
@@ -89,9 +90,4 @@ def complete_groups(pairs: Iterable[tuple[int, int]], alike: Alike) -> list[list
         for stranger in small.strangers:
             groups[stranger].strangers.discard(other)
             groups[stranger].strangers.add(one)
-    found = [sorted(group.members) for group in groups.values() if len(group.members) > 1]
-    return sorted(found)
-
-
-def _all_alike(one: _Group, other: _Group, alike: Alike) -> bool:
-    return alike.all_alike(np.array(one.members), np.array(other.members))
+    return sorted(sorted(group.members) for group in groups.values() if len(group.members) > 1)

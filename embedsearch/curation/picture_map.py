@@ -73,11 +73,10 @@ def picture_map(
         low, high = plane.min(axis=0), plane.max(axis=0)
         unit = (plane - low) / np.maximum(high - low, 1e-9)
         pictures = collection.pictures(positions)
+    shown = zip(unit, pictures, _thumbnails(pictures, session), strict=True)
     points = [
         MapPoint(float(x), float(y), picture.path, picture.key, jpeg)
-        for (x, y), picture, jpeg in zip(
-            unit, pictures, _thumbnails(pictures, session), strict=True
-        )
+        for (x, y), picture, jpeg in shown
     ]
     return PictureMap(points, images)
 
@@ -86,9 +85,8 @@ def _umap(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
     try:
         import umap
     except ImportError as error:
-        raise MissingLibrary(
-            f"method=umap needs umap-learn: {pip_install('map')}", "method"
-        ) from error
+        message = f"method=umap needs umap-learn: {pip_install('map')}"
+        raise MissingLibrary(message, "method") from error
     neighbors = min(15, len(vectors) - 1)
     reducer = umap.UMAP(metric="cosine", random_state=_SEED, n_jobs=1, n_neighbors=neighbors)
     plane: npt.NDArray[np.float32] = reducer.fit_transform(vectors.astype(np.float32))

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from embedsearch.curation.linkage import Ball, Members
 from embedsearch.searching.ann.graph import NearGraph, Pairs
 
 Units = npt.NDArray[np.float16]
+_Compared: TypeAlias = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 NEAREST = 16  # neighbors that each image is compared with
 _PLAIN_LEVELS = 2.0  # standard deviation of the luma below which a picture has no structure
 _BLOCK = 2048
@@ -36,6 +38,10 @@ class Turn:
 
     how: str
     cells: npt.NDArray[np.int64]
+
+    def of(self, units: Units) -> Units:
+        """Return the units of turned images."""
+        return units if self is AS_IT_IS else units[:, self.cells]
 
 
 def _turn(how: str, turned: npt.NDArray[np.int64]) -> Turn:
@@ -106,17 +112,11 @@ class Similarity:
     def pairs(self) -> tuple[Pairs, npt.NDArray[np.int8]]:
         """Return each alike pair once, best first, and the number of its `hows`, int8 (p,)."""
         graph = NearGraph(self._units, self._check)
-        found, numbers = [], []
-        for number, turn in enumerate(self._turns):
-            turned = self._units if turn is AS_IT_IS else self._units[:, turn.cells]
-            some = graph.pairs(turned, NEAREST, self._least)
-            some = some.where(some.first != some.second)
-            found.append(some)
-            numbers.append(np.full(len(some.first), number, np.int8))
+        found = [graph.pairs(turn.of(self._units), NEAREST, self._least) for turn in self._turns]
+        found = [some.where(some.first != some.second) for some in found]
         if self._parts is not None:
             found.append(self._part_pairs(self._parts))
-            numbers.append(np.full(len(found[-1].first), len(self._turns), np.int8))
-        pairs, which = Pairs.joined(found), np.concatenate(numbers)
+        pairs, which = _joined(found)
         low, high = np.minimum(pairs.first, pairs.second), np.maximum(pairs.first, pairs.second)
         is_part = which == len(self._turns)  # whole images come before crops
         order = np.lexsort((which, high, low, -pairs.scores, is_part))
@@ -143,12 +143,8 @@ class Similarity:
     def against(self, queries: Units) -> tuple[Pairs, npt.NDArray[np.int8]]:
         """Return for each query, float16 (Q, D), the row that is most alike, where one is."""
         graph = NearGraph(self._units, self._check)
-        found, numbers = [], []
-        for number, turn in enumerate(self._turns):
-            turned = queries if turn is AS_IT_IS else queries[:, turn.cells]
-            found.append(graph.pairs(turned, 1, self._least))
-            numbers.append(np.full(len(found[-1].first), number, np.int8))
-        pairs, which = Pairs.joined(found), np.concatenate(numbers)
+        found = [graph.pairs(turn.of(queries), 1, self._least) for turn in self._turns]
+        pairs, which = _joined(found)
         order = np.lexsort((which, pairs.second, -pairs.scores, pairs.first))
         _, best = np.unique(pairs.first[order], return_index=True)
         chosen = order[best]
@@ -192,9 +188,7 @@ class Similarity:
             alike[np.ix_(first, second)] |= part
         return bool(alike.all())
 
-    def compared(
-        self, one: int, others: Members
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def compared(self, one: int, others: Members) -> _Compared:
         """Return how alike others are to one, float32 (m,), and the numbers of their `hows`."""
         scores, which = (found[0] for found in self._turned(np.array([one]), others))
         if self._crops is not None:
@@ -204,19 +198,16 @@ class Similarity:
             which = np.where(is_part, len(self._turns), which)
         return scores, which
 
-    def _turned(
-        self, some: Members, others: Members
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    def _turned(self, some: Members, others: Members) -> _Compared:
         """Return the best cosines of any turn, float32 (n, m), and the numbers of the turns."""
         right = self._units[others].astype(np.float32).T
-        scores = np.stack(
-            [
-                (
-                    self._units[some] if turn is AS_IT_IS else self._units[some][:, turn.cells]
-                ).astype(np.float32)
-                @ right
-                for turn in self._turns
-            ]
-        )
+        left = (turn.of(self._units[some]).astype(np.float32) for turn in self._turns)
+        scores = np.stack([turned @ right for turned in left])
         which = scores.argmax(axis=0)
         return np.take_along_axis(scores, which[None], axis=0)[0], which
+
+
+def _joined(found: list[Pairs]) -> tuple[Pairs, npt.NDArray[np.int8]]:
+    """Return all pairs, and for each the number of its part, int8 (p,)."""
+    numbers = np.arange(len(found), dtype=np.int8)
+    return Pairs.joined(found), np.repeat(numbers, [len(some.first) for some in found])

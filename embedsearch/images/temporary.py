@@ -40,10 +40,7 @@ class TemporaryImages:
                     os.unlink(path)
 
     def keep(self, content: bytes) -> ImageLocation:
-        """Return a file with this content, which is removed once it is decoded.
-
-        Raises StorageError.
-        """
+        """Return a file with this content, removed once it is decoded. Raises StorageError."""
         try:
             folder, name = self._place(), str(next(self._numbers))
             with open(f"{folder}/{name}", "xb") as file:
@@ -57,9 +54,8 @@ class TemporaryImages:
         try:
             return f"{self._place()}/{next(self._numbers)}"
         except OSError as error:
-            raise StorageError(
-                f"a temporary file for a download cannot be made: {error}"
-            ) from error
+            message = f"a temporary file for a download cannot be made: {error}"
+            raise StorageError(message) from error
 
     def close(self) -> None:
         """Remove the folder; a later call makes another."""

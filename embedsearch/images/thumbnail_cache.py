@@ -35,15 +35,11 @@ class ThumbnailCache:
         `root` is a folder below which no link is followed, or the file that holds the image.
         """
         try:
-            folder, name = os.path.split(root)
-            is_file = os.path.isfile(root)
-            descriptor = open_regular(folder, name) if is_file else open_regular(root, key)
+            folder, name = os.path.split(root) if os.path.isfile(root) else (root, key)
+            with open(open_regular(folder, name), "rb") as file:
+                facts = os.fstat(file.fileno())
         except OSError:
             return None
-        try:
-            facts = os.fstat(descriptor)
-        finally:
-            os.close(descriptor)
         identity = (root, key, side, facts.st_ino, facts.st_size, facts.st_mtime_ns)
         return hashlib.sha256(os.fsencode("\0".join(map(str, identity)))).hexdigest()
 

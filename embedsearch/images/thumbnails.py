@@ -6,6 +6,7 @@ Files are decoded in worker processes: they may have changed since they were ind
 from __future__ import annotations
 
 import contextlib
+import io
 import math
 import threading
 from collections.abc import Iterable, Iterator
@@ -30,6 +31,7 @@ from embedsearch.images.thumbnail_cache import ThumbnailCache
 _SIDES = {256: 32, 1024: 4}
 MAX_SIDE = max(_SIDES)
 _AT_ONCE = 32
+_QUALITY = 85  # of a JPEG
 
 _Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 
@@ -81,9 +83,8 @@ class Thumbnailer:
         fits = min(known for known in _SIDES if known >= side)
         with self._making:
             if fits not in self._decoders:
-                self._decoders[fits] = SharedDecoder(
-                    fits, self._limits, max_files=_SIDES[fits], fit=True
-                )
+                made = SharedDecoder(fits, self._limits, max_files=_SIDES[fits], fit=True)
+                self._decoders[fits] = made
             return self._decoders[fits]
 
 
@@ -144,11 +145,15 @@ class ThumbnailReader:
 
 
 def _jpeg(decoded: Decoded, side: int) -> bytes:
-    from embedsearch.images.jpeg import jpeg  # a search without thumbnails loads no Pillow
+    """Return the image without its margin, its longer side at most `side` pixels."""
+    from PIL import Image  # a search without thumbnails loads no Pillow
 
-    facts = decoded.facts
-    pixels = _without_margin(decoded.pixels, facts)
-    return jpeg(pixels, min(side, max(facts.width, facts.height)))
+    image = Image.fromarray(_without_margin(decoded.pixels, decoded.facts))
+    side = min(side, max(decoded.facts.width, decoded.facts.height))
+    image.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=None)
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=_QUALITY)
+    return data.getvalue()
 
 
 def _without_margin(pixels: _Pixels, facts: ImageFacts) -> _Pixels:

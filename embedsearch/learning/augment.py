@@ -21,7 +21,7 @@ GRAY = 0.1  # share of views without color
 
 
 def random_views(pixels: Tensor, side: int, chance: torch.Generator) -> Tensor:
-    """Return float32 (B, 3, S, S) in 0 to 255 of uint8 (B, T, T, 3) on the CPU.
+    """Return float32 (B, 3, S, S), 0 to 255, of uint8 (B, T, T, 3) on the CPU.
 
     Raises MissingLibrary.
     """

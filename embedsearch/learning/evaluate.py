@@ -12,20 +12,19 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from embedsearch.core.config import IndexConfig, SearchConfig
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import printable
 from embedsearch.core.records import Hit, Progress
 from embedsearch.core.session import Session
-from embedsearch.indexing.report import IndexReport
 from embedsearch.indexing.sync import index
-from embedsearch.learning.metrics import NAMES, estimate, measure_all
+from embedsearch.learning.labels import read_rows
+from embedsearch.learning.metrics import NAMES, Bools, Floats, Ints, estimate, measure_all
 from embedsearch.learning.reports import Evaluation, WorstQuery
-from embedsearch.learning.table import read_rows
 from embedsearch.network.catalog import AUTO
 from embedsearch.searching.queries import drawn_towards
 from embedsearch.searching.searcher import Searcher, open_store
@@ -38,7 +37,9 @@ _SERVED_QUERIES = 500
 _TIE = 1e-5  # scores this close are equal: exact search agrees to this precision
 MAX_QUERIES = 20_000  # more do not change the third digit
 _NAMED = 3
+_OF_THE_RUN = ("model", "precision", "failed")
 _BETWEEN = 256  # queries
+_Pairs: TypeAlias = list[tuple[str, str]]  # keys of a query and an image that it should find
 
 
 def evaluate(
@@ -85,35 +86,20 @@ def evaluate(
             path = Path(base) / "evaluated.es"
             of_model = replace(config, model=model)
             report = index(
-                [str(folder)],
-                store=path,
-                config=of_model,
-                session=session,
-                on_progress=on_progress,
+                [str(folder)], store=path, config=of_model, session=session, on_progress=on_progress
             )
             found = _evaluate_store(path, pairs, expand, of_model, session)
-        results += [_with_run(result, report) for result in found]
+        rate = min(report.stage_rate[stage] for stage in ("decode", "embed"))
+        ran: dict[str, Any] = {name: getattr(report, name) for name in _OF_THE_RUN}
+        results += [replace(result, images_per_s=rate, **ran) for result in found]
     return results
-
-
-def _with_run(result: Evaluation, report: IndexReport) -> Evaluation:
-    return replace(
-        result,
-        model=report.model,
-        precision=report.precision,
-        failed=report.failed,
-        images_per_s=min(report.stage_rate[stage] for stage in ("decode", "embed")),
-    )
 
 
 class _Truth:
     """The images that each image should find: those of its class, or those named by pairs."""
 
     def __init__(
-        self,
-        keys: Sequence[str],
-        pairs: Sequence[tuple[str, str]] | None,
-        notice: Callable[[str], None],
+        self, keys: list[str], pairs: _Pairs | None, notice: Callable[[str], None]
     ) -> None:
         self._others: dict[int, set[int]] = {}
         self._labels = np.full(len(keys), -1, dtype=np.int64)
@@ -147,23 +133,16 @@ class _Truth:
                 self._others.setdefault(numbers[query], set()).add(numbers[other])
         self.wanted = np.array([len(self._others.get(i, ())) for i in range(len(keys))], np.int64)
 
-    def relevant(
-        self, queries: npt.NDArray[np.int64], order: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.bool_]:
+    def relevant(self, queries: Ints, order: Ints) -> Bools:
         """Return bool (Q, N): which of the ranked items each query should find."""
         if self.classes:
-            same: npt.NDArray[np.bool_] = self._labels[order] == self._labels[queries][:, None]
-            return same
+            return np.asarray(self._labels[order] == self._labels[queries][:, None])
         rows = [np.isin(order[i], list(self._others[int(q)])) for i, q in enumerate(queries)]
         return np.array(rows)
 
 
 def _evaluate_store(
-    path: Path,
-    pairs: list[tuple[str, str]] | None,
-    expand: int,
-    config: IndexConfig,
-    session: Session,
+    path: Path, pairs: _Pairs | None, expand: int, config: IndexConfig, session: Session
 ) -> list[Evaluation]:
     with open_snapshot(path) as snapshot:
         keys, paths, vectors = _stored(snapshot)
@@ -184,12 +163,9 @@ def _evaluate_store(
         served_recall = _served_recall(searcher, vectors, paths)
         results = []
         for count in sorted({0, expand}):
-            asked = vectors[queries]
-            if count:
-                asked = _expanded(vectors, queries, count, session.check)
-            values = measure_all(
-                vectors, queries, truth.wanted, truth.relevant, session.check, asked
-            )
+            check = session.check
+            asked = _expanded(vectors, queries, count, check) if count else vectors[queries]
+            values = measure_all(vectors, queries, truth.wanted, truth.relevant, check, asked)
             worst = [
                 WorstQuery(
                     path=paths[queries[number]],
@@ -216,12 +192,7 @@ def _evaluate_store(
     return results
 
 
-def _expanded(
-    vectors: npt.NDArray[np.float32],
-    queries: npt.NDArray[np.int64],
-    count: int,
-    between: Callable[[], None],
-) -> npt.NDArray[np.float32]:
+def _expanded(vectors: Floats, queries: Ints, count: int, between: Callable[[], None]) -> Floats:
     """Return queries, rows of float32 (N, D), moved toward their nearest neighbors: (Q, D)."""
     asked = np.empty((len(queries), vectors.shape[1]), np.float32)
     for number, query in enumerate(queries):
@@ -235,7 +206,7 @@ def _expanded(
     return asked
 
 
-def _stored(snapshot: Snapshot) -> tuple[list[str], list[str], npt.NDArray[np.float32]]:
+def _stored(snapshot: Snapshot) -> tuple[list[str], list[str], Floats]:
     """Return keys, paths and unit vectors, float32 (N, D), of the live rows, by root and key."""
     alive = np.flatnonzero(snapshot.live_mask())
     if not len(alive):
@@ -251,16 +222,14 @@ def _stored(snapshot: Snapshot) -> tuple[list[str], list[str], npt.NDArray[np.fl
     return keys, paths, vectors[order]
 
 
-def _others(searcher: Searcher, vector: npt.NDArray[np.float32], path: str) -> list[Hit]:
+def _others(searcher: Searcher, vector: Floats, path: str) -> list[Hit]:
     """Return the store's hits for one of its images, without that image."""
     hits = searcher.query(vector, k=_SERVED_K + 1)
     others = [hit for hit in hits if hit.path != path][:_SERVED_K]
     return [replace(hit, rank=rank) for rank, hit in enumerate(others, start=1)]
 
 
-def _served_recall(
-    searcher: Searcher, vectors: npt.NDArray[np.float32], paths: Sequence[str]
-) -> float:
+def _served_recall(searcher: Searcher, vectors: Floats, paths: Sequence[str]) -> float:
     """Return the share of the true 10 nearest others among the store's hits; ties count."""
     count = min(_SERVED_QUERIES, len(paths))
     rows = np.random.default_rng(0).choice(len(paths), count, replace=False)

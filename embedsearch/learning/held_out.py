@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from embedsearch.learning.labels import LabelColumn, main_of, scale_of
-from embedsearch.learning.metrics import measure_all
+from embedsearch.learning.metrics import Bools, Floats, Ints, measure_all
 from embedsearch.learning.reports import Quality
 
 
@@ -48,9 +47,7 @@ def evaluate_held_out(
     return Quality(recall, mean_ap, shown, score)
 
 
-def _retrieval(
-    vectors: npt.NDArray[np.float32], held: Sequence[LabelColumn]
-) -> tuple[float | None, float | None]:
+def _retrieval(vectors: Floats, held: Sequence[LabelColumn]) -> tuple[float | None, float | None]:
     """Return recall@1 and mAP, leave one out, by the classes of the first target that has any."""
     main = main_of(held)
     if main is None:
@@ -62,9 +59,8 @@ def _retrieval(
     if not len(queries):
         return None, None
 
-    def same(chunk: npt.NDArray[np.int64], order: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-        found: npt.NDArray[np.bool_] = labels[order] == labels[chunk][:, None]
-        return found
+    def same(chunk: Ints, order: Ints) -> Bools:
+        return np.asarray(labels[order] == labels[chunk][:, None])
 
     values = measure_all(vectors, queries, others, same)
     return float(values["recall@1"].mean()), float(values["mAP"].mean())

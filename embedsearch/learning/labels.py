@@ -6,6 +6,7 @@ classes, or numbers to regress.
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -19,7 +20,6 @@ from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import printable
 from embedsearch.core.records import ImageRef
 from embedsearch.images.sources.folder import FolderScan
-from embedsearch.learning.table import read_rows
 
 FOLDER_TARGET = "folder"
 MISSING_CLASS = -1  # a missing number is NaN
@@ -51,11 +51,6 @@ class Labels:
     refs: tuple[ImageRef, ...]
     targets: tuple[LabelColumn, ...]
 
-    @property
-    def main(self) -> LabelColumn | None:
-        """Return the target whose classes decide which neighbors are right, if there is one."""
-        return main_of(self.targets)
-
     def keep(self, indices: npt.NDArray[np.int64]) -> Labels:
         """Return only the images at `indices`."""
         targets = tuple(replace(t, values=t.values[indices]) for t in self.targets)
@@ -70,7 +65,7 @@ class Labels:
         is trained on. Of four or more, at least two are held out: one alone has none to find.
         """
         rng = np.random.default_rng(seed)
-        main = self.main
+        main = main_of(self.targets)
         groups = self.targets[0].known.astype(np.int64) if main is None else main.values
         train, held = [], []
         for group in np.unique(groups):
@@ -176,9 +171,8 @@ def _from_csv(
     seen: dict[str, int] = {}
     for line, row in found:
         if row["path"] in seen:
-            raise UsageError(
-                f"{path}: {printable(row['path'])} stands in lines {seen[row['path']]} and {line}"
-            )
+            name, first = printable(row["path"]), seen[row["path"]]
+            raise UsageError(f"{path}: {name} stands in lines {first} and {line}")
         seen[row["path"]] = line
     if len(found) < len(refs):
         notice(f"{len(refs) - len(found)} pictures have no row in {path} and are left out")
@@ -187,9 +181,27 @@ def _from_csv(
     for name in classify:
         cells = [row[name].strip() for _, row in found]
         columns.append(_classes(name, [None if c.lower() in _EMPTY else c for c in cells]))
-    for name in regress:
-        columns.append(_numbers(name, [(line, row[name]) for line, row in found], path))
+    columns += [_numbers(name, [(n, row[name]) for n, row in found], path) for name in regress]
     return Labels(root, tuple(known[row["path"]] for _, row in found), tuple(columns))
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Return line numbers, and cells by column. Bytes that are not UTF-8 stay as in file names.
+
+    Raises UsageError where the file cannot be read or lacks a column.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            reader = csv.DictReader(file)
+            found = list(reader.fieldnames or ())
+            for name in columns:
+                if name not in found:
+                    has = f"it has {', '.join(found)}" if found else "it is empty"
+                    raise UsageError(f"{path} has no column {name!r}; {has}")
+            rows = [(reader.line_num, row) for row in reader]
+    except (OSError, csv.Error) as error:
+        raise UsageError(f"{path} cannot be read: {error}") from error
+    return [(line, {k: v or "" for k, v in row.items() if k is not None}) for line, row in rows]
 
 
 def _classes(name: str, names: Sequence[str | None]) -> LabelColumn:
@@ -208,14 +220,13 @@ def _numbers(name: str, cells: Sequence[tuple[int, str]], path: Path) -> LabelCo
     for index, (line, cell) in enumerate(cells):
         if cell.strip().lower() in _EMPTY:
             continue
+        held = f"{path}, line {line}: {name} is {cell!r}"
         try:
             values[index] = float(cell)
         except ValueError:
-            raise UsageError(
-                f"{path}, line {line}: {name} is {cell!r}, which is no number"
-            ) from None
+            raise UsageError(f"{held}, which is no number") from None
         if not math.isfinite(values[index]):
-            raise UsageError(f"{path}, line {line}: {name} is {cell!r}, which is not finite")
+            raise UsageError(f"{held}, which is not finite")
     known = values[~np.isnan(values)]
     if len(known) < 2 or known.min() == known.max():
         held = "no value" if not len(known) else f"only the value {known[0]:g}"

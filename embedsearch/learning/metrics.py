@@ -6,12 +6,16 @@ Q queries, N ranked items, best first. Leave one out: a query is not among its i
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from embedsearch.learning.reports import Estimate
 
+Floats: TypeAlias = npt.NDArray[np.float32]
+Ints: TypeAlias = npt.NDArray[np.int64]
+Bools: TypeAlias = npt.NDArray[np.bool_]
 CUTOFFS = (1, 5, 10)
 NAMES = ("recall@1", "recall@5", "recall@10", "P@10", "mAP", "nDCG@10", "MRR")
 _RESAMPLES = 1_000
@@ -19,9 +23,7 @@ _ELEMENTS = 1 << 22  # of a score matrix held at once
 _LEVEL = 95.0  # percent of the confidence interval
 
 
-def measure(
-    relevant: npt.NDArray[np.bool_], wanted: npt.NDArray[np.int64]
-) -> dict[str, npt.NDArray[np.float64]]:
+def measure(relevant: Bools, wanted: Ints) -> dict[str, npt.NDArray[np.float64]]:
     """Return each of NAMES a query, float64 (Q,).
 
     `relevant` bool (Q, N); `wanted` int64 (Q,), at least 1, says how many relevant items there
@@ -42,12 +44,12 @@ def measure(
 
 
 def measure_all(
-    vectors: npt.NDArray[np.float32],
-    queries: npt.NDArray[np.int64],
-    wanted: npt.NDArray[np.int64],
-    relevant: Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.bool_]],
+    vectors: Floats,
+    queries: Ints,
+    wanted: Ints,
+    relevant: Callable[[Ints, Ints], Bools],
     between: Callable[[], None] = lambda: None,
-    asked: npt.NDArray[np.float32] | None = None,
+    asked: Floats | None = None,
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Return each of NAMES a query, each asking all other rows of float32 (N, D), unit rows.
 
@@ -76,11 +78,7 @@ def estimate(values: npt.NDArray[np.float64], seed: int = 0) -> Estimate:
     return Estimate(float(values.mean()), float(low), float(high))
 
 
-def rank_others(
-    vectors: npt.NDArray[np.float32],
-    queries: npt.NDArray[np.int64],
-    asked: npt.NDArray[np.float32] | None = None,
-) -> npt.NDArray[np.int64]:
+def rank_others(vectors: Floats, queries: Ints, asked: Floats | None = None) -> Ints:
     """Return for each query, a row of float32 (N, D), all other rows, best first: (Q, N - 1).
 
     `asked`, float32 (Q, D), are the queries where they are not those rows. Ties keep the order

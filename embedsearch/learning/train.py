@@ -138,9 +138,8 @@ class _TrainingRun:
         """Run the epochs that are left, and write the best weights."""
         if on_plan is not None:
             on_plan(self.trainer.schedule.plans(self.trainer.model))
-        self.session.notice(
-            f"an epoch is {self.trainer.steps} steps of {self.trainer.batch} pictures"
-        )
+        steps, batch = self.trainer.steps, self.trainer.batch
+        self.session.notice(f"an epoch is {steps} steps of {batch} pictures")
         if self.found is not None:
             self._resume(self.found)
         elif not self.config.from_scratch:
@@ -187,11 +186,13 @@ class _TrainingRun:
             stopped = self.session.stop()
             due = time.monotonic() - self.saved_at > self.config.checkpoint_s
             if len(losses) == _WATCH_STEPS or state.step == steps or stopped or due:
-                self._check_losses(losses)
+                loss = float(torch.stack(losses).sum())
+                if not math.isfinite(loss):
+                    raise self._diverged()
+                state.loss_sum += loss
                 losses = []
-                self._report_progress(
-                    on_progress, (time.monotonic() - started) / (state.step - begun)
-                )
+                step_s = (time.monotonic() - started) / (state.step - begun)
+                self._report_progress(on_progress, step_s)
                 if stopped or due:
                     self._save()
             if stopped:
@@ -201,13 +202,6 @@ class _TrainingRun:
                     stopped,
                 )
         return batch * (state.step - begun) / max(time.monotonic() - started, 1e-9)
-
-    def _check_losses(self, losses: Sequence[Tensor]) -> None:
-        """Add up the losses. Raises TrainingFailed for NaN or infinity."""
-        loss = float(torch.stack(list(losses)).sum())
-        if not math.isfinite(loss):
-            raise self._diverged()
-        self.state.loss_sum += loss
 
     def _diverged(self) -> TrainingFailed:
         return TrainingFailed(
@@ -239,19 +233,16 @@ class _TrainingRun:
         if not torch.isfinite(vectors).all():
             raise self._diverged()
         learned = self.pictures.train.labels.targets
-        return evaluate_held_out(
-            features, vectors, held.labels.targets, learned, list(heads)
-        ), dead.shares
+        truth = held.labels.targets
+        return evaluate_held_out(features, vectors, truth, learned, list(heads)), dead.shares
 
     def _record(self, done: Epoch, dead: dict[str, float]) -> None:
         """Record an epoch: warnings and the best weights; the next one begins."""
         state = self.state
         found = health.dead_channel_warnings(state.dead, dead)
         if done.number * self.trainer.steps >= _STEPS_TO_LEARN:
-            smoothing = self.config.label_smoothing
-            guessing = health.guessing_loss(
-                self.trainer.targets, smoothing, self.trainer.score_margin
-            )
+            smoothing, margin = self.config.label_smoothing, self.trainer.score_margin
+            guessing = health.guessing_loss(self.trainer.targets, smoothing, margin)
             found |= health.stuck_warnings(done.loss, guessing, done.number)
         for kind, message in found.items():
             if kind not in state.warnings:

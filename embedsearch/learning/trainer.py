@@ -81,10 +81,8 @@ class Trainer:
         for target, head in zip(self.targets, self.model.heads, strict=True):
             if not isinstance(head, ProxyHead):
                 continue
-            chosen = [
-                np.flatnonzero(target.values == number)[:_IMPRINTED]
-                for number in range(len(target.classes))
-            ]
+            classes = range(len(target.classes))
+            chosen = [np.flatnonzero(target.values == number)[:_IMPRINTED] for number in classes]
             indices = np.sort(np.concatenate(chosen))
             _, vectors = self.embed(self.model.eval(), self._pictures, indices)
             labels = torch.from_numpy(target.values[indices]).to(self.device)
@@ -162,14 +160,13 @@ class Trainer:
     def _update_average(self, number: int) -> None:
         """Move the averaged weights toward the new ones; both begin equal."""
         share = 1 - min(AVERAGING, (1 + number) / (10 + number))
+        new = self.model.state_dict()
         with torch.no_grad():
-            for mine, new in zip(
-                self.average.state_dict().values(), self.model.state_dict().values(), strict=True
-            ):
+            for name, mine in self.average.state_dict().items():
                 if mine.is_floating_point():
-                    mine.lerp_(new, share)
+                    mine.lerp_(new[name], share)
                 else:
-                    mine.copy_(new)
+                    mine.copy_(new[name])
 
     def _normalized(self, x: Tensor) -> Tensor:
         """Return float pixels (B, 3, S, S) in 0 to 255 as the network wants them."""

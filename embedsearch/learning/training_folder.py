@@ -35,14 +35,11 @@ class TrainingFolder:
         try:
             self._descriptor = self._locked()
         except BlockingIOError as error:
-            raise StoreLocked(
-                f"another training is making {out}: give another out", "out"
-            ) from error
+            message = f"another training is making {out}: give another out"
+            raise StoreLocked(message, "out") from error
         except OSError as error:
-            raise StorageError(
-                f"out {out}: {self.folder} cannot be made ({error.strerror or error})",
-                "out",
-            ) from error
+            message = f"out {out}: {self.folder} cannot be made ({error.strerror or error})"
+            raise StorageError(message, "out") from error
         try:
             self._sweep()
         except BaseException:

@@ -131,10 +131,8 @@ def total_loss(
 
 def stage_modules(network: ResNet) -> dict[str, list[nn.Module]]:
     """Return the modules of each stage, the stem first."""
-    stages: dict[str, list[nn.Module]] = {STEM: [network.conv1, network.bn1]}
-    for stage in STAGES:
-        stages[stage] = [network.get_submodule(stage)]
-    return stages
+    stages = {stage: [network.get_submodule(stage)] for stage in STAGES}
+    return {STEM: [network.conv1, network.bn1], **stages}
 
 
 def set_learning(modules: Sequence[nn.Module], *, weights: bool, statistics: bool) -> None:

@@ -108,9 +108,8 @@ def read_checkpoint(file: Path, identity: dict[str, Any]) -> Checkpoint | None:
         message = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UsageError(f"{file} cannot be read ({message}): delete it to start again") from error
     ours = json.loads(json.dumps(identity))
-    differing = sorted(
-        key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)
-    )
+    names = ours.keys() | theirs.keys()
+    differing = sorted(name for name in names if ours.get(name) != theirs.get(name))
     if differing:
         raise UsageError(
             f"{file} is of a training with other {', '.join(differing)}: delete it, or give "
@@ -122,10 +121,6 @@ def read_checkpoint(file: Path, identity: dict[str, Any]) -> Checkpoint | None:
 
 def _state_from(values: dict[str, Any]) -> TrainingState:
     """Rebuild a state from its JSON."""
-
-    def quality(found: dict[str, Any] | None) -> Quality | None:
-        return None if found is None else Quality(**found)
-
     epochs = [Epoch(**{**e, "quality": Quality(**e["quality"])}) for e in values["epochs"]]
-    ends = {name: quality(values[name]) for name in ("before", "best")}
+    ends = {name: values[name] and Quality(**values[name]) for name in ("before", "best")}
     return TrainingState(**{**values, **ends, "epochs": epochs})

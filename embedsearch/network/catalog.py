@@ -17,14 +17,9 @@ _TEMPLATE = ModelSpec(
     name="", architecture="", weights_sha256="", dim=0, input_side=DEFAULT_SIDE, center=0.6
 )
 
-_IMAGENET_TERMS = (
-    "trained on ImageNet, whose terms allow non-commercial research and education; "
-    "torchvision publishes the weights under BSD-3-Clause"
-)
-_TIMM_TERMS = (
-    "trained on ImageNet, whose terms allow non-commercial research and education; "
-    "timm publishes the weights under Apache-2.0"
-)
+_IMAGENET = "trained on ImageNet, whose terms allow non-commercial research and education; "
+_IMAGENET_TERMS = _IMAGENET + "torchvision publishes the weights under BSD-3-Clause"
+_TIMM_TERMS = _IMAGENET + "timm publishes the weights under Apache-2.0"
 _TINY_IMAGENET_TERMS = (
     "trained on Tiny ImageNet, a part of ImageNet, whose terms allow non-commercial research "
     "and education; see the model card"
@@ -64,28 +59,15 @@ class CatalogEntry:
 
 def file_spec(name: str, architecture: str, dim: int, sha256: str, source: str) -> ModelSpec:
     """Return the record of a user's weights without a record of their own."""
-    return replace(
-        _TEMPLATE,
-        name=name,
-        architecture=architecture,
-        dim=dim,
-        weights_sha256=sha256,
-        licence=_FILE_TERMS,
-        source=source,
-    )
+    spec = replace(_TEMPLATE, name=name, architecture=architecture, dim=dim)
+    return replace(spec, weights_sha256=sha256, licence=_FILE_TERMS, source=source)
 
 
 def _entry(
     name: str, dim: int, url: str, megabytes: float, quality: str, licence: str
 ) -> CatalogEntry:
-    spec = replace(
-        _TEMPLATE,
-        name=name,
-        architecture=name.partition(".")[0],
-        dim=dim,
-        licence=licence,
-        source=url,
-    )
+    base = name.partition(".")[0]
+    spec = replace(_TEMPLATE, name=name, architecture=base, dim=dim, licence=licence, source=url)
     return CatalogEntry(spec, url, megabytes, quality)
 
 
@@ -95,19 +77,15 @@ def _torchvision(name: str, dim: int, digits: str, megabytes: float, top1: str) 
     return _entry(name, dim, url, megabytes, f"ImageNet top-1 {top1} %", _IMAGENET_TERMS)
 
 
-def _timm(name: str, dim: int, file: str, megabytes: float) -> CatalogEntry:
-    url = f"{_TIMM_RELEASES}/{file}"
+def _timm(name: str, dim: int, file: str, megabytes: float, kind: str = "") -> CatalogEntry:
+    url = f"{_TIMM_RELEASES}/v0.1{kind}-weights/{file}.pth"
     return _entry(name, dim, url, megabytes, "ImageNet, by timm", _TIMM_TERMS)
 
 
 _PACKAGED_SPEC = replace(
-    _TEMPLATE,
-    name=PACKAGED,
-    architecture="resnet18",
-    dim=512,
+    file_spec(PACKAGED, "resnet18", 512, "", "packaged with embedsearch"),
     input_side=128,
     licence=_TINY_IMAGENET_TERMS,
-    source="packaged with embedsearch",
 )
 
 CATALOG = {
@@ -131,24 +109,14 @@ CATALOG = {
         _torchvision("resnext101_32x8d", 2048, "8ba56ff5", 356.1, "79.3"),
         _torchvision("resnext101_32x8d.v2", 2048, "110c445d", 356.2, "82.8"),
         _torchvision("resnext101_64x4d", 2048, "173b62eb", 334.8, "83.2"),
-        _timm("resnet18d.ra2_in1k", 512, "v0.1-weights/resnet18d_ra2-48a79e06.pth", 46.9),
-        _timm("resnet34d.ra2_in1k", 512, "v0.1-weights/resnet34d_ra2-f8dcfcaf.pth", 87.3),
-        _timm("resnet50d.ra2_in1k", 2048, "v0.1-weights/resnet50d_ra2-464e36ba.pth", 102.5),
-        _timm("resnet101d.ra2_in1k", 2048, "v0.1-weights/resnet101d_ra2-2803ffab.pth", 178.7),
-        _timm("resnet152d.ra2_in1k", 2048, "v0.1-weights/resnet152d_ra2-5cac0439.pth", 241.5),
-        _timm("seresnet50.ra2_in1k", 2048, "v0.1-weights/seresnet50_ra_224-8efdb4bb.pth", 112.6),
-        _timm("seresnet152d.ra2_in1k", 2048, "v0.1-weights/seresnet152d_ra2-04464dd2.pth", 268.0),
-        _timm(
-            "seresnext50_32x4d.racm_in1k",
-            2048,
-            "v0.1-weights/seresnext50_32x4d_racm-a304a460.pth",
-            110.5,
-        ),
-        _timm(
-            "seresnext101_32x8d.ah_in1k",
-            2048,
-            "v0.1-tpu-weights/seresnext101_32x8d_ah-e6bc4c0a.pth",
-            375.1,
-        ),
+        _timm("resnet18d.ra2_in1k", 512, "resnet18d_ra2-48a79e06", 46.9),
+        _timm("resnet34d.ra2_in1k", 512, "resnet34d_ra2-f8dcfcaf", 87.3),
+        _timm("resnet50d.ra2_in1k", 2048, "resnet50d_ra2-464e36ba", 102.5),
+        _timm("resnet101d.ra2_in1k", 2048, "resnet101d_ra2-2803ffab", 178.7),
+        _timm("resnet152d.ra2_in1k", 2048, "resnet152d_ra2-5cac0439", 241.5),
+        _timm("seresnet50.ra2_in1k", 2048, "seresnet50_ra_224-8efdb4bb", 112.6),
+        _timm("seresnet152d.ra2_in1k", 2048, "seresnet152d_ra2-04464dd2", 268.0),
+        _timm("seresnext50_32x4d.racm_in1k", 2048, "seresnext50_32x4d_racm-a304a460", 110.5),
+        _timm("seresnext101_32x8d.ah_in1k", 2048, "seresnext101_32x8d_ah-e6bc4c0a", 375.1, "-tpu"),
     )
 }

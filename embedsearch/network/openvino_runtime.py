@@ -56,11 +56,9 @@ class OpenVinoExtractor:
         compiled = compile_model(folder, self.precision, streaming=streaming)
         if compiled is None:
             raise MissingLibrary(
-                f"this processor does not run {self.precision}: use precision=auto",
-                "precision",
+                f"this processor does not run {self.precision}: use precision=auto", "precision"
             )
-        best = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        self.lanes = min(best, lanes)
+        self.lanes = min(lanes, compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()  # each for one call at a time
         for _ in range(self.lanes):
             self._requests.put(compiled.create_infer_request())
@@ -113,11 +111,7 @@ def _converted(spec: ModelSpec, session: Session) -> Path:
     folder = cache_folder() / "openvino" / name
     if not _is_whole(folder, "model", "runtime"):
         session.notice(f"converting {spec.name} for this processor (once)")
-        values = {
-            "spec": spec.to_dict(),
-            "weights": str(weights_path(spec)),
-            "folder": str(folder),
-        }
+        values = {"spec": spec.to_dict(), "weights": str(weights_path(spec)), "folder": str(folder)}
         run_prepare("convert", values, session)
     return folder
 
@@ -133,10 +127,7 @@ def _quantize(folder: Path, spec: ModelSpec, session: Session) -> None:
 
 
 def place_model(model: Any, folder: Path, name: str) -> dict[str, str]:
-    """Save a model as two files in `folder`; return their sha256, for `name`'s note.
-
-    Raises OSError.
-    """
+    """Save a model as two files in `folder`; return their sha256. Raises OSError."""
     digests = {}
     for left in folder.glob("tmp-*"):  # by a process that was killed
         with contextlib.suppress(OSError):  # it only takes space; the next run tries again

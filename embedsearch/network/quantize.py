@@ -92,10 +92,9 @@ def _cosines(
     core: Any, exact: Any, quantized: Any, pictures: list[npt.NDArray[np.uint8]]
 ) -> npt.NDArray[np.float64]:
     """Return the cosine of both networks' vectors for each image."""
-    settings = {"INFERENCE_PRECISION_HINT": "f32"}
     vectors = []
     for model in (exact, quantized):
-        compiled = core.compile_model(model, "CPU", settings)
+        compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         vectors.append(np.concatenate([compiled(picture)[0] for picture in pictures]))
     products: npt.NDArray[np.float64] = np.einsum("nd,nd->n", *vectors, dtype=np.float64)
     return products

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import queue
 import sys
-import threading
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +57,7 @@ class TorchExtractor:
             devices = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
         lanes = GPU_LANES if streaming else 1
         self.lanes = lanes * len(devices)
-        shared = [(copy.deepcopy(extractor).to(gpu), gpu, threading.Lock()) for gpu in devices]
+        shared = [(copy.deepcopy(extractor).to(gpu), gpu, Lock()) for gpu in devices]
         for _ in range(lanes):  # the first batches go to different GPUs
             for parts in shared:
                 self._lanes.put(_CudaLane(*parts))
@@ -84,8 +84,7 @@ class TorchExtractor:
             except torch.OutOfMemoryError:
                 if len(part) == 1:
                     raise MissingLibrary(
-                        f"{self.device} has no memory for a single image: use device=cpu",
-                        "device",
+                        f"{self.device} has no memory for a single image: use device=cpu", "device"
                     ) from None
                 lane.max_images = len(part) // 2  # also for later batches
                 lane.free_memory()
@@ -102,10 +101,9 @@ class _Lane:
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Return float32 (B, D), unit rows. Raises torch.OutOfMemoryError."""
-        vectors: npt.NDArray[np.float32] = (
-            self._extractor(torch.from_numpy(pixels).to(self._device)).cpu().numpy()
-        )
-        return vectors
+        vectors = self._extractor(torch.from_numpy(pixels).to(self._device))
+        found: npt.NDArray[np.float32] = vectors.cpu().numpy()
+        return found
 
     def free_memory(self) -> None:
         """Free unused memory."""
@@ -117,15 +115,12 @@ class _CudaLane:
     Batches of one size are replayed as a CUDA graph once there were enough to pay for it.
     """
 
-    def __init__(
-        self, extractor: Extractor, device: torch.device, launching: threading.Lock
-    ) -> None:
+    def __init__(self, extractor: Extractor, device: torch.device, launching: Lock) -> None:
         self.max_images = sys.maxsize
         self._extractor = extractor
         self._device = device
-        self._launching = (
-            launching  # one lane of a GPU at a time: nothing else may run during a capture
-        )
+        # One lane of a GPU at a time: nothing else may run during a capture.
+        self._launching = launching
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._staging = torch.empty(0, dtype=torch.uint8)  # pinned memory for pixels
         self._whole_batches = 0
@@ -154,7 +149,7 @@ class _CudaLane:
         whole = len(staged) == len(self._staging)
         self._whole_batches += whole
         if whole and self._graph is None and self._whole_batches > GRAPH_AFTER:
-            self._graph = self._capture(staged.shape)
+            self._capture(staged.shape)
         if whole and self._graph is not None:
             graph, taken, given = self._graph
             taken.copy_(staged, non_blocking=True)
@@ -163,14 +158,12 @@ class _CudaLane:
         vectors: torch.Tensor = self._extractor(staged.to(self._device, non_blocking=True))
         return vectors
 
-    def _capture(
-        self, shape: torch.Size
-    ) -> tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]:
+    def _capture(self, shape: torch.Size) -> None:
         taken = torch.zeros(shape, dtype=torch.uint8, device=self._device)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
             vectors = self._extractor(taken)
-        return graph, taken, vectors
+        self._graph = graph, taken, vectors
 
     def free_memory(self) -> None:
         """Free unused memory and the graph."""

@@ -61,9 +61,14 @@ def resolve(model: str, session: Session) -> ModelSpec:
         if not path.is_file():
             raise WeightsUnavailable(f"model={model}: no such file", "model")
         return _file_spec(path, session)
+    import difflib  # rarely needed
+
+    names = [AUTO, *CATALOG]
+    close = difflib.get_close_matches(model, names, n=1)
+    suggestion = f"; did you mean {close[0]}?" if close else ""
     raise UsageError(
-        f"model={model!r} is neither one of {', '.join([AUTO, *CATALOG])} "
-        f"nor a file ending in {', '.join(SUFFIXES)}{_suggestion(model)}",
+        f"model={model!r} is neither one of {', '.join(names)} "
+        f"nor a file ending in {', '.join(SUFFIXES)}{suggestion}",
         "model",
     )
 
@@ -73,8 +78,7 @@ def weights_path(spec: ModelSpec) -> Path:
 
     Raises WeightsUnavailable, which says what to do.
     """
-    cached = _cached(spec.weights_sha256)
-    if cached is not None:
+    if (cached := _cached(spec.weights_sha256)) is not None:
         return cached[0]
     packaged = _packaged_path()
     if spec.weights_sha256 == _sha256(packaged):
@@ -90,8 +94,8 @@ def weights_path(spec: ModelSpec) -> Path:
     )
 
 
-def import_file(path: Path, sha256: str, session: Session) -> Path:
-    """Bring a file of weights into the cache, in a child process that loads torch.
+def import_file(path: Path, sha256: str, session: Session) -> tuple[Path, dict[str, Any]]:
+    """Bring a file of weights into the cache, in a child that loads torch; return it and its note.
 
     Raises WeightsUnavailable where the file holds no weights of a residual network.
     """
@@ -100,7 +104,7 @@ def import_file(path: Path, sha256: str, session: Session) -> Path:
     cached = _cached(sha256)
     if cached is None:
         raise WeightsUnavailable(f"{path}: the import left nothing in {_folder()}")
-    return cached[0]
+    return cached
 
 
 def run_prepare(task: str, values: dict[str, Any], session: Session) -> None:
@@ -149,9 +153,7 @@ def is_cached(entry: CatalogEntry) -> bool:
 def _catalog_spec(entry: CatalogEntry, session: Session) -> ModelSpec:
     if entry.url is None:
         return replace(entry.spec, weights_sha256=_sha256(_packaged_path()))
-    sha256 = _known_sha256(entry)
-    if sha256 is None:
-        sha256 = _obtain(entry, session)
+    sha256 = _known_sha256(entry) or _obtain(entry, session)
     return replace(entry.spec, weights_sha256=sha256)
 
 
@@ -248,12 +250,10 @@ def _file_spec(path: Path, session: Session) -> ModelSpec:
     sha256 = _sha256(path)
     if sha256 == _sha256(_packaged_path()):
         return _catalog_spec(CATALOG[PACKAGED], session)
-    if _cached(sha256) is None:
-        session.notice(f"importing {path} (once)")
-        import_file(path, sha256, session)
     cached = _cached(sha256)
     if cached is None:
-        raise WeightsUnavailable(f"{path}: the import left nothing in {_folder()}")
+        session.notice(f"importing {path} (once)")
+        cached = import_file(path, sha256, session)
     note, source = cached[1], str(path.resolve())
     spec = file_spec(path.stem, note["architecture"], note["dim"], sha256, source)
     own = {name: value for name, value in note.get("record", {}).items() if name in _OF_A_RECORD}
@@ -301,13 +301,6 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return note if isinstance(note, dict) else None
-
-
-def _suggestion(model: str) -> str:
-    import difflib
-
-    close = difflib.get_close_matches(model, [AUTO, *CATALOG], n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 @dataclass(frozen=True)

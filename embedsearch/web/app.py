@@ -55,23 +55,11 @@ T = TypeVar("T")
 _Row: TypeAlias = Annotated[str, Path(pattern="^[0-9]{1,12}$")]
 _SIDE = re.compile(r"[0-9]{1,4}")
 _DEFAULT_SIDE = 256
-_PICTURES = {"image/*": {"schema": {"type": "string", "format": "binary"}}}
 _log = logging.getLogger("embedsearch.web")
 
-_STATIC = {
-    "page.css": "text/css",
-    "icon.svg": "image/svg+xml",
-    "page.js": "text/javascript",
-    "address.js": "text/javascript",
-    "columns.js": "text/javascript",
-    "dom.js": "text/javascript",
-    "facts.js": "text/javascript",
-    "grid.js": "text/javascript",
-    "marks.js": "text/javascript",
-    "query.js": "text/javascript",
-    "search.js": "text/javascript",
-    "store.js": "text/javascript",
-}
+_SCRIPTS = ("address", "columns", "dom", "facts", "grid", "marks", "query", "search", "store")
+_STATIC = {"page.css": "text/css", "icon.svg": "image/svg+xml", "page.js": "text/javascript"}
+_STATIC |= {f"{name}.js": "text/javascript" for name in _SCRIPTS}
 
 
 class SearchAnswer(BaseModel):
@@ -161,35 +149,20 @@ class _Routes:
         failed: dict[int | str, dict[str, Any]] = {
             status: {"model": ErrorAnswer} for status in (400, 404, 422, 503)
         }
-        app.post(
-            "/search",
-            response_class=Response,
-            responses={200: {"model": SearchAnswer}, **failed},
-            openapi_extra=_search_schema(),
-        )(self.search)
-        app.get(
-            "/search",
-            response_class=Response,
-            responses={200: {"model": SearchAnswer}, **failed},
-            openapi_extra={"parameters": _in_query(RowOptions)},
-        )(self.search)
-        app.get(
-            "/images",
-            response_class=Response,
-            responses={200: {"model": ListAnswer}, **failed},
-            openapi_extra={"parameters": _in_query(ListOptions)},
-        )(self.images)
-        app.get(
-            "/images/{row}",
-            response_class=Response,
-            responses={200: {"model": ImageRecord}, **failed},
-        )(self.image)
-        app.get(
-            "/images/{row}/thumbnail",
-            response_class=Response,
-            responses={200: {"content": {"image/jpeg": {}}}, **failed},
-            openapi_extra={"parameters": [_side_schema()]},
-        )(self.thumbnail)
+
+        def told(found: dict[str, Any], request: dict[str, Any] | None = None) -> dict[str, Any]:
+            """Return what the OpenAPI document says of a route."""
+            answers = {200: found, **failed}
+            return {"response_class": Response, "responses": answers, "openapi_extra": request}
+
+        hits, images = {"model": SearchAnswer}, {"model": ListAnswer}
+        by_row, listed = _in_query(RowOptions), _in_query(ListOptions)
+        app.post("/search", **told(hits, _search_schema()))(self.search)
+        app.get("/search", **told(hits, {"parameters": by_row}))(self.search)
+        app.get("/images", **told(images, {"parameters": listed}))(self.images)
+        app.get("/images/{row}", **told({"model": ImageRecord}))(self.image)
+        jpeg = told({"content": {"image/jpeg": {}}}, {"parameters": [_side_schema()]})
+        app.get("/images/{row}/thumbnail", **jpeg)(self.thumbnail)
         app.get("/", include_in_schema=False)(self.page)
         app.get("/static/{name}", include_in_schema=False)(self.static)
         app.get("/health")(self.health)
@@ -198,16 +171,13 @@ class _Routes:
 
     async def page(self) -> Response:
         """Return the page for people."""
-        page = _read("page.html").decode().replace("<!-- FORM -->", FORM)
-        return _html(page)
+        return _html(_read("page.html").decode().replace("<!-- FORM -->", FORM))
 
     async def static(self, name: str) -> Response:
         """Return a file of the page."""
         if name not in _STATIC:
             raise BadRequest("there is no such file", 404)
-        return Response(
-            _read(name), headers={"cache-control": "no-cache"}, media_type=_STATIC[name]
-        )
+        return Response(_read(name), 200, {"cache-control": "no-cache"}, _STATIC[name])
 
     async def search(self, request: Request) -> Response:
         """Return the images nearest to an image of the store, a vector or an uploaded image."""
@@ -236,11 +206,8 @@ class _Routes:
 
     async def health(self) -> Health:
         """Return the state of the server."""
-        trouble = self._searcher.trouble
-        return Health(
-            status="degraded" if trouble else "ok",
-            generation=self._searcher.manifest.generation,
-        )
+        status = "degraded" if self._searcher.trouble else "ok"
+        return Health(status=status, generation=self._searcher.manifest.generation)
 
     async def info(self) -> StoreInfo:
         """Return the content of the store."""
@@ -280,17 +247,14 @@ class _Routes:
             jpeg = self._searcher.thumbnail(row, side)
         except UnreadableImage as error:  # the file was replaced or deleted
             raise BadRequest(f"the image of row {row} cannot be read", 404) from error
-        return Response(
-            jpeg, media_type="image/jpeg", headers={"cache-control": "private, max-age=300"}
-        )
+        return Response(jpeg, 200, {"cache-control": "private, max-age=300"}, "image/jpeg")
 
 
 def _json(values: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return JSON as ASCII: file names may hold bytes that are not Unicode."""
     body = json.dumps(values, allow_nan=False, separators=(",", ":"))
-    return Response(
-        body, status, {"cache-control": "no-store", **(headers or {})}, "application/json"
-    )
+    headers = {"cache-control": "no-store", **(headers or {})}
+    return Response(body, status, headers, "application/json")
 
 
 async def _error_answer(request: Request, error: Exception) -> Response:
@@ -335,23 +299,15 @@ def _read(name: str) -> bytes:
 
 def _search_schema() -> dict[str, Any]:
     """Return the parameters and bodies of a search, for the OpenAPI document."""
-    return {
-        "parameters": _in_query(TextOptions, "with an image: "),
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": SearchBody.model_json_schema()},
-                **_PICTURES,
-                "multipart/form-data": {
-                    "schema": {
-                        "type": "object",
-                        "properties": {"image": {"type": "string", "format": "binary"}},
-                        "required": ["image"],
-                    }
-                },
-            },
-        },
+    picture = {"type": "string", "format": "binary"}
+    form = {"type": "object", "properties": {"image": picture}, "required": ["image"]}
+    content = {
+        "application/json": {"schema": SearchBody.model_json_schema()},
+        "image/*": {"schema": picture},
+        "multipart/form-data": {"schema": form},
     }
+    parameters = _in_query(TextOptions, "with an image: ")
+    return {"parameters": parameters, "requestBody": {"required": True, "content": content}}
 
 
 def _in_query(options: type[BaseModel], note: str = "") -> list[dict[str, Any]]:
@@ -375,10 +331,5 @@ def _side_schema() -> dict[str, Any]:
         "in": "query",
         "required": False,
         "description": "The longer side in pixels",
-        "schema": {
-            "type": "integer",
-            "minimum": 1,
-            "maximum": MAX_SIDE,
-            "default": _DEFAULT_SIDE,
-        },
+        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_SIDE, "default": _DEFAULT_SIDE},
     }

@@ -147,25 +147,15 @@ class Guard:
             rest = urlencode([pair for pair in query if pair[0] != "token"])
             # A path of two slashes would name another host.
             target = "/" + scope["raw_path"].decode("latin-1").lstrip("/\\")
-            raise _Refused(
-                303,
-                "the token is in a cookie now",
-                [
-                    (b"location", (target + ("?" + rest if rest else "")).encode("latin-1")),
-                    (
-                        b"set-cookie",
-                        f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict".encode(),
-                    ),
-                ],
-            )
+            location = (target + ("?" + rest if rest else "")).encode("latin-1")
+            cookie = f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict".encode()
+            moved = [(b"location", location), (b"set-cookie", cookie)]
+            raise _Refused(303, "the token is in a cookie now", moved)
         scheme, _, bearer = headers.get(b"authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and _same(bearer.strip(), token):
-            return
-        if _same(_cookie(headers.get(b"cookie", "")), token):
-            return
-        raise _Refused(
-            401, "a token is needed: Authorization: Bearer …", [(b"www-authenticate", b"Bearer")]
-        )
+        is_known = scheme.lower() == "bearer" and _same(bearer.strip(), token)
+        if not is_known and not _same(_cookie(headers.get(b"cookie", "")), token):
+            message = "a token is needed: Authorization: Bearer …"
+            raise _Refused(401, message, [(b"www-authenticate", b"Bearer")])
 
     async def _body(self, receive: Receive, hold: Callable[[int], None]) -> bytes:
         """Return the complete body. Raises _Refused if it is too long or too slow."""

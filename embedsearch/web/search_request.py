@@ -42,6 +42,9 @@ class BadRequest(Exception):
 
 
 PageSize: TypeAlias = Annotated[int, Field(ge=1, le=MAX_K)]
+Row: TypeAlias = Annotated[int, Field(ge=0, lt=10**12)]
+Rows: TypeAlias = Annotated[list[Row], Field(max_length=_MAX_EXAMPLES)]
+RowsText: TypeAlias = Annotated[str, Field(pattern=_ROWS, max_length=2000)]
 Where: TypeAlias = Annotated[str | None, Field(max_length=10_000, description="SQL condition")]
 
 
@@ -73,18 +76,14 @@ class TextOptions(Options):
             description="x,y,width,height: the part of the image to search for, in pixels",
         ),
     ] = None
-    like: Annotated[
-        str, Field(pattern=_ROWS, max_length=2000, description="rows that hits should also be like")
-    ] = ""
-    unlike: Annotated[
-        str, Field(pattern=_ROWS, max_length=2000, description="rows that hits should not be like")
-    ] = ""
+    like: Annotated[RowsText, Field(description="rows that hits should also be like")] = ""
+    unlike: Annotated[RowsText, Field(description="rows that hits should not be like")] = ""
 
 
 class RowOptions(TextOptions):
     """A search for an image of the store, by a link."""
 
-    row: Annotated[int, Field(ge=0, lt=10**12, description="an image of the store")]
+    row: Annotated[Row, Field(description="an image of the store")]
 
 
 class SearchBody(Options):
@@ -105,14 +104,8 @@ class SearchBody(Options):
             description="x, y, width, height: the part of the image to search for, in pixels",
         ),
     ] = None
-    like: Annotated[
-        list[Annotated[int, Field(ge=0, lt=10**12)]],
-        Field(max_length=_MAX_EXAMPLES, description="rows that hits should also be like"),
-    ] = []
-    unlike: Annotated[
-        list[Annotated[int, Field(ge=0, lt=10**12)]],
-        Field(max_length=_MAX_EXAMPLES, description="rows that hits should not be like"),
-    ] = []
+    like: Annotated[Rows, Field(description="rows that hits should also be like")] = []
+    unlike: Annotated[Rows, Field(description="rows that hits should not be like")] = []
 
 
 class ListOptions(BaseModel):
@@ -199,10 +192,7 @@ def _query(image: Any, crop: list[int] | None, like: Sequence[int], unlike: Sequ
 
 
 async def _of_form(request: Request, limits: ServerLimits) -> tuple[bytes, dict[str, str]]:
-    """Return the bytes of the part `image`, and the fields that are not empty.
-
-    File names are ignored.
-    """
+    """Return the bytes of the part `image`, and the fields that are not empty."""
     try:
         async with request.form(
             max_files=_PARTS, max_fields=_PARTS, max_part_size=limits.body_bytes
@@ -234,8 +224,6 @@ def validated(model: Any, values: Any) -> Any:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part)[:50] for part in problem['loc'])}: {problem['msg']}"
-            for problem in error.errors(include_url=False, include_input=False)[:_SHOWN]
-        ]
+        first = error.errors(include_url=False, include_input=False)[:_SHOWN]
+        problems = [f"{'.'.join(str(part)[:50] for part in p['loc'])}: {p['msg']}" for p in first]
         raise BadRequest("; ".join(problems)) from error

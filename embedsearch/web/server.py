@@ -46,11 +46,9 @@ def access(host: str, allowed: tuple[str, ...], token: str | None) -> Access:
             "host",
             "token",
         )
-    named = f"[{host}]" if ":" in host else host
-    wildcard = host in {"0.0.0.0", "::"}
-    return Access(
-        LOCAL_HOSTS | {name.lower() for name in (*allowed, *(() if wildcard else (named,)))}, token
-    )
+    is_wildcard = host in {"0.0.0.0", "::"}
+    names = allowed if is_wildcard else (*allowed, f"[{host}]" if ":" in host else host)
+    return Access(LOCAL_HOSTS | {name.lower() for name in names}, token)
 
 
 def listen(host: str, port: int) -> socket.socket:

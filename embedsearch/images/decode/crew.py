@@ -38,12 +38,11 @@ class Crew:
         self, side: int, limits: DecodeLimits, max_workers: int, ring: tuple[int, int], *, fit: bool
     ) -> None:
         """`ring` is the descriptor of the shared ring and its number of slots."""
-        descriptor, slots = ring
+        self._ring_fd, slots = ring
         self.workers: list[Worker] = []
         self.waiting: deque[Task] = deque()
         self._limits = limits
         self._max_workers = max_workers
-        self._ring_fd = descriptor
         self._spec = {"side": side, "fit": fit, "limits": vars(limits), "slots": slots}
         self._start_failures = 0
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
@@ -94,11 +93,8 @@ class Crew:
         """Send waiting tasks to workers that have few."""
         for ahead in range(JOBS_AHEAD):
             for worker in self.workers:
-                if (
-                    self.waiting
-                    and len(worker.tasks) <= ahead
-                    and worker.started >= self.waiting[0].last_crash
-                ):
+                is_free = len(worker.tasks) <= ahead
+                if self.waiting and is_free and worker.started >= self.waiting[0].last_crash:
                     worker.send(self.waiting.popleft())
 
     def slow_slots(self) -> set[int]:
@@ -141,9 +137,7 @@ class Crew:
     def _seconds_left(self) -> float | None:
         """Return when to look again at the latest, None while there is nothing to watch."""
         deadlines = [w.since + self._limit(w) for w in self.workers if w.tasks]
-        if not deadlines:
-            return None
-        return min(GROW_EVERY_S, max(0.0, min(deadlines) - time.monotonic()))
+        return min(GROW_EVERY_S, max(0.0, min(deadlines) - time.monotonic())) if deadlines else None
 
     def _bury(self, worker: Worker, finished: Finished) -> None:
         """Replace a worker that died; its oldest task is at fault if it dies of it twice."""

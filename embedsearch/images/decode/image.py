@@ -22,12 +22,7 @@ from embedsearch.images.decode.opening import (
     message_of,
     open_image,
 )
-from embedsearch.images.decode.pixels import (
-    resize_to_square,
-    simple_mode,
-    stored_box,
-    turn_upright,
-)
+from embedsearch.images.decode.pixels import resize_to_square, simple_mode, stored_box, turn_upright
 
 DRAFT_SCALE = 2
 
@@ -48,12 +43,7 @@ class DecodedImage:
 
 
 def decode(
-    file: BinaryIO,
-    side: int,
-    limits: DecodeLimits,
-    *,
-    fit: bool = False,
-    crop: Box | None = None,
+    file: BinaryIO, side: int, limits: DecodeLimits, *, fit: bool = False, crop: Box | None = None
 ) -> DecodedImage:
     """Decode the first image of `file` to side × side pixels.
 

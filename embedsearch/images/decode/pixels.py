@@ -48,9 +48,8 @@ def simple_mode(image: Image.Image) -> Image.Image:
     """Return the image as L, RGB or RGBA; deep and float samples are scaled, not clipped."""
     mode = image.mode
     if mode in {"RGB", "L", "RGBA"}:
-        if mode != "RGBA" and "transparency" in image.info:
-            return image.convert("RGBA")
-        return image
+        has_color_key = mode != "RGBA" and "transparency" in image.info
+        return image.convert("RGBA") if has_color_key else image
     if mode.startswith("I;16"):
         return _by_bands(image, lambda band: (np.asarray(band) >> 8).astype(np.uint8))
     if mode in {"I", "F"}:

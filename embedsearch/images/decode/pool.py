@@ -240,10 +240,9 @@ class DecodePool:
         try:
             with system_errors():
                 self._pump_jobs(jobs, done)
+            done.put(None)
         except BaseException as error:  # must reach the caller's thread, whatever it is
             done.put(error)
-        else:
-            done.put(None)
 
     def _pump_jobs(self, jobs: Iterator[DecodeJob], done: _Done) -> None:
         batches: deque[_Batch] = deque()  # started, in order
@@ -253,7 +252,9 @@ class DecodePool:
             while self._released:
                 self._ring.let_go(self._released.popleft())
             while more and self._ring.has_free and len(self.crew.waiting) < self._ring.batch:
-                tasks = self._next_tasks(jobs)
+                first = self._ring.next_region * self._ring.batch
+                slots = range(first, first + self._ring.batch)
+                tasks = [Task(job, slot) for slot, job in zip(slots, jobs, strict=False)]
                 more = len(tasks) == self._ring.batch
                 if not tasks:
                     break
@@ -272,12 +273,6 @@ class DecodePool:
                 next(b for b in (*batches, *late) if task.slot in b.refs).note(task, answer)
             if self._wait.is_long():
                 self.crew.grow(is_starting=not self._wait.batches)
-
-    def _next_tasks(self, jobs: Iterator[DecodeJob]) -> list[Task]:
-        """Return tasks for the slots of the region that is taken next."""
-        first = self._ring.next_region * self._ring.batch
-        slots = range(first, first + self._ring.batch)
-        return [Task(job, slot) for slot, job in zip(slots, jobs, strict=False)]
 
     def _pass_on(self, batches: deque[_Batch], late: list[_Batch], done: _Done) -> None:
         """Give the caller what is ready, in order; a batch does not wait for a slow file."""

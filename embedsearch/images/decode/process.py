@@ -123,17 +123,15 @@ def outcome(ref: ImageRef, answer: dict[str, Any]) -> ImageFacts | Failure:
     if "reason" in answer:
         stage, reason = Stage(answer["stage"]), Reason(answer["reason"])
         return Failure(ref.root, ref.key, stage, reason, answer["detail"], ref.size, ref.mtime_ns)
-    taken_at, gps = answer["taken_at"], answer["gps"]
+    taken_at, gps, signature = answer["taken_at"], answer["gps"], bytes.fromhex(answer["signature"])
     return ImageFacts(
         width=answer["width"],
         height=answer["height"],
         format=answer["format"],
-        look=Appearance(
-            answer["brightness"], answer["sharpness"], bytes.fromhex(answer["signature"])
-        ),
+        look=Appearance(answer["brightness"], answer["sharpness"], signature),
         digest=bytes.fromhex(answer["digest"]),
-        taken_at=None if taken_at is None else datetime.fromisoformat(taken_at),
+        taken_at=taken_at and datetime.fromisoformat(taken_at),
         camera=answer["camera"],
-        gps=None if gps is None else (gps[0], gps[1]),
+        gps=gps and (gps[0], gps[1]),
         truncated=answer["truncated"],
     )

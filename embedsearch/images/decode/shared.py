@@ -103,12 +103,11 @@ class SharedDecoder:
                 self._meanwhile()
                 for batch in batches:
                     images = batch.images
-                    for ref, facts, pixels in zip(
-                        images.refs, images.facts, images.pixels, strict=True
-                    ):
-                        found[ref.root] = Decoded(pixels.copy(), facts)
-                    for failure in batch.failures:
-                        found[failure.root] = _unreadable(failure, files[failure.root].name)
+                    rows = zip(images.refs, images.facts, images.pixels, strict=True)
+                    found |= {
+                        ref.root: Decoded(pixels.copy(), facts) for ref, facts, pixels in rows
+                    }
+                    found |= {f.root: _unreadable(f, files[f.root].name) for f in batch.failures}
             except BaseException:  # late answers of an abandoned stream must not reach the next one
                 self._end_workers()
                 raise

@@ -28,7 +28,10 @@ def main() -> None:
     """Serve jobs until the job pipe closes."""
     spec = json.loads(sys.argv[1])
     limits = DecodeLimits(**spec["limits"])
-    _limit_memory(limits.worker_memory_bytes)
+    if sys.platform == "linux":  # macOS accepts the call and enforces nothing
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (limits.worker_memory_bytes,) * 2)
     side, fit = spec["side"], spec["fit"]
     slots = map_pixels(spec["ring_fd"], spec["slots"], side)
     with os.fdopen(spec["job_fd"], "rb") as jobs, os.fdopen(spec["result_fd"], "wb") as results:
@@ -43,13 +46,6 @@ def _answer(results: IO[bytes], answer: dict[str, Any]) -> None:
     results.flush()
 
 
-def _limit_memory(limit: int) -> None:
-    if sys.platform == "linux":  # macOS accepts the call and enforces nothing
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
 def _work(
     job: dict[str, Any], slot: Any, side: int, limits: DecodeLimits, *, fit: bool
 ) -> dict[str, Any]:
@@ -60,10 +56,8 @@ def _work(
         return _failure(Stage.READ, _read_reason(error), error.strerror or str(error))
     with os.fdopen(descriptor, "rb") as file:
         before = os.fstat(descriptor)
-        if job["size"] is not None and (before.st_size, before.st_mtime_ns) != (
-            job["size"],
-            job["mtime_ns"],
-        ):
+        listed = job["size"], job["mtime_ns"]
+        if job["size"] is not None and (before.st_size, before.st_mtime_ns) != listed:
             return _failure(Stage.READ, Reason.CHANGED, "changed since it was listed")
         part = job["part"] and ByteRange(**job["part"])
         size = max(part.size, part.length) if part else before.st_size

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import struct
 import tarfile
 import zipfile
@@ -16,23 +17,14 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
-from embedsearch.core.records import (
-    ByteRange,
-    Failure,
-    Ignored,
-    ImageLocation,
-    ImageRef,
-    Reason,
-    Stage,
-)
+from embedsearch.core.records import ByteRange, Failure, ImageLocation, ImageRef, Reason, Stage
 from embedsearch.images.archive_part import BrokenPart, read_part
 from embedsearch.images.sources.folder import has_image_suffix, is_hidden
 from embedsearch.images.sources.sidecars import MAX_BYTES, beside_members, is_sidecar
-from embedsearch.images.sources.source import Beside
-from embedsearch.images.temporary import TemporaryImages
+from embedsearch.images.sources.source import Beside, Container, Placed, lost
 
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
 _LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip member: the lengths of its name and extra field
@@ -51,31 +43,11 @@ class _Member:
 
 
 @dataclass
-class Archive(ABC):
+class Archive(Container, ABC):
     """The images of one archive file."""
 
-    root: int
-    path: str
-    temporary: TemporaryImages
-    max_bytes: int  # of a member that is read here
     is_wanted: Callable[[bytes], bool] = has_image_suffix  # by its name
-    failures: list[Failure] = field(default_factory=list)
-    hidden: int = 0
-    links: int = 0
-    special: int = 0
-    other_suffix: int = 0
-    held_bytes: int = 0
     _members: dict[bytes, _Member] | None = None
-    _seen: tuple[int, int] = (-1, -1)  # size and time of the file when it was listed
-
-    @property
-    def ignored(self) -> Ignored:
-        """Return how many members were skipped, by kind."""
-        return Ignored(self.hidden, self.links, self.special, self.other_suffix)
-
-    def is_there(self) -> bool:
-        """Return whether the archive is a file."""
-        return os.path.isfile(self.path)
 
     def version(self) -> str:
         """Return the size and the time of the file, as of its listing if it was listed."""
@@ -105,18 +77,16 @@ class Archive(ABC):
         except (OSError, BrokenPart):
             return None
 
-    def places(
-        self, refs: Iterable[ImageRef]
-    ) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
+    def places(self, refs: Iterable[ImageRef]) -> Iterator[Placed]:
         """Yield the range of bytes of each ref."""
         folder, name = os.path.split(self.path)
         for ref in refs:
             member = self._known().get(os.fsencode(ref.key))
             if member is None:
-                yield ref, _lost(ref, Reason.VANISHED, "the archive holds it no more")
+                yield ref, lost(ref, Reason.VANISHED, "the archive holds it no more")
             elif member.part is None:
                 reason = member.reason or Reason.IO_ERROR
-                yield ref, _lost(ref, reason, f"the archive holds it, {reason.replace('_', ' ')}")
+                yield ref, lost(ref, reason, f"the archive holds it, {reason.replace('_', ' ')}")
             else:
                 yield ref, ImageLocation(folder, name, *self._seen, part=member.part)
 
@@ -131,10 +101,6 @@ class Archive(ABC):
             again = type(self)(self.root, self.path, self.temporary, self.max_bytes, self.is_wanted)
             self._members, self._seen = again._list_images(), again._seen
         return self._members
-
-    def _state(self) -> tuple[int, int]:
-        facts = os.stat(self.path)
-        return facts.st_size, facts.st_mtime_ns
 
     def _list_images(self) -> dict[bytes, _Member]:
         """Return the images; a later member of the same name replaces an earlier one."""
@@ -173,16 +139,16 @@ class Archive(ABC):
         return b"/".join(parts)
 
     def _note(self, key: str, reason: Reason, message: str) -> None:
-        self.failures.append(
-            Failure(self.root, key.replace("\0", "\\0"), Stage.SCAN, reason, message)
-        )
+        key = key.replace("\0", "\\0")
+        self.failures.append(Failure(self.root, key, Stage.SCAN, reason, message))
 
 
 class TarArchive(Archive):
     """A tar file, which may be compressed as a whole by gzip, bzip2 or xz."""
 
     def _listed(self) -> Iterator[tuple[str, _Member]]:
-        is_plain = self._is_plain()
+        with open(self.path, "rb") as file:
+            is_plain = not file.read(6).startswith(_COMPRESSED)
         with self._opened(is_plain) as tar:
             for info in _members(tar):
                 if info.issym() or info.islnk():
@@ -200,9 +166,7 @@ class TarArchive(Archive):
                 else:
                     yield info.name, _Member(info.size)
 
-    def places(
-        self, refs: Iterable[ImageRef]
-    ) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
+    def places(self, refs: Iterable[ImageRef]) -> Iterator[Placed]:
         """Yield a range of the file for each ref, or a temporary file, in stream order."""
         known = self._known()
         wanted = {}
@@ -231,11 +195,7 @@ class TarArchive(Archive):
         except _BROKEN as error:
             message = str(error) or "the archive ends too early"
         for ref, _ in wanted.values():
-            yield ref, _lost(ref, Reason.CHANGED, message)
-
-    def _is_plain(self) -> bool:
-        with open(self.path, "rb") as file:
-            return not file.read(6).startswith(_COMPRESSED)
+            yield ref, lost(ref, Reason.CHANGED, message)
 
     @contextmanager
     def _opened(self, is_plain: bool) -> Iterator[tarfile.TarFile]:
@@ -282,11 +242,10 @@ class ZipArchive(Archive):
             for info in archive.infolist():
                 if info.is_dir():
                     continue
-                mode = info.external_attr >> 16
-                if mode and (mode & 0o170000) == 0o120000:
+                if stat.S_ISLNK(info.external_attr >> 16):
                     self.links += 1
-                    continue
-                yield info.filename, _zip_member(file.fileno(), info)
+                else:
+                    yield info.filename, _zip_member(file.fileno(), info)
 
 
 def _zip_member(descriptor: int, info: zipfile.ZipInfo) -> _Member:
@@ -301,7 +260,3 @@ def _zip_member(descriptor: int, info: zipfile.ZipInfo) -> _Member:
     is_deflated = info.compress_type == zipfile.ZIP_DEFLATED
     part = ByteRange(start, info.compress_size, info.file_size, info.CRC, is_deflated)
     return _Member(info.file_size, part)
-
-
-def _lost(ref: ImageRef, reason: Reason, message: str) -> Failure:
-    return Failure(ref.root, ref.key, Stage.READ, reason, message, ref.size, ref.mtime_ns)

@@ -12,14 +12,11 @@ import os
 import stat
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from embedsearch.core.paths import open_folder, open_regular
-from embedsearch.core.records import Failure, Ignored, ImageLocation, ImageRef, Reason, Stage
-
-if TYPE_CHECKING:
-    from embedsearch.images.sources.source import Beside
+from embedsearch.core.records import Failure, ImageLocation, ImageRef, Reason, Stage
+from embedsearch.images.sources.source import Beside, Placed, Scanned
 
 SUFFIXES = frozenset(
     b"jpg jpeg jpe jfif mpo png apng webp gif bmp dib tif tiff avif heic heif hif".split()
@@ -38,7 +35,7 @@ def has_image_suffix(name: bytes) -> bool:
 
 
 @dataclass
-class FolderScan:
+class FolderScan(Scanned):
     """Iterate over it once for the refs of a tree; its counts are complete afterwards.
 
     `scope` limits the scan to one folder below the root. A folder that holds a file named
@@ -48,29 +45,12 @@ class FolderScan:
     root: int
     root_path: str
     scope: str = ""
-    failures: list[Failure] = field(default_factory=list)
-    hidden: int = 0
-    links: int = 0
-    special: int = 0
-    other_suffix: int = 0
-    held_bytes: int = 0
-
-    @property
-    def ignored(self) -> Ignored:
-        """Return how many entries were skipped, by kind."""
-        return Ignored(self.hidden, self.links, self.special, self.other_suffix)
 
     def is_there(self) -> bool:
         """Return whether the root is a folder."""
         return os.path.isdir(self.root_path)
 
-    def version(self) -> str:
-        """Return "": only a scan tells whether a folder has changed."""
-        return ""
-
-    def places(
-        self, refs: Iterable[ImageRef]
-    ) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
+    def places(self, refs: Iterable[ImageRef]) -> Iterator[Placed]:
         """Yield where the bytes of each ref are."""
         for ref in refs:
             yield ref, ImageLocation(self.root_path, ref.key, ref.size, ref.mtime_ns)
@@ -88,9 +68,6 @@ class FolderScan:
         from embedsearch.images.sources.sidecars import beside_files  # rarely needed
 
         return beside_files(self.root_path, keys)
-
-    def close(self) -> None:
-        """Do nothing: nothing stays open."""
 
     def __iter__(self) -> Iterator[ImageRef]:
         """Yield the refs in the byte order of their keys. An unreadable folder is a failure."""
@@ -123,17 +100,13 @@ class FolderScan:
 
         That slash makes the order of the walk the byte order of whole keys: `a-b` before `a/c`.
         """
+        kept: list[bytes] = []
+        sizes, times = array("q"), array("q")
         descriptor = open_folder(self.root_path, folder)
         try:
-            if _is_store(descriptor):
-                return [], array("q"), array("q")
-            names = sorted(self._wanted(descriptor))
-            sizes, times = array("q"), array("q")
-            kept = []
-            for name in names:
-                if name.endswith(b"/"):
-                    size, mtime_ns = 0, 0
-                else:
+            for name in [] if _is_store(descriptor) else sorted(self._wanted(descriptor)):
+                size = mtime_ns = 0
+                if not name.endswith(b"/"):
                     try:
                         facts = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
                     except FileNotFoundError:  # deleted since the listing

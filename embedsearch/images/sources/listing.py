@@ -31,9 +31,8 @@ class FileList(FolderScan):
             try:
                 facts = os.stat(os.path.join(folder, name), follow_symlinks=False)
             except OSError as error:
-                reason = (
-                    Reason.PERMISSION if isinstance(error, PermissionError) else Reason.VANISHED
-                )
+                is_refused = isinstance(error, PermissionError)
+                reason = Reason.PERMISSION if is_refused else Reason.VANISHED
                 message = error.strerror or str(error)
                 self.failures.append(Failure(self.root, key, Stage.SCAN, reason, message))
                 continue

@@ -11,11 +11,7 @@ from embedsearch.images.sources.source import Source
 from embedsearch.images.temporary import TemporaryImages
 
 SUFFIXES = {
-    ".tar": RootKind.TAR,
-    ".tar.gz": RootKind.TAR,
-    ".tgz": RootKind.TAR,
-    ".tar.bz2": RootKind.TAR,
-    ".tar.xz": RootKind.TAR,
+    **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz"), RootKind.TAR),
     ".zip": RootKind.ZIP,
     ".parquet": RootKind.PARQUET,
 }
@@ -33,10 +29,8 @@ def open_source(root: Root, scope: str, temporary: TemporaryImages, max_bytes: i
     Images that are no files, or parts of one, are put into `temporary`, up to `max_bytes` each.
     """
     if root.is_remote:
-        from embedsearch.images.sources.remote import (  # a query needs neither
-            RemoteArchive,
-            RemoteFolder,
-        )
+        # A query needs neither.
+        from embedsearch.images.sources.remote import RemoteArchive, RemoteFolder
 
         if root.kind is RootKind.FOLDER:
             return RemoteFolder(root.id, root.path, scope, temporary, max_bytes)
@@ -44,7 +38,7 @@ def open_source(root: Root, scope: str, temporary: TemporaryImages, max_bytes: i
         def opened(path: str) -> Source:
             return open_source(replace(root, path=path), "", temporary, max_bytes)
 
-        return RemoteArchive(root.id, root.path, temporary, opened)
+        return RemoteArchive(root.path, temporary, opened)
     if root.kind is RootKind.FOLDER:
         return FolderScan(root.id, root.path, scope)
     if root.kind is RootKind.PARQUET:

@@ -7,46 +7,28 @@ is identified by the number of its row and the name that its field `path` ends w
 from __future__ import annotations
 
 import hashlib
-import os
 import posixpath
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedsearch.core.records import Failure, Ignored, ImageLocation, ImageRef, Reason, Stage
-from embedsearch.images.sources.source import Beside
+from embedsearch.core.records import Failure, ImageRef, Reason, Stage
+from embedsearch.images.sources.source import Beside, Container, Placed, lost
 from embedsearch.images.sources.table import holds_bytes
-from embedsearch.images.temporary import TemporaryImages
 
 _AT_ONCE = 64  # rows that are read together
 _BROKEN = (pa.ArrowException, OSError, ValueError)
 
 
 @dataclass
-class ParquetImages:
+class ParquetImages(Container):
     """The images of one Parquet file."""
 
-    root: int
-    path: str
-    temporary: TemporaryImages
-    max_bytes: int
-    failures: list[Failure] = field(default_factory=list)
-    held_bytes: int = 0
     _refs: list[tuple[str, int]] | None = None  # of each image: key and row
     _digests: dict[str, bytes] | None = None
-    _seen: tuple[int, int] = (-1, -1)  # size and time of the file when it was listed
-
-    @property
-    def ignored(self) -> Ignored:
-        """Return the counts of skipped entries: none."""
-        return Ignored()
-
-    def is_there(self) -> bool:
-        """Return whether it is a file."""
-        return os.path.isfile(self.path)
 
     def version(self) -> str:
         """Return the size and the time of the file, as of its listing if it was listed."""
@@ -75,9 +57,7 @@ class ParquetImages:
             }
         return self._digests.get(ref.key)
 
-    def places(
-        self, refs: Iterable[ImageRef]
-    ) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
+    def places(self, refs: Iterable[ImageRef]) -> Iterator[Placed]:
         """Yield a temporary file for each ref."""
         for ref, content in self._contents(refs):
             yield ref, content if isinstance(content, Failure) else self.temporary.keep(content)
@@ -102,8 +82,8 @@ class ParquetImages:
                     self._refs = [(_key(n, name), n) for n, name in enumerate(_names(file))]
             except _BROKEN as error:
                 message = _message_of(error)
-                where = Failure(self.root, "", Stage.SCAN, Reason.BROKEN_ARCHIVE, message)
-                self.failures.append(where)
+                failure = Failure(self.root, "", Stage.SCAN, Reason.BROKEN_ARCHIVE, message)
+                self.failures.append(failure)
         return self._refs
 
     def _contents(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, bytes | Failure]]:
@@ -114,7 +94,7 @@ class ParquetImages:
             if ref.key in rows:
                 wanted[rows[ref.key]] = ref
             else:
-                yield ref, _lost(ref, Reason.VANISHED, "the file holds it no more")
+                yield ref, lost(ref, Reason.VANISHED, "the file holds it no more")
         message = "the file has changed"
         try:
             if wanted and self._state() == self._seen:
@@ -125,38 +105,30 @@ class ParquetImages:
         except _BROKEN as error:
             message = _message_of(error)
         for ref in wanted.values():
-            yield ref, _lost(ref, Reason.IO_ERROR, message)
+            yield ref, lost(ref, Reason.IO_ERROR, message)
 
     def _checked(self, ref: ImageRef, content: bytes | None) -> bytes | Failure:
         if content is None:
-            return _lost(ref, Reason.EMPTY, "the row holds no bytes")
+            return lost(ref, Reason.EMPTY, "the row holds no bytes")
         if len(content) > self.max_bytes:
-            return _lost(ref, Reason.TOO_BIG, f"{len(content)} bytes")
+            return lost(ref, Reason.TOO_BIG, f"{len(content)} bytes")
         return content
-
-    def _state(self) -> tuple[int, int]:
-        facts = os.stat(self.path)
-        return facts.st_size, facts.st_mtime_ns
 
 
 def image_column(schema: pa.Schema) -> str:
     """Return the name of the first column that can hold image files. Raises ValueError."""
     for column in schema:
-        if _is_bytes(column.type) or _has_bytes(column.type):
+        if _holds_files(column.type):
             name: str = column.name
             return name
     raise ValueError(f"no column holds image files: there are {', '.join(schema.names)[:120]}")
 
 
-def _is_bytes(kind: pa.DataType) -> bool:
+def _holds_files(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        kind = kind.field(index).type if index >= 0 else pa.null()
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _has_bytes(kind: pa.DataType) -> bool:
-    if not pa.types.is_struct(kind):
-        return False
-    index = kind.get_field_index("bytes")
-    return index >= 0 and _is_bytes(kind.field(index).type)
 
 
 def _names(file: pq.ParquetFile) -> Iterator[str]:
@@ -205,10 +177,6 @@ def _read(file: pq.ParquetFile, rows: Iterable[int]) -> Iterator[tuple[int, byte
                     yield row, value["bytes"] if isinstance(value, dict) else value
                 start += len(batch)
         first = end
-
-
-def _lost(ref: ImageRef, reason: Reason, message: str) -> Failure:
-    return Failure(ref.root, ref.key, Stage.READ, reason, message, ref.size, ref.mtime_ns)
 
 
 def _message_of(error: Exception) -> str:

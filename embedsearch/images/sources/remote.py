@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from embedsearch.core.errors import StorageError
-from embedsearch.core.records import Failure, Ignored, ImageLocation, ImageRef, Reason, Stage
+from embedsearch.core.records import Failure, Ignored, ImageRef, Reason
 from embedsearch.core.remote import Remote, error_message, reason_of
 from embedsearch.images.sources.folder import has_image_suffix, is_hidden
 from embedsearch.images.sources.sidecars import MAX_BYTES, beside_members, is_sidecar
-from embedsearch.images.sources.source import Beside, Source
+from embedsearch.images.sources.source import Beside, Placed, Scanned, Source, lost
 from embedsearch.images.temporary import TemporaryImages
 
 THREADS = 64  # requests at a time: most of the time is spent waiting
@@ -31,7 +31,7 @@ _IN_ROW = 64  # images that cannot be fetched, one after the other, before the r
 
 
 @dataclass
-class RemoteFolder:
+class RemoteFolder(Scanned):
     """The images below a URL, listed folder by folder."""
 
     root: int
@@ -40,29 +40,13 @@ class RemoteFolder:
     temporary: TemporaryImages
     max_bytes: int
     is_wanted: Callable[[bytes], bool] = has_image_suffix  # by its name
-    failures: list[Failure] = field(default_factory=list)
-    hidden: int = 0
-    other_suffix: int = 0
-    held_bytes: int = 0
 
     def __post_init__(self) -> None:
         self._remote = Remote(self.url)
 
-    @property
-    def ignored(self) -> Ignored:
-        """Return how many entries were skipped, by kind."""
-        return Ignored(hidden=self.hidden, other_suffix=self.other_suffix)
-
     def is_there(self) -> bool:
         """Return whether the server has anything of that name."""
         return bool(self._remote.info(self._path(self.scope)).type != pafs.FileType.NotFound)
-
-    def version(self) -> str:
-        """Return "": only a listing tells whether a folder has changed."""
-        return ""
-
-    def close(self) -> None:
-        """Do nothing: nothing stays open."""
 
     def digest(self, ref: ImageRef) -> bytes | None:
         """Return None: it would cost as much as embedding."""
@@ -103,9 +87,7 @@ class RemoteFolder:
         for name, file in sorted(found, key=lambda entry: entry[0]):
             yield prefix + os.fsdecode(name.removesuffix(b"/")), file
 
-    def places(
-        self, refs: Iterable[ImageRef]
-    ) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
+    def places(self, refs: Iterable[ImageRef]) -> Iterator[Placed]:
         """Yield a temporary file for each ref, fetched ahead of time, many at once.
 
         Raises StorageError where the server does not answer any more.
@@ -129,18 +111,18 @@ class RemoteFolder:
     def _read(self, ref: ImageRef) -> bytes | Failure:
         if ref.size > self.max_bytes:
             message = f"{ref.size} bytes are more than max_bytes {self.max_bytes}"
-            return _lost(ref, Reason.TOO_BIG, message)
+            return lost(ref, Reason.TOO_BIG, message)
         try:
             with self._remote.files.open_input_stream(self._path(ref.key)) as stream:
                 if not _is_same(stream, ref):
-                    return _lost(ref, Reason.CHANGED, "changed since it was listed")
+                    return lost(ref, Reason.CHANGED, "changed since it was listed")
                 content: bytes = stream.read(self.max_bytes + 1)
         except (pa.ArrowException, OSError, ValueError) as error:
-            return _lost(ref, reason_of(error), error_message(error))
+            return lost(ref, reason_of(error), error_message(error))
         if len(content) > self.max_bytes:
-            return _lost(ref, Reason.TOO_BIG, f"more than max_bytes {self.max_bytes}")
+            return lost(ref, Reason.TOO_BIG, f"more than max_bytes {self.max_bytes}")
         if 0 <= ref.size != len(content):
-            return _lost(ref, Reason.CHANGED, "changed while it was read")
+            return lost(ref, Reason.CHANGED, "changed while it was read")
         return content
 
     def _path(self, key: str) -> str:
@@ -171,10 +153,9 @@ class RemoteArchive:
     """The images of an archive at a URL: it is downloaded to a temporary file."""
 
     def __init__(
-        self, root: int, url: str, temporary: TemporaryImages, opened: Callable[[str], Source]
+        self, url: str, temporary: TemporaryImages, opened: Callable[[str], Source]
     ) -> None:
         """`opened` makes a source of the file that was fetched."""
-        self._root = root
         self._remote = Remote(url)
         self._temporary = temporary
         self._opened = opened
@@ -220,9 +201,7 @@ class RemoteArchive:
         """Return the sha256 of an image, or None where it cannot be read."""
         return self._fetched().digest(ref)
 
-    def places(
-        self, refs: Iterable[ImageRef]
-    ) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
+    def places(self, refs: Iterable[ImageRef]) -> Iterator[Placed]:
         """Yield a part of the fetched file for each ref, or a temporary file."""
         return self._fetched().places(refs)
 
@@ -266,9 +245,7 @@ class RemoteArchive:
 
 def _is_same(stream: Any, ref: ImageRef) -> bool:
     """Return whether what is about to be read has the time that it was listed with."""
-    if ref.mtime_ns < 0:
-        return True
-    modified = (stream.metadata() or {}).get("Last-Modified")
+    modified = ref.mtime_ns >= 0 and (stream.metadata() or {}).get("Last-Modified")
     if not modified:
         return True
     text = modified.decode() if isinstance(modified, bytes) else modified
@@ -277,7 +254,3 @@ def _is_same(stream: Any, ref: ImageRef) -> bool:
     except ValueError:
         when = parsedate_to_datetime(text)
     return int(when.timestamp()) == ref.mtime_ns // 1_000_000_000
-
-
-def _lost(ref: ImageRef, reason: Reason, detail: str) -> Failure:
-    return Failure(ref.root, ref.key, Stage.READ, reason, detail, ref.size, ref.mtime_ns)

@@ -83,13 +83,10 @@ def _place_content(place: ImageLocation) -> bytes | str:
     try:
         if place.part is None:
             return _file_content(place.folder, place.key)
-        descriptor = open_regular(place.folder, place.key)
-        try:
+        with open(open_regular(place.folder, place.key), "rb") as file:
             if place.part.size > MAX_BYTES:
                 raise ValueError(f"more than {MAX_BYTES >> 20} MB")
-            return read_part(descriptor, place.part)
-        finally:
-            os.close(descriptor)
+            return read_part(file.fileno(), place.part)
     except (OSError, ValueError, BrokenPart) as error:
         return _words(error)
     finally:
@@ -126,10 +123,9 @@ def _beside(key: str, there: Collection[str], content: Callable[[str], bytes]) -
     unreadable: list[str] = []
     for suffix in SIDECAR_SUFFIXES:
         for sidecar in (f"{key}.{suffix}", f"{key.rpartition('.')[0]}.{suffix}"):
-            if sidecar not in there:
-                continue
             try:
-                fields = {**_fields(sidecar, content(sidecar)), **fields}
+                if sidecar in there:
+                    fields = {**_fields(sidecar, content(sidecar)), **fields}
             except (OSError, ValueError) as error:
                 unreadable.append(f"{sidecar} ({_words(error)})")
     return Beside(key, fields, tuple(unreadable))

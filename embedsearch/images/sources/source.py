@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
 
-from embedsearch.core.records import Failure, Ignored, ImageLocation, ImageRef
+from embedsearch.core.records import Failure, Ignored, ImageLocation, ImageRef, Reason, Stage
+from embedsearch.images.temporary import TemporaryImages
+
+# A ref, and where its bytes are or why they cannot be read.
+Placed: TypeAlias = tuple[ImageRef, ImageLocation | Failure]
 
 
 @dataclass(frozen=True)
@@ -16,6 +21,55 @@ class Beside:
     key: str
     fields: Mapping[str, Any]
     unreadable: tuple[str, ...] = ()
+
+
+@dataclass(kw_only=True)
+class Scanned:
+    """What a scan counts beside its images: failures, and entries that are skipped."""
+
+    failures: list[Failure] = field(default_factory=list)
+    hidden: int = 0
+    links: int = 0
+    special: int = 0
+    other_suffix: int = 0
+    held_bytes: int = 0
+
+    @property
+    def ignored(self) -> Ignored:
+        """Return how many entries were skipped, by kind."""
+        return Ignored(self.hidden, self.links, self.special, self.other_suffix)
+
+    def version(self) -> str:
+        """Return "": only a scan tells whether a folder has changed."""
+        return ""
+
+    def close(self) -> None:
+        """Do nothing: of a folder nothing stays open."""
+
+
+@dataclass
+class Container(Scanned):
+    """A file that holds images."""
+
+    root: int
+    path: str
+    temporary: TemporaryImages
+    max_bytes: int  # of an image that is read here
+    # Size and time of the file when it was listed.
+    _seen: tuple[int, int] = field(default=(-1, -1), kw_only=True)
+
+    def is_there(self) -> bool:
+        """Return whether it is a file."""
+        return os.path.isfile(self.path)
+
+    def _state(self) -> tuple[int, int]:
+        facts = os.stat(self.path)
+        return facts.st_size, facts.st_mtime_ns
+
+
+def lost(ref: ImageRef, reason: Reason, detail: str) -> Failure:
+    """Return the failure of an image that was listed and cannot be read."""
+    return Failure(ref.root, ref.key, Stage.READ, reason, detail, ref.size, ref.mtime_ns)
 
 
 class Source(Protocol):
@@ -40,9 +94,7 @@ class Source(Protocol):
 
     def __iter__(self) -> Iterator[ImageRef]: ...
 
-    def places(
-        self, refs: Iterable[ImageRef]
-    ) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
+    def places(self, refs: Iterable[ImageRef]) -> Iterator[Placed]:
         """Yield where the bytes of each ref are, or why they cannot be read, in any order."""
 
     def digest(self, ref: ImageRef) -> bytes | None:

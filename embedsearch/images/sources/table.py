@@ -41,11 +41,9 @@ def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
     table = read_table(source, f"metadata {source}")
     by = next((name for name in NAMES if name in table.column_names), "")
     if not by or table.num_columns > MAX_COLUMNS:
-        raise UsageError(
-            f"metadata {source} needs a column path or name; it has "
-            f"{', '.join(table.column_names[:20])}",
-            "metadata",
-        )
+        held = ", ".join(table.column_names[:20])
+        message = f"metadata {source} needs a column path or name; it has {held}"
+        raise UsageError(message, "metadata")
     if len(set(table.column_names)) < table.num_columns:
         raise UsageError(f"metadata {source} has a column twice", "metadata")
     names = pc.cast(table.column(by), pa.string()).to_pylist()
@@ -80,8 +78,8 @@ def read_table(source: Path, called: str) -> pa.Table:
 def _read(source: Path) -> pa.Table:
     suffix = source.suffix.lower()
     if suffix == ".parquet":
-        fields = list(pq.read_schema(source))
-        wanted = [f.name for f in fields if f.name in NAMES or not _is_left_out(f)]
+        fields = [f for f in pq.read_schema(source) if f.name not in LEFT_OUT]
+        wanted = [f.name for f in fields if f.name in NAMES or not holds_bytes(f.type)]
         return pq.read_table(source, columns=wanted)
     if suffix in {".jsonl", ".ndjson", ".json"}:
         from pyarrow import json
@@ -91,16 +89,11 @@ def _read(source: Path) -> pa.Table:
         from pyarrow import csv
 
         # Quoted text may span lines, as captions do.
-        form = csv.ParseOptions(
-            delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True
-        )
+        delimiter = "\t" if suffix == ".tsv" else ","
+        form = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
         texts = csv.ConvertOptions(column_types=dict.fromkeys(NAMES, pa.string()))  # 007 stays
         return csv.read_csv(source, parse_options=form, convert_options=texts)
     raise ValueError("it ends in none of .csv, .tsv, .jsonl, .ndjson, .json and .parquet")
-
-
-def _is_left_out(field: pa.Field[Any]) -> bool:
-    return field.name in LEFT_OUT or holds_bytes(field.type)
 
 
 def holds_bytes(kind: pa.DataType) -> bool:
@@ -116,8 +109,6 @@ def _check_names(source: Path, by: str, names: list[str | None]) -> None:
         if not name:
             raise UsageError(f"metadata {source}: row {number} has no {by}", "metadata")
         if name in seen:
-            raise UsageError(
-                f"metadata {source}: rows {seen[name]} and {number} both have the {by} {name!r}",
-                "metadata",
-            )
+            rows = f"rows {seen[name]} and {number} both have the {by} {name!r}"
+            raise UsageError(f"metadata {source}: {rows}", "metadata")
         seen[name] = number
