@@ -91,8 +91,7 @@ def size(text: str) -> int:
 
 _STORE_DEFAULT = "[default: EMBEDSEARCH_STORE, else the nearest .embedsearch]"
 StoreOption = Annotated[
-    str | None,
-    typer.Option("--store", help=f"The store's folder, or its URL.  {_STORE_DEFAULT}"),
+    str | None, typer.Option("--store", help=f"The store's folder, or its URL.  {_STORE_DEFAULT}")
 ]
 WrittenStoreOption = Annotated[
     str | None, typer.Option("--store", help=f"The store's folder.  {_STORE_DEFAULT}")

@@ -32,8 +32,7 @@ def duplicates(
         str | None, typer.Argument(help="Only images in this folder.  [default: all]")
     ] = None,
     against: Annotated[
-        str | None,
-        typer.Option(metavar="FOLDER", help="Only copies of images in this folder."),
+        str | None, typer.Option(metavar="FOLDER", help="Only copies of images in this folder.")
     ] = None,
     store: StoreOption = None,
     json: JsonOption = False,

@@ -214,11 +214,6 @@ def _watch(
         sys.stdout.flush()
 
     watch(
-        folders,
-        store=store,
-        config=config,
-        quiet_s=quiet_s,
-        session=session,
-        on_report=on_report,
+        folders, store=store, config=config, quiet_s=quiet_s, session=session, on_report=on_report
     )
     raise AssertionError("a watch ends by an exception")

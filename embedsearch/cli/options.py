@@ -11,10 +11,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from embedsearch.cli.app import seconds, size
-from embedsearch.core.config import (
-    FREEZABLE,
-    LOSSES,
-)
+from embedsearch.core.config import FREEZABLE, LOSSES
 from embedsearch.core.options import configured
 
 R = TypeVar("R")

@@ -98,10 +98,7 @@ def _fields(columns: RowColumns) -> tuple[list[Field], list[str]]:
         unfit |= {
             field.column for field in fields if not is_held(column_of(table, field), field.kind)
         }
-    return (
-        [field for field in fields if field.column not in unfit],
-        sorted([*left_out, *unfit]),
-    )
+    return ([field for field in fields if field.column not in unfit], sorted([*left_out, *unfit]))
 
 
 def _sources(fields: Sequence[Field]) -> list[str]:

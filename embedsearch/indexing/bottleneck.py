@@ -72,10 +72,9 @@ def advice(stage: str, setup: Setup) -> str:
         return _more_workers(stage, setup)
     if stage == "embed":
         return _faster_network(setup)
-    return {
-        "scan": "a faster disk for the folders",
-        "write": "a store on a faster disk",
-    }.get(stage, "")
+    return {"scan": "a faster disk for the folders", "write": "a store on a faster disk"}.get(
+        stage, ""
+    )
 
 
 def summary(busy_s: Mapping[str, float], elapsed_s: float, setup: Setup) -> str:

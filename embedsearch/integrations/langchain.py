@@ -241,12 +241,7 @@ class EmbedSearchVectorStore(VectorStore):
         return [document for document, _ in self._search(_query_vector(embedding), k, **kwargs)]
 
     def max_marginal_relevance_search(
-        self,
-        query: str,
-        k: int = 4,
-        fetch_k: int = 20,
-        lambda_mult: float = 0.5,
-        **kwargs: Any,
+        self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
         """Return near documents that differ from each other; `fetch_k` is always 256."""
         found = self._search(self._query(query), k, diverse=1.0 - lambda_mult, **kwargs)

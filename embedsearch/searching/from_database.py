@@ -68,11 +68,7 @@ class ServedRows:
             )
 
     def nearest(
-        self,
-        queries: Queries,
-        k: int,
-        where: str | None,
-        mask: Callable[[str | None], Mask | None],
+        self, queries: Queries, k: int, where: str | None, mask: Callable[[str | None], Mask | None]
     ) -> list[Neighbors]:
         """Return the neighbors of each query, float32 (Q, D), unit rows, that meet a condition.
 

@@ -226,11 +226,7 @@ class Generation:
         )
 
     def _page(
-        self,
-        query: Vector,
-        candidates: list[_Row],
-        fetch: int,
-        config: SearchConfig,
+        self, query: Vector, candidates: list[_Row], fetch: int, config: SearchConfig
     ) -> list[Hit]:
         """Return the hits that the config requests, from the `fetch` nearest rows or more."""
         wanted = config.offset + config.k

@@ -15,12 +15,7 @@ import numpy.typing as npt
 from embedsearch.core.errors import DamagedStore
 from embedsearch.core.session import Session
 from embedsearch.core.system import available_processors, cache_folder
-from embedsearch.searching.ann.search import (
-    CandidateIndex,
-    Candidates,
-    FlatFile,
-    search_rows,
-)
+from embedsearch.searching.ann.search import CandidateIndex, Candidates, FlatFile, search_rows
 from embedsearch.store.files import damaged, verify, verify_once
 from embedsearch.store.manifest import FaissRecord, Segment
 from embedsearch.store.snapshot import Snapshot
@@ -135,11 +130,7 @@ class AnnRows:
     """The rows in an ANN index."""
 
     def __init__(
-        self,
-        snapshot: Snapshot,
-        index: CandidateIndex,
-        segments: tuple[Segment, ...],
-        setting: int,
+        self, snapshot: Snapshot, index: CandidateIndex, segments: tuple[Segment, ...], setting: int
     ) -> None:
         self._positions = Positions(snapshot, segments)
         self._index = index

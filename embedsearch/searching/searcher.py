@@ -16,18 +16,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.core.config import (
-    DEFAULT_K,
-    SearchConfig,
-    check_device,
-    check_precision,
-)
-from embedsearch.core.errors import (
-    MissingLibrary,
-    UnreadableImage,
-    UsageError,
-    WeightsUnavailable,
-)
+from embedsearch.core.config import DEFAULT_K, SearchConfig, check_device, check_precision
+from embedsearch.core.errors import MissingLibrary, UnreadableImage, UsageError, WeightsUnavailable
 from embedsearch.core.options import SearchOptions, configured
 from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.core.session import Session

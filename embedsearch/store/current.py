@@ -7,12 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from embedsearch.core.errors import (
-    DamagedStore,
-    IncompatibleStore,
-    StorageError,
-    StoreNotFound,
-)
+from embedsearch.core.errors import DamagedStore, IncompatibleStore, StorageError, StoreNotFound
 from embedsearch.core.strict_json import strict_json
 from embedsearch.store.files import (
     CURRENT_NAME,

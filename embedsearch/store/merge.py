@@ -44,11 +44,7 @@ class Merged:
 
 
 def merge_shards(
-    store: Path,
-    generation: int,
-    shards: list[Shard],
-    deleted: npt.NDArray[np.int64],
-    dim: int,
+    store: Path, generation: int, shards: list[Shard], deleted: npt.NDArray[np.int64], dim: int
 ) -> Merged:
     """Rewrite small shards, and shards whose rows are mostly deleted, as large ones."""
     dead = {shard.record.name: _dead_rows(shard, deleted) for shard in shards}

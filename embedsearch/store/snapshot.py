@@ -21,13 +21,7 @@ from embedsearch.core.errors import DamagedStore
 from embedsearch.core.lru import LRU
 from embedsearch.core.records import Failure, StoredImage
 from embedsearch.store.current import check_format, read_current, read_generation
-from embedsearch.store.files import (
-    FileRecord,
-    damaged,
-    open_verified,
-    read_verified,
-    verify,
-)
+from embedsearch.store.files import FileRecord, damaged, open_verified, read_verified, verify
 from embedsearch.store.manifest import FaissRecord, Manifest
 from embedsearch.store.shards import DamageGuard, Shard, failures_of, numbers
 

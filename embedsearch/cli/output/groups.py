@@ -9,7 +9,7 @@ from typing import Any
 from embedsearch.cli.output.text import csv_lines, from_here, table
 
 GROUP_COLUMNS = [
-    *("group", "what", "score", "row", "path", "width", "height", "size_bytes", "format"),
+    *("group", "what", "score", "row", "path", "width", "height", "size_bytes", "format")
 ]
 
 

@@ -54,9 +54,7 @@ class ProgressDisplay:
             self._task = self._bar.add_task("", total=progress.total, text="")
             self._bar.start()
         self._bar.update(
-            self._task,
-            completed=progress.done,
-            text=f"{self._unit}  {_rest(progress, self._unit)}",
+            self._task, completed=progress.done, text=f"{self._unit}  {_rest(progress, self._unit)}"
         )
 
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedsearch.core.errors import (
-    IncompatibleStore,
-    NothingIndexed,
-    UnitsMissing,
-)
+from embedsearch.core.errors import IncompatibleStore, NothingIndexed, UnitsMissing
 from embedsearch.core.records import Failure, JsonRecord
 from embedsearch.core.session import Session
 from embedsearch.indexing.distributed.run import open_plan
@@ -18,13 +14,7 @@ from embedsearch.store.current import check_format
 from embedsearch.store.locate import locate_store
 from embedsearch.store.manifest import Manifest, ShardRecord
 from embedsearch.store.snapshot import read_failures
-from embedsearch.store.units import (
-    UnitPlan,
-    adopt,
-    drop,
-    read_record,
-    read_unit_failures,
-)
+from embedsearch.store.units import UnitPlan, adopt, drop, read_record, read_unit_failures
 from embedsearch.store.writer import StoreWriter
 
 _SHOWN = 20  # missing units that a message names

@@ -18,12 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedsearch.core.config import IndexConfig
-from embedsearch.core.errors import (
-    IncompatibleStore,
-    Interrupted,
-    PlanOpen,
-    UsageError,
-)
+from embedsearch.core.errors import IncompatibleStore, Interrupted, PlanOpen, UsageError
 from embedsearch.core.records import EmbeddingBatch, Failure, ImageRef, JsonRecord, Progress
 from embedsearch.core.session import Session
 from embedsearch.images.decode.process import DecodeJob
