@@ -50,8 +50,7 @@ def duplicates(
 
     if json and csv:
         raise UsageError("--json and --csv exclude each other")
-    session = session_with_signals()
-    report = find(store, folder, against=against, config=config, session=session)
+    report = find(store, folder, against=against, config=config, session=session_with_signals())
     _print_groups(report, "json" if json else "csv" if csv else "table")
     if script is not None:
         write_script(script, report.groups)
@@ -91,8 +90,7 @@ def _write_page(path: Path, report: DuplicateReport, message: str) -> None:
         left -= len(rows)
         if len(rows) > 1:  # a single picture shows no copy
             kept.append((number, rows))
-    shown = sum(len(rows) for _, rows in kept)
-    if shown < report.copies + len(report.groups):
+    if (shown := sum(len(rows) for _, rows in kept)) < report.copies + len(report.groups):
         notice(f"the page is cut after {shown:,} pictures")
     with ThumbnailReader(THUMBNAIL_SIDE) as pictures:
         jpegs = pictures.jpegs(row["path"] for _, rows in kept for row in rows)

@@ -104,8 +104,7 @@ def _note_workers(config: IndexConfig, session: Session) -> None:
 
 def _parsed(unit: str) -> tuple[int, int]:
     """Return the numbers of `17/64`. Raises UsageError."""
-    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", unit.strip())
-    if match is None:
+    if (match := re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", unit.strip())) is None:
         raise UsageError(f"--unit must be a share such as 17/64, not {unit!r}")
     return int(match[1]), int(match[2])
 

@@ -64,12 +64,11 @@ def evaluate(
     else:
         sys.stdout.write(evaluation_lines(results))
     if sheet is not None:
-        worst = results[-1].worst
         write_rows(
             sheet,
             [
                 SheetRow(w.path, f"AP {w.average_precision:.3f}", w.path, w.hits[:SHEET_HITS])
-                for w in worst
+                for w in results[-1].worst
             ],
         )
 

@@ -48,8 +48,7 @@ class HitsOutput:
     thumbnails: bool = False
 
     def __post_init__(self) -> None:
-        chosen = self.json + self.paths + self.csv + (self.out is not None)
-        if chosen > 1:
+        if (chosen := self.json + self.paths + self.csv + (self.out is not None)) > 1:
             raise UsageError("--json, --paths, --csv and --out exclude each other")
         if self.thumbnails and chosen:
             raise UsageError(

@@ -80,8 +80,7 @@ def serve(
             searcher.warm_up()
         except (MissingLibrary, WeightsUnavailable) as error:
             notice(f"searching by image is unavailable, keys and vectors still work: {error}")
-        address = server.address(listening, access)
-        notice(f"{len(searcher)} images at {address}; Ctrl-C ends")
+        notice(f"{len(searcher)} images at {server.address(listening, access)}; Ctrl-C ends")
         server.serve(create_app(searcher, access), listening, ServerLimits(), log=verbose)
 
 

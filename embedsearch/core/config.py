@@ -132,9 +132,8 @@ class IndexConfig:
         processor, since the GPU is nearly always faster; without a GPU a run starts with one and
         adds more while the network waits for pictures.
         """
-        processors = available_processors()
         if self.workers is not None:
-            requested = min(self.workers, max(2 * processors, 2))
+            requested = min(self.workers, max(2 * available_processors(), 2))
             return requested, requested
         limit = max_workers()
         return (limit if on_gpu else 1), limit

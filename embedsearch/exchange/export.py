@@ -93,8 +93,7 @@ def _parts(
     vectors = (group for shard in snapshot.shards for group in shard.vectors())
     for (start, table), group in zip(columns.tables(columns.schema.names), vectors, strict=True):
         session.check()
-        selected = mask[start : start + len(table)]
-        if selected.any():
+        if (selected := mask[start : start + len(table)]).any():
             kept = group[selected].astype(np.float32)
             kept /= np.linalg.norm(kept, axis=1, keepdims=True)
             yield _Part(table.filter(pa.array(selected)), kept)

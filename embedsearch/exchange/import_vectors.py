@@ -95,8 +95,7 @@ def _spec(model: str, dim: int, session: Session) -> ModelSpec:
         raise UsageError("model must name the model of the vectors", "model")
     if model not in {AUTO, *CATALOG} and not model.endswith(SUFFIXES):
         return ModelSpec.foreign(model, dim)
-    spec = resolve(model, session)
-    if spec.dim != dim:
+    if (spec := resolve(model, session)).dim != dim:
         raise UsageError(f"{model} makes vectors of {spec.dim} components, these have {dim}")
     return spec
 
@@ -199,16 +198,14 @@ class _Import:
         for index, path in enumerate(paths):
             self._counts["rows"] += 1
             key = self._key(path)
-            name = os.fsencode(key)
-            if name in self._seen:
+            if (name := os.fsencode(key)) in self._seen:
                 self._counts["repeated"] += 1
                 continue
             self._seen.add(name)
             if not (np.isfinite(lengths[index]) and lengths[index] > 0):
                 self._counts["failed"] += 1
                 detail = "the vector is zero" if lengths[index] == 0 else "NaN or infinity"
-                failure = Failure(home.id, key, Stage.EMBED, Reason.NOT_FINITE, detail)
-                self._failures.append(failure)
+                self._failures.append(Failure(home.id, key, Stage.EMBED, Reason.NOT_FINITE, detail))
                 continue
             old.append(known.get(name))
             self._counts["replaced" if name in known else "added"] += 1
@@ -264,8 +261,7 @@ class _Reader:
                 yield list(map(_text, paths)), self._matrix(batch.column(self.column))
 
     def _matrix(self, column: Any) -> npt.NDArray[np.float32]:
-        lengths = {len(value) if value is not None else 0 for value in column}
-        if lengths - {self.dim}:
+        if (lengths := {len(value) if value is not None else 0 for value in column}) - {self.dim}:
             raise UsageError(
                 f"{self.source}: vectors of {sorted(lengths)} components among those of {self.dim}"
             )
@@ -281,8 +277,7 @@ class _Reader:
             # Mapped again each time: pages that were read stay in memory as long as the mapping.
             vectors = open_vectors(self.source)[start : start + _ROWS]
             block = np.asarray(vectors, dtype=np.float32)
-            paths = [name for _, name in zip(block, names, strict=False)]
-            if len(paths) < len(block):
+            if len(paths := [name for _, name in zip(block, names, strict=False)]) < len(block):
                 raise UsageError(f"{self.paths} names fewer than the {rows} rows")
             yield paths, block
         if next(names, None) is not None:
@@ -308,8 +303,7 @@ def _reader(source: Path, paths: Path | None) -> _Reader:
                     f"{source} has {rows} rows of {', '.join(schema.names)}; path and vector are "
                     "needed"
                 )
-            kind = schema.field(column).type
-            if not _is_list_of_floats(kind):
+            if not _is_list_of_floats(kind := schema.field(column).type):
                 raise UsageError(f"{source}: {column} is {kind}, not a list of floats")
             first = next(file.iter_batches(1, columns=[column])).column(column)
             return _Reader(source, None, column, len(first[0]) if first[0].is_valid else 0)

@@ -166,8 +166,7 @@ class _Upload:
             if sending is not None:
                 sending.result()
         sending_s = time.monotonic() - sending_since
-        gone = known[~kept]
-        if len(gone):
+        if len(gone := known[~kept]):
             self._database.delete(gone)
         finished = self._record.finished(manifest.generation)
         if self._uploaded or len(gone) or before != finished:
@@ -191,8 +190,7 @@ class _Upload:
         if before is not None and not replace:
             before.check_model(self._snapshot.manifest.model, self._database.place)
             old, new = ({field.column: field for field in r.fields} for r in (before, wanted))
-            differing = [n for n in {**old, **new} if old.get(n) != new.get(n)]
-            if differing:
+            if differing := [n for n in {**old, **new} if old.get(n) != new.get(n)]:
                 raise IncompatibleStore(
                     f"{self._database.place} was made with other columns of the store "
                     f"({', '.join(differing)}): replace=True creates it again",
@@ -239,8 +237,7 @@ class _Upload:
         for (start, table), (_, known), group in zip(
             self._columns.tables(_sources(fields)), keys, vectors, strict=True
         ):
-            is_live = live[start : start + len(table)]
-            if not is_live.any():
+            if not (is_live := live[start : start + len(table)]).any():
                 continue
             mask = pa.array(is_live)
             table, known, group = table.filter(mask), known.filter(mask), group[is_live]

@@ -221,8 +221,7 @@ class _Comparison:
 
     def _readable(self, missing: list[int], failures: list[Failure]) -> list[int]:
         """Return the missing rows, except those below folders that could not be read."""
-        unreadable = tuple(os.fsencode(f.key) + b"/" if f.key else b"" for f in failures)
-        if not unreadable:
+        if not (unreadable := tuple(os.fsencode(f.key) + b"/" if f.key else b"" for f in failures)):
             return missing
         return [p for p in missing if not bytes(self.known.value("key", p)).startswith(unreadable)]
 

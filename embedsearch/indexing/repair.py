@@ -51,8 +51,7 @@ def repair(
     with StoreWriter(store, wait_s) as writer:
         _, problems = check_store(store, read_data=True)
         ours = [p for p in problems if is_own_name(Path(p.file).name) or p.file == "shards"]
-        damaged = [p for p in ours if p.file.startswith("shards")]
-        if damaged:
+        if damaged := [p for p in ours if p.file.startswith("shards")]:
             raise DamagedStore(damaged[0].message)
         broken = {p.file for p in problems if p.file.startswith("ann/")}
         manifest = writer.manifest

@@ -107,8 +107,7 @@ def beside(
 
 def carried(snapshot: Snapshot) -> UserTable | None:
     """Return the user's columns of a generation by path, to join to one with other row numbers."""
-    table = snapshot.metadata()
-    if table is None:
+    if (table := snapshot.metadata()) is None:
         return None
     roots = {root.id: root.path.rstrip("/") + "/" for root in snapshot.manifest.roots}
     paths = {row: roots[root] + os.fsdecode(key) for row, root, key in snapshot.live_keys()}

@@ -146,8 +146,7 @@ class _Watch:
                 self._check()
                 if any(self._counts(path, there) for _, path in changes):
                     self._note_change()
-                table = self._table_state()
-                if table != self._table:
+                if (table := self._table_state()) != self._table:
                     self._table = table
                     self._note_change()
                 yield
@@ -172,8 +171,7 @@ class _Watch:
         inside = next((path[len(root) :] for root in roots if path.startswith(root + "/")), "")
         if any(part.startswith(".") and not part.startswith("..") for part in inside.split("/")):
             return False
-        suffix = path.rpartition(".")[2].strip().lower()
-        if os.fsencode(suffix) in SUFFIXES:
+        if os.fsencode(suffix := path.rpartition(".")[2].strip().lower()) in SUFFIXES:
             return True
         if self._config.sidecars and suffix in SIDECAR_SUFFIXES:
             return True

@@ -107,8 +107,7 @@ class RowColumns:
         if name == "folder":
             paths = {root.id: root.path for root in self._snapshot.manifest.roots}
             roots: list[Any] = table.column("root").to_pylist()
-            folders = [paths[root] for root in roots]
-            return pa.chunked_array([pa.array(folders, pa.string())])
+            return pa.chunked_array([pa.array([paths[root] for root in roots], pa.string())])
         if name == "modified":
             import pyarrow.compute as pc
 

@@ -140,8 +140,7 @@ class OpenGenerations:
                 except EmbedSearchError as error:
                     self._trouble = str(error)
                     raise
-            seen = current_pointer(self.store)
-            if seen == self._seen and self._trouble is None:
+            if (seen := current_pointer(self.store)) == self._seen and self._trouble is None:
                 return False
             try:
                 opened = self._open(self._current)

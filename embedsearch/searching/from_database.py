@@ -54,8 +54,7 @@ class ServedRows:
         self._session = session
         self._conditions: LRU[str, Condition] = LRU(_CONDITIONS_KEPT)
         self._has_noticed = False
-        record = database.record()
-        if record is None:
+        if (record := database.record()) is None:
             raise vanished(database.place)
         record.check_model(snapshot.manifest.model, database.place)
         self._record = record
@@ -74,8 +73,7 @@ class ServedRows:
 
         `mask` returns which rows meet a condition; it is called if the database finds too few.
         """
-        k = min(k, self._snapshot.manifest.live)
-        if not k:
+        if not (k := min(k, self._snapshot.manifest.live)):
             return [NO_NEIGHBORS for _ in queries]
         condition = self._condition(where)
         allowed = None if self._is_current else mask(where)

@@ -163,8 +163,7 @@ class Generation:
         else:
             raise UsageError(f"an image of the store is a key, a path or a row, not {image!r}")
         alive = self._rows.alive
-        found = [int(n) for n in ordinals if alive is None or alive[n]]
-        if len(found) == 1:
+        if len(found := [int(n) for n in ordinals if alive is None or alive[n]]) == 1:
             return found[0]
         more = f": give its whole path, {len(found)} folders have it" if found else ""
         raise ImageNotFound(problem + more)
@@ -211,9 +210,7 @@ class Generation:
 
     def _mask(self, where: str | None) -> Mask | None:
         """Return which rows meet a condition, bool (all shard rows,); the last masks are cached."""
-        if where is None:
-            return None
-        return self._masks.get(where, lambda: self._columns.where(where))
+        return None if where is None else self._masks.get(where, lambda: self._columns.where(where))
 
     def _expanded(self, queries: Vector, config: SearchConfig) -> Vector:
         """Return the queries, each moved toward its nearest rows."""
@@ -306,8 +303,7 @@ class Generation:
 
     def _percentile(self, score: float) -> float | None:
         """Return the percentage of random pairs of rows that have a lower cosine."""
-        search = self.manifest.search
-        if not search.pair_cosines:
+        if not (search := self.manifest.search).pair_cosines:
             return None
         share = np.interp(score, search.pair_cosines, search.pair_levels)
         return math.floor(1e6 * float(share)) / 1e4

@@ -219,8 +219,7 @@ class QueryEmbedder:
             else:
                 pixels[index] = outcome.pixels
         if pixels:
-            vectors = self._embed_together([*pixels.values()])
-            found |= dict(zip(pixels, vectors, strict=True))
+            found |= dict(zip(pixels, self._embed_together([*pixels.values()]), strict=True))
         return [found[index] for index in range(len(queries))]
 
     def _decoded(
@@ -296,8 +295,7 @@ def _mixed(like: list[_Outcome], unlike: list[_Outcome]) -> _Outcome:
     total = np.mean(np.array(like, np.float64), axis=0)
     if unlike:
         total = total - UNLIKE_WEIGHT * np.mean(np.array(unlike, np.float64), axis=0)
-    length = float(np.linalg.norm(total))
-    if length < 1e-6:
+    if (length := float(np.linalg.norm(total))) < 1e-6:
         raise UsageError("the like and unlike images cancel each other out")
     vector: Vector = (total / length).astype(np.float32)
     return vector

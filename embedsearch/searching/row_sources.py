@@ -149,8 +149,7 @@ class AnnRows:
     ) -> list[Ordinals]:
         """Return candidates, if possible more than k; `share` of all rows count."""
         wanted, setting = _RESCORED * k, round(self._setting / share)
-        mask = self._positions.mask(counted)
-        found = self._index.search(queries, wanted, setting, mask)
+        found = self._index.search(queries, wanted, setting, self._positions.mask(counted))
         return [self._positions.ordinals(positions) for positions in found]
 
 
@@ -192,8 +191,7 @@ class _BestRows:
         if len(new.positions) < live:
             self._bound = max(self._bound, float(new.products[-1]))
         products = np.concatenate([self._products, new.products])
-        order = np.argsort(-products, kind="stable")
-        if len(order) > self._k:
+        if len(order := np.argsort(-products, kind="stable")) > self._k:
             self._bound = max(self._bound, float(products[order[self._k]]))
         kept = order[: self._k]
         self._products = products[kept]
@@ -209,8 +207,7 @@ def open_files(snapshot: Snapshot, session: Session) -> Iterator[FileRows]:
     """Yield the existing flat FAISS files, verified."""
     dim = snapshot.manifest.model.dim
     for record in snapshot.manifest.exact:
-        descriptor = _verified(snapshot, record, session)
-        if descriptor is not None:
+        if (descriptor := _verified(snapshot, record, session)) is not None:
             try:
                 file = FlatFile(descriptor, dim, record.rows)
             except ValueError as error:
@@ -236,8 +233,7 @@ def _verified(snapshot: Snapshot, record: FaissRecord, session: Session) -> int 
 
     Raises DamagedStore.
     """
-    descriptor = snapshot.faiss.get(record.name)
-    if descriptor is None:
+    if (descriptor := snapshot.faiss.get(record.name)) is None:
         session.notice(
             f"{record.relative} is missing: searching without it, slower; "
             f"embedsearch repair --store {snapshot.store} rebuilds it"

@@ -76,8 +76,7 @@ class _Built:
 
     def write(self, writer: StoreWriter) -> AnnRecord:
         """Write the index file of the next generation."""
-        pieces = self.builder.pieces()
-        file = write_new(writer.store, "a", writer.next_generation, "faiss", pieces)
+        file = write_new(writer.store, "a", writer.next_generation, "faiss", self.builder.pieces())
         return AnnRecord(
             name=file.name,
             bytes=file.bytes,

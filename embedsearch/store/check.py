@@ -117,8 +117,7 @@ def _check_rows(store: Path, shard: Shard, seen: set[int]) -> None:
         if not seen.isdisjoint(rows.tolist()) or len(np.unique(rows)) != len(rows):
             raise damaged(store, shard.record.relative, "has a row number twice")
         seen.update(rows.tolist())
-        vectors = vector_array(table.column("vector"))
-        norms = np.linalg.norm(vectors.astype(np.float32), axis=1)
+        norms = np.linalg.norm(vector_array(table.column("vector")).astype(np.float32), axis=1)
         if not np.all(np.abs(norms - 1.0) < 2e-3):  # float16 keeps a unit norm to 1e-3
             raise damaged(store, shard.record.relative, "has vectors that are not unit vectors")
 
@@ -127,5 +126,4 @@ def foreign_files(store: Path) -> Iterator[str]:
     """Yield relative paths in the store that embedsearch did not write."""
     yield from (name for name in listed(store, ".") if name not in _OWN_NAMES)
     for folder in sorted(set(FOLDERS.values())):
-        names = listed(store, folder)
-        yield from (f"{folder}/{name}" for name in names if not is_own_name(name))
+        yield from (f"{folder}/{name}" for name in listed(store, folder) if not is_own_name(name))

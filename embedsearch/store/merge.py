@@ -103,8 +103,7 @@ def relocated(segments: Iterable[Segment], moves: list[Move]) -> tuple[Segment, 
             continue
         for move in by_shard[segment.shard]:
             start = max(move.old_start, position)
-            stop = min(move.old_start + move.rows, end)
-            if start < stop:
+            if start < (stop := min(move.old_start + move.rows, end)):
                 if position < start:  # rows that the merge dropped
                     found.append(Segment(segment.shard, start - position, position))
                 found.append(
@@ -126,8 +125,7 @@ def _dead_rows(shard: Shard, deleted: npt.NDArray[np.int64]) -> npt.NDArray[np.i
 def _live_tables(shards: list[Shard], dead: dict[str, npt.NDArray[np.int64]]) -> Iterator[pa.Table]:
     for shard in shards:
         shard.verify()
-        names = row_schema(1).names
-        for table in shard.columns(names):
+        for table in shard.columns(row_schema(1).names):
             alive = ~np.isin(table.column("row").to_numpy(), dead[shard.record.name])
             yield table if alive.all() else table.filter(pa.array(alive))
 
@@ -149,7 +147,6 @@ def _chunks(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
 
 def _first(tables: Iterator[pa.Table], count: int) -> Iterator[pa.Table]:
     for _ in range(count):
-        table = next(tables, None)
-        if table is None:
+        if (table := next(tables, None)) is None:
             return
         yield table

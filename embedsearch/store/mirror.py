@@ -129,8 +129,7 @@ class Mirror:
     def _make_room(self, plan: FetchPlan) -> None:
         """Remove other stores if this one needs their space. Raises StorageError."""
         limit = store_cache_bytes()
-        size = plan.whole_bytes
-        if size > limit:
+        if (size := plan.whole_bytes) > limit:
             raise StorageError(
                 f"{self.url} takes up {megabytes(size)}, and stores at URLs may take up "
                 f"{megabytes(limit)}: set EMBEDSEARCH_STORE_CACHE_BYTES, or copy it to a store of "
@@ -143,8 +142,7 @@ class Mirror:
             os.ftruncate(self._descriptor, len(note))
         except OSError as error:
             raise storage_error(self._base, error) from error
-        left = _evict(self._base, self.folder, limit - size)
-        if left > limit - size:
+        if (left := _evict(self._base, self.folder, limit - size)) > limit - size:
             raise StorageError(
                 f"{self.url} takes up {megabytes(size)}, and of the {megabytes(limit)} that stores "
                 f"at URLs may take up {megabytes(left)} are in use by running programs: "

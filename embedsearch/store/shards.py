@@ -235,8 +235,7 @@ class Shard:
 
     def _whole(self, table: pa.Table, names: Sequence[str]) -> pa.Table:
         """Return a table completed with the named columns that this shard lacks, as null."""
-        added = [name for name in self._absent if name in names]
-        if not added:
+        if not (added := [name for name in self._absent if name in names]):
             return table
         for name in added:
             field = row_schema(1).field(name)

@@ -114,8 +114,7 @@ class Snapshot:
         if self.deleted.size:
             for start, table in self.tables(["row"]):
                 rows = numbers(table.column("row"))
-                dead = np.isin(rows, self.deleted, assume_unique=True)
-                mask[start : start + len(rows)] = ~dead
+                mask[start : start + len(rows)] = ~np.isin(rows, self.deleted, assume_unique=True)
         if int(mask.sum()) != self.manifest.live:
             raise damaged(self.store, "manifests", "do not agree with the rows of the shards")
         return mask
@@ -212,8 +211,7 @@ def user_columns(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
 
 def read_deleted(store: Path, manifest: Manifest) -> npt.NDArray[np.int64]:
     """Return the numbers of deleted rows, sorted. Raises DamagedStore."""
-    record = manifest.deleted
-    if record is None:
+    if (record := manifest.deleted) is None:
         return np.empty(0, dtype=np.int64)
     rows = numbers(_small_table(store, record).column("row")).astype(np.int64)
     if len(rows) != manifest.deleted_rows:

@@ -154,8 +154,7 @@ def read_plan(store: Path) -> UnitPlan | None:
 
     Raises DamagedStore, IncompatibleStore and StorageError.
     """
-    values = _read_json(store, _PLAN_NAME)
-    if values is None:
+    if (values := _read_json(store, _PLAN_NAME)) is None:
         return None
     if values.pop("version", None) != _VERSION:
         raise IncompatibleStore(
@@ -182,8 +181,7 @@ def has_plan(store: Path) -> bool:
 
 def write_record(store: Path, plan: UnitPlan, record: UnitRecord) -> None:
     """Record that a unit is done; its shard is already on the disk. Raises StorageError."""
-    values = {"plan": plan.id, **asdict(record)}
-    data = json.dumps(values, allow_nan=False).encode()
+    data = json.dumps({"plan": plan.id, **asdict(record)}, allow_nan=False).encode()
     replace(store / UNITS_NAME, _record_name(record.number), data)
 
 

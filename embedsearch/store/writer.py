@@ -158,8 +158,7 @@ def generations(store: Path, current: Manifest | None) -> list[Manifest]:
     found = []
     for path in _manifests(store):
         with contextlib.suppress(ValueError, IncompatibleStore):  # useless to readers
-            manifest = Manifest.from_bytes(_read(path))
-            if manifest.generation < current.generation:
+            if (manifest := Manifest.from_bytes(_read(path))).generation < current.generation:
                 found.append(manifest)
     return [current, *sorted(found, key=lambda manifest: -manifest.generation)]
 

@@ -33,8 +33,7 @@ def evaluation_lines(results: Sequence[Evaluation]) -> str:
     ]
     if last.failed:
         lines.insert(0, f"{last.failed} pictures could not be read")
-    shown = table(header, rows, right=range(1, len(header)))
-    return shown + "\n".join(lines) + "\n"
+    return table(header, rows, right=range(1, len(header))) + "\n".join(lines) + "\n"
 
 
 def plan_lines(plan: Sequence[StagePlan]) -> str:

@@ -124,8 +124,7 @@ def _strip(row: Sequence[Thumbnail], cells: int, scale: int) -> npt.NDArray[np.u
 
 def _fit(picture: Image.Image, side: int) -> Image.Image:
     """Return a picture whose longer side has `side` pixels."""
-    longer = max(picture.size)
-    width, height = (max(1, round(side * size / longer)) for size in picture.size)
+    width, height = (max(1, round(side * size / max(picture.size))) for size in picture.size)
     return picture.resize((width, height), Image.Resampling.BICUBIC)
 
 

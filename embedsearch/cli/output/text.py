@@ -81,8 +81,7 @@ def hit_table(query: str, hits: Sequence[Hit], link_host: str | None = None) -> 
 def _linked(line: str, path: str, host: str) -> str:
     """Return a line with the path at its end as a link."""
     shown = printable(from_here(path)).rstrip()
-    before = line.removesuffix(shown)
-    return f"{before}\x1b]8;;{file_url(path, host)}\x1b\\{shown}\x1b]8;;\x1b\\"
+    return f"{line.removesuffix(shown)}\x1b]8;;{file_url(path, host)}\x1b\\{shown}\x1b]8;;\x1b\\"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -340,8 +339,7 @@ def failure_values(folder: str, failure: Failure) -> dict[str, Any]:
 
 def from_here(path: str) -> str:
     """Return a path as one would type it: relative if it is below the current folder."""
-    here = os.getcwd().rstrip("/") + "/"
-    return path.removeprefix(here)
+    return path.removeprefix(os.getcwd().rstrip("/") + "/")
 
 
 def _harmless(cell: Any) -> Any:

@@ -92,8 +92,7 @@ class _Gathered:
         missing = []
         for unit in opened.units:
             session.check()
-            record = read_record(store, opened, unit.number)
-            if record is None:
+            if (record := read_record(store, opened, unit.number)) is None:
                 missing.append(unit.number)
                 continue
             if record.shard is not None:

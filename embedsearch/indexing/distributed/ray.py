@@ -57,12 +57,10 @@ def index_on_ray(
     if find_spec("ray") is None:
         raise MissingLibrary(f"engine ray needs Ray: {pip_install('ray')}")
     config, session = config or IndexConfig(), session or Session()
-    opened = open_or_make_plan(store, folders, 1, config, session)
-    if opened is None:
+    if (opened := open_or_make_plan(store, folders, 1, config, session)) is None:
         return None
     check_same(opened, config, session)
-    chunks = chunks_left(store, opened)
-    if chunks:
+    if chunks := chunks_left(store, opened):
         total = sum(chunk.images for chunk in chunks)
         with _driver(store, config) as rows:
             _follow(rows, total, session, on_progress, stall_s)

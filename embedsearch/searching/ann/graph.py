@@ -70,8 +70,7 @@ class NearGraph:
     def _blocks(self, queries: Vectors, k: int, least: float) -> Iterator[Pairs]:
         for start in range(0, len(queries), _BLOCK):
             self._check()
-            block = queries[start : start + _BLOCK].astype(np.float32)
-            rows, scores = self._nearest(block, k)
+            rows, scores = self._nearest(queries[start : start + _BLOCK].astype(np.float32), k)
             query, rank = np.nonzero((scores >= least) & (rows >= 0))
             yield Pairs(query + start, rows[query, rank], scores[query, rank])
 

@@ -54,8 +54,7 @@ class DatabaseRecord:
     def from_json(cls, text: str | None, place: DatabaseUrl) -> DatabaseRecord:
         """Read it. Raises IncompatibleStore for text that embedsearch did not write."""
         try:
-            values = json.loads(text or "")
-            if values.pop(NAME) != 1:
+            if (values := json.loads(text or "")).pop(NAME) != 1:
                 raise ValueError("a newer version")
             fields = tuple(map(Field.from_list, values.pop("fields")))
             return cls(**values, fields=fields)

@@ -274,8 +274,7 @@ class Milvus:
         try:
             yield
         except (self._error, grpc.RpcError, OSError) as error:
-            message = self.place.said(getattr(error, "message", error))
-            if _GONE.search(message.lower()):
+            if _GONE.search((message := self.place.said(getattr(error, "message", error))).lower()):
                 raise vanished(self.place) from error
             raise StorageError(f"{self.place} {trouble}: {message}") from error
 
@@ -357,8 +356,7 @@ def _prefixed(like: Like) -> str:
     name = like.field.name
     runs = [(is_letter, list(run)) for is_letter, run in groupby(like.pattern, _is_letter)]
     prefix = "".join(runs[0][1]) if runs and runs[0][0] else ""
-    rest = [letter for _, run in runs[bool(prefix) :] for letter in run]
-    if not rest:
+    if not (rest := [letter for _, run in runs[bool(prefix) :] for letter in run]):
         return f"{name} {'==' if like.is_like else '!='} {_literal(prefix)}"
     if set(rest) != {Like.ANY}:
         raise UsageError(
@@ -380,8 +378,7 @@ def _is_letter(part: str) -> bool:
 def _after(prefix: str) -> str | None:
     """Return the first text after all texts with this prefix, None if there is none."""
     for index in range(len(prefix) - 1, -1, -1):
-        code = ord(prefix[index]) + 1
-        if code <= 0x10FFFF:
+        if (code := ord(prefix[index]) + 1) <= 0x10FFFF:
             code = 0xE000 if code == 0xD800 else code  # surrogates are no letters
             return prefix[:index] + chr(code)
     return None

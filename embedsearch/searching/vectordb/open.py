@@ -41,8 +41,7 @@ def _host(parts: SplitResult) -> str:
 
 def open_database(url: str) -> VectorDatabase:
     """Connect. Raises UsageError, MissingLibrary, and StorageError if no server answers."""
-    place = database_url(url)
-    if place.scheme == "milvus":
+    if (place := database_url(url)).scheme == "milvus":
         from embedsearch.searching.vectordb.milvus import Milvus
 
         return Milvus(place)
