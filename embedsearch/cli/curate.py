@@ -68,14 +68,12 @@ def duplicates(
 
 def _print_groups(report: DuplicateReport, form: str) -> None:
     from embedsearch.cli.output.groups import group_csv, group_lines
-    from embedsearch.cli.output.text import json_line
+    from embedsearch.cli.output.text import json_lines
 
     numbered = enumerate(report.groups, start=1)
     rows = [row for number, group in numbered for row in group.rows(number)]
-    if form == "json":
-        sys.stdout.writelines(json_line(row) + "\n" for row in rows)
-    else:
-        sys.stdout.write(group_csv(rows) if form == "csv" else group_lines(rows))
+    shown = {"json": json_lines, "csv": group_csv, "table": group_lines}[form]
+    sys.stdout.write(shown(rows))
 
 
 def _write_page(path: Path, report: DuplicateReport, message: str) -> None:
@@ -120,16 +118,13 @@ def clusters(
 ) -> None:
     """Group similar pictures, with the most typical of each group; --json lists all members."""
     from embedsearch.cli.output.groups import cluster_lines
-    from embedsearch.cli.output.text import json_line
+    from embedsearch.cli.output.text import json_lines
     from embedsearch.curation.clusters import clusters as find
 
     rows = [
         cluster.to_dict() for cluster in find(store, k, where=where, session=session_with_signals())
     ]
-    if json:
-        sys.stdout.writelines(json_line(row) + "\n" for row in rows)
-    else:
-        sys.stdout.write(cluster_lines(rows))
+    sys.stdout.write(json_lines(rows) if json else cluster_lines(rows))
 
 
 def outliers(
@@ -141,15 +136,12 @@ def outliers(
 ) -> None:
     """List the pictures that are least like all others, by their ten nearest neighbors."""
     from embedsearch.cli.output.groups import outlier_lines
-    from embedsearch.cli.output.text import json_line
+    from embedsearch.cli.output.text import json_lines
     from embedsearch.curation.clusters import outliers as find
 
     session = session_with_signals()
     rows = [odd.to_dict() for odd in find(store, count, where=where, session=session)]
-    if json:
-        sys.stdout.writelines(json_line(row) + "\n" for row in rows)
-    else:
-        sys.stdout.write(outlier_lines(rows))
+    sys.stdout.write(json_lines(rows) if json else outlier_lines(rows))
 
 
 def map_(

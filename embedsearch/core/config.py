@@ -263,9 +263,7 @@ class DuplicateConfig:
     # Minimum correlation of two signatures. Copies scaled to a third, or compressed to a fifth,
     # have 0.998 and more, other pictures of the same thing 0.99 and less.
     threshold: float = 0.995
-    similar: float | None = (
-        None  # compare embeddings instead, with this minimum cosine: look-alikes
-    )
+    similar: float | None = None  # compare embeddings instead, with this minimum cosine
     flips: bool = False  # also mirrored copies
     rotations: bool = False  # also copies turned by 90, 180 or 270 degrees
     crops: bool = False  # also crops of at least four fifths of each side

@@ -232,9 +232,7 @@ def _file_system(scheme: str, url: str, attempts: int, connect_s: float) -> pafs
             parts = urlsplit(endpoint)
             options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
         elif not region:
-            with contextlib.suppress(
-                OSError
-            ):  # else the default region; the request will fail if it is wrong
+            with contextlib.suppress(OSError):  # else the default region, right or wrong
                 options["region"] = pafs.resolve_s3_region(urlsplit(url).netloc)
         return pafs.S3FileSystem(
             retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=attempts),

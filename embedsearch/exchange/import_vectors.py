@@ -157,14 +157,13 @@ class _Import:
         if source.suffix not in {".parquet", ".csv"}:
             return None
         table = read_table(source, str(source))
-        taken = BUILT_IN | LEFT_OUT
-        names = [name for name in table.column_names if name.lower() not in taken]
+        names = [name for name in table.column_names if name.lower() not in BUILT_IN | LEFT_OUT]
         if not names or "path" not in table.column_names:
             return None
         first: dict[str, int] = {}
         for index, path in enumerate(table.column("path").to_pylist()):
             if path is not None:  # reported when the vectors are read
-                first.setdefault(os.path.join(self._root, self._key(_text(path))), index)
+                first.setdefault(os.path.join(self._root, self._key(os.fsdecode(path))), index)
         columns = table.select(own_names(names, frozenset(), str(source)))
         columns = columns.take(pa.array(list(first.values()), pa.int64()))
         return UserTable(str(source), "path", list(first), columns)
@@ -258,7 +257,7 @@ class _Reader:
                 paths: list[Any] = batch.column("path").to_pylist()
                 if None in paths:
                     raise UsageError(f"{self.source}: a row has no path")
-                yield list(map(_text, paths)), self._matrix(batch.column(self.column))
+                yield list(map(os.fsdecode, paths)), self._matrix(batch.column(self.column))
 
     def _matrix(self, column: Any) -> npt.NDArray[np.float32]:
         if (lengths := {len(value) if value is not None else 0 for value in column}) - {self.dim}:
@@ -314,10 +313,6 @@ def _reader(source: Path, paths: Path | None) -> _Reader:
 def _is_list_of_floats(kind: Any) -> bool:
     listed: list[Any] = [pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list]
     return any(is_kind(kind) for is_kind in listed) and bool(pa.types.is_floating(kind.value_type))
-
-
-def _text(path: str | bytes) -> str:
-    return os.fsdecode(path)
 
 
 def _listed(paths: Path) -> Iterator[str]:

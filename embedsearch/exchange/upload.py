@@ -208,26 +208,20 @@ class _Upload:
             )
 
     def _send(self, batch: RowBatch, wanted: npt.NDArray[np.bool_]) -> None:
-        if wanted.any():
-            self._send_rows(batch, wanted)
-        self._done += len(batch.rows)
-        elapsed_s = time.monotonic() - self._started
-        self._show(Progress(self._done, self._snapshot.manifest.live, 0, elapsed_s))
-
-    def _send_rows(self, batch: RowBatch, wanted: npt.NDArray[np.bool_]) -> None:
-        indices = np.flatnonzero(wanted).tolist()
-        self._database.upsert(
-            RowBatch(
+        if indices := np.flatnonzero(wanted).tolist():
+            chosen = RowBatch(
                 rows=batch.rows[wanted],
                 marks=batch.marks[wanted],
                 vectors=batch.vectors[wanted],
                 roots=[batch.roots[index] for index in indices],
                 keys=[batch.keys[index] for index in indices],
                 values=[[values[index] for index in indices] for values in batch.values],
-            ),
-            self._record,
-        )
-        self._uploaded += len(indices)
+            )
+            self._database.upsert(chosen, self._record)
+            self._uploaded += len(indices)
+        self._done += len(batch.rows)
+        elapsed_s = time.monotonic() - self._started
+        self._show(Progress(self._done, self._snapshot.manifest.live, 0, elapsed_s))
 
     def _batches(self, live: npt.NDArray[np.bool_]) -> Iterator[RowBatch]:
         """Yield the live rows, one row group at a time."""

@@ -71,9 +71,8 @@ def advice(stage: str, setup: Setup) -> str:
         return _more_workers(stage, setup)
     if stage == "embed":
         return _faster_network(setup)
-    return {"scan": "a faster disk for the folders", "write": "a store on a faster disk"}.get(
-        stage, ""
-    )
+    disks = {"scan": "a faster disk for the folders", "write": "a store on a faster disk"}
+    return disks.get(stage, "")
 
 
 def summary(busy_s: Mapping[str, float], elapsed_s: float, setup: Setup) -> str:
@@ -101,9 +100,8 @@ def _faster_network(setup: Setup) -> str:
         needs = "" if _has_nncf() else f" ({pip_install('nncf')})"
         return f"precision=int8{needs}"
     side = min(160, setup.input_side)
-    return "a GPU, or a smaller model" + (
-        f" or input_side={side}" if side < setup.input_side else ""
-    )
+    smaller = f" or input_side={side}" if side < setup.input_side else ""
+    return f"a GPU, or a smaller model{smaller}"
 
 
 @cache

@@ -65,9 +65,7 @@ class Sources:
         if (root := target.root).kind is RootKind.LIST or target.files is not None:
             keys = known() if target.files is None else target.files
             self._open[root.id] = FileList(root.id, root.path, keys)
-        elif (
-            root.id not in self._open or root.kind is RootKind.FOLDER
-        ):  # other kinds are scanned once
+        elif root.kind is RootKind.FOLDER or root.id not in self._open:  # archives: once
             self._make_room()
             self._open[root.id] = open_source(root, target.scope, self._temporary, self._max_bytes)
         return self._open[root.id]

@@ -129,12 +129,9 @@ def _row_numbers(
     for row, root, key in snapshot.live_keys():
         live.append(row)
         path = os.fsdecode(key)
-        names = [path, roots[root] + path]
-        if user.by == "name":
-            names = [path.rpartition("/")[2]]
-        for name in names:
-            if name in wanted:
-                found[name].append(row)
+        names = [path.rpartition("/")[2]] if user.by == "name" else [path, roots[root] + path]
+        for name in wanted.intersection(names):
+            found[name].append(row)
     return found, np.array(live, np.int64)
 
 

@@ -124,8 +124,6 @@ class RowColumns:
             return [{} for _ in rows]
         found = user_columns(self._user, np.array(rows, np.int64))
         return [
-            {name: value for name, value in row.items() if name != "row"}
-            if row["row"] is not None
-            else {}
+            {n: v for n, v in row.items() if n != "row" and row["row"] is not None}
             for row in found.to_pylist()
         ]

@@ -134,15 +134,11 @@ class OpenGenerations:
         On StoreNotFound, DamagedStore or IncompatibleStore the old one stays open.
         """
         with self._reloading:
-            if self._mirror is not None:
-                try:
-                    self._mirror.update()
-                except EmbedSearchError as error:
-                    self._trouble = str(error)
-                    raise
-            if (seen := current_pointer(self.store)) == self._seen and self._trouble is None:
-                return False
             try:
+                if self._mirror is not None:
+                    self._mirror.update()
+                if (seen := current_pointer(self.store)) == self._seen and self._trouble is None:
+                    return False
                 opened = self._open(self._current)
             except EmbedSearchError as error:
                 self._trouble = str(error)

@@ -101,8 +101,7 @@ class Generation:
     def record(self, image: str | int) -> ImageRecord:
         """Return what the store knows of an image. Raises ImageNotFound."""
         with self._reading:
-            (record,) = self._records(np.array([self._find(image)]))
-        return record
+            return self._records(np.array([self._find(image)]))[0]
 
     def listed(self, where: str | None, k: int, offset: int) -> tuple[list[ImageRecord], int]:
         """Return k of the images that meet a condition, in store order, and their total number.
@@ -232,12 +231,10 @@ class Generation:
             is_all = len(ranked) < fetch
             if config.collapse is not None:
                 ranked = self._distinct(ranked, config.collapse, wanted)
-                if len(ranked) < wanted and not is_all:
-                    fetch *= _COLLAPSE_MORE
-                    more = self._nearest(query[None], fetch, config.where)
-                    (candidates,) = self._candidates(more)
-                    continue
-            break
+            if config.collapse is None or is_all or len(ranked) >= wanted:
+                break
+            fetch *= _COLLAPSE_MORE
+            (candidates,) = self._candidates(self._nearest(query[None], fetch, config.where))
         if config.diverse is not None:
             ranked = self._diversified(ranked, config.diverse, wanted)
         page = ranked[config.offset : wanted]

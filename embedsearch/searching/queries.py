@@ -196,19 +196,17 @@ class QueryEmbedder:
                     f"the vectors of this store were made elsewhere, by {self.spec.name}: "
                     "query with a key or a vector"
                 )
-            elif isinstance(image, Key):
-                try:
-                    location = self._originals.inside(*stored.place(image.key))
-                    files[index] = ImageFile(location, str(image), box), box
-                except UnreadableImage as error:
-                    found[index] = error
             elif isinstance(image, bytes | Inside):
                 files[index] = image, box
-            elif isinstance(image, str | os.PathLike):
-                path = path_of(image)
+            elif isinstance(image, Key | str | os.PathLike):
+                name = str(image) if isinstance(image, Key) else path_of(image)
                 try:
-                    location = self._originals.at(path)
-                    files[index] = ImageFile(location, path, box), box
+                    location = (
+                        self._originals.inside(*stored.place(image.key))
+                        if isinstance(image, Key)
+                        else self._originals.at(name)
+                    )
+                    files[index] = ImageFile(location, name, box), box
                 except UnreadableImage as error:
                     found[index] = error
             else:
@@ -226,9 +224,7 @@ class QueryEmbedder:
         self, images: Sequence[tuple[_File, Box | None]]
     ) -> list[Decoded | UnreadableImage]:
         """Return the decoded images of files, or why they cannot be read."""
-        with self._temporary.of(
-            [image for image, _ in images if isinstance(image, bytes)]
-        ) as paths:
+        with self._temporary.of([i for i, _ in images if isinstance(i, bytes)]) as paths:
             temporary = iter(paths)
             return self._decoder([_file(image, box, temporary) for image, box in images])
 

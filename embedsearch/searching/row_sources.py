@@ -80,9 +80,7 @@ class Positions:
             return None
         mask = np.zeros(int(self._edges[-1]), np.bool_)
         for start, ordinal, rows in self.runs():
-            mask[start : start + rows] = (
-                True if counted is None else counted[ordinal : ordinal + rows]
-            )
+            mask[start : start + rows] = counted is None or counted[ordinal : ordinal + rows]
         return mask
 
 

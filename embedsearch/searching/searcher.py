@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +27,6 @@ from embedsearch.searching.generation import QUERIES_AT_ONCE
 from embedsearch.searching.queries import IMAGES_AT_ONCE, Crop, Key, Mix, Query
 from embedsearch.store.locate import locate_store, url_of
 from embedsearch.store.manifest import Manifest
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Answer", "Crop", "Key", "Mix", "Query", "Searcher", "open_store"]
 

@@ -78,9 +78,7 @@ class _Built:
         """Write the index file of the next generation."""
         file = write_new(writer.store, "a", writer.next_generation, "faiss", self.builder.pieces())
         return AnnRecord(
-            name=file.name,
-            bytes=file.bytes,
-            sha256=file.sha256,
+            **vars(file),
             segments=self.segments,
             factory=self.factory,
             setting=self.curve[-1].setting,

@@ -15,7 +15,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -243,11 +243,8 @@ def _has(store: Path, record: FileRecord, trusted: set[tuple[str, int, str]]) ->
     """Return whether a file is here; untrusted files are compared with their sha256."""
     if _identity(record) in trusted:
         return _is_here(store, record)
-    with suppress(DamagedStore):
-        with ExitStack() as opened:
-            descriptor = open_verified(store, record)
-            file = opened.enter_context(open(descriptor, "rb"))
-            verify(store, record, file.fileno())
+    with suppress(DamagedStore), open(open_verified(store, record), "rb") as file:
+        verify(store, record, file.fileno())
         return True
     return False
 

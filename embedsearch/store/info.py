@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -146,11 +147,10 @@ def generations(store: StorePath = None, *, session: Session | None = None) -> l
 
 
 def _is_here(store: Path, record: FileRecord) -> bool:
-    try:
+    with suppress(DamagedStore):
         os.close(open_verified(store, record))
-    except DamagedStore:
-        return False
-    return True
+        return True
+    return False
 
 
 def roll_back(store: Path, generation: int, wait_s: float = 0.0) -> list[str]:

@@ -78,25 +78,19 @@ def batch_table(batch: EmbeddingBatch, first_row: int) -> pa.Table:
     vectors = pa.FixedSizeListArray.from_arrays(
         pa.array(half), type=row_schema(batch.vectors.shape[1]).field("vector").type
     )
-    columns = {
+    columns: dict[str, Any] = {
         "row": range(first_row, first_row + len(refs)),
-        "root": [ref.root for ref in refs],
         "key": [os.fsencode(ref.key) for ref in refs],
         "path": [printable(ref.key) for ref in refs],
-        "size": [ref.size for ref in refs],
-        "mtime_ns": [ref.mtime_ns for ref in refs],
-        "digest": [fact.digest for fact in facts],
-        "width": [fact.width for fact in facts],
-        "height": [fact.height for fact in facts],
-        "format": [fact.format for fact in facts],
         "status": ["ok_truncated" if fact.truncated else "ok" for fact in facts],
-        "taken_at": [fact.taken_at for fact in facts],
-        "camera": [fact.camera for fact in facts],
         "gps": [fact.gps and {"lat": fact.gps[0], "lon": fact.gps[1]} for fact in facts],
-        "brightness": [fact.look and fact.look.brightness for fact in facts],
-        "sharpness": [fact.look and fact.look.sharpness for fact in facts],
-        "signature": [fact.look and fact.look.signature for fact in facts],
     }
+    for name in ("root", "size", "mtime_ns"):
+        columns[name] = [getattr(ref, name) for ref in refs]
+    for name in ("digest", "width", "height", "format", "taken_at", "camera"):
+        columns[name] = [getattr(fact, name) for fact in facts]
+    for name in _ADDED:
+        columns[name] = [fact.look and getattr(fact.look, name) for fact in facts]
     schema = row_schema(batch.vectors.shape[1])
     arrays = [
         pa.array(columns[field.name], field.type) for field in schema if field.name in columns
@@ -114,9 +108,7 @@ def write_shard(
     footer = _footer(memoryview(data))
     pa.default_memory_pool().release_unused()  # else Arrow keeps the memory of the encoding
     return ShardRecord(
-        name=record.name,
-        bytes=record.bytes,
-        sha256=record.sha256,
+        **vars(record),
         rows=rows,
         first_row=first_row,
         footer_bytes=len(footer),

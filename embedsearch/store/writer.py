@@ -213,9 +213,7 @@ def create_store(store: Path) -> None:
         store.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not (store / CURRENT_NAME).exists():  # a commit must not be lost with its store's name
             for folder in (store, *made):
-                with contextlib.suppress(
-                    PermissionError
-                ):  # the folder cannot be listed: go on without
+                with contextlib.suppress(PermissionError):  # it cannot be listed: go on without
                     sync_folder(folder.parent)
         if not (store / FORMAT_NAME).exists():
             (store / TMP_NAME).mkdir(mode=0o700, exist_ok=True)

@@ -38,6 +38,11 @@ def json_line(values: Mapping[str, Any]) -> str:
     return json.dumps(values, default=str)
 
 
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return one JSON object per line."""
+    return "".join(json_line(row) + "\n" for row in rows)
+
+
 def hit_values(query: str, hit: Hit) -> dict[str, Any]:
     """Return a hit with its query as JSON-ready values, in the order of HIT_COLUMNS."""
     return {"query": query, **hit.to_dict()}
@@ -112,12 +117,11 @@ def pull_lines(report: PullReport) -> str:
 def report_lines(report: IndexReport) -> str:
     """Return an IndexReport as a few lines for a person."""
     noun = "image" if report.found == 1 else "images"
-    first = (
+    lines = [
         f"{report.found} {noun} found: {report.added} added, {report.changed} changed, "
         f"{report.moved} moved, {report.unchanged} unchanged, {report.failed} failed; "
         f"{report.deleted} deleted"
-    )
-    lines = [first]
+    ]
     if report.ignored.total:
         ignored = report.ignored
         kinds = {

@@ -17,9 +17,7 @@ import numpy.typing as npt
 # FAISS's stubs lack some classes and members, and the keywords of its Python layer.
 _faiss: Any = faiss
 _WRAPPERS = (faiss.IndexIDMap, faiss.IndexIDMap2, faiss.IndexRefine)
-_STEPS = sorted(
-    {round(2 ** (step / 2)) for step in range(40)}
-)  # each about 1.4 times the previous one
+_STEPS = sorted({round(2 ** (step / 2)) for step in range(40)})  # each about 1.4 times the last
 _MANY_QUERIES = 128  # from here on, matrix products are faster than one pass per query
 _BLOCK_ROWS = 8192
 Queries = npt.NDArray[np.float32]

@@ -36,11 +36,8 @@ _SQL = {
     **{"int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT"},
     **{"uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER"},
     **{"float": "FLOAT", "double": "DOUBLE", "bool": "BOOLEAN", "date32[day]": "DATE"},
-    **{
-        "timestamp[s]": "TIMESTAMP_S",
-        "timestamp[ms]": "TIMESTAMP_MS",
-        "timestamp[us]": "TIMESTAMP",
-    },
+    **{"timestamp[s]": "TIMESTAMP_S", "timestamp[ms]": "TIMESTAMP_MS"},
+    "timestamp[us]": "TIMESTAMP",
 }
 # Expressions without columns that are evaluated: -5, 10 * 1000, timestamp - interval.
 _EVALUATED = frozenset({"CONSTANT", "CAST", "TYPE", "FUNCTION"})

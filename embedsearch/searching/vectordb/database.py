@@ -149,12 +149,9 @@ class DatabaseUrl:
     def said(self, error: object) -> str:
         """Return an error's message on one line, without the password."""
         message = " ".join(str(error).split())
-        for secret in {self.password, self._quoted_password()} - {None, ""}:
+        for secret in {self.password, urlsplit(self.url).password} - {None, ""}:
             message = message.replace(str(secret), _MASK)
         return message[:500]
-
-    def _quoted_password(self) -> str | None:
-        return urlsplit(self.url).password
 
 
 def patiently(work: Callable[[float], T], is_passing: Callable[[Exception], bool]) -> T:

@@ -98,7 +98,7 @@ class Milvus:
             )
             self._is_there = self._client.has_collection(place.table, timeout=_CONNECT_S)
             if self._is_there:
-                self._load()
+                self._client.load_collection(place.table, timeout=_CONNECT_S)
 
     def close(self) -> None:
         """Close the connection."""
@@ -249,9 +249,6 @@ class Milvus:
         with self._explained("does not answer"):
             found = patiently(ask, self._is_passing)
             return [np.array([hit["id"] for hit in hits], np.int64) for hits in found]
-
-    def _load(self) -> None:
-        self._client.load_collection(self.place.table, timeout=_CONNECT_S)
 
     def _marks(self, text: str) -> list[tuple[int, int]]:
         found = self._client.query(

@@ -230,9 +230,7 @@ class Postgres:
         )
         try:
             connection.execute(f"SET statement_timeout = '{round(WORK_S)}s'")
-            with suppress(
-                self._psycopg.errors.InsufficientPrivilege
-            ):  # it may be installed already
+            with suppress(self._psycopg.errors.InsufficientPrivilege):  # it may be there already
                 connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             for setting in _SETTINGS:
                 connection.execute(setting)
