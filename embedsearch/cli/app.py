@@ -119,9 +119,7 @@ VerboseOption = Annotated[
     bool,
     typer.Option("--verbose", "-v", callback=show_tracebacks, help="Show tracebacks of errors."),
 ]
-WaitOption = Annotated[
-    float, typer.Option("--wait", help="Seconds to wait for another writer of the store.")
-]
+WaitOption = Annotated[float, typer.Option("--wait", help="Seconds to wait for another writer.")]
 
 
 @app.callback()

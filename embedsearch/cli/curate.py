@@ -121,9 +121,7 @@ def clusters(
     from embedsearch.cli.output.text import json_lines
     from embedsearch.curation.clusters import clusters as find
 
-    rows = [
-        cluster.to_dict() for cluster in find(store, k, where=where, session=session_with_signals())
-    ]
+    rows = [c.to_dict() for c in find(store, k, where=where, session=session_with_signals())]
     sys.stdout.write(json_lines(rows) if json else cluster_lines(rows))
 
 

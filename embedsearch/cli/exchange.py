@@ -136,8 +136,6 @@ def pull(
     from embedsearch.cli.output.text import json_line, pull_lines
     from embedsearch.exchange.pull import pull as fetch
 
-    with ProgressDisplay(notice, unit="MB") as on_progress:
-        report = fetch(
-            url, folder, wait_s=wait, session=session_with_signals(), on_progress=on_progress
-        )
+    with ProgressDisplay(notice, unit="MB") as show:
+        report = fetch(url, folder, wait_s=wait, session=session_with_signals(), on_progress=show)
     sys.stdout.write(json_line(report.to_dict()) + "\n" if json else pull_lines(report))

@@ -150,10 +150,8 @@ def _on_engine(
     from embedsearch.indexing.distributed.ray import index_on_ray
 
     path = locate_store(store, create=bool(folders) or config.files is not None)
-    with ProgressDisplay(notice) as on_progress:
-        report = index_on_ray(
-            folders, store=path, config=config, session=session, on_progress=on_progress
-        )
+    with ProgressDisplay(notice) as show:
+        report = index_on_ray(folders, store=path, config=config, session=session, on_progress=show)
     if as_json:
         sys.stdout.write(json_line({} if report is None else report.to_dict()) + "\n")
     elif report is None:
@@ -165,9 +163,7 @@ def _on_engine(
 
 def commit(
     store: WrittenStoreOption = None,
-    drop: Annotated[
-        bool, typer.Option("--drop", help="Discard the plan and its finished units.")
-    ] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Discard the plan and its units.")] = False,
     wait: WaitOption = IndexConfig.wait_s,
     json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -200,7 +196,7 @@ def _watch(
 
     is_first = True
 
-    def on_report(report: IndexReport) -> None:
+    def show(report: IndexReport) -> None:
         nonlocal is_first
         if as_json:
             sys.stdout.write(json_line(report.to_dict()) + "\n")
@@ -212,7 +208,5 @@ def _watch(
         is_first = False
         sys.stdout.flush()
 
-    watch(
-        folders, store=store, config=config, quiet_s=quiet_s, session=session, on_report=on_report
-    )
+    watch(folders, store=store, config=config, quiet_s=quiet_s, session=session, on_report=show)
     raise AssertionError("a watch ends by an exception")

@@ -76,9 +76,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Where to write the model, a .safetensors file.")],
     weights: Annotated[
         str,
-        typer.Option(
-            help="model: start from its weights; none: random weights, only its architecture."
-        ),
+        typer.Option(help="model: start from its weights; none: from random ones."),
     ] = "model",
     targets: Annotated[
         Path | None, typer.Option(help="CSV of path and targets, instead of class folders.")

@@ -51,9 +51,7 @@ class HitsOutput:
         if (chosen := self.json + self.paths + self.csv + (self.out is not None)) > 1:
             raise UsageError("--json, --paths, --csv and --out exclude each other")
         if self.thumbnails and chosen:
-            raise UsageError(
-                "--thumbnails needs the table: leave out --json, --paths, --csv and --out"
-            )
+            raise UsageError("--thumbnails needs the table: no --json, --paths, --csv or --out")
 
     @property
     def keeps(self) -> bool:

@@ -40,9 +40,7 @@ class DecodeLimits:
 
     def __post_init__(self) -> None:
         if self.max_pixels < 1 or self.max_bytes < 1:
-            raise UsageError(
-                "max_pixels and max_bytes must be at least 1", "max_pixels", "max_bytes"
-            )
+            raise UsageError("max_pixels and max_bytes must be above 0", "max_pixels", "max_bytes")
         if self.image_timeout_s <= 0:
             raise UsageError("image_timeout_s must be above 0 seconds", "image_timeout_s")
 
@@ -111,9 +109,7 @@ class IndexConfig:
                 "files names some images, rebuild embeds all: give one of them", "files", "rebuild"
             )
         if self.metadata is not None and self.sidecars:
-            raise UsageError(
-                "metadata and sidecars exclude each other: index twice", "metadata", "sidecars"
-            )
+            raise UsageError("metadata and sidecars exclude each other", "metadata", "sidecars")
         self.budget(SearchBudget())
 
     def budget(self, before: SearchBudget) -> SearchBudget:
@@ -202,9 +198,7 @@ class TrainConfig:
         check_device(self.device)
         check_precision(self.precision)
         if self.precision == "int8":
-            raise UsageError(
-                "precision=int8 is only for embedding: train with another one", "precision"
-            )
+            raise UsageError("precision=int8 is only for embedding: use another one", "precision")
         _check_side(self.input_side)
         if self.epochs < 1 or self.batch < 2:
             raise UsageError("epochs must be at least 1 and batch at least 2", "epochs", "batch")
@@ -276,15 +270,11 @@ class DuplicateConfig:
         if self.similar is not None and not 0.0 < self.similar <= 1.0:
             raise UsageError("similar must be a cosine above 0 and at most 1", "similar")
         if self.similar is not None and (self.flips or self.rotations or self.crops):
-            raise UsageError(
-                "similar compares embeddings, which do not see flips and crops", "similar"
-            )
+            raise UsageError("similar compares embeddings, which see no flips and crops", "similar")
         for wish in self.keep:
             name, is_named, value = wish.partition("=")
             if name + is_named not in KEEP_WISHES or (is_named and not value):
-                raise UsageError(
-                    f"keep must be one of {', '.join(KEEP_WISHES)}…, not {wish!r}", "keep"
-                )
+                raise UsageError(f"keep is one of {', '.join(KEEP_WISHES)}…, not {wish!r}", "keep")
 
     @property
     def least(self) -> float:

@@ -46,9 +46,7 @@ def normal_url(url: str) -> str:
     parts = urlsplit(url)
     shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
     if parts.username or parts.password:
-        raise UsageError(
-            f"{shown}: a URL must not contain credentials: set them in the environment"
-        )
+        raise UsageError(f"{shown}: a URL must not hold credentials: set them in the environment")
     if parts.query or parts.fragment:
         raise UsageError(f"{shown}: a URL must not contain ? or #")
     if not parts.netloc:

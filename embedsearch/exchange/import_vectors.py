@@ -128,11 +128,9 @@ class _Import:
             self._session.check()
             self._take(update, home, known, paths, vectors)
         if self._failures:
-            failed = {(failure.root, failure.key) for failure in self._failures}
+            lost = {(failure.root, failure.key) for failure in self._failures}
             old = [] if before is None else read_failures(self._writer.store, before)
-            update.set_failures(
-                [*self._failures, *(f for f in old if (f.root, f.key) not in failed)]
-            )
+            update.set_failures([*self._failures, *(f for f in old if (f.root, f.key) not in lost)])
         update.commit(self._counts)
         if user is not None:
             with Snapshot(self._writer.store, update.manifest) as snapshot:

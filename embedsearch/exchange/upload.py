@@ -95,9 +95,7 @@ def _fields(columns: RowColumns) -> tuple[list[Field], list[str]]:
     fields, left_out = fields_of(columns.schema)
     unfit: set[str] = set()
     for _, table in columns.tables(_sources(fields)):
-        unfit |= {
-            field.column for field in fields if not is_held(column_of(table, field), field.kind)
-        }
+        unfit |= {f.column for f in fields if not is_held(column_of(table, f), f.kind)}
     return ([field for field in fields if field.column not in unfit], sorted([*left_out, *unfit]))
 
 

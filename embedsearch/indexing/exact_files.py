@@ -37,9 +37,7 @@ def refresh_exact(writer: StoreWriter, manifest: Manifest) -> tuple[ExactRecord,
         kept.pop()
     covered = {part.shard for record in kept for part in record.segments}
     uncovered = [record for record in manifest.shards if record.name not in covered]
-    written = [
-        _write_exact(writer, manifest.model.dim, group) for group in _groups(uncovered, limit)
-    ]
+    written = [_write_exact(writer, manifest.model.dim, g) for g in _groups(uncovered, limit)]
     return (*kept, *written)
 
 

@@ -154,9 +154,7 @@ def resolve_scope(
 
 def _by_root(files: Iterable[str], roots: Iterable[Root]) -> dict[int | None, list[str]]:
     """Return the keys of files by the id of their folder root, None for those outside all roots."""
-    folders = [
-        (f"{root.path.rstrip('/')}/", root.id) for root in roots if root.kind is RootKind.FOLDER
-    ]
+    folders = [(f"{r.path.rstrip('/')}/", r.id) for r in roots if r.kind is RootKind.FOLDER]
     found: dict[int | None, list[str]] = {}
     for file in files:
         if "\0" in file:

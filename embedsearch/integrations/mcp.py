@@ -43,9 +43,7 @@ _INSTRUCTIONS = (
 _MAX_COMPARED = 200_000  # images, by find_duplicates: takes seconds and half a gigabyte
 _READ_ONLY = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
 
-StoreName = Annotated[
-    str | None, Field(description="A name from list_stores; default: the first one")
-]
+StoreName = Annotated[str | None, Field(description="A name from list_stores; default: the first")]
 Row = Annotated[int | None, Field(ge=0, lt=10**12, description="The row of an image of the store")]
 KeyName = Annotated[
     str | None,
@@ -223,9 +221,7 @@ class _Tools:
         store: StoreName = None,
         where: Annotated[str | None, Field(description="Only images that meet this")] = None,
         flips: Annotated[bool, Field(description="Also mirrored copies")] = False,
-        rotations: Annotated[
-            bool, Field(description="Also copies turned by 90, 180 or 270 degrees")
-        ] = False,
+        rotations: Annotated[bool, Field(description="Also copies turned by 90° steps")] = False,
         k: Annotated[int, Field(ge=1, le=MAX_K, description="How many groups")] = 20,
         offset: Annotated[int, Field(ge=0, description="Groups to leave out")] = 0,
     ) -> DuplicateResult:

@@ -134,9 +134,7 @@ class ServedRows:
     def _check_sample(self, record: DatabaseRecord) -> None:
         """Raise IncompatibleStore if rows of the same numbers have other vectors."""
         live = self._rows.counted(None)
-        ordinals = (
-            np.arange(int(self._snapshot.starts[-1])) if live is None else np.flatnonzero(live)
-        )
+        ordinals = np.arange(self._snapshot.starts[-1]) if live is None else np.flatnonzero(live)
         ordinals = ordinals[:: max(1, len(ordinals) // _SAMPLE)][:_SAMPLE]
         if not len(ordinals):
             return

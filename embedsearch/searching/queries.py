@@ -247,9 +247,7 @@ class QueryEmbedder:
     def _checked(self, query: npt.NDArray[Any]) -> Vector:
         vector: Vector = np.asarray(query, dtype=np.float32)
         if vector.shape != (self.spec.dim,):
-            raise UsageError(
-                f"a query vector has {self.spec.dim} components here, not {vector.size}"
-            )
+            raise UsageError(f"a query vector has {self.spec.dim} components, not {vector.size}")
         try:
             check_unit_rows(vector.reshape(1, -1))
         except ValueError as error:

@@ -150,10 +150,8 @@ class Upstream:
             with self.remote.told(name):
                 file.close()
 
-    def _damaged(self, name: str, problem: str) -> DamagedStore:
-        return DamagedStore(
-            f"{self.url}/{name} {problem}; copy the store there again, CURRENT last"
-        )
+    def _damaged(self, name: str, why: str) -> DamagedStore:
+        return DamagedStore(f"{self.url}/{name} {why}; copy the store there again, CURRENT last")
 
 
 def take(upstream: Upstream, store: Path, watch: FetchMonitor, *, keep_former: bool) -> Fetched:

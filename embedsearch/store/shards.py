@@ -92,9 +92,7 @@ def batch_table(batch: EmbeddingBatch, first_row: int) -> pa.Table:
     for name in _ADDED:
         columns[name] = [fact.look and getattr(fact.look, name) for fact in facts]
     schema = row_schema(batch.vectors.shape[1])
-    arrays = [
-        pa.array(columns[field.name], field.type) for field in schema if field.name in columns
-    ]
+    arrays = [pa.array(columns[f.name], f.type) for f in schema if f.name in columns]
     return pa.Table.from_arrays([*arrays, vectors], schema=schema)
 
 
@@ -252,9 +250,7 @@ class Shard:
         record = self.record
         footer = os.pread(self._descriptor, record.footer_bytes, record.bytes - record.footer_bytes)
         if hashlib.sha256(footer).hexdigest() != record.footer_sha256:
-            raise damaged(
-                self._store, record.relative, "was changed: its footer has another sha256"
-            )
+            raise damaged(self._store, record.relative, "was changed: its footer differs")
 
     def _guard(self) -> DamageGuard:
         return DamageGuard(self._store, self.record)

@@ -157,9 +157,7 @@ def read_plan(store: Path) -> UnitPlan | None:
     if (values := _read_json(store, _PLAN_NAME)) is None:
         return None
     if values.pop("version", None) != _VERSION:
-        raise IncompatibleStore(
-            f"{store}: its plan of units was made by another version of embedsearch"
-        )
+        raise IncompatibleStore(f"{store}: its plan of units is of another version of embedsearch")
     try:
         units = [Unit(**{**unit, "refs": FileRecord(**unit["refs"])}) for unit in values["units"]]
         return UnitPlan(

@@ -198,9 +198,7 @@ def check_creatable(store: Path) -> None:
             raise UsageError(f"store {store} is a file, not a folder", "store")
         names = set(os.listdir(store))
         if FORMAT_NAME not in names and not _is_unfinished(store, names):
-            raise UsageError(
-                f"store {store} is a folder of something else; nothing was done", "store"
-            )
+            raise UsageError(f"{store} is a folder of something else; nothing was done", "store")
     except OSError as error:
         raise storage_error(store, error) from error
 
@@ -255,9 +253,7 @@ def restore_pointer(store: Path) -> int | None:
             continue
         _point(store, manifest.generation, record)
         return manifest.generation
-    raise DamagedStore(
-        f"{store} holds no complete generation: delete it and index the folders again"
-    )
+    raise DamagedStore(f"{store} holds no complete generation: delete it and index again")
 
 
 def segments_of(shards: Iterable[ShardRecord]) -> tuple[Segment, ...]:

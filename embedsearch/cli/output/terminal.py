@@ -79,9 +79,7 @@ def half_blocks(pixels: npt.NDArray[np.uint8], is_true_color: bool) -> list[str]
     The fourth number is 0 where the terminal's background shows, else 255.
     """
     return [
-        "".join(
-            _cell(above, below, is_true_color) for above, below in zip(upper, lower, strict=True)
-        )
+        "".join(_cell(a, b, is_true_color) for a, b in zip(upper, lower, strict=True))
         for upper, lower in zip(pixels[::2].tolist(), pixels[1::2].tolist(), strict=True)
     ]
 

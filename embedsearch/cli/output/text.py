@@ -299,9 +299,7 @@ def _search_text(facts: Mapping[str, Any]) -> str:
     elif exact:
         text += f": {exact:.2f} ms"
     if not measured["reached"]:
-        text += (
-            f"; not the requested recall {budget['recall']} in {1000 * budget['latency_s']:g} ms"
-        )
+        text += f"; not the wanted recall {budget['recall']} in {1000 * budget['latency_s']:g} ms"
     return text
 
 

@@ -129,9 +129,7 @@ class _Embedder:
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         chunk, batches, failures = pickle.loads(rows["decoded"][0])
         tables = []
-        embed = self._lanes.map(
-            lambda images: embed_images(images, self._extractor), self._fitting(batches)
-        )
+        embed = self._lanes.map(lambda b: embed_images(b, self._extractor), self._fitting(batches))
         for embedded, unusable in embed:
             failures += unusable
             if len(embedded.refs):

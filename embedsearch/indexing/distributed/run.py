@@ -139,11 +139,9 @@ def run_units(
         with Sources(config.limits.max_bytes) as sources, collector:
             refs = (ref for unit in todo for ref in collector.refs_of(unit))
             jobs = (DecodeJob(ref, where) for ref, where in sources.places(refs, opened.roots))
-            side = opened.model.input_side
-            with Pipeline(side, config, jobs, total, session.stop) as pipeline:
-                extractor = extractor_factory(
-                    opened.model, config.device, config.precision, session
-                )
+            model = opened.model
+            with Pipeline(model.input_side, config, jobs, total, session.stop) as pipeline:
+                extractor = extractor_factory(model, config.device, config.precision, session)
                 collector.device = extractor.device
                 started = time.monotonic()
                 for batch in pipeline.embed(extractor):

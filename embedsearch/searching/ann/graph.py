@@ -89,10 +89,8 @@ class NearGraph:
 def _index(base: Vectors, check: Callable[[], None]) -> faiss.IndexIVFScalarQuantizer:
     rows, dim = base.shape
     cells = round(4 * math.sqrt(rows))
-    centers, code = faiss.IndexFlatIP(dim), faiss.ScalarQuantizer.QT_fp16
-    index = faiss.IndexIVFScalarQuantizer(
-        centers, dim, cells, code, faiss.METRIC_INNER_PRODUCT, False
-    )
+    flat, code = faiss.IndexFlatIP(dim), faiss.ScalarQuantizer.QT_fp16
+    index = faiss.IndexIVFScalarQuantizer(flat, dim, cells, code, faiss.METRIC_INNER_PRODUCT, False)
     index.cp.niter, index.cp.seed, index.nprobe = _TRAIN_ROUNDS, _SEED, _CELLS_PROBED
     chosen = np.random.default_rng(_SEED).permutation(rows)[: cells * _TRAIN_ROWS]
     check()

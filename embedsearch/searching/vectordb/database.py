@@ -174,6 +174,4 @@ def patiently(work: Callable[[float], T], is_passing: Callable[[Exception], bool
 
 def vanished(place: DatabaseUrl) -> StorageError:
     """Return the error for a missing collection or table."""
-    return StorageError(
-        f"{place} holds no {place.table}: embedsearch export --to makes it from a store"
-    )
+    return StorageError(f"{place} holds no {place.table}: embedsearch export --to makes it")

@@ -82,18 +82,14 @@ class Milvus:
         self.place = place
         self._error = MilvusException
         if self._is_lite and find_spec("milvus_lite") is None:
-            raise MissingLibrary(
-                f"milvus:///FILE.db needs Milvus Lite: {pip_install('milvus-lite')}"
-            )
+            raise MissingLibrary(f"milvus:///*.db needs Milvus Lite: {pip_install('milvus-lite')}")
         uri = place.name if self._is_lite else f"http://{place.host}"
         token = os.environ.get("MILVUS_TOKEN", "")
         if place.user is not None:
             token = f"{place.user}:{place.password or ''}"
         with self._explained("cannot be reached"):
             self._client: Any = patiently(
-                lambda seconds: MilvusClient(
-                    uri=uri, token=token, timeout=min(seconds, _CONNECT_S)
-                ),
+                lambda left: MilvusClient(uri=uri, token=token, timeout=min(left, _CONNECT_S)),
                 self._is_passing,
             )
             self._is_there = self._client.has_collection(place.table, timeout=_CONNECT_S)
