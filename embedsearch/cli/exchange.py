@@ -59,10 +59,8 @@ def export(
     session = session_with_signals()
     with readable_store(store, session) as path:
         report = export_store(path, out, where=where, session=session)
-    if json:
-        sys.stdout.write(json_line(report.to_dict()) + "\n")
-    else:
-        print(f"{report.rows:,} rows of {report.dim} components in {' and '.join(report.files)}")
+    text = f"{report.rows:,} rows of {report.dim} components in {' and '.join(report.files)}"
+    print(json_line(report.to_dict()) if json else text)
 
 
 def _upload(url: str, store: str | None, replace: bool, json: bool) -> None:

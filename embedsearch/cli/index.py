@@ -63,7 +63,9 @@ def index(
 ) -> int:
     """Sync the store with folders: embed new and changed images, drop deleted ones."""
     session = session_with_signals()
-    _note_workers(config, session)
+    used, _ = config.worker_range(on_gpu=False)
+    if config.workers is not None and used < config.workers:
+        session.notice(f"--workers {config.workers} is more than is useful here: {used} used")
     named = folders or []
     if (unit is not None) + (engine is not None) + watch > 1:
         raise UsageError("--unit, --engine and --watch exclude each other")
@@ -94,12 +96,6 @@ def _sync(
         report = sync(folders, store=store, config=config, session=session, on_progress=on_progress)
     sys.stdout.write(json_line(report.to_dict()) + "\n" if as_json else report_lines(report))
     return 1 if strict and (report.failed or report.scan_failures) else 0
-
-
-def _note_workers(config: IndexConfig, session: Session) -> None:
-    used, _ = config.worker_range(on_gpu=False)
-    if config.workers is not None and used < config.workers:
-        session.notice(f"--workers {config.workers} is more than is useful here: {used} used")
 
 
 def _parsed(unit: str) -> tuple[int, int]:

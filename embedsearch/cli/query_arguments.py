@@ -47,8 +47,7 @@ class QueryArguments:
 
     def __len__(self) -> int:
         """Return the number of queries."""
-        count = len(self.images) + len(self.key) + len(self._listed)
-        return count or min(1, len(self.like))
+        return len(self.images) + len(self.key) + len(self._listed) or min(1, len(self.like))
 
     def queries(self, dim: int) -> Iterator[tuple[str, Query]]:
         """Yield the queries; `dim` is the length of the store's vectors. Raises UsageError."""

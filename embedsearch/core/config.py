@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral
 from typing import Any
 
@@ -114,12 +114,9 @@ class IndexConfig:
 
     def budget(self, before: SearchBudget) -> SearchBudget:
         """Return the budget with the requested values; other values are kept."""
-        return SearchBudget(
-            recall=before.recall if self.recall is None else self.recall,
-            latency_s=before.latency_s if self.latency_s is None else self.latency_s,
-            memory_bytes=before.memory_bytes if self.memory_bytes is None else self.memory_bytes,
-            factory=before.factory if self.ann is None else self.ann,
-        )
+        asked: dict[str, Any] = {"recall": self.recall, "latency_s": self.latency_s}
+        asked |= {"memory_bytes": self.memory_bytes, "factory": self.ann}
+        return replace(before, **{name: v for name, v in asked.items() if v is not None})
 
     def worker_range(self, *, on_gpu: bool) -> tuple[int, int]:
         """Return how many decoding processes to start, and how many at most.

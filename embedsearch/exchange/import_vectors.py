@@ -272,8 +272,7 @@ class _Reader:
         names = _listed(self.paths)
         for start in range(0, rows, _ROWS):
             # Mapped again each time: pages that were read stay in memory as long as the mapping.
-            vectors = open_vectors(self.source)[start : start + _ROWS]
-            block = np.asarray(vectors, dtype=np.float32)
+            block = np.asarray(open_vectors(self.source)[start : start + _ROWS], dtype=np.float32)
             if len(paths := [name for _, name in zip(block, names, strict=False)]) < len(block):
                 raise UsageError(f"{self.paths} names fewer than the {rows} rows")
             yield paths, block

@@ -116,27 +116,19 @@ def _record(snapshot: Snapshot, fields: list[Field]) -> DatabaseRecord:
     )
 
 
+@dataclass(eq=False)
 class _Upload:
     """One upload."""
 
-    def __init__(
-        self,
-        database: VectorDatabase,
-        snapshot: Snapshot,
-        columns: RowColumns,
-        record: DatabaseRecord,
-        session: Session,
-        show: Callable[[Progress], None],
-        started: float,
-    ) -> None:
-        self._database = database
-        self._snapshot = snapshot
-        self._columns = columns
-        self._record = record
-        self._session = session
-        self._show = show
-        self._started = started
-        self._uploaded = self._done = 0
+    _database: VectorDatabase
+    _snapshot: Snapshot
+    _columns: RowColumns
+    _record: DatabaseRecord
+    _session: Session
+    _show: Callable[[Progress], None]
+    _started: float
+    _uploaded: int = 0
+    _done: int = 0
 
     def run(self, replace: bool, left_out: list[str]) -> UploadReport:
         """Compare, send, delete, write the record."""

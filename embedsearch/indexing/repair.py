@@ -57,8 +57,7 @@ def repair(
         manifest = writer.manifest
         assert manifest is not None, "check has read it"
         sound = tuple(record for record in manifest.exact if record.relative not in broken)
-        exact = refresh_exact(writer, replace(manifest, exact=sound))
-        repaired = replace(manifest, exact=exact)
+        repaired = replace(manifest, exact=refresh_exact(writer, replace(manifest, exact=sound)))
         lost = {p.file for p in problems if p.file.startswith("meta/")}
         if manifest.metadata is not None and manifest.metadata.relative in lost:
             repaired = replace(repaired, metadata=None)

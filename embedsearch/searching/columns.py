@@ -122,8 +122,7 @@ class RowColumns:
         """Return the user's columns of rows, by their numbers; {} for a row without any."""
         if self._user is None:
             return [{} for _ in rows]
-        found = user_columns(self._user, np.array(rows, np.int64))
         return [
             {n: v for n, v in row.items() if n != "row" and row["row"] is not None}
-            for row in found.to_pylist()
+            for row in user_columns(self._user, np.array(rows, np.int64)).to_pylist()
         ]

@@ -123,7 +123,7 @@ class OpenGenerations:
         finally:
             with self._lock:
                 opened.users -= 1
-                is_over = not self._is_open or opened is not self._current
+                is_over = not (self._is_open and opened is self._current)
                 is_last = is_over and not opened.users
             if is_last:
                 self._release(opened)

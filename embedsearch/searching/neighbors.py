@@ -93,8 +93,7 @@ class RowSearch:
         if (outside := self.outside) is not None and counted is not None:
             outside = outside & counted
         answers = []
-        found = ann.search(queries, k, share, counted)
-        for query, ordinals in zip(queries, found, strict=True):
+        for query, ordinals in zip(queries, ann.search(queries, k, share, counted), strict=True):
             if outside is not None:
                 near = self._exact(query[None], min(k, int(outside.sum())), outside)[0]
                 ordinals = np.concatenate([ordinals, near.ordinals])

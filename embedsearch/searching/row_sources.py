@@ -106,8 +106,7 @@ class FileRows:
             return
         rows, dim = self._file.vectors.shape
         parts = max(1, min(available_processors(), 2 * rows * dim // _THREAD_BYTES))
-        edges = np.linspace(0, rows, parts + 1).astype(np.int64).tolist()
-        for start, stop in pairwise(edges):
+        for start, stop in pairwise(np.linspace(0, rows, parts + 1).astype(np.int64).tolist()):
             yield partial(self._search, queries, k, mask, start, stop)
 
     def _search(

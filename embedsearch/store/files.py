@@ -128,10 +128,7 @@ def storage_error(store: Path, error: OSError) -> StorageError:
 
 
 def listed(store: Path, folder: str) -> list[str]:
-    """Return the names in a folder of a store, sorted; [] if it is missing.
-
-    Raises StorageError.
-    """
+    """Return the names in a folder of a store, sorted; [] if it is missing. Raises StorageError."""
     try:
         return sorted(os.listdir(store / folder))
     except FileNotFoundError:

@@ -100,8 +100,16 @@ def write_shard(
     store: Path, generation: int, tables: Iterable[pa.Table], schema: pa.Schema
 ) -> ShardRecord:
     """Write rows as one shard. The tables are encoded one by one, into memory."""
-    norms = _SmallestNorm()
-    data, rows, first_row = _encode(map(norms.watch, tables), schema)
+    smallest = 1.0
+
+    def watched(table: pa.Table) -> pa.Table:
+        nonlocal smallest
+        for part in table.to_batches(max_chunksize=ROW_GROUP_ROWS):
+            vectors = vector_array(pa.chunked_array([part.column("vector")])).astype(np.float32)
+            smallest = min(smallest, float(np.linalg.norm(vectors, axis=1).min(initial=1.0)))
+        return table
+
+    data, rows, first_row = _encode(map(watched, tables), schema)
     record = write_new(store, "s", generation, "parquet", [memoryview(data)])
     footer = _footer(memoryview(data))
     pa.default_memory_pool().release_unused()  # else Arrow keeps the memory of the encoding
@@ -111,22 +119,8 @@ def write_shard(
         first_row=first_row,
         footer_bytes=len(footer),
         footer_sha256=hashlib.sha256(footer).hexdigest(),
-        min_norm=norms.smallest,
+        min_norm=smallest,
     )
-
-
-class _SmallestNorm:
-    """Watch tables pass and keep the smallest norm of their float16 vectors."""
-
-    def __init__(self) -> None:
-        self.smallest = 1.0
-
-    def watch(self, table: pa.Table) -> pa.Table:
-        for part in table.to_batches(max_chunksize=ROW_GROUP_ROWS):
-            vectors = vector_array(pa.chunked_array([part.column("vector")])).astype(np.float32)
-            norms = np.linalg.norm(vectors, axis=1)
-            self.smallest = min(self.smallest, float(norms.min(initial=1.0)))
-        return table
 
 
 def write_small(store: Path, kind: str, generation: int, table: pa.Table) -> FileRecord:

@@ -128,14 +128,12 @@ class Snapshot:
 
     def take(self, ordinals: npt.NDArray[np.int64], names: list[str]) -> pa.Table:
         """Return the named columns of the rows at `ordinals`, in their order."""
-        parts: list[pa.Table] = []
-        indices: list[npt.NDArray[np.int64]] = []
-        for shard, in_shard, offsets in self._by_shard(ordinals):
-            parts.append(shard.take(offsets, names))
-            indices.append(in_shard)
+        found = [
+            (shard.take(at, names), indices) for shard, indices, at in self._by_shard(ordinals)
+        ]
         order = np.empty(len(ordinals), dtype=np.int64)
-        order[np.concatenate(indices)] = np.arange(len(ordinals))
-        return pa.concat_tables(parts).take(order)
+        order[np.concatenate([indices for _, indices in found])] = np.arange(len(ordinals))
+        return pa.concat_tables([part for part, _ in found]).take(order)
 
     def images(self, ordinals: npt.NDArray[np.int64]) -> list[StoredImage]:
         """Return the images of the rows at `ordinals`, in their order."""

@@ -49,8 +49,7 @@ def plan_lines(plan: Sequence[StagePlan]) -> str:
     ]
     total = sum(stage.parameters for stage in plan)
     learning = sum(stage.parameters for stage in plan if stage.first_epoch is not None)
-    header = ("stage", "parameters", "learns", "rate")
-    shown = table(header, rows, right=(1,))
+    shown = table(("stage", "parameters", "learns", "rate"), rows, right=(1,))
     return f"{shown}  {learning:,} of {total:,} parameters learn in the end\n"
 
 

@@ -111,8 +111,7 @@ def _strip(row: Sequence[Thumbnail], cells: int, scale: int) -> npt.NDArray[np.u
     pictures = [None if t.pixels is None else _fit(Image.fromarray(t.pixels), side) for t in row]
     height = max((picture.height for picture in pictures if picture is not None), default=0)
     height += -height % (2 * scale)
-    width = (len(row) * (cells + _GAP) - _GAP) * scale
-    strip = Image.new("RGBA", (width, height))
+    strip = Image.new("RGBA", ((len(row) * (cells + _GAP) - _GAP) * scale, height))
     for index, picture in enumerate(pictures):
         if picture is not None:
             left = index * (cells + _GAP) * scale + (side - picture.width) // 2

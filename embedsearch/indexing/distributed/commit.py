@@ -110,13 +110,12 @@ class _Gathered:
 
 
 def _committed(store: Path, manifest: Manifest, opened: UnitPlan) -> CommitReport:
-    counts = {name: int(manifest.run[name]) for name in ("added", "changed", "failed")}
     return CommitReport(
         store=str(store),
         generation=manifest.generation,
         images=manifest.live,
         units=len(opened.units),
-        **counts,
+        **{name: int(manifest.run[name]) for name in ("added", "changed", "failed")},
     )
 
 

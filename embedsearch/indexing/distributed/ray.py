@@ -50,9 +50,8 @@ def index_on_ray(
 ) -> CommitReport | None:
     """Index folders on the cluster that RAY_ADDRESS names, or on Ray on this machine; commit.
 
-    Returns None if nothing had to be embedded. Raises what `plan` and `commit` raise,
-    Interrupted, MissingLibrary, and StorageError for a cluster that fails or is silent for
-    `stall_s` seconds.
+    Returns None if nothing had to be embedded. Raises what `plan` and `commit` raise, Interrupted,
+    MissingLibrary, and StorageError for a cluster that fails or is silent for `stall_s` seconds.
     """
     if find_spec("ray") is None:
         raise MissingLibrary(f"engine ray needs Ray: {pip_install('ray')}")

@@ -145,8 +145,7 @@ class _Embedder:
         if not refs:
             return []
         pixels = np.concatenate([batch.pixels for batch in batches])
-        starts = range(0, len(refs), self._batch)
-        cuts = [slice(start, start + self._batch) for start in starts]
+        cuts = [slice(start, start + self._batch) for start in range(0, len(refs), self._batch)]
         return [ImageBatch(refs[cut], facts[cut], pixels[cut]) for cut in cuts]
 
 
