@@ -70,8 +70,7 @@ def _print_groups(report: DuplicateReport, form: str) -> None:
     from embedsearch.cli.output.groups import group_csv, group_lines
     from embedsearch.cli.output.text import json_lines
 
-    numbered = enumerate(report.groups, start=1)
-    rows = [row for number, group in numbered for row in group.rows(number)]
+    rows = [row for n, group in enumerate(report.groups, start=1) for row in group.rows(n)]
     shown = {"json": json_lines, "csv": group_csv, "table": group_lines}[form]
     sys.stdout.write(shown(rows))
 
@@ -137,8 +136,7 @@ def outliers(
     from embedsearch.cli.output.text import json_lines
     from embedsearch.curation.clusters import outliers as find
 
-    session = session_with_signals()
-    rows = [odd.to_dict() for odd in find(store, count, where=where, session=session)]
+    rows = [o.to_dict() for o in find(store, count, where=where, session=session_with_signals())]
     sys.stdout.write(json_lines(rows) if json else outlier_lines(rows))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ def merge_shards(
     written = []
     while live > 0:
         groups = max(1, rows_per_shard(dim) // ROW_GROUP_ROWS)
-        record = write_shard(store, generation, _first(tables, groups), schema)
+        record = write_shard(store, generation, islice(tables, groups), schema)
         live -= record.rows
         written.append(record)
     gone = [dead[s.record.name] for s in rewritten]
@@ -143,10 +144,3 @@ def _chunks(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
             rest, waiting = [joined.slice(rows)], waiting - rows
     if waiting:
         yield pa.concat_tables(rest)
-
-
-def _first(tables: Iterator[pa.Table], count: int) -> Iterator[pa.Table]:
-    for _ in range(count):
-        if (table := next(tables, None)) is None:
-            return
-        yield table

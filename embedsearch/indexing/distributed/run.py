@@ -28,9 +28,19 @@ from embedsearch.indexing.job import listed_folders, requested_model
 from embedsearch.indexing.pipeline import Embedded, Pipeline
 from embedsearch.indexing.scope import Sources, resolve_scope
 from embedsearch.network.runtime import load_stream_extractor
-from embedsearch.store import units
 from embedsearch.store.locate import locate_store
 from embedsearch.store.shards import batch_table, row_schema, write_shard
+from embedsearch.store.units import (
+    UNITS_NAME,
+    Unit,
+    UnitPlan,
+    UnitRecord,
+    missing_units,
+    read_plan,
+    read_refs,
+    write_failures,
+    write_record,
+)
 
 PLAN_WAIT_S = 3600.0  # for the process that makes the plan, as all of them start at once
 
@@ -81,14 +91,14 @@ def open_or_make_plan(
     shares: int,
     config: IndexConfig,
     session: Session,
-) -> units.UnitPlan | None:
+) -> UnitPlan | None:
     """Return the open plan, or a new one; None if nothing must be embedded.
 
     Raises what `plan` raises, and UsageError if the open one does not cover the folders.
     """
     check_shareable(config)
     listed = listed_folders(folders)
-    if (opened := units.read_plan(store)) is None:
+    if (opened := read_plan(store)) is None:
         waits = replace(config, wait_s=config.wait_s or PLAN_WAIT_S)
         try:
             return plan(listed, store=store, shares=shares, config=waits, session=session)
@@ -122,7 +132,7 @@ def run_units(
     store = locate_store(store)
     opened = open_plan(store)
     check_same(opened, config, session)
-    todo = units.missing_units(store, opened, [opened.units[number] for number in numbers])
+    todo = missing_units(store, opened, [opened.units[number] for number in numbers])
     collector = _UnitCollector(store, opened)
     total = sum(unit.images for unit in todo)
     if todo:
@@ -150,7 +160,7 @@ def run_units(
     return UnitsReport(
         store=str(store),
         units=len(opened.units),
-        missing=len(units.missing_units(store, opened, opened.units)),
+        missing=len(missing_units(store, opened, opened.units)),
         ran=collector.finished,
         images=collector.images,
         failed=collector.failed,
@@ -158,14 +168,14 @@ def run_units(
     )
 
 
-def open_plan(store: Path) -> units.UnitPlan:
+def open_plan(store: Path) -> UnitPlan:
     """Return the open plan. Raises UsageError if there is none."""
-    if (opened := units.read_plan(store)) is None:
+    if (opened := read_plan(store)) is None:
         raise UsageError(f"{store} has no open plan: embedsearch index FOLDER --unit 0/4 makes one")
     return opened
 
 
-def check_same(opened: units.UnitPlan, config: IndexConfig, session: Session) -> None:
+def check_same(opened: UnitPlan, config: IndexConfig, session: Session) -> None:
     """Raise unless a config agrees with the plan in its model and limits."""
     own = opened.model
     if (requested := requested_model(config, own, session)).fingerprint != own.fingerprint:
@@ -182,7 +192,7 @@ def check_same(opened: units.UnitPlan, config: IndexConfig, session: Session) ->
 class _OpenUnit:
     """A unit that is being worked on."""
 
-    unit: units.Unit
+    unit: Unit
     refs: list[tuple[ImageRef, int]]
     left: int
     tables: list[pa.Table] = field(default_factory=list)
@@ -192,7 +202,7 @@ class _OpenUnit:
 class _UnitCollector:
     """Sorts the output of the pipeline by unit, and writes finished units in the background."""
 
-    def __init__(self, store: Path, opened: units.UnitPlan) -> None:
+    def __init__(self, store: Path, opened: UnitPlan) -> None:
         self._store = store
         self._plan = opened
         self._open: dict[int, _OpenUnit] = {}
@@ -210,9 +220,9 @@ class _UnitCollector:
         if kind is None:
             self._wait(0)
 
-    def refs_of(self, unit: units.Unit) -> Iterator[ImageRef]:
+    def refs_of(self, unit: Unit) -> Iterator[ImageRef]:
         """Open a unit and return its refs."""
-        refs = units.read_refs(self._store, unit)
+        refs = read_refs(self._store, unit)
         opened = self._open[unit.number] = _OpenUnit(unit, refs, len(refs))
         self._unit_of.update(((ref.root, ref.key), opened) for ref, _ in refs)
         return (ref for ref, _ in refs)
@@ -248,8 +258,8 @@ class _UnitCollector:
 
 def finish_unit(
     store: Path,
-    opened: units.UnitPlan,
-    unit: units.Unit,
+    opened: UnitPlan,
+    unit: Unit,
     refs: Iterable[tuple[ImageRef, int]],
     tables: Iterable[pa.Table],
     failures: list[Failure],
@@ -271,9 +281,9 @@ def finish_unit(
     shard = None
     if row > unit.first_row:
         schema = row_schema(opened.model.dim)
-        shard = write_shard(store / units.UNITS_NAME, opened.base + 1, numbered, schema)
-    listed = units.write_failures(store, unit.number, failures) if failures else None
-    units.write_record(store, opened, units.UnitRecord(unit.number, shard, listed, replaced))
+        shard = write_shard(store / UNITS_NAME, opened.base + 1, numbered, schema)
+    listed = write_failures(store, unit.number, failures) if failures else None
+    write_record(store, opened, UnitRecord(unit.number, shard, listed, replaced))
 
 
 def _selected(images: EmbeddingBatch, positions: list[int]) -> EmbeddingBatch:

@@ -183,8 +183,7 @@ def use_one_thread() -> None:
 def search_rows(vectors: Vectors, queries: Queries, k: int, mask: Mask | None) -> list[Candidates]:
     """Return up to k candidates per query among float16 (n, D), without a FAISS file."""
     if not len(positions := np.arange(len(vectors)) if mask is None else np.flatnonzero(mask)):
-        nothing = Candidates(positions, np.empty(0, dtype=np.float32))
-        return [nothing for _ in queries]
+        return [Candidates(positions, np.empty(0, dtype=np.float32))] * len(queries)
     products = queries @ vectors[positions].astype(np.float32).T
     found = []
     for row in products:

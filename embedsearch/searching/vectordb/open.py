@@ -23,13 +23,12 @@ def database_url(url: str) -> DatabaseUrl:
             "or postgresql://[USER[:PASSWORD]@]HOST[:PORT]/DATABASE"
         )
     name = unquote(parts.path.lstrip("/") if parts.netloc else parts.path)
-    is_milvus = parts.scheme == "milvus"
     return DatabaseUrl(
         url=url,
         scheme=parts.scheme,
         host=parts.netloc.rpartition("@")[2],
         name=name,
-        table=name if is_milvus and parts.netloc and name else NAME,
+        table=name if parts.scheme == "milvus" and parts.netloc and name else NAME,
         user=parts.username and unquote(parts.username),
         password=parts.password and unquote(parts.password),
     )
