@@ -91,8 +91,7 @@ def size(text: str) -> int:
 
 _STORE_DEFAULT = "[default: EMBEDSEARCH_STORE, else the nearest .embedsearch]"
 StoreOption = Annotated[
-    str | None,
-    typer.Option("--store", help=f"The store's folder, or its URL.  {_STORE_DEFAULT}"),
+    str | None, typer.Option("--store", help=f"The store's folder, or its URL.  {_STORE_DEFAULT}")
 ]
 WrittenStoreOption = Annotated[
     str | None, typer.Option("--store", help=f"The store's folder.  {_STORE_DEFAULT}")
@@ -120,9 +119,7 @@ VerboseOption = Annotated[
     bool,
     typer.Option("--verbose", "-v", callback=show_tracebacks, help="Show tracebacks of errors."),
 ]
-WaitOption = Annotated[
-    float, typer.Option("--wait", help="Seconds to wait for another writer of the store.")
-]
+WaitOption = Annotated[float, typer.Option("--wait", help="Seconds to wait for another writer.")]
 
 
 @app.callback()

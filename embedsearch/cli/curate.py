@@ -32,8 +32,7 @@ def duplicates(
         str | None, typer.Argument(help="Only images in this folder.  [default: all]")
     ] = None,
     against: Annotated[
-        str | None,
-        typer.Option(metavar="FOLDER", help="Only copies of images in this folder."),
+        str | None, typer.Option(metavar="FOLDER", help="Only copies of images in this folder.")
     ] = None,
     store: StoreOption = None,
     json: JsonOption = False,
@@ -51,8 +50,7 @@ def duplicates(
 
     if json and csv:
         raise UsageError("--json and --csv exclude each other")
-    session = session_with_signals()
-    report = find(store, folder, against=against, config=config, session=session)
+    report = find(store, folder, against=against, config=config, session=session_with_signals())
     _print_groups(report, "json" if json else "csv" if csv else "table")
     if script is not None:
         write_script(script, report.groups)
@@ -70,14 +68,11 @@ def duplicates(
 
 def _print_groups(report: DuplicateReport, form: str) -> None:
     from embedsearch.cli.output.groups import group_csv, group_lines
-    from embedsearch.cli.output.text import json_line
+    from embedsearch.cli.output.text import json_lines
 
-    numbered = enumerate(report.groups, start=1)
-    rows = [row for number, group in numbered for row in group.rows(number)]
-    if form == "json":
-        sys.stdout.writelines(json_line(row) + "\n" for row in rows)
-    else:
-        sys.stdout.write(group_csv(rows) if form == "csv" else group_lines(rows))
+    rows = [row for n, group in enumerate(report.groups, start=1) for row in group.rows(n)]
+    shown = {"json": json_lines, "csv": group_csv, "table": group_lines}[form]
+    sys.stdout.write(shown(rows))
 
 
 def _write_page(path: Path, report: DuplicateReport, message: str) -> None:
@@ -92,8 +87,7 @@ def _write_page(path: Path, report: DuplicateReport, message: str) -> None:
         left -= len(rows)
         if len(rows) > 1:  # a single picture shows no copy
             kept.append((number, rows))
-    shown = sum(len(rows) for _, rows in kept)
-    if shown < report.copies + len(report.groups):
+    if (shown := sum(len(rows) for _, rows in kept)) < report.copies + len(report.groups):
         notice(f"the page is cut after {shown:,} pictures")
     with ThumbnailReader(THUMBNAIL_SIDE) as pictures:
         jpegs = pictures.jpegs(row["path"] for _, rows in kept for row in rows)
@@ -123,16 +117,11 @@ def clusters(
 ) -> None:
     """Group similar pictures, with the most typical of each group; --json lists all members."""
     from embedsearch.cli.output.groups import cluster_lines
-    from embedsearch.cli.output.text import json_line
+    from embedsearch.cli.output.text import json_lines
     from embedsearch.curation.clusters import clusters as find
 
-    rows = [
-        cluster.to_dict() for cluster in find(store, k, where=where, session=session_with_signals())
-    ]
-    if json:
-        sys.stdout.writelines(json_line(row) + "\n" for row in rows)
-    else:
-        sys.stdout.write(cluster_lines(rows))
+    rows = [c.to_dict() for c in find(store, k, where=where, session=session_with_signals())]
+    sys.stdout.write(json_lines(rows) if json else cluster_lines(rows))
 
 
 def outliers(
@@ -144,15 +133,11 @@ def outliers(
 ) -> None:
     """List the pictures that are least like all others, by their ten nearest neighbors."""
     from embedsearch.cli.output.groups import outlier_lines
-    from embedsearch.cli.output.text import json_line
+    from embedsearch.cli.output.text import json_lines
     from embedsearch.curation.clusters import outliers as find
 
-    session = session_with_signals()
-    rows = [odd.to_dict() for odd in find(store, count, where=where, session=session)]
-    if json:
-        sys.stdout.writelines(json_line(row) + "\n" for row in rows)
-    else:
-        sys.stdout.write(outlier_lines(rows))
+    rows = [o.to_dict() for o in find(store, count, where=where, session=session_with_signals())]
+    sys.stdout.write(json_lines(rows) if json else outlier_lines(rows))
 
 
 def map_(

@@ -24,20 +24,8 @@ from embedsearch.cli.stores import check, failures, info, models, repair
 from embedsearch.core.errors import EmbedSearchError
 
 # In the order of --help.
-for command in (
-    index,
-    commit,
-    query,
-    info,
-    check,
-    repair,
-    failures,
-    models,
-    bench,
-    evaluate,
-    train,
-):
-    app.command()(command)
+for each in (index, commit, query, info, check, repair, failures, models, bench, evaluate, train):
+    app.command()(each)
 app.command()(export)
 app.command("import")(import_)
 app.command()(pull)

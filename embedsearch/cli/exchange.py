@@ -59,10 +59,8 @@ def export(
     session = session_with_signals()
     with readable_store(store, session) as path:
         report = export_store(path, out, where=where, session=session)
-    if json:
-        sys.stdout.write(json_line(report.to_dict()) + "\n")
-    else:
-        print(f"{report.rows:,} rows of {report.dim} components in {' and '.join(report.files)}")
+    text = f"{report.rows:,} rows of {report.dim} components in {' and '.join(report.files)}"
+    print(json_line(report.to_dict()) if json else text)
 
 
 def _upload(url: str, store: str | None, replace: bool, json: bool) -> None:
@@ -136,8 +134,6 @@ def pull(
     from embedsearch.cli.output.text import json_line, pull_lines
     from embedsearch.exchange.pull import pull as fetch
 
-    with ProgressDisplay(notice, unit="MB") as on_progress:
-        report = fetch(
-            url, folder, wait_s=wait, session=session_with_signals(), on_progress=on_progress
-        )
+    with ProgressDisplay(notice, unit="MB") as show:
+        report = fetch(url, folder, wait_s=wait, session=session_with_signals(), on_progress=show)
     sys.stdout.write(json_line(report.to_dict()) + "\n" if json else pull_lines(report))

@@ -63,7 +63,9 @@ def index(
 ) -> int:
     """Sync the store with folders: embed new and changed images, drop deleted ones."""
     session = session_with_signals()
-    _note_workers(config, session)
+    used, _ = config.worker_range(on_gpu=False)
+    if config.workers is not None and used < config.workers:
+        session.notice(f"--workers {config.workers} is more than is useful here: {used} used")
     named = folders or []
     if (unit is not None) + (engine is not None) + watch > 1:
         raise UsageError("--unit, --engine and --watch exclude each other")
@@ -96,16 +98,9 @@ def _sync(
     return 1 if strict and (report.failed or report.scan_failures) else 0
 
 
-def _note_workers(config: IndexConfig, session: Session) -> None:
-    used, _ = config.worker_range(on_gpu=False)
-    if config.workers is not None and used < config.workers:
-        session.notice(f"--workers {config.workers} is more than is useful here: {used} used")
-
-
 def _parsed(unit: str) -> tuple[int, int]:
     """Return the numbers of `17/64`. Raises UsageError."""
-    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", unit.strip())
-    if match is None:
+    if (match := re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", unit.strip())) is None:
         raise UsageError(f"--unit must be a share such as 17/64, not {unit!r}")
     return int(match[1]), int(match[2])
 
@@ -151,10 +146,8 @@ def _on_engine(
     from embedsearch.indexing.distributed.ray import index_on_ray
 
     path = locate_store(store, create=bool(folders) or config.files is not None)
-    with ProgressDisplay(notice) as on_progress:
-        report = index_on_ray(
-            folders, store=path, config=config, session=session, on_progress=on_progress
-        )
+    with ProgressDisplay(notice) as show:
+        report = index_on_ray(folders, store=path, config=config, session=session, on_progress=show)
     if as_json:
         sys.stdout.write(json_line({} if report is None else report.to_dict()) + "\n")
     elif report is None:
@@ -166,9 +159,7 @@ def _on_engine(
 
 def commit(
     store: WrittenStoreOption = None,
-    drop: Annotated[
-        bool, typer.Option("--drop", help="Discard the plan and its finished units.")
-    ] = False,
+    drop: Annotated[bool, typer.Option("--drop", help="Discard the plan and its units.")] = False,
     wait: WaitOption = IndexConfig.wait_s,
     json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -201,7 +192,7 @@ def _watch(
 
     is_first = True
 
-    def on_report(report: IndexReport) -> None:
+    def show(report: IndexReport) -> None:
         nonlocal is_first
         if as_json:
             sys.stdout.write(json_line(report.to_dict()) + "\n")
@@ -213,12 +204,5 @@ def _watch(
         is_first = False
         sys.stdout.flush()
 
-    watch(
-        folders,
-        store=store,
-        config=config,
-        quiet_s=quiet_s,
-        session=session,
-        on_report=on_report,
-    )
+    watch(folders, store=store, config=config, quiet_s=quiet_s, session=session, on_report=show)
     raise AssertionError("a watch ends by an exception")

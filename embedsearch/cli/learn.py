@@ -45,7 +45,7 @@ def evaluate(
     """Measure how well models find related pictures, on labeled pictures."""
     from embedsearch.cli.output.learning_text import evaluation_lines
     from embedsearch.cli.output.progress import ProgressDisplay
-    from embedsearch.cli.output.text import json_line
+    from embedsearch.cli.output.text import json_lines
     from embedsearch.learning.evaluate import evaluate as measured
 
     with ProgressDisplay(notice) as on_progress:
@@ -59,19 +59,14 @@ def evaluate(
             session=session_with_signals(),
             on_progress=on_progress,
         )
-    if json:
-        sys.stdout.writelines(json_line(result.to_dict()) + "\n" for result in results)
-    else:
-        sys.stdout.write(evaluation_lines(results))
+    rows = (result.to_dict() for result in results)
+    sys.stdout.write(json_lines(rows) if json else evaluation_lines(results))
     if sheet is not None:
-        worst = results[-1].worst
-        write_rows(
-            sheet,
-            [
-                SheetRow(w.path, f"AP {w.average_precision:.3f}", w.path, w.hits[:SHEET_HITS])
-                for w in worst
-            ],
-        )
+        worst = [
+            SheetRow(w.path, f"AP {w.average_precision:.3f}", w.path, w.hits[:SHEET_HITS])
+            for w in results[-1].worst
+        ]
+        write_rows(sheet, worst)
 
 
 @with_config(TrainConfig, TRAIN)
@@ -81,9 +76,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Where to write the model, a .safetensors file.")],
     weights: Annotated[
         str,
-        typer.Option(
-            help="model: start from its weights; none: random weights, only its architecture."
-        ),
+        typer.Option(help="model: start from its weights; none: from random ones."),
     ] = "model",
     targets: Annotated[
         Path | None, typer.Option(help="CSV of path and targets, instead of class folders.")

@@ -11,10 +11,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 import typer
 
 from embedsearch.cli.app import seconds, size
-from embedsearch.core.config import (
-    FREEZABLE,
-    LOSSES,
-)
+from embedsearch.core.config import FREEZABLE, LOSSES
 from embedsearch.core.options import configured
 
 R = TypeVar("R")
@@ -36,12 +33,8 @@ INDEX = {
     "max_pixels": Option(help="Refuse pictures of more pixels."),
     "max_bytes": Option(help="Refuse files of more bytes."),
     "allow_truncated": Option("--allow-truncated", help="Accept truncated pictures."),
-    "metadata": Option(
-        metavar="FILE", help="CSV, JSON lines or Parquet: add columns, by path or name."
-    ),
-    "sidecars": Option(
-        "--sidecars", help="Add columns from photo.jpg.json and photo.txt next to pictures."
-    ),
+    "metadata": Option(metavar="FILE", help="CSV, JSONL or Parquet: add columns, by path or name."),
+    "sidecars": Option("--sidecars", help="Add columns from photo.jpg.json and photo.txt."),
     "recall": Option(help="Share of the true 10 nearest that queries must find.  [0.98]"),
     "latency_s": Option(
         "--latency", parser=seconds, metavar="TIME", help="Maximum time of a query.  [10ms]"
@@ -53,7 +46,7 @@ INDEX = {
     "rebuild": Option("--rebuild", help="Re-embed everything; required to change the model."),
     "allow_empty": Option("--allow-empty", help="Accept that a folder vanished or is empty."),
     "dry_run": Option("--dry-run", help="Only report what would be done."),
-    "wait_s": Option("--wait", help="Seconds to wait for another writer of the store."),
+    "wait_s": Option("--wait", help="Seconds to wait for another writer."),
 }
 SEARCH = {
     "k": Option("-k", "--k", min=1, help="Neighbors per query."),

@@ -48,13 +48,10 @@ class HitsOutput:
     thumbnails: bool = False
 
     def __post_init__(self) -> None:
-        chosen = self.json + self.paths + self.csv + (self.out is not None)
-        if chosen > 1:
+        if (chosen := self.json + self.paths + self.csv + (self.out is not None)) > 1:
             raise UsageError("--json, --paths, --csv and --out exclude each other")
         if self.thumbnails and chosen:
-            raise UsageError(
-                "--thumbnails needs the table: leave out --json, --paths, --csv and --out"
-            )
+            raise UsageError("--thumbnails needs the table: no --json, --paths, --csv or --out")
 
     @property
     def keeps(self) -> bool:
@@ -88,9 +85,13 @@ def query(
             raise NothingIndexed("the store holds no image; embedsearch failures may say why")
         named, queries = tee(asked.queries(searcher.manifest.model.dim))
         found = searcher.answers((query for _, query in queries), config=config)
-        names = (name for name, _ in named)
-        answers = _Answers(zip(names, found, strict=True), output.keeps)
-        _show(answers, output, len(asked), session)
+        answers = _Answers(zip((name for name, _ in named), found, strict=True), output.keeps)
+        if output.out is not None:
+            _write(answers, output.out, len(asked), session)
+        elif output.json or output.csv or output.paths:
+            _print(answers, "json" if output.json else "csv" if output.csv else "paths")
+        else:
+            _show_tables(answers, output.thumbnails)
         location = str(searcher.store)
     if output.sheet is not None and answers.pictured:
         write_rows(output.sheet, answers.pictured)
@@ -120,26 +121,16 @@ class _Answers:
             yield row
 
 
-def _show(answers: _Answers, output: HitsOutput, total: int, session: Session) -> None:
-    """Output the hits as they come."""
-    if output.out is not None:
-        _write(answers, output.out, total, session)
-    elif output.json or output.csv or output.paths:
-        _print(answers, "json" if output.json else "csv" if output.csv else "paths")
-    else:
-        _show_tables(answers, output.thumbnails)
-
-
 def _print(answers: _Answers, form: str) -> None:
     """Print the hits for programs."""
-    from embedsearch.cli.output.text import HIT_COLUMNS, csv_lines, hit_values, json_line
+    from embedsearch.cli.output.text import HIT_COLUMNS, csv_lines, hit_values, json_lines
 
     if form == "csv":
         sys.stdout.write(",".join(HIT_COLUMNS) + "\n")
     for answer in answers:
         rows = [hit_values(answer.name, hit) for hit in answer.hits]
         if form == "json":
-            sys.stdout.writelines(json_line(row) + "\n" for row in rows)
+            sys.stdout.write(json_lines(rows))
         elif form == "csv":
             sys.stdout.write(csv_lines(rows))
         else:
@@ -154,9 +145,7 @@ def _show_tables(answers: _Answers, thumbnails: bool) -> None:
 
     host = None
     if _is_smart_terminal():
-        from socket import (
-            gethostname,
-        )  # as in `ls --hyperlink`: over ssh, the path is on another machine
+        from socket import gethostname  # as `ls --hyperlink`: over ssh, the path is elsewhere
 
         host = gethostname()
     with ExitStack() as opened:

@@ -47,8 +47,7 @@ class QueryArguments:
 
     def __len__(self) -> int:
         """Return the number of queries."""
-        count = len(self.images) + len(self.key) + len(self._listed)
-        return count or min(1, len(self.like))
+        return len(self.images) + len(self.key) + len(self._listed) or min(1, len(self.like))
 
     def queries(self, dim: int) -> Iterator[tuple[str, Query]]:
         """Yield the queries; `dim` is the length of the store's vectors. Raises UsageError."""
@@ -87,16 +86,14 @@ class QueryArguments:
         """Yield the vectors of the file, float32 (dim,), scaled to length 1."""
         import numpy as np
 
-        rows = self._listed
-        if rows.shape[1] != dim:
+        if (rows := self._listed).shape[1] != dim:
             raise UsageError(
                 f"{self.source} has {rows.shape[1]} components per row, but the store has {dim}"
             )
         for start in range(0, len(rows), _ROWS):
             chunk = np.asarray(rows[start : start + _ROWS], np.float32)
             lengths = np.linalg.norm(chunk, axis=1, keepdims=True)
-            bad = np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))
-            if len(bad):
+            if len(bad := np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))):
                 raise UsageError(f"row {start + bad[0]} of {self.source} is zero or not finite")
             for number, unit in enumerate(chunk / lengths, start=start):
                 yield f"{self.source}:{number}", unit
@@ -136,7 +133,6 @@ class QueryArguments:
 def _image_of(name: str) -> str | bytes:
     if name != STDIN:
         return name
-    data = sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)
-    if len(data) > MAX_STDIN_BYTES:
+    if len(data := sys.stdin.buffer.read(MAX_STDIN_BYTES + 1)) > MAX_STDIN_BYTES:
         raise UsageError(f"stdin holds more than {MAX_STDIN_BYTES >> 20} MB")
     return data

@@ -20,9 +20,7 @@ from embedsearch.core.errors import MissingLibrary, UsageError, WeightsUnavailab
 from embedsearch.core.install import pip_install
 from embedsearch.core.session import Session
 
-HostOption = Annotated[
-    str, typer.Option(help="Address to listen on; all but this machine need a token.")
-]
+HostOption = Annotated[str, typer.Option(help="Address to listen on; any other needs a token.")]
 TokenOption = Annotated[
     str | None, typer.Option(help="Token that clients must send; auto generates one and prints it.")
 ]
@@ -80,8 +78,7 @@ def serve(
             searcher.warm_up()
         except (MissingLibrary, WeightsUnavailable) as error:
             notice(f"searching by image is unavailable, keys and vectors still work: {error}")
-        address = server.address(listening, access)
-        notice(f"{len(searcher)} images at {address}; Ctrl-C ends")
+        notice(f"{len(searcher)} images at {server.address(listening, access)}; Ctrl-C ends")
         server.serve(create_app(searcher, access), listening, ServerLimits(), log=verbose)
 
 
@@ -97,9 +94,7 @@ def mcp(
         list[Path] | None,
         typer.Option(help="A folder of images that agents may search with. Repeatable."),
     ] = None,
-    http: Annotated[
-        bool, typer.Option("--http", help="Serve over HTTP, at /mcp, instead of stdin.")
-    ] = False,
+    http: Annotated[bool, typer.Option("--http", help="Serve HTTP, at /mcp, not stdin.")] = False,
     host: HostOption = HOST,
     port: PortOption = PORT,
     token: TokenOption = None,

@@ -80,8 +80,7 @@ def _section(row: SheetRow, jpegs: Iterator[bytes | None]) -> Section:
     from embedsearch.cli.output.page import Figure, Section
 
     path = row.picture if isinstance(row.picture, str) and row.picture else None
-    name = os.path.basename(row.name)
-    figures = [Figure(next(jpegs), name, (row.title,), path, is_query=True)]
+    figures = [Figure(next(jpegs), os.path.basename(row.name), (row.title,), path, is_query=True)]
     figures += [_figure(hit, jpegs) for hit in row.hits]
     count = len(row.hits)
     return Section(row.name, f"{count} image{'' if count == 1 else 's'}", figures)

@@ -29,14 +29,13 @@ def info(
     verbose: VerboseOption = False,
 ) -> None:
     """Show what the store holds: images, model, sizes, generation."""
-    from embedsearch.cli.output.text import generation_lines, info_lines, json_line
+    from embedsearch.cli.output.text import generation_lines, info_lines, json_line, json_lines
     from embedsearch.store import info as facts
 
     session = Session(notice=notice)
     if generations:
         rows = [item.to_dict() for item in facts.generations(store, session=session)]
-        lines = [json_line(row) + "\n" for row in rows] if json else [generation_lines(rows)]
-        sys.stdout.writelines(lines)
+        sys.stdout.write(json_lines(rows) if json else generation_lines(rows))
         return
     found = facts.info(store, session=session).to_dict()
     sys.stdout.write(json_line(found) + "\n" if json else info_lines(found))
@@ -81,12 +80,12 @@ def failures(
     store: StoreOption = None, json: JsonOption = False, verbose: VerboseOption = False
 ) -> None:
     """List the files that could not be indexed, with stage and reason."""
-    from embedsearch.cli.output.text import failure_values, json_line, table
+    from embedsearch.cli.output.text import failure_values, json_lines, table
     from embedsearch.store.info import failures as listed
 
     rows = [failure_values(*item) for item in listed(store, session=Session(notice=notice))]
     if json:
-        sys.stdout.writelines(json_line(row) + "\n" for row in rows)
+        sys.stdout.write(json_lines(rows))
     elif rows:
         names = ("stage", "reason", "path", "detail")
         sys.stdout.write(table(names, [[row[name] for name in names] for row in rows]))
@@ -96,11 +95,8 @@ def failures(
 
 def models(json: JsonOption = False, verbose: VerboseOption = False) -> None:
     """List the models for --model, with dims, size, license, and which are downloaded."""
-    from embedsearch.cli.output.text import json_line, model_lines
+    from embedsearch.cli.output.text import json_lines, model_lines
     from embedsearch.network.weights import models as catalog
 
     entries = [entry.to_dict() for entry in catalog()]
-    if json:
-        sys.stdout.writelines(json_line(entry) + "\n" for entry in entries)
-    else:
-        sys.stdout.write(model_lines(entries))
+    sys.stdout.write(json_lines(entries) if json else model_lines(entries))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral
 from typing import Any
 
@@ -40,9 +40,7 @@ class DecodeLimits:
 
     def __post_init__(self) -> None:
         if self.max_pixels < 1 or self.max_bytes < 1:
-            raise UsageError(
-                "max_pixels and max_bytes must be at least 1", "max_pixels", "max_bytes"
-            )
+            raise UsageError("max_pixels and max_bytes must be above 0", "max_pixels", "max_bytes")
         if self.image_timeout_s <= 0:
             raise UsageError("image_timeout_s must be above 0 seconds", "image_timeout_s")
 
@@ -111,19 +109,14 @@ class IndexConfig:
                 "files names some images, rebuild embeds all: give one of them", "files", "rebuild"
             )
         if self.metadata is not None and self.sidecars:
-            raise UsageError(
-                "metadata and sidecars exclude each other: index twice", "metadata", "sidecars"
-            )
+            raise UsageError("metadata and sidecars exclude each other", "metadata", "sidecars")
         self.budget(SearchBudget())
 
     def budget(self, before: SearchBudget) -> SearchBudget:
         """Return the budget with the requested values; other values are kept."""
-        return SearchBudget(
-            recall=before.recall if self.recall is None else self.recall,
-            latency_s=before.latency_s if self.latency_s is None else self.latency_s,
-            memory_bytes=before.memory_bytes if self.memory_bytes is None else self.memory_bytes,
-            factory=before.factory if self.ann is None else self.ann,
-        )
+        asked: dict[str, Any] = {"recall": self.recall, "latency_s": self.latency_s}
+        asked |= {"memory_bytes": self.memory_bytes, "factory": self.ann}
+        return replace(before, **{name: v for name, v in asked.items() if v is not None})
 
     def worker_range(self, *, on_gpu: bool) -> tuple[int, int]:
         """Return how many decoding processes to start, and how many at most.
@@ -132,9 +125,8 @@ class IndexConfig:
         processor, since the GPU is nearly always faster; without a GPU a run starts with one and
         adds more while the network waits for pictures.
         """
-        processors = available_processors()
         if self.workers is not None:
-            requested = min(self.workers, max(2 * processors, 2))
+            requested = min(self.workers, max(2 * available_processors(), 2))
             return requested, requested
         limit = max_workers()
         return (limit if on_gpu else 1), limit
@@ -203,9 +195,7 @@ class TrainConfig:
         check_device(self.device)
         check_precision(self.precision)
         if self.precision == "int8":
-            raise UsageError(
-                "precision=int8 is only for embedding: train with another one", "precision"
-            )
+            raise UsageError("precision=int8 is only for embedding: use another one", "precision")
         _check_side(self.input_side)
         if self.epochs < 1 or self.batch < 2:
             raise UsageError("epochs must be at least 1 and batch at least 2", "epochs", "batch")
@@ -264,9 +254,7 @@ class DuplicateConfig:
     # Minimum correlation of two signatures. Copies scaled to a third, or compressed to a fifth,
     # have 0.998 and more, other pictures of the same thing 0.99 and less.
     threshold: float = 0.995
-    similar: float | None = (
-        None  # compare embeddings instead, with this minimum cosine: look-alikes
-    )
+    similar: float | None = None  # compare embeddings instead, with this minimum cosine
     flips: bool = False  # also mirrored copies
     rotations: bool = False  # also copies turned by 90, 180 or 270 degrees
     crops: bool = False  # also crops of at least four fifths of each side
@@ -279,15 +267,11 @@ class DuplicateConfig:
         if self.similar is not None and not 0.0 < self.similar <= 1.0:
             raise UsageError("similar must be a cosine above 0 and at most 1", "similar")
         if self.similar is not None and (self.flips or self.rotations or self.crops):
-            raise UsageError(
-                "similar compares embeddings, which do not see flips and crops", "similar"
-            )
+            raise UsageError("similar compares embeddings, which see no flips and crops", "similar")
         for wish in self.keep:
             name, is_named, value = wish.partition("=")
             if name + is_named not in KEEP_WISHES or (is_named and not value):
-                raise UsageError(
-                    f"keep must be one of {', '.join(KEEP_WISHES)}…, not {wish!r}", "keep"
-                )
+                raise UsageError(f"keep is one of {', '.join(KEEP_WISHES)}…, not {wish!r}", "keep")
 
     @property
     def least(self) -> float:

@@ -21,19 +21,13 @@ class EmbedSearchError(Exception):
 class NothingIndexed(EmbedSearchError):
     """The run finished, but the store holds no image."""
 
-    exit_code = 1
-
 
 class UnitsMissing(EmbedSearchError):
     """Units of a plan are not done yet; nothing was committed."""
 
-    exit_code = 1
-
 
 class UnreadableImage(EmbedSearchError):
     """An image given to `query` could not be decoded; `reason` is one of `records.Reason`."""
-
-    exit_code = 1
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(message)
@@ -42,8 +36,6 @@ class UnreadableImage(EmbedSearchError):
 
 class TrainingFailed(EmbedSearchError):
     """Training cannot continue, or made the model worse; no file was written or replaced."""
-
-    exit_code = 1
 
 
 class UsageError(EmbedSearchError):

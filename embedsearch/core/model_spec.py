@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 
@@ -55,9 +55,7 @@ class ModelSpec:
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that change a vector."""
-        return {
-            f.name: getattr(self, f.name) for f in fields(self) if f.name not in self._DESCRIPTIVE
-        }
+        return {name: value for name, value in vars(self).items() if name not in self._DESCRIPTIVE}
 
     def asked(self, input_side: int | None, flip: bool = False) -> ModelSpec:
         """Return the model with another input side or with mirror images, if requested."""
@@ -65,15 +63,12 @@ class ModelSpec:
 
     def differences(self, other: ModelSpec) -> list[str]:
         """Return `field: value != other's value` for each field of the identity that differs."""
-        expected = other.identity()
-        return [
-            f"{k}: {v} != {expected[k]}" for k, v in self.identity().items() if v != expected[k]
-        ]
+        theirs = other.identity()
+        return [f"{k}: {v} != {theirs[k]}" for k, v in self.identity().items() if v != theirs[k]]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {**values, "mean": list(self.mean), "std": list(self.std)}
+        return {**vars(self), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:

@@ -57,9 +57,7 @@ def printable(text: str) -> str:
 
     A file name may hold terminal escapes or a right-to-left override; shown raw, it can deceive.
     """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(map(_show, text))
+    return text if text.isascii() and text.isprintable() else "".join(map(_show, text))
 
 
 def file_url(path: str, host: str = "") -> str:
@@ -78,7 +76,6 @@ def _show(char: str) -> str:
 
 def path_of(image: str | os.PathLike[str]) -> str:
     """Return the path of an image as text. Raises UsageError."""
-    path = os.fsdecode(image)
-    if "\0" in path:
+    if "\0" in (path := os.fsdecode(image)):
         raise UsageError(f"a path cannot contain NUL: {path!r}")
     return path

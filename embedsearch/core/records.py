@@ -99,11 +99,6 @@ class Root:
         """Return whether it is a URL."""
         return is_url(self.path)
 
-    @property
-    def is_local_folder(self) -> bool:
-        """Return whether its images are separate files on this machine."""
-        return self.kind in {RootKind.FOLDER, RootKind.LIST} and not self.is_remote
-
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:

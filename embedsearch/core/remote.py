@@ -46,9 +46,7 @@ def normal_url(url: str) -> str:
     parts = urlsplit(url)
     shown = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
     if parts.username or parts.password:
-        raise UsageError(
-            f"{shown}: a URL must not contain credentials: set them in the environment"
-        )
+        raise UsageError(f"{shown}: a URL must not hold credentials: set them in the environment")
     if parts.query or parts.fragment:
         raise UsageError(f"{shown}: a URL must not contain ? or #")
     if not parts.netloc:
@@ -232,9 +230,7 @@ def _file_system(scheme: str, url: str, attempts: int, connect_s: float) -> pafs
             parts = urlsplit(endpoint)
             options |= {"endpoint_override": parts.netloc, "scheme": parts.scheme}
         elif not region:
-            with contextlib.suppress(
-                OSError
-            ):  # else the default region; the request will fail if it is wrong
+            with contextlib.suppress(OSError):  # else the default region, right or wrong
                 options["region"] = pafs.resolve_s3_region(urlsplit(url).netloc)
         return pafs.S3FileSystem(
             retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=attempts),

@@ -8,14 +8,6 @@ from dataclasses import dataclass
 from embedsearch.core.errors import Interrupted
 
 
-def _say_nothing(_: str) -> None:
-    return None
-
-
-def _never() -> int:
-    return 0
-
-
 @dataclass(frozen=True)
 class Session:
     """`notice` gets a line for a person; `stop` returns the number of a received signal, else 0.
@@ -23,8 +15,8 @@ class Session:
     The run checks `stop` between steps, so that no step is left half done.
     """
 
-    notice: Callable[[str], None] = _say_nothing
-    stop: Callable[[], int] = _never
+    notice: Callable[[str], None] = lambda _: None
+    stop: Callable[[], int] = lambda: 0
 
     def check(self) -> None:
         """Raise Interrupted if a signal came; only for use before anything was changed."""

@@ -27,16 +27,13 @@ def python_command(module: str) -> list[str]:
 def child_environment(**changes: str) -> dict[str, str]:
     """Return this process's environment, changed so that this embedsearch can be imported."""
     package_parent = str(Path(__file__).parents[2])
-    search_path = os.environ.get("PYTHONPATH")
-    paths = os.pathsep.join(filter(None, [package_parent, search_path]))
+    paths = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": paths, **changes}
 
 
 def available_processors() -> int:
     """Return how many processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def max_workers() -> int:

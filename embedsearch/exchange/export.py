@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from embedsearch.core.atomic import in_place
 from embedsearch.core.errors import UsageError
+from embedsearch.core.records import JsonRecord
 from embedsearch.core.session import Session
 from embedsearch.searching.ann.build import flat_bytes
 from embedsearch.searching.columns import RowColumns
@@ -27,16 +28,12 @@ from embedsearch.store.snapshot import Snapshot, open_snapshot
 
 
 @dataclass(frozen=True)
-class ExportReport:
+class ExportReport(JsonRecord):
     """What `export` wrote."""
 
     files: list[str]
     rows: int
     dim: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON-ready values."""
-        return {"files": self.files, "rows": self.rows, "dim": self.dim}
 
 
 @dataclass(frozen=True)
@@ -93,8 +90,7 @@ def _parts(
     vectors = (group for shard in snapshot.shards for group in shard.vectors())
     for (start, table), group in zip(columns.tables(columns.schema.names), vectors, strict=True):
         session.check()
-        selected = mask[start : start + len(table)]
-        if selected.any():
+        if (selected := mask[start : start + len(table)]).any():
             kept = group[selected].astype(np.float32)
             kept /= np.linalg.norm(kept, axis=1, keepdims=True)
             yield _Part(table.filter(pa.array(selected)), kept)

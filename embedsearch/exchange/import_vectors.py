@@ -95,8 +95,7 @@ def _spec(model: str, dim: int, session: Session) -> ModelSpec:
         raise UsageError("model must name the model of the vectors", "model")
     if model not in {AUTO, *CATALOG} and not model.endswith(SUFFIXES):
         return ModelSpec.foreign(model, dim)
-    spec = resolve(model, session)
-    if spec.dim != dim:
+    if (spec := resolve(model, session)).dim != dim:
         raise UsageError(f"{model} makes vectors of {spec.dim} components, these have {dim}")
     return spec
 
@@ -129,11 +128,9 @@ class _Import:
             self._session.check()
             self._take(update, home, known, paths, vectors)
         if self._failures:
-            failed = {(failure.root, failure.key) for failure in self._failures}
+            lost = {(failure.root, failure.key) for failure in self._failures}
             old = [] if before is None else read_failures(self._writer.store, before)
-            update.set_failures(
-                [*self._failures, *(f for f in old if (f.root, f.key) not in failed)]
-            )
+            update.set_failures([*self._failures, *(f for f in old if (f.root, f.key) not in lost)])
         update.commit(self._counts)
         if user is not None:
             with Snapshot(self._writer.store, update.manifest) as snapshot:
@@ -158,14 +155,13 @@ class _Import:
         if source.suffix not in {".parquet", ".csv"}:
             return None
         table = read_table(source, str(source))
-        taken = BUILT_IN | LEFT_OUT
-        names = [name for name in table.column_names if name.lower() not in taken]
+        names = [name for name in table.column_names if name.lower() not in BUILT_IN | LEFT_OUT]
         if not names or "path" not in table.column_names:
             return None
         first: dict[str, int] = {}
         for index, path in enumerate(table.column("path").to_pylist()):
             if path is not None:  # reported when the vectors are read
-                first.setdefault(os.path.join(self._root, self._key(_text(path))), index)
+                first.setdefault(os.path.join(self._root, self._key(os.fsdecode(path))), index)
         columns = table.select(own_names(names, frozenset(), str(source)))
         columns = columns.take(pa.array(list(first.values()), pa.int64()))
         return UserTable(str(source), "path", list(first), columns)
@@ -199,16 +195,14 @@ class _Import:
         for index, path in enumerate(paths):
             self._counts["rows"] += 1
             key = self._key(path)
-            name = os.fsencode(key)
-            if name in self._seen:
+            if (name := os.fsencode(key)) in self._seen:
                 self._counts["repeated"] += 1
                 continue
             self._seen.add(name)
             if not (np.isfinite(lengths[index]) and lengths[index] > 0):
                 self._counts["failed"] += 1
                 detail = "the vector is zero" if lengths[index] == 0 else "NaN or infinity"
-                failure = Failure(home.id, key, Stage.EMBED, Reason.NOT_FINITE, detail)
-                self._failures.append(failure)
+                self._failures.append(Failure(home.id, key, Stage.EMBED, Reason.NOT_FINITE, detail))
                 continue
             old.append(known.get(name))
             self._counts["replaced" if name in known else "added"] += 1
@@ -261,11 +255,10 @@ class _Reader:
                 paths: list[Any] = batch.column("path").to_pylist()
                 if None in paths:
                     raise UsageError(f"{self.source}: a row has no path")
-                yield list(map(_text, paths)), self._matrix(batch.column(self.column))
+                yield list(map(os.fsdecode, paths)), self._matrix(batch.column(self.column))
 
     def _matrix(self, column: Any) -> npt.NDArray[np.float32]:
-        lengths = {len(value) if value is not None else 0 for value in column}
-        if lengths - {self.dim}:
+        if (lengths := {len(value) if value is not None else 0 for value in column}) - {self.dim}:
             raise UsageError(
                 f"{self.source}: vectors of {sorted(lengths)} components among those of {self.dim}"
             )
@@ -279,10 +272,8 @@ class _Reader:
         names = _listed(self.paths)
         for start in range(0, rows, _ROWS):
             # Mapped again each time: pages that were read stay in memory as long as the mapping.
-            vectors = open_vectors(self.source)[start : start + _ROWS]
-            block = np.asarray(vectors, dtype=np.float32)
-            paths = [name for _, name in zip(block, names, strict=False)]
-            if len(paths) < len(block):
+            block = np.asarray(open_vectors(self.source)[start : start + _ROWS], dtype=np.float32)
+            if len(paths := [name for _, name in zip(block, names, strict=False)]) < len(block):
                 raise UsageError(f"{self.paths} names fewer than the {rows} rows")
             yield paths, block
         if next(names, None) is not None:
@@ -308,8 +299,7 @@ def _reader(source: Path, paths: Path | None) -> _Reader:
                     f"{source} has {rows} rows of {', '.join(schema.names)}; path and vector are "
                     "needed"
                 )
-            kind = schema.field(column).type
-            if not _is_list_of_floats(kind):
+            if not _is_list_of_floats(kind := schema.field(column).type):
                 raise UsageError(f"{source}: {column} is {kind}, not a list of floats")
             first = next(file.iter_batches(1, columns=[column])).column(column)
             return _Reader(source, None, column, len(first[0]) if first[0].is_valid else 0)
@@ -320,10 +310,6 @@ def _reader(source: Path, paths: Path | None) -> _Reader:
 def _is_list_of_floats(kind: Any) -> bool:
     listed: list[Any] = [pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list]
     return any(is_kind(kind) for is_kind in listed) and bool(pa.types.is_floating(kind.value_type))
-
-
-def _text(path: str | bytes) -> str:
-    return os.fsdecode(path)
 
 
 def _listed(paths: Path) -> Iterator[str]:

@@ -98,8 +98,7 @@ def _check_own(url: str, store: Path, wanted: FileRecord) -> int:
 
     Raises UsageError for a generation that did not come from the URL, and DamagedStore.
     """
-    pointer = current_pointer(store)
-    if pointer is None:
+    if (pointer := current_pointer(store)) is None:
         return 0
     manifest = read_current(store)
     here = pointed_at(pointer).sha256

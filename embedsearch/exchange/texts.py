@@ -111,8 +111,7 @@ def _change(
             with Snapshot(store, before) as snapshot:
                 known = {os.fsdecode(key): row for row, _, key in snapshot.live_keys()}
                 texts = (snapshot.metadata() or texts).select(_COLUMNS.names)
-        model = spec if before is None else before.model
-        if model is None:
+        if (model := spec if before is None else before.model) is None:
             return
         update = StoreUpdate(writer, model, (Root(0, str(store)),), rebuild=False)
         keys = known if ids is None else {StoredText.key(identity) for identity in ids}

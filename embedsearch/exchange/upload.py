@@ -95,13 +95,8 @@ def _fields(columns: RowColumns) -> tuple[list[Field], list[str]]:
     fields, left_out = fields_of(columns.schema)
     unfit: set[str] = set()
     for _, table in columns.tables(_sources(fields)):
-        unfit |= {
-            field.column for field in fields if not is_held(column_of(table, field), field.kind)
-        }
-    return (
-        [field for field in fields if field.column not in unfit],
-        sorted([*left_out, *unfit]),
-    )
+        unfit |= {f.column for f in fields if not is_held(column_of(table, f), f.kind)}
+    return ([field for field in fields if field.column not in unfit], sorted([*left_out, *unfit]))
 
 
 def _sources(fields: Sequence[Field]) -> list[str]:
@@ -121,27 +116,19 @@ def _record(snapshot: Snapshot, fields: list[Field]) -> DatabaseRecord:
     )
 
 
+@dataclass(eq=False)
 class _Upload:
     """One upload."""
 
-    def __init__(
-        self,
-        database: VectorDatabase,
-        snapshot: Snapshot,
-        columns: RowColumns,
-        record: DatabaseRecord,
-        session: Session,
-        show: Callable[[Progress], None],
-        started: float,
-    ) -> None:
-        self._database = database
-        self._snapshot = snapshot
-        self._columns = columns
-        self._record = record
-        self._session = session
-        self._show = show
-        self._started = started
-        self._uploaded = self._done = 0
+    _database: VectorDatabase
+    _snapshot: Snapshot
+    _columns: RowColumns
+    _record: DatabaseRecord
+    _session: Session
+    _show: Callable[[Progress], None]
+    _started: float
+    _uploaded: int = 0
+    _done: int = 0
 
     def run(self, replace: bool, left_out: list[str]) -> UploadReport:
         """Compare, send, delete, write the record."""
@@ -169,8 +156,7 @@ class _Upload:
             if sending is not None:
                 sending.result()
         sending_s = time.monotonic() - sending_since
-        gone = known[~kept]
-        if len(gone):
+        if len(gone := known[~kept]):
             self._database.delete(gone)
         finished = self._record.finished(manifest.generation)
         if self._uploaded or len(gone) or before != finished:
@@ -194,8 +180,7 @@ class _Upload:
         if before is not None and not replace:
             before.check_model(self._snapshot.manifest.model, self._database.place)
             old, new = ({field.column: field for field in r.fields} for r in (before, wanted))
-            differing = [n for n in {**old, **new} if old.get(n) != new.get(n)]
-            if differing:
+            if differing := [n for n in {**old, **new} if old.get(n) != new.get(n)]:
                 raise IncompatibleStore(
                     f"{self._database.place} was made with other columns of the store "
                     f"({', '.join(differing)}): replace=True creates it again",
@@ -213,26 +198,20 @@ class _Upload:
             )
 
     def _send(self, batch: RowBatch, wanted: npt.NDArray[np.bool_]) -> None:
-        if wanted.any():
-            self._send_rows(batch, wanted)
-        self._done += len(batch.rows)
-        elapsed_s = time.monotonic() - self._started
-        self._show(Progress(self._done, self._snapshot.manifest.live, 0, elapsed_s))
-
-    def _send_rows(self, batch: RowBatch, wanted: npt.NDArray[np.bool_]) -> None:
-        indices = np.flatnonzero(wanted).tolist()
-        self._database.upsert(
-            RowBatch(
+        if indices := np.flatnonzero(wanted).tolist():
+            chosen = RowBatch(
                 rows=batch.rows[wanted],
                 marks=batch.marks[wanted],
                 vectors=batch.vectors[wanted],
                 roots=[batch.roots[index] for index in indices],
                 keys=[batch.keys[index] for index in indices],
                 values=[[values[index] for index in indices] for values in batch.values],
-            ),
-            self._record,
-        )
-        self._uploaded += len(indices)
+            )
+            self._database.upsert(chosen, self._record)
+            self._uploaded += len(indices)
+        self._done += len(batch.rows)
+        elapsed_s = time.monotonic() - self._started
+        self._show(Progress(self._done, self._snapshot.manifest.live, 0, elapsed_s))
 
     def _batches(self, live: npt.NDArray[np.bool_]) -> Iterator[RowBatch]:
         """Yield the live rows, one row group at a time."""
@@ -242,8 +221,7 @@ class _Upload:
         for (start, table), (_, known), group in zip(
             self._columns.tables(_sources(fields)), keys, vectors, strict=True
         ):
-            is_live = live[start : start + len(table)]
-            if not is_live.any():
+            if not (is_live := live[start : start + len(table)]).any():
                 continue
             mask = pa.array(is_live)
             table, known, group = table.filter(mask), known.filter(mask), group[is_live]

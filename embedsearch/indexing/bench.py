@@ -88,8 +88,7 @@ def bench(
     jobs = [DecodeJob.of_file(ref, str(root)) for ref in refs] * passes
     with clock.measure("load"):
         extractor = load_stream_extractor(spec, config.device, config.precision, session)
-    alone = _decode_alone(spec.input_side, config, jobs, session)
-    if not len(alone.pixels):
+    if not len((alone := _decode_alone(spec.input_side, config, jobs, session)).pixels):
         raise NothingIndexed(f"none of {len(refs)} images of {folder} can be read")
     embed_rate = network_rate(extractor, alone.pixels, feed_for(config.device).batch)
     session.check()

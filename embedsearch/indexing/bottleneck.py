@@ -53,8 +53,7 @@ def slowest_stage(busy_s: Mapping[str, float]) -> str:
         return ""
     together = {name: s for name, s in busy_s.items() if name not in {"read", "decode"}}
     together["files"] = busy_s.get("read", 0.0) + busy_s.get("decode", 0.0)
-    slowest = max(together, key=lambda name: together[name])
-    if slowest != "files":
+    if (slowest := max(together, key=lambda name: together[name])) != "files":
         return slowest
     return "read" if busy_s.get("read", 0.0) > busy_s.get("decode", 0.0) else "decode"
 
@@ -72,10 +71,8 @@ def advice(stage: str, setup: Setup) -> str:
         return _more_workers(stage, setup)
     if stage == "embed":
         return _faster_network(setup)
-    return {
-        "scan": "a faster disk for the folders",
-        "write": "a store on a faster disk",
-    }.get(stage, "")
+    disks = {"scan": "a faster disk for the folders", "write": "a store on a faster disk"}
+    return disks.get(stage, "")
 
 
 def summary(busy_s: Mapping[str, float], elapsed_s: float, setup: Setup) -> str:
@@ -89,8 +86,7 @@ def summary(busy_s: Mapping[str, float], elapsed_s: float, setup: Setup) -> str:
 
 
 def _more_workers(stage: str, setup: Setup) -> str:
-    processors = available_processors()
-    if setup.workers < processors:
+    if setup.workers < (processors := available_processors()):
         return f"workers={processors}"
     if stage == "read":
         return f"a faster disk, or workers={2 * processors} to wait for several files at once"
@@ -99,16 +95,13 @@ def _more_workers(stage: str, setup: Setup) -> str:
 
 def _faster_network(setup: Setup) -> str:
     if setup.device != "cpu":
-        if setup.precision == "fp32":
-            return "precision=auto"
-        return "another GPU, or a smaller model"
+        return "precision=auto" if setup.precision == "fp32" else "another GPU, or a smaller model"
     if setup.precision in {"fp32", "bf16"}:
         needs = "" if _has_nncf() else f" ({pip_install('nncf')})"
         return f"precision=int8{needs}"
     side = min(160, setup.input_side)
-    return "a GPU, or a smaller model" + (
-        f" or input_side={side}" if side < setup.input_side else ""
-    )
+    smaller = f" or input_side={side}" if side < setup.input_side else ""
+    return f"a GPU, or a smaller model{smaller}"
 
 
 @cache

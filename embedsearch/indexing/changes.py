@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import numpy as np
@@ -154,14 +154,8 @@ class _Comparison:
         """Return what is known of an archive that did not change."""
         failures = [failure for failure in self.recorded if failure.root == root.id]
         failed = sum(failure.stage is not Stage.SCAN for failure in failures)
-        empty = _Scan(RefList(), RefList(), array("q"), [], failures)
-        return replace(
-            empty,
-            known_failed=failed,
-            unchanged=rows,
-            found=rows + failed,
-            scan_failures=len(failures) - failed,
-        )
+        counts = (failed, rows, rows + failed, len(failures) - failed)
+        return _Scan(RefList(), RefList(), array("q"), [], failures, *counts)
 
     def _compare(self, source: Source, positions: npt.NDArray[np.int64]) -> _Scan:
         new, changed, changed_positions = RefList(), RefList(), array("q")
@@ -221,8 +215,7 @@ class _Comparison:
 
     def _readable(self, missing: list[int], failures: list[Failure]) -> list[int]:
         """Return the missing rows, except those below folders that could not be read."""
-        unreadable = tuple(os.fsencode(f.key) + b"/" if f.key else b"" for f in failures)
-        if not unreadable:
+        if not (unreadable := tuple(os.fsencode(f.key) + b"/" if f.key else b"" for f in failures)):
             return missing
         return [p for p in missing if not bytes(self.known.value("key", p)).startswith(unreadable)]
 

@@ -60,10 +60,8 @@ def embed(
 
 def _take(batch: Embedded, changes: Changes, update: StoreUpdate, outcome: Outcome) -> None:
     """Add the rows of one batch; a changed file that failed loses its old row."""
-    old_rows = [changes.replaced.get((ref.root, ref.key)) for ref in batch.images.refs]
-    if old_rows:
-        first = update.add(batch.images)
-        for row, old in enumerate(old_rows, start=first):
+    if old_rows := [changes.replaced.get((ref.root, ref.key)) for ref in batch.images.refs]:
+        for row, old in enumerate(old_rows, start=update.add(batch.images)):
             if old is not None:
                 update.replace(old, row)
     lost = (changes.replaced.get((f.root, f.key)) for f in batch.failures)

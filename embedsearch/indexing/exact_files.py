@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from embedsearch.searching.ann.build import flat_bytes
@@ -21,33 +21,26 @@ def refresh_exact(writer: StoreWriter, manifest: Manifest) -> tuple[ExactRecord,
     A file is kept while at least half of its rows belong to shards of the manifest. It is merged
     into the new file if that is not much smaller: the number of files stays logarithmic.
     """
-    by_name = {record.name: record for record in manifest.shards}
+    names = {record.name for record in manifest.shards}
     limit = max(1, EXACT_FILE_BYTES // (2 * manifest.model.dim))
-    kept = []
-    for record in sorted(manifest.exact, key=_live_rows(by_name), reverse=True):
-        live = _live_rows(by_name)(record)
-        if 2 * live >= record.rows and (writer.store / record.relative).exists():
-            kept.append(record)
-    while kept:
+
+    def live_rows(record: ExactRecord) -> int:
+        return sum(part.rows for part in record.segments if part.shard in names)
+
+    kept = [
+        record
+        for record in sorted(manifest.exact, key=live_rows, reverse=True)
+        if 2 * live_rows(record) >= record.rows and (writer.store / record.relative).exists()
+    ]
+    while True:
         covered = {part.shard for record in kept for part in record.segments}
-        rest = sum(r.rows for r in manifest.shards if r.name not in covered)
-        smallest = kept[-1]
-        if rest == 0 or _live_rows(by_name)(smallest) > min(2 * rest, limit // 2):
+        uncovered = [record for record in manifest.shards if record.name not in covered]
+        rest = sum(record.rows for record in uncovered)
+        if not kept or rest == 0 or live_rows(kept[-1]) > min(2 * rest, limit // 2):
             break
         kept.pop()
-    covered = {part.shard for record in kept for part in record.segments}
-    uncovered = [record for record in manifest.shards if record.name not in covered]
-    written = [
-        _write_exact(writer, manifest.model.dim, group) for group in _groups(uncovered, limit)
-    ]
+    written = [_write_exact(writer, manifest.model.dim, g) for g in _groups(uncovered, limit)]
     return (*kept, *written)
-
-
-def _live_rows(by_name: Mapping[str, ShardRecord]) -> Any:
-    def count(record: ExactRecord) -> int:
-        return sum(part.rows for part in record.segments if part.shard in by_name)
-
-    return count
 
 
 def _groups(records: list[ShardRecord], limit: int) -> Iterable[list[ShardRecord]]:

@@ -93,8 +93,7 @@ class KnownRows:
 
     def is_same(self, position: int, ref: ImageRef) -> bool:
         """Return whether size and time match the row; if so, the file need not be read again."""
-        same_size = self._size[position] == ref.size
-        return bool(same_size and self._mtime_ns[position] == ref.mtime_ns)
+        return bool(self._size[position] == ref.size and self._mtime_ns[position] == ref.mtime_ns)
 
     def size(self, position: int) -> int:
         """Return the size of the file when it was embedded."""

@@ -50,7 +50,6 @@ class Pipeline:
         stop: Callable[[], int] = lambda: 0,
     ) -> None:
         """`count` is the number of jobs; `stop` ends the stream early, see Session."""
-        self._stop = stop
         self._closed = threading.Event()
         self._lock = threading.Lock()  # protects the busy seconds
         self._read_s = self._decode_s = self._embed_s = 0.0
@@ -66,7 +65,7 @@ class Pipeline:
             batch=feed.batch,
             in_flight=feed.lanes,
         )
-        self._batches = self._pool.lease(jobs, self._must_end)
+        self._batches = self._pool.lease(jobs, lambda: stop() or self._closed.is_set())
 
     def __enter__(self) -> Pipeline:
         return self
@@ -99,9 +98,6 @@ class Pipeline:
                 Stage.DECODE: self._decode_s / workers,
                 Stage.EMBED: self._embed_s / lanes,
             }
-
-    def _must_end(self) -> int:
-        return self._stop() or self._closed.is_set()
 
     def _embed(self, batch: DecodedBatch, extractor: PixelExtractor) -> Embedded:
         started = time.monotonic()

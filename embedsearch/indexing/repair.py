@@ -51,15 +51,13 @@ def repair(
     with StoreWriter(store, wait_s) as writer:
         _, problems = check_store(store, read_data=True)
         ours = [p for p in problems if is_own_name(Path(p.file).name) or p.file == "shards"]
-        damaged = [p for p in ours if p.file.startswith("shards")]
-        if damaged:
+        if damaged := [p for p in ours if p.file.startswith("shards")]:
             raise DamagedStore(damaged[0].message)
         broken = {p.file for p in problems if p.file.startswith("ann/")}
         manifest = writer.manifest
         assert manifest is not None, "check has read it"
         sound = tuple(record for record in manifest.exact if record.relative not in broken)
-        exact = refresh_exact(writer, replace(manifest, exact=sound))
-        repaired = replace(manifest, exact=exact)
+        repaired = replace(manifest, exact=refresh_exact(writer, replace(manifest, exact=sound)))
         lost = {p.file for p in problems if p.file.startswith("meta/")}
         if manifest.metadata is not None and manifest.metadata.relative in lost:
             repaired = replace(repaired, metadata=None)

@@ -62,16 +62,12 @@ class Sources:
 
     def open(self, target: ScanTarget, known: Callable[[], Iterable[str]] = tuple) -> Source:
         """Return the source of a target; `known` returns the keys of its known rows."""
-        root = target.root
-        if root.kind is RootKind.LIST or target.files is not None:
+        if (root := target.root).kind is RootKind.LIST or target.files is not None:
             keys = known() if target.files is None else target.files
             self._open[root.id] = FileList(root.id, root.path, keys)
-        elif (
-            root.id not in self._open or root.kind is RootKind.FOLDER
-        ):  # other kinds are scanned once
+        elif root.kind is RootKind.FOLDER or root.id not in self._open:  # archives: once
             self._make_room()
-            source = open_source(root, target.scope, self._temporary, self._max_bytes)
-            self._open[root.id] = source
+            self._open[root.id] = open_source(root, target.scope, self._temporary, self._max_bytes)
         return self._open[root.id]
 
     def _make_room(self) -> None:
@@ -124,8 +120,7 @@ def resolve_scope(
     dropped: set[int] = set()
     for location in places:
         path, kind = _real_location(location)
-        home = roots.get(path)
-        if home is None and kind is RootKind.FOLDER:
+        if (home := roots.get(path)) is None and kind is RootKind.FOLDER:
             folders = [r for r in roots.values() if r.kind is RootKind.FOLDER]
             home = next((r for r in folders if _is_inside(path, r.path)), None)
             for inner in [r for r in folders if home is None and _is_inside(r.path, path)]:
@@ -159,9 +154,7 @@ def resolve_scope(
 
 def _by_root(files: Iterable[str], roots: Iterable[Root]) -> dict[int | None, list[str]]:
     """Return the keys of files by the id of their folder root, None for those outside all roots."""
-    folders = [
-        (f"{root.path.rstrip('/')}/", root.id) for root in roots if root.kind is RootKind.FOLDER
-    ]
+    folders = [(f"{r.path.rstrip('/')}/", r.id) for r in roots if r.kind is RootKind.FOLDER]
     found: dict[int | None, list[str]] = {}
     for file in files:
         if "\0" in file:
@@ -180,10 +173,8 @@ def _real_location(location: str) -> tuple[str, RootKind]:
 
         url = normal_url(location)
         return url, kind_of_file(url) or RootKind.FOLDER
-    path = os.path.realpath(location)
-    if os.path.isfile(path):
-        kind = kind_of_file(path)
-        if kind is not None:
+    if os.path.isfile(path := os.path.realpath(location)):
+        if (kind := kind_of_file(path)) is not None:
             return path, kind
         raise UsageError(f"{location} is a file: folders are indexed, and {', '.join(SUFFIXES)}")
     return real_folder(location), RootKind.FOLDER
@@ -191,8 +182,7 @@ def _real_location(location: str) -> tuple[str, RootKind]:
 
 def real_folder(folder: str) -> str:
     """Return the absolute path of a folder, links followed. Raises UsageError."""
-    path = os.path.realpath(folder)
-    if not os.path.isdir(path):
+    if not os.path.isdir(path := os.path.realpath(folder)):
         problem = "is a file, not a folder" if os.path.exists(path) else "does not exist"
         raise UsageError(f"{folder} {problem}")
     return path

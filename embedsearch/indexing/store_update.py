@@ -51,25 +51,16 @@ class StoreUpdate:
     ) -> None:
         self.writer = writer
         old = None if rebuild else writer.manifest
-        self.manifest = Manifest(
-            generation=0,
-            parent=0,
-            created="",
-            tool=f"embedsearch {__version__}",
-            model=model,
-            roots=roots,
-            next_row=0 if writer.manifest is None else writer.manifest.next_row,
-            live=0 if old is None else old.live,
-            shards=() if old is None else old.shards,
-            deleted=None if old is None else old.deleted,
-            deleted_rows=0 if old is None else old.deleted_rows,
-            metadata=None if old is None else old.metadata,
-            failures=None if old is None else old.failures,
-            failure_rows=0 if old is None else old.failure_rows,
-            exact=() if old is None else old.exact,
-            ann=None if old is None else old.ann,
-            search=_search(writer.manifest) if old is None else old.search,
-        )
+        made: dict[str, Any] = {"generation": 0, "parent": 0, "created": "", "run": {}}
+        made |= {"tool": f"embedsearch {__version__}", "model": model, "roots": roots}
+        if old is not None:
+            self.manifest = replace(old, **made)
+        elif writer.manifest is None:
+            self.manifest = Manifest(next_row=0, live=0, **made)
+        else:  # a rebuild
+            search = SearchRecord(writer.manifest.search.budget)
+            next_row = writer.manifest.next_row
+            self.manifest = Manifest(next_row=next_row, live=0, search=search, **made)
         self._pending: list[pa.Table] = []
         self._pending_rows = 0
         self._fresh: list[Future[ShardRecord]] = []
@@ -230,15 +221,14 @@ class StoreUpdate:
                 writer.store, writer.next_generation, snapshot.shards, snapshot.deleted, dim
             )
         if tuple(merged.records) != manifest.shards:
-            dead = pa.table({"row": pa.array(merged.deleted)})
-            ann = manifest.ann
+            dead, ann, deleted = pa.table({"row": pa.array(merged.deleted)}), manifest.ann, None
+            if len(dead):
+                deleted = write_small(writer.store, "d", writer.next_generation, dead)
             manifest = replace(
                 manifest,
                 shards=tuple(merged.records),
                 deleted_rows=len(dead),
-                deleted=write_small(writer.store, "d", writer.next_generation, dead)
-                if len(dead)
-                else None,
+                deleted=deleted,
                 ann=ann and replace(ann, segments=relocated(ann.segments, merged.moves)),
             )
         self.manifest = replace(manifest, exact=refresh_exact(writer, manifest))
@@ -275,11 +265,6 @@ class StoreUpdate:
         self._fresh.append(self.writer.beside(partial(write_shard, store, number, [rows], schema)))
         self.manifest = replace(self.manifest, live=self.manifest.live + self._pending_rows)
         self._pending, self._pending_rows = [], 0
-
-
-def _search(before: Manifest | None) -> SearchRecord:
-    """Return the search record of an empty store; the previous search budget is kept."""
-    return SearchRecord(SearchBudget() if before is None else before.search.budget)
 
 
 def _renumbered(table: pa.Table, moved: Mapping[int, int]) -> pa.Table:

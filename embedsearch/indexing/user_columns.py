@@ -107,8 +107,7 @@ def beside(
 
 def carried(snapshot: Snapshot) -> UserTable | None:
     """Return the user's columns of a generation by path, to join to one with other row numbers."""
-    table = snapshot.metadata()
-    if table is None:
+    if (table := snapshot.metadata()) is None:
         return None
     roots = {root.id: root.path.rstrip("/") + "/" for root in snapshot.manifest.roots}
     paths = {row: roots[root] + os.fsdecode(key) for row, root, key in snapshot.live_keys()}
@@ -130,12 +129,9 @@ def _row_numbers(
     for row, root, key in snapshot.live_keys():
         live.append(row)
         path = os.fsdecode(key)
-        names = [path, roots[root] + path]
-        if user.by == "name":
-            names = [path.rpartition("/")[2]]
-        for name in names:
-            if name in wanted:
-                found[name].append(row)
+        names = [path.rpartition("/")[2]] if user.by == "name" else [path, roots[root] + path]
+        for name in wanted.intersection(names):
+            found[name].append(row)
     return found, np.array(live, np.int64)
 
 

@@ -78,28 +78,23 @@ class _Folder:
         return cls(path, (facts.st_dev, facts.st_ino))
 
 
+@dataclass(eq=False)
 class _Watch:
     """The state of one watch."""
 
-    def __init__(
-        self,
-        store: Path,
-        config: IndexConfig,
-        quiet_s: float,
-        session: Session,
-        on_report: Callable[[IndexReport], None],
-    ) -> None:
-        self._store = store
-        self._config = config
-        self._quiet_s = quiet_s
-        self._session = session
-        self._on_report = on_report
-        self._polls = False
-        self._first_change: float | None = None  # since the last run
-        self._last_change = 0.0
-        self._retry_at: float | None = None
-        self._retry_s = _RETRY_S[0]
-        self._is_locked = False
+    _store: Path
+    _config: IndexConfig
+    _quiet_s: float
+    _session: Session
+    _on_report: Callable[[IndexReport], None]
+    _polls: bool = False
+    _first_change: float | None = None  # since the last run
+    _last_change: float = 0.0
+    _retry_at: float | None = None
+    _retry_s: float = _RETRY_S[0]
+    _is_locked: bool = False
+
+    def __post_init__(self) -> None:
         self._table = self._table_state()
 
     def run(self, folders: Sequence[str | Path]) -> None:
@@ -146,8 +141,7 @@ class _Watch:
                 self._check()
                 if any(self._counts(path, there) for _, path in changes):
                     self._note_change()
-                table = self._table_state()
-                if table != self._table:
+                if (table := self._table_state()) != self._table:
                     self._table = table
                     self._note_change()
                 yield
@@ -172,8 +166,7 @@ class _Watch:
         inside = next((path[len(root) :] for root in roots if path.startswith(root + "/")), "")
         if any(part.startswith(".") and not part.startswith("..") for part in inside.split("/")):
             return False
-        suffix = path.rpartition(".")[2].strip().lower()
-        if os.fsencode(suffix) in SUFFIXES:
+        if os.fsencode(suffix := path.rpartition(".")[2].strip().lower()) in SUFFIXES:
             return True
         if self._config.sidecars and suffix in SIDECAR_SUFFIXES:
             return True

@@ -57,7 +57,6 @@ def _data(uri: str) -> bytes:
 def _confined(text: str, folders: Sequence[str], shown: str) -> Inside:
     whole = os.path.realpath(text)
     for folder in folders:
-        inside = folder.rstrip("/") + "/"
-        if whole.startswith(inside):
+        if whole.startswith(inside := folder.rstrip("/") + "/"):
             return Inside(folder, whole.removeprefix(inside))
     raise UsageError(f"{shown} is not in a folder that is allowed")

@@ -203,8 +203,7 @@ class EmbedSearchVectorStore(VectorStore):
         """Delete texts by id, or all without `ids`; unknown ids are accepted."""
         with self._changing, raised_as(LangChainException):
             delete_texts(self._path, ids)
-            searcher = self._searcher()
-            if searcher is not None:
+            if (searcher := self._searcher()) is not None:
                 searcher.refresh()
         return True
 
@@ -212,8 +211,7 @@ class EmbedSearchVectorStore(VectorStore):
         """Return the documents that exist, in the order of the ids."""
         found: list[Document] = []
         with raised_as(LangChainException):
-            searcher = self._searcher()
-            if searcher is None:
+            if (searcher := self._searcher()) is None:
                 return found
             holds_texts = _holds_texts(searcher)
             for name in ids:
@@ -241,12 +239,7 @@ class EmbedSearchVectorStore(VectorStore):
         return [document for document, _ in self._search(_query_vector(embedding), k, **kwargs)]
 
     def max_marginal_relevance_search(
-        self,
-        query: str,
-        k: int = 4,
-        fetch_k: int = 20,
-        lambda_mult: float = 0.5,
-        **kwargs: Any,
+        self, query: str, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
         """Return near documents that differ from each other; `fetch_k` is always 256."""
         found = self._search(self._query(query), k, diverse=1.0 - lambda_mult, **kwargs)
@@ -299,8 +292,7 @@ class EmbedSearchVectorStore(VectorStore):
 
     def _search(self, query: Query, k: int, **options: Any) -> list[tuple[Document, float]]:
         with raised_as(LangChainException):
-            searcher = self._searcher()
-            if searcher is None:
+            if (searcher := self._searcher()) is None:
                 return []
             hits = searcher.query(query, k=k, **options)
             return [(self._found(searcher, hit), hit.score) for hit in hits]

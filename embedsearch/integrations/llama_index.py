@@ -140,9 +140,7 @@ class EmbedSearchEmbedding(MultiModalEmbedding):
 def _query(bundle: QueryBundle) -> Query:
     if bundle.image_path is not None:
         return image_of(bundle.image_path)
-    if bundle.embedding is not None:
-        return unit(bundle.embedding)
-    return image_of(bundle.query_str)
+    return unit(bundle.embedding) if bundle.embedding is not None else image_of(bundle.query_str)
 
 
 def _image(image: ImageType) -> ImageLike:

@@ -43,9 +43,7 @@ _INSTRUCTIONS = (
 _MAX_COMPARED = 200_000  # images, by find_duplicates: takes seconds and half a gigabyte
 _READ_ONLY = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
 
-StoreName = Annotated[
-    str | None, Field(description="A name from list_stores; default: the first one")
-]
+StoreName = Annotated[str | None, Field(description="A name from list_stores; default: the first")]
 Row = Annotated[int | None, Field(ge=0, lt=10**12, description="The row of an image of the store")]
 KeyName = Annotated[
     str | None,
@@ -223,9 +221,7 @@ class _Tools:
         store: StoreName = None,
         where: Annotated[str | None, Field(description="Only images that meet this")] = None,
         flips: Annotated[bool, Field(description="Also mirrored copies")] = False,
-        rotations: Annotated[
-            bool, Field(description="Also copies turned by 90, 180 or 270 degrees")
-        ] = False,
+        rotations: Annotated[bool, Field(description="Also copies turned by 90° steps")] = False,
         k: Annotated[int, Field(ge=1, le=MAX_K, description="How many groups")] = 20,
         offset: Annotated[int, Field(ge=0, description="Groups to leave out")] = 0,
     ) -> DuplicateResult:
@@ -233,8 +229,7 @@ class _Tools:
 
         def find() -> DuplicateResult:
             searcher = self._store(store)
-            count = searcher.images(1, where=where).total
-            if count > _MAX_COMPARED:
+            if (count := searcher.images(1, where=where).total) > _MAX_COMPARED:
                 raise UsageError(
                     f"{count:,} images are too many to compare here, at most {_MAX_COMPARED:,}: "
                     "filter them with where, or run embedsearch duplicates"
@@ -287,16 +282,13 @@ class _Tools:
     def _query(
         self, searcher: Searcher, image: str | None, row: int | None, key: str | None
     ) -> Query:
-        requested = _one_of(image=image, row=row, key=key)
         if image is None:
-            return Key(requested)
-        folders = [root.path for root in searcher.manifest.roots]
-        return image_of(image, [*folders, *self._allowed])
+            return Key(_one_of(image=image, row=row, key=key))
+        return image_of(image, [*[root.path for root in searcher.manifest.roots], *self._allowed])
 
 
 def _one_of(**given: str | int | None) -> str | int:
-    values = [value for value in given.values() if value is not None]
-    if len(values) != 1:
+    if len(values := [value for value in given.values() if value is not None]) != 1:
         raise UsageError(f"give one of {', '.join(given)}")
     return values[0]
 
@@ -325,6 +317,4 @@ def _encodable(values: Any) -> Any:
         return values
     if isinstance(values, dict):
         return {key: _encodable(value) for key, value in values.items()}
-    if isinstance(values, list):
-        return [_encodable(value) for value in values]
-    return values
+    return [_encodable(value) for value in values] if isinstance(values, list) else values

@@ -107,8 +107,7 @@ class RowColumns:
         if name == "folder":
             paths = {root.id: root.path for root in self._snapshot.manifest.roots}
             roots: list[Any] = table.column("root").to_pylist()
-            folders = [paths[root] for root in roots]
-            return pa.chunked_array([pa.array(folders, pa.string())])
+            return pa.chunked_array([pa.array([paths[root] for root in roots], pa.string())])
         if name == "modified":
             import pyarrow.compute as pc
 
@@ -123,10 +122,7 @@ class RowColumns:
         """Return the user's columns of rows, by their numbers; {} for a row without any."""
         if self._user is None:
             return [{} for _ in rows]
-        found = user_columns(self._user, np.array(rows, np.int64))
         return [
-            {name: value for name, value in row.items() if name != "row"}
-            if row["row"] is not None
-            else {}
-            for row in found.to_pylist()
+            {n: v for n, v in row.items() if n != "row" and row["row"] is not None}
+            for row in user_columns(self._user, np.array(rows, np.int64)).to_pylist()
         ]

@@ -123,7 +123,7 @@ class OpenGenerations:
         finally:
             with self._lock:
                 opened.users -= 1
-                is_over = not self._is_open or opened is not self._current
+                is_over = not (self._is_open and opened is self._current)
                 is_last = is_over and not opened.users
             if is_last:
                 self._release(opened)
@@ -134,16 +134,11 @@ class OpenGenerations:
         On StoreNotFound, DamagedStore or IncompatibleStore the old one stays open.
         """
         with self._reloading:
-            if self._mirror is not None:
-                try:
-                    self._mirror.update()
-                except EmbedSearchError as error:
-                    self._trouble = str(error)
-                    raise
-            seen = current_pointer(self.store)
-            if seen == self._seen and self._trouble is None:
-                return False
             try:
+                if self._mirror is not None:
+                    self._mirror.update()
+                if (seen := current_pointer(self.store)) == self._seen and self._trouble is None:
+                    return False
                 opened = self._open(self._current)
             except EmbedSearchError as error:
                 self._trouble = str(error)

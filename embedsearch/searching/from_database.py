@@ -54,8 +54,7 @@ class ServedRows:
         self._session = session
         self._conditions: LRU[str, Condition] = LRU(_CONDITIONS_KEPT)
         self._has_noticed = False
-        record = database.record()
-        if record is None:
+        if (record := database.record()) is None:
             raise vanished(database.place)
         record.check_model(snapshot.manifest.model, database.place)
         self._record = record
@@ -68,18 +67,13 @@ class ServedRows:
             )
 
     def nearest(
-        self,
-        queries: Queries,
-        k: int,
-        where: str | None,
-        mask: Callable[[str | None], Mask | None],
+        self, queries: Queries, k: int, where: str | None, mask: Callable[[str | None], Mask | None]
     ) -> list[Neighbors]:
         """Return the neighbors of each query, float32 (Q, D), unit rows, that meet a condition.
 
         `mask` returns which rows meet a condition; it is called if the database finds too few.
         """
-        k = min(k, self._snapshot.manifest.live)
-        if not k:
+        if not (k := min(k, self._snapshot.manifest.live)):
             return [NO_NEIGHBORS for _ in queries]
         condition = self._condition(where)
         allowed = None if self._is_current else mask(where)
@@ -140,9 +134,7 @@ class ServedRows:
     def _check_sample(self, record: DatabaseRecord) -> None:
         """Raise IncompatibleStore if rows of the same numbers have other vectors."""
         live = self._rows.counted(None)
-        ordinals = (
-            np.arange(int(self._snapshot.starts[-1])) if live is None else np.flatnonzero(live)
-        )
+        ordinals = np.arange(self._snapshot.starts[-1]) if live is None else np.flatnonzero(live)
         ordinals = ordinals[:: max(1, len(ordinals) // _SAMPLE)][:_SAMPLE]
         if not len(ordinals):
             return

@@ -101,8 +101,7 @@ class Generation:
     def record(self, image: str | int) -> ImageRecord:
         """Return what the store knows of an image. Raises ImageNotFound."""
         with self._reading:
-            (record,) = self._records(np.array([self._find(image)]))
-        return record
+            return self._records(np.array([self._find(image)]))[0]
 
     def listed(self, where: str | None, k: int, offset: int) -> tuple[list[ImageRecord], int]:
         """Return k of the images that meet a condition, in store order, and their total number.
@@ -163,8 +162,7 @@ class Generation:
         else:
             raise UsageError(f"an image of the store is a key, a path or a row, not {image!r}")
         alive = self._rows.alive
-        found = [int(n) for n in ordinals if alive is None or alive[n]]
-        if len(found) == 1:
+        if len(found := [int(n) for n in ordinals if alive is None or alive[n]]) == 1:
             return found[0]
         more = f": give its whole path, {len(found)} folders have it" if found else ""
         raise ImageNotFound(problem + more)
@@ -211,9 +209,7 @@ class Generation:
 
     def _mask(self, where: str | None) -> Mask | None:
         """Return which rows meet a condition, bool (all shard rows,); the last masks are cached."""
-        if where is None:
-            return None
-        return self._masks.get(where, lambda: self._columns.where(where))
+        return None if where is None else self._masks.get(where, lambda: self._columns.where(where))
 
     def _expanded(self, queries: Vector, config: SearchConfig) -> Vector:
         """Return the queries, each moved toward its nearest rows."""
@@ -226,11 +222,7 @@ class Generation:
         )
 
     def _page(
-        self,
-        query: Vector,
-        candidates: list[_Row],
-        fetch: int,
-        config: SearchConfig,
+        self, query: Vector, candidates: list[_Row], fetch: int, config: SearchConfig
     ) -> list[Hit]:
         """Return the hits that the config requests, from the `fetch` nearest rows or more."""
         wanted = config.offset + config.k
@@ -239,12 +231,10 @@ class Generation:
             is_all = len(ranked) < fetch
             if config.collapse is not None:
                 ranked = self._distinct(ranked, config.collapse, wanted)
-                if len(ranked) < wanted and not is_all:
-                    fetch *= _COLLAPSE_MORE
-                    more = self._nearest(query[None], fetch, config.where)
-                    (candidates,) = self._candidates(more)
-                    continue
-            break
+            if config.collapse is None or is_all or len(ranked) >= wanted:
+                break
+            fetch *= _COLLAPSE_MORE
+            (candidates,) = self._candidates(self._nearest(query[None], fetch, config.where))
         if config.diverse is not None:
             ranked = self._diversified(ranked, config.diverse, wanted)
         page = ranked[config.offset : wanted]
@@ -310,8 +300,7 @@ class Generation:
 
     def _percentile(self, score: float) -> float | None:
         """Return the percentage of random pairs of rows that have a lower cosine."""
-        search = self.manifest.search
-        if not search.pair_cosines:
+        if not (search := self.manifest.search).pair_cosines:
             return None
         share = np.interp(score, search.pair_cosines, search.pair_levels)
         return math.floor(1e6 * float(share)) / 1e4

@@ -17,11 +17,7 @@ import numpy.typing as npt
 from embedsearch.core.records import Neighbors
 from embedsearch.core.session import Session
 from embedsearch.core.system import available_processors
-from embedsearch.searching.ann.search import (
-    CandidateIndex,
-    cosines,
-    use_one_thread,
-)
+from embedsearch.searching.ann.search import CandidateIndex, cosines, use_one_thread
 from embedsearch.searching.row_sources import (
     AnnRows,
     Found,
@@ -84,8 +80,7 @@ class RowSearch:
         counted = self.counted(allowed)
         live = self._snapshot.manifest.live
         count = live if counted is None or allowed is None else int(counted.sum())
-        k = min(k, count)
-        if k == 0:
+        if (k := min(k, count)) == 0:
             return [NO_NEIGHBORS for _ in queries]
         if counted is not None and count <= _FEW_ROWS:
             ordinals = np.flatnonzero(counted)
@@ -95,12 +90,10 @@ class RowSearch:
         share = count / live
         if ann is None or share < MIN_ANN_SHARE or k > count * _MAX_ANN_SHARE:
             return self._exact(queries, k, counted)
-        outside = self.outside
-        if outside is not None and counted is not None:
+        if (outside := self.outside) is not None and counted is not None:
             outside = outside & counted
         answers = []
-        found = ann.search(queries, k, share, counted)
-        for query, ordinals in zip(queries, found, strict=True):
+        for query, ordinals in zip(queries, ann.search(queries, k, share, counted), strict=True):
             if outside is not None:
                 near = self._exact(query[None], min(k, int(outside.sum())), outside)[0]
                 ordinals = np.concatenate([ordinals, near.ordinals])
@@ -123,8 +116,7 @@ class RowSearch:
         which = np.searchsorted(self._snapshot.starts, ordinals, side="right") - 1
         for number in np.unique(which).tolist():
             in_shard = np.flatnonzero(which == number)
-            vectors = self._vectors.get(number)
-            if vectors is not None:
+            if (vectors := self._vectors.get(number)) is not None:
                 found[in_shard] = vectors[ordinals[in_shard] - self._snapshot.starts[number]]
             else:
                 table = self._snapshot.take(ordinals[in_shard], ["vector"])
@@ -154,8 +146,7 @@ class RowSearch:
             for number, index in enumerate(open_queries):
                 parts = [of_source[number] for of_source in found]
                 ordinals = np.concatenate([part.ordinals for part in parts])
-                vectors = np.concatenate([part.vectors for part in parts])
-                scores = cosines(queries[index], vectors)
+                scores = cosines(queries[index], np.concatenate([part.vectors for part in parts]))
                 kth = np.sort(scores)[-k]
                 bound = max(part.bound for part in parts)
                 reach = max(bound / smallest, bound / _MAX_NORM) + _PRODUCT_ERROR

@@ -196,19 +196,17 @@ class QueryEmbedder:
                     f"the vectors of this store were made elsewhere, by {self.spec.name}: "
                     "query with a key or a vector"
                 )
-            elif isinstance(image, Key):
-                try:
-                    location = self._originals.inside(*stored.place(image.key))
-                    files[index] = ImageFile(location, str(image), box), box
-                except UnreadableImage as error:
-                    found[index] = error
             elif isinstance(image, bytes | Inside):
                 files[index] = image, box
-            elif isinstance(image, str | os.PathLike):
-                path = path_of(image)
+            elif isinstance(image, Key | str | os.PathLike):
+                name = str(image) if isinstance(image, Key) else path_of(image)
                 try:
-                    location = self._originals.at(path)
-                    files[index] = ImageFile(location, path, box), box
+                    location = (
+                        self._originals.inside(*stored.place(image.key))
+                        if isinstance(image, Key)
+                        else self._originals.at(name)
+                    )
+                    files[index] = ImageFile(location, name, box), box
                 except UnreadableImage as error:
                     found[index] = error
             else:
@@ -219,17 +217,14 @@ class QueryEmbedder:
             else:
                 pixels[index] = outcome.pixels
         if pixels:
-            vectors = self._embed_together([*pixels.values()])
-            found |= dict(zip(pixels, vectors, strict=True))
+            found |= dict(zip(pixels, self._embed_together([*pixels.values()]), strict=True))
         return [found[index] for index in range(len(queries))]
 
     def _decoded(
         self, images: Sequence[tuple[_File, Box | None]]
     ) -> list[Decoded | UnreadableImage]:
         """Return the decoded images of files, or why they cannot be read."""
-        with self._temporary.of(
-            [image for image, _ in images if isinstance(image, bytes)]
-        ) as paths:
+        with self._temporary.of([i for i, _ in images if isinstance(i, bytes)]) as paths:
             temporary = iter(paths)
             return self._decoder([_file(image, box, temporary) for image, box in images])
 
@@ -252,9 +247,7 @@ class QueryEmbedder:
     def _checked(self, query: npt.NDArray[Any]) -> Vector:
         vector: Vector = np.asarray(query, dtype=np.float32)
         if vector.shape != (self.spec.dim,):
-            raise UsageError(
-                f"a query vector has {self.spec.dim} components here, not {vector.size}"
-            )
+            raise UsageError(f"a query vector has {self.spec.dim} components, not {vector.size}")
         try:
             check_unit_rows(vector.reshape(1, -1))
         except ValueError as error:
@@ -296,8 +289,7 @@ def _mixed(like: list[_Outcome], unlike: list[_Outcome]) -> _Outcome:
     total = np.mean(np.array(like, np.float64), axis=0)
     if unlike:
         total = total - UNLIKE_WEIGHT * np.mean(np.array(unlike, np.float64), axis=0)
-    length = float(np.linalg.norm(total))
-    if length < 1e-6:
+    if (length := float(np.linalg.norm(total))) < 1e-6:
         raise UsageError("the like and unlike images cancel each other out")
     vector: Vector = (total / length).astype(np.float32)
     return vector

@@ -15,12 +15,7 @@ import numpy.typing as npt
 from embedsearch.core.errors import DamagedStore
 from embedsearch.core.session import Session
 from embedsearch.core.system import available_processors, cache_folder
-from embedsearch.searching.ann.search import (
-    CandidateIndex,
-    Candidates,
-    FlatFile,
-    search_rows,
-)
+from embedsearch.searching.ann.search import CandidateIndex, Candidates, FlatFile, search_rows
 from embedsearch.store.files import damaged, verify, verify_once
 from embedsearch.store.manifest import FaissRecord, Segment
 from embedsearch.store.snapshot import Snapshot
@@ -85,9 +80,7 @@ class Positions:
             return None
         mask = np.zeros(int(self._edges[-1]), np.bool_)
         for start, ordinal, rows in self.runs():
-            mask[start : start + rows] = (
-                True if counted is None else counted[ordinal : ordinal + rows]
-            )
+            mask[start : start + rows] = counted is None or counted[ordinal : ordinal + rows]
         return mask
 
 
@@ -113,8 +106,7 @@ class FileRows:
             return
         rows, dim = self._file.vectors.shape
         parts = max(1, min(available_processors(), 2 * rows * dim // _THREAD_BYTES))
-        edges = np.linspace(0, rows, parts + 1).astype(np.int64).tolist()
-        for start, stop in pairwise(edges):
+        for start, stop in pairwise(np.linspace(0, rows, parts + 1).astype(np.int64).tolist()):
             yield partial(self._search, queries, k, mask, start, stop)
 
     def _search(
@@ -135,11 +127,7 @@ class AnnRows:
     """The rows in an ANN index."""
 
     def __init__(
-        self,
-        snapshot: Snapshot,
-        index: CandidateIndex,
-        segments: tuple[Segment, ...],
-        setting: int,
+        self, snapshot: Snapshot, index: CandidateIndex, segments: tuple[Segment, ...], setting: int
     ) -> None:
         self._positions = Positions(snapshot, segments)
         self._index = index
@@ -158,8 +146,7 @@ class AnnRows:
     ) -> list[Ordinals]:
         """Return candidates, if possible more than k; `share` of all rows count."""
         wanted, setting = _RESCORED * k, round(self._setting / share)
-        mask = self._positions.mask(counted)
-        found = self._index.search(queries, wanted, setting, mask)
+        found = self._index.search(queries, wanted, setting, self._positions.mask(counted))
         return [self._positions.ordinals(positions) for positions in found]
 
 
@@ -201,8 +188,7 @@ class _BestRows:
         if len(new.positions) < live:
             self._bound = max(self._bound, float(new.products[-1]))
         products = np.concatenate([self._products, new.products])
-        order = np.argsort(-products, kind="stable")
-        if len(order) > self._k:
+        if len(order := np.argsort(-products, kind="stable")) > self._k:
             self._bound = max(self._bound, float(products[order[self._k]]))
         kept = order[: self._k]
         self._products = products[kept]
@@ -218,8 +204,7 @@ def open_files(snapshot: Snapshot, session: Session) -> Iterator[FileRows]:
     """Yield the existing flat FAISS files, verified."""
     dim = snapshot.manifest.model.dim
     for record in snapshot.manifest.exact:
-        descriptor = _verified(snapshot, record, session)
-        if descriptor is not None:
+        if (descriptor := _verified(snapshot, record, session)) is not None:
             try:
                 file = FlatFile(descriptor, dim, record.rows)
             except ValueError as error:
@@ -245,8 +230,7 @@ def _verified(snapshot: Snapshot, record: FaissRecord, session: Session) -> int 
 
     Raises DamagedStore.
     """
-    descriptor = snapshot.faiss.get(record.name)
-    if descriptor is None:
+    if (descriptor := snapshot.faiss.get(record.name)) is None:
         session.notice(
             f"{record.relative} is missing: searching without it, slower; "
             f"embedsearch repair --store {snapshot.store} rebuilds it"

@@ -11,23 +11,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.core.config import (
-    DEFAULT_K,
-    SearchConfig,
-    check_device,
-    check_precision,
-)
-from embedsearch.core.errors import (
-    MissingLibrary,
-    UnreadableImage,
-    UsageError,
-    WeightsUnavailable,
-)
+from embedsearch.core.config import DEFAULT_K, SearchConfig, check_device, check_precision
+from embedsearch.core.errors import MissingLibrary, UnreadableImage, UsageError, WeightsUnavailable
 from embedsearch.core.options import SearchOptions, configured
 from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.core.session import Session
@@ -37,9 +27,6 @@ from embedsearch.searching.generation import QUERIES_AT_ONCE
 from embedsearch.searching.queries import IMAGES_AT_ONCE, Crop, Key, Mix, Query
 from embedsearch.store.locate import locate_store, url_of
 from embedsearch.store.manifest import Manifest
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["Answer", "Crop", "Key", "Mix", "Query", "Searcher", "open_store"]
 

@@ -76,12 +76,9 @@ class _Built:
 
     def write(self, writer: StoreWriter) -> AnnRecord:
         """Write the index file of the next generation."""
-        pieces = self.builder.pieces()
-        file = write_new(writer.store, "a", writer.next_generation, "faiss", pieces)
+        file = write_new(writer.store, "a", writer.next_generation, "faiss", self.builder.pieces())
         return AnnRecord(
-            name=file.name,
-            bytes=file.bytes,
-            sha256=file.sha256,
+            **vars(file),
             segments=self.segments,
             factory=self.factory,
             setting=self.curve[-1].setting,

@@ -31,8 +31,7 @@ def due(manifest: Manifest, budget: SearchBudget) -> Due:
         return Due.CHOOSE
     if ann is None:
         changed = abs(manifest.live - search.measured_rows)
-        is_far = changed > _MEASURE_AT_CHANGE * search.measured_rows
-        return Due.CHOOSE if is_far else Due.NOTHING
+        return Due.CHOOSE if changed > _MEASURE_AT_CHANGE * search.measured_rows else Due.NOTHING
     inside = covered_rows(manifest, ann)
     dead = ann.rows - inside + manifest.deleted_rows
     limit = _BUILD_AT_DEAD_HNSW if "HNSW" in ann.factory else _BUILD_AT_DEAD

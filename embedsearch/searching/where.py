@@ -114,8 +114,7 @@ class Where:
 
     def _parse(self) -> list[str]:
         """Return the names of the columns that the text uses."""
-        query = _BEFORE + self._text + _AFTER
-        (text,) = self._row("SELECT json_serialize_sql(?)", query)
+        (text,) = self._row("SELECT json_serialize_sql(?)", _BEFORE + self._text + _AFTER)
         try:
             tree = json.loads(text)
         except RecursionError as error:
@@ -177,8 +176,7 @@ def _expressions(tree: Any) -> Iterator[dict[str, Any]]:
     """Yield every expression of a parsed condition, however deep."""
     left = [tree]
     while left:
-        node = left.pop()
-        if isinstance(node, dict):
+        if isinstance((node := left.pop()), dict):
             if "class" in node:
                 yield node
             left += node.values()

@@ -11,20 +11,8 @@ import numpy as np
 
 from embedsearch.core.errors import DamagedStore
 from embedsearch.core.session import Session
+from embedsearch.store import files
 from embedsearch.store.current import OPEN_TRIES, check_format, read_current
-from embedsearch.store.files import (
-    CURRENT_NAME,
-    FOLDERS,
-    FORMAT_NAME,
-    LOCK_NAME,
-    PULLED_NAME,
-    TMP_NAME,
-    damaged,
-    is_own_name,
-    listed,
-    open_verified,
-    verify,
-)
 from embedsearch.store.locate import StorePath, readable_store
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.shards import Shard, numbers, vector_array
@@ -32,8 +20,15 @@ from embedsearch.store.snapshot import Snapshot, read_failures
 from embedsearch.store.units import UNITS_NAME
 
 _OWN_NAMES = {
-    *(FORMAT_NAME, CURRENT_NAME, PULLED_NAME, LOCK_NAME, TMP_NAME, UNITS_NAME),
-    *FOLDERS.values(),
+    *(
+        files.FORMAT_NAME,
+        files.CURRENT_NAME,
+        files.PULLED_NAME,
+        files.LOCK_NAME,
+        files.TMP_NAME,
+        UNITS_NAME,
+    ),
+    *files.FOLDERS.values(),
 }
 
 
@@ -89,9 +84,9 @@ def problems_of(store: Path, manifest: Manifest, *, read_data: bool) -> Iterator
     is_whole = True
     for record in manifest.files():
         try:
-            descriptor = open_verified(store, record)
+            descriptor = files.open_verified(store, record)
             try:
-                verify(store, record, descriptor)
+                files.verify(store, record, descriptor)
             finally:
                 os.close(descriptor)
         except DamagedStore as error:
@@ -115,17 +110,21 @@ def _check_rows(store: Path, shard: Shard, seen: set[int]) -> None:
     for table in shard.columns(["row", "vector"]):
         rows = numbers(table.column("row"))
         if not seen.isdisjoint(rows.tolist()) or len(np.unique(rows)) != len(rows):
-            raise damaged(store, shard.record.relative, "has a row number twice")
+            raise files.damaged(store, shard.record.relative, "has a row number twice")
         seen.update(rows.tolist())
-        vectors = vector_array(table.column("vector"))
-        norms = np.linalg.norm(vectors.astype(np.float32), axis=1)
+        norms = np.linalg.norm(vector_array(table.column("vector")).astype(np.float32), axis=1)
         if not np.all(np.abs(norms - 1.0) < 2e-3):  # float16 keeps a unit norm to 1e-3
-            raise damaged(store, shard.record.relative, "has vectors that are not unit vectors")
+            raise files.damaged(
+                store, shard.record.relative, "has vectors that are not unit vectors"
+            )
 
 
 def foreign_files(store: Path) -> Iterator[str]:
     """Yield relative paths in the store that embedsearch did not write."""
-    yield from (name for name in listed(store, ".") if name not in _OWN_NAMES)
-    for folder in sorted(set(FOLDERS.values())):
-        names = listed(store, folder)
-        yield from (f"{folder}/{name}" for name in names if not is_own_name(name))
+    yield from (name for name in files.listed(store, ".") if name not in _OWN_NAMES)
+    for folder in sorted(set(files.FOLDERS.values())):
+        yield from (
+            f"{folder}/{name}"
+            for name in files.listed(store, folder)
+            if not files.is_own_name(name)
+        )

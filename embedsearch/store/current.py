@@ -7,23 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from embedsearch.core.errors import (
-    DamagedStore,
-    IncompatibleStore,
-    StorageError,
-    StoreNotFound,
-)
+from embedsearch.core.errors import DamagedStore, IncompatibleStore, StorageError, StoreNotFound
 from embedsearch.core.strict_json import strict_json
-from embedsearch.store.files import (
-    CURRENT_NAME,
-    FOLDERS,
-    FORMAT_NAME,
-    FORMAT_TEXT,
-    FileRecord,
-    damaged,
-    listed,
-    read_verified,
-)
+from embedsearch.store import files
 from embedsearch.store.manifest import MAX_BYTES, Manifest
 
 OPEN_TRIES = 5
@@ -34,7 +20,7 @@ T = TypeVar("T")
 def check_format(store: Path) -> None:
     """Raise unless `store` is a folder that embedsearch made and this version reads."""
     try:
-        text = (store / FORMAT_NAME).read_bytes()[:MAX_FORMAT_BYTES]
+        text = (store / files.FORMAT_NAME).read_bytes()[:MAX_FORMAT_BYTES]
     except FileNotFoundError:
         raise StoreNotFound(
             f"{store} is no store: make one with embedsearch index FOLDER --store {store}"
@@ -46,11 +32,11 @@ def check_format(store: Path) -> None:
 
 def check_format_text(store: str, text: bytes) -> None:
     """Raise unless the content of a FORMAT file is one that this version reads."""
-    if text != FORMAT_TEXT:
+    if text != files.FORMAT_TEXT:
         if text.startswith(b"embedsearch ") and text[12:].strip().isdigit():
             raise IncompatibleStore(
                 f"{store} has format {text[12:].strip().decode()}, this embedsearch reads "
-                f"{FORMAT_TEXT[12:].strip().decode()}: update embedsearch"
+                f"{files.FORMAT_TEXT[12:].strip().decode()}: update embedsearch"
             )
         raise StoreNotFound(f"{store} is no store: its FORMAT file says something else")
 
@@ -58,16 +44,16 @@ def check_format_text(store: str, text: bytes) -> None:
 def current_pointer(store: Path) -> bytes | None:
     """Return the content of CURRENT, different for each commit; None if it cannot be read."""
     try:
-        return (store / CURRENT_NAME).read_bytes()[:MAX_POINTER_BYTES]
+        return (store / files.CURRENT_NAME).read_bytes()[:MAX_POINTER_BYTES]
     except OSError:
         return None
 
 
-def pointed_at(pointer: bytes) -> FileRecord:
+def pointed_at(pointer: bytes) -> files.FileRecord:
     """Return the manifest that the content of a CURRENT names. Raises ValueError."""
     try:
         values = strict_json(pointer)
-        record = FileRecord(values["manifest"], int(values["bytes"]), values["sha256"])
+        record = files.FileRecord(values["manifest"], int(values["bytes"]), values["sha256"])
     except (TypeError, KeyError) as error:
         raise ValueError(str(error)) from error
     if not record.name.startswith("m-"):
@@ -81,24 +67,24 @@ def read_current(store: Path) -> Manifest:
     """Return the manifest that CURRENT names. Raises StoreNotFound or DamagedStore."""
     for attempt in range(OPEN_TRIES):
         try:
-            pointer = (store / CURRENT_NAME).read_bytes()[:MAX_POINTER_BYTES]
+            pointer = (store / files.CURRENT_NAME).read_bytes()[:MAX_POINTER_BYTES]
         except FileNotFoundError:
             if _first_commit_unfinished(store):
                 raise StoreNotFound(
                     f"nothing was committed to {store} yet: run embedsearch index FOLDER"
                 ) from None
-            raise damaged(store, CURRENT_NAME, "is missing") from None
+            raise files.damaged(store, files.CURRENT_NAME, "is missing") from None
         except OSError as error:
-            raise StorageError(f"{store / CURRENT_NAME}: {error.strerror}") from error
+            raise StorageError(f"{store / files.CURRENT_NAME}: {error.strerror}") from error
         try:
             record = pointed_at(pointer)
         except ValueError as error:
-            raise damaged(store, CURRENT_NAME, f"is garbage ({error})") from error
+            raise files.damaged(store, files.CURRENT_NAME, f"is garbage ({error})") from error
         try:
             return _parse_manifest(store, record)
         except DamagedStore:
             # Between reading CURRENT and the manifest two commits may have passed.
-            if attempt == OPEN_TRIES - 1 or (store / CURRENT_NAME).read_bytes() == pointer:
+            if attempt == OPEN_TRIES - 1 or (store / files.CURRENT_NAME).read_bytes() == pointer:
                 raise
             time.sleep(0.05)
     raise AssertionError("unreachable: the last attempt returns or raises")
@@ -119,13 +105,13 @@ def read_generation(store: Path, read: Callable[[Manifest], T]) -> T:
     raise StorageError(f"commits to {store} are faster than reading it: try again")
 
 
-def _parse_manifest(store: Path, record: FileRecord) -> Manifest:
+def _parse_manifest(store: Path, record: files.FileRecord) -> Manifest:
     try:
-        return Manifest.from_bytes(read_verified(store, record))
+        return Manifest.from_bytes(files.read_verified(store, record))
     except ValueError as error:
-        raise damaged(store, record.relative, f"is malformed ({error})") from error
+        raise files.damaged(store, record.relative, f"is malformed ({error})") from error
 
 
 def _first_commit_unfinished(store: Path) -> bool:
     """Return whether no commit ever finished: at most the very first manifest is there."""
-    return all(name == "m-00000001.json" for name in listed(store, FOLDERS["m"]))
+    return all(name == "m-00000001.json" for name in files.listed(store, files.FOLDERS["m"]))

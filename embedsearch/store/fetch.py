@@ -15,22 +15,14 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from embedsearch.core.errors import DamagedStore, EmbedSearchError, StorageError, StoreNotFound
 from embedsearch.core.remote import NotThere, Remote, RemoteFile, normal_url
 from embedsearch.core.session import Session
-from embedsearch.store.current import (
-    MAX_FORMAT_BYTES,
-    MAX_POINTER_BYTES,
-    OPEN_TRIES,
-    check_format_text,
-    current_pointer,
-    pointed_at,
-    read_current,
-)
+from embedsearch.store import current
 from embedsearch.store.files import (
     CURRENT_NAME,
     FORMAT_NAME,
@@ -101,7 +93,7 @@ class Upstream:
     def pointer(self) -> bytes:
         """Return the content of CURRENT. Raises StoreNotFound and StorageError."""
         try:
-            return self._small(CURRENT_NAME, MAX_POINTER_BYTES)
+            return self._small(CURRENT_NAME, current.MAX_POINTER_BYTES)
         except NotThere as error:
             problem = "there is no store: it has no CURRENT"
             with suppress(StorageError):  # some users may read a bucket but not query its existence
@@ -112,7 +104,7 @@ class Upstream:
     def record(self, pointer: bytes) -> FileRecord:
         """Return the manifest that a CURRENT names. Raises DamagedStore."""
         try:
-            return pointed_at(pointer)
+            return current.pointed_at(pointer)
         except ValueError as error:
             raise self._damaged(CURRENT_NAME, f"is garbage ({error})") from error
 
@@ -137,7 +129,7 @@ class Upstream:
     def check_format(self) -> None:
         """Raise StoreNotFound or IncompatibleStore unless this version reads it."""
         try:
-            check_format_text(self.url, self._small(FORMAT_NAME, MAX_FORMAT_BYTES))
+            current.check_format_text(self.url, self._small(FORMAT_NAME, current.MAX_FORMAT_BYTES))
         except NotThere as error:
             raise StoreNotFound(f"{self.url} is no store: it has no FORMAT") from error
 
@@ -150,10 +142,8 @@ class Upstream:
             with self.remote.told(name):
                 file.close()
 
-    def _damaged(self, name: str, problem: str) -> DamagedStore:
-        return DamagedStore(
-            f"{self.url}/{name} {problem}; copy the store there again, CURRENT last"
-        )
+    def _damaged(self, name: str, why: str) -> DamagedStore:
+        return DamagedStore(f"{self.url}/{name} {why}; copy the store there again, CURRENT last")
 
 
 def take(upstream: Upstream, store: Path, watch: FetchMonitor, *, keep_former: bool) -> Fetched:
@@ -164,7 +154,7 @@ def take(upstream: Upstream, store: Path, watch: FetchMonitor, *, keep_former: b
     fetched; the folder is then unchanged.
     """
     sweep_tmp(store)
-    for _ in range(OPEN_TRIES):
+    for _ in range(current.OPEN_TRIES):
         pointer = upstream.pointer()
         try:
             return _take(upstream, pointer, store, watch, keep_former=keep_former)
@@ -186,7 +176,7 @@ def is_whole(store: Path, manifest: Manifest) -> bool:
 def generation_here(store: Path) -> Manifest | None:
     """Return the generation that the folder holds, None if it holds none that can be read."""
     with suppress(EmbedSearchError):
-        return read_current(store)
+        return current.read_current(store)
     return None
 
 
@@ -207,7 +197,7 @@ def _take(
     _fetch(upstream, store, plan, watch)
     if known != record or former is None:
         write_copy(store, record, [data], f"{upstream.url}/{record.relative}")
-    if current_pointer(store) != pointer:
+    if current.current_pointer(store) != pointer:
         # Both manifests: if killed between these two writes, the folder still counts as a copy.
         manifests = [record.sha256, *([] if known is None else [known.sha256])]
         note = {"url": upstream.url, "manifests": manifests}
@@ -229,9 +219,9 @@ def _check_records(records: Sequence[FileRecord]) -> None:
 
 
 def _record_here(store: Path) -> FileRecord | None:
-    pointer = current_pointer(store)
+    pointer = current.current_pointer(store)
     with suppress(ValueError):
-        return None if pointer is None else pointed_at(pointer)
+        return None if pointer is None else current.pointed_at(pointer)
     return None
 
 
@@ -243,11 +233,8 @@ def _has(store: Path, record: FileRecord, trusted: set[tuple[str, int, str]]) ->
     """Return whether a file is here; untrusted files are compared with their sha256."""
     if _identity(record) in trusted:
         return _is_here(store, record)
-    with suppress(DamagedStore):
-        with ExitStack() as opened:
-            descriptor = open_verified(store, record)
-            file = opened.enter_context(open(descriptor, "rb"))
-            verify(store, record, file.fileno())
+    with suppress(DamagedStore), open(open_verified(store, record), "rb") as file:
+        verify(store, record, file.fileno())
         return True
     return False
 
@@ -259,8 +246,7 @@ def _is_here(store: Path, record: FileRecord) -> bool:
 
 
 def _check_space(store: Path, plan: FetchPlan) -> None:
-    free = shutil.disk_usage(store).free
-    if plan.missing and plan.bytes + _SPARE_BYTES > free:
+    if plan.missing and plan.bytes + _SPARE_BYTES > (free := shutil.disk_usage(store).free):
         raise StorageError(
             f"{store}: {megabytes(plan.bytes)} must be fetched, but {megabytes(free)} are free "
             "on that disk: free some space"

@@ -15,7 +15,7 @@ import secrets
 import stat
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,10 +128,7 @@ def storage_error(store: Path, error: OSError) -> StorageError:
 
 
 def listed(store: Path, folder: str) -> list[str]:
-    """Return the names in a folder of a store, sorted; [] if it is missing.
-
-    Raises StorageError.
-    """
+    """Return the names in a folder of a store, sorted; [] if it is missing. Raises StorageError."""
     try:
         return sorted(os.listdir(store / folder))
     except FileNotFoundError:
@@ -182,17 +179,13 @@ def verify_once(store: Path, record: FileRecord, descriptor: int, memory: Path) 
     facts = os.fstat(descriptor)
     seen = json.dumps([facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size])
     note = memory / record.sha256
-    try:
+    with suppress(OSError, ValueError):  # not verified yet, or an unreadable note: verify
         if note.read_text() == seen:
             return
-    except (OSError, ValueError):
-        pass  # not verified yet, or an unreadable note: verify
     verify(store, record, descriptor)
-    try:
+    with suppress(OSError):  # with a read-only home, the file is just verified again next time
         memory.mkdir(parents=True, exist_ok=True)
         note.write_text(seen)
-    except OSError:
-        return  # with a read-only home, the file is just verified again next time
 
 
 def read_verified(store: Path, record: FileRecord) -> bytes:
@@ -242,11 +235,11 @@ def _temporary(store: Path) -> Iterator[Path]:
     temporary = store / TMP_NAME / f"{os.getpid()}-{secrets.token_hex(8)}"
     try:
         yield temporary
-    except OSError as error:
-        _discard(temporary)
-        raise storage_error(store, error) from error
-    except BaseException:
-        _discard(temporary)
+    except BaseException as error:
+        with suppress(OSError):  # the next writer sweeps tmp/; `error` must not be hidden
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise storage_error(store, error) from error
         raise
 
 
@@ -283,10 +276,3 @@ def _sync(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # fsync leaves data in the drive's cache
     else:
         os.fsync(descriptor)
-
-
-def _discard(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        return  # the next writer sweeps tmp/; the original error must not be hidden

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,8 +79,7 @@ def info(store: StorePath = None, *, session: Session | None = None) -> StoreInf
 def _open_units(store: Path) -> dict[str, int] | None:
     from embedsearch.store.units import missing_units, read_plan
 
-    plan = read_plan(store)
-    if plan is None:
+    if (plan := read_plan(store)) is None:
         return None
     done = len(plan.units) - len(missing_units(store, plan, plan.units))
     return {"units": len(plan.units), "done": done, "images": plan.images}
@@ -147,11 +147,10 @@ def generations(store: StorePath = None, *, session: Session | None = None) -> l
 
 
 def _is_here(store: Path, record: FileRecord) -> bool:
-    try:
+    with suppress(DamagedStore):
         os.close(open_verified(store, record))
-    except DamagedStore:
-        return False
-    return True
+        return True
+    return False
 
 
 def roll_back(store: Path, generation: int, wait_s: float = 0.0) -> list[str]:
@@ -166,8 +165,7 @@ def roll_back(store: Path, generation: int, wait_s: float = 0.0) -> list[str]:
     check_format(store)
     with StoreWriter(store, wait_s) as writer:
         found = {manifest.generation: manifest for manifest in on_disk(store, writer.manifest)}
-        current = writer.manifest
-        if current is None or generation not in found:
+        if (current := writer.manifest) is None or generation not in found:
             known = ", ".join(map(str, found)) or "none"
             raise UsageError(f"{store} has no generation {generation}; on the disk: {known}")
         if generation == current.generation:

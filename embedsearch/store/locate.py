@@ -25,8 +25,7 @@ def locate_store(store: StorePath, *, create: bool = False) -> Path:
     """
     if url := url_of(store):
         raise UsageError(f"{url} is only read: embedsearch pull {url} makes a store to write to")
-    named = store or os.environ.get("EMBEDSEARCH_STORE")
-    if named:
+    if named := store or os.environ.get("EMBEDSEARCH_STORE"):
         return Path(os.path.abspath(named))
     here = Path.cwd()
     for folder in (here, *here.parents):

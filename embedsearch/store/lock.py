@@ -61,8 +61,7 @@ class WriterLock:
             except BlockingIOError:
                 holder = self._note()
             else:
-                holder = self._note()
-                if not self._is_foreign(holder):
+                if not self._is_foreign(holder := self._note()):
                     return
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             if time.monotonic() >= deadline:

@@ -136,8 +136,7 @@ class Manifest:
 
         Raises IncompatibleStore for a newer format, ValueError for anything malformed.
         """
-        values = strict_json(data)
-        if not isinstance(values, dict):
+        if not isinstance((values := strict_json(data)), dict):
             raise ValueError("not a JSON object")
         needs = values.pop("min_reader_version", None)
         values.pop("format_version", None)

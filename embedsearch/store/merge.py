@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +45,7 @@ class Merged:
 
 
 def merge_shards(
-    store: Path,
-    generation: int,
-    shards: list[Shard],
-    deleted: npt.NDArray[np.int64],
-    dim: int,
+    store: Path, generation: int, shards: list[Shard], deleted: npt.NDArray[np.int64], dim: int
 ) -> Merged:
     """Rewrite small shards, and shards whose rows are mostly deleted, as large ones."""
     dead = {shard.record.name: _dead_rows(shard, deleted) for shard in shards}
@@ -64,7 +61,7 @@ def merge_shards(
     written = []
     while live > 0:
         groups = max(1, rows_per_shard(dim) // ROW_GROUP_ROWS)
-        record = write_shard(store, generation, _first(tables, groups), schema)
+        record = write_shard(store, generation, islice(tables, groups), schema)
         live -= record.rows
         written.append(record)
     gone = [dead[s.record.name] for s in rewritten]
@@ -107,8 +104,7 @@ def relocated(segments: Iterable[Segment], moves: list[Move]) -> tuple[Segment, 
             continue
         for move in by_shard[segment.shard]:
             start = max(move.old_start, position)
-            stop = min(move.old_start + move.rows, end)
-            if start < stop:
+            if start < (stop := min(move.old_start + move.rows, end)):
                 if position < start:  # rows that the merge dropped
                     found.append(Segment(segment.shard, start - position, position))
                 found.append(
@@ -130,8 +126,7 @@ def _dead_rows(shard: Shard, deleted: npt.NDArray[np.int64]) -> npt.NDArray[np.i
 def _live_tables(shards: list[Shard], dead: dict[str, npt.NDArray[np.int64]]) -> Iterator[pa.Table]:
     for shard in shards:
         shard.verify()
-        names = row_schema(1).names
-        for table in shard.columns(names):
+        for table in shard.columns(row_schema(1).names):
             alive = ~np.isin(table.column("row").to_numpy(), dead[shard.record.name])
             yield table if alive.all() else table.filter(pa.array(alive))
 
@@ -149,11 +144,3 @@ def _chunks(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
             rest, waiting = [joined.slice(rows)], waiting - rows
     if waiting:
         yield pa.concat_tables(rest)
-
-
-def _first(tables: Iterator[pa.Table], count: int) -> Iterator[pa.Table]:
-    for _ in range(count):
-        table = next(tables, None)
-        if table is None:
-            return
-        yield table

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -23,16 +24,8 @@ from embedsearch.core.errors import DamagedStore, StorageError, StoreLocked
 from embedsearch.core.remote import Refused
 from embedsearch.core.session import Session
 from embedsearch.core.system import store_cache_bytes, store_cache_folder
+from embedsearch.store import fetch
 from embedsearch.store.current import current_pointer
-from embedsearch.store.fetch import (
-    FetchMonitor,
-    FetchPlan,
-    Upstream,
-    generation_here,
-    is_whole,
-    megabytes,
-    take,
-)
 from embedsearch.store.files import storage_error
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.manifest import Manifest
@@ -51,7 +44,7 @@ class Mirror:
 
     def __init__(self, url: str, session: Session) -> None:
         """Claim the folder; nothing is fetched yet. Raises UsageError and StorageError."""
-        upstream = Upstream(url)
+        upstream = fetch.Upstream(url)
         self.url = upstream.url
         self._session = session
         self._damaged: tuple[bytes, float, str] | None = None  # CURRENT, time, message
@@ -101,13 +94,13 @@ class Mirror:
         self._update(hasty=False)
 
     def _here(self) -> Manifest | None:
-        manifest = generation_here(self.folder)
-        return manifest if manifest is not None and is_whole(self.folder, manifest) else None
+        manifest = fetch.generation_here(self.folder)
+        return manifest if manifest is not None and fetch.is_whole(self.folder, manifest) else None
 
     def _update(self, *, hasty: bool) -> None:
         with contextlib.suppress(OSError):  # a full or read-only disk is reported elsewhere
             os.utime(self._descriptor)
-        pointer = Upstream(self.url, hasty=hasty).pointer()
+        pointer = fetch.Upstream(self.url, hasty=hasty).pointer()
         if pointer == current_pointer(self.folder) and self._here() is not None:
             return
         if self._damaged is not None:
@@ -115,25 +108,33 @@ class Mirror:
             if before == pointer and time.monotonic() - when < _AGAIN_S:
                 raise DamagedStore(message)
         create_store(self.folder)
-        wait_s = _BRIEF_WAIT_S if hasty else _WAIT_S
-        lock = WriterLock(self.folder, wait_s, _Waiting(self.url, self._session))
+
+        @functools.cache
+        def notice() -> None:  # once
+            self._session.notice(f"another process is fetching {self.url}: waiting for it")
+
+        def waiting() -> None:
+            self._session.check()
+            notice()
+
+        lock = WriterLock(self.folder, _BRIEF_WAIT_S if hasty else _WAIT_S, waiting)
         try:
-            watch = FetchMonitor(self._session, self._make_room)
-            take(Upstream(self.url), self.folder, watch, keep_former=False)
+            watch = fetch.FetchMonitor(self._session, self._make_room)
+            fetch.take(fetch.Upstream(self.url), self.folder, watch, keep_former=False)
         except DamagedStore as error:
             self._damaged = pointer, time.monotonic(), str(error)
             raise
         finally:
             lock.release()
 
-    def _make_room(self, plan: FetchPlan) -> None:
+    def _make_room(self, plan: fetch.FetchPlan) -> None:
         """Remove other stores if this one needs their space. Raises StorageError."""
         limit = store_cache_bytes()
-        size = plan.whole_bytes
-        if size > limit:
+        most = fetch.megabytes(limit)
+        if (size := plan.whole_bytes) > limit:
             raise StorageError(
-                f"{self.url} takes up {megabytes(size)}, and stores at URLs may take up "
-                f"{megabytes(limit)}: set EMBEDSEARCH_STORE_CACHE_BYTES, or copy it to a store of "
+                f"{self.url} takes up {fetch.megabytes(size)}, and stores at URLs may take up "
+                f"{most}: set EMBEDSEARCH_STORE_CACHE_BYTES, or copy it to a store of "
                 f"your own: embedsearch pull {self.url}"
             )
         # Noted before the fetch, so that two fetching processes do not both use the free space.
@@ -143,31 +144,15 @@ class Mirror:
             os.ftruncate(self._descriptor, len(note))
         except OSError as error:
             raise storage_error(self._base, error) from error
-        left = _evict(self._base, self.folder, limit - size)
-        if left > limit - size:
+        if (left := _evict(self._base, self.folder, limit - size)) > limit - size:
             raise StorageError(
-                f"{self.url} takes up {megabytes(size)}, and of the {megabytes(limit)} that stores "
-                f"at URLs may take up {megabytes(left)} are in use by running programs: "
+                f"{self.url} takes up {fetch.megabytes(size)}, and of the {most} that stores at "
+                f"URLs may take up {fetch.megabytes(left)} are in use by running programs: "
                 "set EMBEDSEARCH_STORE_CACHE_BYTES"
             )
         if plan.missing:
             count = f"{len(plan.missing)} file{'s' if len(plan.missing) > 1 else ''}"
-            self._session.notice(f"fetching {count}, {megabytes(plan.bytes)}, of {self.url}")
-
-
-class _Waiting:
-    """Reports once that another process is fetching, and checks whether to stop."""
-
-    def __init__(self, url: str, session: Session) -> None:
-        self._url = url
-        self._session = session
-        self._has_noticed = False
-
-    def __call__(self) -> None:
-        self._session.check()
-        if not self._has_noticed:
-            self._has_noticed = True
-            self._session.notice(f"another process is fetching {self._url}: waiting for it")
+            self._session.notice(f"fetching {count}, {fetch.megabytes(plan.bytes)}, of {self.url}")
 
 
 def _lock_shared(descriptor: int, folder: Path) -> None:

@@ -78,29 +78,21 @@ def batch_table(batch: EmbeddingBatch, first_row: int) -> pa.Table:
     vectors = pa.FixedSizeListArray.from_arrays(
         pa.array(half), type=row_schema(batch.vectors.shape[1]).field("vector").type
     )
-    columns = {
+    columns: dict[str, Any] = {
         "row": range(first_row, first_row + len(refs)),
-        "root": [ref.root for ref in refs],
         "key": [os.fsencode(ref.key) for ref in refs],
         "path": [printable(ref.key) for ref in refs],
-        "size": [ref.size for ref in refs],
-        "mtime_ns": [ref.mtime_ns for ref in refs],
-        "digest": [fact.digest for fact in facts],
-        "width": [fact.width for fact in facts],
-        "height": [fact.height for fact in facts],
-        "format": [fact.format for fact in facts],
         "status": ["ok_truncated" if fact.truncated else "ok" for fact in facts],
-        "taken_at": [fact.taken_at for fact in facts],
-        "camera": [fact.camera for fact in facts],
         "gps": [fact.gps and {"lat": fact.gps[0], "lon": fact.gps[1]} for fact in facts],
-        "brightness": [fact.look and fact.look.brightness for fact in facts],
-        "sharpness": [fact.look and fact.look.sharpness for fact in facts],
-        "signature": [fact.look and fact.look.signature for fact in facts],
     }
+    for name in ("root", "size", "mtime_ns"):
+        columns[name] = [getattr(ref, name) for ref in refs]
+    for name in ("digest", "width", "height", "format", "taken_at", "camera"):
+        columns[name] = [getattr(fact, name) for fact in facts]
+    for name in _ADDED:
+        columns[name] = [fact.look and getattr(fact.look, name) for fact in facts]
     schema = row_schema(batch.vectors.shape[1])
-    arrays = [
-        pa.array(columns[field.name], field.type) for field in schema if field.name in columns
-    ]
+    arrays = [pa.array(columns[f.name], f.type) for f in schema if f.name in columns]
     return pa.Table.from_arrays([*arrays, vectors], schema=schema)
 
 
@@ -108,35 +100,27 @@ def write_shard(
     store: Path, generation: int, tables: Iterable[pa.Table], schema: pa.Schema
 ) -> ShardRecord:
     """Write rows as one shard. The tables are encoded one by one, into memory."""
-    norms = _SmallestNorm()
-    data, rows, first_row = _encode(map(norms.watch, tables), schema)
+    smallest = 1.0
+
+    def watched(table: pa.Table) -> pa.Table:
+        nonlocal smallest
+        for part in table.to_batches(max_chunksize=ROW_GROUP_ROWS):
+            vectors = vector_array(pa.chunked_array([part.column("vector")])).astype(np.float32)
+            smallest = min(smallest, float(np.linalg.norm(vectors, axis=1).min(initial=1.0)))
+        return table
+
+    data, rows, first_row = _encode(map(watched, tables), schema)
     record = write_new(store, "s", generation, "parquet", [memoryview(data)])
     footer = _footer(memoryview(data))
     pa.default_memory_pool().release_unused()  # else Arrow keeps the memory of the encoding
     return ShardRecord(
-        name=record.name,
-        bytes=record.bytes,
-        sha256=record.sha256,
+        **vars(record),
         rows=rows,
         first_row=first_row,
         footer_bytes=len(footer),
         footer_sha256=hashlib.sha256(footer).hexdigest(),
-        min_norm=norms.smallest,
+        min_norm=smallest,
     )
-
-
-class _SmallestNorm:
-    """Watch tables pass and keep the smallest norm of their float16 vectors."""
-
-    def __init__(self) -> None:
-        self.smallest = 1.0
-
-    def watch(self, table: pa.Table) -> pa.Table:
-        for part in table.to_batches(max_chunksize=ROW_GROUP_ROWS):
-            vectors = vector_array(pa.chunked_array([part.column("vector")])).astype(np.float32)
-            norms = np.linalg.norm(vectors, axis=1)
-            self.smallest = min(self.smallest, float(norms.min(initial=1.0)))
-        return table
 
 
 def write_small(store: Path, kind: str, generation: int, table: pa.Table) -> FileRecord:
@@ -235,8 +219,7 @@ class Shard:
 
     def _whole(self, table: pa.Table, names: Sequence[str]) -> pa.Table:
         """Return a table completed with the named columns that this shard lacks, as null."""
-        added = [name for name in self._absent if name in names]
-        if not added:
+        if not (added := [name for name in self._absent if name in names]):
             return table
         for name in added:
             field = row_schema(1).field(name)
@@ -261,9 +244,7 @@ class Shard:
         record = self.record
         footer = os.pread(self._descriptor, record.footer_bytes, record.bytes - record.footer_bytes)
         if hashlib.sha256(footer).hexdigest() != record.footer_sha256:
-            raise damaged(
-                self._store, record.relative, "was changed: its footer has another sha256"
-            )
+            raise damaged(self._store, record.relative, "was changed: its footer differs")
 
     def _guard(self) -> DamageGuard:
         return DamageGuard(self._store, self.record)

@@ -21,13 +21,7 @@ from embedsearch.core.errors import DamagedStore
 from embedsearch.core.lru import LRU
 from embedsearch.core.records import Failure, StoredImage
 from embedsearch.store.current import check_format, read_current, read_generation
-from embedsearch.store.files import (
-    FileRecord,
-    damaged,
-    open_verified,
-    read_verified,
-    verify,
-)
+from embedsearch.store.files import FileRecord, damaged, open_verified, read_verified, verify
 from embedsearch.store.manifest import FaissRecord, Manifest
 from embedsearch.store.shards import DamageGuard, Shard, failures_of, numbers
 
@@ -120,8 +114,7 @@ class Snapshot:
         if self.deleted.size:
             for start, table in self.tables(["row"]):
                 rows = numbers(table.column("row"))
-                dead = np.isin(rows, self.deleted, assume_unique=True)
-                mask[start : start + len(rows)] = ~dead
+                mask[start : start + len(rows)] = ~np.isin(rows, self.deleted, assume_unique=True)
         if int(mask.sum()) != self.manifest.live:
             raise damaged(self.store, "manifests", "do not agree with the rows of the shards")
         return mask
@@ -135,14 +128,12 @@ class Snapshot:
 
     def take(self, ordinals: npt.NDArray[np.int64], names: list[str]) -> pa.Table:
         """Return the named columns of the rows at `ordinals`, in their order."""
-        parts: list[pa.Table] = []
-        indices: list[npt.NDArray[np.int64]] = []
-        for shard, in_shard, offsets in self._by_shard(ordinals):
-            parts.append(shard.take(offsets, names))
-            indices.append(in_shard)
+        found = [
+            (shard.take(at, names), indices) for shard, indices, at in self._by_shard(ordinals)
+        ]
         order = np.empty(len(ordinals), dtype=np.int64)
-        order[np.concatenate(indices)] = np.arange(len(ordinals))
-        return pa.concat_tables(parts).take(order)
+        order[np.concatenate([indices for _, indices in found])] = np.arange(len(ordinals))
+        return pa.concat_tables([part for part, _ in found]).take(order)
 
     def images(self, ordinals: npt.NDArray[np.int64]) -> list[StoredImage]:
         """Return the images of the rows at `ordinals`, in their order."""
@@ -218,8 +209,7 @@ def user_columns(table: pa.Table, rows: npt.NDArray[np.int64]) -> pa.Table:
 
 def read_deleted(store: Path, manifest: Manifest) -> npt.NDArray[np.int64]:
     """Return the numbers of deleted rows, sorted. Raises DamagedStore."""
-    record = manifest.deleted
-    if record is None:
+    if (record := manifest.deleted) is None:
         return np.empty(0, dtype=np.int64)
     rows = numbers(_small_table(store, record).column("row")).astype(np.int64)
     if len(rows) != manifest.deleted_rows:

@@ -24,16 +24,7 @@ from embedsearch.core.errors import DamagedStore, IncompatibleStore, StorageErro
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.records import Failure, ImageRef, Root
 from embedsearch.core.strict_json import strict_json
-from embedsearch.store.files import (
-    FOLDERS,
-    TMP_NAME,
-    FileRecord,
-    open_verified,
-    read_verified,
-    replace,
-    storage_error,
-    sync_folder,
-)
+from embedsearch.store import files
 from embedsearch.store.manifest import ShardRecord, root_of
 from embedsearch.store.shards import failure_table, failures_of, write_small
 
@@ -57,7 +48,7 @@ class Unit:
     number: int
     images: int
     first_row: int
-    refs: FileRecord
+    refs: files.FileRecord
 
 
 @dataclass(frozen=True)
@@ -89,7 +80,7 @@ class UnitRecord:
 
     number: int
     shard: ShardRecord | None  # None if all failed
-    failures: FileRecord | None
+    failures: files.FileRecord | None
     replaced: Sequence[tuple[int, int]]  # rows of changed images: the old, and the new or -1
 
 
@@ -117,8 +108,7 @@ def write_refs(
 
 def read_refs(store: Path, unit: Unit) -> list[tuple[ImageRef, int]]:
     """Return the refs of a unit, each with the row that it replaces, or -1."""
-    table = _table(store, unit.refs)
-    columns = (column.to_pylist() for column in table.columns)
+    columns = (column.to_pylist() for column in _table(store, unit.refs).columns)
     return [
         (ImageRef(root, os.fsdecode(key), size, mtime_ns), replaced)
         for root, key, size, mtime_ns, replaced in zip(*columns, strict=True)
@@ -130,11 +120,11 @@ def make_folder(store: Path) -> None:
     drop(store)
     folder = store / UNITS_NAME
     try:
-        for name in (TMP_NAME, FOLDERS["s"]):
+        for name in (files.TMP_NAME, files.FOLDERS["s"]):
             (folder / name).mkdir(mode=0o700, parents=True)
-        sync_folder(store)
+        files.sync_folder(store)
     except OSError as error:
-        raise storage_error(store, error) from error
+        raise files.storage_error(store, error) from error
 
 
 def write_plan(store: Path, plan: UnitPlan) -> None:
@@ -146,7 +136,7 @@ def write_plan(store: Path, plan: UnitPlan) -> None:
         "roots": [asdict(root) for root in plan.roots],
         "units": [asdict(unit) for unit in plan.units],
     }
-    replace(store / UNITS_NAME, _PLAN_NAME, json.dumps(values, allow_nan=False).encode())
+    files.replace(store / UNITS_NAME, _PLAN_NAME, json.dumps(values, allow_nan=False).encode())
 
 
 def read_plan(store: Path) -> UnitPlan | None:
@@ -154,15 +144,14 @@ def read_plan(store: Path) -> UnitPlan | None:
 
     Raises DamagedStore, IncompatibleStore and StorageError.
     """
-    values = _read_json(store, _PLAN_NAME)
-    if values is None:
+    if (values := _read_json(store, _PLAN_NAME)) is None:
         return None
     if values.pop("version", None) != _VERSION:
-        raise IncompatibleStore(
-            f"{store}: its plan of units was made by another version of embedsearch"
-        )
+        raise IncompatibleStore(f"{store}: its plan of units is of another version of embedsearch")
     try:
-        units = [Unit(**{**unit, "refs": FileRecord(**unit["refs"])}) for unit in values["units"]]
+        units = [
+            Unit(**{**unit, "refs": files.FileRecord(**unit["refs"])}) for unit in values["units"]
+        ]
         return UnitPlan(
             **{
                 **values,
@@ -182,9 +171,8 @@ def has_plan(store: Path) -> bool:
 
 def write_record(store: Path, plan: UnitPlan, record: UnitRecord) -> None:
     """Record that a unit is done; its shard is already on the disk. Raises StorageError."""
-    values = {"plan": plan.id, **asdict(record)}
-    data = json.dumps(values, allow_nan=False).encode()
-    replace(store / UNITS_NAME, _record_name(record.number), data)
+    data = json.dumps({"plan": plan.id, **asdict(record)}, allow_nan=False).encode()
+    files.replace(store / UNITS_NAME, _record_name(record.number), data)
 
 
 def read_record(store: Path, plan: UnitPlan, number: int) -> UnitRecord | None:
@@ -198,7 +186,7 @@ def read_record(store: Path, plan: UnitPlan, number: int) -> UnitRecord | None:
         return None
     try:
         shard = None if values["shard"] is None else ShardRecord(**values["shard"])
-        failures = None if values["failures"] is None else FileRecord(**values["failures"])
+        failures = None if values["failures"] is None else files.FileRecord(**values["failures"])
         pairs = [(int(old), int(new)) for old, new in values["replaced"]]
         record = UnitRecord(**{**values, "shard": shard, "failures": failures, "replaced": pairs})
     except (TypeError, KeyError, ValueError) as error:
@@ -206,7 +194,7 @@ def read_record(store: Path, plan: UnitPlan, number: int) -> UnitRecord | None:
     for file in (shard, failures):
         if file is not None:
             try:
-                os.close(open_verified(store / UNITS_NAME, file))
+                os.close(files.open_verified(store / UNITS_NAME, file))
             except DamagedStore:
                 return None
     return record
@@ -217,7 +205,7 @@ def missing_units(store: Path, plan: UnitPlan, units: Iterable[Unit]) -> list[Un
     return [unit for unit in units if read_record(store, plan, unit.number) is None]
 
 
-def write_failures(store: Path, unit: int, failures: Iterable[Failure]) -> FileRecord:
+def write_failures(store: Path, unit: int, failures: Iterable[Failure]) -> files.FileRecord:
     """Write the failures of a unit. Raises StorageError."""
     return write_small(store / UNITS_NAME, "f", unit, failure_table(failures))
 
@@ -230,16 +218,15 @@ def read_unit_failures(store: Path, record: UnitRecord) -> list[Failure]:
 def adopt(store: Path, shards: Iterable[ShardRecord]) -> None:
     """Link the shards of units into the store's shard folder, so that a commit can name them.
 
-    They also stay in `units/`: until the commit, a sweep may remove the links. Raises
-    StorageError.
+    They also stay in `units/`: until the commit, a sweep may remove the links. Raises StorageError.
     """
     try:
         for shard in shards:
             with contextlib.suppress(FileExistsError):  # left by a killed commit
                 os.link(store / UNITS_NAME / shard.relative, store / shard.relative)
-        sync_folder(store / FOLDERS["s"])
+        files.sync_folder(store / files.FOLDERS["s"])
     except OSError as error:
-        raise storage_error(store, error) from error
+        raise files.storage_error(store, error) from error
 
 
 def drop(store: Path) -> None:
@@ -250,16 +237,16 @@ def drop(store: Path) -> None:
         if folder.exists():
             shutil.rmtree(folder)
     except OSError as error:
-        raise storage_error(store, error) from error
+        raise files.storage_error(store, error) from error
 
 
 def _record_name(number: int) -> str:
     return f"u-{number:08d}.json"
 
 
-def _table(store: Path, record: FileRecord) -> pa.Table:
+def _table(store: Path, record: files.FileRecord) -> pa.Table:
     try:
-        data = read_verified(store / UNITS_NAME, record)
+        data = files.read_verified(store / UNITS_NAME, record)
     except DamagedStore as error:
         raise _malformed(store, record.relative) from error
     return pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read()

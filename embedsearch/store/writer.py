@@ -158,8 +158,7 @@ def generations(store: Path, current: Manifest | None) -> list[Manifest]:
     found = []
     for path in _manifests(store):
         with contextlib.suppress(ValueError, IncompatibleStore):  # useless to readers
-            manifest = Manifest.from_bytes(_read(path))
-            if manifest.generation < current.generation:
+            if (manifest := Manifest.from_bytes(_read(path))).generation < current.generation:
                 found.append(manifest)
     return [current, *sorted(found, key=lambda manifest: -manifest.generation)]
 
@@ -199,9 +198,7 @@ def check_creatable(store: Path) -> None:
             raise UsageError(f"store {store} is a file, not a folder", "store")
         names = set(os.listdir(store))
         if FORMAT_NAME not in names and not _is_unfinished(store, names):
-            raise UsageError(
-                f"store {store} is a folder of something else; nothing was done", "store"
-            )
+            raise UsageError(f"{store} is a folder of something else; nothing was done", "store")
     except OSError as error:
         raise storage_error(store, error) from error
 
@@ -214,9 +211,7 @@ def create_store(store: Path) -> None:
         store.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not (store / CURRENT_NAME).exists():  # a commit must not be lost with its store's name
             for folder in (store, *made):
-                with contextlib.suppress(
-                    PermissionError
-                ):  # the folder cannot be listed: go on without
+                with contextlib.suppress(PermissionError):  # it cannot be listed: go on without
                     sync_folder(folder.parent)
         if not (store / FORMAT_NAME).exists():
             (store / TMP_NAME).mkdir(mode=0o700, exist_ok=True)
@@ -258,9 +253,7 @@ def restore_pointer(store: Path) -> int | None:
             continue
         _point(store, manifest.generation, record)
         return manifest.generation
-    raise DamagedStore(
-        f"{store} holds no complete generation: delete it and index the folders again"
-    )
+    raise DamagedStore(f"{store} holds no complete generation: delete it and index again")
 
 
 def segments_of(shards: Iterable[ShardRecord]) -> tuple[Segment, ...]:

@@ -8,14 +8,12 @@ from typing import Any
 
 from embedsearch.cli.output.text import csv_lines, from_here, table
 
-GROUP_COLUMNS = [
-    *("group", "what", "score", "row", "path", "width", "height", "size_bytes", "format"),
-]
+GROUP_COLUMNS = ["group", "what", "score", "row", "path", "width", "height", "size_bytes", "format"]
 
 
 def group_lines(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return groups of copies as tables; the picture to keep comes first."""
-    lines = []
+    text = ""
     for number, members in groupby(rows, key=lambda row: row["group"]):
         cells = [
             (
@@ -27,10 +25,8 @@ def group_lines(rows: Sequence[Mapping[str, Any]]) -> str:
             )
             for row in members
         ]
-        lines.append(
-            table((f"group {number}", "score", "size", "file", "path"), cells, right=(1, 2, 3))
-        )
-    return "".join(lines)
+        text += table((f"group {number}", "score", "size", "file", "path"), cells, right=(1, 2, 3))
+    return text
 
 
 def picture_caption(row: Mapping[str, Any]) -> tuple[str, ...]:

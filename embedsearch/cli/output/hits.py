@@ -61,8 +61,7 @@ def _parquet(path: Path) -> Iterator[Write]:
     def take(rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
             names = {name: printable(row[name]) for name in ("query", "path", "key")}
-            metadata = json.dumps(row["metadata"])
-            waiting.append({**row, **names, "metadata": metadata})
+            waiting.append({**row, **names, "metadata": json.dumps(row["metadata"])})
         if len(waiting) >= _ROW_GROUP:
             flush()
 

@@ -33,8 +33,7 @@ def evaluation_lines(results: Sequence[Evaluation]) -> str:
     ]
     if last.failed:
         lines.insert(0, f"{last.failed} pictures could not be read")
-    shown = table(header, rows, right=range(1, len(header)))
-    return shown + "\n".join(lines) + "\n"
+    return table(header, rows, right=range(1, len(header))) + "\n".join(lines) + "\n"
 
 
 def plan_lines(plan: Sequence[StagePlan]) -> str:
@@ -50,8 +49,7 @@ def plan_lines(plan: Sequence[StagePlan]) -> str:
     ]
     total = sum(stage.parameters for stage in plan)
     learning = sum(stage.parameters for stage in plan if stage.first_epoch is not None)
-    header = ("stage", "parameters", "learns", "rate")
-    shown = table(header, rows, right=(1,))
+    shown = table(("stage", "parameters", "learns", "rate"), rows, right=(1,))
     return f"{shown}  {learning:,} of {total:,} parameters learn in the end\n"
 
 

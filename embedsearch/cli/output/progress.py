@@ -39,7 +39,8 @@ class ProgressDisplay:
             self._draw(progress)
         elif time.monotonic() - self._shown_at >= LINE_EVERY_S:
             self._shown_at = time.monotonic()
-            self._notice(_line(progress, self._unit))
+            done = f"{progress.done} of {progress.total} {self._unit}"
+            self._notice(f"{done}, {_rest(progress, self._unit)}")
 
     def _draw(self, progress: Progress) -> None:
         if self._bar is None:
@@ -54,14 +55,8 @@ class ProgressDisplay:
             self._task = self._bar.add_task("", total=progress.total, text="")
             self._bar.start()
         self._bar.update(
-            self._task,
-            completed=progress.done,
-            text=f"{self._unit}  {_rest(progress, self._unit)}",
+            self._task, completed=progress.done, text=f"{self._unit}  {_rest(progress, self._unit)}"
         )
-
-
-def _line(progress: Progress, unit: str) -> str:
-    return f"{progress.done} of {progress.total} {unit}, {_rest(progress, unit)}"
 
 
 def _rest(progress: Progress, unit: str) -> str:

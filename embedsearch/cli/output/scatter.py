@@ -40,7 +40,5 @@ def write_map(path: Path, title: str, points: Sequence[MapPoint]) -> None:
     }
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     page = files("embedsearch.cli.output").joinpath("map.html").read_text()
-    with in_place([path]) as (temporary,):
-        temporary.write_text(
-            page.replace("TITLE", escape(printable(title))).replace('"DATA"', text)
-        )
+    with in_place([path]) as (file,):
+        file.write_text(page.replace("TITLE", escape(printable(title))).replace('"DATA"', text))

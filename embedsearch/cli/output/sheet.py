@@ -40,8 +40,7 @@ def write_sheet(path: Path, rows: Sequence[Sequence[Tile]]) -> None:
     lines = [line for row in rows for line in _wrap(row)]
     side = THUMBNAIL_SIDE
     width = _GAP + max(len(line) for line in lines) * (side + _GAP)
-    height = _GAP + len(lines) * (side + _CAPTION + _GAP)
-    sheet = Image.new("RGB", (width, height), _PAPER)
+    sheet = Image.new("RGB", (width, _GAP + len(lines) * (side + _CAPTION + _GAP)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     for line_number, line in enumerate(lines):
         top = _GAP + line_number * (side + _CAPTION + _GAP)
@@ -65,16 +64,14 @@ def _wrap(row: Sequence[Tile]) -> list[list[Tile | None]]:
     hit_columns = _COLUMNS - 1
     lines: list[list[Tile | None]] = []
     for start in range(0, max(len(hits), 1), hit_columns):
-        first = query if start == 0 else None
-        lines.append([first, *hits[start : start + hit_columns]])
+        lines.append([query if start == 0 else None, *hits[start : start + hit_columns]])
     return lines
 
 
 def _paint(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, left: int, top: int) -> None:
     side = THUMBNAIL_SIDE
-    box = (left, top, left + side, top + side)
     if tile.pixels is None:
-        draw.rectangle(box, outline=_FAINT)
+        draw.rectangle((left, top, left + side, top + side), outline=_FAINT)
         draw.text((left + 10, top + side // 2), "cannot be read", fill=_FAINT, font=_font(14))
     else:
         sheet.paste(Image.fromarray(tile.pixels), (left, top))

@@ -79,9 +79,7 @@ def half_blocks(pixels: npt.NDArray[np.uint8], is_true_color: bool) -> list[str]
     The fourth number is 0 where the terminal's background shows, else 255.
     """
     return [
-        "".join(
-            _cell(above, below, is_true_color) for above, below in zip(upper, lower, strict=True)
-        )
+        "".join(_cell(a, b, is_true_color) for a, b in zip(upper, lower, strict=True))
         for upper, lower in zip(pixels[::2].tolist(), pixels[1::2].tolist(), strict=True)
     ]
 
@@ -113,8 +111,7 @@ def _strip(row: Sequence[Thumbnail], cells: int, scale: int) -> npt.NDArray[np.u
     pictures = [None if t.pixels is None else _fit(Image.fromarray(t.pixels), side) for t in row]
     height = max((picture.height for picture in pictures if picture is not None), default=0)
     height += -height % (2 * scale)
-    width = (len(row) * (cells + _GAP) - _GAP) * scale
-    strip = Image.new("RGBA", (width, height))
+    strip = Image.new("RGBA", ((len(row) * (cells + _GAP) - _GAP) * scale, height))
     for index, picture in enumerate(pictures):
         if picture is not None:
             left = index * (cells + _GAP) * scale + (side - picture.width) // 2
@@ -124,8 +121,7 @@ def _strip(row: Sequence[Thumbnail], cells: int, scale: int) -> npt.NDArray[np.u
 
 def _fit(picture: Image.Image, side: int) -> Image.Image:
     """Return a picture whose longer side has `side` pixels."""
-    longer = max(picture.size)
-    width, height = (max(1, round(side * size / longer)) for size in picture.size)
+    width, height = (max(1, round(side * size / max(picture.size))) for size in picture.size)
     return picture.resize((width, height), Image.Resampling.BICUBIC)
 
 

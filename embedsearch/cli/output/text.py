@@ -38,6 +38,11 @@ def json_line(values: Mapping[str, Any]) -> str:
     return json.dumps(values, default=str)
 
 
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return one JSON object per line."""
+    return "".join(json_line(row) + "\n" for row in rows)
+
+
 def hit_values(query: str, hit: Hit) -> dict[str, Any]:
     """Return a hit with its query as JSON-ready values, in the order of HIT_COLUMNS."""
     return {"query": query, **hit.to_dict()}
@@ -81,8 +86,7 @@ def hit_table(query: str, hits: Sequence[Hit], link_host: str | None = None) -> 
 def _linked(line: str, path: str, host: str) -> str:
     """Return a line with the path at its end as a link."""
     shown = printable(from_here(path)).rstrip()
-    before = line.removesuffix(shown)
-    return f"{before}\x1b]8;;{file_url(path, host)}\x1b\\{shown}\x1b]8;;\x1b\\"
+    return f"{line.removesuffix(shown)}\x1b]8;;{file_url(path, host)}\x1b\\{shown}\x1b]8;;\x1b\\"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Sequence[int] = ()) -> str:
@@ -113,12 +117,11 @@ def pull_lines(report: PullReport) -> str:
 def report_lines(report: IndexReport) -> str:
     """Return an IndexReport as a few lines for a person."""
     noun = "image" if report.found == 1 else "images"
-    first = (
+    lines = [
         f"{report.found} {noun} found: {report.added} added, {report.changed} changed, "
         f"{report.moved} moved, {report.unchanged} unchanged, {report.failed} failed; "
         f"{report.deleted} deleted"
-    )
-    lines = [first]
+    ]
     if report.ignored.total:
         ignored = report.ignored
         kinds = {
@@ -296,9 +299,7 @@ def _search_text(facts: Mapping[str, Any]) -> str:
     elif exact:
         text += f": {exact:.2f} ms"
     if not measured["reached"]:
-        text += (
-            f"; not the requested recall {budget['recall']} in {1000 * budget['latency_s']:g} ms"
-        )
+        text += f"; not the wanted recall {budget['recall']} in {1000 * budget['latency_s']:g} ms"
     return text
 
 
@@ -340,8 +341,7 @@ def failure_values(folder: str, failure: Failure) -> dict[str, Any]:
 
 def from_here(path: str) -> str:
     """Return a path as one would type it: relative if it is below the current folder."""
-    here = os.getcwd().rstrip("/") + "/"
-    return path.removeprefix(here)
+    return path.removeprefix(os.getcwd().rstrip("/") + "/")
 
 
 def _harmless(cell: Any) -> Any:

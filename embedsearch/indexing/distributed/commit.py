@@ -5,11 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedsearch.core.errors import (
-    IncompatibleStore,
-    NothingIndexed,
-    UnitsMissing,
-)
+from embedsearch.core.errors import IncompatibleStore, NothingIndexed, UnitsMissing
 from embedsearch.core.records import Failure, JsonRecord
 from embedsearch.core.session import Session
 from embedsearch.indexing.distributed.run import open_plan
@@ -18,13 +14,7 @@ from embedsearch.store.current import check_format
 from embedsearch.store.locate import locate_store
 from embedsearch.store.manifest import Manifest, ShardRecord
 from embedsearch.store.snapshot import read_failures
-from embedsearch.store.units import (
-    UnitPlan,
-    adopt,
-    drop,
-    read_record,
-    read_unit_failures,
-)
+from embedsearch.store.units import UnitPlan, adopt, drop, read_record, read_unit_failures
 from embedsearch.store.writer import StoreWriter
 
 _SHOWN = 20  # missing units that a message names
@@ -102,8 +92,7 @@ class _Gathered:
         missing = []
         for unit in opened.units:
             session.check()
-            record = read_record(store, opened, unit.number)
-            if record is None:
+            if (record := read_record(store, opened, unit.number)) is None:
                 missing.append(unit.number)
                 continue
             if record.shard is not None:
@@ -121,13 +110,12 @@ class _Gathered:
 
 
 def _committed(store: Path, manifest: Manifest, opened: UnitPlan) -> CommitReport:
-    counts = {name: int(manifest.run[name]) for name in ("added", "changed", "failed")}
     return CommitReport(
         store=str(store),
         generation=manifest.generation,
         images=manifest.live,
         units=len(opened.units),
-        **counts,
+        **{name: int(manifest.run[name]) for name in ("added", "changed", "failed")},
     )
 
 

@@ -92,15 +92,13 @@ def _chunks(unit: Unit) -> Iterator[Chunk]:
 
 
 def _path(store: Path, chunk: Chunk) -> Path:
-    name = f"p-{chunk.unit:08d}-{chunk.number:08d}.arrow"
-    return store / UNITS_NAME / PARTS_NAME / name
+    return store / UNITS_NAME / PARTS_NAME / f"p-{chunk.unit:08d}-{chunk.number:08d}.arrow"
 
 
 def _read_part(path: Path) -> tuple[pa.Table, list[Failure]]:
     table = pa.ipc.open_file(pa.BufferReader(path.read_bytes())).read_all()
-    decoded = json.loads(table.schema.metadata[b"failures"])
     failures = [
         Failure(**{**item, "stage": Stage(item["stage"]), "reason": Reason(item["reason"])})
-        for item in decoded
+        for item in json.loads(table.schema.metadata[b"failures"])
     ]
     return table.replace_schema_metadata(None), failures

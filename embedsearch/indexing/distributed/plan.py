@@ -18,14 +18,7 @@ from embedsearch.indexing.report import Outcome, run_record
 from embedsearch.indexing.scope import Sources
 from embedsearch.indexing.sync import commit_if_changed
 from embedsearch.store.merge import rows_per_shard
-from embedsearch.store.units import (
-    Unit,
-    UnitPlan,
-    make_folder,
-    new_plan_id,
-    write_plan,
-    write_refs,
-)
+from embedsearch.store.units import Unit, UnitPlan, make_folder, new_plan_id, write_plan, write_refs
 
 
 def plan(

@@ -50,19 +50,16 @@ def index_on_ray(
 ) -> CommitReport | None:
     """Index folders on the cluster that RAY_ADDRESS names, or on Ray on this machine; commit.
 
-    Returns None if nothing had to be embedded. Raises what `plan` and `commit` raise,
-    Interrupted, MissingLibrary, and StorageError for a cluster that fails or is silent for
-    `stall_s` seconds.
+    Returns None if nothing had to be embedded. Raises what `plan` and `commit` raise, Interrupted,
+    MissingLibrary, and StorageError for a cluster that fails or is silent for `stall_s` seconds.
     """
     if find_spec("ray") is None:
         raise MissingLibrary(f"engine ray needs Ray: {pip_install('ray')}")
     config, session = config or IndexConfig(), session or Session()
-    opened = open_or_make_plan(store, folders, 1, config, session)
-    if opened is None:
+    if (opened := open_or_make_plan(store, folders, 1, config, session)) is None:
         return None
     check_same(opened, config, session)
-    chunks = chunks_left(store, opened)
-    if chunks:
+    if chunks := chunks_left(store, opened):
         total = sum(chunk.images for chunk in chunks)
         with _driver(store, config) as rows:
             _follow(rows, total, session, on_progress, stall_s)

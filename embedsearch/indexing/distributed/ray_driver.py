@@ -56,8 +56,7 @@ def main() -> None:
 
 
 def _run(store: Path, spec: dict[str, Any], out: Any) -> None:
-    opened = open_plan(store)
-    chunks = chunks_left(store, opened)
+    chunks = chunks_left(store, open_plan(store))
     left = Counter(chunk.unit for chunk in chunks)
     packing = []
     for row in _stream(store, spec, chunks).iter_rows():
@@ -107,8 +106,7 @@ class _Decoder:
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         chunk = Chunk(*(int(rows[name][0]) for name in ("unit", "number", "images")))
-        refs = chunk_refs(self._store, self._plan, chunk)
-        located = self._sources.places(refs, self._plan.roots)
+        located = self._sources.places(chunk_refs(self._store, self._plan, chunk), self._plan.roots)
         batches, failures = [], []
         for batch in self._pool.run(DecodeJob(ref, location) for ref, location in located):
             images = batch.images
@@ -131,9 +129,7 @@ class _Embedder:
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         chunk, batches, failures = pickle.loads(rows["decoded"][0])
         tables = []
-        embed = self._lanes.map(
-            lambda images: embed_images(images, self._extractor), self._fitting(batches)
-        )
+        embed = self._lanes.map(lambda b: embed_images(b, self._extractor), self._fitting(batches))
         for embedded, unusable in embed:
             failures += unusable
             if len(embedded.refs):
@@ -149,8 +145,7 @@ class _Embedder:
         if not refs:
             return []
         pixels = np.concatenate([batch.pixels for batch in batches])
-        starts = range(0, len(refs), self._batch)
-        cuts = [slice(start, start + self._batch) for start in starts]
+        cuts = [slice(start, start + self._batch) for start in range(0, len(refs), self._batch)]
         return [ImageBatch(refs[cut], facts[cut], pixels[cut]) for cut in cuts]
 
 

@@ -18,12 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedsearch.core.config import IndexConfig
-from embedsearch.core.errors import (
-    IncompatibleStore,
-    Interrupted,
-    PlanOpen,
-    UsageError,
-)
+from embedsearch.core.errors import IncompatibleStore, Interrupted, PlanOpen, UsageError
 from embedsearch.core.records import EmbeddingBatch, Failure, ImageRef, JsonRecord, Progress
 from embedsearch.core.session import Session
 from embedsearch.images.decode.process import DecodeJob
@@ -84,8 +79,7 @@ def index_share(
             f"unit {number}/{shares}: a share is one of 0/{shares} to {shares}/{shares}", "unit"
         )
     path = locate_store(store, create=bool(folders) or config.files is not None)
-    opened = open_or_make_plan(path, folders, shares, config, session)
-    if opened is None:
+    if (opened := open_or_make_plan(path, folders, shares, config, session)) is None:
         return UnitsReport(str(path), units=0, missing=0, ran=0, images=0, failed=0, device="")
     numbers = [unit.number for unit in opened.units if unit.number % shares == number % shares]
     return run_units(path, numbers, config=config, session=session, on_progress=on_progress)
@@ -104,16 +98,14 @@ def open_or_make_plan(
     """
     check_shareable(config)
     listed = listed_folders(folders)
-    opened = read_plan(store)
-    if opened is None:
+    if (opened := read_plan(store)) is None:
         waits = replace(config, wait_s=config.wait_s or PLAN_WAIT_S)
         try:
             return plan(listed, store=store, shares=shares, config=waits, session=session)
         except PlanOpen:  # another process has made it while this one waited
             opened = open_plan(store)
     known = {root.path for root in opened.roots}
-    extra = {root.path for root in resolve_scope(listed, opened.roots).roots} - known
-    if extra:
+    if extra := {root.path for root in resolve_scope(listed, opened.roots).roots} - known:
         raise UsageError(
             f"the plan of {store} does not cover {', '.join(sorted(extra))}: finish it with "
             "embedsearch commit, then make a new one"
@@ -147,11 +139,9 @@ def run_units(
         with Sources(config.limits.max_bytes) as sources, collector:
             refs = (ref for unit in todo for ref in collector.refs_of(unit))
             jobs = (DecodeJob(ref, where) for ref, where in sources.places(refs, opened.roots))
-            side = opened.model.input_side
-            with Pipeline(side, config, jobs, total, session.stop) as pipeline:
-                extractor = extractor_factory(
-                    opened.model, config.device, config.precision, session
-                )
+            model = opened.model
+            with Pipeline(model.input_side, config, jobs, total, session.stop) as pipeline:
+                extractor = extractor_factory(model, config.device, config.precision, session)
                 collector.device = extractor.device
                 started = time.monotonic()
                 for batch in pipeline.embed(extractor):
@@ -180,8 +170,7 @@ def run_units(
 
 def open_plan(store: Path) -> UnitPlan:
     """Return the open plan. Raises UsageError if there is none."""
-    opened = read_plan(store)
-    if opened is None:
+    if (opened := read_plan(store)) is None:
         raise UsageError(f"{store} has no open plan: embedsearch index FOLDER --unit 0/4 makes one")
     return opened
 
@@ -189,14 +178,12 @@ def open_plan(store: Path) -> UnitPlan:
 def check_same(opened: UnitPlan, config: IndexConfig, session: Session) -> None:
     """Raise unless a config agrees with the plan in its model and limits."""
     own = opened.model
-    requested = requested_model(config, own, session)
-    if requested.fingerprint != own.fingerprint:
+    if (requested := requested_model(config, own, session)).fingerprint != own.fingerprint:
         raise IncompatibleStore(
             f"the plan is for {own.name}, not {requested.name} "
             f"({'; '.join(requested.differences(own))})"
         )
-    limits = config.limits.verdict_key()
-    if limits != dict(opened.limits):
+    if (limits := config.limits.verdict_key()) != dict(opened.limits):
         names = [name for name in limits if limits[name] != opened.limits[name]]
         raise UsageError(f"the plan was made with another {', '.join(names)}", *names)
 

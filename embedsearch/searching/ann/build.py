@@ -52,8 +52,7 @@ def untrained(factory: str, dim: int) -> Any:
 
 def _error_message(error: RuntimeError) -> str:
     """Return the message of a FAISS error, without the location in its source."""
-    message = re.sub(r"^Error in .*?\.(cpp|h):[0-9]+: (Error: )?", "", str(error))
-    return " ".join(message.split())
+    return " ".join(re.sub(r"^Error in .*?\.(cpp|h):[0-9]+: (Error: )?", "", str(error)).split())
 
 
 class CandidateBuilder:
@@ -107,8 +106,7 @@ def _clusterings(index: Any) -> Iterator[Any]:
     """Yield the k-means settings of an index, if it has any."""
     import faiss
 
-    inner = faiss.downcast_index(index)
-    if isinstance(inner, faiss.IndexPreTransform):
+    if isinstance((inner := faiss.downcast_index(index)), faiss.IndexPreTransform):
         inner = faiss.downcast_index(inner.index)
     if isinstance(inner, faiss.IndexIVF):
         yield inner.cp

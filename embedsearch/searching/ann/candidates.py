@@ -40,8 +40,7 @@ class Question:
 
     def share(self, found: Neighbors) -> float:
         """Return the fraction of the wanted neighbors that was found."""
-        right = int((found.scores >= self.least).sum())
-        return min(right, self.wanted) / self.wanted
+        return min(int((found.scores >= self.least).sum()), self.wanted) / self.wanted
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,7 @@ class NearGraph:
     def _blocks(self, queries: Vectors, k: int, least: float) -> Iterator[Pairs]:
         for start in range(0, len(queries), _BLOCK):
             self._check()
-            block = queries[start : start + _BLOCK].astype(np.float32)
-            rows, scores = self._nearest(block, k)
+            rows, scores = self._nearest(queries[start : start + _BLOCK].astype(np.float32), k)
             query, rank = np.nonzero((scores >= least) & (rows >= 0))
             yield Pairs(query + start, rows[query, rank], scores[query, rank])
 
@@ -90,14 +89,8 @@ class NearGraph:
 def _index(base: Vectors, check: Callable[[], None]) -> faiss.IndexIVFScalarQuantizer:
     rows, dim = base.shape
     cells = round(4 * math.sqrt(rows))
-    index = faiss.IndexIVFScalarQuantizer(
-        faiss.IndexFlatIP(dim),
-        dim,
-        cells,
-        faiss.ScalarQuantizer.QT_fp16,
-        faiss.METRIC_INNER_PRODUCT,
-        False,
-    )
+    flat, code = faiss.IndexFlatIP(dim), faiss.ScalarQuantizer.QT_fp16
+    index = faiss.IndexIVFScalarQuantizer(flat, dim, cells, code, faiss.METRIC_INNER_PRODUCT, False)
     index.cp.niter, index.cp.seed, index.nprobe = _TRAIN_ROUNDS, _SEED, _CELLS_PROBED
     chosen = np.random.default_rng(_SEED).permutation(rows)[: cells * _TRAIN_ROWS]
     check()

@@ -17,9 +17,7 @@ import numpy.typing as npt
 # FAISS's stubs lack some classes and members, and the keywords of its Python layer.
 _faiss: Any = faiss
 _WRAPPERS = (faiss.IndexIDMap, faiss.IndexIDMap2, faiss.IndexRefine)
-_STEPS = sorted(
-    {round(2 ** (step / 2)) for step in range(40)}
-)  # each about 1.4 times the previous one
+_STEPS = sorted({round(2 ** (step / 2)) for step in range(40)})  # each about 1.4 times the last
 _MANY_QUERIES = 128  # from here on, matrix products are faster than one pass per query
 _BLOCK_ROWS = 8192
 Queries = npt.NDArray[np.float32]
@@ -184,10 +182,8 @@ def use_one_thread() -> None:
 
 def search_rows(vectors: Vectors, queries: Queries, k: int, mask: Mask | None) -> list[Candidates]:
     """Return up to k candidates per query among float16 (n, D), without a FAISS file."""
-    positions = np.arange(len(vectors)) if mask is None else np.flatnonzero(mask)
-    if not len(positions):
-        nothing = Candidates(positions, np.empty(0, dtype=np.float32))
-        return [nothing for _ in queries]
+    if not len(positions := np.arange(len(vectors)) if mask is None else np.flatnonzero(mask)):
+        return [Candidates(positions, np.empty(0, dtype=np.float32))] * len(queries)
     products = queries @ vectors[positions].astype(np.float32).T
     found = []
     for row in products:

@@ -36,11 +36,8 @@ _SQL = {
     **{"int8": "TINYINT", "int16": "SMALLINT", "int32": "INTEGER", "int64": "BIGINT"},
     **{"uint8": "UTINYINT", "uint16": "USMALLINT", "uint32": "UINTEGER"},
     **{"float": "FLOAT", "double": "DOUBLE", "bool": "BOOLEAN", "date32[day]": "DATE"},
-    **{
-        "timestamp[s]": "TIMESTAMP_S",
-        "timestamp[ms]": "TIMESTAMP_MS",
-        "timestamp[us]": "TIMESTAMP",
-    },
+    **{"timestamp[s]": "TIMESTAMP_S", "timestamp[ms]": "TIMESTAMP_MS"},
+    "timestamp[us]": "TIMESTAMP",
 }
 # Expressions without columns that are evaluated: -5, 10 * 1000, timestamp - interval.
 _EVALUATED = frozenset({"CONSTANT", "CAST", "TYPE", "FUNCTION"})
@@ -192,25 +189,22 @@ class _Translation:
         return _joined([*rest, OneOf(same[0].field, values, is_in)], not is_in)
 
     def _between(self, node: dict[str, Any], wanted: bool) -> Condition:
-        ends = [(">=", node["lower"]), ("<=", node["upper"])]
         return _joined(
             [
                 self._compared(node["input"], operator if wanted else _OPPOSITE[operator], end)
-                for operator, end in ends
+                for operator, end in [(">=", node["lower"]), ("<=", node["upper"])]
             ],
             wanted,
         )
 
     def _comparison(self, node: dict[str, Any], wanted: bool) -> Condition:
-        operator = _OPERATORS.get(node["type"])
-        if operator is None:
+        if (operator := _OPERATORS.get(node["type"])) is None:
             raise self._refusal(node)
         operator = operator if wanted else _OPPOSITE[operator]
         return self._compared(node["left"], operator, node["right"])
 
     def _flag(self, node: dict[str, Any], wanted: bool) -> Condition:
-        field = self._field(node)
-        if field.kind is not FieldKind.BOOLEAN:
+        if (field := self._field(node)).kind is not FieldKind.BOOLEAN:
             raise self._refusal(node)
         return Test(field, "=", wanted)
 
@@ -239,8 +233,7 @@ class _Translation:
         letters = iter(text)
         for letter in letters:
             if escape and letter == escape:
-                letter = next(letters, "")
-                if letter not in {"%", "_", escape}:
+                if (letter := next(letters, "")) not in {"%", "_", escape}:
                     raise self._refusal(node)
                 parts.append(letter)
             else:
@@ -252,17 +245,14 @@ class _Translation:
             left, operator, right = right, _MIRRORED[operator], left
         field = self._field(left)
         if right["class"] == "COLUMN_REF":
-            other = self._field(right)
-            if other.kind is not field.kind:
+            if (other := self._field(right)).kind is not field.kind:
                 raise self._refusal(right)
             return Pair(field, operator, other)
-        value = self._value(right)
-        if isinstance(value, str) and field.kind is not FieldKind.TEXT:
+        if isinstance((value := self._value(right)), str) and field.kind is not FieldKind.TEXT:
             value = self._value(right, _SQL[field.arrow])
         if value is None:
             return Always(False)
-        made = _MADE[field.kind](field, operator, value)
-        if made is None:
+        if (made := _MADE[field.kind](field, operator, value)) is None:
             raise self._refusal(right)
         return made
 
@@ -273,8 +263,7 @@ class _Translation:
         path = [name.lower() for name in node["column_names"]]
         if path[0] == "images" and len(path) > 1:
             path = path[1:]
-        field = self._fields.get(".".join(path))
-        if field is None:
+        if (field := self._fields.get(".".join(path))) is None:
             held = ", ".join(sorted(field.column for field in self._fields.values()))
             raise self._where.refusal(
                 f"the vector database does not hold {'.'.join(path)}, only {held}",
@@ -303,8 +292,7 @@ def _joined(parts: Sequence[Condition], is_all: bool) -> Condition:
     """Return the conjunction or disjunction of parts, simplified."""
     if Always(not is_all) in parts:
         return Always(not is_all)
-    left = [part for part in parts if part != Always(is_all)]
-    if not left:
+    if not (left := [part for part in parts if part != Always(is_all)]):
         return Always(is_all)
     if len(left) == 1:
         return left[0]
@@ -327,8 +315,7 @@ def _whole(field: Field, operator: str, value: Any) -> Condition | None:
         if floor != ceiling or not LOWEST < floor <= _HIGHEST:
             return Always(False) if operator == "=" else _known(field)
         return Test(field, operator, floor)
-    bound = floor if operator in {">", "<="} else ceiling
-    if not LOWEST < bound <= _HIGHEST:
+    if not LOWEST < (bound := floor if operator in {">", "<="} else ceiling) <= _HIGHEST:
         is_above = (bound <= LOWEST) == (operator in {">", ">="})
         return _known(field) if is_above else Always(False)
     return Test(field, operator, bound)

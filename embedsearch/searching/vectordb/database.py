@@ -54,8 +54,7 @@ class DatabaseRecord:
     def from_json(cls, text: str | None, place: DatabaseUrl) -> DatabaseRecord:
         """Read it. Raises IncompatibleStore for text that embedsearch did not write."""
         try:
-            values = json.loads(text or "")
-            if values.pop(NAME) != 1:
+            if (values := json.loads(text or "")).pop(NAME) != 1:
                 raise ValueError("a newer version")
             fields = tuple(map(Field.from_list, values.pop("fields")))
             return cls(**values, fields=fields)
@@ -150,12 +149,9 @@ class DatabaseUrl:
     def said(self, error: object) -> str:
         """Return an error's message on one line, without the password."""
         message = " ".join(str(error).split())
-        for secret in {self.password, self._quoted_password()} - {None, ""}:
+        for secret in {self.password, urlsplit(self.url).password} - {None, ""}:
             message = message.replace(str(secret), _MASK)
         return message[:500]
-
-    def _quoted_password(self) -> str | None:
-        return urlsplit(self.url).password
 
 
 def patiently(work: Callable[[float], T], is_passing: Callable[[Exception], bool]) -> T:
@@ -178,6 +174,4 @@ def patiently(work: Callable[[float], T], is_passing: Callable[[Exception], bool
 
 def vanished(place: DatabaseUrl) -> StorageError:
     """Return the error for a missing collection or table."""
-    return StorageError(
-        f"{place} holds no {place.table}: embedsearch export --to makes it from a store"
-    )
+    return StorageError(f"{place} holds no {place.table}: embedsearch export --to makes it")

@@ -173,5 +173,4 @@ def row_checksums(
     Rows with different checksums differ. `values` holds one sequence per field.
     """
     lines = (repr(row).encode("utf-8", "surrogatepass") for row in zip(*values, strict=True))
-    sums = [zlib.crc32(line) for line in lines]
-    return vector_checksums(vectors) | np.array(sums, np.int64)
+    return vector_checksums(vectors) | np.array([zlib.crc32(line) for line in lines], np.int64)

@@ -82,23 +82,19 @@ class Milvus:
         self.place = place
         self._error = MilvusException
         if self._is_lite and find_spec("milvus_lite") is None:
-            raise MissingLibrary(
-                f"milvus:///FILE.db needs Milvus Lite: {pip_install('milvus-lite')}"
-            )
+            raise MissingLibrary(f"milvus:///*.db needs Milvus Lite: {pip_install('milvus-lite')}")
         uri = place.name if self._is_lite else f"http://{place.host}"
         token = os.environ.get("MILVUS_TOKEN", "")
         if place.user is not None:
             token = f"{place.user}:{place.password or ''}"
         with self._explained("cannot be reached"):
             self._client: Any = patiently(
-                lambda seconds: MilvusClient(
-                    uri=uri, token=token, timeout=min(seconds, _CONNECT_S)
-                ),
+                lambda left: MilvusClient(uri=uri, token=token, timeout=min(left, _CONNECT_S)),
                 self._is_passing,
             )
             self._is_there = self._client.has_collection(place.table, timeout=_CONNECT_S)
             if self._is_there:
-                self._load()
+                self._client.load_collection(place.table, timeout=_CONNECT_S)
 
     def close(self) -> None:
         """Close the connection."""
@@ -250,9 +246,6 @@ class Milvus:
             found = patiently(ask, self._is_passing)
             return [np.array([hit["id"] for hit in hits], np.int64) for hits in found]
 
-    def _load(self) -> None:
-        self._client.load_collection(self.place.table, timeout=_CONNECT_S)
-
     def _marks(self, text: str) -> list[tuple[int, int]]:
         found = self._client.query(
             self.place.table,
@@ -274,8 +267,7 @@ class Milvus:
         try:
             yield
         except (self._error, grpc.RpcError, OSError) as error:
-            message = self.place.said(getattr(error, "message", error))
-            if _GONE.search(message.lower()):
+            if _GONE.search((message := self.place.said(getattr(error, "message", error))).lower()):
                 raise vanished(self.place) from error
             raise StorageError(f"{self.place} {trouble}: {message}") from error
 
@@ -357,8 +349,7 @@ def _prefixed(like: Like) -> str:
     name = like.field.name
     runs = [(is_letter, list(run)) for is_letter, run in groupby(like.pattern, _is_letter)]
     prefix = "".join(runs[0][1]) if runs and runs[0][0] else ""
-    rest = [letter for _, run in runs[bool(prefix) :] for letter in run]
-    if not rest:
+    if not (rest := [letter for _, run in runs[bool(prefix) :] for letter in run]):
         return f"{name} {'==' if like.is_like else '!='} {_literal(prefix)}"
     if set(rest) != {Like.ANY}:
         raise UsageError(
@@ -380,8 +371,7 @@ def _is_letter(part: str) -> bool:
 def _after(prefix: str) -> str | None:
     """Return the first text after all texts with this prefix, None if there is none."""
     for index in range(len(prefix) - 1, -1, -1):
-        code = ord(prefix[index]) + 1
-        if code <= 0x10FFFF:
+        if (code := ord(prefix[index]) + 1) <= 0x10FFFF:
             code = 0xE000 if code == 0xD800 else code  # surrogates are no letters
             return prefix[:index] + chr(code)
     return None

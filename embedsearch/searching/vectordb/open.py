@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from embedsearch.core.errors import UsageError
 from embedsearch.searching.vectordb.database import NAME, DatabaseUrl, VectorDatabase
@@ -23,26 +23,20 @@ def database_url(url: str) -> DatabaseUrl:
             "or postgresql://[USER[:PASSWORD]@]HOST[:PORT]/DATABASE"
         )
     name = unquote(parts.path.lstrip("/") if parts.netloc else parts.path)
-    is_milvus = parts.scheme == "milvus"
     return DatabaseUrl(
         url=url,
         scheme=parts.scheme,
-        host=_host(parts),
+        host=parts.netloc.rpartition("@")[2],
         name=name,
-        table=name if is_milvus and parts.netloc and name else NAME,
+        table=name if parts.scheme == "milvus" and parts.netloc and name else NAME,
         user=parts.username and unquote(parts.username),
         password=parts.password and unquote(parts.password),
     )
 
 
-def _host(parts: SplitResult) -> str:
-    return parts.netloc.rpartition("@")[2]
-
-
 def open_database(url: str) -> VectorDatabase:
     """Connect. Raises UsageError, MissingLibrary, and StorageError if no server answers."""
-    place = database_url(url)
-    if place.scheme == "milvus":
+    if (place := database_url(url)).scheme == "milvus":
         from embedsearch.searching.vectordb.milvus import Milvus
 
         return Milvus(place)

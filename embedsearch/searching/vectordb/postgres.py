@@ -209,8 +209,7 @@ class Postgres:
     def _set(self, count: int, seconds: float) -> None:
         """Set the search effort and the time limit of a search."""
         connection = self._connected()
-        ef = min(max(_MIN_EF, 2 * count), _MAX_EF)
-        if ef != self._ef:
+        if (ef := min(max(_MIN_EF, 2 * count), _MAX_EF)) != self._ef:
             connection.execute(f"SET hnsw.ef_search = {ef}")
             connection.execute(f"SET statement_timeout = '{round(ASK_S)}s'")
             self._ef = ef
@@ -231,9 +230,7 @@ class Postgres:
         )
         try:
             connection.execute(f"SET statement_timeout = '{round(WORK_S)}s'")
-            with suppress(
-                self._psycopg.errors.InsufficientPrivilege
-            ):  # it may be installed already
+            with suppress(self._psycopg.errors.InsufficientPrivilege):  # it may be there already
                 connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             for setting in _SETTINGS:
                 connection.execute(setting)
@@ -248,8 +245,7 @@ class Postgres:
         return connection
 
     def _delete(self, rows: Rows) -> None:
-        sql = self._psycopg.sql
-        query = sql.SQL("DELETE FROM {} WHERE id = ANY(%s)").format(self._table)
+        query = self._psycopg.sql.SQL("DELETE FROM {} WHERE id = ANY(%s)").format(self._table)
         self._connected().execute(query, [rows.tolist()])
 
     def _write(self, record: DatabaseRecord) -> None:
@@ -281,9 +277,7 @@ class Postgres:
 
 
 def _moment(microseconds: Any) -> datetime | None:
-    if microseconds is None:
-        return None
-    return _EPOCH + timedelta(microseconds=microseconds)
+    return None if microseconds is None else _EPOCH + timedelta(microseconds=microseconds)
 
 
 def expression(condition: Condition, values: list[Any]) -> str:
