@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -122,12 +121,14 @@ class QueryArguments:
                 from embedsearch.images.sources.vectors import open_vectors
 
                 return open_vectors(Path(self.source))
-            is_stdin = self.source == STDIN
-            data = sys.stdin.buffer.read() if is_stdin else Path(self.source).read_bytes()
+            from embedsearch.images.sources.listing import read_paths
+
+            if self.source == STDIN:
+                return list(read_paths(sys.stdin.buffer))
+            with open(self.source, "rb") as file:
+                return list(read_paths(file))
         except OSError as error:
             raise UsageError(f"--from {self.source}: {error.strerror or error}") from error
-        lines = (line.removesuffix(b"\r") for line in data.split(b"\n"))
-        return [os.fsdecode(line) for line in lines if line]
 
 
 def _image_of(name: str) -> str | bytes:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -20,6 +19,7 @@ import pyarrow.fs as pafs
 from embedsearch.core.errors import EmbedSearchError, MissingLibrary, StorageError, UsageError
 from embedsearch.core.install import pip_install
 from embedsearch.core.records import Reason
+from embedsearch.core.retry import retried
 
 ATTEMPTS = 5  # of each request; pauses double
 _HASTY_ATTEMPTS, _HASTY_CONNECT_S = 2, 3.0  # if there is an alternative to the request
@@ -147,7 +147,12 @@ class RemoteFile:
             if self._remote.is_native:
                 return self._native(start, length)
             try:
-                return _patiently(lambda: self._ranged(start, length), self._remote.attempts)
+                return retried(
+                    lambda _: self._ranged(start, length),
+                    _is_passing,
+                    tries=self._remote.attempts,
+                    pause_s=lambda number: _FIRST_PAUSE_S * 2**number,
+                )
             except ValueError as error:
                 if "range requests" not in str(error):
                     raise
@@ -203,18 +208,10 @@ def _read(file: Any, length: int) -> bytes:
     return b"".join(chunks)
 
 
-def _patiently(ask: Callable[[], T], attempts: int) -> T:
-    """Return what `ask` returns; retry after temporary failures, with doubling pauses."""
-    for attempt in range(1, attempts):
-        try:
-            return ask()
-        except Exception as error:
-            status = getattr(error, "status", None)
-            is_final = isinstance(error, FileNotFoundError | PermissionError | ValueError)
-            if is_final or (status is not None and status not in _PASSING):
-                raise
-            time.sleep(_FIRST_PAUSE_S * 2**attempt)
-    return ask()
+def _is_passing(error: Exception) -> bool:
+    status = getattr(error, "status", None)
+    is_final = isinstance(error, FileNotFoundError | PermissionError | ValueError)
+    return not is_final and (status is None or status in _PASSING)
 
 
 def _endpoint() -> str | None:

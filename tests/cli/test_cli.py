@@ -107,6 +107,9 @@ def test_a_list_of_queries_into_a_file(store: Path, tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "hits.parquet").to_pylist()
     assert [{**row, "metadata": json.loads(row["metadata"])} for row in table] == rows
     assert run_cli("query", "--from", names, *at, "--json").stdout == wanted
+    with_nul = tmp_path / "names.nul"
+    with_nul.write_bytes(names.read_bytes().replace(b"\r", b"").replace(b"\n", b"\0"))
+    assert run_cli("query", "--from", with_nul, *at, "--json").stdout == wanted
 
 
 def test_vectors_of_a_file_as_queries(store: Path, tmp_path: Path) -> None:

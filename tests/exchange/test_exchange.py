@@ -108,7 +108,7 @@ def test_only_what_meets_a_condition(store: Path, tmp_path: Path) -> None:
     assert report.rows == 5
     assert np.load(tmp_path / "out.npy").shape == (5, DIM)
     before = {path: path.read_bytes() for path in tmp_path.glob("out.*")}
-    with pytest.raises(UsageError, match="no such row"):
+    with pytest.raises(UsageError, match="no matching row"):
         export(store, tmp_path / "out.npy", where="width = 0")
     with pytest.raises(UsageError, match="does not end in"):
         export(store, tmp_path / "out.txt")

@@ -7,7 +7,6 @@ source of truth: the content and score of a row are read from it.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias, TypeVar
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from embedsearch.core.errors import IncompatibleStore, StorageError
 from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.retry import retried
 from embedsearch.searching.vectordb.conditions import Condition
 from embedsearch.searching.vectordb.fields import Field, Value
 
@@ -159,17 +159,9 @@ def patiently(work: Callable[[float], T], is_passing: Callable[[Exception], bool
 
     There are three tries within ASK_S in total; then the error is raised.
     """
-    started = time.monotonic()
-    for number in range(1, _TRIES + 1):
-        left = ASK_S - (time.monotonic() - started)
-        try:
-            return work(max(1.0, left))
-        except Exception as error:
-            is_over = number == _TRIES or left - _PAUSE_S * number < 1.0
-            if is_over or not is_passing(error):
-                raise
-            time.sleep(_PAUSE_S * number)
-    raise AssertionError("the last try returns or raises")
+    return retried(
+        work, is_passing, tries=_TRIES, pause_s=lambda number: _PAUSE_S * number, limit_s=ASK_S
+    )
 
 
 def vanished(place: DatabaseUrl) -> StorageError:
