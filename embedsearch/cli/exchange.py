@@ -54,11 +54,8 @@ def export(
     assert out is not None, "one of the two was given"
     from embedsearch.cli.output.text import json_line
     from embedsearch.exchange.export import export as export_store
-    from embedsearch.store.locate import readable_store
 
-    session = session_with_signals()
-    with readable_store(store, session) as path:
-        report = export_store(path, out, where=where, session=session)
+    report = export_store(store, out, where=where, session=session_with_signals())
     text = f"{report.rows:,} rows of {report.dim} components in {' and '.join(report.files)}"
     print(json_line(report.to_dict()) if json else text)
 
@@ -68,11 +65,11 @@ def _upload(url: str, store: str | None, replace: bool, json: bool) -> None:
     from embedsearch.cli.output.progress import ProgressDisplay
     from embedsearch.cli.output.text import json_line
     from embedsearch.exchange.upload import upload
-    from embedsearch.store.locate import readable_store
 
-    session = session_with_signals()
-    with ProgressDisplay(notice) as show, readable_store(store, session) as path:
-        report = upload(path, url, replace=replace, session=session, show=show)
+    with ProgressDisplay(notice) as on_progress:
+        report = upload(
+            store, url, replace=replace, session=session_with_signals(), on_progress=on_progress
+        )
     if json:
         sys.stdout.write(json_line(report.to_dict()) + "\n")
         return

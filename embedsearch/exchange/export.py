@@ -24,6 +24,7 @@ from embedsearch.core.records import JsonRecord
 from embedsearch.core.session import Session
 from embedsearch.searching.ann.build import flat_bytes
 from embedsearch.searching.columns import RowColumns
+from embedsearch.store.locate import StorePath, readable_store
 from embedsearch.store.snapshot import Snapshot, open_snapshot
 
 
@@ -55,16 +56,20 @@ class _Job:
 
 
 def export(
-    store: Path, out: Path, *, where: str | None = None, session: Session | None = None
+    store: StorePath,
+    out: str | Path,
+    *,
+    where: str | None = None,
+    session: Session | None = None,
 ) -> ExportReport:
     """Write the rows of a store, or those that meet a condition, in their order.
 
     The vectors are the stored ones, scaled to length 1. `.npy` and `.faiss` files come with a
     `.csv` file of one line per row. Raises UsageError and StorageError; no unfinished file is left.
     """
-    if out.suffix not in _WRITERS:
+    if (out := Path(out)).suffix not in _WRITERS:
         raise UsageError(f"{out} does not end in one of {', '.join(_WRITERS)}")
-    with open_snapshot(store) as snapshot:
+    with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         columns = RowColumns(snapshot)
         mask = snapshot.live_mask()
         if where is not None:
@@ -76,7 +81,7 @@ def export(
             dim=snapshot.manifest.model.dim,
         )
         if not job.rows:
-            raise UsageError(f"{store} holds no matching row: nothing was written")
+            raise UsageError(f"{path} holds no matching row: nothing was written")
         files = [out, out.with_suffix(".csv")] if out.suffix in {".npy", ".faiss"} else [out]
         with in_place(files) as temporary:
             _WRITERS[out.suffix](temporary, job)

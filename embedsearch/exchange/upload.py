@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +31,7 @@ from embedsearch.searching.vectordb.fields import (
     row_checksums,
 )
 from embedsearch.searching.vectordb.open import open_database
+from embedsearch.store.locate import StorePath, readable_store
 from embedsearch.store.shards import numbers
 from embedsearch.store.snapshot import Snapshot, open_snapshot
 
@@ -62,12 +62,12 @@ class UploadReport:
 
 
 def upload(
-    store: Path,
+    store: StorePath,
     url: str,
     *,
     replace: bool = False,
     session: Session | None = None,
-    show: Callable[[Progress], None] = lambda _: None,
+    on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> UploadReport:
     """Sync a collection or table with a store; `replace` creates it again.
 
@@ -76,7 +76,7 @@ def upload(
     """
     session = session or Session()
     started = time.monotonic()
-    with open_snapshot(store) as snapshot:
+    with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         columns = RowColumns(snapshot)
         fields, left_out = _fields(columns)
         if left_out:
@@ -84,7 +84,7 @@ def upload(
         record = _record(snapshot, fields)
         database = open_database(url)
         try:
-            work = _Upload(database, snapshot, columns, record, session, show, started)
+            work = _Upload(database, snapshot, columns, record, session, on_progress, started)
             return work.run(replace, left_out)
         finally:
             database.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from dataclasses import fields
@@ -106,3 +107,15 @@ def test_an_option_that_does_not_exist_names_the_nearest(tmp_path: Path) -> None
         embedsearch.index(tmp_path, modle="resnet50")  # type: ignore[call-arg]
     with pytest.raises(embedsearch.UsageError, match="no option xyzzy; there are allow_empty, ann"):
         embedsearch.index(tmp_path, xyzzy=1)  # type: ignore[call-arg]
+
+
+STORE_FIRST = (
+    *("open_store", "info", "generations", "failures", "check", "repair", "duplicates"),
+    *("clusters", "outliers", "picture_map", "export", "upload", "run_units", "commit"),
+)
+
+
+@pytest.mark.parametrize("name", STORE_FIRST)
+def test_a_store_comes_first(name: str) -> None:
+    first, *_ = inspect.signature(getattr(embedsearch, name)).parameters
+    assert first == "store"
