@@ -84,8 +84,10 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
         discard_plan as discard_plan,
     )
     from embedsearch.indexing.distributed.plan import plan as plan
+    from embedsearch.indexing.distributed.ray import index_on_ray as index_on_ray
     from embedsearch.indexing.distributed.run import (
         UnitsReport as UnitsReport,
+        index_share as index_share,
         run_units as run_units,
     )
     from embedsearch.indexing.repair import repair as repair

@@ -60,8 +60,8 @@ class HitsOutput:
 
 
 @with_config(SearchConfig, SEARCH)
-@with_config(QueryArguments, ASKED, "asked")
 @with_config(HitsOutput, HITS_OUTPUT, "output")
+@with_config(QueryArguments, ASKED, "asked")
 def query(
     config: SearchConfig,
     asked: QueryArguments,

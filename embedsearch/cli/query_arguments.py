@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ class QueryArguments:
     source: str | None = None
 
     def __post_init__(self) -> None:
+        # Before NumPy is loaded: a single answer is too small to share among threads.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         if self.crop is not None and not (self.images or self.source or self.key):
             raise UsageError("--crop needs an image")
         if not (self.images or self.key or self.like or self.source):

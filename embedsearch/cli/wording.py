@@ -17,10 +17,16 @@ SETUP_FIELDS = ("workers", "precision", "input_side")  # that speed advice may n
 
 
 def with_options(message: str, fields: Iterable[str]) -> str:
-    """Return a message in which fields are options: `workers=8` becomes `--workers 8`."""
+    """Return a message in which fields are options: `workers=8` becomes `--workers 8`.
+
+    A field that stands there without a value is replaced once: what follows may be the user's.
+    """
     for field in fields:
         option = _NAMES.get(field, "--" + field.replace("_", "-"))
-        message = re.sub(rf"(?<![\w./-]){field}=True\b", option, message)
-        message = re.sub(rf"(?<![\w./-]){field}=", f"{option} ", message)
-        message = re.sub(rf"(?<![\w./-]){field}(?![\w./-]*[\w/-])", option, message)
+        shown = re.sub(rf"(?<![\w./-]){field}=True\b", option, message)
+        shown = re.sub(rf"(?<![\w./-]){field}=", f"{option} ", shown)
+        if shown == message:
+            bare = rf"(?<![\w./-]){field}(?![\w./-]*[\w/-])"
+            shown = re.sub(bare, option, message, count=1)
+        message = shown
     return message

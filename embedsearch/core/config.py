@@ -88,8 +88,8 @@ class IndexConfig:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     checkpoint_s: float = 60.0  # a killed run loses at most this much work ...
     checkpoint_images: int = 100_000  # ... or this many images
-    metadata: str | None = None  # a file with the user's columns, see sources/table.py
-    sidecars: bool = False  # columns from files beside the images, see sources/sidecars.py
+    metadata: str | None = None  # a file with the user's columns, see images/sources/table.py
+    sidecars: bool = False  # columns from files beside the images, see images/sources/sidecars.py
     files: str | None = None  # a file with the paths of images, or - for the standard input
     wait_s: float = 0.0  # how long to wait for another writer of the store
     rebuild: bool = False  # re-embed everything; required to change a store's model

@@ -10,7 +10,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
@@ -30,7 +30,6 @@ _WEB = {"http", "https"}
 # What the messages of the S3 library contain if access is denied.
 _DENIED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE", "HTTP status 403")
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # status codes of temporary failures
-T = TypeVar("T")
 
 
 class NotThere(StorageError):

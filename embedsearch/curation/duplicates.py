@@ -17,6 +17,7 @@ import numpy.typing as npt
 from embedsearch.core.config import DuplicateConfig
 from embedsearch.core.errors import UsageError
 from embedsearch.core.options import DuplicateOptions, configured
+from embedsearch.core.records import JsonRecord
 from embedsearch.core.session import Session
 from embedsearch.curation.collection import Collection, Picture
 from embedsearch.curation.linkage import Members, complete_groups
@@ -47,7 +48,7 @@ class Copy:
 
 
 @dataclass(frozen=True)
-class DuplicateGroup:
+class DuplicateGroup(JsonRecord):
     """An image to keep, and its copies."""
 
     keep: Picture
@@ -69,7 +70,7 @@ class DuplicateGroup:
 
 
 @dataclass(frozen=True)
-class DuplicateReport:
+class DuplicateReport(JsonRecord):
     """The groups among `images`; `unsigned` of them, without signature, were compared by bytes."""
 
     groups: list[DuplicateGroup]

@@ -74,8 +74,8 @@ def find_changes(
     missing += known.of_roots(scope.dropped)
     elsewhere = [failure for failure in recorded if _is_elsewhere(failure, scope)]
     embed = RefList()
-    touched, replaced = comparison.match_changed(scans, embed)
-    moved, deleted = comparison.match_new(scans, missing, embed)
+    touched, replaced = comparison.match_changed(embed)
+    moved, deleted = comparison.match_new(missing, embed)
     return Changes(
         embed=embed,
         replaced=replaced,
@@ -96,9 +96,6 @@ def find_changes(
 class _Scan:
     """What one target holds, compared with the rows that the store has of it."""
 
-    new: RefList
-    changed: RefList
-    changed_positions: array[int]  # of the known row of each changed ref
     missing: list[int]  # positions of known rows whose file is gone
     failures: list[Failure]
     known_failed: int = 0
@@ -110,7 +107,10 @@ class _Scan:
 
 @dataclass(frozen=True)
 class _Comparison:
-    """What every step of a comparison reads."""
+    """What every step of a comparison reads, and the refs that all targets add to.
+
+    There are three lists whatever the number of targets: each keeps up to a megabyte in memory.
+    """
 
     known: KnownRows
     recorded: list[Failure]
@@ -120,6 +120,9 @@ class _Comparison:
     rebuild: bool
     retry_failures: bool
     allow_empty: bool
+    new: RefList = field(default_factory=RefList)
+    changed: RefList = field(default_factory=RefList)
+    changed_positions: array[int] = field(default_factory=lambda: array("q"))  # of the known rows
 
     @cached_property
     def _known_failures(self) -> dict[tuple[int, str], Failure]:
@@ -134,7 +137,7 @@ class _Comparison:
                 raise UsageError(f"{target.root.path} does not exist")
             if len(positions) or self.rebuild:
                 self._refuse(target, len(positions), "has vanished")
-            return _Scan(RefList(), RefList(), array("q"), positions.tolist(), [])
+            return _Scan(positions.tolist(), [])
         if not (self.rebuild or self.retry_failures) and self._is_synced(target.root, source):
             return self._unread(target.root, len(positions))
         scan = self._compare(source, positions)
@@ -155,10 +158,9 @@ class _Comparison:
         failures = [failure for failure in self.recorded if failure.root == root.id]
         failed = sum(failure.stage is not Stage.SCAN for failure in failures)
         counts = (failed, rows, rows + failed, len(failures) - failed)
-        return _Scan(RefList(), RefList(), array("q"), [], failures, *counts)
+        return _Scan([], failures, *counts)
 
     def _compare(self, source: Source, positions: npt.NDArray[np.int64]) -> _Scan:
-        new, changed, changed_positions = RefList(), RefList(), array("q")
         missing: list[int] = []
         failures: list[Failure] = []
         found = unchanged = 0
@@ -169,16 +171,13 @@ class _Comparison:
                 if failure and not self.retry_failures and _still_holds(failure, ref):
                     failures.append(failure)
                 else:
-                    new.append(ref)
+                    self.new.append(ref)
             elif self.known.is_same(position, ref):
                 unchanged += 1
             else:
-                changed.append(ref)
-                changed_positions.append(position)
+                self.changed.append(ref)
+                self.changed_positions.append(position)
         return _Scan(
-            new=new,
-            changed=changed,
-            changed_positions=changed_positions,
             missing=self._readable(missing, source.failures),
             failures=[*failures, *source.failures],
             known_failed=len(failures),
@@ -232,40 +231,34 @@ class _Comparison:
                 "allow_empty",
             )
 
-    def match_changed(
-        self, scans: list[_Scan], embed: RefList
-    ) -> tuple[list[KeptRow], dict[tuple[int, str], int]]:
+    def match_changed(self, embed: RefList) -> tuple[list[KeptRow], dict[tuple[int, str], int]]:
         """Return rows whose file has the same bytes, and the old rows of files to re-embed."""
         touched: list[KeptRow] = []
         replaced: dict[tuple[int, str], int] = {}
-        for scan in scans:
-            for ref, position in zip(scan.changed, scan.changed_positions, strict=True):
-                self.session.check()
-                same_size = ref.size == self.known.size(position)
-                if same_size and self._digest(ref) == self.known.value("digest", position):
-                    touched.append(self.known.keep(position, ref))
-                else:
-                    embed.append(ref)
-                    replaced[ref.root, ref.key] = int(self.known.value("row", position))
+        for ref, position in zip(self.changed, self.changed_positions, strict=True):
+            self.session.check()
+            same_size = ref.size == self.known.size(position)
+            if same_size and self._digest(ref) == self.known.value("digest", position):
+                touched.append(self.known.keep(position, ref))
+            else:
+                embed.append(ref)
+                replaced[ref.root, ref.key] = int(self.known.value("row", position))
         return touched, replaced
 
-    def match_new(
-        self, scans: list[_Scan], missing: list[int], embed: RefList
-    ) -> tuple[list[KeptRow], array[int]]:
+    def match_new(self, missing: list[int], embed: RefList) -> tuple[list[KeptRow], array[int]]:
         """Return moved rows, i.e. new files with the bytes of a missing one, and rows to delete."""
         moved: list[KeptRow] = []
         sizes = {self.known.size(position) for position in missing}  # others are not hashed
         by_digest: dict[bytes | int | None, list[int]] = {}
         for position in reversed(missing):
             by_digest.setdefault(self.known.value("digest", position), []).append(position)
-        for scan in scans:
-            for ref in scan.new:
-                self.session.check()
-                twins = by_digest.get(self._digest(ref)) if ref.size in sizes else None
-                if twins:
-                    moved.append(self.known.keep(twins.pop(), ref))
-                else:
-                    embed.append(ref)
+        for ref in self.new:
+            self.session.check()
+            twins = by_digest.get(self._digest(ref)) if ref.size in sizes else None
+            if twins:
+                moved.append(self.known.keep(twins.pop(), ref))
+            else:
+                embed.append(ref)
         left = (position for positions in by_digest.values() for position in positions)
         return moved, array("q", (int(self.known.value("row", position)) for position in left))
 

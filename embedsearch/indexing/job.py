@@ -16,6 +16,7 @@ from embedsearch.core.errors import IncompatibleStore, NothingIndexed, StoreNotF
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.records import Root, RootKind
 from embedsearch.core.session import Session
+from embedsearch.indexing.bottleneck import StageClock
 from embedsearch.indexing.changes import Changes, find_changes
 from embedsearch.indexing.scope import ScanTarget, Scope, Sources, holds_image, resolve_scope
 from embedsearch.indexing.store_update import StoreUpdate
@@ -85,10 +86,11 @@ class Job(Request):
         """Open the rows that the run adds to, if there are any."""
         return nullcontext() if self.base is None else open_snapshot(self.store)
 
-    def begin(self) -> tuple[Changes, StoreUpdate]:
+    def begin(self, clock: StageClock) -> tuple[Changes, StoreUpdate]:
         """Find the changes, and apply those that need no network to a new update."""
         with self.open_base() as snapshot:
-            changes = self.find_changes(snapshot)
+            with clock.measure("scan"):
+                changes = self.find_changes(snapshot)
             check_embeddable(self.model, len(changes.embed))
             update = StoreUpdate(
                 self.writer, self.model, self.scope.roots, rebuild=self.config.rebuild
@@ -115,8 +117,9 @@ def prepare(
     scope = _resolve(path, config, listed, files, manifest)
     if manifest is None and not holds_image(scope, sources):
         where = ", ".join(listed) or f"files {config.files}"
+        named = () if listed else ("files",)
         why = "".join(f" ({complaint})" for complaint in sources.complaints())
-        raise NothingIndexed(f"no images found in {where}{why}; no store was made", "files")
+        raise NothingIndexed(f"no images found in {where}{why}; no store was made", *named)
     return Request(path, config, session, sources, tuple(listed), files, manifest, scope)
 
 

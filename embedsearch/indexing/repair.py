@@ -33,7 +33,6 @@ def repair(
     complete generation becomes current. Damaged shards raise DamagedStore: only re-embedding the
     images restores them.
     """
-
     store = locate_store(store)
     check_format(store)
     done = [] if to is None else roll_back(store, to, wait_s)

@@ -49,8 +49,7 @@ def index(
         if config.dry_run:
             return _preview(request, clock)
         with open_job(request) as job:
-            with clock.measure("scan"):
-                changes, update = job.begin()
+            changes, update = job.begin(clock)
             outcome = embed(job, changes, update, clock, extractor_factory, on_progress)
             _commit(job, changes, update, outcome)
             metadata = join_user_columns(job, update)

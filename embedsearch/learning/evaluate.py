@@ -70,6 +70,7 @@ def evaluate(
         raise UsageError(
             "model, input_side and flip go with a folder of images: a store has its model",
             "model",
+            "input_side",
             "flip",
         )
     session = session or Session()

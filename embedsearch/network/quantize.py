@@ -53,7 +53,7 @@ def quantize(folder: Path, side: int) -> None:
     if cosines.min() < MIN_COSINE:
         raise ValueError(
             f"int8 changes this network's vectors too much: a cosine of {cosines.min():.3f} with "
-            f"fp32, and at least {MIN_COSINE} is needed; use precision=auto"
+            f"fp32, and at least {MIN_COSINE} is needed; use another precision"
         )
     digests = place_model(quantized, folder, "int8")
     note = {"sha256": digests, "cosine": {"mean": cosines.mean(), "min": cosines.min()}}

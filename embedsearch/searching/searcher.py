@@ -19,7 +19,7 @@ import numpy.typing as npt
 from embedsearch.core.config import DEFAULT_K, SearchConfig, check_device, check_precision
 from embedsearch.core.errors import MissingLibrary, UnreadableImage, UsageError, WeightsUnavailable
 from embedsearch.core.options import SearchOptions, configured
-from embedsearch.core.records import Hit, ImageRecord
+from embedsearch.core.records import Hit, ImageRecord, JsonRecord
 from embedsearch.core.session import Session
 from embedsearch.core.system import available_processors
 from embedsearch.searching.following import OpenGenerations
@@ -44,7 +44,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class ImageList:
+class ImageList(JsonRecord):
     """Some of the images that meet a condition, and their total number."""
 
     images: list[ImageRecord]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from embedsearch.core.errors import DamagedStore
+from embedsearch.core.records import JsonRecord
 from embedsearch.core.session import Session
 from embedsearch.store import files
 from embedsearch.store.current import OPEN_TRIES, check_format, read_current
@@ -33,7 +34,7 @@ _OWN_NAMES = {
 
 
 @dataclass(frozen=True)
-class Problem:
+class Problem(JsonRecord):
     """One finding of `check`."""
 
     file: str
@@ -41,7 +42,7 @@ class Problem:
 
 
 @dataclass(frozen=True)
-class CheckReport:
+class CheckReport(JsonRecord):
     """What `check` found in the current generation."""
 
     generation: int

@@ -198,7 +198,7 @@ def check_creatable(store: Path) -> None:
             raise UsageError(f"store {store} is a file, not a folder", "store")
         names = set(os.listdir(store))
         if FORMAT_NAME not in names and not _is_unfinished(store, names):
-            raise UsageError(f"{store} is a folder of something else; nothing was done", "store")
+            raise UsageError(f"{store} is a folder of something else; nothing was done")
     except OSError as error:
         raise storage_error(store, error) from error
 

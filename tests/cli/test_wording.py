@@ -32,3 +32,11 @@ def test_python_hears_the_field_and_the_command_line_shows_the_option(tmp_path: 
     assert caught.value.fields == ("workers",)
     done = run_cli("index", tmp_path, "--workers", "0", "--store", tmp_path / "s.es")
     assert (done.returncode, done.stderr) == (2, "embedsearch: --workers must be at least 1\n")
+
+
+def test_what_the_user_typed_is_left_as_it_is(tmp_path: Path) -> None:
+    assert with_options("metadata metadata: no", ["metadata"]) == "--metadata metadata: no"
+    assert with_options("give token=auto, or a token", ["token"]) == "give --token auto, or a token"
+    (tmp_path / "files").mkdir()
+    done = run_cli("index", "files", cwd=tmp_path)
+    assert done.stderr == "embedsearch: no images found in files; no store was made\n"

@@ -335,7 +335,7 @@ def failure_values(folder: str, failure: Failure) -> dict[str, Any]:
         "key": failure.key,
         "stage": str(failure.stage),
         "reason": str(failure.reason),
-        "detail": failure.detail,
+        "detail": with_options(failure.detail, ("max_pixels", "max_bytes")),
     }
 
 

@@ -59,7 +59,7 @@ def own_names(names: list[str], taken: frozenset[str], source: str) -> list[str]
     """Return names that are not `taken`: `user_…` for one that is. Raises UsageError."""
     renamed = [f"user_{name}" if name.lower() in taken else name for name in names]
     if len({name.lower() for name in renamed}) < len(renamed):
-        raise UsageError(f"{source}: two columns differ in upper and lower case only")
+        raise UsageError(f"{source}: two columns differ in upper and lower case only", "metadata")
     return renamed
 
 
@@ -72,7 +72,7 @@ def read_table(source: Path, called: str) -> pa.Table:
         return _read(source)
     except (pa.ArrowException, OSError, ValueError) as error:
         message = " ".join(str(error).split())[:200]
-        raise UsageError(f"{called} cannot be read: {message}") from error
+        raise UsageError(f"{called} cannot be read: {message}", "metadata") from error
 
 
 def _read(source: Path) -> pa.Table:

@@ -12,6 +12,7 @@ from embedsearch.core.errors import UsageError
 from embedsearch.core.options import IndexOptions, configured
 from embedsearch.core.records import ImageRef, Root, RootKind
 from embedsearch.core.session import Session
+from embedsearch.indexing.bottleneck import StageClock
 from embedsearch.indexing.changes import Changes
 from embedsearch.indexing.job import Job, open_job, prepare
 from embedsearch.indexing.report import Outcome, run_record
@@ -43,7 +44,7 @@ def plan(
     with Sources(config.limits.max_bytes) as sources:
         request = prepare(folders, store, config, session or Session(), sources)
         with open_job(request) as job:
-            changes, update = job.begin()
+            changes, update = job.begin(StageClock())
             roots = sources.synced(job.scope)
             update.set_roots(job.scope.roots if len(changes.embed) else roots)
             rows_change = bool(changes.kept or changes.deleted)

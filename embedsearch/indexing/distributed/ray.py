@@ -54,7 +54,7 @@ def index_on_ray(
     MissingLibrary, and StorageError for a cluster that fails or is silent for `stall_s` seconds.
     """
     if find_spec("ray") is None:
-        raise MissingLibrary(f"engine ray needs Ray: {pip_install('ray')}")
+        raise MissingLibrary(f"engine ray needs Ray: {pip_install('ray')}", "engine")
     config, session = config or IndexConfig(), session or Session()
     if (opened := open_or_make_plan(store, folders, 1, config, session)) is None:
         return None

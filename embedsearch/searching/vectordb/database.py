@@ -144,7 +144,7 @@ class DatabaseUrl:
         return f"{self.scheme}://{masked}{self.host}" + (f"/{name}" if name else "")
 
     def __repr__(self) -> str:
-        return f"Place({self})"
+        return f"DatabaseUrl({self})"
 
     def said(self, error: object) -> str:
         """Return an error's message on one line, without the password."""
