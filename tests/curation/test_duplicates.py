@@ -181,7 +181,7 @@ def test_the_script_deletes_what_it_says(tmp_path: Path) -> None:
     shell = subprocess.run(["sh", script], capture_output=True, cwd=tmp_path)
     assert shell.returncode == 0
     assert sorted(os.listdir(photos)) == sorted(["a.jpg", "b2.jpg"])
-    assert b"left alone" in shell.stderr and b"b2.jpg" in shell.stderr
+    assert b"not deleted" in shell.stderr and b"b2.jpg" in shell.stderr
     assert not (tmp_path / "owned").exists()
     again = subprocess.run(["sh", script], capture_output=True, cwd=tmp_path)
     assert sorted(os.listdir(photos)) == ["a.jpg", "b2.jpg"], again.stderr
@@ -199,7 +199,7 @@ def test_output_for_programs(store: Path) -> None:
         (["--json", "--csv"], "exclude"),
         (["--threshold", "0.2"], "0.5 to 1"),
         (["--similar", "2"], "at most 1"),
-        (["--similar", "0.9", "--flips"], "do not see"),
+        (["--similar", "0.9", "--flips"], "see no flips"),
         (["--keep", "biggest"], "largest, oldest"),
         (["--keep", "format="], "largest, oldest"),
         (["--where", "widht > 1"], "did you mean width"),
