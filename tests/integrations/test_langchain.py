@@ -181,7 +181,7 @@ def test_errors_are_langchains_with_our_words(store: Path, tmp_path: Path) -> No
         ("data:image/png;base64,aGVsbG8=", "not_an_image"),
         (str(text), "not_an_image"),
         (str(tmp_path), "no such file"),
-        ("", "no path"),
+        ("", "not the path"),
     ):
         with pytest.raises(LangChainException, match=words):
             retriever.invoke(query)

@@ -137,7 +137,7 @@ def test_an_index_that_cannot_be_built_costs_speed_only(
     said: list[str] = []
     manifest = index(store, folder, ann="IVF4096,SQ8", session=Session(notice=said.append))
     assert manifest.ann is None and not manifest.search.is_reached
-    assert any("no index IVF4096,SQ8 of 600 images" in line for line in said)
+    assert any("index IVF4096,SQ8 of 600 images cannot be built" in line for line in said)
     with embedsearch.open_store(store) as searcher:
         assert len(searcher.query(unit(0), 7)) == 7
     for nonsense in ("nonsense", "IVF16,SQ8,RFlat", "IDMap2,Flat", "PQ7", "IVF0,Flat", "NSG32", ""):
