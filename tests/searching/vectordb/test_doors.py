@@ -48,13 +48,13 @@ def test_the_command_line(engines: Callable[[str], Engine], store: Path) -> None
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "give one of them"),
-        (["out.npy", "--to", "milvus://host"], "give one of them"),
+        ([], "needs one target"),
+        (["out.npy", "--to", "milvus://host"], "needs one target"),
         (["--to", "milvus://host", "--where", "true"], "takes all rows"),
         (["out.npy", "--replace"], "--replace needs --to"),
         (["--to", "mysql://ada:secret@host"], "the URL of a vector database is milvus://"),
         (["--to", "milvus://host:999999"], "is malformed"),
-        (["--to", "milvus:///x.sqlite"], "ends in .db"),
+        (["--to", "milvus:///x.sqlite"], "must end in .db"),
     ],
 )
 def test_wrong_usage(store: Path, arguments: list[str], words: str) -> None:
