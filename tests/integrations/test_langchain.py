@@ -199,7 +199,7 @@ def test_errors_are_langchains_with_our_words(store: Path, tmp_path: Path) -> No
     with pytest.raises(LangChainException, match="closed"):
         EmbedSearchRetriever(store=closed).invoke(CLOCK)
     retriever.close()
-    assert retriever.invoke(CLOCK)  # opened anew
+    assert retriever.invoke(CLOCK)  # opened again
 
 
 # The embedding

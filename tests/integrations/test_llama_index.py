@@ -111,7 +111,7 @@ def test_errors_are_value_errors_with_our_words(
     with pytest.raises(ValueError, match=words):
         asyncio.run(retriever.aretrieve(query))
     retriever.close()
-    assert retriever.retrieve(ASKED)  # opened anew
+    assert retriever.retrieve(ASKED)  # opened again
     retriever.close()
 
 

@@ -1,4 +1,4 @@
-"""What is asked with and answered: every form of a query, refusals, threads, percentiles."""
+"""Queries and answers: every form of a query, refusals, threads, percentiles."""
 
 from __future__ import annotations
 

@@ -72,17 +72,17 @@ def test_more_like_this_and_the_way_back(page: Page, searcher: embedsearch.Searc
     page.shows(expected(searcher, CLOCK))
     page.page.go_back()
     page.until("location.hash.includes('row=')")
-    page.page.reload()  # a row can be asked for again, an image that was handed over cannot
+    page.page.reload()  # a row can be asked for again, an uploaded image cannot
     page.wait("nearest")
     page.page.go_forward()
     page.until("!document.querySelector('#trouble').hidden")
     assert "choose it again" in page.text("#trouble")
 
 
-@pytest.mark.parametrize("source", ["handed over", "of the store"])
+@pytest.mark.parametrize("source", ["uploaded", "of the store"])
 def test_a_part_is_drawn(page: Page, searcher: embedsearch.Searcher, source: str) -> None:
     query: Any = CLOCK
-    if source == "handed over":
+    if source == "uploaded":
         page.hand_over(CLOCK)
     else:
         query = embedsearch.Key("clocks/clocks_1.jpg")
