@@ -178,7 +178,7 @@ def postgres_server() -> Iterator[Engine]:
 
 def _can_run(program: Path, user: str | None) -> bool:
     """Tell if that user reaches the program: the folders above it may be closed to others."""
-    probe = [program, "--version"]
+    probe = [str(program), "--version"]
     try:
         return not subprocess.run(probe, user=user, capture_output=True, check=False).returncode
     except OSError:
