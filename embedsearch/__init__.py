@@ -59,17 +59,18 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
         outliers as outliers,
     )
     from embedsearch.curation.collection import Picture as Picture
-    from embedsearch.curation.duplicates import (
+    from embedsearch.curation.copies import (
         Copy as Copy,
         DuplicateGroup as DuplicateGroup,
         DuplicateReport as DuplicateReport,
-        duplicates as duplicates,
     )
+    from embedsearch.curation.duplicates import duplicates as duplicates
     from embedsearch.curation.picture_map import (
         MapPoint as MapPoint,
         PictureMap as PictureMap,
         picture_map as picture_map,
     )
+    from embedsearch.curation.script import write_script as write_script
     from embedsearch.exchange.export import ExportReport as ExportReport, export as export
     from embedsearch.exchange.import_vectors import (
         ImportReport as ImportReport,

@@ -22,7 +22,7 @@ from embedsearch.core.config import MAP_IMAGES, DuplicateConfig
 from embedsearch.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from embedsearch.curation.duplicates import DuplicateReport
+    from embedsearch.curation.copies import DuplicateReport
 
 
 @with_config(DuplicateConfig, DUPLICATES)
@@ -41,26 +41,35 @@ def duplicates(
         Path | None,
         typer.Option(help="Write a shell script that deletes the copies: read it, then run it."),
     ] = None,
+    move_to: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="The script moves them into this folder instead."),
+    ] = None,
     html: HtmlOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """List copies of pictures, and which picture of each group to keep. Deletes nothing."""
-    from embedsearch.cli.output.script import write_script
     from embedsearch.curation.duplicates import duplicates as find
+    from embedsearch.curation.script import write_script
 
     if json and csv:
         raise UsageError("--json and --csv exclude each other")
+    if move_to is not None and script is None:
+        raise UsageError("move_to needs script, the file to write", "move_to", "script")
     report = find(store, folder, against=against, config=config, session=session_with_signals())
     _print_groups(report, "json" if json else "csv" if csv else "table")
     if script is not None:
-        write_script(script, report.groups)
-        notice(f"nothing was deleted; {script} deletes the copies: read it first")
+        write_script(script, report.groups, move_to)
+        does = "deletes the copies" if move_to is None else f"moves the copies to {move_to}"
+        notice(f"nothing was deleted; {script} {does}: read it first")
     if report.unsigned:
         notice(f"{report.unsigned:,} images have no signature: only their bytes were compared")
     message = (
         f"{report.images:,} images, {report.copies:,} of them copies of others, "
         f"{report.bytes / 1e6:,.1f} MB"
     )
+    if report.others:
+        message += f"; {report.others:,} more are listed that are alike, but no copies"
     if html is not None:
         _write_page(html, report, message)
     notice(message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from embedsearch.core.errors import UsageError
 
@@ -50,6 +50,21 @@ def open_regular(root: str, key: str) -> int:
 def is_url(path: str) -> bool:
     """Return whether a path is a URL."""
     return "://" in path
+
+
+def local_path(path: str | os.PathLike[str]) -> str:
+    """Return a path that a user named, with `~` and `file://` resolved; other URLs as they are.
+
+    No shell has seen what stands in a configuration, a variable or a program. Raises UsageError for
+    a file:// URL of another machine.
+    """
+    text = path_of(path)
+    if text[:7].lower() == "file://":
+        host, slash, rest = text[7:].partition("/")
+        if host.lower() not in {"", "localhost"}:
+            raise UsageError(f"{printable(text)} names the machine {printable(host)}: give a path")
+        return os.fsdecode(unquote_to_bytes(slash + rest))
+    return text if is_url(text) else os.path.expanduser(text)  # noqa: PTH111  a Path drops slashes
 
 
 def printable(text: str) -> str:

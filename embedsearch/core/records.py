@@ -99,6 +99,11 @@ class Root:
         """Return whether it is a URL."""
         return is_url(self.path)
 
+    @property
+    def is_folder_here(self) -> bool:
+        """Return whether it is a folder of this machine, whose images are files."""
+        return self.kind is RootKind.FOLDER and not self.is_remote
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:

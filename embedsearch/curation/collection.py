@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,11 +38,22 @@ class Picture:
     format: str
     taken_at: datetime | None
     mtime_ns: int
+    sha256: str | None = None  # of the file, in hexadecimal; None for an imported vector
+    is_file: bool = True  # of a local folder, not in an archive and not at a URL
 
     @property
     def path(self) -> str:
         """Return the whole path."""
         return os.path.join(self.root, self.key)
+
+    @cached_property
+    def file_id(self) -> tuple[int, int] | str:
+        """Return what all names of one file have in common, as far as it can be known."""
+        if self.is_file:
+            with contextlib.suppress(OSError):
+                status = os.stat(self.path)
+                return status.st_dev, status.st_ino
+        return self.path
 
 
 @dataclass
@@ -65,13 +78,16 @@ class Collection:
         """Return the images at some positions, in that order."""
         if not len(positions):
             return []
-        roots = {root.id: root.path for root in self.snapshot.manifest.roots}
-        table = self.snapshot.take(self.ordinals[positions], [*_AS_STORED, "root", "key", "size"])
+        roots = {root.id: root for root in self.snapshot.manifest.roots}
+        names = [*_AS_STORED, "root", "key", "size", "digest"]
+        table = self.snapshot.take(self.ordinals[positions], names)
         return [
             Picture(
-                root=roots[row["root"]],
+                root=roots[row["root"]].path,
                 key=os.fsdecode(row["key"]),
                 size_bytes=max(0, row["size"]),
+                sha256=None if row["digest"] == _UNKNOWN else row["digest"].hex(),
+                is_file=roots[row["root"]].is_folder_here,
                 **{name: row[name] for name in _AS_STORED},
             )
             for row in table.to_pylist()

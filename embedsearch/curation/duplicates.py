@@ -1,15 +1,17 @@
 """Duplicates; in: a store, out: groups of an image to keep and its copies. Nothing is deleted.
 
-Files of the same bytes are joined. A graph of nearest neighbors gives pairs of similar signatures
-or embeddings. They are joined to groups in which every two are alike; a policy chooses the image
-to keep.
+Files of the same bytes are joined. A graph of nearest neighbors gives pairs of similar signatures,
+which are joined to groups in which every two are alike. The files of a group are then looked at
+closely, each beside the one that would be kept: what shows something else is no copy.
+With `similar`, pairs come from embeddings, and what is found are look-alikes, not copies.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from typing import Any, Unpack
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeAlias, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -17,75 +19,28 @@ import numpy.typing as npt
 from embedsearch.core.config import DuplicateConfig
 from embedsearch.core.errors import UsageError
 from embedsearch.core.options import DuplicateOptions, configured
-from embedsearch.core.records import JsonRecord
 from embedsearch.core.session import Session
+from embedsearch.curation.album import Album
 from embedsearch.curation.collection import Collection, Picture
-from embedsearch.curation.linkage import Members, complete_groups
-from embedsearch.curation.similarity import (
-    AS_IT_IS,
-    BOTH,
-    FLIPS,
-    ROTATIONS,
-    CropData,
-    Similarity,
-    Turn,
-    signature_units,
+from embedsearch.curation.confirm import Leader, confirmed, how_seen
+from embedsearch.curation.copies import (
+    SAME_BYTES,
+    SAME_FILE,
+    SIMILAR,
+    Copy,
+    DuplicateGroup,
+    DuplicateReport,
 )
+from embedsearch.curation.keep_rule import rank
+from embedsearch.curation.linkage import Members, complete_groups
+from embedsearch.curation.similarity import CropData, Similarity, signature_units
+from embedsearch.curation.turns import AS_IT_IS, BOTH, FLIPS, ROTATIONS, Turn
+from embedsearch.images.close_look import Look
 from embedsearch.store.locate import StorePath, readable_store
 from embedsearch.store.snapshot import open_snapshot
 
-SAME_BYTES, SIMILAR = "same bytes", "similar"
-_REPORTED = ("row", "path", "width", "height", "size_bytes", "format")
-
-
-@dataclass(frozen=True)
-class Copy:
-    """A copy of the image to keep: how it differs, and the cosine, up to 1."""
-
-    picture: Picture
-    how: str
-    score: float
-
-
-@dataclass(frozen=True)
-class DuplicateGroup(JsonRecord):
-    """An image to keep, and its copies."""
-
-    keep: Picture
-    copies: list[Copy]
-
-    def rows(self, number: int) -> list[dict[str, Any]]:
-        """Return JSON-ready values of each image; `number` is that of the group."""
-        members = [("keep", 1.0, self.keep)]
-        members += [(copy.how, copy.score, copy.picture) for copy in self.copies]
-        return [
-            {
-                "group": number,
-                "what": what,
-                "score": round(score, 4),
-                **{name: getattr(picture, name) for name in _REPORTED},
-            }
-            for what, score, picture in members
-        ]
-
-
-@dataclass(frozen=True)
-class DuplicateReport(JsonRecord):
-    """The groups among `images`; `unsigned` of them, without signature, were compared by bytes."""
-
-    groups: list[DuplicateGroup]
-    images: int
-    unsigned: int
-
-    @property
-    def copies(self) -> int:
-        """Return the number of copies."""
-        return sum(len(group.copies) for group in self.groups)
-
-    @property
-    def bytes(self) -> int:
-        """Return the size of all copies."""
-        return sum(copy.picture.size_bytes for group in self.groups for copy in group.copies)
+_Files: TypeAlias = dict[int, list[Picture]]  # by node
+_BUNDLE = 64  # images of small groups that are read together
 
 
 def duplicates(
@@ -101,6 +56,7 @@ def duplicates(
 
     With `against`, the images of `folder` that are copies of ones in that other folder, each with
     the one there that is most like it, which is kept. `options` are fields of DuplicateConfig.
+    The files themselves are read: one that cannot be is listed as "not checked".
     Raises UsageError and the store's errors.
     """
     if against is not None and folder is None:
@@ -108,18 +64,20 @@ def duplicates(
     config = configured(config or DuplicateConfig(), options)
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         collection = Collection(snapshot, session or Session(), config.where)
-        return _Search(collection, config).run(
-            None if folder is None else os.fspath(folder),
-            None if against is None else os.fspath(against),
-        )
+        with Album(collection.session) as album:
+            return _Search(collection, config, album).run(
+                None if folder is None else os.fspath(folder),
+                None if against is None else os.fspath(against),
+            )
 
 
 class _Search:
     """One search for copies."""
 
-    def __init__(self, collection: Collection, config: DuplicateConfig) -> None:
+    def __init__(self, collection: Collection, config: DuplicateConfig, album: Album) -> None:
         self._collection = collection
         self._config = config
+        self._album = album
         self._turns: list[Turn] = [AS_IT_IS]
         if config.flips:
             self._turns += FLIPS
@@ -143,6 +101,7 @@ class _Search:
         else:
             groups = self._among(np.flatnonzero(looked_at))
             count = int(looked_at.sum())
+        groups.sort(key=lambda group: os.fsencode(group.keep.path))
         return DuplicateReport(groups, count, self._unsigned)
 
     def _among(self, positions: Members) -> list[DuplicateGroup]:
@@ -159,45 +118,86 @@ class _Search:
         edges = np.searchsorted(same[by_file], np.arange(len(first) + 1))
         alone = set(range(len(first))) - {node for group in grouped for node in group}
         several = [[node] for node in sorted(alone) if edges[node + 1] - edges[node] > 1]
-        groups = [*grouped, *several]
-        chosen = [node for nodes in groups for node in nodes]
-        files = {n: positions[by_file[edges[n] : edges[n + 1]]].tolist() for n in chosen}
-        return self._described(groups, similarity, files)
+        members = {
+            node: positions[by_file[edges[node] : edges[node + 1]]]
+            for nodes in (*grouped, *several)
+            for node in nodes
+        }
+        proposed = (self._files(nodes, members) for nodes in (*grouped, *several))
+        groups = []
+        for bundle in _bundles(proposed):
+            if self._config.similar is None:  # all at once, as workers decode in parallel
+                close = (
+                    pictures[0] for files in bundle if len(files) > 1 for pictures in files.values()
+                )
+                deque(self._album.looks(close), maxlen=0)
+            for files in bundle:
+                groups += self._confirmed(files, similarity)
+        return groups
 
-    def _described(
-        self, groups: list[list[int]], similarity: Similarity, files: dict[int, list[int]]
-    ) -> list[DuplicateGroup]:
-        """Return groups of nodes, files of the same bytes each, with the image to keep."""
-        described = []
-        for nodes in groups:
-            members = [(node, p) for node in nodes for p in files[node]]
-            pictures = self._collection.pictures(np.array([position for _, position in members]))
-            order = sorted(range(len(members)), key=lambda n: self._rank(pictures[n]))
-            kept = members[order[0]][0]
-            found = zip(nodes, *similarity.compared(kept, np.array(nodes)), strict=True)
-            known = {
-                node: (self._how(similarity, how), min(1.0, float(score)))
-                for node, score, how in found
-            }
-            known[kept] = SAME_BYTES, 1.0
-            copies = [Copy(pictures[n], *known[members[n][0]]) for n in order[1:]]
-            described.append(DuplicateGroup(pictures[order[0]], copies))
-        return sorted(described, key=lambda group: os.fsencode(group.keep.path))
+    def _files(self, nodes: list[int], members: dict[int, Members]) -> _Files:
+        pictures = iter(self._collection.pictures(np.concatenate([members[n] for n in nodes])))
+        return {node: [next(pictures) for _ in members[node]] for node in nodes}
+
+    def _confirmed(self, files: _Files, similarity: Similarity) -> list[DuplicateGroup]:
+        """Return the groups within a proposed one."""
+        if self._config.similar is not None:
+            leaders = [self._similar(files, similarity)]
+        else:
+            ordered = self._ordered(files)
+            looks = self._looks(files, ordered)
+            leaders = confirmed(zip(ordered, looks, strict=True), similarity)
+        groups = []
+        for leader in leaders:
+            keep, *same = files[leader.node]
+            found = [(picture, SAME_BYTES, 1.0) for picture in same]
+            for node, (how, score) in sorted(leader.versions.items()):
+                found += [(picture, how, score) for picture in files[node]]
+            if found:
+                groups.append(_group(keep, found))
+        return groups
+
+    def _looks(self, files: _Files, nodes: Iterable[int]) -> Iterator[Look | None]:
+        """Yield the looks of nodes; files of the same bytes need none."""
+        if len(files) == 1:
+            return iter([None])
+        return self._album.looks(files[node][0] for node in nodes)
+
+    def _ordered(self, files: _Files) -> list[int]:
+        """Return nodes in the order in which they would be kept, and sort the files of each."""
+        gray = [look is not None and look.is_gray for look in self._looks(files, files)]
+        ranks = {}
+        for (node, pictures), is_gray in zip(files.items(), gray, strict=True):
+            pictures.sort(key=lambda picture: self._rank(picture, is_gray=is_gray))
+            ranks[node] = self._rank(pictures[0], is_gray=is_gray)
+        return sorted(files, key=lambda node: ranks[node])
+
+    def _similar(self, files: _Files, similarity: Similarity) -> Leader:
+        """Return the leader of a group of look-alikes, which are not looked at closely."""
+        for pictures in files.values():
+            pictures.sort(key=self._rank)
+        nodes = sorted(files, key=lambda node: self._rank(files[node][0]))
+        scores, _ = similarity.compared(nodes[0], np.array(nodes))
+        versions = {n: (SIMILAR, min(1.0, float(s))) for n, s in zip(nodes, scores, strict=True)}
+        return Leader(nodes[0], None, {n: versions[n] for n in nodes[1:]})
 
     def _against(self, positions: Members, others: Members) -> list[DuplicateGroup]:
         """Return groups of an image at other positions and its copies."""
         digests = self._collection.digests()
         there = {digest.tobytes(): n for n, digest in reversed([*enumerate(digests[others])])}
+        matches = {
+            query: (there[digest.tobytes()], SAME_BYTES, 1.0)
+            for query, digest in enumerate(digests[positions])
+            if digest.tobytes() in there
+        }
         similarity = self._similarity(others)
         pairs, turns = similarity.against(self._units(positions))
         columns = (pairs.first, pairs.second, pairs.scores, turns)
-        matches: dict[int, tuple[int, str, float]] = {
-            query: (row, self._how(similarity, turn), min(1.0, score))
-            for query, row, score, turn in zip(*(c.tolist() for c in columns), strict=True)
-        }
-        for query, digest in enumerate(digests[positions]):
-            if digest.tobytes() in there:
-                matches[query] = there[digest.tobytes()], SAME_BYTES, 1.0
+        for query, row, score, turn in zip(*(c.tolist() for c in columns), strict=True):
+            if query not in matches:
+                how = self._how(positions[query], others[row], similarity.turns[turn])
+                if how is not None:
+                    matches[query] = row, how, min(1.0, score)
         kept: dict[int, list[int]] = {}
         for query in sorted(matches):
             kept.setdefault(matches[query][0], []).append(query)
@@ -206,9 +206,18 @@ class _Search:
             members = np.concatenate([others[[row]], positions[queries]])
             keep, *pictures = self._collection.pictures(members)
             found = zip(pictures, queries, strict=True)
-            copies = [Copy(picture, *matches[query][1:]) for picture, query in found]
-            groups.append(DuplicateGroup(keep, copies))
-        return sorted(groups, key=lambda group: os.fsencode(group.keep.path))
+            groups.append(
+                _group(keep, [(picture, *matches[query][1:]) for picture, query in found])
+            )
+        return groups
+
+    def _how(self, position: int, other: int, turn: Turn) -> str | None:
+        """Return how an image, once turned, is a version of another one; None if it is none."""
+        if self._config.similar is not None:
+            return SIMILAR
+        pictures = self._collection.pictures(np.array([other, position]))
+        kept, look = self._album.looks(pictures)
+        return how_seen(kept, None if look is None else look.turned(turn.square), turn.how)
 
     def _units(self, positions: Members) -> npt.NDArray[np.float16]:
         """Return the compared vectors of images, float16 (n, D), unit rows."""
@@ -234,33 +243,26 @@ class _Search:
         least, check = self._config.least, images.session.check
         return Similarity(self._units(positions), least, self._turns, check, parts)
 
-    def _how(self, similarity: Similarity, number: int) -> str:
-        return SIMILAR if self._config.similar is not None else similarity.hows[number]
-
-    def _rank(self, picture: Picture) -> tuple[Any, ...]:
-        """Return the sort key, wish after wish; the image to keep has the lowest."""
-        wishes = [_wish(picture, wish) for wish in self._config.keep]
-        return (*wishes, *_wish(picture, "largest"), *_wish(picture, "oldest"), picture.path)
+    def _rank(self, picture: Picture, *, is_gray: bool = False) -> tuple[Any, ...]:
+        return rank(picture, self._config.keep, is_gray=is_gray)
 
 
-def _wish(picture: Picture, wish: str) -> tuple[Any, ...]:
-    name, _, value = wish.partition("=")
-    match name:
-        case "largest":
-            return (-picture.width * picture.height, -picture.size_bytes)
-        case "oldest":
-            return (_time(picture),)
-        case "newest":
-            return (-_time(picture),)
-        case "format":
-            formats = [one.upper() for one in value.split(",")]
-            return (formats.index(picture.format) if picture.format in formats else len(formats),)
-    inside = (picture.path + "/").startswith(os.path.realpath(value).rstrip("/") + "/")
-    return (not inside,)
+def _group(keep: Picture, found: list[tuple[Picture, str, float]]) -> DuplicateGroup:
+    """Return a group; other names of the kept file are told from its copies."""
+    copies = [
+        Copy(picture, SAME_FILE if picture.file_id == keep.file_id else how, score)
+        for picture, how, score in found
+    ]
+    return DuplicateGroup(keep, copies)
 
 
-def _time(picture: Picture) -> float:
-    """Return when an image was taken, or else written, in seconds."""
-    if picture.taken_at is not None:
-        return picture.taken_at.timestamp()
-    return picture.mtime_ns / 1e9
+def _bundles(groups: Iterable[_Files]) -> Iterator[list[_Files]]:
+    """Yield the groups in lists of about `_BUNDLE` images."""
+    some: list[_Files] = []
+    for group in groups:
+        some.append(group)
+        if sum(map(len, some)) >= _BUNDLE:
+            yield some
+            some = []
+    if some:
+        yield some

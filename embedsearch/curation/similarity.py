@@ -19,6 +19,7 @@ import numpy.typing as npt
 from embedsearch.core.records import SIGNATURE_SIDE
 from embedsearch.curation import crops
 from embedsearch.curation.linkage import Ball, Members
+from embedsearch.curation.turns import Turn
 from embedsearch.searching.ann.graph import NearGraph, Pairs
 
 Units = npt.NDArray[np.float16]
@@ -28,39 +29,6 @@ _PLAIN_LEVELS = 2.0  # standard deviation of the luma below which a picture has 
 _BLOCK = 2048
 # In radians: float16 makes unit vectors up to a 4,000th too long, and cosines near 1 say little.
 _ROUNDING = 0.02
-CROP = "crop"
-_SQUARE = np.arange(SIGNATURE_SIDE**2).reshape(SIGNATURE_SIDE, SIGNATURE_SIDE)
-
-
-@dataclass(frozen=True)
-class Turn:
-    """A way to turn or mirror an image: its name, and the new order of a signature's cells."""
-
-    how: str
-    cells: npt.NDArray[np.int64]
-
-    def of(self, units: Units) -> Units:
-        """Return the units of turned images."""
-        return units if self is AS_IT_IS else units[:, self.cells]
-
-
-def _turn(how: str, turned: npt.NDArray[np.int64]) -> Turn:
-    return Turn(how, np.ascontiguousarray(turned).reshape(-1))
-
-
-AS_IT_IS = _turn("copy", _SQUARE)
-# Each set is closed: two of its turns together are one of them, so copies of copies are copies.
-FLIPS = (_turn("flipped", _SQUARE[:, ::-1]),)
-ROTATIONS = (
-    _turn("turned left", np.rot90(_SQUARE)),
-    _turn("upside down", np.rot90(_SQUARE, 2)),
-    _turn("turned right", np.rot90(_SQUARE, 3)),
-)
-BOTH = (
-    _turn("turned left, flipped", np.rot90(_SQUARE)[:, ::-1]),
-    _turn("upside down, flipped", _SQUARE[::-1]),
-    _turn("turned right, flipped", np.rot90(_SQUARE, 3)[:, ::-1]),
-)
 
 
 def signature_units(signatures: npt.NDArray[np.uint8]) -> Units:
@@ -103,22 +71,24 @@ class Similarity:
         """
         self._units = units
         self._least = least
-        self._turns = turns
+        self.turns = turns
         self._check = check
         self._parts = parts
         self._crops = None if parts is None else crops.Crops(parts.signatures)
-        self.hows = [turn.how for turn in turns] + ([CROP] if parts is not None else [])
 
     def pairs(self) -> tuple[Pairs, npt.NDArray[np.int8]]:
-        """Return each alike pair once, best first, and the number of its `hows`, int8 (p,)."""
+        """Return each alike pair once, best first, and the number of its turn, int8 (p,).
+
+        The number after the last turn stands for a crop.
+        """
         graph = NearGraph(self._units, self._check)
-        found = [graph.pairs(turn.of(self._units), NEAREST, self._least) for turn in self._turns]
+        found = [graph.pairs(turn.of(self._units), NEAREST, self._least) for turn in self.turns]
         found = [some.where(some.first != some.second) for some in found]
         if self._parts is not None:
             found.append(self._part_pairs(self._parts))
         pairs, which = _joined(found)
         low, high = np.minimum(pairs.first, pairs.second), np.maximum(pairs.first, pairs.second)
-        is_part = which == len(self._turns)  # whole images come before crops
+        is_part = which == len(self.turns)  # whole images come before crops
         order = np.lexsort((which, high, low, -pairs.scores, is_part))
         _, first = np.unique((low * len(self._units) + high)[order], return_index=True)
         once = order[np.sort(first)]
@@ -141,14 +111,12 @@ class Similarity:
         return Pairs(wholes, others, scores).where(scores >= crops.MIN_SCORE)
 
     def against(self, queries: Units) -> tuple[Pairs, npt.NDArray[np.int8]]:
-        """Return for each query, float16 (Q, D), the row that is most alike, where one is."""
+        """Return for each query, float16 (Q, D), the rows that are alike, best first."""
         graph = NearGraph(self._units, self._check)
-        found = [graph.pairs(turn.of(queries), 1, self._least) for turn in self._turns]
+        found = [graph.pairs(turn.of(queries), NEAREST, self._least) for turn in self.turns]
         pairs, which = _joined(found)
         order = np.lexsort((which, pairs.second, -pairs.scores, pairs.first))
-        _, best = np.unique(pairs.first[order], return_index=True)
-        chosen = order[best]
-        return Pairs(pairs.first[chosen], pairs.second[chosen], pairs.scores[chosen]), which[chosen]
+        return Pairs(pairs.first[order], pairs.second[order], pairs.scores[order]), which[order]
 
     @property
     def reach(self) -> float:
@@ -189,19 +157,19 @@ class Similarity:
         return bool(alike.all())
 
     def compared(self, one: int, others: Members) -> _Compared:
-        """Return how alike others are to one, float32 (m,), and the numbers of their `hows`."""
+        """Return how alike others are to one, float32 (m,), and the numbers of their turns."""
         scores, which = (found[0] for found in self._turned(np.array([one]), others))
         if self._crops is not None:
             part = self._crops.matrix(np.array([one]), others)[0]
             is_part = scores < self._least
             scores = np.where(is_part, part, scores)
-            which = np.where(is_part, len(self._turns), which)
+            which = np.where(is_part, len(self.turns), which)
         return scores, which
 
     def _turned(self, some: Members, others: Members) -> _Compared:
         """Return the best cosines of any turn, float32 (n, m), and the numbers of the turns."""
         right = self._units[others].astype(np.float32).T
-        left = (turn.of(self._units[some]).astype(np.float32) for turn in self._turns)
+        left = (turn.of(self._units[some]).astype(np.float32) for turn in self.turns)
         scores = np.stack([turned @ right for turned in left])
         which = scores.argmax(axis=0)
         return np.take_along_axis(scores, which[None], axis=0)[0], which

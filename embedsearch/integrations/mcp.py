@@ -64,7 +64,10 @@ class ImageResult(BaseModel):
 
 
 class GroupMember(BaseModel):
-    """An image of a group of copies; `what` is `keep`, or how it is a copy of the one to keep."""
+    """An image of a group; `what` is `keep`, or how it is a copy of the one to keep.
+
+    `recolored`, `in color`, `not checked` and `same file` (a link) are no copies.
+    """
 
     group: int
     what: str
@@ -75,6 +78,7 @@ class GroupMember(BaseModel):
     height: int
     size_bytes: int
     format: str
+    sha256: str | None
 
 
 class DuplicateResult(BaseModel):

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from hypothesis import given, settings, strategies as st
 
 from embedsearch.curation.linkage import Ball, Members, complete_groups
-from embedsearch.curation.similarity import AS_IT_IS, Similarity
+from embedsearch.curation.similarity import Similarity
+from embedsearch.curation.turns import AS_IT_IS
 from embedsearch.searching.ann.graph import EXACT_ROWS, NearGraph
 
 

@@ -21,6 +21,7 @@ from tests.soak import (
     power,
     readers,
     requests,
+    scripts,
     writers,
 )
 from tests.soak.finding import Caught, Finding, Trial
@@ -33,6 +34,7 @@ HARNESSES: dict[str, Callable[[Trial, Finding, Path], None]] = {
     "requests": requests.run,
     "readers": readers.run,
     "writers": writers.run,
+    "scripts": scripts.run,
     "clocks": clocks.run,
     "damage": damage.run,
     "kills": kills.run,

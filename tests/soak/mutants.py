@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from embedsearch.curation import script
 from embedsearch.store import files, writer
 from embedsearch.store.manifest import Manifest
 
@@ -198,6 +199,13 @@ def leaks() -> None:
         return add(self, batch)
 
     put("embedsearch.indexing.store_update.StoreUpdate.add", leaking)
+
+
+@_mutant
+def unchecked() -> None:
+    """The script that deletes copies looks at nothing but whether a file is there."""
+    head = script._HEAD.replace('[ "$seconds" = "$3" ] || return 1', "return 0")
+    put("embedsearch.curation.script._HEAD", head.replace("-eq", "-ge"))
 
 
 @_mutant

@@ -8,7 +8,18 @@ from typing import Any
 
 from embedsearch.cli.output.text import csv_lines, from_here, table
 
-GROUP_COLUMNS = ["group", "what", "score", "row", "path", "width", "height", "size_bytes", "format"]
+GROUP_COLUMNS = [
+    "group",
+    "what",
+    "score",
+    "row",
+    "path",
+    "width",
+    "height",
+    "size_bytes",
+    "format",
+    "sha256",
+]
 
 
 def group_lines(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -1,0 +1,83 @@
+"""Proposed groups, seen closely; in: nodes that may show one picture, out: leaders and versions.
+
+A node is one content: a file, or several of the same bytes. Nodes come in the order in which they
+would be kept; each is compared with the leaders before it and becomes one itself if it is no
+copy of any. So each copy was compared with the very image that is kept instead of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from embedsearch.curation.copies import CROP, NOT_CHECKED, is_copy
+from embedsearch.curation.similarity import Similarity
+from embedsearch.images.close_look import Look, Verdict, verdict
+
+_MAX_LEADERS = 1000  # in one group; what is no version of any of these is listed nowhere
+
+
+@dataclass
+class Leader:
+    """A node to keep, and its versions: how they differ and the cosine, by node."""
+
+    node: int
+    look: Look | None
+    versions: dict[int, tuple[str, float]] = field(default_factory=dict)
+
+
+def confirmed(seen: Iterable[tuple[int, Look | None]], similarity: Similarity) -> list[Leader]:
+    """Return leaders and their versions, from nodes with their looks, the first to keep first.
+
+    A version that is no copy, such as a recolored one, is a leader too: it may have copies of its
+    own. Without any it is listed as a version of the first leader that it is one of.
+    """
+    leaders: list[Leader] = []
+    related: dict[int, tuple[Leader, tuple[str, float]]] = {}  # by node, where it is no copy
+    for node, look in seen:
+        for leader in leaders:
+            found = _version(leader, node, look, similarity)
+            if found is None:
+                continue
+            if is_copy(found[0]):
+                leader.versions[node] = found
+                break
+            related.setdefault(node, (leader, found))
+        else:
+            if len(leaders) < _MAX_LEADERS:
+                leaders.append(Leader(node, look))
+    alone = {leader.node for leader in leaders if not leader.versions}
+    for node in reversed(related):  # the last first: what has got one stays a leader
+        leader, version = related[node]
+        if node in alone:
+            leader.versions[node] = version
+            alone.discard(leader.node)
+    return [leader for leader in leaders if leader.node not in alone & related.keys()]
+
+
+def how_seen(kept: Look | None, other: Look | None, turn: str) -> str | None:
+    """Return how an image differs from the one that is kept; None if it is another picture.
+
+    `turn` names how one of them was turned before.
+    """
+    if kept is None or other is None:
+        return NOT_CHECKED
+    found = verdict(kept, other)
+    if found is Verdict.DIFFERENT:
+        return None
+    return turn if found is Verdict.COPY else found.value
+
+
+def _version(
+    leader: Leader, node: int, look: Look | None, similarity: Similarity
+) -> tuple[str, float] | None:
+    scores, numbers = similarity.compared(leader.node, np.array([node]))
+    score, number = min(1.0, float(scores[0])), int(numbers[0])
+    if number == len(similarity.turns):
+        return CROP, score
+    turn = similarity.turns[number]
+    kept = None if leader.look is None else leader.look.turned(turn.square)
+    how = how_seen(kept, look, turn.how)
+    return None if how is None else (how, score)
