@@ -95,21 +95,22 @@ def _write_page(path: Path, report: DuplicateReport, message: str) -> None:
         rows = group.rows(number)[: max(0, left)]
         left -= len(rows)
         if len(rows) > 1:  # a single picture shows no copy
-            kept.append((number, rows))
-    if (shown := sum(len(rows) for _, rows in kept)) < report.copies + len(report.groups):
+            paths = [group.keep.path, *(copy.picture.path for copy in group.copies)]
+            kept.append((number, list(zip(rows, paths, strict=False))))
+    if (shown := sum(len(members) for _, members in kept)) < report.copies + len(report.groups):
         notice(f"the page is cut after {shown:,} pictures")
     with ThumbnailReader(THUMBNAIL_SIDE) as pictures:
-        jpegs = pictures.jpegs(row["path"] for _, rows in kept for row in rows)
+        jpegs = pictures.jpegs(path for _, members in kept for _, path in members)
         sections = (
             Section(
                 f"Group {number}",
-                f"{len(rows)} pictures",
+                f"{len(members)} pictures",
                 [
-                    Figure(next(jpegs), row["path"], picture_caption(row), row["path"], index == 0)
-                    for index, row in enumerate(rows)
+                    Figure(next(jpegs), path, picture_caption(row), path, index == 0)
+                    for index, (row, path) in enumerate(members)
                 ],
             )
-            for number, rows in kept
+            for number, members in kept
         )
         write_page(path, "Copies", sections, message)
     notice(f"page written to {path}")

@@ -52,6 +52,11 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
+def whole_path(root: str, key: str) -> str:
+    """Return the path of an image by its root and its key; a key that is a URL is the path."""
+    return key if is_url(key) else os.path.join(root, key)
+
+
 def local_path(path: str | os.PathLike[str]) -> str:
     """Return a path that a user named, with `~` and `file://` resolved; other URLs as they are.
 
@@ -68,7 +73,7 @@ def local_path(path: str | os.PathLike[str]) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Return `text` with control, bidirectional and undecodable characters as \x escapes.
+    r"""Return `text` to be shown: control, bidirectional, undecodable characters are \x escapes.
 
     A file name may hold terminal escapes or a right-to-left override; shown raw, it can deceive.
     """
@@ -84,6 +89,8 @@ def _show(char: str) -> str:
     code = ord(char)
     if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as os.fsdecode keeps it
         return f"\\x{code - 0xDC00:02x}"
+    if char in "\u200c\u200d":  # the joiners of emoji and of Persian
+        return char
     if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
         return char.encode("unicode_escape", "surrogatepass").decode()
     return char

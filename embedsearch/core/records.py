@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from embedsearch.core.names import EXACT, exact_bytes, unicode_text
 from embedsearch.core.paths import is_url
 
 UNIT_NORM_TOLERANCE = 1e-4
@@ -25,8 +26,7 @@ class JsonRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
-        values: dict[str, Any] = _json_ready(vars(self))
-        return values
+        return _fields(self)
 
 
 class Stage(StrEnum):
@@ -339,16 +339,28 @@ class Progress:
         return self.done / self.elapsed_s if self.elapsed_s else 0.0
 
 
+def _fields(record: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass, JSON-ready, and the exact bytes of its path."""
+    values: dict[str, Any] = {}
+    for item in fields(record):
+        values[item.name] = _json_ready(value := getattr(record, item.name))
+        if item.name == "path" and isinstance(value, str):
+            values[EXACT] = exact_bytes(value)
+    return values
+
+
 def _json_ready(value: Any) -> Any:
-    """Return a value that JSON can hold: times in ISO 8601, null for NaN and infinity."""
+    """Return a value that JSON can hold: valid Unicode, times in ISO 8601, null for NaN."""
+    if isinstance(value, str):
+        return unicode_text(value)
     if isinstance(value, Mapping):
-        return {str(name): _json_ready(item) for name, item in value.items()}
+        return {unicode_text(str(name)): _json_ready(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_json_ready(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
+    if value is None or isinstance(value, bool | int):
         return value
     if is_dataclass(value):
-        return {item.name: _json_ready(getattr(value, item.name)) for item in fields(value)}
+        return _fields(value)
     return value.isoformat() if isinstance(value, date | time) else str(value)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from embedsearch.core.errors import NothingIndexed, UsageError
+from embedsearch.core.names import EXACT, exact_bytes, unicode_text
 from embedsearch.core.session import Session
 from embedsearch.curation.collection import Collection
 from embedsearch.searching.ann.graph import NearGraph
@@ -38,7 +39,7 @@ class Cluster:
             "cluster": self.number,
             "images": len(self.rows),
             "cohesion": round(self.cohesion, 4),
-            "representatives": self.paths[:REPRESENTATIVES],
+            "representatives": [unicode_text(path) for path in self.paths[:REPRESENTATIVES]],
             "rows": self.rows,
         }
 
@@ -53,7 +54,12 @@ class Outlier:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
-        return {"score": round(self.score, 4), "row": self.row, "path": self.path}
+        return {
+            "score": round(self.score, 4),
+            "row": self.row,
+            "path": unicode_text(self.path),
+            EXACT: exact_bytes(self.path),
+        }
 
 
 def clusters(

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embedsearch.core.errors import UsageError
+from embedsearch.core.paths import whole_path
 from embedsearch.core.records import SIGNATURE_SIDE
 from embedsearch.core.session import Session
 from embedsearch.searching.columns import RowColumns
@@ -44,7 +45,7 @@ class Picture:
     @property
     def path(self) -> str:
         """Return the whole path."""
-        return os.path.join(self.root, self.key)
+        return whole_path(self.root, self.key)
 
     @cached_property
     def file_id(self) -> tuple[int, int] | str:

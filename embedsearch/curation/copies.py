@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from embedsearch.core.names import EXACT, exact_bytes, unicode_text
 from embedsearch.core.records import JsonRecord
 from embedsearch.curation.collection import Picture
 from embedsearch.images.close_look import Verdict
@@ -19,7 +20,7 @@ NOT_CHECKED: Final = "not checked"  # it looks alike, but cannot be read now
 _NO_COPIES = {
     SAME_FILE, SIMILAR, CROP, NOT_CHECKED, Verdict.IN_COLOR.value, Verdict.RECOLORED.value,
 }  # fmt: skip
-_REPORTED = ("row", "path", "width", "height", "size_bytes", "format", "sha256")
+_REPORTED = ("width", "height", "size_bytes", "format", "sha256")
 
 
 def is_copy(how: str) -> bool:
@@ -57,6 +58,9 @@ class DuplicateGroup(JsonRecord):
                 "group": number,
                 "what": what,
                 "score": round(score, 4),
+                "row": picture.row,
+                "path": unicode_text(picture.path),
+                EXACT: exact_bytes(picture.path),
                 **{name: getattr(picture, name) for name in _REPORTED},
             }
             for what, score, picture in members

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from embedsearch.core.atomic import in_place
 from embedsearch.core.errors import UsageError
+from embedsearch.core.names import EXACT
 from embedsearch.core.records import JsonRecord
 from embedsearch.core.session import Session
 from embedsearch.searching.ann.build import flat_bytes
@@ -76,7 +77,7 @@ def export(
             mask &= columns.where(where)
         job = _Job(
             parts=_parts(snapshot, columns, mask, session or Session()),
-            names=columns.schema.names,
+            names=_names(columns),
             rows=int(mask.sum()),
             dim=snapshot.manifest.model.dim,
         )
@@ -93,12 +94,19 @@ def _parts(
 ) -> Iterator[_Part]:
     """Yield the rows in a mask, one row group at a time."""
     vectors = (group for shard in snapshot.shards for group in shard.vectors())
-    for (start, table), group in zip(columns.tables(columns.schema.names), vectors, strict=True):
+    for (start, table), group in zip(columns.tables(_names(columns)), vectors, strict=True):
         session.check()
         if (selected := mask[start : start + len(table)]).any():
             kept = group[selected].astype(np.float32)
             kept /= np.linalg.norm(kept, axis=1, keepdims=True)
             yield _Part(table.filter(pa.array(selected)), kept)
+
+
+def _names(columns: RowColumns) -> list[str]:
+    """Return the columns of an export: those of filters, and the exact bytes beside the path."""
+    names = list(columns.schema.names)
+    names.insert(names.index("path") + 1, EXACT)
+    return names
 
 
 def _write_parquet(files: list[Path], job: _Job) -> None:
@@ -123,7 +131,7 @@ def _write_numpy(files: list[Path], job: _Job) -> None:
 
 
 def _write_json_lines(files: list[Path], job: _Job) -> None:
-    with files[0].open("w") as file:
+    with files[0].open("w", encoding="utf-8") as file:
         for part in job.parts:
             for row, vector in zip(part.table.to_pylist(), part.vectors.tolist(), strict=True):
                 file.write(json.dumps({**row, "vector": vector}, default=str) + "\n")
@@ -152,7 +160,7 @@ _WRITERS = {
 @contextlib.contextmanager
 def _table_file(path: Path, names: list[str]) -> Iterator[Any]:
     """Yield a function that writes tables to a CSV with a header."""
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(names)
 

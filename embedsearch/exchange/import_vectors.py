@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import IncompatibleStore, NothingIndexed, StorageError, UsageError
 from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.names import EXACT, from_exact_bytes
+from embedsearch.core.paths import is_url, whole_path
 from embedsearch.core.records import (
     EmbeddingBatch,
     Failure,
@@ -155,13 +157,14 @@ class _Import:
         if source.suffix not in {".parquet", ".csv"}:
             return None
         table = read_table(source, str(source))
-        names = [name for name in table.column_names if name.lower() not in BUILT_IN | LEFT_OUT]
+        built_in = BUILT_IN | LEFT_OUT | {EXACT}
+        names = [name for name in table.column_names if name.lower() not in built_in]
         if not names or "path" not in table.column_names:
             return None
         first: dict[str, int] = {}
-        for index, path in enumerate(table.column("path").to_pylist()):
+        for index, path in enumerate(_names(table)):
             if path is not None:  # reported when the vectors are read
-                first.setdefault(os.path.join(self._root, self._key(os.fsdecode(path))), index)
+                first.setdefault(whole_path(self._root, self._key(path)), index)
         columns = table.select(own_names(names, frozenset(), str(source)))
         columns = columns.take(pa.array(list(first.values()), pa.int64()))
         return UserTable(str(source), "path", list(first), columns)
@@ -217,7 +220,9 @@ class _Import:
                     update.replace(before, row)
 
     def _key(self, path: str) -> str:
-        """Return the path inside the root. Raises UsageError for one outside it."""
+        """Return the path inside the root, or a URL as it is. Raises UsageError for one outside."""
+        if is_url(path) and "\0" not in path:
+            return path
         whole = os.path.normpath(os.path.join(self._root, path))
         inside = self._root if self._root == "/" else self._root + "/"
         if "\0" in path or not path or not whole.startswith(inside):
@@ -251,11 +256,14 @@ class _Reader:
 
     def _parquet_blocks(self) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
         with pq.ParquetFile(self.source) as file:
-            for batch in file.iter_batches(_ROWS, columns=["path", self.column]):
-                paths: list[Any] = batch.column("path").to_pylist()
-                if None in paths:
+            wanted = [
+                name for name in ("path", EXACT, self.column) if name in file.schema_arrow.names
+            ]
+            for batch in file.iter_batches(_ROWS, columns=wanted):
+                paths = [path for path in _names(batch) if path is not None]
+                if len(paths) < len(batch):
                     raise UsageError(f"{self.source}: a row has no path")
-                yield list(map(os.fsdecode, paths)), self._matrix(batch.column(self.column))
+                yield paths, self._matrix(batch.column(self.column))
 
     def _matrix(self, column: Any) -> npt.NDArray[np.float32]:
         if (lengths := {len(value) if value is not None else 0 for value in column}) - {self.dim}:
@@ -321,4 +329,18 @@ def _listed(paths: Path) -> Iterator[str]:
         rows = csv.DictReader(file)
         if "path" not in (rows.fieldnames or []):
             raise UsageError(f"{paths} has no column path, but {', '.join(rows.fieldnames or [])}")
-        yield from (row["path"] for row in rows)
+        for row in rows:
+            exact = row.get(EXACT)
+            yield from_exact_bytes(exact) if exact else row["path"]
+
+
+def _names(table: pa.Table | pa.RecordBatch) -> list[str | None]:
+    """Return the paths of rows: the exact ones, where an export wrote them down."""
+    texts: list[Any] = table.column("path").to_pylist()
+    exact: list[Any] = [None] * len(texts)
+    if EXACT in table.schema.names:
+        exact = table.column(EXACT).to_pylist()
+    return [
+        from_exact_bytes(name) if name else None if text is None else os.fsdecode(text)
+        for text, name in zip(texts, exact, strict=True)
+    ]

@@ -7,7 +7,7 @@ import threading
 
 from embedsearch.core.errors import UnreadableImage
 from embedsearch.core.lru import LRU
-from embedsearch.core.paths import is_url, printable
+from embedsearch.core.paths import is_url, printable, whole_path
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Root, RootKind
 from embedsearch.images.sources.open import kind_of_file, open_source
 from embedsearch.images.sources.source import Source
@@ -44,7 +44,7 @@ class Originals:
             source = self._archives.get((root, source.version()), lambda: source)
             ((_, place),) = source.places([ImageRef(0, key, -1, -1)])
         if isinstance(place, Failure):
-            message = f"{printable(os.path.join(root, key))} cannot be read: {place.reason}"
+            message = f"{printable(whole_path(root, key))} cannot be read: {place.reason}"
             raise UnreadableImage(f"{message} ({place.detail})", place.reason)
         return place
 

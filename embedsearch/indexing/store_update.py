@@ -17,7 +17,7 @@ from embedsearch._version import __version__
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import Interrupted
 from embedsearch.core.model_spec import ModelSpec
-from embedsearch.core.paths import printable
+from embedsearch.core.names import unicode_text
 from embedsearch.core.records import EmbeddingBatch, Failure, Root
 from embedsearch.core.session import Session
 from embedsearch.indexing.changes import Changes
@@ -109,7 +109,7 @@ class StoreUpdate:
                 "row": rows,
                 "root": [one.ref.root for one in chunk],
                 "key": [os.fsencode(one.ref.key) for one in chunk],
-                "path": [printable(one.ref.key) for one in chunk],
+                "path": [unicode_text(one.ref.key) for one in chunk],
                 "mtime_ns": [one.ref.mtime_ns for one in chunk],
             }
             for name, column in values.items():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedsearch.core.names import comparable, unicode_text
 from embedsearch.core.records import Root
 from embedsearch.images.sources.sidecars import sidecar_table
 from embedsearch.images.sources.source import Source
@@ -122,17 +123,38 @@ def _row_numbers(
     snapshot: Snapshot, user: UserTable
 ) -> tuple[dict[str, list[int]], npt.NDArray[np.int64]]:
     """Return the rows that each name of the table matches, and all live rows."""
-    wanted = set(user.names)
     roots = {root.id: root.path.rstrip("/") + "/" for root in snapshot.manifest.roots}
-    found: defaultdict[str, list[int]] = defaultdict(list)
     live: list[int] = []
-    for row, root, key in snapshot.live_keys():
-        live.append(row)
-        path = os.fsdecode(key)
-        names = [path.rpartition("/")[2]] if user.by == "name" else [path, roots[root] + path]
-        for name in wanted.intersection(names):
+
+    def named() -> Iterator[tuple[int, str]]:
+        for row, root, key in snapshot.live_keys():
+            path = os.fsdecode(key)
+            if user.by == "name":
+                yield row, path.rpartition("/")[2]
+            else:
+                yield row, path
+                yield row, roots[root] + path
+
+    wanted = set(user.names)
+    found: defaultdict[str, list[int]] = defaultdict(list)
+    for row, name in named():
+        if not live or live[-1] != row:
+            live.append(row)
+        if name in wanted:
             found[name].append(row)
+    # A name that is nobody's may look like that of one image.
+    left = {unicode_text(comparable(name)): name for name in wanted - found.keys() if _is_odd(name)}
+    alike: defaultdict[str, list[int]] = defaultdict(list)
+    for row, name in named() if left else ():
+        if (known := left.get(unicode_text(comparable(name)))) is not None:
+            alike[known].append(row)
+    found |= {name: rows for name, rows in alike.items() if len(rows) == 1 or user.by == "name"}
     return found, np.array(live, np.int64)
+
+
+def _is_odd(name: str) -> bool:
+    """Return whether a name may be written in several ways."""
+    return not name.isascii() or "\\x" in name
 
 
 def _merged(old: pa.Table | None, new: pa.Table) -> pa.Table:

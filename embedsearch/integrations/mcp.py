@@ -20,6 +20,7 @@ from pydantic import BaseModel, Field
 from embedsearch._version import __version__
 from embedsearch.core.config import DuplicateConfig, SearchConfig
 from embedsearch.core.errors import EmbedSearchError, UnreadableImage, UsageError
+from embedsearch.core.names import unicode_text
 from embedsearch.core.paths import printable
 from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.curation.duplicates import duplicates
@@ -74,6 +75,7 @@ class GroupMember(BaseModel):
     score: float
     row: int
     path: str
+    path_bytes: str | None
     width: int
     height: int
     size_bytes: int
@@ -190,7 +192,7 @@ class _Tools:
             if thumbnails:
                 content += [_shown(searcher, hit.row) for hit in answer.hits]
             values = {"hits": [hit.to_dict() for hit in answer.hits]}
-            return CallToolResult(content=content, structured_content=_encodable(values))
+            return CallToolResult(content=content, structured_content=values)
 
         return await self._work(search)
 
@@ -209,7 +211,7 @@ class _Tools:
             searcher = self._store(store)
             record = searcher.get(_one_of(row=row, key=key))
             jpeg = base64.b64encode(searcher.thumbnail(record.row, side)).decode()
-            values: dict[str, Any] = _encodable({"image": record.to_dict()})
+            values = {"image": record.to_dict()}
             return CallToolResult(
                 content=[
                     TextContent(type="text", text=f"row {record.row}: {printable(record.path)}"),
@@ -241,7 +243,7 @@ class _Tools:
             config = DuplicateConfig(flips=flips, rotations=rotations, where=where)
             found = duplicates(store=searcher.store, config=config).groups
             groups = [
-                [GroupMember(**_encodable(row)) for row in group.rows(number)]
+                [GroupMember(**row) for row in group.rows(number)]
                 for number, group in enumerate(found, start=1)
             ]
             return DuplicateResult(groups=groups[offset : offset + k], total=len(groups))
@@ -259,7 +261,7 @@ class _Tools:
                         generation=searcher.manifest.generation,
                         model=searcher.manifest.model.name,
                         takes_images=searcher.takes_images,
-                        folders=[printable(root.path) for root in searcher.manifest.roots],
+                        folders=[unicode_text(root.path) for root in searcher.manifest.roots],
                         columns=searcher.columns,
                     )
                     for name, searcher in self._stores.items()
@@ -309,16 +311,3 @@ def _shown(searcher: Searcher, row: int) -> TextContent | ImageContent:
     except UnreadableImage as error:  # the file changed since it was indexed
         return TextContent(type="text", text=f"row {row}: {error}")
     return ImageContent(type="image", data=base64.b64encode(jpeg).decode(), mime_type="image/jpeg")
-
-
-def _encodable(values: Any) -> Any:
-    """Return JSON-ready values; names that are not valid Unicode are escaped as elsewhere."""
-    if isinstance(values, str):
-        try:
-            values.encode()
-        except UnicodeEncodeError:
-            return printable(values)
-        return values
-    if isinstance(values, dict):
-        return {key: _encodable(value) for key, value in values.items()}
-    return [_encodable(value) for value in values] if isinstance(values, list) else values

@@ -18,7 +18,7 @@ import numpy as np
 
 from embedsearch.core.config import IndexConfig, SearchConfig
 from embedsearch.core.errors import UsageError
-from embedsearch.core.paths import printable
+from embedsearch.core.paths import printable, whole_path
 from embedsearch.core.records import Hit, Progress
 from embedsearch.core.session import Session
 from embedsearch.indexing.sync import index
@@ -219,7 +219,7 @@ def _stored(snapshot: Snapshot) -> tuple[list[str], list[str], Floats]:
     roots = {root.id: root.path for root in snapshot.manifest.roots}
     order = sorted(range(len(images)), key=lambda i: (images[i].root, images[i].key))
     keys = [os.fsdecode(images[i].key) for i in order]
-    paths = [os.path.join(roots[images[i].root], key) for i, key in zip(order, keys, strict=True)]
+    paths = [whole_path(roots[images[i].root], key) for i, key in zip(order, keys, strict=True)]
     return keys, paths, vectors[order]
 
 

@@ -12,7 +12,8 @@ import pyarrow as pa
 
 from embedsearch.core.errors import MissingLibrary
 from embedsearch.core.install import pip_install
-from embedsearch.core.paths import is_url
+from embedsearch.core.names import EXACT, comparable, exact_bytes, unicode_text
+from embedsearch.core.paths import is_url, local_path
 from embedsearch.store.shards import row_schema
 from embedsearch.store.snapshot import Snapshot, user_columns
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from embedsearch.searching.where import Where
 
 # Columns shown under another name and in another form than in the shards.
-_MADE_OF = {"folder": "root", "modified": "mtime_ns"}
+_MADE_OF = {"folder": "root", "modified": "mtime_ns", "path": "key", EXACT: "key"}
 _INTERNAL = frozenset({"root", "key", "mtime_ns", "digest", "signature", "vector"})
 _FIELDS = [
     *(field for field in row_schema(1) if field.name not in _INTERNAL),
@@ -30,7 +31,7 @@ _FIELDS = [
     pa.field("modified", pa.timestamp("us"), nullable=False),
 ]
 # Names that a user's column cannot have.
-BUILT_IN = frozenset(field.name for field in _FIELDS) | _INTERNAL
+BUILT_IN = frozenset(field.name for field in _FIELDS) | _INTERNAL | {EXACT}
 
 
 class RowColumns:
@@ -53,7 +54,10 @@ class RowColumns:
             yield start, pa.table({name: self._column(table, name) for name in names})
 
     def where(self, text: str) -> npt.NDArray[np.bool_]:
-        """Return which rows meet a condition, bool (all shard rows,). Raises UsageError."""
+        """Return which rows meet a condition, bool (all shard rows,). Raises UsageError.
+
+        Names and texts that look the same are the same, however their accents are encoded.
+        """
         mask = np.zeros(int(self._snapshot.starts[-1]), np.bool_)
         with self._parsed(text) as condition:
             for start, table in self.tables(condition.columns or ["row"]):
@@ -67,33 +71,60 @@ class RowColumns:
         """
         from embedsearch.searching.vectordb.conditions import condition_of
 
-        with self._parsed(text) as where:
+        with self._parsed(text, is_exact=True) as where:
             where.holds(self.schema.empty_table())  # raises UsageError if types do not match
             return condition_of(where, fields)
 
-    def _parsed(self, text: str) -> Where:
+    def _parsed(self, text: str, *, is_exact: bool = False) -> Where:
         try:
             from embedsearch.searching.where import Where  # queries without a filter need no DuckDB
         except ImportError as error:
             raise MissingLibrary(
                 f"where needs DuckDB ({error}): {pip_install('duckdb')}", "where"
             ) from error
-        return Where(text, self.schema)
+        return Where(text, self.schema, is_exact=is_exact)
 
     def find(self, key: str) -> list[int]:
-        """Return the ordinals of the rows with a key or full path, including deleted rows."""
+        """Return the ordinals of the rows with a key or full path, including deleted rows.
+
+        A name is the exact one, or else one that looks the same. Raises UsageError.
+        """
+        roots = self._snapshot.manifest.roots
+        wanted: dict[int, bytes] = {}
+        # An image that was imported may have a URL as its key; `~` may begin a key.
+        for name in dict.fromkeys((key, local_path(key))):
+            if found := self._exactly({root.id: os.fsencode(name) for root in roots}):
+                return found
+            if name.startswith("/") or is_url(name):
+                path = name if is_url(name) else os.path.normpath(name)
+                starts = {root.id: root.path.rstrip("/") + "/" for root in roots}
+                wanted = {
+                    root: os.fsencode(path.removeprefix(start))
+                    for root, start in starts.items()
+                    if path.startswith(start)
+                }
+                if found := self._exactly(wanted):
+                    return found
+        is_plain = key.isascii() and "\\x" not in key
+        return [] if is_plain else self._looking_like(comparable(local_path(key)))
+
+    def _looking_like(self, name: str) -> list[int]:
+        """Return the ordinals of the rows whose key or full path looks like a name."""
+        starts = {root.id: root.path.rstrip("/") + "/" for root in self._snapshot.manifest.roots}
+        found = []
+        for start, table in self._snapshot.tables(["root", "key"]):
+            homes: list[Any] = table.column("root").to_pylist()
+            keys: list[Any] = table.column("key").to_pylist()
+            for index, (root, key) in enumerate(zip(homes, keys, strict=True)):
+                path = unicode_text(os.fsdecode(key))
+                if name in {comparable(path), comparable(starts[root] + path)}:
+                    found.append(start + index)
+        return found
+
+    def _exactly(self, wanted: dict[int, bytes]) -> list[int]:
+        """Return the ordinals of the rows with the wanted key of their root."""
         import pyarrow.compute as pc  # 50 ms, which other queries need not spend
 
-        roots = self._snapshot.manifest.roots
-        wanted = {root.id: os.fsencode(key) for root in roots}
-        if key.startswith("/") or is_url(key):
-            path = key if is_url(key) else os.path.normpath(key)
-            starts = {root.id: root.path.rstrip("/") + "/" for root in roots}
-            wanted = {
-                root: os.fsencode(path.removeprefix(start))
-                for root, start in starts.items()
-                if path.startswith(start)
-            }
         found = []
         for start, table in self._snapshot.tables(["root", "key"]):
             same = pc.is_in(table.column("key"), pa.array(set(wanted.values()), pa.binary()))
@@ -104,8 +135,14 @@ class RowColumns:
         return found
 
     def _column(self, table: pa.Table, name: str) -> pa.ChunkedArray[Any]:
+        if name == "path":
+            return _texts(table.column("key"))
+        if name == EXACT:
+            names: list[Any] = table.column("key").to_pylist()
+            exact = [exact_bytes(os.fsdecode(key)) for key in names]
+            return pa.chunked_array([pa.array(exact, pa.string())])
         if name == "folder":
-            paths = {root.id: root.path for root in self._snapshot.manifest.roots}
+            paths = {root.id: unicode_text(root.path) for root in self._snapshot.manifest.roots}
             roots: list[Any] = table.column("root").to_pylist()
             return pa.chunked_array([pa.array([paths[root] for root in roots], pa.string())])
         if name == "modified":
@@ -126,3 +163,13 @@ class RowColumns:
             {n: v for n, v in row.items() if n != "row" and row["row"] is not None}
             for row in user_columns(self._user, np.array(rows, np.int64)).to_pylist()
         ]
+
+
+def _texts(keys: pa.ChunkedArray[Any]) -> pa.ChunkedArray[Any]:
+    """Return keys, binary, as valid Unicode."""
+    try:
+        return keys.cast(pa.string())
+    except pa.ArrowInvalid:  # some are not UTF-8
+        names: list[Any] = keys.to_pylist()
+        texts = [unicode_text(os.fsdecode(name)) for name in names]
+        return pa.chunked_array([pa.array(texts, pa.string())])

@@ -21,6 +21,7 @@ from embedsearch.core.config import DIVERSE_POOL, SearchConfig
 from embedsearch.core.errors import EmbedSearchError, ImageNotFound, UsageError
 from embedsearch.core.lru import LRU
 from embedsearch.core.microbatch import MicroBatcher
+from embedsearch.core.paths import whole_path
 from embedsearch.core.records import Hit, ImageRecord, Neighbors, StoredImage
 from embedsearch.core.session import Session
 from embedsearch.searching.columns import RowColumns
@@ -124,7 +125,7 @@ class Generation:
         return [
             ImageRecord(
                 row=image.row,
-                path=os.path.join(*self._place(image)),
+                path=whole_path(*self._place(image)),
                 key=os.fsdecode(image.key),
                 width=image.width,
                 height=image.height,
@@ -245,7 +246,7 @@ class Generation:
                 score=row.score,
                 percentile=self._percentile(row.score),
                 row=row.image.row,
-                path=os.path.join(*self._place(row.image)),
+                path=whole_path(*self._place(row.image)),
                 key=os.fsdecode(row.image.key),
                 width=row.image.width,
                 height=row.image.height,

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedsearch.core.errors import StorageError
+from embedsearch.core.names import unicode_text
 from embedsearch.core.paths import printable
 from embedsearch.core.records import SIGNATURE_SIDE, EmbeddingBatch, Failure, Reason, Stage
 from embedsearch.store.files import FileRecord, damaged, open_verified, verify, write_new
@@ -81,7 +82,7 @@ def batch_table(batch: EmbeddingBatch, first_row: int) -> pa.Table:
     columns: dict[str, Any] = {
         "row": range(first_row, first_row + len(refs)),
         "key": [os.fsencode(ref.key) for ref in refs],
-        "path": [printable(ref.key) for ref in refs],
+        "path": [unicode_text(ref.key) for ref in refs],
         "status": ["ok_truncated" if fact.truncated else "ok" for fact in facts],
         "gps": [fact.gps and {"lat": fact.gps[0], "lon": fact.gps[1]} for fact in facts],
     }
@@ -291,7 +292,7 @@ def failure_table(failures: Iterable[Failure]) -> pa.Table:
         {
             "root": failure.root,
             "key": os.fsencode(failure.key),
-            "path": printable(failure.key),
+            "path": unicode_text(failure.key),
             "stage": str(failure.stage),
             "reason": str(failure.reason),
             "detail": printable(failure.detail),

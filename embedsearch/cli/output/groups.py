@@ -7,18 +7,11 @@ from itertools import groupby
 from typing import Any
 
 from embedsearch.cli.output.text import csv_lines, from_here, table
+from embedsearch.core.names import EXACT
 
 GROUP_COLUMNS = [
-    "group",
-    "what",
-    "score",
-    "row",
-    "path",
-    "width",
-    "height",
-    "size_bytes",
-    "format",
-    "sha256",
+    *("group", "what", "score", "row", "path", EXACT),
+    *("width", "height", "size_bytes", "format", "sha256"),
 ]
 
 

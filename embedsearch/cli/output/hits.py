@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 from embedsearch.cli.output.text import HIT_COLUMNS, csv_lines, json_line
 from embedsearch.core.atomic import in_place
 from embedsearch.core.errors import UsageError
-from embedsearch.core.paths import printable
 
 Write: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], None]
 _ROW_GROUP = 16_384
@@ -31,20 +30,20 @@ def hits_file(path: Path) -> Iterator[Write]:
 
 @contextlib.contextmanager
 def _csv(path: Path) -> Iterator[Write]:
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         file.write(",".join(HIT_COLUMNS) + "\n")
         yield lambda rows: file.writelines([csv_lines(rows)])
 
 
 @contextlib.contextmanager
 def _json_lines(path: Path) -> Iterator[Write]:
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         yield lambda rows: file.writelines(json_line(row) + "\n" for row in rows)
 
 
 @contextlib.contextmanager
 def _parquet(path: Path) -> Iterator[Write]:
-    """Write Parquet: undecodable bytes of names are escaped, metadata is JSON text."""
+    """Write Parquet; metadata is JSON text."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -60,8 +59,7 @@ def _parquet(path: Path) -> Iterator[Write]:
 
     def take(rows: Sequence[Mapping[str, Any]]) -> None:
         for row in rows:
-            names = {name: printable(row[name]) for name in ("query", "path", "key")}
-            waiting.append({**row, **names, "metadata": json.dumps(row["metadata"])})
+            waiting.append({**row, "metadata": json.dumps(row["metadata"])})
         if len(waiting) >= _ROW_GROUP:
             flush()
 

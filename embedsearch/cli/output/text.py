@@ -1,6 +1,6 @@
 """Records as text; in: hits, reports, failures, out: lines that are safe to show.
 
-Tables escape characters of file names that could fool a terminal; JSON keeps names exactly.
+Tables escape characters of file names that could fool a terminal; what programs read is exact.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedsearch.cli.wording import SETUP_FIELDS, with_options
 from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.names import EXACT, exact_bytes, unicode_text
 from embedsearch.core.paths import file_url, printable
 from embedsearch.core.records import SIDECARS, Failure, Hit
 
@@ -27,15 +28,13 @@ if TYPE_CHECKING:  # a query does without indexing
 
 HIT_COLUMNS = [
     *("query", "rank", "score", "percentile", "row"),
-    *("path", "key", "width", "height", "metadata"),
+    *("path", EXACT, "key", "width", "height", "metadata"),
 ]
-# Characters that start a formula in a spreadsheet.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def json_line(values: Mapping[str, Any]) -> str:
-    """Return one JSON object on one line. Undecodable bytes of a name stay as \\udcXX."""
-    return json.dumps(values, default=str)
+    """Return one JSON object on one line, of values that `to_dict` gave."""
+    return json.dumps(values, default=str, allow_nan=False)
 
 
 def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -45,16 +44,15 @@ def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
 
 def hit_values(query: str, hit: Hit) -> dict[str, Any]:
     """Return a hit with its query as JSON-ready values, in the order of HIT_COLUMNS."""
-    return {"query": query, **hit.to_dict()}
+    return {"query": unicode_text(query), **hit.to_dict()}
 
 
 def csv_lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return rows as CSV lines. A cell that a spreadsheet would run gets a leading quote."""
+    """Return rows as CSV lines, exactly: programs read them."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in rows:
-        cells = [json.dumps(v) if isinstance(v, dict) else v for v in row.values()]
-        writer.writerow([_harmless(cell) for cell in cells])
+        writer.writerow([json.dumps(v) if isinstance(v, dict) else v for v in row.values()])
     return text.getvalue()
 
 
@@ -331,24 +329,22 @@ def _size(count: int) -> str:
 def failure_values(folder: str, failure: Failure) -> dict[str, Any]:
     """Return a failure as JSON-ready values; `folder` is the path of its root."""
     return {
-        "path": f"{folder}/{failure.key}" if failure.key else folder,
-        "key": failure.key,
+        **path_values(os.path.join(folder, failure.key) if failure.key else folder),
+        "key": unicode_text(failure.key),
         "stage": str(failure.stage),
         "reason": str(failure.reason),
         "detail": with_options(failure.detail, ("max_pixels", "max_bytes")),
     }
 
 
+def path_values(path: str) -> dict[str, str | None]:
+    """Return a path as text and, where that is not exact, its bytes."""
+    return {"path": unicode_text(path), EXACT: exact_bytes(path)}
+
+
 def from_here(path: str) -> str:
     """Return a path as one would type it: relative if it is below the current folder."""
     return path.removeprefix(os.getcwd().rstrip("/") + "/")
-
-
-def _harmless(cell: Any) -> Any:
-    if isinstance(cell, str):
-        shown = printable(cell)
-        return f"'{shown}" if shown.startswith(_FORMULA) else shown
-    return cell
 
 
 def watch_line(report: IndexReport) -> str:

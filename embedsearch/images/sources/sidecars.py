@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from embedsearch.core.errors import UsageError
+from embedsearch.core.names import meant
 from embedsearch.core.paths import open_folder, open_regular
 from embedsearch.core.records import SIDECARS, Failure, ImageLocation
 from embedsearch.images.archive_part import BrokenPart, read_part
@@ -124,11 +125,18 @@ def _beside(key: str, there: Collection[str], content: Callable[[str], bytes]) -
     for suffix in SIDECAR_SUFFIXES:
         for sidecar in (f"{key}.{suffix}", f"{key.rpartition('.')[0]}.{suffix}"):
             try:
-                if sidecar in there:
-                    fields = {**_fields(sidecar, content(sidecar)), **fields}
+                if (found := _named(sidecar, there)) is not None:
+                    fields = {**_fields(found, content(found)), **fields}
             except (OSError, ValueError) as error:
                 unreadable.append(f"{sidecar} ({_words(error)})")
     return Beside(key, fields, tuple(unreadable))
+
+
+def _named(sidecar: str, there: Collection[str]) -> str | None:
+    """Return the file of that name, or of one that looks the same."""
+    if sidecar in there:
+        return sidecar
+    return None if sidecar.isascii() else meant(sidecar, there)
 
 
 def _words(error: Exception) -> str:

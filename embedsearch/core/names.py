@@ -1,0 +1,80 @@
+"""Names of files as data: exact bytes on a disk, Unicode text in an exchange, and comparable forms.
+
+Python keeps a byte of a name that is not UTF-8 as a lone surrogate, which JSON, Arrow and SQL do
+not hold. In what programs read, such a byte is `\\xe9`, and the exact bytes stand beside it.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import unicodedata
+from collections.abc import Iterable
+
+EXACT = "path_bytes"  # the field beside `path` with its exact bytes, where the text is not exact
+
+
+def unicode_text(name: str) -> str:
+    r"""Return a name as valid Unicode: exact, but for bytes that are not UTF-8, as `\xe9`."""
+    if name.isascii():
+        return name
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "".join(map(_valid, name))
+    return name
+
+
+def exact_bytes(name: str) -> str | None:
+    """Return the bytes of a name as Base64, None where `unicode_text` is exact."""
+    if unicode_text(name) == name:
+        return None
+    try:
+        return base64.b64encode(os.fsencode(name)).decode()
+    except UnicodeEncodeError:  # it never was the name of a file
+        return None
+
+
+def from_exact_bytes(text: str) -> str:
+    """Return the name that `exact_bytes` wrote down. Raises ValueError."""
+    return os.fsdecode(base64.b64decode(text, validate=True))
+
+
+def comparable(name: str) -> str:
+    """Return the form in which names that look the same are equal (NFC)."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def meant(name: str, there: Iterable[str]) -> str | None:
+    """Return the one of the names that is meant: the exact one, else the only one that looks so."""
+    names = list(there)
+    if name in names:
+        return name
+    wanted = comparable(name)
+    found = [one for one in names if comparable(one) == wanted]
+    return found[0] if len(found) == 1 else None
+
+
+def existing(path: str) -> str:
+    """Return the path of what is on the disk under a name that looks like this one, else `path`.
+
+    macOS, Samba and archives decompose letters with accents; people and tables do not.
+    """
+    if path.isascii() or os.path.lexists(path):
+        return path
+    above, name = os.path.split(path)
+    if not name or above == path:
+        return path
+    folder = existing(above)
+    try:
+        found = meant(name, os.listdir(folder or "."))
+    except OSError:
+        return path
+    return path if found is None else os.path.join(folder, found)
+
+
+def _valid(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as os.fsdecode keeps it
+        return f"\\x{code - 0xDC00:02x}"
+    return "\ufffd" if 0xD800 <= code <= 0xDFFF else char
