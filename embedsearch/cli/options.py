@@ -99,6 +99,7 @@ ASKED: dict[str, Any] = {
 HITS_OUTPUT = {
     "json": Option("--json", help="One JSON object per hit."),
     "paths": Option("--paths", help="Only the paths of the hits."),
+    "null": Option("--null", "-0", help="With --paths: NUL after each path, no newline."),
     "csv": Option("--csv", help="CSV with a header."),
     "out": Option(help="Write the hits to this .jsonl, .csv or .parquet file."),
     "sheet": Option(help="Also write a contact sheet, a PNG, to this file."),

@@ -41,6 +41,7 @@ class HitsOutput:
 
     json: bool = False
     paths: bool = False
+    null: bool = False
     csv: bool = False
     out: Path | None = None
     sheet: Path | None = None
@@ -50,6 +51,8 @@ class HitsOutput:
     def __post_init__(self) -> None:
         if (chosen := self.json + self.paths + self.csv + (self.out is not None)) > 1:
             raise UsageError("--json, --paths, --csv and --out exclude each other")
+        if self.null and not self.paths:
+            raise UsageError("--null needs --paths")
         if self.thumbnails and chosen:
             raise UsageError("--thumbnails needs the table: no --json, --paths, --csv or --out")
 
@@ -89,7 +92,8 @@ def query(
         if output.out is not None:
             _write(answers, output.out, len(asked), session)
         elif output.json or output.csv or output.paths:
-            _print(answers, "json" if output.json else "csv" if output.csv else "paths")
+            form = "json" if output.json else "csv" if output.csv else "paths"
+            _print(answers, form, b"\0" if output.null else b"\n")
         else:
             _show_tables(answers, output.thumbnails)
         location = str(searcher.store)
@@ -121,8 +125,8 @@ class _Answers:
             yield row
 
 
-def _print(answers: _Answers, form: str) -> None:
-    """Print the hits for programs."""
+def _print(answers: _Answers, form: str, end: bytes) -> None:
+    """Print the hits for programs; `end` comes after each path."""
     from embedsearch.cli.output.text import HIT_COLUMNS, csv_lines, hit_values, json_lines
 
     if form == "csv":
@@ -136,7 +140,7 @@ def _print(answers: _Answers, form: str) -> None:
         else:
             sys.stdout.flush()
             for hit in answer.hits:
-                sys.stdout.buffer.write(os.fsencode(hit.path) + b"\n")
+                sys.stdout.buffer.write(os.fsencode(hit.path) + end)
 
 
 def _show_tables(answers: _Answers, thumbnails: bool) -> None:

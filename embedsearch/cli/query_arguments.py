@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedsearch.core.errors import UsageError
+from embedsearch.core.paths import local_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,12 +124,12 @@ class QueryArguments:
             if self._is_vectors:
                 from embedsearch.images.sources.vectors import open_vectors
 
-                return open_vectors(Path(self.source))
+                return open_vectors(Path(local_path(self.source)))
             from embedsearch.images.sources.listing import read_paths
 
             if self.source == STDIN:
                 return list(read_paths(sys.stdin.buffer))
-            with open(self.source, "rb") as file:
+            with open(local_path(self.source), "rb") as file:
                 return list(read_paths(file))
         except OSError as error:
             raise UsageError(f"--from {self.source}: {error.strerror or error}") from error

@@ -18,6 +18,7 @@ from embedsearch.cli.app import (
 )
 from embedsearch.core.errors import MissingLibrary, UsageError, WeightsUnavailable
 from embedsearch.core.install import pip_install
+from embedsearch.core.paths import local_path
 from embedsearch.core.session import Session
 
 HostOption = Annotated[str, typer.Option(help="Address to listen on; any other needs a token.")]
@@ -115,7 +116,7 @@ def mcp(
 
     stores = store or [url_of(None) or str(locate_store(None))]
     for folder in allow or ():
-        if not folder.is_dir():
+        if not Path(local_path(folder)).is_dir():
             raise UsageError(f"--allow {folder}: there is no such folder")
     with ExitStack() as opened:
         searchers = {}

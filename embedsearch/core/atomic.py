@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from embedsearch.core.errors import StorageError
+from embedsearch.core.paths import local_path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -30,6 +31,7 @@ def in_place(files: Sequence[Path]) -> Iterator[list[Path]]:
 
     Raises StorageError if that fails.
     """
+    files = [Path(local_path(file)) for file in files]
     temporary = [file.with_name(f".{file.name}.{os.getpid()}.tmp") for file in files]
     try:
         yield temporary

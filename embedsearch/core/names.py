@@ -56,7 +56,7 @@ def meant(name: str, there: Iterable[str]) -> str | None:
 
 
 def existing(path: str) -> str:
-    """Return the path of what is on the disk under a name that looks like this one, else `path`.
+    """Return a path with each name as the disk has it, where that looks the same.
 
     macOS, Samba and archives decompose letters with accents; people and tables do not.
     """
@@ -69,8 +69,8 @@ def existing(path: str) -> str:
     try:
         found = meant(name, os.listdir(folder or "."))
     except OSError:
-        return path
-    return path if found is None else os.path.join(folder, found)
+        found = None
+    return os.path.join(folder, found or name)
 
 
 def _valid(char: str) -> str:

@@ -8,7 +8,9 @@ import unicodedata
 from urllib.parse import quote, unquote_to_bytes
 
 from embedsearch.core.errors import UsageError
+from embedsearch.core.names import existing
 
+_UNQUOTED = "/-_.~!$&'()*+,;=:@"  # in the path of a URL
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # O_NONBLOCK: otherwise opening a FIFO for reading could wait forever for a writer.
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -53,23 +55,46 @@ def is_url(path: str) -> bool:
 
 
 def whole_path(root: str, key: str) -> str:
-    """Return the path of an image by its root and its key; a key that is a URL is the path."""
-    return key if is_url(key) else os.path.join(root, key)
+    """Return the path of an image by its root and its key; a key that is a URL is the path.
 
-
-def local_path(path: str | os.PathLike[str]) -> str:
-    """Return a path that a user named, with `~` and `file://` resolved; other URLs as they are.
-
-    No shell has seen what stands in a configuration, a variable or a program. Raises UsageError for
-    a file:// URL of another machine.
+    On a web server the path is a URL, in which the name is percent-encoded.
     """
-    text = path_of(path)
+    if is_url(key):
+        return key
+    return f"{root.rstrip('/')}/{url_part(key)}" if is_web(root) else os.path.join(root, key)
+
+
+def is_web(path: str) -> bool:
+    """Return whether a path is the URL of a web server."""
+    return path.lower().startswith(("http://", "https://"))
+
+
+def url_part(key: str) -> str:
+    """Return a key as the path of a URL."""
+    return quote(os.fsencode(key), safe=_UNQUOTED)
+
+
+def url_key(part: str) -> str:
+    """Return the key that a path of a URL stands for."""
+    return os.fsdecode(unquote_to_bytes(os.fsencode(part)))
+
+
+def local_path(path: str | bytes | os.PathLike[str]) -> str:
+    """Return a path that a user named as the disk has it; URLs of servers stay as they are.
+
+    No shell has seen what stands in a configuration, a variable or a program: `~` is expanded, and
+    a `file://` URL is a path. Raises UsageError for one of another machine, and for NUL.
+    """
+    if "\0" in (text := os.fsdecode(path)):
+        raise UsageError(f"a path cannot contain NUL: {text!r}")
     if text[:7].lower() == "file://":
         host, slash, rest = text[7:].partition("/")
         if host.lower() not in {"", "localhost"}:
             raise UsageError(f"{printable(text)} names the machine {printable(host)}: give a path")
-        return os.fsdecode(unquote_to_bytes(slash + rest))
-    return text if is_url(text) else os.path.expanduser(text)  # noqa: PTH111  a Path drops slashes
+        return local_path(unquote_to_bytes(slash + rest))
+    if is_url(text) or os.path.lexists(text):
+        return text
+    return existing(os.path.expanduser(text))  # noqa: PTH111  a Path fails without a home
 
 
 def printable(text: str) -> str:
@@ -94,10 +119,3 @@ def _show(char: str) -> str:
     if unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"}:
         return char.encode("unicode_escape", "surrogatepass").decode()
     return char
-
-
-def path_of(image: str | os.PathLike[str]) -> str:
-    """Return the path of an image as text. Raises UsageError."""
-    if "\0" in (path := os.fsdecode(image)):
-        raise UsageError(f"a path cannot contain NUL: {path!r}")
-    return path

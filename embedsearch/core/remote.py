@@ -64,6 +64,7 @@ class Remote:
         self.url = normal_url(url)
         scheme, _, self.path = self.url.partition("://")
         self.is_native = scheme in _NATIVE
+        self.is_web = scheme in _WEB  # names in its paths are percent-encoded
         self.attempts = _HASTY_ATTEMPTS if hasty else ATTEMPTS
         connect_s = _HASTY_CONNECT_S if hasty else _CONNECT_S
         try:
@@ -90,10 +91,11 @@ class Remote:
         with self.told():
             return self.files.get_file_info(path)
 
-    def listed(self, folder: str) -> list[pafs.FileInfo]:
-        """Return the content of a folder."""
+    def listed(self, folder: str, *, recursive: bool = False) -> list[pafs.FileInfo]:
+        """Return the content of a folder, or of all folders below it too."""
+        selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)
         with self.told():
-            return list(self.files.get_file_info(pafs.FileSelector(folder, allow_not_found=True)))
+            return list(self.files.get_file_info(selector))
 
     def has_bucket(self) -> bool:
         """Return whether the bucket of the URL exists; True if none is needed."""

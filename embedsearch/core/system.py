@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from embedsearch.core.errors import UsageError
+from embedsearch.core.paths import local_path
 from embedsearch.core.quantity import size_of
 
 DEFAULT_STORE_CACHE_BYTES = 20 << 30  # of all stores at URLs together
@@ -44,7 +45,7 @@ def max_workers() -> int:
 def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the folder for weights and converted networks; EMBEDSEARCH_CACHE overrides it."""
     if environ.get("EMBEDSEARCH_CACHE"):
-        return Path(environ["EMBEDSEARCH_CACHE"])
+        return Path(local_path(environ["EMBEDSEARCH_CACHE"]))
     try:
         home = Path.home()
     except RuntimeError:  # no HOME and no passwd entry: a container's arbitrary user

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from embedsearch.core.paths import local_path
 from embedsearch.curation.collection import Picture
 
 
@@ -30,7 +31,7 @@ def _wish(picture: Picture, wish: str) -> tuple[Any, ...]:
         case "format":
             formats = [one.upper() for one in value.split(",")]
             return (formats.index(picture.format) if picture.format in formats else len(formats),)
-    inside = (picture.path + "/").startswith(os.path.realpath(value).rstrip("/") + "/")
+    inside = (picture.path + "/").startswith(os.path.realpath(local_path(value)).rstrip("/") + "/")
     return (not inside,)
 
 

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from embedsearch.core.atomic import in_place
 from embedsearch.core.errors import UsageError
 from embedsearch.core.names import EXACT
+from embedsearch.core.paths import local_path
 from embedsearch.core.records import JsonRecord
 from embedsearch.core.session import Session
 from embedsearch.searching.ann.build import flat_bytes
@@ -68,7 +69,7 @@ def export(
     The vectors are the stored ones, scaled to length 1. `.npy` and `.faiss` files come with a
     `.csv` file of one line per row. Raises UsageError and StorageError; no unfinished file is left.
     """
-    if (out := Path(out)).suffix not in _WRITERS:
+    if (out := Path(local_path(out))).suffix not in _WRITERS:
         raise UsageError(f"{out} does not end in one of {', '.join(_WRITERS)}")
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         columns = RowColumns(snapshot)

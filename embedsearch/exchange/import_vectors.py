@@ -22,7 +22,7 @@ from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import IncompatibleStore, NothingIndexed, StorageError, UsageError
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.names import EXACT, from_exact_bytes
-from embedsearch.core.paths import is_url, whole_path
+from embedsearch.core.paths import is_url, local_path, whole_path
 from embedsearch.core.records import (
     EmbeddingBatch,
     Failure,
@@ -86,10 +86,10 @@ def import_vectors(
     EmbedSearchError.
     """
     session = session or Session()
-    reader = _reader(Path(source), None if paths is None else Path(paths))
+    reader = _reader(Path(local_path(source)), None if paths is None else Path(local_path(paths)))
     spec = _spec(model, reader.dim, session)
     with StoreWriter(locate_store(store, create=True)) as writer:
-        return _Import(writer, spec, os.path.realpath(root), session).run(reader)
+        return _Import(writer, spec, os.path.realpath(local_path(root)), session).run(reader)
 
 
 def _spec(model: str, dim: int, session: Session) -> ModelSpec:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedsearch.core.errors import UsageError
-from embedsearch.core.paths import is_url
+from embedsearch.core.paths import is_url, local_path
 from embedsearch.core.records import JsonRecord, Progress
 from embedsearch.core.remote import normal_url
 from embedsearch.core.session import Session
@@ -57,7 +57,7 @@ def pull(
     if not is_url(url):
         raise UsageError(f"{url} is no URL: pull needs one, such as s3://bucket/photos.es")
     url = normal_url(url)
-    store = Path(os.path.abspath(folder or url.rpartition("/")[2]))
+    store = Path(os.path.abspath(local_path(folder) if folder else url.rpartition("/")[2]))
     began = time.monotonic()
     check_creatable(store)
     upstream = Upstream(url)

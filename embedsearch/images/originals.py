@@ -7,7 +7,7 @@ import threading
 
 from embedsearch.core.errors import UnreadableImage
 from embedsearch.core.lru import LRU
-from embedsearch.core.paths import is_url, printable, whole_path
+from embedsearch.core.paths import is_url, is_web, printable, url_key, whole_path
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Root, RootKind
 from embedsearch.images.sources.open import kind_of_file, open_source
 from embedsearch.images.sources.source import Source
@@ -57,7 +57,8 @@ class Originals:
             parts = path.split("/")
             ends = (n for n, part in enumerate(parts) if n > 2 and kind_of_file(part))
             end = next(ends, len(parts) - 2) + 1
-            return self.inside("/".join(parts[:end]), "/".join(parts[end:]))
+            key = "/".join(parts[end:])
+            return self.inside("/".join(parts[:end]), url_key(key) if is_web(path) else key)
         path = os.path.realpath(path)
         folder, key = os.path.split(path)
         while not os.path.isdir(folder) and folder not in {"", "/"}:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import UnreadableImage, UsageError
-from embedsearch.core.paths import path_of
+from embedsearch.core.paths import local_path
 from embedsearch.core.records import ImageFacts, ImageLocation
 from embedsearch.core.system import cache_folder
 from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
@@ -140,7 +140,7 @@ class ThumbnailReader:
         if isinstance(image, bytes):
             return self._handed.keep(image)
         with contextlib.suppress(UnreadableImage):
-            return self._originals.at(path_of(image))
+            return self._originals.at(local_path(image))
         return None
 
 

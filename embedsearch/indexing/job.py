@@ -14,6 +14,7 @@ from embedsearch._version import __version__
 from embedsearch.core.config import AUTO_ANN, EXACT_ANN, IndexConfig
 from embedsearch.core.errors import IncompatibleStore, NothingIndexed, StoreNotFound, UsageError
 from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.paths import local_path
 from embedsearch.core.records import Root, RootKind
 from embedsearch.core.session import Session
 from embedsearch.indexing.bottleneck import StageClock
@@ -208,7 +209,7 @@ def _read_files(config: IndexConfig) -> tuple[str, ...] | None:
     if config.files == "-":
         return tuple(read_paths(sys.stdin.buffer))
     try:
-        with open(config.files, "rb") as file:
+        with open(local_path(config.files), "rb") as file:
             return tuple(read_paths(file))
     except OSError as error:
         raise UsageError(f"files {config.files}: {error.strerror or error}", "files") from error
@@ -221,7 +222,7 @@ def _read_table(config: IndexConfig) -> UserTable | None:
     from embedsearch.images.sources.table import read_user_table
     from embedsearch.searching.columns import BUILT_IN
 
-    return read_user_table(Path(config.metadata), BUILT_IN)
+    return read_user_table(Path(local_path(config.metadata)), BUILT_IN)
 
 
 def _check_factory(config: IndexConfig, model: ModelSpec) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from embedsearch.core.errors import UsageError
-from embedsearch.core.paths import is_url
+from embedsearch.core.paths import is_url, local_path
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Root, RootKind
 from embedsearch.images.sources.listing import FileList
 from embedsearch.images.sources.open import SUFFIXES, kind_of_file, open_source
@@ -157,9 +157,7 @@ def _by_root(files: Iterable[str], roots: Iterable[Root]) -> dict[int | None, li
     folders = [(f"{r.path.rstrip('/')}/", r.id) for r in roots if r.kind is RootKind.FOLDER]
     found: dict[int | None, list[str]] = {}
     for file in files:
-        if "\0" in file:
-            raise UsageError(f"{file!r} is not a valid path")
-        parent, name = os.path.split(file)
+        parent, name = os.path.split(local_path(file))
         path = os.path.join(os.path.realpath(parent), name)
         inside, home = next((f for f in folders if path.startswith(f[0])), ("/", None))
         found.setdefault(home, []).append(path.removeprefix(inside))
@@ -168,6 +166,7 @@ def _by_root(files: Iterable[str], roots: Iterable[Root]) -> dict[int | None, li
 
 def _real_location(location: str) -> tuple[str, RootKind]:
     """Return the absolute path or URL of a location, links followed, and its kind."""
+    location = local_path(location)
     if is_url(location):
         from embedsearch.core.remote import normal_url
 
@@ -182,7 +181,7 @@ def _real_location(location: str) -> tuple[str, RootKind]:
 
 def real_folder(folder: str) -> str:
     """Return the absolute path of a folder, links followed. Raises UsageError."""
-    if not os.path.isdir(path := os.path.realpath(folder)):
+    if not os.path.isdir(path := os.path.realpath(local_path(folder))):
         problem = "is a file, not a folder" if os.path.exists(path) else "does not exist"
         raise UsageError(f"{folder} {problem}")
     return path

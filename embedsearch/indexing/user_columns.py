@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedsearch.core.names import comparable, unicode_text
+from embedsearch.core.paths import is_web, whole_path
 from embedsearch.core.records import Root
 from embedsearch.images.sources.sidecars import sidecar_table
 from embedsearch.images.sources.source import Source
@@ -134,6 +135,8 @@ def _row_numbers(
             else:
                 yield row, path
                 yield row, roots[root] + path
+                if is_web(roots[root]):
+                    yield row, whole_path(roots[root], path)
 
     wanted = set(user.names)
     found: defaultdict[str, list[int]] = defaultdict(list)

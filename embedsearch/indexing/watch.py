@@ -23,6 +23,7 @@ from embedsearch.core.errors import (
     UsageError,
 )
 from embedsearch.core.install import pip_install
+from embedsearch.core.paths import local_path
 from embedsearch.core.records import RootKind
 from embedsearch.core.session import Session
 from embedsearch.images.sources.folder import SUFFIXES
@@ -99,7 +100,7 @@ class _Watch:
 
     def run(self, folders: Sequence[str | Path]) -> None:
         """Run until the session is stopped."""
-        paths = [os.path.realpath(folder) for folder in folders]
+        paths = [os.path.realpath(local_path(folder)) for folder in folders]
         self._sync(paths, is_first=True)
         roots = read_current(self._store).roots
         paths = paths or [r.path for r in roots if r.kind is not RootKind.LIST and not r.is_remote]

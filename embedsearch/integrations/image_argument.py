@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 
 from embedsearch.core.errors import UsageError
+from embedsearch.core.paths import local_path
 from embedsearch.searching.queries import Inside
 
 MAX_BYTES = 20 << 20  # of an image in a data: URI
@@ -28,6 +29,7 @@ def image_of(text: str, folders: Sequence[str] | None = None) -> str | bytes | I
     if text[:5].lower() == "data:":
         return _data(text)
     shown = repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
+    text = text if "\0" in text else local_path(text)
     if _URL.match(text):
         raise UsageError(f"{shown} is a URL, which is not fetched: give a path or a data: URI")
     if not text or "\0" in text:

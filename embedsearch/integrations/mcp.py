@@ -21,7 +21,7 @@ from embedsearch._version import __version__
 from embedsearch.core.config import DuplicateConfig, SearchConfig
 from embedsearch.core.errors import EmbedSearchError, UnreadableImage, UsageError
 from embedsearch.core.names import unicode_text
-from embedsearch.core.paths import printable
+from embedsearch.core.paths import local_path, printable
 from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.curation.duplicates import duplicates
 from embedsearch.images.thumbnails import MAX_SIDE
@@ -115,7 +115,7 @@ def create_server(
 
     A query image must be in an indexed folder or in an `allowed` one.
     """
-    tools = _Tools(stores, [os.path.realpath(folder) for folder in allowed])
+    tools = _Tools(stores, [os.path.realpath(local_path(folder)) for folder in allowed])
     server = MCPServer(
         "embedsearch",
         title="Search images by image",

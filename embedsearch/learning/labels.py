@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import UsageError
-from embedsearch.core.paths import printable
+from embedsearch.core.paths import local_path, printable
 from embedsearch.core.records import ImageRef
 from embedsearch.images.sources.folder import FolderScan
 
@@ -114,7 +114,7 @@ def read_labels(
     notice: Callable[[str], None],
 ) -> Labels:
     """Return the labeled pictures of a folder. Raises UsageError."""
-    root = os.path.realpath(folder)
+    root = os.path.realpath(local_path(folder))
     if not os.path.isdir(root):
         raise UsageError(f"{folder} is no folder")
     scan = FolderScan(0, root)
@@ -136,7 +136,7 @@ def read_labels(
         raise UsageError(
             f"which columns of {targets}? Name them in classify or regress", "classify", "regress"
         )
-    return _from_csv(root, refs, Path(targets), classify, regress, notice)
+    return _from_csv(root, refs, Path(local_path(targets)), classify, regress, notice)
 
 
 def _from_folders(root: str, refs: Sequence[ImageRef], notice: Callable[[str], None]) -> Labels:

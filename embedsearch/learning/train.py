@@ -26,7 +26,7 @@ from embedsearch.core.config import TrainConfig
 from embedsearch.core.errors import Interrupted, StorageError, TrainingFailed, UsageError
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.options import TrainOptions, configured
-from embedsearch.core.paths import printable
+from embedsearch.core.paths import local_path, printable
 from embedsearch.core.records import Progress
 from embedsearch.core.session import Session
 from embedsearch.learning import health
@@ -81,7 +81,7 @@ def train(
     config = configured(config or TrainConfig(), options)
     session = session or Session()
     labels = read_labels(folder, targets, classify, regress, session.notice)
-    with TrainingFolder(Path(out)) as training_folder:
+    with TrainingFolder(Path(local_path(out))) as training_folder:
         run = _TrainingRun(labels, training_folder, config, session)
         try:
             return run.train(on_plan, on_epoch, on_progress)

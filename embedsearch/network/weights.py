@@ -21,6 +21,7 @@ from typing import Any
 from embedsearch.core.atomic import write_atomically
 from embedsearch.core.errors import UsageError, WeightsUnavailable
 from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.paths import local_path
 from embedsearch.core.records import JsonRecord
 from embedsearch.core.session import Session
 from embedsearch.core.system import cache_folder, child_environment, python_command
@@ -56,7 +57,7 @@ def resolve(model: str, session: Session) -> ModelSpec:
             return _catalog_spec(CATALOG[PACKAGED], session)
     if model in CATALOG:
         return _catalog_spec(CATALOG[model], session)
-    path = Path(model)
+    path = Path(local_path(model))
     if path.suffix in SUFFIXES:
         if not path.is_file():
             raise WeightsUnavailable(f"model={model}: no such file", "model")

@@ -13,7 +13,7 @@ import pyarrow as pa
 from embedsearch.core.errors import MissingLibrary
 from embedsearch.core.install import pip_install
 from embedsearch.core.names import EXACT, comparable, exact_bytes, unicode_text
-from embedsearch.core.paths import is_url, local_path
+from embedsearch.core.paths import is_url, is_web, local_path, url_key
 from embedsearch.store.shards import row_schema
 from embedsearch.store.snapshot import Snapshot, user_columns
 
@@ -90,7 +90,6 @@ class RowColumns:
         A name is the exact one, or else one that looks the same. Raises UsageError.
         """
         roots = self._snapshot.manifest.roots
-        wanted: dict[int, bytes] = {}
         # An image that was imported may have a URL as its key; `~` may begin a key.
         for name in dict.fromkeys((key, local_path(key))):
             if found := self._exactly({root.id: os.fsencode(name) for root in roots}):
@@ -98,13 +97,15 @@ class RowColumns:
             if name.startswith("/") or is_url(name):
                 path = name if is_url(name) else os.path.normpath(name)
                 starts = {root.id: root.path.rstrip("/") + "/" for root in roots}
-                wanted = {
-                    root: os.fsencode(path.removeprefix(start))
+                inside = {
+                    root: path.removeprefix(start)
                     for root, start in starts.items()
                     if path.startswith(start)
                 }
-                if found := self._exactly(wanted):
-                    return found
+                for read in (str, url_key) if is_web(path) else (str,):
+                    wanted = {root: os.fsencode(read(key)) for root, key in inside.items()}
+                    if found := self._exactly(wanted):
+                        return found
         is_plain = key.isascii() and "\\x" not in key
         return [] if is_plain else self._looking_like(comparable(local_path(key)))
 

@@ -19,7 +19,7 @@ from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import IncompatibleStore, UnreadableImage, UsageError
 from embedsearch.core.microbatch import MicroBatcher
 from embedsearch.core.model_spec import ModelSpec
-from embedsearch.core.paths import path_of
+from embedsearch.core.paths import local_path
 from embedsearch.core.records import Box, ImageLocation, Reason, check_unit_rows
 from embedsearch.core.session import Session
 from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
@@ -199,7 +199,7 @@ class QueryEmbedder:
             elif isinstance(image, bytes | Inside):
                 files[index] = image, box
             elif isinstance(image, Key | str | os.PathLike):
-                name = str(image) if isinstance(image, Key) else path_of(image)
+                name = str(image) if isinstance(image, Key) else local_path(image)
                 try:
                     location = (
                         self._originals.inside(*stored.place(image.key))

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from embedsearch.core.config import STORE_NAME
 from embedsearch.core.errors import StoreNotFound, UsageError
-from embedsearch.core.paths import is_url
+from embedsearch.core.paths import is_url, local_path
 from embedsearch.core.session import Session
 from embedsearch.store.files import FORMAT_NAME
 
@@ -26,7 +26,7 @@ def locate_store(store: StorePath, *, create: bool = False) -> Path:
     if url := url_of(store):
         raise UsageError(f"{url} is only read: embedsearch pull {url} makes a store to write to")
     if named := store or os.environ.get("EMBEDSEARCH_STORE"):
-        return Path(os.path.abspath(named))
+        return Path(os.path.abspath(local_path(named)))
     here = Path.cwd()
     for folder in (here, *here.parents):
         if (folder / STORE_NAME / FORMAT_NAME).is_file():
@@ -42,7 +42,7 @@ def locate_store(store: StorePath, *, create: bool = False) -> Path:
 
 def url_of(store: StorePath) -> str | None:
     """Return the URL of a store, None for a store on the disk."""
-    named = os.fspath(store or os.environ.get("EMBEDSEARCH_STORE") or "")
+    named = local_path(store or os.environ.get("EMBEDSEARCH_STORE") or "")
     return named if is_url(named) else None
 
 

@@ -5,15 +5,16 @@ One row per query: the query in a frame, then its hits with rank, score and name
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from embedsearch.cli.output.fonts import Font, font_for
+from embedsearch.core.atomic import in_place
 from embedsearch.core.errors import StorageError
 from embedsearch.core.paths import printable
 
@@ -49,13 +50,8 @@ def write_sheet(path: Path, rows: Sequence[Sequence[Tile]]) -> None:
                 _paint(sheet, draw, tile, _GAP + column * (side + _GAP), top)
     if path.is_dir():
         raise StorageError(f"--sheet {path} is a folder: name a file to write")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with in_place([path]) as (temporary,):
         sheet.save(temporary, format="PNG")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise StorageError(f"--sheet {path}: {error.strerror or error}") from error
 
 
 def _wrap(row: Sequence[Tile]) -> list[list[Tile | None]]:
@@ -72,30 +68,27 @@ def _paint(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, left: int,
     side = THUMBNAIL_SIDE
     if tile.pixels is None:
         draw.rectangle((left, top, left + side, top + side), outline=_FAINT)
-        draw.text((left + 10, top + side // 2), "cannot be read", fill=_FAINT, font=_font(14))
+        draw.text((left + 10, top + side // 2), "cannot be read", fill=_FAINT, font_size=14)
     else:
         sheet.paste(Image.fromarray(tile.pixels), (left, top))
     if tile.is_query:
         draw.rectangle(
             (left - 3, top - 3, left + side + 2, top + side + 2), outline=_FRAME, width=3
         )
-    draw.text((left, top + side + 5), tile.title, fill=_INK, font=_font(14))
-    name = _shorten(printable(tile.name), draw, side)
-    draw.text((left, top + side + 22), name, fill=_FAINT, font=_font(12))
+    font, title = font_for(tile.title, 14)
+    draw.text((left, top + side + 5), title, fill=_INK, font=font)
+    font, name = font_for(printable(tile.name), 12)
+    draw.text((left, top + side + 22), _shorten(name, draw, font, side), fill=_FAINT, font=font)
 
 
-def _shorten(text: str, draw: ImageDraw.ImageDraw, width: int) -> str:
+def _shorten(text: str, draw: ImageDraw.ImageDraw, font: Font, width: int) -> str:
     """Return the text, without its middle if it is wider than `width` pixels."""
-    if draw.textlength(text, font=_font(12)) <= width:
+    if draw.textlength(text, font=font) <= width:
         return text
     keep = len(text)
     while keep > 2:
         keep -= 1
         short = f"{text[: keep // 2]}…{text[-(keep - keep // 2) :]}"
-        if draw.textlength(short, font=_font(12)) <= width:
+        if draw.textlength(short, font=font) <= width:
             return short
     return text[:1]
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)

@@ -329,7 +329,7 @@ def _size(count: int) -> str:
 def failure_values(folder: str, failure: Failure) -> dict[str, Any]:
     """Return a failure as JSON-ready values; `folder` is the path of its root."""
     return {
-        **path_values(os.path.join(folder, failure.key) if failure.key else folder),
+        **path_values(f"{folder.rstrip('/')}/{failure.key}" if failure.key else folder),
         "key": unicode_text(failure.key),
         "stage": str(failure.stage),
         "reason": str(failure.reason),

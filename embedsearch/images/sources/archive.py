@@ -29,6 +29,7 @@ from embedsearch.images.sources.source import Beside, Container, Placed, lost
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
 _LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip member: the lengths of its name and extra field
 _HEADERS_KEPT = 1024
+_UTF8_FLAG, _UNICODE_PATH = 0x800, 0x7075  # of a zip member: a flag, and an extra field
 _BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError, ValueError)
 
 
@@ -245,7 +246,39 @@ class ZipArchive(Archive):
                 if stat.S_ISLNK(info.external_attr >> 16):
                     self.links += 1
                 else:
-                    yield info.filename, _zip_member(file.fileno(), info)
+                    yield _zip_name(info), _zip_member(file.fileno(), info)
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """Return the name of a member.
+
+    Without the flag for UTF-8 a name is in code page 437 by the standard; macOS and many tools
+    write UTF-8 all the same, or beside it in a field of Info-ZIP's.
+    """
+    name = info.orig_filename.partition("\0")[0]
+    if not info.flag_bits & _UTF8_FLAG:
+        raw = name.encode("cp437")
+        name = _unicode_path(info.extra, raw) or _as_utf8(raw) or name
+    # The standard has slashes; only Windows' tools write anything else.
+    return name if "/" in name else name.replace("\\", "/")
+
+
+def _as_utf8(raw: bytes) -> str | None:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _unicode_path(extra: bytes, raw: bytes) -> str | None:
+    """Return the name in Info-ZIP's Unicode Path field, if it is that of the raw name."""
+    while len(extra) >= 4:
+        kind, length = struct.unpack("<2H", extra[:4])
+        field, extra = extra[4 : 4 + length], extra[4 + length :]
+        if kind == _UNICODE_PATH and field[:1] == b"\1" and len(field) > 5:
+            (checksum,) = struct.unpack("<I", field[1:5])
+            return _as_utf8(field[5:]) if checksum == zlib.crc32(raw) else None
+    return None
 
 
 def _zip_member(descriptor: int, info: zipfile.ZipInfo) -> _Member:

@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import unquote, unquote_to_bytes
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from embedsearch.core.errors import StorageError
-from embedsearch.core.records import Failure, Ignored, ImageRef, Reason
+from embedsearch.core.paths import url_part
+from embedsearch.core.records import Failure, Ignored, ImageRef, Reason, Stage
 from embedsearch.core.remote import Remote, error_message, reason_of
 from embedsearch.images.sources.folder import has_image_suffix, is_hidden
 from embedsearch.images.sources.sidecars import MAX_BYTES, beside_members, is_sidecar
@@ -27,6 +29,7 @@ from embedsearch.images.temporary import TemporaryImages
 THREADS = 64  # requests at a time: most of the time is spent waiting
 _AHEAD = 2 * THREADS
 _STRETCH, _STRETCHES = 16 << 20, 8  # bytes of an archive that are fetched together
+_ODD = {b"", b".", b".."}  # parts of keys that are no names
 _IN_ROW = 64  # images that cannot be fetched, one after the other, before the run ends
 
 
@@ -70,12 +73,18 @@ class RemoteFolder(Scanned):
         """Yield (key, info) of each image and (key, None) of each folder, sorted as in a walk."""
         prefix = folder + "/" if folder else ""
         found: list[tuple[bytes, pafs.FileInfo | None]] = []
-        above = self._path(folder)
+        above, is_odd = self._path(folder), False
         for info in self._remote.listed(above):
             path = info.path.rstrip("/")  # a web server's folders end with a slash
-            name = os.fsencode(path.rpartition("/")[2])
-            if path != f"{above}/{os.fsdecode(name)}" or not name:
+            name = self._name(path, above)
+            if name is None:
                 continue  # a web server's link to another place
+            if name in _ODD:
+                is_odd = True
+                continue
+            if b"/" in name or b"\0" in name:
+                self._note(path, "its name holds a slash or NUL")
+                continue
             if is_hidden(name):
                 self.hidden += 1
             elif info.type == pafs.FileType.Directory:
@@ -84,8 +93,33 @@ class RemoteFolder(Scanned):
                 found.append((name, info))
             else:
                 self.other_suffix += 1
+        if is_odd:
+            self._note_odd(above)
         for name, file in sorted(found, key=lambda entry: entry[0]):
             yield prefix + os.fsdecode(name.removesuffix(b"/")), file
+
+    def _name(self, path: str, above: str) -> bytes | None:
+        """Return the name of what was listed in a folder, None for what is elsewhere."""
+        if not self._remote.is_web:
+            # A folder that lists itself holds keys with an empty part.
+            return (
+                os.fsencode(path[len(above) + 1 :]) if f"{path}/".startswith(above + "/") else None
+            )
+        # Servers differ in what they encode; what is the same once it is decoded is the same.
+        folder, _, name = path.rpartition("/")
+        return unquote_to_bytes(name) if unquote(folder) == unquote(above) else None
+
+    def _note_odd(self, above: str) -> None:
+        """Note the images below a folder whose keys no file system can name, `x//b.jpg`."""
+        for info in self._remote.listed(above, recursive=True):
+            parts = info.path.removeprefix(above + "/").split("/")
+            is_image = info.type == pafs.FileType.File and self.is_wanted(os.fsencode(parts[-1]))
+            if is_image and os.fsencode(parts[0]) in _ODD:
+                self._note(info.path, "a part of its key is empty, `.` or `..`: rename it")
+
+    def _note(self, path: str, why: str) -> None:
+        key = path.removeprefix(self._remote.path + "/")
+        self.failures.append(Failure(self.root, key, Stage.SCAN, Reason.UNSAFE_NAME, why))
 
     def places(self, refs: Iterable[ImageRef]) -> Iterator[Placed]:
         """Yield a temporary file for each ref, fetched ahead of time, many at once.
@@ -126,7 +160,8 @@ class RemoteFolder(Scanned):
         return content
 
     def _path(self, key: str) -> str:
-        return f"{self._remote.path}/{key}" if key else self._remote.path
+        name = url_part(key) if self._remote.is_web else key
+        return f"{self._remote.path}/{name}" if key else self._remote.path
 
 
 def fetched(
