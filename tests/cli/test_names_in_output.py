@@ -72,9 +72,7 @@ def test_every_output_leads_to_the_file(store: Path, tmp_path: Path) -> None:
     read = pyarrow.json.read_json(tmp_path / "hits.jsonl").to_pylist()
     assert sorted(opened(row) for row in read) == sorted(NAMES)
     query = f"SELECT path, path_bytes FROM read_json('{tmp_path}/hits.jsonl')"
-    found = [
-        dict(zip(("path", "path_bytes"), row, strict=True)) for row in duckdb.sql(query).fetchall()
-    ]
+    found = duckdb.connect().execute(query).to_arrow_table().to_pylist()
     assert sorted(opened(row) for row in found) == sorted(NAMES)
 
 
