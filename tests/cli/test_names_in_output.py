@@ -72,8 +72,8 @@ def test_every_output_leads_to_the_file(store: Path, tmp_path: Path) -> None:
     read = pyarrow.json.read_json(tmp_path / "hits.jsonl").to_pylist()
     assert sorted(opened(row) for row in read) == sorted(NAMES)
     query = f"SELECT path, path_bytes FROM read_json('{tmp_path}/hits.jsonl')"
-    found = duckdb.connect().execute(query).to_arrow_table().to_pylist()
-    assert sorted(opened(row) for row in found) == sorted(NAMES)
+    found = duckdb.connect().execute(query).to_arrow_table()
+    assert found is not None and sorted(map(opened, found.to_pylist())) == sorted(NAMES)
 
 
 def test_paths_with_nul_between_them(store: Path) -> None:
