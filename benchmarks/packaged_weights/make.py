@@ -20,7 +20,8 @@ import torch
 
 from embedsearch.core.atomic import write_atomically
 from embedsearch.core.session import Session
-from embedsearch.network.prepare import MODEL_RECORD, read_weights
+from embedsearch.network.checkpoint import read_weights
+from embedsearch.network.prepare import MODEL_RECORD
 from embedsearch.network.weights import resolve, weights_path
 
 START = "packaged"

@@ -39,7 +39,7 @@ from embedsearch.images.sources.vectors import open_vectors
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.indexing.user_columns import join
 from embedsearch.network.catalog import AUTO, CATALOG
-from embedsearch.network.weights import SUFFIXES, resolve
+from embedsearch.network.weights import is_file_name, resolve
 from embedsearch.searching.columns import BUILT_IN
 from embedsearch.store.locate import locate_store
 from embedsearch.store.manifest import Manifest
@@ -95,7 +95,7 @@ def import_vectors(
 def _spec(model: str, dim: int, session: Session) -> ModelSpec:
     if not model.strip():
         raise UsageError("model must name the model of the vectors", "model")
-    if model not in {AUTO, *CATALOG} and not model.endswith(SUFFIXES):
+    if model not in {AUTO, *CATALOG} and not is_file_name(model):
         return ModelSpec.foreign(model, dim)
     if (spec := resolve(model, session)).dim != dim:
         raise UsageError(f"{model} makes vectors of {spec.dim} components, these have {dim}")

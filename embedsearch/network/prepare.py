@@ -16,23 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 
 from embedsearch.core.atomic import write_atomically
 from embedsearch.core.config import MAX_SIDE, MIN_SIDE
 from embedsearch.core.model_spec import ModelSpec
+from embedsearch.network.checkpoint import read_weights
 from embedsearch.network.extractor import build_extractor, pooling_of
 from embedsearch.network.openvino_runtime import compile_model, import_openvino, place_model
 from embedsearch.network.quantize import quantize
 from embedsearch.network.resnet import ARCHITECTURES, STAGES, Architecture, load
 
 MODEL_RECORD = "embedsearch_model"  # the metadata that holds a ModelSpec's fields, as JSON
-# Keys of the state_dict in training scripts, prefixes of wrappers, and names of heads.
-_OUTER = ("state_dict", "model_state_dict", "model", "state_dict_ema")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "network.", "encoder.")
-_HEADS = ("fc.", "head.", "classifier.")
 _PROBE_BATCH = 8
 _PROBE_ROUNDS = 3
 
@@ -105,36 +101,6 @@ def _own_record(metadata: dict[str, str]) -> dict[str, Any]:
     if not sound:
         raise ValueError(f"the file's model record cannot be used: {record}")
     return record
-
-
-def read_weights(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return a network's tensors by torchvision's or timm's names, and the file's metadata.
-
-    Prefixes of wrappers and the classifier are removed. No code in the file is executed.
-    """
-    metadata: dict[str, str] = {}
-    if file.suffix == ".safetensors":
-        with safetensors.safe_open(file, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            loaded = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-    else:
-        loaded = torch.load(file, map_location="cpu", weights_only=True)
-    for outer in _OUTER:
-        if isinstance(loaded, dict) and isinstance(loaded.get(outer), dict):
-            loaded = loaded[outer]
-    if not isinstance(loaded, dict) or not all(torch.is_tensor(v) for v in loaded.values()):
-        raise ValueError(f"{file} is no dictionary of tensors, nor holds one as {_OUTER}")
-    weights = {_bare(key): value for key, value in loaded.items()}
-    if len(weights) < len(loaded):
-        raise ValueError(f"{file} holds several networks: save only one")
-    return {key: v for key, v in weights.items() if not key.startswith(_HEADS)}, metadata
-
-
-def _bare(key: str) -> str:
-    """Return a parameter's name without the prefixes of wrappers."""
-    while prefix := next((p for p in _PREFIXES if key.startswith(p)), ""):
-        key = key.removeprefix(prefix)
-    return key
 
 
 def recognize(weights: dict[str, torch.Tensor]) -> str:

@@ -28,6 +28,7 @@ from embedsearch.core.system import cache_folder, child_environment, python_comm
 from embedsearch.network.catalog import AUTO, AUTO_MODEL, CATALOG, PACKAGED, CatalogEntry, file_spec
 
 CONNECT_TIMEOUT_S = 3.0  # after twice this time the server counts as unreachable
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
 READ_TIMEOUT_S = 30.0  # for a download that has begun and stalls
 _STOP_POLL_S = 0.2
 _DOING = {
@@ -36,7 +37,6 @@ _DOING = {
     "quantize": "quantizing the network",
 }
 PACKAGED_FILE = "packaged_resnet18.safetensors"
-SUFFIXES = (".safetensors", ".pth", ".pt")
 # Fields taken from a file's own model record; name, hash and source are the file's.
 _OF_A_RECORD = frozenset(
     f.name for f in fields(ModelSpec) if f.name not in {"name", "weights_sha256", "dim", "source"}
@@ -58,20 +58,24 @@ def resolve(model: str, session: Session) -> ModelSpec:
     if model in CATALOG:
         return _catalog_spec(CATALOG[model], session)
     path = Path(local_path(model))
-    if path.suffix in SUFFIXES:
-        if not path.is_file():
-            raise WeightsUnavailable(f"model={model}: no such file", "model")
+    if path.is_file():  # its content decides
         return _file_spec(path, session)
+    if is_file_name(model):
+        raise WeightsUnavailable(f"model={model}: there is no such file", "model")
     import difflib  # rarely needed
 
     names = [AUTO, *CATALOG]
     close = difflib.get_close_matches(model, names, n=1)
     suggestion = f"; did you mean {close[0]}?" if close else ""
     raise UsageError(
-        f"model={model!r} is neither one of {', '.join(names)} "
-        f"nor a file ending in {', '.join(SUFFIXES)}{suggestion}",
+        f"model={model!r} is neither one of {', '.join(names)} nor a file of weights{suggestion}",
         "model",
     )
+
+
+def is_file_name(model: str) -> bool:
+    """Return whether a model is named by a file: one that is there, or has a usual name."""
+    return Path(local_path(model)).is_file() or model.lower().endswith(_SUFFIXES)
 
 
 def weights_path(spec: ModelSpec) -> Path:

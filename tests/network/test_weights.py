@@ -174,7 +174,7 @@ def test_a_changed_cache_file_is_not_used(tmp_path: Path) -> None:
 def test_a_foreign_checkpoint_is_named(tmp_path: Path) -> None:
     file = tmp_path / "foreign.safetensors"
     safetensors.torch.save_file({"backbone.weight": torch.zeros(3)}, file)
-    with pytest.raises(WeightsUnavailable, match=r"no residual network.*'weight'"):
+    with pytest.raises(WeightsUnavailable, match=r"no residual network.*'backbone\.weight'"):
         resolve(str(file), Session())
 
 
