@@ -1,6 +1,6 @@
 """An open file as a Pillow image; in: a seekable binary file, out: the image, or why there is none.
 
-The size is compared with the limits before anything is allocated.
+`check_pixels` compares the size with the limits before anything is allocated.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ _OTHER_FORMATS: tuple[tuple[bytes, str], ...] = (
 _SIGNATURES = (
     b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"RIFF",
 )  # fmt: skip
+_MAX_SAVING = 4
 _HEIF_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"heim", b"heis", b"hevc", b"avif", b"avis")
 
 
@@ -71,7 +72,7 @@ class DecodeError(Exception):
         self.detail = detail
 
 
-def open_image(file: BinaryIO, limits: DecodeLimits) -> Image.Image:
+def open_image(file: BinaryIO) -> Image.Image:
     """Return the first image of a file, its pixels not yet decoded. Raises DecodeError."""
     head = file.read(64)
     file.seek(0)
@@ -85,12 +86,21 @@ def open_image(file: BinaryIO, limits: DecodeLimits) -> Image.Image:
     width, height = image.size
     if width < 1 or height < 1:
         raise DecodeError(Reason.ZERO_SIZE, f"the picture is {width} x {height} pixels")
-    if width * height > limits.max_pixels:
+    return image
+
+
+def check_pixels(size: tuple[int, int], kept: tuple[int, int], limits: DecodeLimits) -> None:
+    """Raise DecodeError for too many pixels. `kept` is the size at which they are decoded.
+
+    The reduced scale of a JPEG leaves a 64th at best, but each of its pixels still costs time: it
+    counts as a quarter at least.
+    """
+    (width, height), (kept_width, kept_height) = size, kept
+    if max(kept_width * kept_height, width * height // _MAX_SAVING) > limits.max_pixels:
         raise DecodeError(
             Reason.TOO_LARGE,
             f"{width} x {height} pixels are more than max_pixels {limits.max_pixels}",
         )
-    return image
 
 
 def load_pixels(image: Image.Image, limits: DecodeLimits) -> bool:
