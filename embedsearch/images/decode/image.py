@@ -26,7 +26,7 @@ from embedsearch.images.decode.opening import (
     open_image,
 )
 from embedsearch.images.decode.pixels import on_ground, on_square, reduce, stored_box, turn_upright
-from embedsearch.images.decode.samples import simple_mode
+from embedsearch.images.decode.samples import extrema, simple_mode
 from embedsearch.images.decode.stated import Stated, stated_by
 from embedsearch.images.decode.tiff import read_tiff
 
@@ -193,4 +193,4 @@ def _telling(first: Image.Image, later: Iterator[Image.Image]) -> Image.Image:
 
 
 def _is_blank(upright: Image.Image) -> bool:
-    return all(high - low <= _BLANK for low, high in upright.getextrema())
+    return all(high - low <= _BLANK for low, high in extrema(upright))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -48,9 +48,15 @@ def simple_mode(image: Image.Image, stated: Stated, again: Again | None = None) 
     elif image.mode == "RGBA" and image.getbbox(alpha_only=True) is None:
         colors = image.convert("RGB")
         # One color is no picture: nothing was meant to be seen.
-        if any(low != high for low, high in colors.getextrema()):
+        if any(low != high for low, high in extrema(colors)):
             return colors
     return image
+
+
+def extrema(image: Image.Image) -> list[tuple[float, float]]:
+    """Return the lowest and the highest sample of each band."""
+    found: Any = image.getextrema()
+    return list(found) if isinstance(found[0], tuple) else [found]
 
 
 def _eight_bits(image: Image.Image, stated: Stated, again: Again | None) -> Image.Image:
@@ -172,7 +178,7 @@ def _deep_color(image: Image.Image, stated: Stated, again: Again) -> Image.Image
     if stated.rawmode not in _LOWER_BYTES:
         return None
     key = image.info.get("transparency")
-    brightest = max(high for _, high in image.getextrema()[:3])
+    brightest = max(high for _, high in extrema(image)[:3])
     if brightest > 0x3F and key is None and stated.high is None:
         return None  # full 16 bits: the upper bytes are enough
     lower = again(_LOWER_BYTES[stated.rawmode])
@@ -190,7 +196,7 @@ def _deep_color(image: Image.Image, stated: Stated, again: Again) -> Image.Image
 
 def _deep_gray_alpha(image: Image.Image, stated: Stated, again: Again) -> Image.Image | None:
     """Return gray and alpha of 16 bits as RGBA, None if the upper bytes are enough."""
-    if image.getextrema()[0][1] > 0x3F:
+    if extrema(image)[0][1] > 0x3F:
         return None
     whole = [np.asarray(band).astype(np.uint16) for band in _bands(again("RGBA"))]
     bands = [band[..., 0::2] << 8 | band[..., 1::2] for band in whole]

@@ -51,7 +51,7 @@ def read_tiff(file: BinaryIO, limits: DecodeLimits, refusal: DecodeError) -> Ima
             page = opened.pages[0]
             end = file.seek(0, 2)
             parts = zip(page.dataoffsets, page.databytecounts, strict=True)
-            is_whole = all(0 < start and start + length <= end for start, length in parts)
+            is_whole = all(start > 0 and start + length <= end for start, length in parts)
             has_size = page.imagewidth > 0 and page.imagelength > 0 and page.dataoffsets
     except MemoryError:
         raise
@@ -103,7 +103,7 @@ def _without_library(file: BinaryIO, head: bytes, refusal: DecodeError) -> Decod
         end = file.seek(0, 2)
         has_size = min(tags[ExifTags.Base.ImageWidth], tags[ExifTags.Base.ImageLength]) > 0
         parts = zip(starts, lengths, strict=True)
-        is_sound = has_size and all(0 < start and start + length <= end for start, length in parts)
+        is_sound = has_size and all(start > 0 and start + length <= end for start, length in parts)
     except Exception:  # a damaged directory raises anything from struct.error to StopIteration
         return refusal
     return hint if is_sound else refusal
@@ -165,9 +165,9 @@ def _subsampled(page: Any, file: BinaryIO) -> _Array:
         data = np.frombuffer(file.read(lines * units * (across * down + 2)), np.uint8)
         block = data.reshape(lines, units, across * down + 2)
         luma = block[..., :-2].reshape(lines, units, down, across).swapaxes(1, 2)
-        luma = luma.reshape(lines * down, units * across, 1)
+        rows_of_luma = luma.reshape(lines * down, units * across, 1)
         chroma = block[..., -2:].repeat(down, axis=0).repeat(across, axis=1)
-        strips.append(np.concatenate([luma, chroma], axis=2)[:rows, :width])
+        strips.append(np.concatenate([rows_of_luma, chroma], axis=2)[:rows, :width])
     return np.concatenate(strips)
 
 
