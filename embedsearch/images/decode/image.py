@@ -28,7 +28,7 @@ from embedsearch.images.decode.opening import (
 from embedsearch.images.decode.pixels import on_ground, on_square, reduce, stored_box, turn_upright
 from embedsearch.images.decode.samples import extrema, simple_mode
 from embedsearch.images.decode.stated import Stated, stated_by
-from embedsearch.images.decode.tiff import read_tiff
+from embedsearch.images.decode.tiff import in_native_order, is_misread, read_tiff
 
 DRAFT_SCALE = 2
 _ANIMATED = {"GIF", "WEBP", "PNG", "AVIF"}
@@ -126,6 +126,9 @@ def _opened(file: BinaryIO, side: int, limits: DecodeLimits, crop: Box | None) -
         size = image.size
         _reduce_scale(image, side, crop)
         check_pixels(size, image.size, limits)
+        if is_misread(image):
+            raise DecodeError(Reason.UNSUPPORTED_FORMAT, "TIFF")
+        in_native_order(image)
         stated = stated_by(image, file)
         return _Opened(image, size, stated, load_pixels(image, limits))
     except DecodeError as error:

@@ -60,6 +60,7 @@ _SIGNATURES = (
     b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"RIFF",
 )  # fmt: skip
 _MAX_SAVING = 4
+_MAX_SEGMENTS = 1000  # of a JPEG before its picture
 _HEIF_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"heim", b"heis", b"hevc", b"avif", b"avis")
 
 
@@ -82,7 +83,7 @@ def open_image(file: BinaryIO) -> Image.Image:
     try:
         image = Image.open(file, formats=_formats(head))
     except Exception as error:  # Pillow raises eight classes here, and any is this file's fault
-        raise _open_failure(error, head) from error
+        raise _open_failure(error, head, file) from error
     width, height = image.size
     if width < 1 or height < 1:
         raise DecodeError(Reason.ZERO_SIZE, f"the picture is {width} x {height} pixels")
@@ -148,7 +149,7 @@ def _has_heif() -> bool:
     return True
 
 
-def _open_failure(error: Exception, head: bytes) -> DecodeError:
+def _open_failure(error: Exception, head: bytes, file: BinaryIO) -> DecodeError:
     """Return the DecodeError for a file that could not even be opened."""
     message = message_of(error)
     if isinstance(error, MemoryError):
@@ -175,6 +176,10 @@ def _open_failure(error: Exception, head: bytes) -> DecodeError:
     for magic, offset, what in _NOT_IMAGES:
         if head[offset : offset + len(magic)] == magic:
             return DecodeError(Reason.NOT_AN_IMAGE, f"looks like {what}")
+    if "unsupported" in message.lower():  # a sound file in a variant that Pillow lacks
+        return DecodeError(Reason.UNSUPPORTED_FORMAT, message)
+    if head.startswith(b"\xff\xd8") and (bits := _jpeg_bits(file)) > 8:
+        return DecodeError(Reason.UNSUPPORTED_FORMAT, f"JPEG with samples of {bits} bits")
     if head.startswith(_SIGNATURES):
         if not isinstance(error, UnidentifiedImageError) and "trunc" in message.lower():
             return DecodeError(Reason.TRUNCATED, message)
@@ -182,6 +187,20 @@ def _open_failure(error: Exception, head: bytes) -> DecodeError:
     if not head.strip(b"\0"):
         return DecodeError(Reason.NOT_AN_IMAGE, "the file begins with zeros: lost blocks?")
     return DecodeError(Reason.NOT_AN_IMAGE, "no known picture format")
+
+
+def _jpeg_bits(file: BinaryIO) -> int:
+    """Return the bits of a sample in a JPEG, 0 where its header does not come to say so."""
+    offset = 2
+    for _ in range(_MAX_SEGMENTS):
+        file.seek(offset)
+        segment = file.read(5)
+        if len(segment) < 5 or segment[0] != 0xFF:
+            break
+        if 0xC0 <= segment[1] <= 0xCF and segment[1] not in {0xC4, 0xC8, 0xCC}:
+            return segment[4]
+        offset += 2 + int.from_bytes(segment[2:4], "big")
+    return 0
 
 
 def _load_reason(error: Exception) -> Reason:

@@ -28,7 +28,7 @@ _LOWER_BYTES = {
     for mode in ("RGB", "RGBA", "RGBX")
     for order, other in _SWAPPED.items()
 }
-_SIGNED = {"I;16S", "I;16BS"}
+_SIGNED = {"I;16S", "I;16BS", "I;16NS"}
 _GRAY_ALPHA = "LA;16B"
 _Array: TypeAlias = "npt.NDArray[np.generic]"
 _Bytes: TypeAlias = "npt.NDArray[np.uint8]"
@@ -268,7 +268,9 @@ def _wide_range(
         bottom, top = _range_of(bands, stated)
         is_signed = bands[0].dtype == np.int16 or stated.rawmode in _SIGNED
         return bottom, float(_FULL >> 1) if is_signed and top == _FULL else top
-    return (0.0, float(0xFFFFFFFF)) if high > 0x7FFFFFFF else (low, high)
+    kind: Any = bands[0].dtype
+    top = float(np.iinfo(kind).max)
+    return (0.0, top) if high > top / 4 else (low, high)
 
 
 def _bands(image: Image.Image) -> list[Image.Image]:

@@ -27,10 +27,47 @@ _EXIF_TAGS = (
 )  # fmt: skip
 _WHITE_IS_ZERO, _PALETTE, _SEPARATED, _YCBCR, _CIELAB = 0, 3, 5, 6, 8
 _UNCOMPRESSED = 1
+_NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}  # Pillow's words
+_MENDABLE = {Reason.CORRUPT, Reason.TRUNCATED, Reason.UNSUPPORTED_FORMAT}
 _PARTS = ((273, 279), (324, 325))  # offsets and lengths of strips, of tiles
 _ALPHA = (1, 2)  # kinds of extra samples
 
 _Array: TypeAlias = "npt.NDArray[Any]"
+
+
+def is_misread(image: Image.Image) -> bool:
+    """Return whether Pillow opens a TIFF whose samples it would take for others.
+
+    These are deep samples in planes of their own, and YCbCr with fewer chroma samples that are not
+    compressed.
+    """
+    if image.format != "TIFF":
+        return False
+    bits, planes = _tag(image, 258, (1,)), _tag(image, 284, (1,))
+    if planes[0] == 2 and max(bits) > 8:
+        return True
+    is_plain = _tag(image, 259, (1,))[0] == _UNCOMPRESSED
+    return is_plain and _tag(image, 262, (1,))[0] == _YCBCR and _tag(image, 530, (2, 2)) != (1, 1)
+
+
+def _tag(image: Image.Image, tag: int, default: tuple[int, ...]) -> tuple[int, ...]:
+    try:
+        value = image.tag_v2.get(tag, default)  # type: ignore[attr-defined]
+    except Exception:  # a damaged tag raises anything from struct.error to RecursionError
+        return default
+    values = value if isinstance(value, tuple) else (value,)
+    return values if values and all(isinstance(number, int) for number in values) else default
+
+
+def in_native_order(image: Image.Image) -> None:
+    """Let compressed samples of 32 bits be taken as libtiff gives them, in this machine's order."""
+    if image.format == "TIFF":
+        image.tile = [  # type: ignore[attr-defined]
+            tile._replace(args=(_NATIVE.get(tile.args[0], tile.args[0]), *tile.args[1:]))
+            if tile.codec_name == "libtiff"
+            else tile
+            for tile in image.tile  # type: ignore[attr-defined]
+        ]
 
 
 def read_tiff(file: BinaryIO, limits: DecodeLimits, refusal: DecodeError) -> Image.Image:
@@ -40,7 +77,7 @@ def read_tiff(file: BinaryIO, limits: DecodeLimits, refusal: DecodeError) -> Ima
     """
     file.seek(0)
     head = file.read(16)
-    if refusal.reason not in {Reason.CORRUPT, Reason.TRUNCATED} or head[:4] not in _SIGNATURES:
+    if refusal.reason not in _MENDABLE or head[:4] not in _SIGNATURES:
         raise refusal
     library = _tifffile()
     if library is None:
