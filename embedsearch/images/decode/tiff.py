@@ -27,6 +27,7 @@ _EXIF_TAGS = (
 )  # fmt: skip
 _WHITE_IS_ZERO, _PALETTE, _SEPARATED, _YCBCR, _CIELAB = 0, 3, 5, 6, 8
 _UNCOMPRESSED = 1
+_LIBRARIES = ("tifffile", "imagecodecs")  # the feature `tiff`
 _NATIVE = {"I;16BS": "I;16NS", "I;32BS": "I;32NS", "F;32BF": "F;32NF"}  # Pillow's words
 _MENDABLE = {Reason.CORRUPT, Reason.TRUNCATED, Reason.UNSUPPORTED_FORMAT}
 _PARTS = ((273, 279), (324, 325))  # offsets and lengths of strips, of tiles
@@ -129,11 +130,11 @@ def _tifffile() -> Any:
 
 def _without_library(file: BinaryIO, head: bytes, refusal: DecodeError) -> DecodeError:
     """Return why a TIFF cannot be read where tifffile is absent: only a sound one needs it."""
-    hint = DecodeError(Reason.UNSUPPORTED_FORMAT, f"TIFF layout: {pip_install('tiff')}")
+    hint = DecodeError(Reason.UNSUPPORTED_FORMAT, f"TIFF layout: {pip_install(*_LIBRARIES)}")
     if head.startswith(b"MM\0+"):  # BigTIFF in the byte order that Pillow does not know
         return hint
     try:
-        tags = TiffImagePlugin.ImageFileDirectory_v2(head)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(head if head[2:3] == b"+" else head[:8])
         file.seek(tags.next)
         tags.load(file)
         starts, lengths = next((tags[a], tags[b]) for a, b in _PARTS if a in tags)
@@ -151,7 +152,7 @@ def _failure(error: Exception, page: Any, refusal: DecodeError) -> DecodeError:
     message = message_of(error)
     layout = _words_for(page)
     if "imagecodecs" in message:
-        return DecodeError(Reason.UNSUPPORTED_FORMAT, f"{layout}: {pip_install('tiff')}")
+        return DecodeError(Reason.UNSUPPORTED_FORMAT, f"{layout}: {pip_install(*_LIBRARIES)}")
     if isinstance(error, NotImplementedError | TypeError) or "not supported" in message:
         return DecodeError(Reason.UNSUPPORTED_FORMAT, layout)
     return refusal
