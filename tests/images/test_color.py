@@ -80,7 +80,7 @@ def test_a_profile_with_exchanged_channels_though_it_is_called_srgb() -> None:
         tuple(v / 65536 for v in struct.unpack(">3i", SRGB[PLACES[n] + 8 : PLACES[n] + 20]))
         for n in names
     )
-    swapped = profile(rXYZ=blue, bXYZ=red)  # type: ignore[arg-type]
+    swapped = profile(rXYZ=blue, bXYZ=red)
     exchanged = Image.fromarray(np.asarray(picture(3))[..., ::-1].copy())
     file = encoded(exchanged, "PNG", icc_profile=swapped)
     assert apart(file, picture(3)) < 1.5

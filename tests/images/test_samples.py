@@ -27,7 +27,8 @@ def apart(one: io.BytesIO, other: io.BytesIO) -> float:
 
 
 def deep(number: int, bits: int, share: float = 1.0) -> npt.NDArray[np.uint16]:
-    return np.round(np.asarray(picture(number)) / 255 * share * (2**bits - 1)).astype(np.uint16)
+    shares: npt.NDArray[np.float64] = np.asarray(picture(number)) / 255 * share
+    return np.round(shares * (2**bits - 1)).astype(np.uint16)
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])

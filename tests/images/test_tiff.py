@@ -33,7 +33,7 @@ def layout(
     """Return a TIFF of samples (H, W, C), with the SampleFormat of their type."""
     bands, kind = samples.shape[2], samples.dtype.kind
     tags = {339: [{"u": 1, "i": 2, "f": 3}[kind]] * bands, **more.pop("tags", {})}  # type: ignore[dict-item]
-    data = samples.astype(samples.dtype.newbyteorder(order)).tobytes()
+    data = samples.astype(np.dtype(f"{order}{samples.dtype.str[1:]}")).tobytes()
     bits = [samples.dtype.itemsize * 8] * bands
     return tiff([data], SIZE, bits, photometric, tags, order, **more)  # type: ignore[arg-type]
 

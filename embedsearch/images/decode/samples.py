@@ -7,7 +7,7 @@ hold samples of 10, 12 or 14 bits in 16, and Pillow keeps the upper half of 16 b
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,7 +19,7 @@ from embedsearch.images.decode.color import is_cmyk
 from embedsearch.images.decode.opening import DecodeError
 from embedsearch.images.decode.stated import Stated
 
-_BAND_ROWS = 256
+_BAND_PIXELS = 1 << 20
 _FULL = 0xFFFF
 # The layouts of 16-bit samples that Pillow reduces to their upper bytes, and what gives the lower.
 _SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
@@ -30,8 +30,10 @@ _LOWER_BYTES = {
 }
 _SIGNED = {"I;16S", "I;16BS", "I;16NS"}
 _GRAY_ALPHA = "LA;16B"
-_Array: TypeAlias = "npt.NDArray[np.generic]"
+_Array: TypeAlias = "npt.NDArray[Any]"
 _Bytes: TypeAlias = "npt.NDArray[np.uint8]"
+# Samples in bands of rows, as often as they are asked for.
+Bands: TypeAlias = "Callable[[], Iterator[_Array]]"
 # The same file decoded once more, as a layout with other bytes of each sample.
 Again: TypeAlias = "Callable[[str], Image.Image]"
 
@@ -135,17 +137,18 @@ def top_of_range(high: int, used_bits: int, is_repeated: bool, stated_bits: int 
     return next(top for top in (0xFF, 0x3FF, 0xFFF) if high <= top)
 
 
-def _range_of(bands: list[_Array], stated: Stated) -> tuple[float, float]:
+def _range_of(bands: Bands, stated: Stated) -> tuple[float, float]:
     """Return the samples that mean black and white, of unsigned samples up to 16 bits."""
-    high = max((int(band.max(initial=0)) for band in bands), default=0)
+    high, used, repeated = 0, 0, True
+    for band in bands():
+        high = max(high, int(band.max(initial=0)))
+        if high > 0x3FFF and stated.bits is None and stated.high is None:
+            break  # full 16 bits, as nearly always: seen in the first rows
+        wide = band.astype(np.uint16, copy=False)
+        used |= int(np.bitwise_or.reduce(wide, axis=None))
+        repeated = repeated and bool((wide % 257 == 0).all())
     if stated.high is not None and high <= stated.high <= _FULL:
         return 0.0, stated.high
-    used, repeated = 0, True
-    if high <= 0x3FFF:  # else neither is asked for
-        for band in bands:
-            wide = band.astype(np.uint16, copy=False)
-            used |= int(np.bitwise_or.reduce(wide, axis=None))
-            repeated = repeated and bool((wide % 257 == 0).all())
     return 0.0, float(top_of_range(high, used, repeated, stated.bits))
 
 
@@ -161,14 +164,14 @@ def _table(low: float, high: float, is_inverted: bool = False) -> _Bytes:
 
 def _sixteen_bits(image: Image.Image, stated: Stated) -> Image.Image:
     """Return a 16-bit gray image as L, or as RGBA if one of its values is transparent."""
-    bands = [np.asarray(band) for band in _bands(image)]
+    bands = _bands_of(image)
     table = _table(*_range_of(bands, stated), stated.is_inverted)
-    gray = _joined(image.size, [table[band] for band in bands])
+    gray = _joined(image.size, "L", (table[band] for band in bands()))
     key = image.info.get("transparency")
     if not isinstance(key, int):
         return gray
-    alpha = _joined(image.size, [np.where(band == key, 0, 255).astype(np.uint8) for band in bands])
-    return Image.merge("RGBA", (gray, gray, gray, alpha))
+    opaque = (np.where(band == key, 0, 255).astype(np.uint8) for band in bands())
+    return Image.merge("RGBA", (gray, gray, gray, _joined(image.size, "L", opaque)))
 
 
 def _deep_color(image: Image.Image, stated: Stated, again: Again) -> Image.Image | None:
@@ -181,16 +184,23 @@ def _deep_color(image: Image.Image, stated: Stated, again: Again) -> Image.Image
     brightest = max(high for _, high in extrema(image)[:3])
     if brightest > 0x3F and key is None and stated.high is None:
         return None  # full 16 bits: the upper bytes are enough
-    lower = again(_LOWER_BYTES[stated.rawmode])
-    pairs = zip(_bands(image), _bands(lower), strict=True)
-    bands = [np.asarray(u).astype(np.uint16) << 8 | np.asarray(v) for u, v in pairs]
-    table = _table(*_range_of([band[..., :3] for band in bands], stated))
-    color = _joined(image.size, [table[band[..., :3]] for band in bands])
+    upper, lower = _bands_of(image), _bands_of(again(_LOWER_BYTES[stated.rawmode]))
+
+    def whole(first: int, last: int) -> Bands:
+        return lambda: (
+            u[..., first:last].astype(np.uint16) << 8 | v[..., first:last]
+            for u, v in zip(upper(), lower(), strict=True)
+        )
+
+    colors = whole(0, 3)
+    table = _table(*_range_of(colors, stated))
+    color = _joined(image.size, "RGB", (table[band] for band in colors()))
     if image.mode == "RGBA":
-        color.putalpha(_alpha([band[..., 3] for band in bands], image.size, stated))
+        color.putalpha(_alpha(whole(3, 4), image.size, stated))
     elif isinstance(key, tuple):
-        free = [(band[..., :3] == np.array(key)).all(axis=-1) for band in bands]
-        color.putalpha(_joined(image.size, [np.where(f, 0, 255).astype(np.uint8) for f in free]))
+        free = ((band == np.array(key)).all(axis=-1) for band in colors())
+        opaque = (np.where(band, 0, 255).astype(np.uint8) for band in free)
+        color.putalpha(_joined(image.size, "L", opaque))
     return color
 
 
@@ -198,39 +208,44 @@ def _deep_gray_alpha(image: Image.Image, stated: Stated, again: Again) -> Image.
     """Return gray and alpha of 16 bits as RGBA, None if the upper bytes are enough."""
     if extrema(image)[0][1] > 0x3F:
         return None
-    whole = [np.asarray(band).astype(np.uint16) for band in _bands(again("RGBA"))]
-    bands = [band[..., 0::2] << 8 | band[..., 1::2] for band in whole]
-    table = _table(*_range_of([band[..., 0] for band in bands], stated))
-    gray = _joined(image.size, [table[band[..., 0]] for band in bands])
-    alpha = _alpha([band[..., 1] for band in bands], image.size, stated)
-    return Image.merge("RGBA", (gray, gray, gray, alpha))
+    bytewise = _bands_of(again("RGBA"))
+
+    def whole(first: int) -> Bands:
+        return lambda: (
+            band[..., first].astype(np.uint16) << 8 | band[..., first + 1] for band in bytewise()
+        )
+
+    table = _table(*_range_of(whole(0), stated))
+    gray = _joined(image.size, "L", (table[band] for band in whole(0)()))
+    return Image.merge("RGBA", (gray, gray, gray, _alpha(whole(2), image.size, stated)))
 
 
-def _alpha(bands: list[_Array], size: tuple[int, int], stated: Stated) -> Image.Image:
+def _alpha(bands: Bands, size: tuple[int, int], stated: Stated) -> Image.Image:
     """Return the alpha of 16-bit samples as L: opaque is the top of the range that it uses."""
     table = _table(*_range_of(bands, Stated(bits=stated.bits)))
-    return _joined(size, [table[band] for band in bands])
+    return _joined(size, "L", (table[band].reshape(len(band), -1) for band in bands()))
 
 
 def _wide(image: Image.Image, stated: Stated) -> Image.Image:
     """Return samples of 32 bits, whole or floating, as L."""
+    plain = _bands_of(image)
+    kind: Any = np.uint32 if stated.is_unsigned and image.mode == "I" else None
 
-    def samples(band: Image.Image) -> _Array:
-        array = np.asarray(band)
-        return array.view(np.uint32) if stated.is_unsigned and image.mode == "I" else array
+    def bands() -> Iterator[_Array]:
+        return (band if kind is None else band.view(kind) for band in plain())
 
-    scale = scale_of([samples(band) for band in _bands(image)], stated)
-    return _joined(image.size, [scale(samples(band)) for band in _bands(image)])
+    scale = scale_of(bands, stated)
+    return _joined(image.size, "L", map(scale, bands()))
 
 
-def scale_of(bands: list[_Array], stated: Stated) -> Callable[[_Array], _Bytes]:
+def scale_of(bands: Bands, stated: Stated) -> Callable[[_Array], _Bytes]:
     """Return what turns samples of any type into 8 bits: one range for all of them.
 
     The stated range is taken, else the usual one that holds them (0 to 1 and 0 to 255 of floats,
-    16 and 32 bits of whole numbers), else the finite ones from lowest to highest. NaN is black.
+    the whole type of integers), else the finite ones from lowest to highest. NaN is black.
     """
     low, high = np.inf, -np.inf
-    for band in bands:
+    for band in bands():
         finite = band if band.dtype.kind in "iub" else band[np.isfinite(band)]
         if finite.size:
             low, high = min(low, float(finite.min())), max(high, float(finite.max()))
@@ -243,48 +258,46 @@ def scale_of(bands: list[_Array], stated: Stated) -> Callable[[_Array], _Bytes]:
     def scale(band: _Array) -> _Bytes:
         plain = np.nan_to_num(band.astype(np.float64), nan=bottom, posinf=top, neginf=bottom)
         shares = np.clip((plain - bottom) / (top - bottom), 0.0, 1.0)
-        eight: _Bytes = ((1.0 - shares if stated.is_inverted else shares) * 255.0 + 0.5).astype(
-            np.uint8
-        )
-        return eight
+        if stated.is_inverted:
+            shares = 1.0 - shares
+        return (shares * 255.0 + 0.5).astype(np.uint8)
 
     return scale
 
 
-def _wide_range(
-    bands: list[_Array], low: float, high: float, stated: Stated
-) -> tuple[float, float]:
+def _wide_range(bands: Bands, low: float, high: float, stated: Stated) -> tuple[float, float]:
     """Return the samples that mean black and white; `low` and `high` are those that occur."""
+    kind: Any = next(bands()).dtype
     if stated.high is not None and high <= stated.high:
         bottom = min(low, 0.0) if stated.low is None or stated.low > low else stated.low
         return bottom, stated.high
     if low < 0:
         return low, high
-    if bands[0].dtype.kind == "f":
+    if kind.kind == "f":
         # A picture of the usual range fills a quarter of it; measurements may have any.
         tops = [top for top in (1.0, 255.0, float(_FULL)) if top / 4 <= high <= top]
         return (0.0, tops[0]) if tops else (low, high)
     if high <= _FULL:
         bottom, top = _range_of(bands, stated)
-        is_signed = bands[0].dtype == np.int16 or stated.rawmode in _SIGNED
+        is_signed = kind == np.int16 or stated.rawmode in _SIGNED
         return bottom, float(_FULL >> 1) if is_signed and top == _FULL else top
-    kind: Any = bands[0].dtype
     top = float(np.iinfo(kind).max)
     return (0.0, top) if high > top / 4 else (low, high)
 
 
-def _bands(image: Image.Image) -> list[Image.Image]:
-    """Return the image as bands of rows, so that arithmetic makes no wide copy of the whole."""
-    size = image.width, image.height
-    return [
-        image.crop((0, top, size[0], min(top + _BAND_ROWS, size[1])))
-        for top in range(0, size[1], _BAND_ROWS)
-    ]
+def _bands_of(image: Image.Image) -> Bands:
+    """Return what yields the samples in bands of rows: no wide copy of the whole is made."""
+    width, height = image.size
+    rows = max(1, _BAND_PIXELS // width)
+    return lambda: (
+        np.asarray(image.crop((0, top, width, min(top + rows, height))))
+        for top in range(0, height, rows)
+    )
 
 
-def _joined(size: tuple[int, int], bands: list[_Bytes]) -> Image.Image:
+def _joined(size: tuple[int, int], mode: str, bands: Iterable[_Bytes]) -> Image.Image:
     """Return uint8 bands of rows, (H, W) or (H, W, 3), as one image."""
-    whole = Image.new("L" if bands[0].ndim == 2 else "RGB", size)
+    whole = Image.new(mode, size)
     top = 0
     for band in bands:
         whole.paste(Image.fromarray(np.ascontiguousarray(band)), (0, top))

@@ -244,7 +244,7 @@ def _scaled(samples: _Array, page: Any) -> npt.NDArray[np.uint8]:
     limits = [_stated(page, name) for name in ("SMinSampleValue", "SMaxSampleValue")]
     stated = Stated(bits=bits, low=limits[0], high=limits[1], is_inverted=inverted)
     rows = [samples[top : top + 256] for top in range(0, len(samples), 256)]
-    scale = scale_of(rows, stated)
+    scale = scale_of(lambda: iter(rows), stated)
     return np.concatenate([scale(band) for band in rows])
 
 
