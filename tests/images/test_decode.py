@@ -245,6 +245,11 @@ def test_a_jpeg_counts_by_what_its_reduced_scale_leaves() -> None:
         with pytest.raises(DecodeError) as caught:
             decode(file, side, DecodeLimits(max_pixels=limit))
         assert caught.value.reason is Reason.TOO_LARGE
+    file = encoded(gradient(1600, 1200), "JPEG", progressive=True)  # held as a whole
+    with pytest.raises(DecodeError):
+        decode(file, 32, DecodeLimits(max_pixels=959_999))
+    file.seek(0)
+    assert decode(file, 32, DecodeLimits(max_pixels=960_000)).width == 1600
     assert 4 * DecodeLimits().max_pixels > 16384 * 12288
 
 

@@ -28,7 +28,8 @@ def apart(one: io.BytesIO, other: io.BytesIO) -> float:
 
 def deep(number: int, bits: int, share: float = 1.0) -> npt.NDArray[np.uint16]:
     shares: npt.NDArray[np.float64] = np.asarray(picture(number)) / 255 * share
-    return np.round(shares * (2**bits - 1)).astype(np.uint16)
+    samples: npt.NDArray[np.uint16] = np.round(shares * (2**bits - 1)).astype(np.uint16)
+    return samples
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])

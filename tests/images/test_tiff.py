@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +12,11 @@ import pytest
 from PIL import Image
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.core.records import Reason
+from embedsearch.core.records import ImageRef, Reason
 from embedsearch.images.decode import tiff as decode_tiff
 from embedsearch.images.decode.image import DecodeError, decode
+from embedsearch.images.decode.pool import DecodePool
+from embedsearch.images.decode.process import DecodeJob
 from tests.support.pictures import encoded, picture, tiff
 
 LIMITS = DecodeLimits()
@@ -55,6 +58,18 @@ def test_samples_of_any_type(kind: str, bands: int, order: str) -> None:
     file = layout(whole(kind, values), 2 if bands == 3 else 1, order)
     wanted = picture(1) if bands == 3 else picture(1).getchannel("R")
     assert apart(file, wanted) < (4 if kind in {"i2", "u2"} else 2)
+
+
+def test_a_worker_reads_them_too(tmp_path: Path) -> None:
+    """Its files are descriptors without a name, and its memory is limited."""
+    pytest.importorskip("tifffile", reason="such TIFFs are an optional format")
+    (tmp_path / "a.tif").write_bytes(layout(RGB.astype("f4"), 2).getvalue())
+    job = DecodeJob.of_file(ImageRef(0, "a.tif", -1, -1), str(tmp_path))
+    with DecodePool(32, LIMITS, workers=1) as pool:
+        (batch,) = pool.run([job])
+        wanted = decode(encoded(picture(1), "PNG"), 32, LIMITS).pixels.astype(int)
+        assert not batch.failures
+        assert np.abs(batch.images.pixels[0] - wanted).mean() < 2
 
 
 def test_layouts_that_pillow_lacks() -> None:

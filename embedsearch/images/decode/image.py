@@ -125,7 +125,7 @@ def _opened(file: BinaryIO, side: int, limits: DecodeLimits, crop: Box | None) -
         image = open_image(file)
         size = image.size
         _reduce_scale(image, side, crop)
-        check_pixels(size, image.size, limits)
+        check_pixels(image, size, limits)
         if is_misread(image):
             raise DecodeError(Reason.UNSUPPORTED_FORMAT, "TIFF")
         in_native_order(image)

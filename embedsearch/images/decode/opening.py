@@ -59,7 +59,6 @@ _OTHER_FORMATS: tuple[tuple[bytes, str], ...] = (
 _SIGNATURES = (
     b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"RIFF",
 )  # fmt: skip
-_MAX_SAVING = 4
 _MAX_SEGMENTS = 1000  # of a JPEG before its picture
 _HEIF_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"heim", b"heis", b"hevc", b"avif", b"avis")
 
@@ -90,14 +89,15 @@ def open_image(file: BinaryIO) -> Image.Image:
     return image
 
 
-def check_pixels(size: tuple[int, int], kept: tuple[int, int], limits: DecodeLimits) -> None:
-    """Raise DecodeError for too many pixels. `kept` is the size at which they are decoded.
+def check_pixels(image: Image.Image, size: tuple[int, int], limits: DecodeLimits) -> None:
+    """Raise DecodeError if a picture of `size` has too many pixels at the scale of `image`.
 
     The reduced scale of a JPEG leaves a 64th at best, but each of its pixels still costs time: it
-    counts as a quarter at least.
+    counts as a quarter at least. A progressive one is held in memory as a whole: as half at least.
     """
-    (width, height), (kept_width, kept_height) = size, kept
-    if max(kept_width * kept_height, width * height // _MAX_SAVING) > limits.max_pixels:
+    width, height = size
+    saving = 2 if image.info.get("progressive") else 4
+    if max(image.width * image.height, width * height // saving) > limits.max_pixels:
         raise DecodeError(
             Reason.TOO_LARGE,
             f"{width} x {height} pixels are more than max_pixels {limits.max_pixels}",

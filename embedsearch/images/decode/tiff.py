@@ -85,7 +85,7 @@ def read_tiff(file: BinaryIO, limits: DecodeLimits, refusal: DecodeError) -> Ima
         raise _without_library(file, head, refusal)
     file.seek(0)
     try:
-        with library.TiffFile(file) as opened:
+        with library.TiffFile(file, name="image") as opened:
             page = opened.pages[0]
             end = file.seek(0, 2)
             parts = zip(page.dataoffsets, page.databytecounts, strict=True)
