@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 from pathlib import Path
@@ -142,6 +143,23 @@ def test_what_nothing_reads_is_unsupported_with_its_layout_and_damage_is_damage(
     with pytest.raises(DecodeError, match="max_pixels") as caught:
         decode(io.BytesIO(sound), 32, DecodeLimits(max_pixels=64 * 48 - 1))
     assert caught.value.reason is Reason.TOO_LARGE
+
+
+def test_a_disk_that_fails_is_not_the_pictures_fault() -> None:
+    pytest.importorskip("tifffile", reason="such TIFFs are an optional format")
+
+    class Failing(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > 300:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(size)
+
+        def readinto(self, buffer: object) -> int:
+            raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(DecodeError) as caught:
+        decode(Failing(layout(RGB.astype("f4"), 2).getvalue()), 32, LIMITS)
+    assert caught.value.reason is Reason.IO_ERROR
 
 
 def test_without_its_library_a_sound_tiff_is_not_called_damaged(

@@ -21,6 +21,7 @@ from embedsearch.images.decode.facts import appearance_of, read_exif
 from embedsearch.images.decode.opening import (
     DecodeError as DecodeError,
     check_pixels,
+    is_disk_error,
     load_pixels,
     message_of,
     open_image,
@@ -174,7 +175,9 @@ def _frames(image: Image.Image, limit: int) -> Iterator[Image.Image]:
         try:
             image.seek(number)
             image.load()
-        except Exception:  # EOFError after the last; a broken one costs those behind it
+        except Exception as error:  # EOFError after the last; a broken one costs those behind it
+            if is_disk_error(error):
+                raise DecodeError(Reason.IO_ERROR, message_of(error)) from error
             return
         yield image
 

@@ -154,7 +154,7 @@ def _open_failure(error: Exception, head: bytes, file: BinaryIO) -> DecodeError:
     message = message_of(error)
     if isinstance(error, MemoryError):
         return DecodeError(Reason.MEMORY, message)
-    if _is_disk(error):
+    if is_disk_error(error):
         return DecodeError(Reason.IO_ERROR, message)
     if isinstance(error, ValueError) and "too" in message.lower():  # zTXt, iTXt and iCCP limits
         return DecodeError(Reason.METADATA_BOMB, message)
@@ -205,7 +205,7 @@ def _jpeg_bits(file: BinaryIO) -> int:
 
 def _load_reason(error: Exception) -> Reason:
     """Return why pixels could not be decoded, from the decoder's exception."""
-    if _is_disk(error):
+    if is_disk_error(error):
         return Reason.IO_ERROR
     message = str(error).lower()
     if "trunc" in message or isinstance(error, EOFError):
@@ -215,7 +215,7 @@ def _load_reason(error: Exception) -> Reason:
     return Reason.CORRUPT
 
 
-def _is_disk(error: Exception) -> bool:
+def is_disk_error(error: Exception) -> bool:
     """Return whether the system could not read the file: EINVAL is what a damaged offset gives."""
     return isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}
 

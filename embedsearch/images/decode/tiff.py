@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, TiffImagePlugin
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.install import pip_install
 from embedsearch.core.records import Reason
-from embedsearch.images.decode.opening import DecodeError, message_of
+from embedsearch.images.decode.opening import DecodeError, is_disk_error, message_of
 from embedsearch.images.decode.samples import scale_of
 from embedsearch.images.decode.stated import Stated
 
@@ -94,7 +94,7 @@ def read_tiff(file: BinaryIO, limits: DecodeLimits, refusal: DecodeError) -> Ima
     except MemoryError:
         raise
     except Exception as error:  # a damaged directory makes it raise anything
-        raise refusal from error
+        raise _of_disk(error) or refusal from error
     if not has_size:
         raise refusal
     if not is_whole:
@@ -111,7 +111,7 @@ def read_tiff(file: BinaryIO, limits: DecodeLimits, refusal: DecodeError) -> Ima
     except (NotImplementedError, KeyError, ValueError, TypeError, ImportError) as error:
         raise _failure(error, page, refusal) from error
     except Exception as error:  # what its codecs raise for broken data has many classes
-        raise refusal from error
+        raise _of_disk(error) or refusal from error
     image.format = "TIFF"
     _keep_metadata(image, page)
     return image
@@ -145,6 +145,11 @@ def _without_library(file: BinaryIO, head: bytes, refusal: DecodeError) -> Decod
     except Exception:  # a damaged directory raises anything from struct.error to StopIteration
         return refusal
     return hint if is_sound else refusal
+
+
+def _of_disk(error: Exception) -> DecodeError | None:
+    """Return the failure of a disk that cannot be read, which is not the picture's fault."""
+    return DecodeError(Reason.IO_ERROR, message_of(error)) if is_disk_error(error) else None
 
 
 def _failure(error: Exception, page: Any, refusal: DecodeError) -> DecodeError:
