@@ -67,7 +67,7 @@ def test_a_worker_reads_them_too(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(layout(RGB.astype("f4"), 2).getvalue())
     job = DecodeJob.of_file(ImageRef(0, "a.tif", -1, -1), str(tmp_path))
     with DecodePool(32, LIMITS, workers=1) as pool:
-        (batch,) = pool.run([job])
+        (batch,) = pool.run(iter([job]))
         wanted = decode(encoded(picture(1), "PNG"), 32, LIMITS).pixels.astype(int)
         assert not batch.failures
         assert np.abs(batch.images.pixels[0] - wanted).mean() < 2

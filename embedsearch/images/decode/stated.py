@@ -55,7 +55,7 @@ def stated_by(image: Image.Image, file: BinaryIO | None = None) -> Stated:
     if isinstance(icc, bytes) and icc:
         found["icc"] = icc
     if image.format == "PNG":
-        found |= _of_png(image, file)
+        found |= _of_png(image, found["rawmode"], file)
     elif image.format == "TIFF":
         found |= _of_tiff(image)
     elif image.format in {"AVIF", "HEIF"} and "icc" not in found and file is not None:
@@ -65,12 +65,12 @@ def stated_by(image: Image.Image, file: BinaryIO | None = None) -> Stated:
     return Stated(**found)
 
 
-def _of_png(image: Image.Image, file: BinaryIO | None) -> dict[str, Any]:
+def _of_png(image: Image.Image, rawmode: str, file: BinaryIO | None) -> dict[str, Any]:
     """Return what a PNG states. cICP is above iCCP, which is above sRGB, above gAMA and cHRM."""
     chunks = {} if file is None else _png_chunks(file)
     found: dict[str, Any] = {}
     significant = chunks.get(b"sBIT", b"")
-    if "16" in str(getattr(image, "tile", "")) and significant:
+    if ";16" in rawmode and significant:
         colors = significant[: 3 if len(significant) > 2 else 1]  # without that of the alpha
         if 1 <= max(colors) <= 16:
             found["bits"] = max(colors)
