@@ -23,7 +23,8 @@ BENCH_IMAGES = 256
 QUIET_S = 2.0  # without changes before a watched folder is indexed again
 MAP_IMAGES = 3000  # each adds a thumbnail of about 3 kB
 MIN_SIDE, MAX_SIDE = 32, 1024  # a network halves its input five times
-# A 200-Mpx phone picture fits once the user says so; the default keeps a worker below 1 GB.
+# Keeps a worker at about 1 GB. JPEGs count by what their reduced scale leaves, a quarter at least:
+# those of phones, of 108 and 200 megapixels, fit.
 DEFAULT_MAX_PIXELS = 100_000_000
 DEFAULT_MAX_BYTES = 512 << 20
 

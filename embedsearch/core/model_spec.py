@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+# How a file becomes pixels: raised with each change of `images/decode` that changes some vectors.
+DECODING = 2
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -31,6 +34,7 @@ class ModelSpec:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     licence: str = ""
     source: str = ""
+    decoding: int = 1  # DECODING of the program that made the vectors; older records have none
 
     FOREIGN: ClassVar[str] = "foreign"  # the architecture of vectors that were made elsewhere
 
@@ -55,7 +59,10 @@ class ModelSpec:
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that change a vector."""
-        return {name: value for name, value in vars(self).items() if name not in self._DESCRIPTIVE}
+        left_out = set(self._DESCRIPTIVE)
+        if self.decoding == 1:  # the fingerprint of older stores has no such field
+            left_out.add("decoding")
+        return {name: value for name, value in vars(self).items() if name not in left_out}
 
     def asked(self, input_side: int | None, flip: bool = False) -> ModelSpec:
         """Return the model with another input side or with mirror images, if requested."""
@@ -63,8 +70,11 @@ class ModelSpec:
 
     def differences(self, other: ModelSpec) -> list[str]:
         """Return `field: value != other's value` for each field of the identity that differs."""
-        theirs = other.identity()
-        return [f"{k}: {v} != {theirs[k]}" for k, v in self.identity().items() if v != theirs[k]]
+        return [
+            f"{name}: {value} != {vars(other)[name]}"
+            for name, value in vars(self).items()
+            if name not in self._DESCRIPTIVE and value != vars(other)[name]
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""

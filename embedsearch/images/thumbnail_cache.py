@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from embedsearch.core.model_spec import DECODING
 from embedsearch.core.paths import open_regular
 
 MAX_BYTES = 256 << 20
@@ -40,7 +41,8 @@ class ThumbnailCache:
                 facts = os.fstat(file.fileno())
         except OSError:
             return None
-        identity = (root, key, side, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        version = (DECODING, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+        identity = (root, key, side, *version)
         return hashlib.sha256(os.fsencode("\0".join(map(str, identity)))).hexdigest()
 
     def get(self, name: str) -> bytes | None:

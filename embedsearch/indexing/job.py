@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from embedsearch._version import __version__
 from embedsearch.core.config import AUTO_ANN, EXACT_ANN, IndexConfig
 from embedsearch.core.errors import IncompatibleStore, NothingIndexed, StoreNotFound, UsageError
-from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.model_spec import DECODING, ModelSpec
 from embedsearch.core.paths import local_path
 from embedsearch.core.records import Root, RootKind
 from embedsearch.core.session import Session
@@ -164,13 +164,18 @@ def store_model(
     own = None if manifest is None else manifest.model
     requested = requested_model(config, own, session)
     if own is None or config.rebuild:
-        return requested
+        return requested if requested.is_foreign else replace(requested, decoding=DECODING)
     if requested.fingerprint != own.fingerprint:
         raise IncompatibleStore(
             f"{store} was made with {own.name}, not {requested.name} "
             f"({'; '.join(requested.differences(own))}): leave that out, or re-embed everything "
             "with rebuild=True",
             "rebuild",
+        )
+    if own.decoding != DECODING and not own.is_foreign:
+        session.notice(
+            f"{store} was made by an older version, which saw some pictures otherwise (color "
+            "profiles, 10 to 14 bits, transparency): `embedsearch index --rebuild` re-embeds them"
         )
     return own
 
@@ -187,7 +192,7 @@ def check_embeddable(model: ModelSpec, images: int) -> None:
 
 def verdict_key(config: IndexConfig) -> dict[str, Any]:
     """Return the settings that recorded failures depend on, besides the file itself."""
-    return {**config.limits.verdict_key(), "version": __version__}
+    return {**config.limits.verdict_key(), "version": __version__, "decoding": DECODING}
 
 
 def _manifest_or_none(store: Path) -> Manifest | None:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embedsearch.core.config import IndexConfig
-from embedsearch.core.records import Failure, Ignored, JsonRecord
+from embedsearch.core.records import Failure, Ignored, JsonRecord, Reason
 from embedsearch.indexing.bottleneck import Setup, StageClock, advice, shares, slowest_stage
 from embedsearch.indexing.changes import Changes
 from embedsearch.indexing.job import Request, verdict_key
 from embedsearch.store.manifest import Manifest
 
+_OVER_LIMITS = {Reason.TOO_LARGE, Reason.TOO_BIG}
 _STAGES = ("scan", "load", "read", "decode", "embed", "write", "tune")
 
 
@@ -47,6 +48,7 @@ class IndexReport(JsonRecord):
     committed: bool  # whether the run changed the store
     metadata: MetadataReport | None = None
     dry_run: bool = False
+    over_limits: int = 0  # of the failed: with more pixels or bytes than the limits allow
 
     def __post_init__(self) -> None:
         parts = self.added + self.changed + self.moved + self.unchanged + self.failed
@@ -145,6 +147,7 @@ def make_report(
         committed=manifest != request.manifest,
         metadata=metadata,
         dry_run=request.config.dry_run,
+        over_limits=sum(failure.reason in _OVER_LIMITS for failure in outcome.failures),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.model_spec import DECODING, ModelSpec
 
 PACKAGED = "packaged"
 AUTO = "auto"
@@ -14,7 +14,13 @@ AUTO_MODEL = "resnet50"
 # network: the whole picture squashed, GeM with p = 3, vectors measured from a center.
 DEFAULT_SIDE = 224
 _TEMPLATE = ModelSpec(
-    name="", architecture="", weights_sha256="", dim=0, input_side=DEFAULT_SIDE, center=0.6
+    name="",
+    architecture="",
+    weights_sha256="",
+    dim=0,
+    input_side=DEFAULT_SIDE,
+    center=0.6,
+    decoding=DECODING,
 )
 
 _IMAGENET = "trained on ImageNet, whose terms allow non-commercial research and education; "

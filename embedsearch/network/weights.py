@@ -37,10 +37,10 @@ _DOING = {
     "quantize": "quantizing the network",
 }
 PACKAGED_FILE = "packaged_resnet18.safetensors"
-# Fields taken from a file's own model record; name, hash and source are the file's.
-_OF_A_RECORD = frozenset(
-    f.name for f in fields(ModelSpec) if f.name not in {"name", "weights_sha256", "dim", "source"}
-)
+# Fields taken from a file's own model record; name, hash and source are the file's, and the
+# decoding is this program's.
+_NOT_OF_A_RECORD = {"name", "weights_sha256", "dim", "source", "decoding"}
+_OF_A_RECORD = frozenset(f.name for f in fields(ModelSpec) if f.name not in _NOT_OF_A_RECORD)
 
 
 def resolve(model: str, session: Session) -> ModelSpec:

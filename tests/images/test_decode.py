@@ -6,6 +6,7 @@ import csv
 import errno
 import importlib.util
 import io
+import struct
 import subprocess
 import sys
 import time
@@ -17,9 +18,10 @@ import pytest
 from PIL import Image, ImageFilter
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.core.records import Failure, ImageFacts, ImageRef, Reason
+from embedsearch.core.records import Box, Failure, ImageFacts, ImageRef, Reason
 from embedsearch.images.decode import opening as decode_image
 from embedsearch.images.decode.image import DecodeError, decode, square
+from embedsearch.images.decode.pixels import _TRANSPOSE
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
 from tests.support.library import GOLDEN, run_cli
@@ -232,6 +234,55 @@ def test_pixel_cap_is_checked_before_decoding() -> None:
     assert "max_pixels" in caught.value.detail
     file.seek(0)
     assert decode(file, 8, DecodeLimits(max_pixels=10_000)).width == 100
+
+
+def test_a_jpeg_counts_by_what_its_reduced_scale_leaves() -> None:
+    """A phone's 200 megapixels are read at an eighth; a hundredfold bomb still costs its time."""
+    file = encoded(gradient(1600, 1200), "JPEG")
+    assert decode(file, 32, DecodeLimits(max_pixels=480_000)).width == 1600
+    for limit, side in ((479_999, 32), (480_000, 512)):
+        file.seek(0)
+        with pytest.raises(DecodeError) as caught:
+            decode(file, side, DecodeLimits(max_pixels=limit))
+        assert caught.value.reason is Reason.TOO_LARGE
+    file = encoded(gradient(1600, 1200), "JPEG", progressive=True)  # held as a whole
+    with pytest.raises(DecodeError):
+        decode(file, 32, DecodeLimits(max_pixels=959_999))
+    file.seek(0)
+    assert decode(file, 32, DecodeLimits(max_pixels=960_000)).width == 1600
+    assert 4 * DecodeLimits().max_pixels > 16384 * 12288
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_a_part_of_a_large_jpeg_is_read_at_a_reduced_scale(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[274] = orientation
+    large = gradient(1600, 1200)
+    file = encoded(large, "JPEG", quality=95, exif=exif.tobytes())
+    upright = large.transpose(_TRANSPOSE[orientation]) if orientation > 1 else large
+    box = Box(upright.width // 4, upright.height // 8, upright.width // 2, upright.height // 2)
+    corners = (box.x, box.y, box.x + box.width, box.y + box.height)
+    wanted = np.asarray(upright.crop(corners).resize((32, 32)), dtype=int)
+    found = decode(file, 32, DecodeLimits(max_pixels=480_000), crop=box)
+    assert (found.width, found.height) == upright.size
+    assert np.abs(found.pixels - wanted).mean() < 2
+
+
+def test_variants_that_pillow_lacks_are_not_called_damaged() -> None:
+    """A BMP with ten bits a color, and a JPEG of twelve; the same JPEG cut is damaged."""
+    masks = struct.pack("<3I", 0x3FF00000, 0xFFC00, 0x3FF)
+    header = struct.pack("<IiiHHIIiiII", 40, 4, 4, 1, 32, 3, 64, 0, 0, 0, 0) + masks
+    bitmap = b"BM" + struct.pack("<IHHI", 130, 0, 0, 66) + header + bytes(64)
+    twelve = bytearray(encoded(gradient(), "JPEG").getvalue())
+    place = twelve.index(b"\xff\xc0") + 4
+    twelve[place] = 12
+    for content, words in ((bitmap, "BMP"), (bytes(twelve), "12 bits")):
+        with pytest.raises(DecodeError, match=words) as caught:
+            decode(io.BytesIO(content), 32, LIMITS)
+        assert caught.value.reason is Reason.UNSUPPORTED_FORMAT
+    with pytest.raises(DecodeError) as caught:
+        decode(io.BytesIO(bytes(twelve[: place - 4])), 32, LIMITS)
+    assert caught.value.reason in {Reason.CORRUPT, Reason.TRUNCATED}
 
 
 def test_truncated_pictures_need_permission() -> None:

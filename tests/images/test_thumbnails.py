@@ -65,6 +65,17 @@ def test_a_file_that_has_gone_has_none(thumbnailer: Thumbnailer, tmp_path: Path)
     thumbnailer.close()
 
 
+def test_a_thumbnail_of_another_decoding_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    cache = ThumbnailCache(tmp_path / "cache")
+    before = cache.key(str(tmp_path), "a.png", 32)
+    assert before == cache.key(str(tmp_path), "a.png", 32)
+    monkeypatch.setattr("embedsearch.images.thumbnail_cache.DECODING", 99)
+    assert cache.key(str(tmp_path), "a.png", 32) != before
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(
     thumbnailer: Thumbnailer, tmp_path: Path
 ) -> None:

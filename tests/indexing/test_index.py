@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import embedsearch
+from embedsearch.cli.output.text import report_lines
 from embedsearch.core.config import DecodeLimits, IndexConfig
 from embedsearch.core.errors import (
     NothingIndexed,
@@ -87,6 +88,8 @@ def test_failures_are_retried_when_the_limits_change(library: Library, photos: P
     small = DecodeLimits(max_pixels=30_000)
     report = library.index(photos, limits=small)
     assert counts(report) == (13, 12, 0, 0, 0, 1, 0)
+    assert report.over_limits == 1
+    assert "1 of them is above --max-pixels or --max-bytes" in report_lines(report)
     assert library.reasons() == {"large.png": Reason.TOO_LARGE}
     assert library.index(photos, limits=small).failed == 1
     assert counts(library.index(photos)) == (13, 1, 0, 0, 12, 0, 0)

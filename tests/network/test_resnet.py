@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.model_spec import DECODING, ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.images.decode import image as decode_image
 from embedsearch.network.catalog import CATALOG
@@ -237,3 +237,9 @@ def test_spec_and_decoder_agree() -> None:
     assert changed.fingerprint != spec.fingerprint
     assert changed.differences(spec) == ["pooling: gem1 != gem3"]
     assert ModelSpec.from_dict(spec.to_dict()) == spec
+    # A record without the field is of the first decoding, and keeps its fingerprint.
+    record = {name: value for name, value in spec.to_dict().items() if name != "decoding"}
+    older = ModelSpec.from_dict(record)
+    assert older.differences(spec) == [f"decoding: 1 != {DECODING}"]
+    assert "decoding" not in older.identity()
+    assert older.fingerprint != spec.fingerprint

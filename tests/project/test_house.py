@@ -31,6 +31,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ENTRIES = 400, 60, 16
 HEAVY = {
     "PIL": {"images", "searching/queries", "cli/output"},
     "pillow_heif": {"images/decode"},
+    "tifffile": {"images/decode"},
     "pyarrow": {
         *("core/remote", "store", "images/sources", "searching", "indexing", "exchange"),
         *("curation", "cli/output/hits"),

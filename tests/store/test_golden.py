@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import embedsearch
+from embedsearch.core.model_spec import DECODING
 from embedsearch.indexing.repair import repair
 from embedsearch.store.info import failures
 from tests.soak.damage import Damage, forge, replace_manifest
@@ -65,6 +66,19 @@ def test_it_is_written_to_as_a_new_one(store: Path, tmp_path: Path) -> None:
     done = run_cli("index", tmp_path / "more", "--store", store)
     assert done.returncode == 0 and "6 added" in done.stdout, done.stderr
     assert run_cli("check", "--read-data", "--store", store).returncode == 0
+
+
+def test_its_vectors_are_those_of_the_older_decoding(store: Path, tmp_path: Path) -> None:
+    """It is written to, with a word on how to renew it; asking for today's model is refused."""
+    shutil.copytree(SAMPLES / "boats", tmp_path / "more")
+    more = ("index", tmp_path / "more", "--store", store)
+    refused = run_cli(*more, "--model", "packaged")
+    assert refused.returncode != 0 and f"decoding: {DECODING} != 1" in refused.stderr
+    assert "--rebuild" in run_cli(*more).stderr
+    shutil.rmtree(store)
+    assert run_cli(*more, "--model", "packaged").returncode == 0
+    with embedsearch.open_store(store) as searcher:
+        assert searcher.manifest.model.decoding == DECODING
 
 
 def _pointer(store: Path) -> dict[str, Any]:

@@ -146,6 +146,9 @@ def report_lines(report: IndexReport) -> str:
     if report.failed:
         listed = f"embedsearch failures --store {report.store}"
         lines.append(f"{report.failed} files failed, listed by: {listed}")
+    if report.over_limits:
+        verb = "is" if report.over_limits == 1 else "are"
+        lines.append(f"{report.over_limits} of them {verb} above --max-pixels or --max-bytes")
     verb = "committed generation" if report.committed else "nothing new; the store is at generation"
     lines.append(f"{verb} {report.generation}: {report.images} images")
     return "\n".join(lines) + "\n"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ from PIL import ExifTags, Image
 from embedsearch.core.records import SIGNATURE_SIDE, Appearance
 
 _APPEARANCE_SIDE = 128
+# Years that a photo, a scan of one, or a clock that is somewhat wrong can have. Others are damage,
+# and the first and last ones that exist cannot be converted to other time zones.
+_FIRST_YEAR, _LAST_YEAR = 1800, 2199
 
 
 def appearance_of(picture: Image.Image) -> Appearance:
@@ -71,11 +74,18 @@ def _quietly(read: Callable[[], Any]) -> Any:
 
 
 def _taken_at(tags: Image.Exif) -> datetime | None:
+    """Return when the picture was taken: the first date that photos can have."""
     inner = tags.get_ifd(ExifTags.IFD.Exif)
-    text = inner.get(ExifTags.Base.DateTimeOriginal) or tags.get(ExifTags.Base.DateTime)
-    if not isinstance(text, str):
+    stated = inner.get(ExifTags.Base.DateTimeOriginal), tags.get(ExifTags.Base.DateTime)
+    return next(filter(None, map(_date, stated)), None)
+
+
+def _date(text: Any) -> datetime | None:
+    try:
+        date = datetime.strptime(text.strip("\0 ")[:19], "%Y:%m:%d %H:%M:%S")
+    except (AttributeError, TypeError, ValueError):  # no text, or another form
         return None
-    return datetime.strptime(text.strip("\0 ")[:19], "%Y:%m:%d %H:%M:%S")
+    return date if _FIRST_YEAR <= date.year <= _LAST_YEAR else None
 
 
 def _camera(tags: Image.Exif) -> str | None:
@@ -86,18 +96,43 @@ def _camera(tags: Image.Exif) -> str | None:
 
 
 def _gps(tags: dict[int, Any]) -> tuple[float, float] | None:
-    if ExifTags.GPS.GPSLatitude not in tags or ExifTags.GPS.GPSLongitude not in tags:
+    """Return latitude and longitude; None without a hemisphere, which is then half the position."""
+    latitude = _signed(tags, ExifTags.GPS.GPSLatitude, ExifTags.GPS.GPSLatitudeRef, "NS")
+    longitude = _signed(tags, ExifTags.GPS.GPSLongitude, ExifTags.GPS.GPSLongitudeRef, "EW")
+    if latitude is None or longitude is None:
         return None
-    latitude = _degrees(tags[ExifTags.GPS.GPSLatitude])
-    longitude = _degrees(tags[ExifTags.GPS.GPSLongitude])
-    if str(tags.get(ExifTags.GPS.GPSLatitudeRef, "N")).upper().startswith("S"):
-        latitude = -latitude
-    if str(tags.get(ExifTags.GPS.GPSLongitudeRef, "E")).upper().startswith("W"):
-        longitude = -longitude
-    inside = -90 <= latitude <= 90 and -180 <= longitude <= 180
-    return (latitude, longitude) if inside else None
+    return (latitude, longitude) if abs(latitude) <= 90 and abs(longitude) <= 180 else None
 
 
-def _degrees(parts: tuple[Fraction, ...]) -> float:
-    degrees, minutes, seconds = (float(part) for part in parts)
-    return degrees + minutes / 60 + seconds / 3600
+def _signed(tags: dict[int, Any], tag: int, reference: int, letters: str) -> float | None:
+    """Return an angle, negative in the south and west; None where nothing says which it is.
+
+    The hemisphere is a letter, of any type and with blanks, or a negative angle.
+    """
+    if tag not in tags:
+        return None
+    angle, is_negative = _degrees(tags[tag])
+    stated = tags.get(reference, "")
+    if isinstance(stated, int):
+        stated = chr(stated)
+    text = stated.decode("latin-1") if isinstance(stated, bytes) else str(stated)
+    letter = text.strip("\0 \t").upper()[:1]
+    if is_negative or (letter and letter == letters[1]):
+        return -angle
+    return angle if letter and letter == letters[0] else None
+
+
+def _degrees(parts: Any) -> tuple[float, bool]:
+    """Return the size of an angle of up to three parts in degrees, and whether it is negative.
+
+    The sign of one part is that of the whole. Parts of 0/0 after the degrees are none. Raises
+    ValueError for what is no angle.
+    """
+    numbers = [float(part) for part in (parts if isinstance(parts, tuple) else (parts,))]
+    degrees, *smaller = numbers
+    rest = [0.0 if math.isnan(number) else abs(number) for number in smaller]
+    if len(rest) > 2 or not math.isfinite(degrees) or any(number > 60 for number in rest):
+        raise ValueError(f"{parts} is no angle")
+    minutes, seconds = (*rest, 0.0, 0.0)[:2]
+    size = abs(degrees) + minutes / 60 + seconds / 3600
+    return size, any(number < 0 for number in numbers)

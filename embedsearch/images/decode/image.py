@@ -5,7 +5,8 @@ Runs in a worker process (`worker.py`). JPEGs are read at the DCT scale that S n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import BinaryIO
 
@@ -15,16 +16,26 @@ from PIL import Image
 
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.records import Appearance, Box, Reason
+from embedsearch.images.decode.color import to_srgb
 from embedsearch.images.decode.facts import appearance_of, read_exif
 from embedsearch.images.decode.opening import (
     DecodeError as DecodeError,
+    check_pixels,
+    is_disk_error,
     load_pixels,
     message_of,
     open_image,
 )
-from embedsearch.images.decode.pixels import resize_to_square, simple_mode, stored_box, turn_upright
+from embedsearch.images.decode.pixels import on_ground, on_square, reduce, stored_box, turn_upright
+from embedsearch.images.decode.samples import extrema, simple_mode
+from embedsearch.images.decode.stated import Stated, stated_by
+from embedsearch.images.decode.tiff import in_native_order, is_misread, read_tiff
 
 DRAFT_SCALE = 2
+_ANIMATED = {"GIF", "WEBP", "PNG", "AVIF"}
+_MAX_FRAMES = 64  # that are looked at, and no more than max_pixels in all of them
+_BLANK = 8  # levels of 255 between darkest and brightest of a frame that shows nothing
+_SHOWN = 32.0  # standard deviation of the luma of a frame that is taken without looking on
 
 
 @dataclass(frozen=True)
@@ -42,30 +53,51 @@ class DecodedImage:
     truncated: bool
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A decoded first image: its size in the file, and what a file of its kind states."""
+
+    image: Image.Image
+    size: tuple[int, int]
+    stated: Stated
+    truncated: bool
+
+
 def decode(
     file: BinaryIO, side: int, limits: DecodeLimits, *, fit: bool = False, crop: Box | None = None
 ) -> DecodedImage:
-    """Decode the first image of `file` to side × side pixels.
+    """Decode the first image of `file` that shows something to side × side pixels, in sRGB.
 
     The whole image, or the part of it in `crop`, is squashed to the square; with `fit` it keeps its
     proportions, centered on white. Raises DecodeError, whatever the decoder raised.
     """
-    image = open_image(file, limits)
-    width, height = image.size
-    if crop is None:
-        image.draft("RGB", (DRAFT_SCALE * side, DRAFT_SCALE * side))
-    truncated = load_pixels(image, limits)
+    opened = _opened(file, side, limits, crop)
+    image, (width, height) = opened.image, opened.size
     exif = read_exif(image)
+
+    def again(rawmode: str) -> Image.Image:
+        return _in_layout(file, rawmode, limits)
+
+    def finished(frame: Image.Image, stated: Stated, *, is_first: bool) -> Image.Image:
+        simple = simple_mode(frame, stated, again if is_first else None)
+        box = None if crop is None else _drafted_box(crop, opened, exif.orientation)
+        ready = on_ground(to_srgb(reduce(simple, side, fit=fit, box=box), stated))
+        return turn_upright(on_square(ready, side) if fit else ready, exif.orientation)
+
     try:
-        box = None if crop is None else stored_box(crop, image.size, exif.orientation)
-        small = resize_to_square(simple_mode(image), side, fit=fit, box=box)
+        upright = finished(image, opened.stated, is_first=True)
+        if image.format in _ANIMATED and _is_blank(upright):
+            plain = replace(opened.stated, area=None)
+            limit = min(_MAX_FRAMES, limits.max_pixels // (width * height))
+            upright = _telling(
+                upright, (finished(frame, plain, is_first=False) for frame in _frames(image, limit))
+            )
     except (DecodeError, MemoryError):
         raise
     except Exception as error:
         raise DecodeError(Reason.UNSUPPORTED_MODE, message_of(error)) from error
     if exif.orientation >= 5:
         width, height = height, width
-    upright = turn_upright(small, exif.orientation)
     return DecodedImage(
         pixels=np.asarray(upright, dtype=np.uint8),
         look=appearance_of(upright),
@@ -75,13 +107,96 @@ def decode(
         taken_at=exif.taken_at,
         camera=exif.camera,
         gps=exif.gps,
-        truncated=truncated,
+        truncated=opened.truncated,
     )
 
 
 def square(image: Image.Image, side: int, crop: Box | None = None) -> npt.NDArray[np.uint8]:
     """Return a Pillow image as uint8 (side, side, 3), upright, like `decode`."""
-    orientation = read_exif(image).orientation
+    orientation, stated = read_exif(image).orientation, stated_by(image)
     box = None if crop is None else stored_box(crop, image.size, orientation)
-    small = resize_to_square(simple_mode(image), side, fit=False, box=box)
+    simple = simple_mode(image, stated)
+    small = on_ground(to_srgb(reduce(simple, side, fit=False, box=box), stated))
     return np.asarray(turn_upright(small, orientation), dtype=np.uint8)
+
+
+def _opened(file: BinaryIO, side: int, limits: DecodeLimits, crop: Box | None) -> _Opened:
+    """Return the first image of a file, its pixels decoded. Raises DecodeError."""
+    try:
+        image = open_image(file)
+        size = image.size
+        _reduce_scale(image, side, crop)
+        check_pixels(image, size, limits)
+        if is_misread(image):
+            raise DecodeError(Reason.UNSUPPORTED_FORMAT, "TIFF")
+        in_native_order(image)
+        stated = stated_by(image, file)
+        return _Opened(image, size, stated, load_pixels(image, limits))
+    except DecodeError as error:
+        image = read_tiff(file, limits, error)
+    return _Opened(image, image.size, stated_by(image), truncated=False)
+
+
+def _reduce_scale(image: Image.Image, side: int, crop: Box | None) -> None:
+    """Let a JPEG be decoded at the scale that leaves DRAFT_SCALE × side pixels of what is shown."""
+    width, height = DRAFT_SCALE * side, DRAFT_SCALE * side
+    if image.format in {"JPEG", "MPO"} and crop is not None:
+        left, top, right, bottom = stored_box(crop, image.size, read_exif(image).orientation)
+        width = width * image.width // (right - left)
+        height = height * image.height // (bottom - top)
+    image.draft("RGB", (width, height))
+
+
+def _drafted_box(crop: Box, opened: _Opened, orientation: int) -> tuple[int, int, int, int]:
+    """Return the box of `crop` in the image at the scale at which it was decoded."""
+    across = opened.image.width / opened.size[0]
+    down = opened.image.height / opened.size[1]
+    left, top, right, bottom = stored_box(crop, opened.size, orientation)
+    left, top = int(left * across), int(top * down)
+    return left, top, max(left + 1, round(right * across)), max(top + 1, round(bottom * down))
+
+
+def _in_layout(file: BinaryIO, rawmode: str, limits: DecodeLimits) -> Image.Image:
+    """Return the image of a file, its samples read as if they were of another layout."""
+    file.seek(0)
+    image = open_image(file)
+    tiles = image.tile  # type: ignore[attr-defined]
+    image.tile = [  # type: ignore[attr-defined]
+        tile._replace(args=rawmode if isinstance(tile.args, str) else (rawmode, *tile.args[1:]))
+        for tile in tiles
+    ]
+    load_pixels(image, limits)
+    return image
+
+
+def _frames(image: Image.Image, limit: int) -> Iterator[Image.Image]:
+    """Yield the later frames of an animation, `limit` at most, up to the first broken one."""
+    for number in range(1, limit):
+        try:
+            image.seek(number)
+            image.load()
+        except Exception as error:  # EOFError after the last; a broken one costs those behind it
+            if is_disk_error(error):
+                raise DecodeError(Reason.IO_ERROR, message_of(error)) from error
+            return
+        yield image
+
+
+def _telling(first: Image.Image, later: Iterator[Image.Image]) -> Image.Image:
+    """Return the frame that shows something: the first clear one, or else the clearest.
+
+    Animations fade in from black, and the frames of a fade are as much alike as the blank ones.
+    """
+    best, most = first, 0.0
+    for frame in later:
+        if not _is_blank(frame):
+            contrast = float(np.asarray(frame.convert("L"), dtype=np.float64).std())
+            if contrast > most:
+                best, most = frame, contrast
+            if most >= _SHOWN:
+                break
+    return best
+
+
+def _is_blank(upright: Image.Image) -> bool:
+    return all(high - low <= _BLANK for low, high in extrema(upright))

@@ -1,6 +1,6 @@
 """An open file as a Pillow image; in: a seekable binary file, out: the image, or why there is none.
 
-The size is compared with the limits before anything is allocated.
+`check_pixels` compares the size with the limits before anything is allocated.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ _OTHER_FORMATS: tuple[tuple[bytes, str], ...] = (
 _SIGNATURES = (
     b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"RIFF",
 )  # fmt: skip
+_MAX_SEGMENTS = 1000  # of a JPEG before its picture
 _HEIF_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"heim", b"heis", b"hevc", b"avif", b"avis")
 
 
@@ -71,7 +72,7 @@ class DecodeError(Exception):
         self.detail = detail
 
 
-def open_image(file: BinaryIO, limits: DecodeLimits) -> Image.Image:
+def open_image(file: BinaryIO) -> Image.Image:
     """Return the first image of a file, its pixels not yet decoded. Raises DecodeError."""
     head = file.read(64)
     file.seek(0)
@@ -81,16 +82,26 @@ def open_image(file: BinaryIO, limits: DecodeLimits) -> Image.Image:
     try:
         image = Image.open(file, formats=_formats(head))
     except Exception as error:  # Pillow raises eight classes here, and any is this file's fault
-        raise _open_failure(error, head) from error
+        raise _open_failure(error, head, file) from error
     width, height = image.size
     if width < 1 or height < 1:
         raise DecodeError(Reason.ZERO_SIZE, f"the picture is {width} x {height} pixels")
-    if width * height > limits.max_pixels:
+    return image
+
+
+def check_pixels(image: Image.Image, size: tuple[int, int], limits: DecodeLimits) -> None:
+    """Raise DecodeError if a picture of `size` has too many pixels at the scale of `image`.
+
+    The reduced scale of a JPEG leaves a 64th at best, but each of its pixels still costs time: it
+    counts as a quarter at least. A progressive one is held in memory as a whole: as half at least.
+    """
+    width, height = size
+    saving = 2 if image.info.get("progressive") else 4
+    if max(image.width * image.height, width * height // saving) > limits.max_pixels:
         raise DecodeError(
             Reason.TOO_LARGE,
             f"{width} x {height} pixels are more than max_pixels {limits.max_pixels}",
         )
-    return image
 
 
 def load_pixels(image: Image.Image, limits: DecodeLimits) -> bool:
@@ -138,12 +149,12 @@ def _has_heif() -> bool:
     return True
 
 
-def _open_failure(error: Exception, head: bytes) -> DecodeError:
+def _open_failure(error: Exception, head: bytes, file: BinaryIO) -> DecodeError:
     """Return the DecodeError for a file that could not even be opened."""
     message = message_of(error)
     if isinstance(error, MemoryError):
         return DecodeError(Reason.MEMORY, message)
-    if _is_disk(error):
+    if is_disk_error(error):
         return DecodeError(Reason.IO_ERROR, message)
     if isinstance(error, ValueError) and "too" in message.lower():  # zTXt, iTXt and iCCP limits
         return DecodeError(Reason.METADATA_BOMB, message)
@@ -165,6 +176,10 @@ def _open_failure(error: Exception, head: bytes) -> DecodeError:
     for magic, offset, what in _NOT_IMAGES:
         if head[offset : offset + len(magic)] == magic:
             return DecodeError(Reason.NOT_AN_IMAGE, f"looks like {what}")
+    if "unsupported" in message.lower():  # a sound file in a variant that Pillow lacks
+        return DecodeError(Reason.UNSUPPORTED_FORMAT, message)
+    if head.startswith(b"\xff\xd8") and (bits := _jpeg_bits(file)) > 8:
+        return DecodeError(Reason.UNSUPPORTED_FORMAT, f"JPEG with samples of {bits} bits")
     if head.startswith(_SIGNATURES):
         if not isinstance(error, UnidentifiedImageError) and "trunc" in message.lower():
             return DecodeError(Reason.TRUNCATED, message)
@@ -174,9 +189,23 @@ def _open_failure(error: Exception, head: bytes) -> DecodeError:
     return DecodeError(Reason.NOT_AN_IMAGE, "no known picture format")
 
 
+def _jpeg_bits(file: BinaryIO) -> int:
+    """Return the bits of a sample in a JPEG, 0 where its header does not come to say so."""
+    offset = 2
+    for _ in range(_MAX_SEGMENTS):
+        file.seek(offset)
+        segment = file.read(5)
+        if len(segment) < 5 or segment[0] != 0xFF:
+            break
+        if 0xC0 <= segment[1] <= 0xCF and segment[1] not in {0xC4, 0xC8, 0xCC}:
+            return segment[4]
+        offset += 2 + int.from_bytes(segment[2:4], "big")
+    return 0
+
+
 def _load_reason(error: Exception) -> Reason:
     """Return why pixels could not be decoded, from the decoder's exception."""
-    if _is_disk(error):
+    if is_disk_error(error):
         return Reason.IO_ERROR
     message = str(error).lower()
     if "trunc" in message or isinstance(error, EOFError):
@@ -186,7 +215,7 @@ def _load_reason(error: Exception) -> Reason:
     return Reason.CORRUPT
 
 
-def _is_disk(error: Exception) -> bool:
+def is_disk_error(error: Exception) -> bool:
     """Return whether the system could not read the file: EINVAL is what a damaged offset gives."""
     return isinstance(error, OSError) and error.errno not in {None, errno.EINVAL}
 

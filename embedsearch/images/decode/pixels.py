@@ -1,20 +1,18 @@
-"""A decoded image as upright RGB; in: a Pillow image in any mode, out: one of S × S pixels.
+"""A decoded image reduced to S × S; in: L, RGB, RGBA or CMYK, out: an upright RGB image.
 
 Alpha and orientation are applied to the small image, which bounds memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageCms
+from PIL import Image
 
 from embedsearch.core.records import Box, Reason
 from embedsearch.images.decode.opening import DecodeError
 
-_BAND_ROWS = 256
+_LIGHT = 216  # mean luma of what is seen; on white it would hardly be
+_DARK_GROUND = (64, 64, 64, 255)
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,67 +42,14 @@ def stored_box(crop: Box, size: tuple[int, int], orientation: int) -> tuple[int,
     return (left, top, right, bottom) if orientation < 5 else (top, left, bottom, right)
 
 
-def simple_mode(image: Image.Image) -> Image.Image:
-    """Return the image as L, RGB or RGBA; deep and float samples are scaled, not clipped."""
-    mode = image.mode
-    if mode in {"RGB", "L", "RGBA"}:
-        has_color_key = mode != "RGBA" and "transparency" in image.info
-        return image.convert("RGBA") if has_color_key else image
-    if mode.startswith("I;16"):
-        return _by_bands(image, lambda band: (np.asarray(band) >> 8).astype(np.uint8))
-    if mode in {"I", "F"}:
-        return _stretch(image)
-    if mode in {"P", "PA", "LA", "La", "RGBa"}:
-        has_alpha = mode != "P" or "transparency" in image.info
-        return image.convert("RGBA" if has_alpha else "RGB")
-    if mode == "LAB":
-        srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
-        converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-        if converted is None:
-            raise DecodeError(Reason.UNSUPPORTED_MODE, "LAB picture")
-        return converted
-    return image.convert("L" if mode == "1" else "RGB")
-
-
-def _by_bands(
-    image: Image.Image, convert: Callable[[Image.Image], npt.NDArray[np.uint8]]
+def reduce(
+    image: Image.Image,
+    side: int,
+    *,
+    fit: bool,
+    box: tuple[float, float, float, float] | None,
 ) -> Image.Image:
-    """Return an L image, converted a band of rows at a time so that no wide copy is made."""
-    gray = Image.new("L", image.size)
-    for top in range(0, image.height, _BAND_ROWS):
-        band = image.crop((0, top, image.width, min(top + _BAND_ROWS, image.height)))
-        gray.paste(Image.fromarray(convert(band)), (0, top))
-    return gray
-
-
-def _stretch(image: Image.Image) -> Image.Image:
-    """Return 32-bit samples as L: finite minimum to maximum become 0 to 255, NaN becomes 0.
-
-    16-bit pictures that a decoder gave as 32-bit integers keep their fixed scale.
-    """
-    low, high = np.inf, -np.inf
-    for top in range(0, image.height, _BAND_ROWS):
-        band = image.crop((0, top, image.width, min(top + _BAND_ROWS, image.height)))
-        samples = np.asarray(band, dtype=np.float64)
-        finite = samples[np.isfinite(samples)]
-        if finite.size:
-            low, high = min(low, finite.min()), max(high, finite.max())
-    if image.mode == "I" and low >= 0 and high <= 0xFFFF:
-        low, high = 0.0, float(0xFFFF)
-    if not high > low:  # constant, or nothing finite
-        return Image.new("L", image.size, 0 if not np.isfinite(high) else 128)
-
-    def scale(band: Image.Image) -> npt.NDArray[np.uint8]:
-        samples = np.nan_to_num(np.asarray(band, dtype=np.float64), nan=low, posinf=high)
-        return (np.clip((samples - low) / (high - low), 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
-
-    return _by_bands(image, scale)
-
-
-def resize_to_square(
-    image: Image.Image, side: int, *, fit: bool, box: tuple[int, int, int, int] | None
-) -> Image.Image:
-    """Return RGB, side × side. Alpha is weighed in while reducing, then shown over white."""
+    """Return the image at side × side, or within it in its own proportions. Alpha is weighed in."""
     if box is not None:
         image = image.crop(box)
     width, height = side, side
@@ -112,15 +57,30 @@ def resize_to_square(
         scale = min(side / image.width, side / image.height)
         width = max(1, round(image.width * scale))
         height = max(1, round(image.height * scale))
-    small = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
-    if small.mode == "RGBA":
-        white = Image.new("RGBA", small.size, "white")
-        small = Image.alpha_composite(white, small)
-    small = small.convert("RGB")
-    if not fit:
+    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def on_ground(small: Image.Image) -> Image.Image:
+    """Return RGB: what is transparent is white, or dark where the drawing is light.
+
+    White drawings on white would all be the same picture.
+    """
+    if small.mode != "RGBA":
+        return small.convert("RGB")
+    alpha = np.asarray(small.getchannel("A"), dtype=np.float64)
+    luma = np.asarray(small.convert("RGB").convert("L"), dtype=np.float64)
+    weight = alpha.sum()
+    is_light = weight > 0 and (luma * alpha).sum() / weight >= _LIGHT
+    ground = Image.new("RGBA", small.size, _DARK_GROUND if is_light else "white")
+    return Image.alpha_composite(ground, small).convert("RGB")
+
+
+def on_square(small: Image.Image, side: int) -> Image.Image:
+    """Return the image centered on a white square, itself if it fills it."""
+    if small.size == (side, side):
         return small
     canvas = Image.new("RGB", (side, side), "white")
-    canvas.paste(small, ((side - width) // 2, (side - height) // 2))
+    canvas.paste(small, ((side - small.width) // 2, (side - small.height) // 2))
     return canvas
 
 
