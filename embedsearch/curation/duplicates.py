@@ -8,6 +8,7 @@ to keep.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Unpack
 
@@ -262,5 +263,6 @@ def _wish(picture: Picture, wish: str) -> tuple[Any, ...]:
 def _time(picture: Picture) -> float:
     """Return when an image was taken, or else written, in seconds."""
     if picture.taken_at is not None:
-        return picture.taken_at.timestamp()
+        with suppress(ValueError, OverflowError, OSError):  # a year that no clock here can tell
+            return picture.taken_at.timestamp()
     return picture.mtime_ns / 1e9

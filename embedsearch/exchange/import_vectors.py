@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import IncompatibleStore, NothingIndexed, StorageError, UsageError
 from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.paths import size_and_time
 from embedsearch.core.records import (
     EmbeddingBatch,
     Failure,
@@ -230,7 +231,7 @@ class _Import:
             facts = os.stat(os.path.join(self._root, key), follow_symlinks=False)
         except OSError:
             return ImageRef(home.id, key, -1, -1)
-        return ImageRef(home.id, key, facts.st_size, facts.st_mtime_ns)
+        return ImageRef(home.id, key, *size_and_time(facts))
 
 
 @dataclass(frozen=True)
