@@ -96,15 +96,16 @@ def cache_folders() -> list[Path]:
     count.
     """
     usual, spare = cache_folder(), spare_cache_folder()
+    others = [] if usual == spare else [usual]
     there = next((each for each in (usual, *usual.parents) if os.path.lexists(each)), usual)
-    if usual == spare or os.access(there, os.W_OK | os.X_OK):
-        return [usual]
+    if others and os.access(there, os.W_OK | os.X_OK):
+        return others
     try:
         facts = spare.lstat()
     except OSError:  # not made yet
-        return [usual, spare]
+        return [*others, spare]
     is_ours = stat.S_ISDIR(facts.st_mode) and facts.st_uid == os.getuid()
-    return [usual, spare] if is_ours and not facts.st_mode & 0o022 else [usual]
+    return [*others, spare] if is_ours and not facts.st_mode & 0o022 else others
 
 
 def writable_cache_folder() -> Path:
@@ -113,12 +114,12 @@ def writable_cache_folder() -> Path:
     A cache is a help and no condition: a read-only home must not end a command. Raises
     StorageError where neither can be written.
     """
-    for folder in (folders := cache_folders()):
+    for folder in cache_folders():
         if _is_writable(folder):
             return folder
     raise StorageError(
-        f"{' and '.join(map(str, folders))} cannot be written: set EMBEDSEARCH_CACHE to a folder "
-        "for converted networks"
+        f"neither {cache_folder()} nor {spare_cache_folder()} can be written by this user alone: "
+        "set EMBEDSEARCH_CACHE to a folder for converted networks"
     )
 
 

@@ -269,11 +269,11 @@ class _Reader:
 
     def _numpy_blocks(self) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
         assert self.paths is not None, "a .npy file comes with paths"
-        rows = len(open_vectors(self.source))
+        vectors = open_vectors(self.source)
+        rows = len(vectors)
         names = _listed(self.paths)
         for start in range(0, rows, _ROWS):
-            # Mapped again each time: pages that were read stay in memory as long as the mapping.
-            block = np.asarray(open_vectors(self.source)[start : start + _ROWS], dtype=np.float32)
+            block = np.asarray(vectors[start : start + _ROWS], dtype=np.float32)
             if len(paths := [name for _, name in zip(block, names, strict=False)]) < len(block):
                 raise UsageError(f"{self.paths} names fewer than the {rows} rows")
             yield paths, block
@@ -288,7 +288,7 @@ def _reader(source: Path, paths: Path | None) -> _Reader:
     if source.suffix == ".npy":
         if paths is None or not paths.is_file():
             raise UsageError(f"{source} needs paths=FILE with the path of each row", "paths")
-        return _Reader(source, paths, "", open_vectors(source).shape[1])
+        return _Reader(source, paths, "", open_vectors(source).dim)
     if paths is not None:
         raise UsageError("paths needs a .npy file", "paths")
     try:

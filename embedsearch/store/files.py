@@ -175,15 +175,27 @@ def open_verified(store: Path, record: FileRecord) -> int:
     return descriptor
 
 
-def verify(store: Path, record: FileRecord, descriptor: int) -> None:
-    """Compare the sha256 of the whole file with the record. Raises DamagedStore."""
+def verify(store: Path, record: FileRecord, content: int | memoryview) -> None:
+    """Compare the sha256 of the whole file with the record. Raises DamagedStore.
+
+    The content is a descriptor, or the bytes that were read.
+    """
     digest = hashlib.sha256()
-    offset = 0
-    while chunk := os.pread(descriptor, _READ_BYTES, offset):
-        digest.update(chunk)
-        offset += len(chunk)
+    if isinstance(content, int):
+        for chunk in pieces(content):
+            digest.update(chunk)
+    else:
+        digest.update(content)
     if digest.hexdigest() != record.sha256:
         raise damaged(store, record.relative, "was changed: its sha256 is not the manifest's")
+
+
+def pieces(descriptor: int) -> Iterator[bytes]:
+    """Yield the content of a file from its start, a megabyte at a time. Raises OSError."""
+    offset = 0
+    while chunk := os.pread(descriptor, _READ_BYTES, offset):
+        yield chunk
+        offset += len(chunk)
 
 
 def verify_once(store: Path, record: FileRecord, descriptor: int, memory: Path) -> None:
