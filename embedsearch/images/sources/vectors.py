@@ -24,12 +24,15 @@ class VectorFile:
     dim: int
     dtype: np.dtype[Any]
     start: int  # of the first row, in bytes
+    held: npt.NDArray[Any] | None = None  # all rows of a file that holds column after column
 
     def __len__(self) -> int:
         return self.rows
 
     def __getitem__(self, rows: slice) -> npt.NDArray[np.floating[Any]]:
         """Return a block of rows. Raises StorageError."""
+        if self.held is not None:
+            return self.held[rows]
         first, stop, _ = rows.indices(self.rows)
         at = self.start + first * self.dim * self.dtype.itemsize
         count = (stop - first) * self.dim
@@ -52,6 +55,5 @@ def open_vectors(path: Path) -> VectorFile:
         raise UsageError(f"{path} holds several arrays: save one with numpy.save")
     if array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
         raise UsageError(f"{path} is {array.dtype} {array.shape}, not float (rows, D)")
-    if not array.flags.c_contiguous:
-        raise UsageError(f"{path} holds its columns one after the other: save a C-ordered array")
-    return VectorFile(path, *array.shape, array.dtype, array.offset)
+    held = None if array.flags.c_contiguous else np.load(path, allow_pickle=False)
+    return VectorFile(path, len(array), array.shape[1], array.dtype, array.offset, held)
