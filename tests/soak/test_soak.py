@@ -51,6 +51,9 @@ SHORT = [
     ("writers", "--share 0.06", {"pairs": 3, "told of the other writer": 1}),
     ("signals", "--share 0.04", {"signals": 4}),
     at_length("sequences", "--share 0.04", {"sequences": 10, "steps": 100}),
+    at_length(
+        "odd-files", "--share 0.04", {"files": 80, "indexed": 60, "failed": 2, "commands": 40}
+    ),
     at_length("growth", "--share 0.1", {"peak MiB at 12,000 images": 1}),
     at_length("clocks", "", {"changes of time": 30}),
 ]
@@ -74,6 +77,7 @@ CAUGHT = [
     ("deaf", "signals", "--share 0.02"),
     at_length("keeps_deleted", "sequences", "--share 0.1"),
     at_length("leaks", "growth", "--share 0.1"),
+    at_length("believes_files", "odd-files", "--share 0.01"),
     at_length("newer_only", "clocks", ""),
     at_length("whole_seconds", "clocks", ""),
 ]
