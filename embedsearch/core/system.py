@@ -43,16 +43,14 @@ def _interpreters() -> Iterator[str]:
     if getattr(sys, "frozen", False):
         return
     name = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    if "py" in os.path.basename(sys.executable or "").lower():
+        yield sys.executable
     candidates = [
-        sys.executable,
         *(os.path.join(home, "bin", each) for home in (sys.prefix,) for each in (name, "python3")),
         getattr(sys, "_base_executable", None),
         os.path.join(sys.base_prefix, "bin", name),
     ]
-    for path in candidates:
-        is_python = "py" in os.path.basename(path or "").lower()
-        if path and is_python and os.path.isfile(path) and os.access(path, os.X_OK):
-            yield path
+    yield from (path for path in candidates if path and os.path.isfile(path))
 
 
 def child_environment(**changes: str) -> dict[str, str]:

@@ -81,14 +81,30 @@ def import_openvino() -> Any:
     model would otherwise write a client id to the home folder and report it.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
-
+    try:
+        import openvino
+    except FileNotFoundError:  # the current folder was removed, and is on the import path
+        sys.path[:] = [path for path in sys.path if path]
+        import openvino
     return openvino
 
 
 def compile_model(folder: Path, precision: str, *, streaming: bool = False) -> Any:
-    """Return the compiled model, or None where this processor cannot run the precision."""
-    core = import_openvino().Core()
+    """Return the compiled model, or None where this processor cannot run the precision.
+
+    Raises MissingLibrary where OpenVINO cannot be used.
+    """
+    try:
+        return _compiled(import_openvino().Core(), folder, precision, streaming=streaming)
+    except RuntimeError as error:
+        problem = " ".join(str(error).split())[-300:]
+        raise MissingLibrary(
+            f"OpenVINO cannot compile the model in {folder} ({problem}): delete that folder, and "
+            "it is converted again"
+        ) from error
+
+
+def _compiled(core: Any, folder: Path, precision: str, *, streaming: bool) -> Any:
     has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     # The operations that int8 leaves as floats.
     floats = ("bf16" if has_bf16 else "fp32") if precision == "int8" else precision
@@ -100,15 +116,10 @@ def compile_model(folder: Path, precision: str, *, streaming: bool = False) -> A
     }
     name = "int8.xml" if precision == "int8" else "model.xml"
     cached = {**settings, "CACHE_DIR": str(folder / "compiled")}
-    for each in (cached, settings):  # without the cache where it cannot be made, read or kept
-        try:
-            return core.compile_model(str(folder / name), "CPU", each)
-        except RuntimeError as error:
-            problem = " ".join(str(error).split())[-300:]
-    raise MissingLibrary(
-        f"OpenVINO cannot compile {folder / name} ({problem}): delete that folder, and it is "
-        "converted again"
-    )
+    try:
+        return core.compile_model(str(folder / name), "CPU", cached)
+    except RuntimeError:  # a cache that cannot be made, read or kept: without it
+        return core.compile_model(str(folder / name), "CPU", settings)
 
 
 def _converted(spec: ModelSpec, session: Session, *, needs_int8: bool) -> Path:
