@@ -98,13 +98,12 @@ class FileRows:
         """`check` raises DamagedStore if the file was cut since it was opened."""
         self._positions = positions
         self._file = file
-        self._check = check
+        self.check = check
 
     def shards(self, snapshot: Snapshot) -> Iterator[tuple[int, Vectors]]:
         """Yield (number, vectors float16 (rows, D)) of each shard in this file."""
         for start, ordinal, rows in self._positions.runs():
             number = int(np.searchsorted(snapshot.starts, ordinal, side="right")) - 1
-            self._check()
             yield number, self._file.vectors[start : start + rows]
 
     def parts(
@@ -123,7 +122,7 @@ class FileRows:
         self, queries: Queries, k: int, mask: Mask | None, start: int, stop: int
     ) -> list[Found]:
         count = stop - start if mask is None else int(mask[start:stop].sum())
-        self._check()
+        self.check()
         return [
             Found(
                 self._positions.ordinals(c.positions),

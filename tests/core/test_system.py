@@ -1,4 +1,4 @@
-"""What the machine lacks is gone without: an interpreter's name, a cache, a count, a temp folder."""
+"""What the machine lacks is gone without: an interpreter's name, caches, temporary folders."""
 
 from __future__ import annotations
 

@@ -230,5 +230,5 @@ def test_a_date_that_no_clock_tells_counts_as_none(
     paint(photos / "c.jpg", 1)
     library.index(photos)
     for wish in ("oldest", "newest"):
-        report = embedsearch.duplicates(library.store, keep=[wish])
+        report = embedsearch.duplicates(library.store, keep=(wish,))
         assert len(report.groups) == 1 and len(report.groups[0].copies) == 2

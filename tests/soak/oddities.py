@@ -226,9 +226,8 @@ def _steps(
 
 
 def _run(command: list[str], mutant: str | None) -> subprocess.CompletedProcess[bytes]:
-    program, *arguments = command
     return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, mutant or "", *arguments],
+        [sys.executable, "-W", "ignore", "-c", command[0], mutant or "", *command[1:]],
         cwd=REPOSITORY,
         capture_output=True,
         timeout=_TIME_S,
