@@ -10,6 +10,7 @@ import io
 import json
 import os
 import random
+import signal
 import struct
 import subprocess
 import sys
@@ -99,6 +100,7 @@ def run(trial: Trial, finding: Finding, folder: Path) -> None:
         _judge(finding, name, _run([PROGRAM, *arguments], trial.mutant), expected)
     _account(finding, folder, len(made))
     _judge(finding, "functions", _run([FUNCTIONS, str(folder / "s.es")], trial.mutant), {0})
+    _watch(finding, folder / "s.es", photos, trial)
     _serve(finding, folder / "s.es", trial)
     _mcp(finding, folder / "s.es", photos, trial)
 
@@ -221,8 +223,8 @@ def _steps(
     yield "evaluate a store", ["evaluate", *store], {0}
     yield "bench", ["bench", str(photos), *model], {0}
     if trial.share >= _TRAINING:
-        out = ["--epochs", "1", "--out", str(folder / "trained.safetensors")]
-        yield "train", ["train", str(photos), *model, *out], {0, 1}
+        course = ["--epochs", "1", "--out", str(folder / "trained.safetensors")]
+        yield "train", ["train", str(photos), *model, *course], {0, 1}
 
 
 def _run(command: list[str], mutant: str | None) -> subprocess.CompletedProcess[bytes]:
@@ -261,6 +263,29 @@ def _account(finding: Finding, folder: Path, files: int) -> None:
     for name in ("hits.jsonl", "page.html", "sheet.png", "map.html", "all.parquet", "clean.sh"):
         if not (folder / name).exists():
             finding.accuse(f"{name} was not written")
+
+
+def _watch(finding: Finding, store: Path, photos: Path, trial: Trial) -> None:
+    """Put odd files into a watched folder: the watch takes them in and lives."""
+    command = [sys.executable, "-W", "ignore", "-c", PROGRAM, trial.mutant or "", "index"]
+    watch = subprocess.Popen(
+        [*command, "--store", str(store), "--watch", "--quiet", "0.3s"],
+        cwd=REPOSITORY,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    assert watch.stdout is not None
+    said = [watch.stdout.readline()]
+    _write(photos / "later", trial.random(), 8)
+    while not any(b"added" in line for line in said[1:]):
+        said.append(watch.stdout.readline())
+        if not said[-1]:
+            break
+    watch.terminate()
+    said.append(watch.stdout.read())
+    finding.count("watches")
+    if watch.wait(_TIME_S) != 128 + signal.SIGTERM or b"Traceback" in b"".join(said):
+        finding.accuse(f"the watch ended with {watch.returncode}: {b''.join(said)[-800:]!r}")
 
 
 def _serve(finding: Finding, store: Path, trial: Trial) -> None:
