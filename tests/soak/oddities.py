@@ -14,6 +14,7 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,7 @@ _CLASSES = (b"plain", "ünï".encode(), b"not utf-8 \xff\xfe", b"new\nline")
 _CODES = {0, 1, 2, 3, 4, 5, 6, 7}
 _TRAINING = 0.5  # from this share on
 _TIME_S = 600
+_WATCH_S = 60.0
 
 # Seconds since 1970: 1901, 1677, 1969, 2262, 2400, and what only some file systems hold.
 _TIMES = (-(1 << 31), -9_223_372_037, -1, 0, 9_223_372_037, 13_569_465_600, 1 << 40, 1 << 55)
@@ -275,14 +277,21 @@ def _watch(finding: Finding, store: Path, photos: Path, trial: Trial) -> None:
         stderr=subprocess.STDOUT,
     )
     assert watch.stdout is not None
-    said = [watch.stdout.readline()]
-    _write(photos / "later", trial.random(), 8)
-    while not any(b"added" in line for line in said[1:]):
-        said.append(watch.stdout.readline())
-        if not said[-1]:
+    too_late = threading.Timer(_WATCH_S, watch.kill)
+    too_late.start()
+    said: list[bytes] = []
+    for line in watch.stdout:
+        said.append(line)
+        if b"watching" in line:
+            _write(photos / "later", trial.random(), 8)
+            break
+    for line in watch.stdout:
+        said.append(line)
+        if b"added" in line or b"generation" in line:
             break
     watch.terminate()
     said.append(watch.stdout.read())
+    too_late.cancel()
     finding.count("watches")
     if watch.wait(_TIME_S) != 128 + signal.SIGTERM or b"Traceback" in b"".join(said):
         finding.accuse(f"the watch ended with {watch.returncode}: {b''.join(said)[-800:]!r}")
