@@ -20,8 +20,9 @@ from embedsearch.network.weights import resolve
 @pytest.fixture
 def converted() -> Path:
     """The folder of the packaged network, converted for this processor."""
-    OpenVinoExtractor(resolve("packaged", Session()), "fp32", Session())
-    (folder,) = (cache_folder() / "openvino").glob("*")
+    spec = resolve("packaged", Session())
+    OpenVinoExtractor(spec, "fp32", Session())
+    (folder,) = (cache_folder() / "openvino").glob(f"{spec.fingerprint[:32]}-*")
     return folder
 
 
