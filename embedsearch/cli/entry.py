@@ -96,3 +96,8 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         explain(error)
         return 4
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        explain(OSError(f"{error}: the system allows this user no more threads (ulimit -u)"))
+        return 4

@@ -89,9 +89,9 @@ class QueryArguments:
         """Yield the vectors of the file, float32 (dim,), scaled to length 1."""
         import numpy as np
 
-        if (rows := self._listed).shape[1] != dim:
+        if (rows := self._listed).dim != dim:
             raise UsageError(
-                f"{self.source} has {rows.shape[1]} components per row, but the store has {dim}"
+                f"{self.source} has {rows.dim} components per row, but the store has {dim}"
             )
         for start in range(0, len(rows), _ROWS):
             chunk = np.asarray(rows[start : start + _ROWS], np.float32)
@@ -117,7 +117,7 @@ class QueryArguments:
 
     @cached_property
     def _listed(self) -> Any:
-        """Return the lines of the file, or its vectors as an array that stays on the disk."""
+        """Return the lines of the file, or its vectors, which stay on the disk."""
         if self.source is None:
             return []
         try:

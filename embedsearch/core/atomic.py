@@ -3,13 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from embedsearch.core.errors import StorageError
 from embedsearch.core.paths import local_path
+
+# Of file systems that have no such call: what they cannot do must not keep anyone from writing.
+_MISSING = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY})
+
+
+def sync(descriptor: int) -> None:
+    """Flush a file or a folder to the disk, as far as its file system does that. Raises OSError."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # SMB and exFAT have no such call: fsync, as elsewhere
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # fsync leaves data in the drive's cache
+            return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _MISSING:
+            raise
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -19,7 +39,7 @@ def write_atomically(path: Path, data: bytes) -> None:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            sync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -49,6 +49,20 @@ def open_regular(root: str, key: str) -> int:
     return descriptor
 
 
+def bounded(number: int) -> int:
+    """Return a size or a time in 64 bits, the nearest where it has more.
+
+    File systems and archives state what they like: ext4 keeps times until 2446, and 64 bits of
+    nanoseconds end in 2262.
+    """
+    return max(-(1 << 63), min(number, (1 << 63) - 1))
+
+
+def size_and_time(facts: os.stat_result) -> tuple[int, int]:
+    """Return the size of a file in bytes and its time in ns, as every comparison takes them."""
+    return bounded(facts.st_size), bounded(facts.st_mtime_ns)
+
+
 def is_url(path: str) -> bool:
     """Return whether a path is a URL."""
     return "://" in path

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from embedsearch.core.paths import local_path
@@ -38,5 +39,6 @@ def _wish(picture: Picture, wish: str) -> tuple[Any, ...]:
 def _time(picture: Picture) -> float:
     """Return when an image was taken, or else written, in seconds."""
     if picture.taken_at is not None:
-        return picture.taken_at.timestamp()
+        with suppress(ValueError, OverflowError, OSError):  # a year that no clock here can tell
+            return picture.taken_at.timestamp()
     return picture.mtime_ns / 1e9

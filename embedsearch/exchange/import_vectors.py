@@ -22,7 +22,7 @@ from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import IncompatibleStore, NothingIndexed, StorageError, UsageError
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.names import EXACT, from_exact_bytes
-from embedsearch.core.paths import is_url, local_path, whole_path
+from embedsearch.core.paths import is_url, local_path, size_and_time, whole_path
 from embedsearch.core.records import (
     EmbeddingBatch,
     Failure,
@@ -235,7 +235,7 @@ class _Import:
             facts = os.stat(os.path.join(self._root, key), follow_symlinks=False)
         except OSError:
             return ImageRef(home.id, key, -1, -1)
-        return ImageRef(home.id, key, facts.st_size, facts.st_mtime_ns)
+        return ImageRef(home.id, key, *size_and_time(facts))
 
 
 @dataclass(frozen=True)
@@ -276,11 +276,11 @@ class _Reader:
 
     def _numpy_blocks(self) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
         assert self.paths is not None, "a .npy file comes with paths"
-        rows = len(open_vectors(self.source))
+        vectors = open_vectors(self.source)
+        rows = len(vectors)
         names = _listed(self.paths)
         for start in range(0, rows, _ROWS):
-            # Mapped again each time: pages that were read stay in memory as long as the mapping.
-            block = np.asarray(open_vectors(self.source)[start : start + _ROWS], dtype=np.float32)
+            block = np.asarray(vectors[start : start + _ROWS], dtype=np.float32)
             if len(paths := [name for _, name in zip(block, names, strict=False)]) < len(block):
                 raise UsageError(f"{self.paths} names fewer than the {rows} rows")
             yield paths, block
@@ -295,7 +295,7 @@ def _reader(source: Path, paths: Path | None) -> _Reader:
     if source.suffix == ".npy":
         if paths is None or not paths.is_file():
             raise UsageError(f"{source} needs paths=FILE with the path of each row", "paths")
-        return _Reader(source, paths, "", open_vectors(source).shape[1])
+        return _Reader(source, paths, "", open_vectors(source).dim)
     if paths is not None:
         raise UsageError("paths needs a .npy file", "paths")
     try:

@@ -73,9 +73,10 @@ def pull(
         megabytes = round(done / 1e6), round(total / 1e6)
         on_progress(Progress(*megabytes, failed=0, elapsed_s=time.monotonic() - began))
 
-    lock = WriterLock(store, wait_s)
+    session = session or Session()
+    lock = WriterLock(store, wait_s, session.check, session.notice)
     try:
-        watch = FetchMonitor(session or Session(), planned, progressed)
+        watch = FetchMonitor(session, planned, progressed)
         fetched = take(upstream, store, watch, keep_former=True)
     finally:
         lock.release()

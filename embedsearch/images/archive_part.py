@@ -23,7 +23,11 @@ def read_part(descriptor: int, part: ByteRange) -> bytes:
     """
     data = b""
     while len(data) < part.length:
-        some = os.pread(descriptor, part.length - len(data), part.start + len(data))
+        try:
+            some = os.pread(descriptor, part.length - len(data), part.start + len(data))
+        except (OverflowError, MemoryError) as error:
+            message = "the archive states a place that it does not have"
+            raise BrokenPart(Reason.CORRUPT, message) from error
         if not some:
             raise BrokenPart(Reason.TRUNCATED, "the archive ends in the middle of it")
         data = data + some if data else some
@@ -31,7 +35,7 @@ def read_part(descriptor: int, part: ByteRange) -> bytes:
         unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             data = unpacker.decompress(data, part.size + 1)  # a decompression bomb ends here
-        except zlib.error as error:
+        except (zlib.error, ValueError, OverflowError) as error:  # or a size that none has
             raise BrokenPart(Reason.CORRUPT, f"it cannot be unpacked ({error})") from error
     if len(data) != part.size:
         raise BrokenPart(Reason.CORRUPT, f"it is not of the {part.size} bytes that it should be")

@@ -27,13 +27,14 @@ class TemporaryImages:
         """Give a path for each of the contents until the block ends. Raises StorageError."""
         paths: list[str] = []
         try:
-            for content in contents:
-                paths.append(f"{self._place()}/{next(self._numbers)}")
-                with open(paths[-1], "xb") as file:
-                    file.write(content)
+            try:
+                for content in contents:
+                    paths.append(f"{self._place()}/{next(self._numbers)}")
+                    with open(paths[-1], "xb") as file:
+                        file.write(content)
+            except OSError as error:
+                raise StorageError(f"a temporary image cannot be written: {error}") from error
             yield paths
-        except OSError as error:
-            raise StorageError(f"a temporary image cannot be written: {error}") from error
         finally:
             for path in paths:
                 with contextlib.suppress(OSError):

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import UsageError
-from embedsearch.core.records import Failure, Ignored, ImageRef, Root, RootKind, Stage
+from embedsearch.core.records import Failure, Ignored, ImageRef, Reason, Root, RootKind, Stage
 from embedsearch.core.session import Session
 from embedsearch.images.sources.source import Source
 from embedsearch.indexing.known_rows import KeptRow, KnownRows
@@ -213,10 +213,13 @@ class _Comparison:
             key, position = next(rows, (None, -1))
 
     def _readable(self, missing: list[int], failures: list[Failure]) -> list[int]:
-        """Return the missing rows, except those below folders that could not be read."""
-        if not (unreadable := tuple(os.fsencode(f.key) + b"/" if f.key else b"" for f in failures)):
+        """Return the missing rows, except those of files and folders that could not be read."""
+        if not failures:
             return missing
-        return [p for p in missing if not bytes(self.known.value("key", p)).startswith(unreadable)]
+        unreadable = tuple(os.fsencode(f.key) + b"/" if f.key else b"" for f in failures)
+        there = {os.fsencode(f.key) for f in failures if f.reason is not Reason.VANISHED}
+        keys = ((position, bytes(self.known.value("key", position))) for position in missing)
+        return [p for p, key in keys if key not in there and not key.startswith(unreadable)]
 
     def _refuse(self, target: ScanTarget, rows: int, problem: str) -> None:
         if not self.allow_empty:

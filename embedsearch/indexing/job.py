@@ -132,7 +132,7 @@ def open_job(request: Request) -> Iterator[Job]:
     _check_factory(config, model)
     table = _read_table(config)
     create_store(request.store)
-    with StoreWriter(request.store, config.wait_s, session.check) as writer:
+    with StoreWriter(request.store, config.wait_s, session) as writer:
         scope = request.scope
         if writer.manifest != request.manifest:  # another run committed while this one waited
             scope = _resolve(request.store, config, request.folders, request.files, writer.manifest)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from embedsearch.core.errors import StorageError
 from embedsearch.core.records import ImageRef
+from embedsearch.core.system import temporary_folder
 
 _REF = struct.Struct("<qqqI")  # root, size, time, and the bytes of the key that follow
 _SPILL_BYTES = 1 << 20
@@ -58,4 +59,4 @@ def _named_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{tempfile.gettempdir()}: {error.strerror}") from error
+        raise StorageError(f"{temporary_folder()}: {error.strerror or error}") from error

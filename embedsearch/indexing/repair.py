@@ -33,10 +33,10 @@ def repair(
     complete generation becomes current. Damaged shards raise DamagedStore: only re-embedding the
     images restores them.
     """
-    store = locate_store(store)
+    store, session = locate_store(store), session or Session()
     check_format(store)
-    done = [] if to is None else roll_back(store, to, wait_s)
-    lock = WriterLock(store, wait_s)
+    done = [] if to is None else roll_back(store, to, wait_s, session)
+    lock = WriterLock(store, wait_s, session.check, session.notice)
     try:
         generation = restore_pointer(store)
     finally:
@@ -47,7 +47,7 @@ def repair(
             f"CURRENT names generation {generation} again, of {live} images; what later ones "
             "held is lost: index its folders again"
         )
-    with StoreWriter(store, wait_s) as writer:
+    with StoreWriter(store, wait_s, session) as writer:
         _, problems = check_store(store, read_data=True)
         ours = [p for p in problems if is_own_name(Path(p.file).name) or p.file == "shards"]
         if damaged := [p for p in ours if p.file.startswith("shards")]:
@@ -63,7 +63,7 @@ def repair(
             done.append("your own columns are lost: index with your table again to bring them back")
         if manifest.ann is not None and manifest.ann.relative in broken:
             repaired = replace(repaired, ann=None)
-            repaired = tune(writer, repaired, manifest.search.budget, session or Session())
+            repaired = tune(writer, repaired, manifest.search.budget, session)
         if (repaired.exact, repaired.ann) != (manifest.exact, manifest.ann):
             done.append("the FAISS files were built again from the shards")
         if repaired != manifest:

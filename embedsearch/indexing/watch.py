@@ -15,7 +15,6 @@ from typing import Any
 
 from embedsearch.core.config import QUIET_S, IndexConfig
 from embedsearch.core.errors import (
-    EmbedSearchError,
     Interrupted,
     MissingLibrary,
     NothingIndexed,
@@ -36,6 +35,7 @@ from embedsearch.store.locate import locate_store
 
 _MAX_WAIT_S = 60.0  # while changes keep coming
 _POLL_MS = 250
+_SCAN_S = 10  # between runs where folders can neither be watched nor polled
 _RETRY_S = (5.0, 600.0)  # after a temporary read failure: first and longest delay
 
 
@@ -88,7 +88,8 @@ class _Watch:
     _quiet_s: float
     _session: Session
     _on_report: Callable[[IndexReport], None]
-    _polls: bool = False
+    _polls: bool = False  # files are looked at, as events do not come
+    _scans: bool = False  # nor does that work
     _first_change: float | None = None  # since the last run
     _last_change: float = 0.0
     _retry_at: float | None = None
@@ -126,6 +127,8 @@ class _Watch:
                 self._check()
                 time.sleep(_POLL_MS / 1e3)
                 yield
+        if self._scans:
+            yield from self._scan_times()
         watch_files = _watch_files()
         try:
             for changes in watch_files(
@@ -149,10 +152,21 @@ class _Watch:
         except FileNotFoundError:  # a folder vanished before it was watched
             self._note_change()
         except (OSError, RuntimeError) as error:
-            if self._polls:
-                raise EmbedSearchError(f"folders cannot be watched: {error}") from error
-            self._session.notice(f"scanning the folders every second: {error}")
-            self._polls = True
+            self._note_change()  # what came while nobody watched
+            every_s = _SCAN_S if self._polls else 1
+            self._session.notice(f"scanning the folders every {every_s} s: {error}")
+            self._polls, self._scans = True, self._polls
+
+    def _scan_times(self) -> Iterator[None]:
+        """Note a change every _SCAN_S seconds: the run itself finds what changed."""
+        next_scan = time.monotonic() + _SCAN_S
+        while True:
+            self._check()
+            time.sleep(_POLL_MS / 1e3)
+            if time.monotonic() >= next_scan:
+                self._note_change()
+                next_scan = time.monotonic() + _SCAN_S
+            yield
 
     def _check(self) -> None:
         if number := self._session.stop():

@@ -28,8 +28,8 @@ from embedsearch.core.errors import MissingLibrary
 from embedsearch.core.install import pip_install
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
-from embedsearch.core.system import cache_folder
-from embedsearch.network.weights import run_prepare, weights_path
+from embedsearch.core.system import cache_folders
+from embedsearch.network.weights import noted_cache_folder, run_prepare, weights_path
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 _DEBRIS_AGE_S = 3600.0
@@ -47,11 +47,9 @@ class OpenVinoExtractor:
 
         Raises MissingLibrary or WeightsUnavailable.
         """
-        folder = _converted(spec, session)
+        folder = _converted(spec, session, needs_int8=precision == "int8")
         note = json.loads((folder / "runtime.json").read_text())
         self.precision = note["precision"]["best"] if precision == "auto" else precision
-        if self.precision == "int8":
-            _quantize(folder, spec, session)
         streaming = lanes > 1
         compiled = compile_model(folder, self.precision, streaming=streaming)
         if compiled is None:
@@ -83,36 +81,62 @@ def import_openvino() -> Any:
     model would otherwise write a client id to the home folder and report it.
     """
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
-
+    try:
+        import openvino
+    except FileNotFoundError:  # the current folder was removed, and is on the import path
+        sys.path[:] = [path for path in sys.path if path]
+        import openvino
     return openvino
 
 
 def compile_model(folder: Path, precision: str, *, streaming: bool = False) -> Any:
-    """Return the compiled model, or None where this processor cannot run the precision."""
-    core = import_openvino().Core()
+    """Return the compiled model, or None where this processor cannot run the precision.
+
+    Raises MissingLibrary where OpenVINO cannot be used.
+    """
+    try:
+        return _compiled(import_openvino().Core(), folder, precision, streaming=streaming)
+    except RuntimeError as error:
+        problem = " ".join(str(error).split())[-300:]
+        raise MissingLibrary(
+            f"OpenVINO cannot compile the model in {folder} ({problem}): delete that folder, and "
+            "it is converted again"
+        ) from error
+
+
+def _compiled(core: Any, folder: Path, precision: str, *, streaming: bool) -> Any:
     has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     # The operations that int8 leaves as floats.
     floats = ("bf16" if has_bf16 else "fp32") if precision == "int8" else precision
     if floats not in _HINTS or (floats == "bf16" and not has_bf16):
         return None
-    core.set_property({"CACHE_DIR": str(folder / "compiled")})
     settings = {
         "PERFORMANCE_HINT": "THROUGHPUT" if streaming else "LATENCY",
         "INFERENCE_PRECISION_HINT": _HINTS[floats],
     }
     name = "int8.xml" if precision == "int8" else "model.xml"
-    return core.compile_model(str(folder / name), "CPU", settings)
+    cached = {**settings, "CACHE_DIR": str(folder / "compiled")}
+    try:
+        return core.compile_model(str(folder / name), "CPU", cached)
+    except RuntimeError:  # a cache that cannot be made, read or kept: without it
+        return core.compile_model(str(folder / name), "CPU", settings)
 
 
-def _converted(spec: ModelSpec, session: Session) -> Path:
+def _converted(spec: ModelSpec, session: Session, *, needs_int8: bool) -> Path:
     """Return the folder of the converted model, converting it first where it is missing."""
     name = f"{spec.fingerprint[:32]}-{version('openvino')}-{_processor()}"
-    folder = cache_folder() / "openvino" / name
+    for base in cache_folders():
+        folder = base / "openvino" / name
+        has_int8 = not needs_int8 or _is_whole(folder, "int8", "int8")
+        if has_int8 and _is_whole(folder, "model", "runtime"):
+            return folder
+    folder = noted_cache_folder(session) / "openvino" / name
     if not _is_whole(folder, "model", "runtime"):
         session.notice(f"converting {spec.name} for this processor (once)")
         values = {"spec": spec.to_dict(), "weights": str(weights_path(spec)), "folder": str(folder)}
         run_prepare("convert", values, session)
+    if needs_int8:
+        _quantize(folder, spec, session)
     return folder
 
 

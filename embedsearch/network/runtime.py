@@ -48,7 +48,7 @@ def _load(
     spec: ModelSpec, device: str, precision: str, session: Session, *, streaming: bool
 ) -> PixelExtractor:
     if device == "auto":
-        device = _auto_device()
+        device = _auto_device(session)
     if device == "cpu" and precision != "fp16":
         if find_spec("openvino") is not None:
             from embedsearch.network.openvino_runtime import OpenVinoExtractor
@@ -63,16 +63,27 @@ def _load(
     try:
         from embedsearch.network.torch_runtime import TorchExtractor
     except (ImportError, OSError) as error:  # OSError: a CUDA library that does not load
-        raise MissingLibrary(f"torch does not load ({error}): {pip_install('torch')}") from error
+        raise MissingLibrary(
+            f"torch does not load ({_one_line(error)}): {pip_install('torch')}"
+        ) from error
     return TorchExtractor(spec, device, precision, streaming=streaming)
 
 
-def _auto_device() -> str:
+def _auto_device(session: Session) -> str:
     """Return the fastest device. Torch, slow to import, is loaded only where a GPU may be."""
     if not may_have_gpu():
         return "cpu"
     try:
         from embedsearch.network.torch_runtime import best_device
-    except (ImportError, OSError):
+    except (ImportError, OSError) as error:  # a broken or a missing CUDA library
+        session.notice(f"embedding on the CPU: torch does not load ({_one_line(error)})")
         return "cpu"
-    return best_device()
+    try:
+        return best_device()
+    except Exception as error:  # of a driver that torch does not get along with
+        session.notice(f"embedding on the CPU: torch finds no device ({_one_line(error)})")
+        return "cpu"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -24,13 +24,20 @@ from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.paths import local_path
 from embedsearch.core.records import JsonRecord
 from embedsearch.core.session import Session
-from embedsearch.core.system import cache_folder, child_environment, python_command
+from embedsearch.core.system import (
+    cache_folder,
+    cache_folders,
+    child_environment,
+    python_command,
+    writable_cache_folder,
+)
 from embedsearch.network.catalog import AUTO, AUTO_MODEL, CATALOG, PACKAGED, CatalogEntry, file_spec
 
 CONNECT_TIMEOUT_S = 3.0  # after twice this time the server counts as unreachable
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
 READ_TIMEOUT_S = 30.0  # for a download that has begun and stalls
 _STOP_POLL_S = 0.2
+_NAME = "weights"  # in the cache folder
 _DOING = {
     "import": "reading the weights",
     "convert": "converting the network",
@@ -95,7 +102,7 @@ def weights_path(spec: ModelSpec) -> Path:
             return weights_path(found)
     raise WeightsUnavailable(
         f"the weights of {spec.name} (sha256 {spec.weights_sha256[:16]}…, from {spec.source}) "
-        f"are not in {_folder()}: name their file once: embedsearch index --model FILE"
+        f"are not in {cache_folder() / _NAME}: name their file once: embedsearch index --model FILE"
     )
 
 
@@ -104,12 +111,26 @@ def import_file(path: Path, sha256: str, session: Session) -> tuple[Path, dict[s
 
     Raises WeightsUnavailable where the file holds no weights of a residual network.
     """
-    values = {"file": str(path), "sha256": sha256, "folder": str(_folder())}
+    folder = noted_cache_folder(session) / _NAME
+    values = {"file": str(path), "sha256": sha256, "folder": str(folder)}
     run_prepare("import", values, session)
     cached = _cached(sha256)
     if cached is None:
-        raise WeightsUnavailable(f"{path}: the import left nothing in {_folder()}")
+        raise WeightsUnavailable(f"{path}: the import left nothing in {folder}")
     return cached
+
+
+def noted_cache_folder(session: Session) -> Path:
+    """Return the folder to cache something in, with a notice if it is not the usual one.
+
+    Raises StorageError.
+    """
+    if (folder := writable_cache_folder()) != (usual := cache_folder()):
+        session.notice(
+            f"{usual} cannot be written: what is converted is kept in {folder}, perhaps not for "
+            "long; EMBEDSEARCH_CACHE sets another folder"
+        )
+    return folder
 
 
 def run_prepare(task: str, values: dict[str, Any], session: Session) -> None:
@@ -118,14 +139,20 @@ def run_prepare(task: str, values: dict[str, Any], session: Session) -> None:
     Raises WeightsUnavailable with the child's last line where it fails, and Interrupted.
     """
     doing = _DOING[task]
-    child = subprocess.Popen(
-        [*python_command("embedsearch.network.prepare"), task],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=child_environment(),
-    )
+    command = [*python_command("embedsearch.network.prepare"), task]
+    try:
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="backslashreplace",
+            env=child_environment(),
+        )
+    except OSError as error:
+        message = f"{doing} failed: {command[0]} cannot be started ({error.strerror or error})"
+        raise WeightsUnavailable(message) from error
     request: str | None = json.dumps(values)
     with child:
         try:
@@ -138,7 +165,8 @@ def run_prepare(task: str, values: dict[str, Any], session: Session) -> None:
             child.kill()
             raise
     if child.returncode != 0:
-        raise WeightsUnavailable(f"{doing} failed: {_why(child.returncode, errors)}")
+        why = _why(child.returncode, errors)
+        raise WeightsUnavailable(f"{doing} failed in {command[0]}: {why}")
 
 
 def _why(code: int, errors: str) -> str:
@@ -171,22 +199,24 @@ def _obtain(entry: CatalogEntry, session: Session) -> str:
         session.notice(f"importing {source}")
         import_file(source, sha256, session)
     else:
-        temporary = _folder() / f"tmp-{secrets.token_hex(8)}.pth"
+        temporary = noted_cache_folder(session) / _NAME / f"tmp-{secrets.token_hex(8)}.pth"
         try:
             sha256 = _download(entry, temporary, session)
             import_file(temporary, sha256, session)
         finally:
             temporary.unlink(missing_ok=True)
     note = json.dumps({"sha256": sha256, "url": entry.url})
-    write_atomically(_folder() / f"{entry.name}.json", note.encode())
+    write_atomically(writable_cache_folder() / _NAME / f"{entry.name}.json", note.encode())
     return sha256
 
 
 def _known_sha256(entry: CatalogEntry) -> str | None:
-    note = _read_json(_folder() / f"{entry.name}.json")
-    if note is None or note.get("url") != entry.url or _cached(str(note.get("sha256"))) is None:
-        return None
-    return str(note["sha256"])
+    for folder in cache_folders():
+        note = _read_json(folder / _NAME / f"{entry.name}.json")
+        is_it = note is not None and note.get("url") == entry.url
+        if note is not None and is_it and _cached(str(note.get("sha256"))) is not None:
+            return str(note["sha256"])
+    return None
 
 
 def _download(entry: CatalogEntry, target: Path, session: Session) -> str:
@@ -265,10 +295,6 @@ def _file_spec(path: Path, session: Session) -> ModelSpec:
     return ModelSpec.from_dict({**spec.to_dict(), **own})
 
 
-def _folder() -> Path:
-    return cache_folder() / "weights"
-
-
 def _hub_file(entry: CatalogEntry) -> Path:
     """Return where torchvision itself would keep this download."""
     home = os.environ.get("TORCH_HOME")
@@ -280,11 +306,15 @@ def _hub_file(entry: CatalogEntry) -> Path:
 
 def _cached(sha256: str) -> tuple[Path, dict[str, Any]] | None:
     """Return the cached weights and their note, or None. A changed file counts as absent."""
-    note = _read_json(_folder() / f"{sha256}.json")
-    path = _folder() / f"{sha256}.safetensors"
-    if note is None or not path.is_file() or _sha256(path) != note.get("safetensors_sha256"):
-        return None
-    return path, note
+    for folder in cache_folders():
+        path = folder / _NAME / f"{sha256}.safetensors"
+        note = _read_json(path.with_suffix(".json"))
+        if note is None or not path.is_file():
+            continue
+        with contextlib.suppress(WeightsUnavailable):  # it cannot be read: as if it were not there
+            if _sha256(path) == note.get("safetensors_sha256"):
+                return path, note
+    return None
 
 
 def _packaged_path() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -140,8 +141,8 @@ class OpenGenerations:
                 if (seen := current_pointer(self.store)) == self._seen and self._trouble is None:
                     return False
                 opened = self._open(self._current)
-            except EmbedSearchError as error:
-                self._trouble = str(error)
+            except Exception as error:
+                self._trouble = _trouble_of(error)
                 raise
             with self._lock:
                 stale = opened
@@ -200,15 +201,26 @@ class OpenGenerations:
                 return
         is_due = self._mirror is not None or self._trouble is not None
         if is_due or current_pointer(self.store) != self._seen:
-            threading.Thread(target=self._follow, name="embedsearch-follow", daemon=True).start()
+            with contextlib.suppress(RuntimeError):  # no thread can be started now: the next look
+                follow = threading.Thread(
+                    target=self._follow, name="embedsearch-follow", daemon=True
+                )
+                follow.start()
 
     def _follow(self) -> None:
         before = self._trouble
         try:
             self.refresh()
-        except EmbedSearchError as error:
-            if str(error) != before:
-                self._session.notice(f"still answering from the previous generation: {error}")
+        except Exception as error:  # whatever it is: the next look tries again
+            if (trouble := _trouble_of(error)) != before:
+                self._session.notice(f"still answering from the previous generation: {trouble}")
+
+
+def _trouble_of(error: Exception) -> str:
+    """Return why a generation could not be opened, on one line."""
+    if isinstance(error, EmbedSearchError):
+        return str(error)
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
 def _limits(manifest: Manifest) -> DecodeLimits:

@@ -112,6 +112,8 @@ class RowSearch:
 
     def vectors(self, ordinals: Ordinals) -> Vectors:
         """Return the stored vectors of rows, float16 (n, D)."""
+        for file in self._files:
+            file.check()
         found = np.empty((len(ordinals), self._snapshot.manifest.model.dim), np.float16)
         which = np.searchsorted(self._snapshot.starts, ordinals, side="right") - 1
         for number in np.unique(which).tolist():

@@ -4,6 +4,7 @@ out: candidates with a bound on what was left out.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +16,14 @@ import numpy.typing as npt
 from embedsearch.core.errors import DamagedStore
 from embedsearch.core.session import Session
 from embedsearch.core.system import available_processors, cache_folder
-from embedsearch.searching.ann.search import CandidateIndex, Candidates, FlatFile, search_rows
-from embedsearch.store.files import damaged, verify, verify_once
+from embedsearch.searching.ann.search import (
+    CandidateIndex,
+    Candidates,
+    Content,
+    FlatFile,
+    search_rows,
+)
+from embedsearch.store.files import damaged, pieces, verify, verify_once
 from embedsearch.store.manifest import FaissRecord, Segment
 from embedsearch.store.snapshot import Snapshot
 
@@ -87,9 +94,11 @@ class Positions:
 class FileRows:
     """The rows of one flat FAISS file."""
 
-    def __init__(self, positions: Positions, file: FlatFile) -> None:
+    def __init__(self, positions: Positions, file: FlatFile, check: Callable[[], None]) -> None:
+        """`check` raises DamagedStore if the file was cut since it was opened."""
         self._positions = positions
         self._file = file
+        self.check = check
 
     def shards(self, snapshot: Snapshot) -> Iterator[tuple[int, Vectors]]:
         """Yield (number, vectors float16 (rows, D)) of each shard in this file."""
@@ -113,6 +122,7 @@ class FileRows:
         self, queries: Queries, k: int, mask: Mask | None, start: int, stop: int
     ) -> list[Found]:
         count = stop - start if mask is None else int(mask[start:stop].sum())
+        self.check()
         return [
             Found(
                 self._positions.ordinals(c.positions),
@@ -127,8 +137,15 @@ class AnnRows:
     """The rows in an ANN index."""
 
     def __init__(
-        self, snapshot: Snapshot, index: CandidateIndex, segments: tuple[Segment, ...], setting: int
+        self,
+        snapshot: Snapshot,
+        index: CandidateIndex,
+        segments: tuple[Segment, ...],
+        setting: int,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        """`check` raises DamagedStore if the index's file was cut since it was opened."""
+        self._check = check
         self._positions = Positions(snapshot, segments)
         self._index = index
         self._setting = setting
@@ -145,6 +162,7 @@ class AnnRows:
         self, queries: Queries, k: int, share: float, counted: Mask | None
     ) -> list[Ordinals]:
         """Return candidates, if possible more than k; `share` of all rows count."""
+        self._check()
         wanted, setting = _RESCORED * k, round(self._setting / share)
         found = self._index.search(queries, wanted, setting, self._positions.mask(counted))
         return [self._positions.ordinals(positions) for positions in found]
@@ -204,31 +222,37 @@ def open_files(snapshot: Snapshot, session: Session) -> Iterator[FileRows]:
     """Yield the existing flat FAISS files, verified."""
     dim = snapshot.manifest.model.dim
     for record in snapshot.manifest.exact:
-        if (descriptor := _verified(snapshot, record, session)) is not None:
+        if (verified := _verified(snapshot, record, session)) is not None:
+            content, check = verified
             try:
-                file = FlatFile(descriptor, dim, record.rows)
+                file = FlatFile(content, dim, record.rows)
             except ValueError as error:
                 raise damaged(snapshot.store, record.relative, str(error)) from error
-            yield FileRows(Positions(snapshot, record.segments), file)
+            yield FileRows(Positions(snapshot, record.segments), file, check)
 
 
 def open_ann(snapshot: Snapshot, session: Session) -> AnnRows | None:
     """Return the ANN index, verified, or None if there is none."""
     record = snapshot.manifest.ann
-    descriptor = None if record is None else _verified(snapshot, record, session)
-    if record is None or descriptor is None:
+    verified = None if record is None else _verified(snapshot, record, session)
+    if record is None or verified is None:
         return None
+    content, check = verified
     try:
-        index = CandidateIndex.open(descriptor, snapshot.manifest.model.dim, record.rows)
+        index = CandidateIndex.open(content, snapshot.manifest.model.dim, record.rows)
     except ValueError as error:
         raise damaged(snapshot.store, record.relative, str(error)) from error
-    return AnnRows(snapshot, index, record.segments, record.setting)
+    return AnnRows(snapshot, index, record.segments, record.setting, check)
 
 
-def _verified(snapshot: Snapshot, record: FaissRecord, session: Session) -> int | None:
-    """Return the descriptor of a FAISS file; None, with a notice, for a missing one.
+def _verified(
+    snapshot: Snapshot, record: FaissRecord, session: Session
+) -> tuple[Content, Callable[[], None]] | None:
+    """Return the content of a FAISS file and its check; None, with a notice, for a missing one.
 
-    Raises DamagedStore.
+    Up to VERIFY_ALWAYS_BYTES the content is a copy in memory. Larger files are mapped, and the
+    system ends a process that touches a mapped page which is no more: so their length is checked
+    before each use. Raises DamagedStore.
     """
     if (descriptor := snapshot.faiss.get(record.name)) is None:
         session.notice(
@@ -239,7 +263,24 @@ def _verified(snapshot: Snapshot, record: FaissRecord, session: Session) -> int 
     if isinstance(descriptor, DamagedStore):
         raise descriptor
     if sum(file.bytes for file in snapshot.manifest.faiss) <= VERIFY_ALWAYS_BYTES:
-        verify(snapshot.store, record, descriptor)
-    else:
-        verify_once(snapshot.store, record, descriptor, cache_folder() / "verified")
-    return descriptor
+        content = _copied(record, descriptor)
+        verify(snapshot.store, record, content.data)
+        return content, lambda: None
+    verify_once(snapshot.store, record, descriptor, cache_folder() / "verified")
+
+    def check() -> None:
+        if os.fstat(descriptor).st_size != record.bytes:
+            raise damaged(snapshot.store, record.relative, "was cut while it was in use")
+
+    return descriptor, check
+
+
+def _copied(record: FaissRecord, descriptor: int) -> npt.NDArray[np.uint8]:
+    """Return the bytes of a file; of one that was cut meanwhile, fewer."""
+    content = np.empty(record.bytes, np.uint8)
+    end = 0
+    for piece in pieces(descriptor):
+        part = content[end : end + len(piece)]
+        part[:] = np.frombuffer(piece, np.uint8)[: len(part)]
+        end += len(part)
+    return content[:end]

@@ -122,10 +122,10 @@ def _check_rows(store: Path, shard: Shard, seen: set[int]) -> None:
 
 def foreign_files(store: Path) -> Iterator[str]:
     """Yield relative paths in the store that embedsearch did not write."""
-    yield from (name for name in files.listed(store, ".") if name not in _OWN_NAMES)
+    for name in files.listed(store, "."):
+        if name not in _OWN_NAMES and not files.is_of_the_system(name):
+            yield name
     for folder in sorted(set(files.FOLDERS.values())):
-        yield from (
-            f"{folder}/{name}"
-            for name in files.listed(store, folder)
-            if not files.is_own_name(name)
-        )
+        for name in files.listed(store, folder):
+            if not files.is_own_name(name) and not files.is_of_the_system(name):
+                yield f"{folder}/{name}"

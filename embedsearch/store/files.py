@@ -13,16 +13,16 @@ import os
 import re
 import secrets
 import stat
-import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedsearch.core.atomic import sync as _sync
 from embedsearch.core.errors import DamagedStore, StorageError
 from embedsearch.core.strict_json import strict_json
-from embedsearch.core.system import store_cache_folder
+from embedsearch.core.system import is_cached_store
 
 FORMAT_NAME = "FORMAT"
 FORMAT_TEXT = b"embedsearch 1\n"
@@ -36,6 +36,22 @@ FOLDERS = {
 }
 _NAME = re.compile(r"[a-z]-[0-9]{8}(-[0-9a-z]+)*\.(parquet|faiss|json)")
 _READ_BYTES = 1 << 20
+# Of file systems, desktops, NAS and git, in small letters.
+_SYSTEM_NAMES = frozenset(
+    {b"system volume information", b"network trash folder", b"temporary items", b"icon\r"}
+).union(
+    b"lost+found lost.dir found.000 $recycle.bin recycler recycled .trash .trashes .ds_store "
+    b".localized .fseventsd .temporaryitems .volumeicon.icns .apdisk .appledouble .appledb "
+    b".appledesktop .metadata_never_index .directory .hidden .nomedia .snapshot .snapshots .zfs "
+    b"thumbs.db ehthumbs.db desktop.ini indexervolumeguid wpsettings.dat .autorelabel .gitkeep "
+    b".gitignore .keep .keepme .empty .placeholder @eadir @tmp @recycle @recently-snapshot "
+    b"#recycle #snapshot .stfolder .stversions .stignore aquota.user aquota.group quota.user "
+    b"quota.group .dropbox .dropbox.attr .dropbox.cache".split()
+)
+_SYSTEM_PREFIXES = tuple(
+    b".trash- ._ .spotlight- .documentrevisions- .nfs .fuse_hidden .com.apple. .syncthing. "
+    b".smbdelete".split()
+)
 
 
 @dataclass(frozen=True)
@@ -159,15 +175,27 @@ def open_verified(store: Path, record: FileRecord) -> int:
     return descriptor
 
 
-def verify(store: Path, record: FileRecord, descriptor: int) -> None:
-    """Compare the sha256 of the whole file with the record. Raises DamagedStore."""
+def verify(store: Path, record: FileRecord, content: int | memoryview) -> None:
+    """Compare the sha256 of the whole file with the record. Raises DamagedStore.
+
+    The content is a descriptor, or the bytes that were read.
+    """
     digest = hashlib.sha256()
-    offset = 0
-    while chunk := os.pread(descriptor, _READ_BYTES, offset):
-        digest.update(chunk)
-        offset += len(chunk)
+    if isinstance(content, int):
+        for chunk in pieces(content):
+            digest.update(chunk)
+    else:
+        digest.update(content)
     if digest.hexdigest() != record.sha256:
         raise damaged(store, record.relative, "was changed: its sha256 is not the manifest's")
+
+
+def pieces(descriptor: int) -> Iterator[bytes]:
+    """Yield the content of a file from its start, a megabyte at a time. Raises OSError."""
+    offset = 0
+    while chunk := os.pread(descriptor, _READ_BYTES, offset):
+        yield chunk
+        offset += len(chunk)
 
 
 def verify_once(store: Path, record: FileRecord, descriptor: int, memory: Path) -> None:
@@ -198,6 +226,12 @@ def read_verified(store: Path, record: FileRecord) -> bytes:
         os.close(descriptor)
 
 
+def is_of_the_system(name: str) -> bool:
+    """Return whether file systems, desktops, NAS or git put an entry of that name anywhere."""
+    low = os.fsencode(name).lower()
+    return low in _SYSTEM_NAMES or low.startswith(_SYSTEM_PREFIXES)
+
+
 def is_own_name(name: str) -> bool:
     """Return whether this is a file name of a store."""
     try:
@@ -212,7 +246,7 @@ def damaged(store: Path, name: str, words: str) -> DamagedStore:
     remedy = f"run: embedsearch repair --store {store}"
     if name.startswith("shards"):  # shards are the only copy of their rows
         remedy = f"re-embed the images: embedsearch index --rebuild --store {store}"
-    if store.parent == store_cache_folder():
+    if is_cached_store(store):
         remedy = f"it is a copy; delete it to fetch it again: rm -r {store}"
     return DamagedStore(f"{store / name} {words}; {remedy}")
 
@@ -245,7 +279,8 @@ def _temporary(store: Path) -> Iterator[Path]:
 
 def _put(temporary: Path, target: Path) -> None:
     """Give a complete file its final name. Raises OSError."""
-    temporary.chmod(0o444)
+    with suppress(OSError):  # some file systems refuse it, and the mode only guards from mistakes
+        temporary.chmod(0o444)
     temporary.rename(target)
     sync_folder(target.parent)
 
@@ -267,12 +302,3 @@ def _write(path: Path, data: Iterable[bytes | memoryview], digest: Any) -> int:
     finally:
         os.close(descriptor)
     return size
-
-
-def _sync(descriptor: int) -> None:
-    if sys.platform == "darwin":
-        import fcntl
-
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # fsync leaves data in the drive's cache
-    else:
-        os.fsync(descriptor)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from embedsearch.core.errors import DamagedStore, UsageError
 from embedsearch.core.records import Failure, JsonRecord
 from embedsearch.core.session import Session
-from embedsearch.core.system import store_cache_folder
+from embedsearch.core.system import is_cached_store
 from embedsearch.store.current import check_format, read_current, read_generation
 from embedsearch.store.files import FileRecord, open_verified, pulled_from
 from embedsearch.store.locate import StorePath, readable_store
@@ -87,7 +87,7 @@ def _open_units(store: Path) -> dict[str, int] | None:
 
 def _origin(store: Path) -> str:
     """Return the path of a store, or the URL of a store in the cache."""
-    pulled = pulled_from(store) if store.parent == store_cache_folder() else None
+    pulled = pulled_from(store) if is_cached_store(store) else None
     return str(store) if pulled is None else pulled[0]
 
 
@@ -153,7 +153,9 @@ def _is_here(store: Path, record: FileRecord) -> bool:
     return False
 
 
-def roll_back(store: Path, generation: int, wait_s: float = 0.0) -> list[str]:
+def roll_back(
+    store: Path, generation: int, wait_s: float = 0.0, session: Session | None = None
+) -> list[str]:
     """Commit a former generation as the newest one; return what was done, as text.
 
     The undone generation stays on the disk, so the rollback can be undone too. Raises UsageError
@@ -163,7 +165,7 @@ def roll_back(store: Path, generation: int, wait_s: float = 0.0) -> list[str]:
     from embedsearch.store.writer import StoreWriter, generations as on_disk
 
     check_format(store)
-    with StoreWriter(store, wait_s) as writer:
+    with StoreWriter(store, wait_s, session) as writer:
         found = {manifest.generation: manifest for manifest in on_disk(store, writer.manifest)}
         if (current := writer.manifest) is None or generation not in found:
             known = ", ".join(map(str, found)) or "none"

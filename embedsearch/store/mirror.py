@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import hashlib
 import json
 import os
@@ -23,11 +22,11 @@ from pathlib import Path
 from embedsearch.core.errors import DamagedStore, StorageError, StoreLocked
 from embedsearch.core.remote import Refused
 from embedsearch.core.session import Session
-from embedsearch.core.system import store_cache_bytes, store_cache_folder
+from embedsearch.core.system import STORES_NAME, store_cache_bytes, writable_cache_folder
 from embedsearch.store import fetch
 from embedsearch.store.current import current_pointer
 from embedsearch.store.files import storage_error
-from embedsearch.store.lock import WriterLock
+from embedsearch.store.lock import WriterLock, no_locks
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.writer import create_store
 
@@ -48,7 +47,7 @@ class Mirror:
         self.url = upstream.url
         self._session = session
         self._damaged: tuple[bytes, float, str] | None = None  # CURRENT, time, message
-        self._base = store_cache_folder()
+        self._base = writable_cache_folder() / STORES_NAME
         name = hashlib.sha256(upstream.remote.identity.encode()).hexdigest()[:32]
         self.folder = self._base / f"{name}{_STORE}"
         try:
@@ -109,15 +108,11 @@ class Mirror:
                 raise DamagedStore(message)
         create_store(self.folder)
 
-        @functools.cache
-        def notice() -> None:  # once
+        def notice(_: str) -> None:
             self._session.notice(f"another process is fetching {self.url}: waiting for it")
 
-        def waiting() -> None:
-            self._session.check()
-            notice()
-
-        lock = WriterLock(self.folder, _BRIEF_WAIT_S if hasty else _WAIT_S, waiting)
+        wait_s = _BRIEF_WAIT_S if hasty else _WAIT_S
+        lock = WriterLock(self.folder, wait_s, self._session.check, notice)
         try:
             watch = fetch.FetchMonitor(self._session, self._make_room)
             fetch.take(fetch.Upstream(self.url), self.folder, watch, keep_former=False)
@@ -167,7 +162,7 @@ def _lock_shared(descriptor: int, folder: Path) -> None:
                 raise StorageError(f"the removal of {folder} takes too long") from error
             time.sleep(0.05)
         except OSError as error:
-            raise storage_error(folder, error) from error
+            raise no_locks(folder, error, "EMBEDSEARCH_CACHE moves the cache folder") from error
 
 
 def _evict(base: Path, own: Path, limit: int) -> int:

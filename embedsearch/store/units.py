@@ -7,12 +7,11 @@ record `u-NNNNNNNN.json`, written in this order. None of it counts before a comm
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from embedsearch.store.shards import failure_table, failures_of, write_small
 UNITS_NAME = "units"
 _PLAN_NAME = "PLAN"
 _VERSION = 1
+_COPY_BYTES = 1 << 20
 _REF_FIELDS: list[pa.Field[Any]] = [
     pa.field("root", pa.int32(), nullable=False),
     pa.field("key", pa.binary(), nullable=False),
@@ -222,11 +222,22 @@ def adopt(store: Path, shards: Iterable[ShardRecord]) -> None:
     """
     try:
         for shard in shards:
-            with contextlib.suppress(FileExistsError):  # left by a killed commit
-                os.link(store / UNITS_NAME / shard.relative, store / shard.relative)
+            source = store / UNITS_NAME / shard.relative
+            try:
+                os.link(source, store / shard.relative)
+            except FileExistsError:  # left by a killed commit
+                pass
+            except OSError:  # a file system without links
+                files.write_copy(store, shard, _pieces(source), str(source))
         files.sync_folder(store / files.FOLDERS["s"])
     except OSError as error:
         raise files.storage_error(store, error) from error
+
+
+def _pieces(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as opened:
+        while piece := opened.read(_COPY_BYTES):
+            yield piece
 
 
 def drop(store: Path) -> None:

@@ -25,12 +25,16 @@ from embedsearch.core.errors import (
     StoreNotFound,
     UsageError,
 )
+from embedsearch.core.paths import printable
+from embedsearch.core.session import Session
+from embedsearch.store import files
 from embedsearch.store.current import check_format, read_current
 from embedsearch.store.files import (
     CURRENT_NAME,
     FOLDERS,
     FORMAT_NAME,
     FORMAT_TEXT,
+    LOCK_NAME,
     TMP_NAME,
     FileRecord,
     is_own_name,
@@ -40,7 +44,7 @@ from embedsearch.store.files import (
     sync_folder,
     write_new,
 )
-from embedsearch.store.lock import WriterLock
+from embedsearch.store.lock import WriterLock, check_lockable
 from embedsearch.store.manifest import MAX_BYTES, ExactRecord, Manifest, Segment, ShardRecord
 from embedsearch.store.snapshot import Snapshot
 from embedsearch.store.units import drop, has_plan
@@ -57,7 +61,7 @@ class StoreWriter:
         self,
         store: Path,
         wait_s: float = 0.0,
-        waiting: Callable[[], None] = lambda: None,
+        session: Session | None = None,
         *,
         for_units: bool = False,
     ) -> None:
@@ -68,7 +72,8 @@ class StoreWriter:
         """
         self.store = store
         create_store(store)
-        self._lock = WriterLock(store, wait_s, waiting)
+        session = session or Session()
+        self._lock = WriterLock(store, wait_s, session.check, session.notice)
         try:
             if has_plan(store) and not for_units:
                 raise PlanOpen(
@@ -198,7 +203,13 @@ def check_creatable(store: Path) -> None:
             raise UsageError(f"store {store} is a file, not a folder", "store")
         names = set(os.listdir(store))
         if FORMAT_NAME not in names and not _is_unfinished(store, names):
-            raise UsageError(f"{store} is a folder of something else; nothing was done")
+            held = sorted(name for name in names if not files.is_of_the_system(name))
+            more = f" and {len(held) - 1} more" if len(held) > 1 else ""
+            raise UsageError(
+                f"{store} is a folder of something else; nothing was done: it holds "
+                f"{printable(held[0])}{more}, so name an empty folder or a new one",
+                "store",
+            )
     except OSError as error:
         raise storage_error(store, error) from error
 
@@ -207,7 +218,7 @@ def create_store(store: Path) -> None:
     """Create an empty store, or accept an existing one. Raises what `check_creatable` raises."""
     check_creatable(store)
     try:
-        made = [folder for folder in store.parents if not folder.exists()]
+        is_new, made = not store.exists(), [f for f in store.parents if not f.exists()]
         store.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not (store / CURRENT_NAME).exists():  # a commit must not be lost with its store's name
             for folder in (store, *made):
@@ -215,6 +226,13 @@ def create_store(store: Path) -> None:
                     sync_folder(folder.parent)
         if not (store / FORMAT_NAME).exists():
             (store / TMP_NAME).mkdir(mode=0o700, exist_ok=True)
+            try:
+                check_lockable(store)
+            except StorageError:
+                for folder in (store / TMP_NAME, *([store, *made] if is_new else ())):
+                    with contextlib.suppress(OSError):  # others have put something there
+                        folder.rmdir()
+                raise
             replace_file(store, FORMAT_NAME, FORMAT_TEXT)
         check_format(store)
         missing = [n for n in sorted({TMP_NAME, *FOLDERS.values()}) if not (store / n).is_dir()]
@@ -229,9 +247,13 @@ def create_store(store: Path) -> None:
 
 
 def _is_unfinished(store: Path, names: set[str]) -> bool:
-    """Return whether a folder is empty, or was left by a run that was killed in `create_store`."""
-    debris = os.listdir(store / TMP_NAME) if names == {TMP_NAME} else []
-    return names <= {TMP_NAME} and all(_TMP_FILE.fullmatch(name) for name in debris)
+    """Return whether a folder is empty, or was left by a run that was killed in `create_store`.
+
+    What file systems and desktops put into every folder does not count.
+    """
+    names = {name for name in names if not files.is_of_the_system(name)}
+    debris = os.listdir(store / TMP_NAME) if TMP_NAME in names else []
+    return names <= {TMP_NAME, LOCK_NAME} and all(_TMP_FILE.fullmatch(name) for name in debris)
 
 
 def restore_pointer(store: Path) -> int | None:

@@ -256,3 +256,36 @@ def test_without_watches_it_polls(
     assert asked == [None, True] and [report.added for report in reports] == [3, 1]
     assert any("limit reached" in words for words in said)
     assert os.path.exists(photos / "3.png")
+
+
+def test_names_that_no_watcher_reads_are_scanned(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from embedsearch.core.session import Session
+    from embedsearch.indexing import watch as watching
+
+    monkeypatch.setattr(watching, "_SCAN_S", 1)
+    odd = os.path.join(os.fsencode(photos), b"not utf-8 \xff\xfe")
+    os.makedirs(odd)
+    said: list[str] = []
+    reports: list[Any] = []
+    started = time.monotonic()
+
+    def stop() -> int:
+        for number in range(len(reports)):  # one more after each run
+            path = os.path.join(odd, b"\xff%d.png" % number)
+            if not os.path.exists(path):
+                paint(tmp_path / "new.png", 60 + number).rename(os.fsdecode(path))
+        return 15 if len(reports) == 4 or time.monotonic() - started > 40 else 0
+
+    with pytest.raises(embedsearch.Interrupted):
+        watch(
+            [photos],
+            store=tmp_path / "s.es",
+            config=embedsearch.IndexConfig(model="packaged"),
+            quiet_s=0.2,
+            session=Session(notice=said.append, stop=stop),
+            on_report=reports.append,
+        )
+    assert sum(report.added for report in reports) == 3 + 3, said
+    assert any("scanning the folders" in words for words in said)

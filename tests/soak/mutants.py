@@ -181,6 +181,12 @@ def whole_seconds() -> None:
 
 
 @_mutant
+def believes_files() -> None:
+    """What a file system states is taken as it is."""
+    put("embedsearch.core.paths.bounded", lambda number: number)
+
+
+@_mutant
 def keeps_deleted() -> None:
     """Files that have gone keep their rows."""
     put("embedsearch.indexing.store_update.StoreUpdate.delete", lambda self, rows: None)

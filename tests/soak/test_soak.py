@@ -52,6 +52,9 @@ SHORT = [
     ("scripts", "--share 0.1", {"scripts": 100, "files gone or moved": 100}),
     ("signals", "--share 0.04", {"signals": 4}),
     at_length("sequences", "--share 0.04", {"sequences": 10, "steps": 100}),
+    at_length(
+        "odd-files", "--share 0.04", {"files": 80, "indexed": 60, "failed": 2, "commands": 40}
+    ),
     at_length("growth", "--share 0.1", {"peak MiB at 12,000 images": 1}),
     at_length("clocks", "", {"changes of time": 30}),
 ]
@@ -76,6 +79,7 @@ CAUGHT = [
     ("deaf", "signals", "--share 0.02"),
     at_length("keeps_deleted", "sequences", "--share 0.1"),
     at_length("leaks", "growth", "--share 0.1"),
+    at_length("believes_files", "odd-files", "--share 0.01"),
     at_length("newer_only", "clocks", ""),
     at_length("whole_seconds", "clocks", ""),
 ]

@@ -15,6 +15,7 @@ import pytest
 from embedsearch.core.errors import (
     StoreLocked,
 )
+from embedsearch.store import lock
 from embedsearch.store.lock import WriterLock
 from embedsearch.store.writer import create_store
 from tests.support.library import REPOSITORY, run_cli
@@ -22,6 +23,7 @@ from tests.support.library import REPOSITORY, run_cli
 HOLD = """
 import sys, time
 from pathlib import Path
+from embedsearch.store import lock
 from embedsearch.store.lock import WriterLock
 lock = WriterLock(Path(sys.argv[1]))
 print("held", flush=True)
@@ -69,7 +71,10 @@ def test_waiting_for_the_lock(holder: tuple[Path, subprocess.Popen[str]]) -> Non
     assert 0.4 < time.monotonic() - started < 3
 
 
-def test_a_young_note_of_another_host_is_respected(tmp_path: Path) -> None:
+def test_a_young_note_of_another_host_is_respected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "is_on_local_disk", lambda folder: False)
     create_store(tmp_path)
     note = {"pid": 1, "host": "elsewhere", "time": time.time() - 60}
     (tmp_path / "writer.lock").write_text(json.dumps(note))

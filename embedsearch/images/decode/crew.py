@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import tempfile
 import threading
 import time
 from collections import deque
@@ -18,6 +17,7 @@ from typing import Any, TypeAlias
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import EmbedSearchError, StorageError
 from embedsearch.core.records import Reason, Stage
+from embedsearch.core.system import anonymous_file
 from embedsearch.images.decode.process import Task, Worker
 
 GROW_EVERY_S = 0.25
@@ -45,7 +45,7 @@ class Crew:
         self._max_workers = max_workers
         self._spec = {"side": side, "fit": fit, "limits": vars(limits), "slots": slots}
         self._start_failures = 0
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed by close()
+        self._errors = os.fdopen(anonymous_file(), "w+b")
         self._wake_read, self._wake_write = os.pipe()
         self._waking = threading.Lock()  # nobody writes to a pipe that was closed meanwhile
         self._is_closed = False
@@ -148,7 +148,10 @@ class Crew:
                 self._errors.seek(0)
                 lines = self._errors.read()[-2000:].decode(errors="replace").split("\n")
                 message = next((line for line in reversed(lines) if line), f"status {status}")
-                raise EmbedSearchError(f"the decoding process does not start: {message}")
+                program = worker.program
+                raise EmbedSearchError(
+                    f"the decoding process, {program}, does not start: {message}"
+                )
         elif worker.tasks:
             task = worker.tasks.popleft()
             task.crashes += 1

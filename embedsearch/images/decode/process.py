@@ -57,22 +57,30 @@ class Worker:
     """One child process with its pipes and the tasks sent to it, oldest first."""
 
     def __init__(self, spec: dict[str, Any], ring_fd: int, errors_fd: int) -> None:
+        command = python_command("embedsearch.images.decode.worker")
+        self.program = command[0]
         job_read, self._job_write = os.pipe()
         self.results, result_write = os.pipe()
         spec = {**spec, "job_fd": job_read, "result_fd": result_write, "ring_fd": ring_fd}
         # One thread: each more of a numerical library would reserve address space. A process
         # group of its own: Ctrl-C in the terminal is the parent's to handle.
-        self.process = subprocess.Popen(
-            [*python_command("embedsearch.images.decode.worker"), json.dumps(spec)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=errors_fd,
-            env=child_environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
-            pass_fds=(job_read, result_write, ring_fd),
-            process_group=0,
-        )
-        os.close(job_read)
-        os.close(result_write)
+        try:
+            self.process = subprocess.Popen(
+                [*command, json.dumps(spec)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors_fd,
+                env=child_environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
+                pass_fds=(job_read, result_write, ring_fd),
+                process_group=0,
+            )
+        except BaseException:
+            os.close(self._job_write)
+            os.close(self.results)
+            raise
+        finally:
+            os.close(job_read)
+            os.close(result_write)
         os.set_blocking(self.results, False)
         self.tasks: deque[Task] = deque()
         self.started = time.monotonic()

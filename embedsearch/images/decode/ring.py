@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import mmap
 import os
-import tempfile
 from collections import deque
 
 import numpy as np
 import numpy.typing as npt
+
+from embedsearch.core.system import anonymous_file
 
 
 class Ring:
@@ -20,7 +21,7 @@ class Ring:
     def __init__(self, regions: int, batch: int, side: int) -> None:
         self.slots = regions * batch
         self.batch = batch
-        self.descriptor = _anonymous_file(self.slots * side * side * 3)
+        self.descriptor = anonymous_file(self.slots * side * side * 3)
         self.pixels = map_pixels(self.descriptor, self.slots, side)
         self._free = deque(range(regions))
         self._holds = [0] * regions
@@ -65,14 +66,3 @@ def map_pixels(descriptor: int, slots: int, side: int) -> npt.NDArray[np.uint8]:
     """Return the ring's memory as uint8 (slots, S, S, 3)."""
     memory = mmap.mmap(descriptor, slots * side * side * 3)
     return np.frombuffer(memory, dtype=np.uint8).reshape(slots, side, side, 3)
-
-
-def _anonymous_file(size: int) -> int:
-    """Return a descriptor of `size` zero bytes that child processes can map; no /dev/shm used."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("embedsearch-ring")
-    else:
-        descriptor, path = tempfile.mkstemp()
-        os.unlink(path)
-    os.ftruncate(descriptor, size)
-    return descriptor

@@ -17,7 +17,7 @@ import time
 from typing import IO, Any
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.core.paths import open_regular
+from embedsearch.core.paths import open_regular, size_and_time
 from embedsearch.core.records import Box, ByteRange, Reason, Stage
 from embedsearch.images.archive_part import BrokenPart, read_part
 from embedsearch.images.decode.image import DecodeError, decode
@@ -57,7 +57,7 @@ def _work(
     with os.fdopen(descriptor, "rb") as file:
         before = os.fstat(descriptor)
         listed = job["size"], job["mtime_ns"]
-        if job["size"] is not None and (before.st_size, before.st_mtime_ns) != listed:
+        if job["size"] is not None and size_and_time(before) != listed:
             return _failure(Stage.READ, Reason.CHANGED, "changed since it was listed")
         part = job["part"] and ByteRange(**job["part"])
         size = max(part.size, part.length) if part else before.st_size
@@ -81,7 +81,7 @@ def _work(
         except OSError as error:
             return _failure(Stage.READ, _read_reason(error), error.strerror or str(error))
         after = os.fstat(descriptor)
-        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        if size_and_time(after) != size_and_time(before):
             return _failure(Stage.READ, Reason.CHANGED, "changed while it was read")
     slot[:] = picture.pixels
     return {

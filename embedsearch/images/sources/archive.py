@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
+from embedsearch.core.paths import bounded
 from embedsearch.core.records import ByteRange, Failure, ImageLocation, ImageRef, Reason, Stage
 from embedsearch.images.archive_part import BrokenPart, read_part
 from embedsearch.images.sources.folder import has_image_suffix, is_hidden
@@ -30,7 +31,12 @@ _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
 _LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip member: the lengths of its name and extra field
 _HEADERS_KEPT = 1024
 _UTF8_FLAG, _UNICODE_PATH = 0x800, 0x7075  # of a zip member: a flag, and an extra field
-_BROKEN = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError, ValueError)
+# What the parsers of headers raise for bytes that are none: numbers of any size and sign, names in
+# no encoding, lengths of more than the memory holds, headers of headers.
+_BROKEN = (
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
+    *(ValueError, OverflowError, MemoryError, NotImplementedError, RecursionError),
+)
 
 
 @dataclass
@@ -157,10 +163,10 @@ class TarArchive(Archive):
                 elif not info.isreg() or info.issparse():
                     self.special += not info.isdir()
                 elif is_plain:
-                    part = ByteRange(info.offset_data, info.size, info.size)
-                    yield info.name, _Member(info.size, part)
+                    size = bounded(info.size)
+                    yield info.name, _Member(size, ByteRange(info.offset_data, size, size))
                 elif info.size > self.max_bytes:
-                    yield info.name, _Member(info.size, reason=Reason.TOO_BIG)
+                    yield info.name, _Member(bounded(info.size), reason=Reason.TOO_BIG)
                 elif self.is_wanted(os.fsencode(info.name)):
                     digest = hashlib.sha256(_content(tar, info)).digest()
                     yield info.name, _Member(info.size, digest=digest)
@@ -282,14 +288,17 @@ def _unicode_path(extra: bytes, raw: bytes) -> str | None:
 
 
 def _zip_member(descriptor: int, info: zipfile.ZipInfo) -> _Member:
+    size, packed = bounded(info.file_size), bounded(info.compress_size)  # zip64 states 64 bits
     if info.flag_bits & 0x1:
-        return _Member(info.file_size, reason=Reason.ENCRYPTED)
+        return _Member(size, reason=Reason.ENCRYPTED)
     if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-        return _Member(info.file_size, reason=Reason.UNSUPPORTED_FORMAT)
-    header = os.pread(descriptor, _LOCAL_HEADER.size, info.header_offset)
+        return _Member(size, reason=Reason.UNSUPPORTED_FORMAT)
+    try:
+        header = os.pread(descriptor, _LOCAL_HEADER.size, info.header_offset)
+    except (OSError, OverflowError):  # an offset of no file; another error comes when it is read
+        header = b""
     if len(header) < _LOCAL_HEADER.size or not header.startswith(b"PK\3\4"):
-        return _Member(info.file_size, reason=Reason.CORRUPT)
+        return _Member(size, reason=Reason.CORRUPT)
     start = info.header_offset + _LOCAL_HEADER.size + sum(_LOCAL_HEADER.unpack(header))
     is_deflated = info.compress_type == zipfile.ZIP_DEFLATED
-    part = ByteRange(start, info.compress_size, info.file_size, info.CRC, is_deflated)
-    return _Member(info.file_size, part)
+    return _Member(size, ByteRange(start, packed, size, info.CRC, is_deflated))

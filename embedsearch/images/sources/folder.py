@@ -14,7 +14,7 @@ from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from embedsearch.core.paths import open_folder, open_regular
+from embedsearch.core.paths import open_folder, open_regular, size_and_time
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Reason, Stage
 from embedsearch.images.sources.source import Beside, Placed, Scanned
 
@@ -86,7 +86,7 @@ class FolderScan(Scanned):
         try:
             listing = self._list(folder)
         except OSError as error:
-            self.failures.append(_folder_failure(self.root, folder, error))
+            self._fail(folder, b"", error)
             return
         prefix = folder + "/" if folder else ""
         for name, size, mtime_ns in zip(*listing, strict=True):
@@ -104,14 +104,17 @@ class FolderScan(Scanned):
         sizes, times = array("q"), array("q")
         descriptor = open_folder(self.root_path, folder)
         try:
-            for name in [] if _is_store(descriptor) else sorted(self._wanted(descriptor)):
+            for name in [] if _is_store(descriptor) else sorted(self._wanted(descriptor, folder)):
                 size = mtime_ns = 0
                 if not name.endswith(b"/"):
                     try:
                         facts = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
                     except FileNotFoundError:  # deleted since the listing
                         continue
-                    size, mtime_ns = facts.st_size, facts.st_mtime_ns
+                    except OSError as error:
+                        self._fail(folder, name, error)
+                        continue
+                    size, mtime_ns = size_and_time(facts)
                 kept.append(name)
                 sizes.append(size)
                 times.append(mtime_ns)
@@ -119,23 +122,46 @@ class FolderScan(Scanned):
         finally:
             os.close(descriptor)
 
-    def _wanted(self, descriptor: int) -> Iterator[bytes]:
+    def _wanted(self, descriptor: int, folder: str) -> Iterator[bytes]:
+        """Yield the names of images and folders; an entry that cannot be read costs itself."""
         with os.scandir(descriptor) as entries:
-            for entry in entries:
+            while True:
+                try:
+                    entry = next(entries)
+                except StopIteration:
+                    return
+                except OSError as error:  # the names that were read before stay
+                    self._fail(folder, b"", error)
+                    return
                 name = os.fsencode(entry.name)
-                if is_hidden(name):
-                    self.hidden += 1
-                elif entry.is_file(follow_symlinks=False):  # first: nearly all entries are files
-                    if has_image_suffix(name):
-                        yield name
-                    else:
-                        self.other_suffix += 1
-                elif entry.is_dir(follow_symlinks=False):
-                    yield name + b"/"
-                elif entry.is_symlink():
-                    self.links += 1
-                else:
-                    self.special += 1
+                try:
+                    kept = self._kept(entry, name)
+                except OSError as error:
+                    self._fail(folder, name, error)
+                    continue
+                if kept is not None:
+                    yield kept
+
+    def _kept(self, entry: os.DirEntry[str], name: bytes) -> bytes | None:
+        """Return the name of an image, or of a folder with a slash; count the others."""
+        if is_hidden(name):
+            self.hidden += 1
+        elif entry.is_file(follow_symlinks=False):  # first: nearly all entries are files
+            if has_image_suffix(name):
+                return name
+            self.other_suffix += 1
+        elif entry.is_dir(follow_symlinks=False):
+            return name + b"/"
+        elif entry.is_symlink():
+            self.links += 1
+        else:
+            self.special += 1
+        return None
+
+    def _fail(self, folder: str, name: bytes, error: OSError) -> None:
+        """Note an entry that cannot be read, or without a name the folder."""
+        parts = filter(None, [folder, os.fsdecode(name)])
+        self.failures.append(scan_failure(self.root, "/".join(parts), error))
 
 
 def _is_store(folder: int) -> bool:
@@ -146,11 +172,14 @@ def _is_store(folder: int) -> bool:
     try:
         regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
         return regular and os.read(descriptor, 12) == b"embedsearch "
+    except OSError:  # what it says cannot be read: it is no store that answers
+        return False
     finally:
         os.close(descriptor)
 
 
-def _folder_failure(root: int, folder: str, error: OSError) -> Failure:
+def scan_failure(root: int, key: str, error: OSError) -> Failure:
+    """Return the failure of a file or a folder that cannot be looked at."""
     reasons = {
         errno.EACCES: Reason.PERMISSION,
         errno.EPERM: Reason.PERMISSION,
@@ -160,4 +189,4 @@ def _folder_failure(root: int, folder: str, error: OSError) -> Failure:
         errno.ENAMETOOLONG: Reason.NAME_TOO_LONG,
     }
     reason = reasons.get(error.errno or 0, Reason.IO_ERROR)
-    return Failure(root, folder, Stage.SCAN, reason, error.strerror or str(error))
+    return Failure(root, key, Stage.SCAN, reason, error.strerror or str(error))

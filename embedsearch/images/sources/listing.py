@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from typing import IO
 
 from embedsearch.core.errors import UsageError
-from embedsearch.core.records import Failure, ImageRef, Reason, Stage
-from embedsearch.images.sources.folder import FolderScan, has_image_suffix
+from embedsearch.core.paths import size_and_time
+from embedsearch.core.records import ImageRef
+from embedsearch.images.sources.folder import FolderScan, has_image_suffix, scan_failure
 
 _READ_BYTES = 1 << 20
 _MAX_PATH = 1 << 16
@@ -30,18 +32,19 @@ class FileList(FolderScan):
             key = os.fsdecode(name)
             try:
                 facts = os.stat(os.path.join(folder, name), follow_symlinks=False)
+            except NotADirectoryError as error:  # a parent is a file now
+                gone = FileNotFoundError(errno.ENOENT, error.strerror)
+                self.failures.append(scan_failure(self.root, key, gone))
+                continue
             except OSError as error:
-                is_refused = isinstance(error, PermissionError)
-                reason = Reason.PERMISSION if is_refused else Reason.VANISHED
-                message = error.strerror or str(error)
-                self.failures.append(Failure(self.root, key, Stage.SCAN, reason, message))
+                self.failures.append(scan_failure(self.root, key, error))
                 continue
             if not stat.S_ISREG(facts.st_mode):
                 self.special += 1
             elif not has_image_suffix(name):
                 self.other_suffix += 1
             else:
-                yield ImageRef(self.root, key, facts.st_size, facts.st_mtime_ns)
+                yield ImageRef(self.root, key, *size_and_time(facts))
 
 
 def read_paths(file: IO[bytes]) -> Iterator[str]:

@@ -7,6 +7,7 @@ is identified by the number of its row and the name that its field `path` ends w
 from __future__ import annotations
 
 import hashlib
+import os
 import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from embedsearch.images.sources.source import Beside, Container, Placed, lost
 from embedsearch.images.sources.table import holds_bytes
 
 _AT_ONCE = 64  # rows that are read together
-_BROKEN = (pa.ArrowException, OSError, ValueError)
+_BROKEN = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
 
 
 @dataclass
@@ -107,7 +108,9 @@ class ParquetImages(Container):
         for ref in wanted.values():
             yield ref, lost(ref, Reason.IO_ERROR, message)
 
-    def _checked(self, ref: ImageRef, content: bytes | None) -> bytes | Failure:
+    def _checked(self, ref: ImageRef, content: bytes | Exception | None) -> bytes | Failure:
+        if isinstance(content, Exception):
+            return lost(ref, Reason.IO_ERROR, _message_of(content))
         if content is None:
             return lost(ref, Reason.EMPTY, "the row holds no bytes")
         if len(content) > self.max_bytes:
@@ -141,7 +144,8 @@ def _names(file: pq.ParquetFile) -> Iterator[str]:
         return
     for batch in file.iter_batches(columns=[f"{column}.path"]):
         for value in batch.column(0).to_pylist():
-            yield (value or {}).get("path") or ""
+            path = (value or {}).get("path")
+            yield os.fsdecode(path) if isinstance(path, str | bytes) else ""
 
 
 def _others(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:
@@ -161,21 +165,28 @@ def _key(row: int, name: str) -> str:
     return f"{row:08d}/{last}" if last not in {"", ".", ".."} else f"{row:08d}"
 
 
-def _read(file: pq.ParquetFile, rows: Iterable[int]) -> Iterator[tuple[int, bytes | None]]:
-    """Yield what each of these rows holds, in order."""
+def _read(
+    file: pq.ParquetFile, rows: Iterable[int]
+) -> Iterator[tuple[int, bytes | Exception | None]]:
+    """Yield what each of these rows holds, in order; a broken page costs those of its group."""
     column = image_column(file.schema_arrow)
     left = sorted(rows, reverse=True)
     first = 0
     for group in range(file.metadata.num_row_groups):
         end = first + file.metadata.row_group(group).num_rows
-        if left and left[-1] < end:
+        try:
+            batches: Iterator[pa.RecordBatch] = iter(())
+            if left and left[-1] < end:
+                batches = file.iter_batches(_AT_ONCE, row_groups=[group], columns=[column])
             start = first
-            for batch in file.iter_batches(_AT_ONCE, row_groups=[group], columns=[column]):
+            for batch in batches:
                 while left and left[-1] < start + len(batch):
-                    row = left.pop()
-                    value = batch.column(0)[row - start].as_py()
-                    yield row, value["bytes"] if isinstance(value, dict) else value
+                    value = batch.column(0)[left[-1] - start].as_py()
+                    yield left.pop(), value["bytes"] if isinstance(value, dict) else value
                 start += len(batch)
+        except _BROKEN as error:
+            while left and left[-1] < end:
+                yield left.pop(), error
         first = end
 
 

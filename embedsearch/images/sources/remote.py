@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from embedsearch.core.errors import StorageError
-from embedsearch.core.paths import url_part
+from embedsearch.core.paths import bounded, url_part
 from embedsearch.core.records import Failure, Ignored, ImageRef, Reason, Stage
 from embedsearch.core.remote import Remote, error_message, reason_of
 from embedsearch.images.sources.folder import has_image_suffix, is_hidden
@@ -63,8 +63,8 @@ class RemoteFolder(Scanned):
                 if info is None:
                     listings.append(self._entries(key))
                     break
-                size = -1 if info.size is None else info.size
-                mtime_ns = -1 if info.mtime_ns is None else info.mtime_ns
+                size = -1 if info.size is None else bounded(info.size)
+                mtime_ns = -1 if info.mtime_ns is None else bounded(info.mtime_ns)
                 yield ImageRef(self.root, key, size, mtime_ns)
             else:
                 listings.pop()
@@ -229,7 +229,7 @@ class RemoteArchive:
         """Yield the images in the byte order of their names."""
         source, info = self._fetched(), self._state()
         for ref in source:
-            yield replace(ref, mtime_ns=info.mtime_ns or -1)
+            yield replace(ref, mtime_ns=bounded(info.mtime_ns or -1))
         self.failures, self.ignored = source.failures, source.ignored
 
     def digest(self, ref: ImageRef) -> bytes | None:

@@ -113,6 +113,8 @@ def _listed(root: str, folder: str) -> Iterator[str]:
         return
     try:
         names = [name for name in os.listdir(descriptor) if is_sidecar(os.fsencode(name))]
+    except OSError:
+        return
     finally:
         os.close(descriptor)
     yield from (f"{folder}/{name}" if folder else name for name in names)

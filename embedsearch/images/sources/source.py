@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
+from embedsearch.core.paths import size_and_time
 from embedsearch.core.records import Failure, Ignored, ImageLocation, ImageRef, Reason, Stage
 from embedsearch.images.temporary import TemporaryImages
 
@@ -63,8 +64,7 @@ class Container(Scanned):
         return os.path.isfile(self.path)
 
     def _state(self) -> tuple[int, int]:
-        facts = os.stat(self.path)
-        return facts.st_size, facts.st_mtime_ns
+        return size_and_time(os.stat(self.path))
 
 
 def lost(ref: ImageRef, reason: Reason, detail: str) -> Failure:

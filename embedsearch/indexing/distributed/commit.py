@@ -32,7 +32,7 @@ def commit(
     path = locate_store(store)
     check_format(path)
     opened = open_plan(path)
-    with StoreWriter(path, wait_s, session.check, for_units=True) as writer:
+    with StoreWriter(path, wait_s, session, for_units=True) as writer:
         before = writer.manifest
         if before is not None and before.run.get("plan") == opened.id:
             drop(path)  # the last step, which a killed commit left undone

@@ -1,4 +1,4 @@
-"""Search in FAISS files, memory-mapped, and in arrays: exact, or candidates of an ANN index.
+"""Search in FAISS files and in arrays: exact, or candidates of an ANN index.
 
 In: queries float32 (Q, D), unit rows; out: candidates by inner product. The final score is always
 `cosines`.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import faiss
 import numpy as np
@@ -23,6 +23,7 @@ _BLOCK_ROWS = 8192
 Queries = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float16]
 Mask = npt.NDArray[np.bool_]
+Content: TypeAlias = "int | npt.NDArray[np.uint8]"  # of a file: a descriptor, or its bytes
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,11 @@ class Candidates:
 
 
 class FlatFile:
-    """A flat fp16 FAISS file, mapped into memory: opening it reads only its header."""
+    """A flat fp16 FAISS file, searched where its bytes lie: opening it reads only its header."""
 
-    def __init__(self, descriptor: int, dim: int, rows: int) -> None:
+    def __init__(self, content: Content, dim: int, rows: int) -> None:
         """Open a verified file. Raises ValueError if it is not the index it should be."""
-        index = _mapped(descriptor)
+        index = _opened(content)
         flat = isinstance(index, faiss.IndexScalarQuantizer) and index.sq.qtype == (
             faiss.ScalarQuantizer.QT_fp16
         )
@@ -47,6 +48,7 @@ class FlatFile:
         if (index.d, index.ntotal) != (dim, rows):
             raise ValueError(f"it holds {index.ntotal} x {index.d}, not {rows} x {dim}")
         self._index = index
+        self._content = content  # the index points into it
         codes = faiss.rev_swig_ptr(index.codes.data(), rows * dim * 2)
         self.vectors: Vectors = codes.view(np.float16).reshape(rows, dim)
 
@@ -108,6 +110,7 @@ class CandidateIndex:
     def __init__(self, index: Any) -> None:
         """Wrap an index, which may begin with a transformation. Raises ValueError."""
         self._owner = index  # the downcast index does not keep it alive
+        self._content: Content | None = None  # that the index points into
         self._index = _faiss.downcast_index(index)
         self._is_transformed = isinstance(self._index, faiss.IndexPreTransform)
         inner = _faiss.downcast_index(self._index.index) if self._is_transformed else self._index
@@ -127,9 +130,10 @@ class CandidateIndex:
             raise ValueError("IVF needs at least one list")
 
     @classmethod
-    def open(cls, descriptor: int, dim: int, rows: int) -> CandidateIndex:
+    def open(cls, content: Content, dim: int, rows: int) -> CandidateIndex:
         """Open a verified file. Raises ValueError if it is not the index it should be."""
-        index = cls(_mapped(descriptor))
+        index = cls(_opened(content))
+        index._content = content
         if (index._index.d, len(index)) != (dim, rows):
             raise ValueError(f"it holds {len(index)} x {index._index.d}, not {rows} x {dim}")
         return index
@@ -164,9 +168,17 @@ class CandidateIndex:
         return [row[row >= 0] for row in positions]
 
 
-def _mapped(descriptor: int) -> Any:
-    """Return the index in a file, mapped into memory: opening it reads almost nothing."""
-    path = f"/dev/fd/{os.dup(descriptor)}"
+def _opened(content: Content) -> Any:
+    """Return the index in a file. Raises ValueError.
+
+    Nothing is copied: it points into the bytes, or into the file, which is mapped into memory.
+    """
+    if not isinstance(content, int):
+        try:
+            return _faiss.read_index(_faiss.ZeroCopyIOReader(faiss.swig_ptr(content), content.size))
+        except RuntimeError as error:
+            raise ValueError(f"FAISS cannot read it: {error}") from error
+    path = f"/dev/fd/{os.dup(content)}"
     try:
         return faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:

@@ -7,13 +7,13 @@ real value is one of these). NaN, the highest real in DuckDB, is infinity, and a
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import re
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from itertools import groupby
 from typing import Any
@@ -46,7 +46,11 @@ from embedsearch.searching.vectordb.database import (
     vanished,
 )
 from embedsearch.searching.vectordb.fields import LOWEST, NO_TEXT, Field, FieldKind, Value
+from embedsearch.searching.vectordb.library_log import unlogged
 
+# Their own logs hold every error that they raise, with a traceback.
+_LIBRARIES = ("pymilvus", "milvus_lite")
+_LOCKED = "DataDirLockedError"  # of Milvus Lite, which logs it and tells pymilvus nothing
 _WINDOW = 16_384  # maximum rows of one answer of Milvus
 _DELETED = 4_096  # at once
 _MESSAGE_BYTES = 2 << 20  # of vectors
@@ -77,12 +81,12 @@ class Milvus:
             raise MissingLibrary(
                 f"milvus:// needs pymilvus ({error}): {pip_install('pymilvus')}"
             ) from error
-        # It logs every error that it raises, with a traceback.
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL + 1)
         self.place = place
         self._error = MilvusException
         if self._is_lite and find_spec("milvus_lite") is None:
             raise MissingLibrary(f"milvus:///*.db needs Milvus Lite: {pip_install('milvus-lite')}")
+        if self._is_lite:
+            import_module("milvus_lite.server_manager")  # its logger is there from now on
         uri = place.name if self._is_lite else f"http://{place.host}"
         token = os.environ.get("MILVUS_TOKEN", "")
         if place.user is not None:
@@ -193,7 +197,8 @@ class Milvus:
             parts = [column[start : start + at_once] for column in columns]
             parts[1] = parts[1].tolist()  # pymilvus does it row by row, at twice the cost
             rows = [dict(zip(names, row, strict=True)) for row in zip(*parts, strict=True)]
-            self._client.upsert(self.place.table, rows, timeout=SEND_S)
+            with unlogged(*_LIBRARIES):
+                self._client.upsert(self.place.table, rows, timeout=SEND_S)
 
         with self._explained("does not take rows"), ThreadPoolExecutor(_SENDERS) as senders:
             for _ in senders.map(send, range(0, len(batch.rows), at_once)):
@@ -265,10 +270,18 @@ class Milvus:
         import grpc
 
         try:
-            yield
+            with unlogged(*_LIBRARIES) as logged:
+                yield
         except (self._error, grpc.RpcError, OSError) as error:
+            if any(type(cause).__name__ == _LOCKED for cause in logged.causes):
+                raise StorageError(
+                    f"{self.place} is in use by another process, and a file of Milvus Lite "
+                    "serves one at a time: end that process, or use a Milvus server"
+                ) from error
             if _GONE.search((message := self.place.said(getattr(error, "message", error))).lower()):
                 raise vanished(self.place) from error
+            if self._is_lite and logged.causes:
+                message = f"{message} ({self.place.said(logged.causes[-1])})"
             raise StorageError(f"{self.place} {trouble}: {message}") from error
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +23,7 @@ from embedsearch.core.session import Session
 from embedsearch.exchange.upload import upload
 from embedsearch.searching.searcher import open_store
 from embedsearch.searching.vectordb import database as databases, milvus
+from embedsearch.searching.vectordb.library_log import unlogged
 from tests.support.databases import DIM, ROWS, Changing, Notices
 from tests.support.engines import (
     PASSWORD,
@@ -26,6 +31,7 @@ from tests.support.engines import (
     free_port,
     relay,
 )
+from tests.support.library import REPOSITORY
 
 T = TypeVar("T")
 
@@ -112,3 +118,41 @@ def test_a_collection_that_was_dropped(engine: Engine, changing: Changing) -> No
             database._client.drop_collection(database.place.table)
         with pytest.raises(StorageError, match="export --to makes it"):
             searcher.query(Key("a/01.png"))
+
+
+def test_a_file_that_another_process_has_open(
+    tmp_path: Path, store: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("pymilvus", reason="needs pymilvus")
+    pytest.importorskip("milvus_lite", reason="needs milvus-lite")
+    url = f"milvus://{tmp_path}/held.db"
+    hold = "import sys, time; from embedsearch.searching.vectordb.open import open_database\n"
+    hold += "open_database(sys.argv[1]); print('held', flush=True); time.sleep(60)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold, url], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    )
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        logger = logging.getLogger("pymilvus")
+        before = logger.level, list(logger.filters)
+        with pytest.raises(StorageError, match=r"held\.db is in use by another process"):
+            upload(store, url)
+        assert (logger.level, logger.filters) == before, "the program may log what it wants"
+    finally:
+        holder.kill()
+        holder.wait()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_only_what_this_thread_causes_is_kept_from_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger = logging.getLogger("pymilvus.inner")
+    with unlogged("pymilvus") as kept:
+        logger.error("ours", exc_info=ValueError("why"))
+        other = threading.Thread(target=lambda: logger.error("theirs"))
+        other.start()
+        other.join()
+    logger.error("later")
+    assert [record.message for record in caplog.records] == ["theirs", "later"]
+    assert [str(cause) for cause in kept.causes] == ["why"]
