@@ -96,6 +96,11 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
         IndexReport as IndexReport,
         MetadataReport as MetadataReport,
     )
+    from embedsearch.indexing.roots import (
+        RootsReport as RootsReport,
+        forget as forget,
+        relocate as relocate,
+    )
     from embedsearch.indexing.sync import index as index
     from embedsearch.indexing.watch import watch as watch
     from embedsearch.learning.evaluate import evaluate as evaluate

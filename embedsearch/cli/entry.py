@@ -20,12 +20,14 @@ from embedsearch.cli.index import commit, index
 from embedsearch.cli.learn import evaluate, train
 from embedsearch.cli.query import query
 from embedsearch.cli.servers import mcp, serve
-from embedsearch.cli.stores import check, failures, info, models, repair
+from embedsearch.cli.stores import check, failures, forget, info, models, relocate, repair
 from embedsearch.core.errors import EmbedSearchError
 
 # In the order of --help.
-for each in (index, commit, query, info, check, repair, failures, models, bench, evaluate, train):
+for each in (index, commit, query, info, check, repair, failures, relocate, forget):
     app.command()(each)
+for other in (models, bench, evaluate, train):
+    app.command()(other)
 app.command()(export)
 app.command("import")(import_)
 app.command()(pull)

@@ -93,6 +93,37 @@ def failures(
         print("no failures")
 
 
+def relocate(
+    old: Annotated[str, typer.Argument(help="The folder or archive as the store knows it.")],
+    new: Annotated[str, typer.Argument(help="Where it is now.")],
+    store: WrittenStoreOption = None,
+    wait: WaitOption = 0.0,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Tell the store that a folder moved: rows, vectors and your columns stay."""
+    from embedsearch.cli.output.text import json_line, roots_line
+    from embedsearch.indexing.roots import relocate as relocate_root
+
+    report = relocate_root(old, new, store, wait_s=wait, session=session_with_signals())
+    sys.stdout.write(json_line(report.to_dict()) + "\n" if json else roots_line(report, new))
+
+
+def forget(
+    folder: Annotated[str, typer.Argument(help="A folder, archive or URL of the store.")],
+    store: WrittenStoreOption = None,
+    wait: WaitOption = 0.0,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Drop a folder from the store, with all that the store knows of it. Files stay."""
+    from embedsearch.cli.output.text import json_line, roots_line
+    from embedsearch.indexing.roots import forget as forget_root
+
+    report = forget_root(folder, store, wait_s=wait, session=session_with_signals())
+    sys.stdout.write(json_line(report.to_dict()) + "\n" if json else roots_line(report))
+
+
 def models(json: JsonOption = False, verbose: VerboseOption = False) -> None:
     """List the models for --model, with dims, size, license, and which are downloaded."""
     from embedsearch.cli.output.text import json_lines, model_lines

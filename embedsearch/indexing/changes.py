@@ -7,9 +7,10 @@ counted.
 from __future__ import annotations
 
 import os
+import shlex
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import numpy as np
@@ -61,8 +62,10 @@ def find_changes(
 ) -> Changes:
     """Scan the targets and compare them with the snapshot; a rebuild has none.
 
-    `known_roots` are the ids of the store's roots. Raises UsageError for a root that vanished or
-    holds no image any more, unless `allow_empty`: an unplugged disk must not empty the store.
+    `known_roots` are the ids of the store's roots. An image of a root that vanished, even of one
+    that is no target, is moved if a target has a new file of the same bytes. Raises UsageError for
+    a target that vanished or holds no image any more, and whose images are nowhere else, unless
+    `allow_empty`: an unplugged disk must not empty the store.
     """
     known = KnownRows(snapshot)
     recorded = [] if snapshot is None else read_failures(snapshot.store, snapshot.manifest)
@@ -70,18 +73,22 @@ def find_changes(
         known, recorded, sources, session, known_roots, rebuild, retry_failures, allow_empty
     )
     scans = [comparison.scan(target) for target in scope.targets]
-    missing = [position for scan in scans for position in scan.missing]
+    missing = [position for scan in scans for position in (*scan.missing, *scan.vanished)]
     missing += known.of_roots(scope.dropped)
-    elsewhere = [failure for failure in recorded if _is_elsewhere(failure, scope)]
     embed = RefList()
     touched, replaced = comparison.match_changed(embed)
-    moved, deleted = comparison.match_new(missing, embed)
+    spare = known.of_roots(_vanished(scope))
+    moved, unmatched = comparison.match_new([*missing, *spare], embed)
+    for scan in scans:
+        scan.check(unmatched)
+    elsewhere = [failure for failure in recorded if _is_elsewhere(failure, scope)]
+    deleted = sorted(unmatched.difference(spare))
     return Changes(
         embed=embed,
         replaced=replaced,
         moved=moved,
         touched=touched,
-        deleted=deleted,
+        deleted=array("q", (int(known.value("row", position)) for position in deleted)),
         failures=[*(failure for scan in scans for failure in scan.failures), *elsewhere],
         failures_elsewhere=len(elsewhere),
         known_failed=sum(scan.known_failed for scan in scans),
@@ -96,13 +103,31 @@ def find_changes(
 class _Scan:
     """What one target holds, compared with the rows that the store has of it."""
 
+    target: ScanTarget
     missing: list[int]  # positions of known rows whose file is gone
     failures: list[Failure]
+    vanished: list[int] = field(default_factory=list)  # the same, where no image is left at all
+    problem: str = ""  # what is wrong with that
     known_failed: int = 0
     unchanged: int = 0
     found: int = 0
     scan_failures: int = 0
     ignored: Ignored = field(default_factory=Ignored)
+
+    def check(self, unmatched: frozenset[int]) -> None:
+        """Raise UsageError for images that are neither here nor anywhere else."""
+        lost = len(unmatched.intersection(self.vanished))
+        if not self.problem or (self.vanished and not lost):
+            return
+        folder = os.path.join(self.target.root.path, self.target.scope).rstrip("/") or "/"
+        held = f"the store holds {lost} images of it" if lost else "rebuild would drop its images"
+        raise UsageError(
+            f"{folder} {self.problem}, and {held}; nothing was changed. Is its disk plugged in? If "
+            f"it moved: embedsearch relocate {shlex.quote(folder)} NEW. If it is gone for good: "
+            f"embedsearch forget {shlex.quote(folder)}. allow_empty goes on without its images",
+            "rebuild",
+            "allow_empty",
+        )
 
 
 @dataclass(frozen=True)
@@ -129,22 +154,27 @@ class _Comparison:
         return {(f.root, f.key): f for f in self.recorded if f.stage is not Stage.SCAN}
 
     def scan(self, target: ScanTarget) -> _Scan:
-        """Compare one target with its known rows. Raises UsageError if it vanished."""
+        """Compare one target with its known rows. Raises UsageError for a new one not there."""
         positions = self.known.below(target)
         source = self.sources.open(target, partial(self.known.names, positions))
         if not source.is_there():
             if target.root.id not in self.known_roots:
                 raise UsageError(f"{target.root.path} does not exist")
-            if len(positions) or self.rebuild:
-                self._refuse(target, len(positions), "has vanished")
-            return _Scan(positions.tolist(), [])
+            rows = positions.tolist()
+            problem = self._problem("has vanished", rows)
+            return _Scan(target, [], [], rows, problem)
         if not (self.rebuild or self.retry_failures) and self._is_synced(target.root, source):
-            return self._unread(target.root, len(positions))
-        scan = self._compare(source, positions)
+            return self._unread(target, len(positions))
+        scan = self._compare(target, source, positions)
         is_whole = target.files is None and target.root.kind is not RootKind.LIST
-        if is_whole and not scan.found and (scan.missing or self.rebuild):
-            self._refuse(target, len(scan.missing), "holds no image any more")
+        if is_whole and not scan.found:
+            problem = self._problem("holds no image any more", scan.missing)
+            scan = replace(scan, missing=[], vanished=scan.missing, problem=problem)
         return scan
+
+    def _problem(self, words: str, rows: list[int]) -> str:
+        """Return the words if a run must not go on without rows, "" if it may."""
+        return words if (rows or self.rebuild) and not self.allow_empty else ""
 
     def _is_synced(self, root: Root, source: Source) -> bool:
         """Return whether an archive is the version that was last read completely."""
@@ -153,14 +183,24 @@ class _Comparison:
         of_root = (f for f in self._known_failures.values() if f.root == root.id)
         return not any(failure.reason.is_passing for failure in of_root)
 
-    def _unread(self, root: Root, rows: int) -> _Scan:
+    def _unread(self, target: ScanTarget, rows: int) -> _Scan:
         """Return what is known of an archive that did not change."""
+        root = target.root
         failures = [failure for failure in self.recorded if failure.root == root.id]
         failed = sum(failure.stage is not Stage.SCAN for failure in failures)
-        counts = (failed, rows, rows + failed, len(failures) - failed)
-        return _Scan([], failures, *counts)
+        return _Scan(
+            target,
+            [],
+            failures,
+            known_failed=failed,
+            unchanged=rows,
+            found=rows + failed,
+            scan_failures=len(failures) - failed,
+        )
 
-    def _compare(self, source: Source, positions: npt.NDArray[np.int64]) -> _Scan:
+    def _compare(
+        self, target: ScanTarget, source: Source, positions: npt.NDArray[np.int64]
+    ) -> _Scan:
         missing: list[int] = []
         failures: list[Failure] = []
         found = unchanged = 0
@@ -178,6 +218,7 @@ class _Comparison:
                 self.changed.append(ref)
                 self.changed_positions.append(position)
         return _Scan(
+            target=target,
             missing=self._readable(missing, source.failures),
             failures=[*failures, *source.failures],
             known_failed=len(failures),
@@ -221,19 +262,6 @@ class _Comparison:
         keys = ((position, bytes(self.known.value("key", position))) for position in missing)
         return [p for p, key in keys if key not in there and not key.startswith(unreadable)]
 
-    def _refuse(self, target: ScanTarget, rows: int, problem: str) -> None:
-        if not self.allow_empty:
-            folder = os.path.join(target.root.path, target.scope).rstrip("/")
-            held = (
-                f"the store holds {rows} images of it" if rows else "rebuild would drop its images"
-            )
-            raise UsageError(
-                f"{folder} {problem}, and {held} (an unplugged disk?); "
-                "nothing was changed; allow_empty accepts it",
-                "rebuild",
-                "allow_empty",
-            )
-
     def match_changed(self, embed: RefList) -> tuple[list[KeptRow], dict[tuple[int, str], int]]:
         """Return rows whose file has the same bytes, and the old rows of files to re-embed."""
         touched: list[KeptRow] = []
@@ -248,8 +276,11 @@ class _Comparison:
                 replaced[ref.root, ref.key] = int(self.known.value("row", position))
         return touched, replaced
 
-    def match_new(self, missing: list[int], embed: RefList) -> tuple[list[KeptRow], array[int]]:
-        """Return moved rows, i.e. new files with the bytes of a missing one, and rows to delete."""
+    def match_new(self, missing: list[int], embed: RefList) -> tuple[list[KeptRow], frozenset[int]]:
+        """Return moved rows, i.e. new files with the bytes of a missing one, and what is left.
+
+        Of several missing rows of the same bytes the first one moves first.
+        """
         moved: list[KeptRow] = []
         sizes = {self.known.size(position) for position in missing}  # others are not hashed
         by_digest: dict[bytes | int | None, list[int]] = {}
@@ -262,11 +293,22 @@ class _Comparison:
                 moved.append(self.known.keep(twins.pop(), ref))
             else:
                 embed.append(ref)
-        left = (position for positions in by_digest.values() for position in positions)
-        return moved, array("q", (int(self.known.value("row", position)) for position in left))
+        return moved, frozenset(p for positions in by_digest.values() for p in positions)
 
     def _digest(self, ref: ImageRef) -> bytes | None:
         return self.sources.of(ref).digest(ref)
+
+
+def _vanished(scope: Scope) -> set[int]:
+    """Return the roots on this machine that are no targets and are not there."""
+    targets = {target.root.id for target in scope.targets}
+    return {
+        root.id
+        for root in scope.roots
+        if root.id not in targets
+        and root.kind is not RootKind.LIST
+        and not (root.is_remote or os.path.lexists(root.path))
+    }
 
 
 def _still_holds(failure: Failure, ref: ImageRef) -> bool:

@@ -6,7 +6,7 @@ A position is an index into the rows, sorted by root and key.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,7 +72,7 @@ class KnownRows:
         chosen: npt.NDArray[np.int64] = positions[inside.to_numpy()]
         return chosen
 
-    def of_roots(self, roots: frozenset[int]) -> list[int]:
+    def of_roots(self, roots: Collection[int]) -> list[int]:
         """Return the positions of all rows of these roots."""
         if self._table is None:
             return []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -119,7 +119,7 @@ def resolve_scope(
     next_id = max((root.id for root in known), default=-1) + 1
     dropped: set[int] = set()
     for location in places:
-        path, kind = _real_location(location)
+        path, kind = _real_location(location, roots)
         if (home := roots.get(path)) is None and kind is RootKind.FOLDER:
             folders = [r for r in roots.values() if r.kind is RootKind.FOLDER]
             home = next((r for r in folders if _is_inside(path, r.path)), None)
@@ -164,15 +164,21 @@ def _by_root(files: Iterable[str], roots: Iterable[Root]) -> dict[int | None, li
     return found
 
 
-def _real_location(location: str) -> tuple[str, RootKind]:
-    """Return the absolute path or URL of a location, links followed, and its kind."""
+def _real_location(location: str, known: Mapping[str, Root]) -> tuple[str, RootKind]:
+    """Return the absolute path or URL of a location, links followed, and its kind.
+
+    What is known may have vanished: its images are perhaps elsewhere.
+    """
     location = local_path(location)
     if is_url(location):
         from embedsearch.core.remote import normal_url
 
         url = normal_url(location)
         return url, kind_of_file(url) or RootKind.FOLDER
-    if os.path.isfile(path := os.path.realpath(location)):
+    path = os.path.realpath(location)
+    if path in known and not os.path.lexists(path):
+        return path, known[path].kind
+    if os.path.isfile(path):
         if (kind := kind_of_file(path)) is not None:
             return path, kind
         raise UsageError(f"{location} is a file: folders are indexed, and {', '.join(SUFFIXES)}")

@@ -96,9 +96,10 @@ class StoreUpdate:
         """
         self.delete(changes.deleted)
         if snapshot is not None:
-            self._move(changes.kept, snapshot)
+            self.move(changes.kept, snapshot)
 
-    def _move(self, kept: list[KeptRow], snapshot: Snapshot) -> None:
+    def move(self, kept: list[KeptRow], snapshot: Snapshot) -> None:
+        """Move rows to new refs, with their vectors and user columns."""
         names = row_schema(snapshot.manifest.model.dim).names
         kept = sorted(kept, key=lambda one: one.ordinal)
         for start in range(0, len(kept), _MOVE_ROWS):

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from embedsearch.core.errors import DamagedStore, UsageError
-from embedsearch.core.records import Failure, JsonRecord
+from embedsearch.core.names import unicode_text
+from embedsearch.core.records import Failure, JsonRecord, Root, RootKind
 from embedsearch.core.session import Session
 from embedsearch.core.system import is_cached_store
 from embedsearch.store.current import check_format, read_current, read_generation
@@ -39,7 +40,8 @@ class StoreInfo:
             "store": self.store,
             "images": manifest.live,
             "failures": manifest.failure_rows,
-            "roots": [root.path for root in manifest.roots],
+            "roots": [unicode_text(root.path) for root in manifest.roots],
+            "missing_roots": [unicode_text(root.path) for root in manifest.roots if _is_gone(root)],
             "model": manifest.model.to_dict() | {"fingerprint": manifest.model.fingerprint},
             "dim": manifest.model.dim,
             "generation": manifest.generation,
@@ -74,6 +76,11 @@ def info(store: StorePath = None, *, session: Session | None = None) -> StoreInf
             columns=columns,
             units=_open_units(path),
         )
+
+
+def _is_gone(root: Root) -> bool:
+    """Return whether a root of this machine is not there now."""
+    return not (root.is_remote or root.kind is RootKind.LIST or os.path.lexists(root.path))
 
 
 def _open_units(store: Path) -> dict[str, int] | None:

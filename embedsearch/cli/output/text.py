@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # a query does without indexing
     from embedsearch.indexing.distributed.commit import CommitReport
     from embedsearch.indexing.distributed.run import UnitsReport
     from embedsearch.indexing.report import IndexReport, MetadataReport
+    from embedsearch.indexing.roots import RootsReport
 
 HIT_COLUMNS = [
     *("query", "rank", "score", "percentile", "row"),
@@ -154,6 +155,13 @@ def report_lines(report: IndexReport) -> str:
     return "\n".join(lines) + "\n"
 
 
+def roots_line(report: RootsReport, new: str | None = None) -> str:
+    """Return what became of roots, `new` being where they are now."""
+    what = "forgotten" if new is None else f"now at {printable(new)}"
+    names = ", ".join(map(printable, report.roots))
+    return f"{names}: {report.images:,} images {what}; generation {report.generation}\n"
+
+
 def units_line(report: UnitsReport) -> str:
     """Return the result of a share of the work, and the next step, as a line."""
     if not report.units:
@@ -245,7 +253,10 @@ def info_lines(facts: Mapping[str, Any]) -> str:
     shown = {
         "store": facts["store"],
         "images": f"{facts['images']:,} ({facts['failures']:,} files failed)",
-        "folders": ", ".join(facts["roots"]),
+        "folders": ", ".join(
+            f"{root} (not there now)" if root in facts["missing_roots"] else root
+            for root in facts["roots"]
+        ),
         "model": f"{_model_text(model)}, fingerprint {model['fingerprint'][:16]}",
         "dims": str(facts["dim"]),
         "generation": f"{facts['generation']}, {facts['created']}, by {facts['tool']}",

@@ -1,0 +1,206 @@
+"""Folders that moved or are gone for good; in: a store and a folder, out: what was done.
+
+`relocate` keeps rows, vectors and the user's columns; `forget` drops them. No image is embedded.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from embedsearch.core.config import DecodeLimits
+from embedsearch.core.errors import StoreNotFound, UsageError
+from embedsearch.core.paths import is_url, local_path, size_and_time
+from embedsearch.core.records import ImageRef, JsonRecord, Root, RootKind
+from embedsearch.core.remote import normal_url
+from embedsearch.core.session import Session
+from embedsearch.indexing.known_rows import KeptRow, KnownRows
+from embedsearch.indexing.scope import ScanTarget, Sources
+from embedsearch.indexing.store_update import StoreUpdate
+from embedsearch.store.locate import StorePath, locate_store
+from embedsearch.store.snapshot import Snapshot, open_snapshot, read_failures
+from embedsearch.store.writer import StoreWriter
+
+_SAMPLE = 32  # images of a root whose bytes are compared
+_UNKNOWN = bytes(32)  # the digest of a vector that was imported
+
+
+@dataclass(frozen=True)
+class RootsReport(JsonRecord):
+    """What `relocate` or `forget` did, and to how many images."""
+
+    store: str
+    roots: list[str]  # as they were called
+    images: int
+    generation: int
+
+
+def relocate(
+    old: str | os.PathLike[str],
+    new: str | os.PathLike[str],
+    store: StorePath = None,
+    *,
+    wait_s: float = 0.0,
+    session: Session | None = None,
+) -> RootsReport:
+    """Tell a store that a folder, or an archive, is now elsewhere. Nothing is embedded again.
+
+    All that the store knows at or below `old` is then at `new`. The bytes of a sample of images
+    are compared first. Raises UsageError where `new` does not hold them, and the store's errors.
+    """
+    before, after = _named(old), os.path.realpath(local_path(new))
+    session = session or Session()
+    with StoreWriter(locate_store(store), wait_s, session) as writer, _rows(writer) as snapshot:
+        roots = snapshot.manifest.roots
+        found = {root: _inside(root.path, before) for root in _places(roots)}
+        inner = {root: rest for root, rest in found.items() if rest is not None}
+        listed = _listed_below(snapshot, before)
+        if not inner and not listed:
+            raise UsageError(f"the store has no folder {before}: {_known(roots)}")
+        renamed = {root: _joined(after, rest) for root, rest in inner.items()}
+        for path in renamed.values():
+            if any(root.path == path and root not in inner for root in roots):
+                raise UsageError(f"{path} is in the store already: forget it first")
+        known = KnownRows(snapshot)
+        for root, path in renamed.items():
+            _check(known, root, replace(root, path=path))
+        kept = [*_moved(known, listed, before, after)]
+        update = StoreUpdate(writer, snapshot.manifest.model, roots, rebuild=False)
+        update.set_roots(tuple(replace(r, path=renamed.get(r, r.path)) for r in roots))
+        update.move(kept, snapshot)
+        images = sum(len(known.below(ScanTarget(root))) for root in inner) + len(kept)
+        return _committed(update, snapshot, [root.path for root in inner] or [before], images)
+
+
+def forget(
+    folder: str | os.PathLike[str],
+    store: StorePath = None,
+    *,
+    wait_s: float = 0.0,
+    session: Session | None = None,
+) -> RootsReport:
+    """Drop a folder, an archive or a URL from a store: its rows, columns and failures.
+
+    Files are not touched. Raises UsageError for a part of a folder that the store scans, whose
+    images would come back, and the store's errors.
+    """
+    path, session = _named(folder), session or Session()
+    with StoreWriter(locate_store(store), wait_s, session) as writer, _rows(writer) as snapshot:
+        roots = snapshot.manifest.roots
+        gone = {root for root in _places(roots) if _inside(root.path, path) is not None}
+        listed = _listed_below(snapshot, path)
+        if not gone and not listed:
+            above = [root.path for root in _places(roots) if _inside(path, root.path) is not None]
+            if above:
+                raise UsageError(
+                    f"{path} is a part of {above[0]}, which is scanned: delete it, or leave it "
+                    "out with exclude"
+                )
+            raise UsageError(f"the store has no folder {path}: {_known(roots)}")
+        known = KnownRows(snapshot)
+        positions = [*known.of_roots(frozenset(root.id for root in gone)), *listed]
+        update = StoreUpdate(writer, snapshot.manifest.model, roots, rebuild=False)
+        update.set_roots(tuple(root for root in roots if root not in gone))
+        update.delete(int(known.value("row", position)) for position in positions)
+        return _committed(update, snapshot, [root.path for root in gone] or [path], len(positions))
+
+
+def _rows(writer: StoreWriter) -> Snapshot:
+    if writer.manifest is None:
+        raise StoreNotFound(f"nothing was committed to {writer.store} yet")
+    return open_snapshot(writer.store)
+
+
+def _named(folder: str | os.PathLike[str]) -> str:
+    """Return the absolute path of what may be gone, or a URL."""
+    path = local_path(folder)
+    return normal_url(path) if is_url(path) else os.path.realpath(path)
+
+
+def _places(roots: Iterable[Root]) -> Iterator[Root]:
+    return (root for root in roots if root.kind is not RootKind.LIST)
+
+
+def _known(roots: Sequence[Root]) -> str:
+    return f"it has {', '.join(root.path for root in _places(roots)) or 'none'}"
+
+
+def _inside(path: str, folder: str) -> str | None:
+    """Return the part of a path below a folder, "" for the folder itself, None for others."""
+    if path == folder:
+        return ""
+    start = folder.rstrip("/") + "/"
+    return path.removeprefix(start) if path.startswith(start) else None
+
+
+def _joined(folder: str, rest: str) -> str:
+    return os.path.join(folder, rest) if rest else folder
+
+
+def _listed_below(snapshot: Snapshot, folder: str) -> list[int]:
+    """Return the positions of the files that were named one by one and lie below a folder."""
+    known = KnownRows(snapshot)
+    positions: list[int] = []
+    for root in snapshot.manifest.roots:
+        if root.kind is RootKind.LIST:
+            for key, position in known.keys(known.below(ScanTarget(root))):
+                if _inside("/" + os.fsdecode(key), folder) is not None:
+                    positions.append(position)
+    return positions
+
+
+def _check(known: KnownRows, root: Root, there: Root) -> None:
+    """Raise UsageError unless most of a sample of a root's images is at another place."""
+    if root.is_remote or there.is_remote:
+        raise UsageError(f"{root.path}: only folders and archives on the disk can be relocated")
+    positions = known.below(ScanTarget(root))
+    if not len(positions):
+        return
+    sample = positions[np.linspace(0, len(positions) - 1, _SAMPLE).astype(int)]
+    looked = same = 0
+    with Sources(DecodeLimits().max_bytes) as sources:
+        source = sources.open(ScanTarget(there))
+        if not source.is_there():
+            raise UsageError(f"{there.path} does not exist, or is no {root.kind}")
+        for key, position in known.keys(np.unique(sample)):
+            digest = known.value("digest", position)
+            if digest != _UNKNOWN:
+                looked += 1
+                ref = ImageRef(root.id, os.fsdecode(key), known.size(position), -1)
+                same += source.digest(ref) == digest
+    if looked and 2 * same < looked:
+        raise UsageError(
+            f"{there.path} does not hold what {root.path} held: of {looked} images that were "
+            f"looked for, {same} are there with the same bytes"
+        )
+
+
+def _moved(known: KnownRows, positions: list[int], old: str, new: str) -> Iterator[KeptRow]:
+    """Yield the rows of listed files under their new paths. Raises UsageError for a missing one."""
+    for position in positions:
+        path = "/" + os.fsdecode(bytes(known.value("key", position)))
+        target = _joined(new, _inside(path, old) or "")
+        try:
+            size, mtime_ns = size_and_time(os.stat(target))
+        except OSError as error:
+            raise UsageError(f"{target}, which was {path}: {error.strerror or error}") from error
+        root = int(known.value("root", position))
+        yield known.keep(position, ImageRef(root, target.removeprefix("/"), size, mtime_ns))
+
+
+def _committed(
+    update: StoreUpdate, snapshot: Snapshot, roots: list[str], images: int
+) -> RootsReport:
+    """Commit the update, without the failures of roots that are gone."""
+    left = {root.id for root in update.manifest.roots}
+    failures = read_failures(snapshot.store, snapshot.manifest)
+    update.set_failures([failure for failure in failures if failure.root in left])
+    run = dict(snapshot.manifest.run)
+    update.commit(run)
+    update.finish(snapshot.manifest.search.budget, run, Session())
+    current = update.writer.manifest
+    assert current is not None, "it was committed"
+    return RootsReport(str(snapshot.store), sorted(roots), images, current.generation)
