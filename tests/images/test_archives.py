@@ -313,7 +313,7 @@ def test_rows_without_an_image(library: Library, photos: Path, tmp_path: Path) -
     pq.write_table(pa.table({"image": pa.array(values, kind)}), file)
     assert counts(library.index(file)) == (5, 1, 0, 0, 0, 4, 0)
     assert library.reasons() == {
-        "00000000/elsewhere.jpg": Reason.EMPTY,
+        "00000000/elsewhere.jpg": Reason.VANISHED,
         "00000001": Reason.EMPTY,
         "00000002/x.jpg": Reason.NOT_AN_IMAGE,
         "00000004/empty.jpg": Reason.EMPTY,

@@ -1,25 +1,31 @@
 """Image files in a column of a Parquet file; in: its path, out: refs, and temporary files.
 
-The column is a struct with a field `bytes`, as Hugging Face datasets write it, or binary. An image
-is identified by the number of its row and the name that its field `path` ends with.
+An image is identified by the number of its row, its number in the row where that is a list, and the
+name that its field `path` ends with. Where a row has a path and no bytes, the file is read if it
+lies below the folder of the Parquet file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedsearch.core.records import Failure, ImageRef, Reason, Stage
+from embedsearch.core.paths import is_url, open_regular
+from embedsearch.core.records import Failure, ImageLocation, ImageRef, Reason, Stage
+from embedsearch.images.sources.image_column import Cell, ImageColumn
 from embedsearch.images.sources.source import Beside, Container, Placed, lost
 from embedsearch.images.sources.table import holds_bytes
 
+_Place: TypeAlias = tuple[int, int]  # of an image: its row, and its number there
+_Content: TypeAlias = "bytes | ImageLocation | Failure"
 _AT_ONCE = 64  # rows that are read together
 _BROKEN = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
 
@@ -28,7 +34,7 @@ _BROKEN = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
 class ParquetImages(Container):
     """The images of one Parquet file."""
 
-    _refs: list[tuple[str, int]] | None = None  # of each image: key and row
+    _refs: list[tuple[str, _Place]] | None = None  # of each image: key and place
     _digests: dict[str, bytes] | None = None
 
     def version(self) -> str:
@@ -51,101 +57,96 @@ class ParquetImages(Container):
         """
         if self._digests is None:
             refs = (ImageRef(self.root, key, -1, -1) for key, _ in self._known())
-            self._digests = {
-                ref.key: hashlib.sha256(content).digest()
-                for ref, content in self._contents(refs)
-                if isinstance(content, bytes)
-            }
+            self._digests = {}
+            for each, content in self._contents(refs):
+                with contextlib.suppress(OSError):
+                    if isinstance(content, bytes):
+                        self._digests[each.key] = hashlib.sha256(content).digest()
+                    elif isinstance(content, ImageLocation):
+                        with open(open_regular(content.folder, content.key), "rb") as file:
+                            self._digests[each.key] = hashlib.file_digest(file, "sha256").digest()
         return self._digests.get(ref.key)
 
     def places(self, refs: Iterable[ImageRef]) -> Iterator[Placed]:
         """Yield a temporary file for each ref."""
         for ref, content in self._contents(refs):
-            yield ref, content if isinstance(content, Failure) else self.temporary.keep(content)
+            yield ref, self.temporary.keep(content) if isinstance(content, bytes) else content
 
     def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
         """Yield the other columns of images."""
         wanted = set(keys)
+        of_row: dict[int, list[str]] = {}
+        for key, (row, _) in self._known():
+            if key in wanted:
+                of_row.setdefault(row, []).append(key)
         try:
             with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
-                for (key, _), fields in zip(self._known(), _others(file), strict=True):
-                    if key in wanted:
+                for row, fields in enumerate(_others(file)):
+                    for key in of_row.get(row, ()):
                         yield Beside(key, {n: v for n, v in fields.items() if v is not None})
         except _BROKEN as error:
             yield Beside("", {}, (f"{self.path} ({_message_of(error)})",))
 
-    def _known(self) -> list[tuple[str, int]]:
+    def _known(self) -> list[tuple[str, _Place]]:
         if self._refs is None:
             self._refs = []
             try:
                 self._seen = self._state()
                 with pq.ParquetFile(self.path) as file:
-                    self._refs = [(_key(n, name), n) for n, name in enumerate(_names(file))]
+                    column = ImageColumn.of(file)
+                    self._refs = [
+                        (_key(row, index if column.is_list else None, name), (row, index))
+                        for row, names in enumerate(column.names(file))
+                        for index, name in enumerate(names)
+                    ]
             except _BROKEN as error:
                 message = _message_of(error)
                 failure = Failure(self.root, "", Stage.SCAN, Reason.BROKEN_ARCHIVE, message)
                 self.failures.append(failure)
         return self._refs
 
-    def _contents(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, bytes | Failure]]:
+    def _contents(self, refs: Iterable[ImageRef]) -> Iterator[tuple[ImageRef, _Content]]:
         """Yield the bytes of each ref, reading only the row groups that hold any."""
-        rows = dict(self._known())
-        wanted: dict[int, ImageRef] = {}
+        known = dict(self._known())
+        wanted: dict[_Place, ImageRef] = {}
         for ref in refs:
-            if ref.key in rows:
-                wanted[rows[ref.key]] = ref
+            if ref.key in known:
+                wanted[known[ref.key]] = ref
             else:
                 yield ref, lost(ref, Reason.VANISHED, "the file holds it no more")
         message = "the file has changed"
         try:
             if wanted and self._state() == self._seen:
                 with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
-                    for row, content in _read(file, wanted.keys()):
-                        ref = wanted.pop(row)
-                        yield ref, self._checked(ref, content)
+                    for place, cell in _read(file, wanted.keys()):
+                        ref = wanted.pop(place)
+                        yield ref, self._checked(ref, cell)
         except _BROKEN as error:
             message = _message_of(error)
         for ref in wanted.values():
             yield ref, lost(ref, Reason.IO_ERROR, message)
 
-    def _checked(self, ref: ImageRef, content: bytes | Exception | None) -> bytes | Failure:
-        if isinstance(content, Exception):
-            return lost(ref, Reason.IO_ERROR, _message_of(content))
-        if content is None:
+    def _checked(self, ref: ImageRef, cell: Cell | Exception) -> _Content:
+        if isinstance(cell, Exception):
+            return lost(ref, Reason.IO_ERROR, _message_of(cell))
+        if cell.content is None:
+            return self._beside(ref, cell.path)
+        if len(cell.content) > self.max_bytes:
+            return lost(ref, Reason.TOO_BIG, f"{len(cell.content)} bytes")
+        return cell.content
+
+    def _beside(self, ref: ImageRef, path: str) -> ImageLocation | Failure:
+        """Return the file that a row names instead of bytes, below the Parquet file's folder."""
+        if not path:
             return lost(ref, Reason.EMPTY, "the row holds no bytes")
-        if len(content) > self.max_bytes:
-            return lost(ref, Reason.TOO_BIG, f"{len(content)} bytes")
-        return content
-
-
-def image_column(schema: pa.Schema) -> str:
-    """Return the name of the first column that can hold image files. Raises ValueError."""
-    for column in schema:
-        if _holds_files(column.type):
-            name: str = column.name
-            return name
-    raise ValueError(f"no column holds image files: there are {', '.join(schema.names)[:120]}")
-
-
-def _holds_files(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        index = kind.get_field_index("bytes")
-        kind = kind.field(index).type if index >= 0 else pa.null()
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _names(file: pq.ParquetFile) -> Iterator[str]:
-    """Yield the name of each row's image, "" where there is none."""
-    schema = file.schema_arrow
-    column = image_column(schema)
-    kind = schema.field(column).type
-    if not pa.types.is_struct(kind) or kind.get_field_index("path") < 0:
-        yield from [""] * file.metadata.num_rows
-        return
-    for batch in file.iter_batches(columns=[f"{column}.path"]):
-        for value in batch.column(0).to_pylist():
-            path = (value or {}).get("path")
-            yield os.fsdecode(path) if isinstance(path, str | bytes) else ""
+        folder, parts = os.path.dirname(self.path), path.split("/")
+        if path.startswith("/") or ".." in parts or is_url(path) or "\0" in path:
+            message = f"the row holds no bytes, but a path that is not below {folder}: {path}"
+            return lost(ref, Reason.EMPTY, message)
+        key = "/".join(part for part in parts if part not in {"", "."})
+        if not os.path.lexists(os.path.join(folder, key)):
+            return lost(ref, Reason.VANISHED, f"the row holds no bytes; {path} is not there")
+        return ImageLocation(folder, key)
 
 
 def _others(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:
@@ -159,33 +160,36 @@ def _others(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def _key(row: int, name: str) -> str:
-    """Return the key of a row; those of a file are in order."""
+def _key(row: int, index: int | None, name: str) -> str:
+    """Return the key of an image; those of a file are in order."""
     last = posixpath.basename(name).replace("\0", "")
-    return f"{row:08d}/{last}" if last not in {"", ".", ".."} else f"{row:08d}"
+    place = f"{row:08d}" if index is None else f"{row:08d}/{index:05d}"
+    return f"{place}/{last}" if last not in {"", ".", ".."} else place
 
 
 def _read(
-    file: pq.ParquetFile, rows: Iterable[int]
-) -> Iterator[tuple[int, bytes | Exception | None]]:
-    """Yield what each of these rows holds, in order; a broken page costs those of its group."""
-    column = image_column(file.schema_arrow)
-    left = sorted(rows, reverse=True)
+    file: pq.ParquetFile, places: Iterable[_Place]
+) -> Iterator[tuple[_Place, Cell | Exception]]:
+    """Yield what each of these cells holds, in order; a broken page costs those of its group."""
+    column = ImageColumn.of(file)
+    left = sorted(places, reverse=True)
     first = 0
     for group in range(file.metadata.num_row_groups):
         end = first + file.metadata.row_group(group).num_rows
         try:
             batches: Iterator[pa.RecordBatch] = iter(())
-            if left and left[-1] < end:
-                batches = file.iter_batches(_AT_ONCE, row_groups=[group], columns=[column])
+            if left and left[-1][0] < end:
+                batches = file.iter_batches(_AT_ONCE, row_groups=[group], columns=[column.name])
             start = first
             for batch in batches:
-                while left and left[-1] < start + len(batch):
-                    value = batch.column(0)[left[-1] - start].as_py()
-                    yield left.pop(), value["bytes"] if isinstance(value, dict) else value
+                while left and (row := left[-1][0]) < start + len(batch):
+                    cells = column.cells(batch.column(0)[row - start].as_py())
+                    while left and left[-1][0] == row:
+                        place = left.pop()
+                        yield place, cells[place[1]]
                 start += len(batch)
         except _BROKEN as error:
-            while left and left[-1] < end:
+            while left and left[-1][0] < end:
                 yield left.pop(), error
         first = end
 

@@ -98,7 +98,11 @@ def _read(source: Path) -> pa.Table:
 
 def holds_bytes(kind: pa.DataType) -> bool:
     """Return whether a type is one of bytes, or has some in it."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
     is_bytes = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)
+    if pa.types.is_binary_view(kind):
+        return True
     inner = [kind.field(number).type for number in range(kind.num_fields)]
     return any(is_kind(kind) for is_kind in is_bytes) or any(map(holds_bytes, inner))
 

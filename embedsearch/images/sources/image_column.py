@@ -1,0 +1,119 @@
+"""The column of a Parquet file that holds images; in: an open file, out: the cells of its rows.
+
+A cell is a file's bytes, or a struct of `bytes` and `path` as Hugging Face datasets write it, or a
+list of either. What the first values begin with decides between several such columns.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+_NAMES = 65_536  # read together
+_LOOKED_AT = 8  # rows, to choose a column
+_HEADS = (
+    b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An image of a row: its bytes, or where they are."""
+
+    content: bytes | None
+    path: str
+
+
+@dataclass(frozen=True)
+class ImageColumn:
+    """A column of images; with `is_list`, a row has any number of them."""
+
+    name: str
+    kind: pa.DataType  # of one image
+    is_list: bool
+
+    @classmethod
+    def of(cls, file: pq.ParquetFile) -> ImageColumn:
+        """Return the column whose first values look most like images. Raises ValueError."""
+        schema = file.schema_arrow
+        found = [column for field in schema if (column := _column(field)) is not None]
+        if not found:
+            there = ", ".join(f"{field.name} ({field.type})" for field in schema)
+            raise ValueError(f"no column holds image files: there are {there[:160]}")
+        return max(found, key=lambda column: column._images(file)) if found[1:] else found[0]
+
+    def cells(self, value: Any) -> list[Cell]:
+        """Return the images of a row, from the value of the column as Python has it."""
+        values = (value or []) if self.is_list else [value]
+        return [_cell(one) for one in values]
+
+    def names(self, file: pq.ParquetFile) -> Iterator[list[str]]:
+        """Yield the names of the images of each row, "" for one without.
+
+        Bytes are read only where nothing else tells how many images a row has.
+        """
+        leaves = [leaf.path for leaf in _leaves(file) if leaf.path.split(".")[0] == self.name]
+        paths = [leaf for leaf in leaves if leaf.rpartition(".")[2] == "path"]
+        if not self.is_list and not paths:
+            yield from ([""] for _ in range(file.metadata.num_rows))
+            return
+        for batch in file.iter_batches(
+            _LOOKED_AT if not paths else 65_536, columns=paths or leaves
+        ):
+            for value in batch.column(0).to_pylist():
+                yield [cell.path for cell in self.cells(value)]
+
+    def _images(self, file: pq.ParquetFile) -> int:
+        """Return how many of the first cells begin as images do, or else say where one is."""
+        try:
+            first = next(file.iter_batches(_LOOKED_AT, columns=[self.name]), None)
+            values = [] if first is None else first.column(0).to_pylist()
+        except (pa.ArrowException, OSError):
+            return 0
+        cells = [cell for value in values for cell in self.cells(value)]
+        begun = sum(_begins_as_image(cell.content or b"") for cell in cells)
+        return begun * len(values) + sum(bool(cell.path) for cell in cells)
+
+
+def _leaves(file: pq.ParquetFile) -> Iterator[Any]:
+    schema: Any = file.schema
+    return (schema.column(number) for number in range(len(schema)))
+
+
+def _column(field: pa.Field[Any]) -> ImageColumn | None:
+    kind: Any = field.type
+    listed: list[Any] = [pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list]
+    is_list = any(is_kind(kind) for is_kind in listed)
+    if is_list:
+        kind = kind.value_type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_struct(kind):
+        index = kind.get_field_index("bytes")
+        holds = index >= 0 and _is_binary(kind.field(index).type)
+    else:
+        holds = _is_binary(kind)
+    return ImageColumn(field.name, kind, is_list) if holds else None
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    is_binary = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return any(is_kind(kind) for is_kind in is_binary)
+
+
+def _cell(value: Any) -> Cell:
+    if not isinstance(value, dict):
+        return Cell(value, "")
+    path = value.get("path")
+    name = os.fsdecode(path) if isinstance(path, str | bytes) else ""
+    return Cell(value.get("bytes"), name)
+
+
+def _begins_as_image(head: bytes) -> bool:
+    is_riff = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+    return head.startswith(_HEADS) or is_riff or head[4:8] == b"ftyp"
