@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 
 from embedsearch.core.atomic import in_place
 from embedsearch.core.errors import UsageError
-from embedsearch.core.names import EXACT
 from embedsearch.core.paths import local_path
 from embedsearch.core.records import JsonRecord
 from embedsearch.core.session import Session
@@ -78,7 +77,7 @@ def export(
             mask &= columns.where(where)
         job = _Job(
             parts=_parts(snapshot, columns, mask, session or Session()),
-            names=_names(columns),
+            names=columns.exported,
             rows=int(mask.sum()),
             dim=snapshot.manifest.model.dim,
         )
@@ -95,19 +94,12 @@ def _parts(
 ) -> Iterator[_Part]:
     """Yield the rows in a mask, one row group at a time."""
     vectors = (group for shard in snapshot.shards for group in shard.vectors())
-    for (start, table), group in zip(columns.tables(_names(columns)), vectors, strict=True):
+    for (start, table), group in zip(columns.tables(columns.exported), vectors, strict=True):
         session.check()
         if (selected := mask[start : start + len(table)]).any():
             kept = group[selected].astype(np.float32)
             kept /= np.linalg.norm(kept, axis=1, keepdims=True)
             yield _Part(table.filter(pa.array(selected)), kept)
-
-
-def _names(columns: RowColumns) -> list[str]:
-    """Return the columns of an export: those of filters, and the exact bytes beside the path."""
-    names = list(columns.schema.names)
-    names.insert(names.index("path") + 1, EXACT)
-    return names
 
 
 def _write_parquet(files: list[Path], job: _Job) -> None:

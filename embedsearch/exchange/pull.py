@@ -17,6 +17,7 @@ from embedsearch.core.paths import is_url, local_path
 from embedsearch.core.records import JsonRecord, Progress
 from embedsearch.core.remote import normal_url
 from embedsearch.core.session import Session
+from embedsearch.indexing.images_table import refresh_images_table
 from embedsearch.store.current import current_pointer, pointed_at, read_current
 from embedsearch.store.fetch import FetchMonitor, FetchPlan, Upstream, take
 from embedsearch.store.files import FileRecord, pulled_from
@@ -78,6 +79,7 @@ def pull(
     try:
         watch = FetchMonitor(session, planned, progressed)
         fetched = take(upstream, store, watch, keep_former=True)
+        refresh_images_table(store, fetched.manifest)
     finally:
         lock.release()
     return PullReport(

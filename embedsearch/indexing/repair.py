@@ -8,6 +8,7 @@ from pathlib import Path
 from embedsearch.core.errors import DamagedStore
 from embedsearch.core.session import Session
 from embedsearch.indexing.exact_files import refresh_exact
+from embedsearch.indexing.images_table import refresh_images_table
 from embedsearch.searching.tuning import tune
 from embedsearch.store.check import check_store
 from embedsearch.store.current import check_format, read_current
@@ -68,4 +69,6 @@ def repair(
             done.append("the FAISS files were built again from the shards")
         if repaired != manifest:
             writer.commit(repaired)
+        assert writer.manifest is not None, "there was one"
+        refresh_images_table(store, writer.manifest)
     return done

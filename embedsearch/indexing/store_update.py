@@ -22,6 +22,7 @@ from embedsearch.core.records import EmbeddingBatch, Failure, Root
 from embedsearch.core.session import Session
 from embedsearch.indexing.changes import Changes
 from embedsearch.indexing.exact_files import refresh_exact
+from embedsearch.indexing.images_table import write_images_table
 from embedsearch.indexing.known_rows import KeptRow
 from embedsearch.searching.tuning_due import Due, due
 from embedsearch.store.manifest import Manifest, SearchRecord, ShardRecord
@@ -179,6 +180,8 @@ class StoreUpdate:
         manifest = replace(manifest, shards=(*manifest.shards, *fresh), run=dict(run))
         self.writer.commit(manifest)
         self.manifest = manifest
+        assert self.writer.manifest is not None, "it was committed"
+        write_images_table(store, self.writer.manifest)
         self._fresh, self._deleted, self._failures = [], [], None
         self._user_columns, self._moved = None, {}
         self.images_since_commit = 0

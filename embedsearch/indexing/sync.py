@@ -17,6 +17,7 @@ from embedsearch.core.session import Session
 from embedsearch.indexing.bottleneck import StageClock
 from embedsearch.indexing.changes import Changes
 from embedsearch.indexing.embed import ExtractorFactory, OnProgress, embed
+from embedsearch.indexing.images_table import refresh_images_table
 from embedsearch.indexing.job import Job, Request, open_job, prepare, store_model
 from embedsearch.indexing.report import IndexReport, Outcome, make_report, run_record
 from embedsearch.indexing.scope import Sources
@@ -54,6 +55,7 @@ def index(
             _commit(job, changes, update, outcome)
             metadata = join_user_columns(job, update)
             _finish(job, changes, update, outcome, clock)
+            _refresh_table(job)
             return make_report(
                 job,
                 changes,
@@ -120,6 +122,12 @@ def _commit(job: Job, changes: Changes, update: StoreUpdate, outcome: Outcome) -
             "images is committed, the same command goes on from there",
             stopped_by,
         )
+
+
+def _refresh_table(job: Job) -> None:
+    """Write the table for other programs where a killed run, or an older program, left none."""
+    if job.writer.manifest is not None:
+        refresh_images_table(job.store, job.writer.manifest)
 
 
 def _finish(

@@ -44,6 +44,9 @@ class RowColumns:
         users = [] if self._user is None else list(self._user.schema)[1:]
         users = [field for field in users if field.name not in BUILT_IN]
         self.schema = pa.schema([*_FIELDS, *users])
+        # What other programs get: the exact bytes of a name beside its text.
+        self.exported: list[str] = list(self.schema.names)
+        self.exported.insert(self.exported.index("path") + 1, EXACT)
 
     def tables(self, names: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
         """Yield the named columns of all shard rows in parts: (first ordinal, table)."""

@@ -24,6 +24,7 @@ _OWN_NAMES = {
     *(
         files.FORMAT_NAME,
         files.CURRENT_NAME,
+        files.TABLE_NAME,
         files.PULLED_NAME,
         files.LOCK_NAME,
         files.TMP_NAME,

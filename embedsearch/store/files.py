@@ -29,6 +29,7 @@ FORMAT_TEXT = b"embedsearch 1\n"
 CURRENT_NAME = "CURRENT"
 LOCK_NAME = "writer.lock"
 PULLED_NAME = "PULLED"  # in a copy: its source URL and the manifests from there
+TABLE_NAME = "images.parquet"  # the current rows, for other programs
 TMP_NAME = "tmp"
 FOLDERS = {
     **{"m": "manifests", "s": "shards", "d": "shards", "f": "shards", "r": "shards"},

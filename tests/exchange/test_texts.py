@@ -128,7 +128,14 @@ def test_what_a_client_may_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("http://127.0.0.1/a.jpg", "file:///etc/passwd", "", "a\0b", "red shoes", "x" * 10_000),
+        *(
+            "http://127.0.0.1/a.jpg",
+            "file://elsewhere/etc/passwd",
+            "",
+            "a\0b",
+            "red shoes",
+            "x" * 10_000,
+        ),
         *("data:image/png,abc", "data:image/png;base64,%%%", "data:image/png;base64,"),
         "data:image/png;base64," + "A" * (28 << 20),
     ],

@@ -53,7 +53,7 @@ def test_columns_that_came_later_are_empty(store: Path, tmp_path: Path) -> None:
         assert searcher.get("clocks_1.jpg").brightness is None
         assert searcher.images(where="brightness is null").total == 7
         assert searcher.images(where="sharpness > 0").total == 0
-    shutil.copytree(SAMPLES / "boats", tmp_path / "more")
+    shutil.copytree(SAMPLES / "brick_walls", tmp_path / "more")
     assert run_cli("index", tmp_path / "more", "--store", store).returncode == 0
     with embedsearch.open_store(store) as searcher:
         assert len(searcher.manifest.shards) == 1
@@ -62,7 +62,7 @@ def test_columns_that_came_later_are_empty(store: Path, tmp_path: Path) -> None:
 
 
 def test_it_is_written_to_as_a_new_one(store: Path, tmp_path: Path) -> None:
-    shutil.copytree(SAMPLES / "boats", tmp_path / "more")
+    shutil.copytree(SAMPLES / "brick_walls", tmp_path / "more")
     done = run_cli("index", tmp_path / "more", "--store", store)
     assert done.returncode == 0 and "6 added" in done.stdout, done.stderr
     assert run_cli("check", "--read-data", "--store", store).returncode == 0
@@ -70,7 +70,7 @@ def test_it_is_written_to_as_a_new_one(store: Path, tmp_path: Path) -> None:
 
 def test_its_vectors_are_those_of_the_older_decoding(store: Path, tmp_path: Path) -> None:
     """It is written to, with a word on how to renew it; asking for today's model is refused."""
-    shutil.copytree(SAMPLES / "boats", tmp_path / "more")
+    shutil.copytree(SAMPLES / "brick_walls", tmp_path / "more")
     more = ("index", tmp_path / "more", "--store", store)
     refused = run_cli(*more, "--model", "packaged")
     assert refused.returncode != 0 and f"decoding: {DECODING} != 1" in refused.stderr
