@@ -14,7 +14,7 @@ import numpy as np
 
 from embedsearch.curation.copies import CROP, NOT_CHECKED, is_copy
 from embedsearch.curation.similarity import Similarity
-from embedsearch.images.close_look import Look, Verdict, verdict
+from embedsearch.images.close_look import Leaders, Look, Verdict, verdict
 
 _MAX_LEADERS = 1000  # in one group; what is no version of any of these is listed nowhere
 
@@ -35,9 +35,11 @@ def confirmed(seen: Iterable[tuple[int, Look | None]], similarity: Similarity) -
     own. Without any it is listed as a version of the first leader that it is one of.
     """
     leaders: list[Leader] = []
+    rough = Leaders() if similarity.is_plain else None
     related: dict[int, tuple[Leader, tuple[str, float]]] = {}  # by node, where it is no copy
     for node, look in seen:
-        for leader in leaders:
+        near = range(len(leaders)) if rough is None or look is None else rough.near(look)
+        for leader in [leaders[number] for number in near]:
             found = _version(leader, node, look, similarity)
             if found is None:
                 continue
@@ -48,6 +50,8 @@ def confirmed(seen: Iterable[tuple[int, Look | None]], similarity: Similarity) -
         else:
             if len(leaders) < _MAX_LEADERS:
                 leaders.append(Leader(node, look))
+                if rough is not None:
+                    rough.add(look)
     alone = {leader.node for leader in leaders if not leader.versions}
     for node in reversed(related):  # the last first: what has got one stays a leader
         leader, version = related[node]

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from embedsearch.core.records import SIGNATURE_SIDE
 from embedsearch.curation import crops
 from embedsearch.curation.linkage import Ball, Members
-from embedsearch.curation.turns import Turn
+from embedsearch.curation.turns import AS_IT_IS, Turn
 from embedsearch.searching.ann.graph import NearGraph, Pairs
 
 Units = npt.NDArray[np.float16]
@@ -71,10 +71,15 @@ class Similarity:
         """
         self._units = units
         self._least = least
-        self.turns = turns
+        self.turns = list(turns)
         self._check = check
         self._parts = parts
         self._crops = None if parts is None else crops.Crops(parts.signatures)
+
+    @property
+    def is_plain(self) -> bool:
+        """Return whether images are compared only as they are, as a whole."""
+        return self.turns == [AS_IT_IS] and self._parts is None
 
     def pairs(self) -> tuple[Pairs, npt.NDArray[np.int8]]:
         """Return each alike pair once, best first, and the number of its turn, int8 (p,).

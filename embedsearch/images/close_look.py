@@ -8,6 +8,7 @@ a fixed camera or another object changes a few cells a lot.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -19,7 +20,8 @@ from PIL import Image
 
 SIDE = 256
 _COLOR_SIDE = 16
-_COARSE_SIDE = 32  # what differs here differs: most frames of a fixed camera are told apart so
+_COARSE_SIDE = 32
+_POWERS = 4  # of a cubic tone curve
 # Images of other sizes are compared at a grid this much coarser than the smaller one: finer, the
 # blur of scaling counts as a difference.
 _SCALING_BLUR = 1.2
@@ -31,6 +33,8 @@ _EVEN = 0.02
 # and less, other words in a dialog at 0.6 and more have 2.0 and more, 98 in 100 of them 2.4.
 _MAX_DIFFERENCE = 4.5
 _MAX_DIFFERENCE_SCALED = 2.0
+# At 32 × 32 the same copies have 0.3 and less, those scaled to 0.15 have 1.3 and less.
+_MAX_COARSE = 2.0
 # Levels of 255. Copies of quality 20 and more change the tone by 3 and the color of a cell by 14;
 # a white balance that differs by 8 % changes it by 22, a brightness by 15 % the tone by 14.
 _MAX_TONE = 7.0
@@ -81,15 +85,47 @@ class Look:
         return Look(luma, color, coarse, size)
 
 
+class Leaders:
+    """Looks that others are compared with roughly, all at once."""
+
+    def __init__(self) -> None:
+        self._looks: list[Look | None] = []
+        self._powers = np.empty((0, _COARSE_SIDE**2, _POWERS), np.float32)
+        self._solvers = np.empty((0, _POWERS, _COARSE_SIDE**2), np.float32)
+
+    def add(self, look: Look | None) -> None:
+        """Add a look; without one, everything may be near."""
+        count = len(self._looks)
+        if count == len(self._powers):
+            more = max(8, count)
+            self._powers = np.resize(self._powers, (count + more, _COARSE_SIDE**2, _POWERS))
+            self._solvers = np.resize(self._solvers, (count + more, _POWERS, _COARSE_SIDE**2))
+        nothing = np.zeros((_COARSE_SIDE, _COARSE_SIDE), np.float32)
+        powers = _powers_of(nothing if look is None else look.coarse)
+        self._powers[count] = powers
+        self._solvers[count] = np.linalg.pinv(powers.astype(np.float64))
+        self._looks.append(look)
+
+    def near(self, look: Look) -> list[int]:
+        """Return the numbers of the looks that may show the same picture, ascending.
+
+        Most frames of a fixed camera are told apart here.
+        """
+        if not (count := len(self._looks)):
+            return []
+        curves = self._solvers[:count] @ look.coarse.reshape(-1)
+        toned = np.einsum("lpc,lc->lp", self._powers[:count], curves)
+        squares = np.clip(toned, 0.0, 255.0).reshape(count, _COARSE_SIDE, _COARSE_SIDE)
+        most = [math.inf if one is None else _MAX_COARSE for one in self._looks]
+        return [int(n) for n in np.flatnonzero(_differences(squares, look.coarse) <= most)]
+
+
 def verdict(kept: Look, other: Look) -> Verdict:
     """Return what an image is to the one that is kept."""
-    most = _MAX_DIFFERENCE if kept.size == other.size else _MAX_DIFFERENCE_SCALED
-    if _difference(_with_tone_of(kept.coarse, other.coarse), other.coarse) > most:
-        return Verdict.DIFFERENT
     grid = _grid_side(kept, other)
     one, two = _at(kept.luma, grid), _at(other.luma, grid)
     toned = _with_tone_of(one, two)
-    if _difference(toned, two) > most:
+    if _differences(toned[None], two)[0] > _most(kept, other):
         return Verdict.DIFFERENT
     if float(np.abs(toned - one).mean()) > _MAX_TONE:
         return Verdict.RECOLORED
@@ -124,34 +160,50 @@ def _resized(plane: npt.NDArray[Any], side: int, by: Image.Resampling) -> Grid:
     return np.asarray(image if image.width == side else image.resize((side, side), by))
 
 
+def _most(one: Look, other: Look) -> float:
+    """Return the largest difference of two images of the same picture."""
+    return _MAX_DIFFERENCE if one.size == other.size else _MAX_DIFFERENCE_SCALED
+
+
+def _powers_of(image: Grid) -> Grid:
+    """Return the powers of the samples that a tone curve is made of, float32 (n, 4)."""
+    x = image.reshape(-1) / np.float32(255.0)
+    return np.stack([x**power for power in range(_POWERS)], axis=1)
+
+
 def _with_tone_of(one: Grid, two: Grid) -> Grid:
     """Return `one` with the tone curve, a cubic, that makes it most like `two`."""
     step = max(1, len(one) // 64)
-    x, y = one[::step, ::step].ravel() / 255.0, two[::step, ::step].ravel()
-    powers = np.stack([x**power for power in range(4)], axis=1).astype(np.float64)
-    curve, *_ = np.linalg.lstsq(powers, y.astype(np.float64), rcond=None)
+    some = _powers_of(one[::step, ::step]).astype(np.float64)
+    wanted = two[::step, ::step].reshape(-1).astype(np.float64)
+    curve, *_ = np.linalg.lstsq(some, wanted, rcond=None)
     fitted = np.polyval(curve[::-1].astype(np.float32), one / np.float32(255.0))
     return np.asarray(np.clip(fitted, 0.0, 255.0), np.float32)
 
 
-def _difference(one: Grid, two: Grid) -> float:
-    """Return how far one cell differs, for what is there and for how all cells differ.
+def _differences(ones: Grid, two: Grid) -> npt.NDArray[np.float64]:
+    """Return how far one cell differs from an image, for each of several, float64 (n,).
 
     In each cell the energy of the difference is divided by that of both images. The largest such
     ratio counts, the more so the more it stands out among the others.
     """
-    cell = max(4, len(one) // _CELLS)
+    cell = max(4, len(two) // _CELLS)
     ratios = []
     for top in (0, cell // 2):
         for left in (0, cell // 2):
-            a, b = (_cells(image[top:, left:], cell) for image in (one, two))
-            energy = (a.var(axis=(1, 3)) + b.var(axis=(1, 3))) / 2.0
-            ratios.append(np.square(a - b).mean(axis=(1, 3)) / (energy + _NOISE))
-    found = np.concatenate([some.ravel() for some in ratios])
-    largest = float(found.max())
-    return largest * float(np.sqrt(largest / (np.quantile(found, 0.9) + _EVEN)))
+            a, b = _cells(ones[:, top:, left:], cell), _cells(two[None, top:, left:], cell)
+            energy = (a.var(axis=(2, 4)) + b.var(axis=(2, 4))) / 2.0
+            ratio = np.square(a - b).mean(axis=(2, 4)) / (energy + _NOISE)
+            ratios.append(ratio.reshape(len(ones), -1))
+    found = np.concatenate(ratios, axis=1).astype(np.float64)
+    largest = found.max(axis=1)
+    most: npt.NDArray[np.float64] = largest * np.sqrt(
+        largest / (np.quantile(found, 0.9, axis=1) + _EVEN)
+    )
+    return most
 
 
-def _cells(image: Grid, cell: int) -> Grid:
-    rows, columns = (size // cell for size in image.shape)
-    return image[: rows * cell, : columns * cell].reshape(rows, cell, columns, cell)
+def _cells(images: Grid, cell: int) -> Grid:
+    rows, columns = (size // cell for size in images.shape[1:])
+    cut = images[:, : rows * cell, : columns * cell]
+    return cut.reshape(len(images), rows, cell, columns, cell)
