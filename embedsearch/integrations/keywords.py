@@ -37,7 +37,7 @@ def refuse_unknown(given: Iterable[str], known: Iterable[str], what: str = "opti
         if name in _WHERE and "where" in names:
             raise UsageError(f"there is no {what} {name}: give a condition, as {_EXAMPLE}")
         meant = ("k", "top_k") if name in _COUNT else ("min_score",) if name in _SCORE else ()
-        near = [other for other in meant if other in names] or get_close_matches(name, names, 1)
+        near = [other for other in meant if other in names] or _nearest(name, names)
         hint = f": did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(names))}"
         raise UsageError(f"there is no {what} {name}{hint}")
 
@@ -87,10 +87,16 @@ def check_text_column(column: str | None, searcher: Searcher) -> None:
         return
     own = [name for name in searcher.columns if name not in BUILT_IN]
     if column not in own:
-        near = get_close_matches(column, own, 1)
+        near = _nearest(column, own)
         hint = f": did you mean {near[0]}?" if near else f"; there are {', '.join(own) or 'none'}"
         message = f"text_column: the store has no column {column} of your own{hint}"
         raise UsageError(message, "text_column")
+
+
+def _nearest(name: str, names: list[str]) -> list[str]:
+    """Return the name that is most alike, in any case of letters, or none."""
+    folded = {other.lower(): other for other in names}
+    return [folded[low] for low in get_close_matches(name.lower(), folded, 1)]
 
 
 def _column(name: str, columns: Mapping[str, str]) -> Any:
