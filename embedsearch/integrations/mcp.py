@@ -88,11 +88,10 @@ class GroupMember(BaseModel):
 
 
 class DuplicateResult(BaseModel):
-    """A page of groups of copies, of `total` groups; `note` says what did not fit in."""
+    """A page of groups of copies, of `total` groups."""
 
     groups: list[list[GroupMember]]
     total: int
-    note: str = ""
 
 
 class StoreFacts(BaseModel):
@@ -105,7 +104,6 @@ class StoreFacts(BaseModel):
     takes_images: bool  # False: only a row or a key can be the query
     folders: list[str]
     columns: dict[str, str]
-    note: str = ""  # of columns that did not fit in
 
 
 class StoreList(BaseModel):
@@ -259,10 +257,10 @@ class _Tools:
         rotations: Annotated[bool, Field(description="Also copies turned by 90° steps")] = False,
         k: Annotated[int, Field(ge=1, le=MAX_K, description="How many groups")] = 20,
         offset: Annotated[int, Field(ge=0, description="Groups to leave out")] = 0,
-    ) -> DuplicateResult:
+    ) -> Annotated[CallToolResult, DuplicateResult]:
         """List images of a store that are copies of each other, and which one is best to keep."""
 
-        def find() -> DuplicateResult:
+        def find() -> CallToolResult:
             searcher = self._store(store)
             if (count := searcher.images(1, where=where).total) > _MAX_COMPARED:
                 raise UsageError(
@@ -279,16 +277,9 @@ class _Tools:
 
         return await self._work(find)
 
-    async def list_stores(self) -> StoreList:
+    async def list_stores(self) -> Annotated[CallToolResult, StoreList]:
         """List the stores, their content, and the columns that `where` can use."""
-        return await self._work(
-            lambda: StoreList(
-                stores=[
-                    _facts(name, searcher, len(self._stores))
-                    for name, searcher in self._stores.items()
-                ]
-            )
-        )
+        return await self._work(lambda: _listed(self._stores))
 
     async def _work(self, work: Callable[[], T]) -> T:
         """Do work in a thread, when it is its turn. Raises ToolError for our errors."""
@@ -342,33 +333,50 @@ def _found(searcher: Searcher, hits: Sequence[Hit], *, thumbnails: bool) -> Call
     return CallToolResult(content=content, structured_content={"hits": values})
 
 
-def _page(groups: list[list[GroupMember]], total: int, offset: int) -> DuplicateResult:
+def _page(groups: list[list[GroupMember]], total: int, offset: int) -> CallToolResult:
     """Return groups as an answer, as many as fit in."""
     shown = fitting(groups, lambda group: sum(json_size(row.model_dump()) + 2 for row in group))
-    if shown == len(groups):
-        return DuplicateResult(groups=groups, total=total)
-    if shown:
+    note = ""
+    if not shown and groups:
+        whole = groups[0]
+        groups = [whole[: fitting(whole, lambda row: json_size(row.model_dump()))]]
+        note = f"{len(groups[0])} of the {len(whole)} images of one group fit into an answer: "
+        note += f"go on with offset={offset + 1}"
+    elif shown < len(groups):
+        groups = groups[:shown]
         note = f"{shown} groups fit into an answer: go on with offset={offset + shown}"
-        return DuplicateResult(groups=groups[:shown], total=total, note=note)
-    first = groups[0]
-    some = first[: fitting(first, lambda row: json_size(row.model_dump()))]
-    note = f"{len(some)} of the {len(first)} images of one group: go on with offset={offset + 1}"
-    return DuplicateResult(groups=[some], total=total, note=note)
+    return _said(DuplicateResult(groups=groups, total=total), note)
 
 
-def _facts(name: str, searcher: Searcher, stores: int) -> StoreFacts:
-    columns = list(searcher.columns.items())
-    shown = fitting(columns, lambda column: stores * json_size(column))
-    return StoreFacts(
-        name=name,
-        images=searcher.manifest.live,
-        generation=searcher.manifest.generation,
-        model=searcher.manifest.model.name,
-        takes_images=searcher.takes_images,
-        folders=[unicode_text(root.path) for root in searcher.manifest.roots],
-        columns=dict(columns[:shown]),
-        note="" if shown == len(columns) else f"{shown} of {len(columns)} columns fit in",
-    )
+def _listed(stores: Mapping[str, Searcher]) -> CallToolResult:
+    """Return the stores as an answer, with as many columns as fit in."""
+    facts: list[StoreFacts] = []
+    notes: list[str] = []
+    for name, searcher in stores.items():
+        columns = list(searcher.columns.items())
+        shown = fitting(columns, lambda column: len(stores) * json_size(column))
+        if shown < len(columns):
+            notes.append(f"{name}: {shown} of {len(columns)} columns fit into an answer")
+        manifest = searcher.manifest
+        facts.append(
+            StoreFacts(
+                name=name,
+                images=manifest.live,
+                generation=manifest.generation,
+                model=manifest.model.name,
+                takes_images=searcher.takes_images,
+                folders=[unicode_text(root.path) for root in manifest.roots],
+                columns=dict(columns[:shown]),
+            )
+        )
+    return _said(StoreList(stores=facts), "; ".join(notes))
+
+
+def _said(values: BaseModel, note: str) -> CallToolResult:
+    content: list[Any] = [_text(values.model_dump_json())]
+    if note:
+        content.append(_text(note))
+    return CallToolResult(content=content, structured_content=values.model_dump(mode="json"))
 
 
 def _line(hit: dict[str, Any]) -> str:

@@ -157,4 +157,4 @@ async def test_facts_are_cut_too(tmp_path: Path) -> None:
             text = found.structured_content["image"]["metadata"]["ocr"]
             assert text.endswith("ö…") and len(text) == 1001
             found = await client.call_tool("find_duplicates", {})
-            assert "of the 3001 images of one group" in found.structured_content["note"]
+            assert "of the 3001 images of one group fit into an answer" in words(found)
