@@ -55,7 +55,10 @@ def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
         raise UsageError(f"metadata {source} needs {NEEDED}; it has {held}", "metadata")
     if len(set(table.column_names)) < table.num_columns:
         raise UsageError(f"metadata {source} has a column twice", "metadata")
-    names: list[Any] = pc.cast(table.column(column), pa.string()).to_pylist()
+    try:
+        names: list[Any] = pc.cast(table.column(column), pa.string()).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise UsageError(f"metadata {source}: {column} is not UTF-8 text", "metadata") from error
     _check_names(source, column, names)
     left_out = {column, *LEFT_OUT}
     columns = table.select([name for name in table.column_names if name not in left_out])
