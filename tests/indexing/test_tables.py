@@ -334,3 +334,10 @@ def test_vectors_are_imported_by_such_tables(tmp_path: Path) -> None:
         tmp_path / "v.npy", model="m", paths=tmp_path / "p.txt", root=tmp_path, store=store
     )
     assert said(store, "ä.jpg") == {}
+
+
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    table = pa.table({"path": pa.array([b"caf\xe9.png"], pa.binary()), "n": [1]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    with pytest.raises(UsageError, match="path is not UTF-8 text"):
+        read_user_table(tmp_path / "t.parquet", frozenset())
