@@ -28,7 +28,9 @@ TokenOption = Annotated[
 AllowHostOption = Annotated[
     list[str] | None, typer.Option(help="A name of this machine that clients may use. Repeatable.")
 ]
-
+PublicUrlOption = Annotated[
+    str | None, typer.Option(help="Address at which a proxy shows this, as https://x.org/photos/.")
+]
 
 LogOption = Annotated[
     bool,
@@ -49,6 +51,7 @@ def serve(
     port: PortOption = PORT,
     token: TokenOption = None,
     allow_host: AllowHostOption = None,
+    public_url: PublicUrlOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "auto",
     serve_from: ServeFromOption = None,
@@ -63,7 +66,7 @@ def serve(
     from embedsearch.searching.searcher import open_store
     from embedsearch.web.limits import ServerLimits
 
-    access = server.access(host, tuple(allow_host or ()), token)
+    access = server.access(host, tuple(allow_host or ()), token, public_url)
     with (
         open_store(
             store,
@@ -100,6 +103,7 @@ def mcp(
     port: PortOption = PORT,
     token: TokenOption = None,
     allow_host: AllowHostOption = None,
+    public_url: PublicUrlOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "auto",
     verbose: LogOption = False,
@@ -133,7 +137,7 @@ def mcp(
         if not http:
             tools.run("stdio")
             return
-        access = server.access(host, tuple(allow_host or ()), token)
+        access = server.access(host, tuple(allow_host or ()), token, public_url)
         listening = opened.enter_context(server.listen(host, port))
         notice(f"tools at {server.address(listening, access, 'mcp')}; Ctrl-C ends")
         app = mcp_server.http_app(tools, access, ServerLimits())

@@ -6,9 +6,8 @@ vector.
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,11 @@ from embedsearch.core.records import (
     Stage,
 )
 from embedsearch.core.session import Session
-from embedsearch.images.sources.table import LEFT_OUT, UserTable, own_names, read_table
 from embedsearch.images.sources.vectors import open_vectors
+from embedsearch.images.tables.column_names import NAME, NEEDED, folded, naming_column
+from embedsearch.images.tables.csv_table import open_csv
+from embedsearch.images.tables.table import LEFT_OUT, UserTable, own_names, read_table
+from embedsearch.images.tables.text_file import MAX_ROW_BYTES, open_text
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.indexing.user_columns import join
 from embedsearch.network.catalog import AUTO, CATALOG
@@ -47,6 +49,7 @@ from embedsearch.store.snapshot import Snapshot, read_failures
 from embedsearch.store.writer import StoreWriter
 
 VECTOR_COLUMNS = ("vector", "embedding")
+_TABLES = (".csv", ".tsv")  # of paths; any other file is a list
 _ROWS = 8192  # at once
 _NO_DIGEST = bytes(32)
 
@@ -79,11 +82,11 @@ def import_vectors(
 
     `source` is Parquet with the columns `path` and `vector` or `embedding`, or a .npy file of
     (rows, D). A .npy file needs `paths`: a text file of one path per line, or a CSV with the column
-    `path`. Paths are below the folder `root`. `model` is the model of the vectors: a catalog entry
-    or a file of weights, whose network then embeds query images, or any other name; then the store
-    is queried only by keys and vectors. Vectors are scaled to length 1. Other columns of the
-    Parquet or CSV become user columns, except those named like built-in ones. Raises
-    EmbedSearchError.
+    `path`, which may have another usual name, such as `file_name`. Paths are below the folder
+    `root`. `model` is the model of the vectors: a catalog entry or a file of weights, whose network
+    then embeds query images, or any other name; then the store is queried only by keys and vectors.
+    Vectors are scaled to length 1. Other columns of the Parquet or CSV become user columns, except
+    those named like built-in ones. Raises EmbedSearchError.
     """
     session = session or Session()
     reader = _reader(Path(local_path(source)), None if paths is None else Path(local_path(paths)))
@@ -154,15 +157,15 @@ class _Import:
     def _user_columns(self, reader: _Reader) -> UserTable | None:
         """Return the other columns of the file, except those named like built-in ones."""
         source = reader.source if reader.paths is None else reader.paths
-        if source.suffix not in {".parquet", ".csv"}:
+        if source.suffix.lower() not in {".parquet", *_TABLES}:
             return None
-        table = read_table(source, str(source))
-        built_in = BUILT_IN | LEFT_OUT | {EXACT}
-        names = [name for name in table.column_names if name.lower() not in built_in]
-        if not names or "path" not in table.column_names:
+        table, by = read_table(source, str(source))
+        built_in = BUILT_IN | LEFT_OUT | {EXACT, by}
+        names = [name for name in table.column_names if name.lower() not in built_in and name != by]
+        if not names or by is None:
             return None
         first: dict[str, int] = {}
-        for index, path in enumerate(_names(table)):
+        for index, path in enumerate(_names(table, by)):
             if path is not None:  # reported when the vectors are read
                 first.setdefault(whole_path(self._root, self._key(path)), index)
         columns = table.select(own_names(names, frozenset(), str(source)))
@@ -245,6 +248,7 @@ class _Reader:
     source: Path
     paths: Path | None
     column: str  # of the vectors in Parquet; "" for .npy
+    by: str  # the column of the paths in Parquet; "" for .npy
     dim: int
 
     def blocks(self) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
@@ -257,10 +261,10 @@ class _Reader:
     def _parquet_blocks(self) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
         with pq.ParquetFile(self.source) as file:
             wanted = [
-                name for name in ("path", EXACT, self.column) if name in file.schema_arrow.names
+                name for name in (self.by, EXACT, self.column) if name in file.schema_arrow.names
             ]
             for batch in file.iter_batches(_ROWS, columns=wanted):
-                paths = [path for path in _names(batch) if path is not None]
+                paths = [path for path in _names(batch, self.by) if path is not None]
                 if len(paths) < len(batch):
                     raise UsageError(f"{self.source}: a row has no path")
                 yield paths, self._matrix(batch.column(self.column))
@@ -295,14 +299,15 @@ def _reader(source: Path, paths: Path | None) -> _Reader:
     if source.suffix == ".npy":
         if paths is None or not paths.is_file():
             raise UsageError(f"{source} needs paths=FILE with the path of each row", "paths")
-        return _Reader(source, paths, "", open_vectors(source).dim)
+        return _Reader(source, paths, "", "", open_vectors(source).dim)
     if paths is not None:
         raise UsageError("paths needs a .npy file", "paths")
     try:
         with pq.ParquetFile(source) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
             column = next((name for name in VECTOR_COLUMNS if name in schema.names), "")
-            if not column or "path" not in schema.names or not rows:
+            by = _path_column(schema.names)
+            if not column or by is None or not rows:
                 raise UsageError(
                     f"{source} has {rows} rows of {', '.join(schema.names)}; path and vector are "
                     "needed"
@@ -310,7 +315,7 @@ def _reader(source: Path, paths: Path | None) -> _Reader:
             if not _is_list_of_floats(kind := schema.field(column).type):
                 raise UsageError(f"{source}: {column} is {kind}, not a list of floats")
             first = next(file.iter_batches(1, columns=[column])).column(column)
-            return _Reader(source, None, column, len(first[0]) if first[0].is_valid else 0)
+            return _Reader(source, None, column, by, len(first[0]) if first[0].is_valid else 0)
     except (pa.ArrowException, OSError) as error:
         raise UsageError(f"{source} is no Parquet file: {error}") from error
 
@@ -320,23 +325,34 @@ def _is_list_of_floats(kind: Any) -> bool:
     return any(is_kind(kind) for is_kind in listed) and bool(pa.types.is_floating(kind.value_type))
 
 
+def _path_column(names: Iterable[str]) -> str | None:
+    """Return the column of paths: names without folders are not enough to tell images apart."""
+    return naming_column(name for name in names if folded(name) != NAME)
+
+
 def _listed(paths: Path) -> Iterator[str]:
     """Yield the paths of a text file, one per line, or of the column `path` of a CSV."""
-    with paths.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        if paths.suffix != ".csv":
-            yield from (line.rstrip("\r\n") for line in file)
+    try:
+        if paths.suffix.lower() not in _TABLES:
+            with open_text(paths) as file:
+                for line in iter(lambda: file.readline(MAX_ROW_BYTES), ""):
+                    yield line.rstrip("\r\n")
             return
-        rows = csv.DictReader(file)
-        if "path" not in (rows.fieldnames or []):
-            raise UsageError(f"{paths} has no column path, but {', '.join(rows.fieldnames or [])}")
-        for row in rows:
-            exact = row.get(EXACT)
-            yield from_exact_bytes(exact) if exact else row["path"]
+        with open_csv(paths, lambda header: _path_column(header) is not None) as table:
+            if (by := _path_column(table.columns)) is None:
+                raise UsageError(f"{paths} needs {NEEDED}; it has {', '.join(table.columns)}")
+            at = table.columns.index(by)
+            exact = table.columns.index(EXACT) if EXACT in table.columns else at
+            for _, cells in table.rows:
+                is_exact = exact != at and cells[exact]
+                yield from_exact_bytes(cells[exact]) if is_exact else cells[at]
+    except ValueError as error:
+        raise UsageError(f"{paths} cannot be read: {error}", "paths") from error
 
 
-def _names(table: pa.Table | pa.RecordBatch) -> list[str | None]:
+def _names(table: pa.Table | pa.RecordBatch, by: str) -> list[str | None]:
     """Return the paths of rows: the exact ones, where an export wrote them down."""
-    texts: list[Any] = table.column("path").to_pylist()
+    texts: list[Any] = table.column(by).to_pylist()
     exact: list[Any] = [None] * len(texts)
     if EXACT in table.schema.names:
         exact = table.column(EXACT).to_pylist()

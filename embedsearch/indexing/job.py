@@ -31,7 +31,7 @@ from embedsearch.store.snapshot import Snapshot, open_snapshot
 from embedsearch.store.writer import StoreWriter, check_creatable, create_store
 
 if TYPE_CHECKING:
-    from embedsearch.images.sources.table import UserTable
+    from embedsearch.images.tables.table import UserTable
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _read_table(config: IndexConfig) -> UserTable | None:
     """Read the user's table before anything is done: it may be the wrong file."""
     if config.metadata is None:
         return None
-    from embedsearch.images.sources.table import read_user_table
+    from embedsearch.images.tables.table import read_user_table
     from embedsearch.searching.columns import BUILT_IN
 
     return read_user_table(Path(local_path(config.metadata)), BUILT_IN)

@@ -69,6 +69,8 @@ class MetadataReport:
     unmatched_names: list[str] = field(default_factory=list)  # the first of them
     unreadable: int = 0  # sidecars
     unreadable_names: list[str] = field(default_factory=list)
+    unused: int = 0  # sidecars that are beside no image
+    unused_names: list[str] = field(default_factory=list)
 
 
 @dataclass

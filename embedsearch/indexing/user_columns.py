@@ -20,7 +20,7 @@ from embedsearch.core.paths import is_web, whole_path
 from embedsearch.core.records import Root
 from embedsearch.images.sources.sidecars import sidecar_table
 from embedsearch.images.sources.source import Source
-from embedsearch.images.sources.table import UserTable
+from embedsearch.images.tables.table import UserTable
 from embedsearch.indexing.job import Job
 from embedsearch.indexing.report import MetadataReport
 from embedsearch.indexing.scope import ScanTarget
@@ -87,6 +87,8 @@ def join(
         unmatched_names=unmatched[:_SHOWN],
         unreadable=len(user.unreadable),
         unreadable_names=user.unreadable[:_SHOWN],
+        unused=len(user.unused),
+        unused_names=user.unused[:_SHOWN],
     )
     return table, report
 
@@ -145,19 +147,26 @@ def _row_numbers(
             live.append(row)
         if name in wanted:
             found[name].append(row)
-    # A name that is nobody's may look like that of one image.
-    left = {unicode_text(comparable(name)): name for name in wanted - found.keys() if _is_odd(name)}
-    alike: defaultdict[str, list[int]] = defaultdict(list)
+    # A name that is nobody's may be written in another way, or begin at the table.
+    left = {form: name for name in wanted - found.keys() for form in _forms(name, user)}
+    alike: defaultdict[str, set[int]] = defaultdict(set)
     for row, name in named() if left else ():
         if (known := left.get(unicode_text(comparable(name)))) is not None:
-            alike[known].append(row)
-    found |= {name: rows for name, rows in alike.items() if len(rows) == 1 or user.by == "name"}
+            alike[known].add(row)
+    for name, rows in alike.items():
+        if len(rows) == 1 or user.by == "name":
+            found[name] = sorted(rows)
     return found, np.array(live, np.int64)
 
 
-def _is_odd(name: str) -> bool:
-    """Return whether a name may be written in several ways."""
-    return not name.isascii() or "\\x" in name
+def _forms(name: str, user: UserTable) -> Iterator[str]:
+    """Yield other ways to write a name: letters composed, `/` for a backslash, no `./`."""
+    plain = name if "\\x" in name else name.replace("\\", "/")
+    plain = os.path.normpath(plain)
+    if not name.isascii() or "\\x" in name or plain != name:
+        yield unicode_text(comparable(plain))
+    if user.folder and user.by == "path":
+        yield unicode_text(comparable(os.path.normpath(os.path.join(user.folder, plain))))
 
 
 def _merged(old: pa.Table | None, new: pa.Table) -> pa.Table:

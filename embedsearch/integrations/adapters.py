@@ -22,7 +22,7 @@ Store: TypeAlias = "str | os.PathLike[str] | Searcher | None"
 class OpenedStore:
     """A store that is opened on first use, and then follows new commits.
 
-    An open Searcher is used as it is, and left open.
+    An open Searcher is used as it is, and left open. A copy opens the store for itself.
     """
 
     def __init__(self, store: Store, device: str = "cpu") -> None:
@@ -30,6 +30,10 @@ class OpenedStore:
         self._device = device
         self._opening = threading.Lock()
         self._searcher = store if isinstance(store, Searcher) else None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how to make a copy."""
+        return OpenedStore, (self._store, self._device)
 
     @property
     def searcher(self) -> Searcher:

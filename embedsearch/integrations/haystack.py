@@ -23,6 +23,7 @@ from embedsearch.integrations.adapters import (
     unit,
 )
 from embedsearch.integrations.image_argument import image_of
+from embedsearch.integrations.keywords import check_text_column, refuse_unknown
 from embedsearch.searching.embedder import ImageEmbedder
 from embedsearch.searching.queries import ImageLike, Query
 from embedsearch.searching.searcher import Searcher
@@ -34,6 +35,8 @@ except ModuleNotFoundError as error:
     raise missing(error, "haystack") from error
 
 _BLOB_SIDE = 1024
+_SETTINGS = ("store", "top_k", "where", "min_score", "text_column", "load_blobs", "device")
+_ARGUMENTS = ("image", "query_embedding", "top_k", "where")
 
 
 @component
@@ -57,8 +60,11 @@ class EmbedSearchImageRetriever:
         text_column: str | None = None,
         load_blobs: bool = False,
         device: str = "cpu",
+        **unknown: Any,
     ) -> None:
         """Prepare to open a store, by default the nearest `.embedsearch` upward."""
+        with raised_as(ValueError):
+            refuse_unknown(unknown, _SETTINGS, "setting")
         self.store = store
         self.top_k = top_k
         self.where = where
@@ -103,13 +109,16 @@ class EmbedSearchImageRetriever:
         query_embedding: list[float] | None = None,
         top_k: int | None = None,
         where: str | None = None,
+        **unknown: Any,
     ) -> dict[str, list[Document]]:
         """Return the nearest images, best first; arguments override the settings.
 
         `image` is a path, a `data:` URI or a ByteStream. Raises ValueError.
         """
         with raised_as(ValueError):
+            refuse_unknown(unknown, _ARGUMENTS, "argument")
             searcher = self._opened.searcher
+            check_text_column(self.text_column, searcher)
             hits = searcher.query(
                 _query(image, query_embedding),
                 k=self.top_k if top_k is None else top_k,
@@ -125,9 +134,10 @@ class EmbedSearchImageRetriever:
         query_embedding: list[float] | None = None,
         top_k: int | None = None,
         where: str | None = None,
+        **unknown: Any,
     ) -> dict[str, list[Document]]:
         """Return what `run` returns, from a thread, while the event loop goes on."""
-        return await asyncio.to_thread(self.run, image, query_embedding, top_k, where)
+        return await asyncio.to_thread(self.run, image, query_embedding, top_k, where, **unknown)
 
     def _document(self, searcher: Searcher, hit: Hit) -> Document:
         blob = None
@@ -155,9 +165,16 @@ class EmbedSearchImageEmbedder:
     """
 
     def __init__(
-        self, model: str = "auto", *, device: str = "cpu", precision: str = "auto"
+        self,
+        model: str = "auto",
+        *,
+        device: str = "cpu",
+        precision: str = "auto",
+        **unknown: Any,
     ) -> None:
         """Take a model of `embedsearch models`, or a file of weights."""
+        with raised_as(ValueError):
+            refuse_unknown(unknown, ("model", "device", "precision"), "setting")
         self.model = model
         self.device = device
         self.precision = precision

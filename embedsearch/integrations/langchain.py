@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, model_validator
 
-from embedsearch.core.errors import ImageNotFound, StoreNotFound
+from embedsearch.core.errors import ImageNotFound, StoreNotFound, UsageError
 from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.exchange.texts import FIELDS, TEXT, StoredText, delete_texts, put_texts
 from embedsearch.integrations.adapters import (
@@ -29,6 +29,7 @@ from embedsearch.integrations.adapters import (
     unit,
 )
 from embedsearch.integrations.image_argument import image_of
+from embedsearch.integrations.keywords import check_text_column, query_options, refuse_unknown
 from embedsearch.searching.queries import Query
 from embedsearch.searching.searcher import Searcher
 from embedsearch.store.locate import locate_store
@@ -47,6 +48,7 @@ except ModuleNotFoundError as error:
     raise missing(error, "langchain") from error
 
 _SHOWN_SIDE = 768
+_BATCH = "batch_size"  # LangChain's indexing passes it; a call is one commit anyway
 
 
 class EmbedSearchRetriever(BaseRetriever):
@@ -56,7 +58,8 @@ class EmbedSearchRetriever(BaseRetriever):
     documents = retriever.invoke("question.jpg")
 
     A document's text is the user's column `text_column`, else the path, which is also its id.
-    Options of a query can be given to `invoke`, as `k=3` or `where="width > 1000"`.
+    Options of a query can be given to `invoke`, as `k=3`, `where="width > 1000"` or
+    `filter={"format": "PNG"}`.
     """
 
     store: Any = None  # a folder or an open Searcher; default: the nearest `.embedsearch` upward
@@ -67,6 +70,14 @@ class EmbedSearchRetriever(BaseRetriever):
     device: str = "cpu"
     _opened: OpenedStore = PrivateAttr()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _known(cls, given: Any) -> Any:
+        """Refuse a setting that does not exist: pydantic would ignore it."""
+        with raised_as(LangChainException):
+            refuse_unknown(given, cls.model_fields, "setting")
+        return given
+
     def model_post_init(self, context: Any, /) -> None:
         """Prepare to open the store."""
         super().model_post_init(context)
@@ -76,7 +87,7 @@ class EmbedSearchRetriever(BaseRetriever):
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:
         with raised_as(LangChainException):
-            hits = self._opened.searcher.query(image_of(query), **self._with(options))
+            hits = self._opened.searcher.query(_image(query), **self._with(options))
         return [_document(hit, self.text_column) for hit in hits]
 
     async def _aget_relevant_documents(
@@ -84,11 +95,13 @@ class EmbedSearchRetriever(BaseRetriever):
     ) -> list[Document]:
         with raised_as(LangChainException):
             searcher = await asyncio.to_thread(lambda: self._opened.searcher)
-            hits = await searcher.aquery(image_of(query), **self._with(options))
+            hits = await searcher.aquery(_image(query), **self._with(options))
         return [_document(hit, self.text_column) for hit in hits]
 
     def _with(self, options: dict[str, Any]) -> dict[str, Any]:
-        return {"k": self.k, "where": self.where, "min_score": self.min_score, **options}
+        check_text_column(self.text_column, self._opened.searcher)
+        own = {"k": self.k, "where": self.where, "min_score": self.min_score}
+        return query_options({**own, **options}, self._opened.searcher)
 
     def content_block(self, document: Document, side: int = _SHOWN_SIDE) -> dict[str, Any]:
         """Return a document's image as a content block of a message to a multimodal model.
@@ -169,6 +182,14 @@ class EmbedSearchVectorStore(VectorStore):
         self._text_column = text_column
         self._changing = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy has; it opens the store for itself."""
+        return {name: value for name, value in vars(self).items() if name != "_changing"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the settings of another one."""
+        self.__dict__.update(state, _changing=threading.Lock())
+
     @property
     def embeddings(self) -> Embeddings | None:
         """Return the embedding of texts."""
@@ -183,6 +204,8 @@ class EmbedSearchVectorStore(VectorStore):
         **kwargs: Any,
     ) -> list[str]:
         """Embed texts and add them, all or none; return their ids. Known ids are replaced."""
+        with raised_as(LangChainException):
+            refuse_unknown(kwargs, ["texts", "metadatas", "ids", _BATCH])
         listed = list(texts)
         names = [name or uuid.uuid4().hex for name in ids or [""] * len(listed)]
         fields = metadatas or [{} for _ in listed]
@@ -201,6 +224,8 @@ class EmbedSearchVectorStore(VectorStore):
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> bool | None:
         """Delete texts by id, or all without `ids`; unknown ids are accepted."""
+        with raised_as(LangChainException):
+            refuse_unknown(kwargs, ["ids"])
         with self._changing, raised_as(LangChainException):
             delete_texts(self._path, ids)
             if (searcher := self._searcher()) is not None:
@@ -269,6 +294,8 @@ class EmbedSearchVectorStore(VectorStore):
         **kwargs: Any,
     ) -> EmbedSearchVectorStore:
         """Return a vector store with texts in it."""
+        with raised_as(LangChainException):
+            refuse_unknown(kwargs, ["model", "text_column"])
         vector_store = cls(store, embedding, **kwargs)
         vector_store.add_texts(texts, metadatas, ids=ids)
         return vector_store
@@ -288,13 +315,15 @@ class EmbedSearchVectorStore(VectorStore):
         with raised_as(LangChainException):
             if self._embedding is not None:
                 return unit(self._embedding.embed_query(query))
-            return image_of(query)
+            return _image(query)
 
     def _search(self, query: Query, k: int, **options: Any) -> list[tuple[Document, float]]:
         with raised_as(LangChainException):
             if (searcher := self._searcher()) is None:
                 return []
-            hits = searcher.query(query, k=k, **options)
+            if not _holds_texts(searcher):
+                check_text_column(self._text_column, searcher)
+            hits = searcher.query(query, **query_options({"k": k, **options}, searcher))
             return [(self._found(searcher, hit), hit.score) for hit in hits]
 
     def _found(self, searcher: Searcher, hit: Hit) -> Document:
@@ -306,6 +335,12 @@ class EmbedSearchVectorStore(VectorStore):
         if TEXT in record.metadata and FIELDS in record.metadata:
             return _text(StoredText.of(record.key, record.metadata))
         return _document(record, self._text_column)
+
+
+def _image(query: Any) -> Query:
+    if not isinstance(query, str):
+        raise UsageError(f"{query!r} is not a text: give the path of an image or a data: URI")
+    return image_of(query)
 
 
 def _document(found: Hit | ImageRecord, text_column: str | None) -> Document:

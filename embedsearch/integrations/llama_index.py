@@ -22,6 +22,7 @@ from embedsearch.integrations.adapters import (
     unit,
 )
 from embedsearch.integrations.image_argument import image_of
+from embedsearch.integrations.keywords import check_text_column, query_options, refuse_unknown
 from embedsearch.searching.embedder import ImageEmbedder
 from embedsearch.searching.queries import ImageLike, Query
 
@@ -34,6 +35,7 @@ try:
 except ModuleNotFoundError as error:
     raise missing(error, "llama-index") from error
 
+_SETTINGS = (*("store", "k", "where", "min_score", "text_column", "device", "callback_manager"),)
 _NO_TEXT = "a residual network has never seen words: give an image, as QueryBundle.image_path"
 
 
@@ -57,8 +59,11 @@ class EmbedSearchRetriever(BaseRetriever):
         text_column: str | None = None,
         device: str = "cpu",
         callback_manager: CallbackManager | None = None,
+        **unknown: Any,
     ) -> None:
         """Prepare to open a store, by default the nearest `.embedsearch` upward."""
+        with raised_as(ValueError):
+            refuse_unknown(unknown, _SETTINGS, "setting")
         super().__init__(callback_manager=callback_manager)
         self._opened = OpenedStore(store, device)
         self._options: dict[str, Any] = {"k": k, "where": where, "min_score": min_score}
@@ -66,7 +71,10 @@ class EmbedSearchRetriever(BaseRetriever):
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         with raised_as(ValueError):
-            hits = self._opened.searcher.query(_query(query_bundle), **self._options)
+            searcher = self._opened.searcher
+            check_text_column(self._text_column, searcher)
+            options = query_options(self._options, searcher)
+            hits = searcher.query(_query(query_bundle), **options)
         return [self._node(hit) for hit in hits]
 
     async def _aretrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
@@ -99,6 +107,10 @@ class EmbedSearchEmbedding(MultiModalEmbedding):
 
     def __init__(self, model: str = "auto", **options: Any) -> None:
         """Take a model of `embedsearch models`, or a file of weights."""
+        # As LlamaIndex writes it down, and reads it again.
+        model = options.pop("model_name", model)
+        with raised_as(ValueError):
+            refuse_unknown(set(options) - {"class_name"}, [*type(self).model_fields, "model"])
         super().__init__(model_name=model, **options)
         with raised_as(ValueError):
             self._embedder = ImageEmbedder(model, device=self.device, precision=self.precision)

@@ -6,7 +6,6 @@ Nothing is written or fetched, and only files in allowed folders can be used as 
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
@@ -14,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.types import CallToolResult, ImageContent, TextContent, ToolAnnotations
+from mcp.types import CallToolResult, ImageContent, TextContent, Tool, ToolAnnotations
 from pydantic import BaseModel, Field
 
 from embedsearch._version import __version__
@@ -26,6 +25,9 @@ from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.curation.duplicates import duplicates
 from embedsearch.images.thumbnails import MAX_SIDE
 from embedsearch.integrations.image_argument import image_of
+from embedsearch.integrations.keywords import refuse_unknown
+from embedsearch.integrations.mcp_schema import plain_schema
+from embedsearch.integrations.mcp_size import Pictures, fitting, json_size, shortened
 from embedsearch.searching.queries import Key, Query
 from embedsearch.searching.searcher import Searcher
 from embedsearch.web.guard import Access, App, Guard
@@ -45,7 +47,9 @@ _MAX_COMPARED = 200_000  # images, by find_duplicates: takes seconds and half a 
 _READ_ONLY = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
 
 StoreName = Annotated[str | None, Field(description="A name from list_stores; default: the first")]
-Row = Annotated[int | None, Field(ge=0, lt=10**12, description="The row of an image of the store")]
+Row = Annotated[
+    int | None, Field(ge=0, le=10**12 - 1, description="The row of an image of the store")
+]
 KeyName = Annotated[
     str | None,
     Field(description="The path of an image of the store, full or relative to its folder"),
@@ -116,7 +120,7 @@ def create_server(
     A query image must be in an indexed folder or in an `allowed` one.
     """
     tools = _Tools(stores, [os.path.realpath(local_path(folder)) for folder in allowed])
-    server = MCPServer(
+    server = _Server(
         "embedsearch",
         title="Search images by image",
         version=__version__,
@@ -153,6 +157,32 @@ def names_of(stores: Sequence[str]) -> list[str]:
     return names
 
 
+class _Server(MCPServer):
+    """Shows schemas that all clients take, and refuses arguments that a tool does not have."""
+
+    async def list_tools(self) -> list[Tool]:
+        """Return the tools, with plain schemas."""
+        return [
+            tool.model_copy(
+                update={
+                    "input_schema": plain_schema(tool.input_schema, is_input=True),
+                    "output_schema": plain_schema(tool.output_schema or {}, is_input=False),
+                }
+            )
+            for tool in await super().list_tools()
+        ]
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+        """Call a tool. Raises ToolError."""
+        for tool in await super().list_tools():
+            if tool.name == name:
+                try:
+                    refuse_unknown(arguments, tool.input_schema["properties"], "argument")
+                except UsageError as error:
+                    raise ToolError(str(error)) from error
+        return await super().call_tool(name, arguments, context)
+
+
 class _Tools:
     """The tools; their signatures and docstrings are what an agent reads."""
 
@@ -187,12 +217,7 @@ class _Tools:
             (answer,) = searcher.answers([self._query(searcher, image, row, key)], config=config)
             if answer.failure is not None:
                 raise answer.failure
-            lines = [_line(hit) for hit in answer.hits] or ["no image matches"]
-            content: list[Any] = [TextContent(type="text", text="\n".join(lines))]
-            if thumbnails:
-                content += [_shown(searcher, hit.row) for hit in answer.hits]
-            values = {"hits": [hit.to_dict() for hit in answer.hits]}
-            return CallToolResult(content=content, structured_content=values)
+            return _found(searcher, answer.hits, thumbnails=thumbnails)
 
         return await self._work(search)
 
@@ -210,14 +235,16 @@ class _Tools:
         def get() -> CallToolResult:
             searcher = self._store(store)
             record = searcher.get(_one_of(row=row, key=key))
-            jpeg = base64.b64encode(searcher.thumbnail(record.row, side)).decode()
-            values = {"image": record.to_dict()}
+            facts = shortened(record.to_dict())
+            content: list[Any] = [_text(f"row {record.row}: {printable(record.path)}")]
+            used = 2 * json_size(facts)
+            (picture, *_), shown = Pictures(searcher, used).of_rows([record.row], side)
+            if isinstance(picture, UnreadableImage):
+                raise picture
+            if shown < side:
+                content.append(_text(f"reduced to {shown} pixels, to keep the answer small"))
             return CallToolResult(
-                content=[
-                    TextContent(type="text", text=f"row {record.row}: {printable(record.path)}"),
-                    ImageContent(type="image", data=jpeg, mime_type="image/jpeg"),
-                ],
-                structured_content=values,
+                content=[*content, _jpeg(picture)], structured_content={"image": facts}
             )
 
         return await self._work(get)
@@ -230,10 +257,10 @@ class _Tools:
         rotations: Annotated[bool, Field(description="Also copies turned by 90° steps")] = False,
         k: Annotated[int, Field(ge=1, le=MAX_K, description="How many groups")] = 20,
         offset: Annotated[int, Field(ge=0, description="Groups to leave out")] = 0,
-    ) -> DuplicateResult:
+    ) -> Annotated[CallToolResult, DuplicateResult]:
         """List images of a store that are copies of each other, and which one is best to keep."""
 
-        def find() -> DuplicateResult:
+        def find() -> CallToolResult:
             searcher = self._store(store)
             if (count := searcher.images(1, where=where).total) > _MAX_COMPARED:
                 raise UsageError(
@@ -246,28 +273,13 @@ class _Tools:
                 [GroupMember(**row) for row in group.rows(number)]
                 for number, group in enumerate(found, start=1)
             ]
-            return DuplicateResult(groups=groups[offset : offset + k], total=len(groups))
+            return _page(groups[offset : offset + k], len(groups), offset)
 
         return await self._work(find)
 
-    async def list_stores(self) -> StoreList:
+    async def list_stores(self) -> Annotated[CallToolResult, StoreList]:
         """List the stores, their content, and the columns that `where` can use."""
-        return await self._work(
-            lambda: StoreList(
-                stores=[
-                    StoreFacts(
-                        name=name,
-                        images=searcher.manifest.live,
-                        generation=searcher.manifest.generation,
-                        model=searcher.manifest.model.name,
-                        takes_images=searcher.takes_images,
-                        folders=[unicode_text(root.path) for root in searcher.manifest.roots],
-                        columns=searcher.columns,
-                    )
-                    for name, searcher in self._stores.items()
-                ]
-            )
-        )
+        return await self._work(lambda: _listed(self._stores))
 
     async def _work(self, work: Callable[[], T]) -> T:
         """Do work in a thread, when it is its turn. Raises ToolError for our errors."""
@@ -299,15 +311,84 @@ def _one_of(**given: str | int | None) -> str | int:
     return values[0]
 
 
-def _line(hit: Hit) -> str:
-    size = f"{hit.width} x {hit.height}"
-    more = "".join(f", {name}: {value}" for name, value in hit.metadata.items())
-    return printable(f"{hit.rank}. score {hit.score:.3f}, row {hit.row}, {size}, {hit.key}{more}")
+def _found(searcher: Searcher, hits: Sequence[Hit], *, thumbnails: bool) -> CallToolResult:
+    """Return hits as an answer, with as many facts and thumbnails as fit in."""
+    values = [shortened(hit.to_dict()) for hit in hits]
+    shown = fitting(values)
+    values = values[:shown]
+    lines = [_line(hit) for hit in values] or ["no image matches"]
+    if shown < len(hits):
+        lines.append(f"{shown} of {len(hits)} hits fit into an answer: go on with offset")
+    content: list[Any] = [_text("\n".join(lines))]
+    if thumbnails:
+        pictures = Pictures(searcher, json_size(values) + json_size(lines))
+        found, side = pictures.of_rows([hit.row for hit in hits[:shown]], _THUMBNAIL_SIDE)
+        for hit, picture in zip(hits, found, strict=False):
+            is_lost = isinstance(picture, UnreadableImage)
+            content.append(_text(f"row {hit.row}: {picture}") if is_lost else _jpeg(str(picture)))
+        if side < _THUMBNAIL_SIDE or len(found) < shown:
+            which = "" if len(found) == shown else f", and only for the first {len(found)} hits"
+            notice = f"thumbnails of {side} pixels{which}, to keep the answer small: lower k"
+            content.insert(1, _text(notice))
+    return CallToolResult(content=content, structured_content={"hits": values})
 
 
-def _shown(searcher: Searcher, row: int) -> TextContent | ImageContent:
-    try:
-        jpeg = searcher.thumbnail(row, _THUMBNAIL_SIDE)
-    except UnreadableImage as error:  # the file changed since it was indexed
-        return TextContent(type="text", text=f"row {row}: {error}")
-    return ImageContent(type="image", data=base64.b64encode(jpeg).decode(), mime_type="image/jpeg")
+def _page(groups: list[list[GroupMember]], total: int, offset: int) -> CallToolResult:
+    """Return groups as an answer, as many as fit in."""
+    shown = fitting(groups, lambda group: sum(json_size(row.model_dump()) + 2 for row in group))
+    note = ""
+    if not shown and groups:
+        whole = groups[0]
+        groups = [whole[: fitting(whole, lambda row: json_size(row.model_dump()))]]
+        note = f"{len(groups[0])} of the {len(whole)} images of one group fit into an answer: "
+        note += f"go on with offset={offset + 1}"
+    elif shown < len(groups):
+        groups = groups[:shown]
+        note = f"{shown} groups fit into an answer: go on with offset={offset + shown}"
+    return _said(DuplicateResult(groups=groups, total=total), note)
+
+
+def _listed(stores: Mapping[str, Searcher]) -> CallToolResult:
+    """Return the stores as an answer, with as many columns as fit in."""
+    facts: list[StoreFacts] = []
+    notes: list[str] = []
+    for name, searcher in stores.items():
+        columns = list(searcher.columns.items())
+        shown = fitting(columns, lambda column: len(stores) * json_size(column))
+        if shown < len(columns):
+            notes.append(f"{name}: {shown} of {len(columns)} columns fit into an answer")
+        manifest = searcher.manifest
+        facts.append(
+            StoreFacts(
+                name=name,
+                images=manifest.live,
+                generation=manifest.generation,
+                model=manifest.model.name,
+                takes_images=searcher.takes_images,
+                folders=[unicode_text(root.path) for root in manifest.roots],
+                columns=dict(columns[:shown]),
+            )
+        )
+    return _said(StoreList(stores=facts), "; ".join(notes))
+
+
+def _said(values: BaseModel, note: str) -> CallToolResult:
+    content: list[Any] = [_text(values.model_dump_json())]
+    if note:
+        content.append(_text(note))
+    return CallToolResult(content=content, structured_content=values.model_dump(mode="json"))
+
+
+def _line(hit: dict[str, Any]) -> str:
+    size = f"{hit['width']} x {hit['height']}"
+    more = "".join(f", {name}: {value}" for name, value in hit["metadata"].items())
+    start = f"{hit['rank']}. score {hit['score']:.3f}, row {hit['row']}, {size}"
+    return printable(f"{start}, {hit['key']}{more}")
+
+
+def _text(text: str) -> TextContent:
+    return TextContent(type="text", text=text)
+
+
+def _jpeg(picture: str) -> ImageContent:
+    return ImageContent(type="image", data=picture, mime_type="image/jpeg")

@@ -18,7 +18,7 @@ import numpy as np
 
 from embedsearch.core.config import IndexConfig, SearchConfig
 from embedsearch.core.errors import UsageError
-from embedsearch.core.paths import printable, whole_path
+from embedsearch.core.paths import local_path, printable, whole_path
 from embedsearch.core.records import Hit, Progress
 from embedsearch.core.session import Session
 from embedsearch.indexing.sync import index
@@ -76,7 +76,7 @@ def evaluate(
     session = session or Session()
     pairs = None
     if relevant is not None:
-        rows = read_rows(Path(relevant), ["query", "relevant"])
+        rows = read_rows(Path(local_path(relevant)), ["query", "relevant"])
         pairs = [(row["query"], row["relevant"]) for _, row in rows]
     if folder is None:
         with readable_store(store, session) as path:

@@ -6,7 +6,6 @@ classes, or numbers to regress.
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -20,10 +19,13 @@ from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import local_path, printable
 from embedsearch.core.records import ImageRef
 from embedsearch.images.sources.folder import FolderScan
+from embedsearch.images.tables.column_names import column_called, naming_column
+from embedsearch.images.tables.csv_table import check_text, open_csv
 
 FOLDER_TARGET = "folder"
 MISSING_CLASS = -1  # a missing number is NaN
 _NAMED = 3  # examples in a message
+_PATHS = {"path", "query", "relevant"}  # columns of names of files, whatever bytes these have
 _EMPTY = {"", "nan", "na", "null", "none"}
 
 
@@ -186,22 +188,35 @@ def _from_csv(
 
 
 def read_rows(path: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """Return line numbers, and cells by column. Bytes that are not UTF-8 stay as in file names.
+    """Return line numbers, and cells by column. Bytes of a path that are not UTF-8 stay.
 
     Raises UsageError where the file cannot be read or lacks a column.
     """
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            reader = csv.DictReader(file)
-            found = list(reader.fieldnames or ())
-            for name in columns:
-                if name not in found:
-                    has = f"it has {', '.join(found)}" if found else "it is empty"
+        with open_csv(path, lambda header: None not in _found(columns, header)) as table:
+            found = _found(columns, table.columns)
+            for name, known in zip(columns, found, strict=True):
+                if known is None:
+                    has = f"it has {', '.join(table.columns)}"
                     raise UsageError(f"{path} has no column {name!r}; {has}")
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, csv.Error) as error:
+            places = [table.columns.index(name) for name in found if name is not None]
+            rows = []
+            for line, cells in table.rows:
+                row = {name: cells[at] for name, at in zip(columns, places, strict=True)}
+                for name, cell in row.items():
+                    if name not in _PATHS:
+                        check_text(line, name, cell)
+                rows.append((line, row))
+            return rows
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: {error}") from error
-    return [(line, {k: v or "" for k, v in row.items() if k is not None}) for line, row in rows]
+
+
+def _found(columns: Sequence[str], header: Sequence[str]) -> list[str | None]:
+    """Return the column of the header for each that is wanted."""
+    return [
+        naming_column(header) if name == "path" else column_called(name, header) for name in columns
+    ]
 
 
 def _classes(name: str, names: Sequence[str | None]) -> LabelColumn:

@@ -17,7 +17,10 @@ from embedsearch.searching.queries import Crop, ImageLike, QueryEmbedder, Vector
 
 
 class ImageEmbedder:
-    """A network without a store. Any number of threads may use it; their calls are batched."""
+    """A network without a store. Any number of threads may use it; their calls are batched.
+
+    It can be copied and pickled: a copy has the same settings, and loads its own network.
+    """
 
     def __init__(
         self,

@@ -147,6 +147,10 @@ class QueryEmbedder:
         self._originals = Originals(limits.max_bytes)
         self._embed_together = MicroBatcher(self._embed, IMAGES_AT_ONCE)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how to make a copy, which loads the network and starts its own workers."""
+        return _copy, (self.spec, self._limits, self._device, self._precision)
+
     def fits(self, spec: ModelSpec, limits: DecodeLimits) -> bool:
         """Return whether it embeds as a generation with this spec and limits needs it."""
         return (self.spec, self._limits) == (spec, limits)
@@ -273,6 +277,10 @@ def _file(image: _File, box: Box | None, temporary: Iterator[str]) -> ImageFile:
         return ImageFile.at(next(temporary), "the image given", box)
     name = os.path.join(image.folder, image.path)
     return ImageFile(ImageLocation(image.folder, image.path), name, box)
+
+
+def _copy(spec: ModelSpec, limits: DecodeLimits, device: str, precision: str) -> QueryEmbedder:
+    return QueryEmbedder(spec, limits, device, precision, Session())  # a notice is for one process
 
 
 def _parts(query: Query) -> Mix:

@@ -7,9 +7,10 @@ keeps the newest generation open. Each call answers from one generation.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -17,7 +18,13 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.config import DEFAULT_K, SearchConfig, check_device, check_precision
-from embedsearch.core.errors import MissingLibrary, UnreadableImage, UsageError, WeightsUnavailable
+from embedsearch.core.errors import (
+    MissingLibrary,
+    StoreNotFound,
+    UnreadableImage,
+    UsageError,
+    WeightsUnavailable,
+)
 from embedsearch.core.options import SearchOptions, configured
 from embedsearch.core.records import Hit, ImageRecord, JsonRecord
 from embedsearch.core.session import Session
@@ -71,32 +78,47 @@ def open_store(
     """
     check_device(device)
     check_precision(precision)
-    session = session or Session()
-    with ExitStack() as opened:
-        mirror = database = None
-        if (url := url_of(store)) is not None:
-            from embedsearch.store.mirror import Mirror  # a store on the disk needs no bucket
+    settings = _Settings(
+        None if store is None else os.fsdecode(store), device, precision, follow, serve_from
+    )
+    searcher = Searcher(settings, session or Session())
+    searcher.open()
+    return searcher
 
-            mirror = opened.enter_context(Mirror(url, session))
-            mirror.open()
-        if serve_from is not None:
-            from embedsearch.searching.vectordb.open import open_database
 
-            database = open_database(serve_from)
-            opened.callback(database.close)
-        path = locate_store(store) if mirror is None else mirror.folder
-        generations = OpenGenerations(path, device, precision, follow, session, mirror, database)
-        opened.pop_all()  # they are closed with the generations
-    return Searcher(generations)
+@dataclass(frozen=True)
+class _Settings:
+    """What `open_store` was asked for."""
+
+    store: str | None
+    device: str
+    precision: str
+    follow: bool
+    serve_from: str | None
 
 
 class Searcher:
-    """A store, open. Any number of threads may use it at once; each call sees one generation."""
+    """A store, open. Any number of threads may use it at once; each call sees one generation.
 
-    def __init__(self, generations: OpenGenerations) -> None:
-        """Use `open_store` to create one; the generations are closed with it."""
-        self._generations = generations
+    It can be copied and pickled: a copy has the same settings, and opens the store again when it is
+    first used.
+    """
+
+    def __init__(self, settings: _Settings, session: Session) -> None:
+        """Use `open_store` to create one."""
+        self._settings = settings
+        self._session = session
+        self._opening = threading.Lock()
+        self._opened: OpenGenerations | None = None
+        self._is_closed = False
         self._has_network = True  # until no network is found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how to make a copy, perhaps in another folder and another process."""
+        settings = self._settings
+        if self._opened is not None and url_of(settings.store) is None:
+            settings = replace(settings, store=os.path.abspath(self._opened.store))
+        return _copy, (settings,)
 
     def __enter__(self) -> Searcher:
         return self
@@ -107,6 +129,19 @@ class Searcher:
     def __len__(self) -> int:
         """Return the number of images."""
         return self.manifest.live
+
+    def open(self) -> None:
+        """Open the store now, unless it is open. Raises what `open_store` does."""
+        _ = self._generations
+
+    @property
+    def _generations(self) -> OpenGenerations:
+        with self._opening:
+            if self._opened is None:
+                if self._is_closed:
+                    raise StoreNotFound("this Searcher is closed: open the store again")
+                self._opened = _opened(self._settings, self._session)
+            return self._opened
 
     @property
     def store(self) -> Path:
@@ -156,7 +191,10 @@ class Searcher:
 
         A later call raises StoreNotFound. A second close does nothing.
         """
-        self._generations.close()
+        with self._opening:
+            self._is_closed = True
+        if self._opened is not None:
+            self._opened.close()
 
     def query(
         self,
@@ -267,6 +305,39 @@ class Searcher:
         DamagedStore or IncompatibleStore the old generation keeps answering.
         """
         return self._generations.refresh()
+
+
+def _copy(settings: _Settings) -> Searcher:
+    """Return a Searcher that opens the store when it is first used."""
+    return Searcher(settings, Session())  # a notice is for one process
+
+
+def _opened(settings: _Settings, session: Session) -> OpenGenerations:
+    """Open the newest generation of a store, with what it needs."""
+    with ExitStack() as opened:
+        mirror = database = None
+        if (url := url_of(settings.store)) is not None:
+            from embedsearch.store.mirror import Mirror  # a store on the disk needs no bucket
+
+            mirror = opened.enter_context(Mirror(url, session))
+            mirror.open()
+        if settings.serve_from is not None:
+            from embedsearch.searching.vectordb.open import open_database
+
+            database = open_database(settings.serve_from)
+            opened.callback(database.close)
+        path = locate_store(settings.store) if mirror is None else mirror.folder
+        generations = OpenGenerations(
+            path,
+            settings.device,
+            settings.precision,
+            settings.follow,
+            session,
+            mirror,
+            database,
+        )
+        opened.pop_all()  # they are closed with the generations
+    return generations
 
 
 def _chunks(queries: Iterable[Query]) -> Iterator[list[Query]]:

@@ -38,7 +38,7 @@ from embedsearch.searching.searcher import Searcher
 from embedsearch.web.guard import Access, App, Guard
 from embedsearch.web.limits import Admission, Busy, ServerLimits
 from embedsearch.web.metrics import CONTENT_TYPE, Metrics
-from embedsearch.web.plain import FORM, error_page, hits_page
+from embedsearch.web.plain import error_page, form, hits_page
 from embedsearch.web.search_request import (
     BadRequest,
     ListOptions,
@@ -171,7 +171,7 @@ class _Routes:
 
     async def page(self) -> Response:
         """Return the page for people."""
-        return _html(_read("page.html").decode().replace("<!-- FORM -->", FORM))
+        return _html(_read("page.html").decode().replace("<!-- FORM -->", form("./")))
 
     async def static(self, name: str) -> Response:
         """Return a file of the page."""
@@ -184,7 +184,7 @@ class _Routes:
         search = await read_search(request, self._limits)
         hits = await self._work(lambda: self._hits(search))
         if _wants_page(request):
-            return _html(hits_page(hits, search.config.where, search.config.k))
+            return _html(hits_page(hits, search.config.where, search.config.k, _top(request)))
         return _json({"hits": [hit.to_dict() for hit in hits]})
 
     async def images(self, request: Request) -> Response:
@@ -280,13 +280,18 @@ async def _error_answer(request: Request, error: Exception) -> Response:
             _log.error("%s %s: %s", request.method, printable(request.url.path), error)
             status, message = 503, "this cannot be answered now: see the server's log"
     if _wants_page(request):
-        return _html(error_page(message), status, headers)
+        return _html(error_page(message, _top(request)), status, headers)
     return _json({"error": message, **more}, status, headers)
 
 
 def _wants_page(request: Request) -> bool:
     """Return whether a browser wants a page, and not a program or our script JSON."""
     return "text/html" in request.headers.get("accept", "")
+
+
+def _top(request: Request) -> str:
+    """Return the relative address of the server, as a browser sees it from that of a request."""
+    return "../" * (request.scope["path"].count("/") - 1) or "./"
 
 
 def _html(page: str, status: int = 200, headers: dict[str, str] | None = None) -> Response:

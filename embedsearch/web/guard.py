@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import json
 import logging
 import re
@@ -50,6 +51,13 @@ class Access:
 
     hosts: frozenset[str] = LOCAL_HOSTS
     token: str | None = None
+    any_address: bool = False  # an IP address cannot be made to mean another host, as a name can
+    origin: str = ""  # of a proxy, such as https://example.org
+    path: str = ""  # below which the proxy shows this server, such as /photos
+
+    def is_own(self, host: str) -> bool:
+        """Return whether a host, in lower case and without its port, is this one."""
+        return host in self.hosts or (self.any_address and _is_address(host))
 
 
 @dataclass
@@ -91,6 +99,7 @@ class Guard:
 
         try:
             headers = _single(scope["headers"], self._limits)
+            scope = _below(scope, self._access.path)
             self._check(scope, headers)
             with self._holding() as hold:
                 if scope["method"] == "POST":
@@ -110,18 +119,24 @@ class Guard:
     def _check(self, scope: Scope, headers: dict[bytes, str]) -> None:
         """Raise _Refused for clients without access and for malformed requests."""
         host = _HOST.fullmatch(headers.get(b"host", "").lower())
-        if host is None or host[1] not in self._access.hosts:
-            raise _Refused(403, "this server does not answer to that host name")
+        if host is None or not self._access.is_own(host[1]):
+            message = "this server does not answer to that host name: start it with --allow-host"
+            raise _Refused(403, f"{message} and the name")
         self._check_length(scope["method"], headers)
         site = headers.get(b"sec-fetch-site", "none")
         origin = headers.get(b"origin")
         own = origin is None or origin.lower().partition("://")[2] == headers[b"host"].lower()
+        own = own or (origin is not None and origin.lower() == self._access.origin)
         # A form of our page sends no referrer. Only a browser sets sec-fetch-site; a page of
         # another site cannot.
         own = own or (origin == "null" and site == "same-origin")
         is_ours = own and site in {"none", "same-origin"}
         if scope["method"] not in {"GET", "HEAD"} and not is_ours:
-            raise _Refused(403, "requests of other sites are not answered")
+            raise _Refused(
+                403,
+                "requests of other sites are not answered; if a proxy shows this server at another "
+                "address, start it with --public-url and that address",
+            )
         if self._access.token is not None and scope["path"] != "/health":
             self._check_token(scope, headers, self._access.token)
 
@@ -145,10 +160,12 @@ class Guard:
         given = [value for name, value in query if name == "token"]
         if given and scope["method"] == "GET" and all(_same(value, token) for value in given):
             rest = urlencode([pair for pair in query if pair[0] != "token"])
-            # A path of two slashes would name another host.
-            target = "/" + scope["raw_path"].decode("latin-1").lstrip("/\\")
-            location = (target + ("?" + rest if rest else "")).encode("latin-1")
-            cookie = f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict".encode()
+            # Relative, with the path of the cookie that of the page: a proxy may show this server
+            # below a path of its own, beside others.
+            name = scope["raw_path"].decode("latin-1").rpartition("/")[2]
+            location = (f"./{name}" + ("?" + rest if rest else "")).encode("latin-1")
+            at = "" if scope["path"].count("/") == 1 else " Path=/;"
+            cookie = f"{COOKIE}={token};{at} HttpOnly; SameSite=Strict".encode()
             moved = [(b"location", location), (b"set-cookie", cookie)]
             raise _Refused(303, "the token is in a cookie now", moved)
         scheme, _, bearer = headers.get(b"authorization", "").partition(" ")
@@ -194,6 +211,22 @@ class Guard:
             yield hold
         finally:
             self._held_bytes -= mine
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def _below(scope: Scope, path: str) -> Scope:
+    """Return a request without the path of a proxy that hands it on."""
+    if not path or not scope["path"].startswith(path + "/"):
+        return scope
+    raw = scope["raw_path"].decode("latin-1").removeprefix(path)
+    return {**scope, "path": scope["path"][len(path) :], "raw_path": raw.encode("latin-1")}
 
 
 def _single(headers: list[tuple[bytes, bytes]], limits: ServerLimits) -> dict[bytes, str]:

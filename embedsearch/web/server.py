@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import h11
 import uvicorn
@@ -26,6 +27,8 @@ from embedsearch.web.guard import LOCAL_HOSTS, Access
 from embedsearch.web.limits import ServerLimits
 
 AUTO_TOKEN = "auto"
+_WILDCARDS = {"0.0.0.0", "::"}
+_LOCAL = "127.0.0.1"
 _SAME_AGAIN_S = 60.0
 _SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _FULL = (
@@ -34,8 +37,13 @@ _FULL = (
 )
 
 
-def access(host: str, allowed: tuple[str, ...], token: str | None) -> Access:
-    """Return the access rules. Raises UsageError for a public host without a token."""
+def access(
+    host: str, allowed: tuple[str, ...], token: str | None, public_url: str | None = None
+) -> Access:
+    """Return the access rules. Raises UsageError for a public host without a token.
+
+    On all addresses of this machine, with a token, it answers to any IP address and to its name.
+    """
     if token == AUTO_TOKEN:
         token = secrets.token_urlsafe(24)
     if token is not None and (len(token) < 8 or not token.isascii() or not token.isprintable()):
@@ -46,9 +54,34 @@ def access(host: str, allowed: tuple[str, ...], token: str | None) -> Access:
             "host",
             "token",
         )
-    is_wildcard = host in {"0.0.0.0", "::"}
-    names = allowed if is_wildcard else (*allowed, f"[{host}]" if ":" in host else host)
-    return Access(LOCAL_HOSTS | {name.lower() for name in names}, token)
+    origin, path, public_host = _public(public_url)
+    names = [*allowed, *public_host]
+    if is_wildcard := host in _WILDCARDS:
+        name = socket.gethostname()
+        names += [name, name.partition(".")[0], f"{name.partition('.')[0]}.local"]
+    else:
+        names.append(f"[{host}]" if ":" in host else host)
+    hosts = LOCAL_HOSTS | {name.lower() for name in names}
+    return Access(hosts, token, is_wildcard and token is not None, origin, path)
+
+
+def _public(url: str | None) -> tuple[str, str, list[str]]:
+    """Return origin, path and host name of the address that a proxy has. Raises UsageError."""
+    if url is None:
+        return "", "", []
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises ValueError
+    except ValueError as error:
+        raise UsageError(f"public_url {url!r}: {error}", "public_url") from error
+    is_plain = not (parts.query or parts.fragment or "@" in parts.netloc)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not is_plain:
+        wanted = "an address such as https://example.org/photos/ is wanted"
+        raise UsageError(f"public_url {url!r}: {wanted}", "public_url")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    port = {"http": ":80", "https": ":443"}[parts.scheme]  # a browser leaves it out
+    netloc = parts.netloc.lower().removesuffix(port)
+    return f"{parts.scheme}://{netloc}", parts.path.rstrip("/"), [host]
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -77,10 +110,23 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address(listening: socket.socket, access: Access, path: str = "") -> str:
-    """Return the URL to open, with the token if there is one."""
+    """Return a URL to open, with the token if there is one."""
     host, port = listening.getsockname()[:2]
+    if host in _WILDCARDS:
+        host = _reachable(listening.family)
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{port}/{path}" + (f"?token={access.token}" if access.token else "")
+
+
+def _reachable(family: int) -> str:
+    """Return the address of this machine in its network, or of the machine for itself."""
+    outside, local = ("2001:db8::1", "::1") if family == socket.AF_INET6 else ("192.0.2.1", _LOCAL)
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((outside, 9))  # sends nothing, and shows which address would
+            return str(probe.getsockname()[0])
+        except OSError:
+            return local
 
 
 def serve(

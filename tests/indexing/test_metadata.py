@@ -157,7 +157,7 @@ def test_wrong_tables_change_nothing(
     paint(photos / "new.png", 5)
     for text, words in (
         ("path,n\na/01.png,1\nb/02.png,2\na/01.png,3\n", "rows 1 and 3 both have the path"),
-        ("file,n\na/01.png,1\n", "needs a column path or name"),
+        ("picture,n\na/01.png,1\n", "needs a column path or name"),
         ("path,n\n,1\n", "row 1 has no path"),
         ("path,n,N\na/01.png,1,2\n", "upper and lower case"),
         ("path,n,n\na/01.png,1,2\n", "a column twice"),

@@ -176,7 +176,7 @@ def test_errors_are_langchains_with_our_words(store: Path, tmp_path: Path) -> No
         ("red shoes", "not words"),
         ("/none.jpg", "no such file"),
         ("http://127.0.0.1/a.jpg", "is a URL"),
-        ("file:///etc/passwd", "is a URL"),
+        ("file:///etc/passwd", "not_an_image"),
         ("data:image/png,abc", "base64"),
         ("data:image/png;base64,aGVsbG8=", "not_an_image"),
         (str(text), "not_an_image"),

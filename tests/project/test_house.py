@@ -33,7 +33,15 @@ HEAVY = {
     "pillow_heif": {"images/decode"},
     "tifffile": {"images/decode"},
     "pyarrow": {
-        *("core/remote", "store", "images/sources", "searching", "indexing", "exchange"),
+        *(
+            "core/remote",
+            "store",
+            "images/sources",
+            "images/tables",
+            "searching",
+            "indexing",
+            "exchange",
+        ),
         *("curation", "cli/output/hits"),
     },
     "duckdb": {"searching/where"},

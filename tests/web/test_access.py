@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import socket
+import urllib.request
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 
+from embedsearch.core.errors import UsageError
 from tests.support.answers import failed
 from tests.support.library import run_cli
 from tests.support.serving import Served, parsed, served
@@ -65,7 +70,14 @@ def test_a_token_is_asked_for(store: Path) -> None:
         token = server.url.partition("token=")[2]
         assert len(token) >= 32
         assert server.get("/health").status == 200
-        assert server.get("/health", host="0.0.0.0").status == 403
+        for host in ("0.0.0.0", "192.0.2.7:80", "[2001:db8::7]:80", socket.gethostname()):
+            assert server.get("/info", host=host, authorization=f"Bearer {token}").status == 200
+        for host in ("evil.example", "192.0.2.7.nip.io", "3221225991", "192.0.2"):
+            failed(server.get("/health", host=host), 403)
+        failed(server.get("/health", host="evil.example"), 403, "--allow-host")
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        with opener.open(server.url) as answer:
+            assert answer.status == 200, "the address that is printed can be opened"
         for headers in ({}, {"authorization": "Bearer wrong"}, {"cookie": "embedsearch_token=x"}):
             failed(server.get("/info", **headers), 401)
             failed(server.request("POST", "/search", b"{}", **headers), 401)
@@ -78,10 +90,70 @@ def test_a_token_is_asked_for(store: Path) -> None:
         )
         assert server.get("/info", authorization=f"Bearer {token}", host="photos.lan").status == 200
         moved = server.get(f"//info?token={token}&side=3")
-        assert (moved.status, moved.headers["location"]) == (303, "/info?side=3")
+        assert (moved.status, moved.headers["location"]) == (303, "./info?side=3")
         cookie = moved.headers["set-cookie"]
         assert "httponly" in cookie and "samesite=strict" in cookie
         assert server.get("/info", cookie=f"embedsearch_token={token}").status == 200
     server._reader.join(10)
     assert any("/info" in line for line in server.log)
     assert not any(token in line for line in server.log)
+
+
+def test_a_wildcard_is_strict_without_a_token() -> None:
+    from embedsearch.web.server import access
+
+    assert access("0.0.0.0", (), "long enough").any_address
+    for host, token in (
+        ("127.0.0.1", None),
+        ("127.0.0.1", "long enough"),
+        ("192.0.2.1", "long enou"),
+    ):
+        assert not access(host, (), token).any_address, "only where it listens on all"
+
+
+@pytest.mark.parametrize("proxy", ["strips the path", "hands on the path", "hands on the host"])
+def test_behind_a_proxy_with_a_path(store: Path, proxy: str) -> None:
+    """All addresses of the pages are below the path, and the public origin may search."""
+    base = "https://photos.example/a/b/"
+    path = "" if proxy == "strips the path" else "/a/b"
+    host = "photos.example" if proxy == "hands on the host" else "localhost"
+    origin = "https://photos.example"
+    with served(store, "--public-url", base, "--token", "long enough") as server:
+        bearer = {"authorization": "Bearer long enough", "host": host}
+        for address in ("", "search?row=1", "images/none"):
+            answer = server.get(f"{path}/{address}", accept="text/html", **bearer)
+            page = answer.body.decode()
+            found = re.findall(r'(?:src|href|action)="([^"#]+)"', page)
+            assert len(found) > 3
+            for link in found:
+                whole = urljoin(base + address, link)
+                assert whole.startswith(base), (address, link)
+                if "static" in link:
+                    inner = path + "/" + whole.removeprefix(base)
+                    assert server.get(inner, **bearer).status == 200
+        body = b'{"row": 1}'
+        for site, status in ((origin, 200), ("https://evil.example", 403), (origin + ":8443", 403)):
+            answer = server.request(
+                "POST", f"{path}/search", body, content_type=JSON, origin=site, **bearer
+            )
+            assert answer.status == status, site
+        refused = server.request(
+            "POST", "/search", body, content_type=JSON, origin="https://x.example", **bearer
+        )
+        failed(refused, 403, "--public-url")
+        moved = server.get(f"{path}/?token=long+enough", host=host)
+        assert urljoin(base, moved.headers["location"]) == base
+        assert "path=" not in moved.headers["set-cookie"].lower(), "not for others on the host"
+        policy = server.get(f"{path}/", **bearer).headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in policy
+        failed(server.get(f"{path}/", host="evil.example"), 403)
+
+
+@pytest.mark.parametrize(
+    "url", ["photos.example", "ftp://x", "https://", "https://a@b/", "http://x:y/"]
+)
+def test_a_public_address_is_checked(url: str) -> None:
+    from embedsearch.web.server import access
+
+    with pytest.raises(UsageError, match="public_url"):
+        access("127.0.0.1", (), None, url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import struct
@@ -208,5 +209,6 @@ def test_a_name_that_is_no_unicode(tmp_path: Path) -> None:
     embedsearch.index(photos, store=tmp_path / "s.es", model="packaged")
     with served(tmp_path / "s.es") as server:
         (hit,) = server.ask(row=0).json["hits"]
-        assert os.fsencode(hit["key"]) == os.path.basename(name)
+        assert hit["key"] == "caf\\xe9\n\x1b[31m.png", "with the exact bytes beside it"
+        assert base64.b64decode(hit["path_bytes"]) == name
         assert server.get("/images/0/thumbnail").status == 200

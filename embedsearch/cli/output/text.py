@@ -189,6 +189,8 @@ def _metadata_line(table: MetadataReport) -> str:
         if table.unreadable:
             line += f"\n{table.unreadable} sidecars cannot be read: "
             line += _first_names(table.unreadable_names, table.unreadable)
+        if table.unused:
+            line += f"\n{_unused(table)}"
         return line
     line = (
         f"{table.matched} of {table.rows} rows of {printable(table.source)} name images; "
@@ -198,6 +200,15 @@ def _metadata_line(table: MetadataReport) -> str:
         line += f"\n{table.unmatched} rows name no image: "
         line += _first_names(table.unmatched_names, table.unmatched)
     return line
+
+
+def _unused(table: MetadataReport) -> str:
+    """Return how many files of each suffix look like sidecars and are beside no image."""
+    of_kind = [name.rpartition(".")[2].lower() for name in table.unused_names]
+    kinds = " and ".join(f".{kind}" for kind in dict.fromkeys(of_kind))
+    files, are = ("file", "is") if table.unused == 1 else ("files", "are")
+    names = _first_names(table.unused_names, table.unused)
+    return f"{table.unused} {kinds} {files} {are} beside no image: {names}"
 
 
 def _first_names(names: Sequence[str], count: int) -> str:

@@ -22,7 +22,7 @@ from embedsearch.core.paths import is_url, open_regular
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Reason, Stage
 from embedsearch.images.sources.image_column import Cell, ImageColumn
 from embedsearch.images.sources.source import Beside, Container, Placed, lost
-from embedsearch.images.sources.table import holds_bytes
+from embedsearch.images.tables.table import holds_bytes
 
 _Place: TypeAlias = tuple[int, int]  # of an image: its row, and its number there
 _Content: TypeAlias = "bytes | ImageLocation | Failure"

@@ -1,4 +1,4 @@
-"""Files beside images to columns: `a.jpg.json` or `a.json`, and likewise .txt and .cls.
+"""Files beside images to columns: `a.jpg.json`, `a.json` and others, see sidecar_names.py.
 
 In: the keys of images and a source of such files, out: a table with a row an image. The fields of a
 JSON object become columns, a text the column `caption`, and the number in a .cls file, as
@@ -10,24 +10,25 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 
 from embedsearch.core.errors import UsageError
-from embedsearch.core.names import meant
 from embedsearch.core.paths import open_folder, open_regular
 from embedsearch.core.records import SIDECARS, Failure, ImageLocation
 from embedsearch.images.archive_part import BrokenPart, read_part
+from embedsearch.images.sources.sidecar_names import SUFFIXES, SidecarNames
 from embedsearch.images.sources.source import Beside, Source
-from embedsearch.images.sources.table import LEFT_OUT, MAX_COLUMNS, UserTable, own_names
+from embedsearch.images.tables.json_table import MAX_COLUMNS, json_column
+from embedsearch.images.tables.table import LEFT_OUT, UserTable, own_names
 
 CAPTION = "caption"
 CLASS = "cls"
 MAX_BYTES = 1 << 20  # of one file
-SIDECAR_SUFFIXES = ("json", "txt", "cls")  # the preferred one first
+SIDECAR_SUFFIXES = frozenset(SUFFIXES)
 
 
 def sidecar_table(sidecars: Iterable[tuple[str, Beside]], taken: frozenset[str]) -> UserTable:
@@ -39,12 +40,14 @@ def sidecar_table(sidecars: Iterable[tuple[str, Beside]], taken: frozenset[str])
     names: list[str] = []
     rows: list[Mapping[str, Any]] = []
     unreadable: list[str] = []
+    unused: list[str] = []
     for path, beside in sidecars:
         unreadable += beside.unreadable
+        unused += beside.unused
         if beside.fields:
             names.append(path)
             rows.append(beside.fields)
-    return UserTable(SIDECARS, "path", names, _columns(rows, taken), unreadable)
+    return UserTable(SIDECARS, "path", names, _columns(rows, taken), unreadable, unused=unused)
 
 
 def is_sidecar(name: bytes) -> bool:
@@ -55,9 +58,9 @@ def is_sidecar(name: bytes) -> bool:
 def beside_files(root: str, keys: Iterable[str]) -> Iterator[Beside]:
     """Yield the sidecars below a folder, for keys of images that come folder by folder."""
     for folder, group in groupby(keys, lambda key: key.rpartition("/")[0]):
-        there = frozenset(_listed(root, folder))
-        for key in group:
-            yield _beside(key, there, lambda sidecar: _file_content(root, sidecar))
+        names = SidecarNames(_listed(root, folder))
+        yield from _beside(list(group), names, lambda sidecar: _file_content(root, sidecar))
+        yield Beside(folder, {}, unused=tuple(names.left))
 
 
 def beside_members(sidecars: Source, keys: Iterable[str]) -> Iterator[Beside]:
@@ -75,8 +78,10 @@ def beside_members(sidecars: Source, keys: Iterable[str]) -> Iterator[Beside]:
             raise ValueError(found)
         return found
 
-    for key in keys:
-        yield _beside(key, contents.keys(), content)
+    names = SidecarNames(contents)
+    for _, group in groupby(keys, lambda key: key.rpartition("/")[0]):
+        yield from _beside(list(group), names, content)
+    yield Beside("", {}, unused=tuple(names.left))
 
 
 def _place_content(place: ImageLocation) -> bytes | str:
@@ -120,25 +125,19 @@ def _listed(root: str, folder: str) -> Iterator[str]:
     yield from (f"{folder}/{name}" if folder else name for name in names)
 
 
-def _beside(key: str, there: Collection[str], content: Callable[[str], bytes]) -> Beside:
-    """Return the fields of an image's sidecars; of a field that comes twice, the first counts."""
-    fields: dict[str, Any] = {}
-    unreadable: list[str] = []
-    for suffix in SIDECAR_SUFFIXES:
-        for sidecar in (f"{key}.{suffix}", f"{key.rpartition('.')[0]}.{suffix}"):
+def _beside(
+    keys: Sequence[str], names: SidecarNames, content: Callable[[str], bytes]
+) -> Iterator[Beside]:
+    """Yield the fields of the sidecars of images; of a field that comes twice, the first counts."""
+    for key, sidecars in names.of_images(keys):
+        fields: dict[str, Any] = {}
+        unreadable: list[str] = []
+        for sidecar in sidecars:
             try:
-                if (found := _named(sidecar, there)) is not None:
-                    fields = {**_fields(found, content(found)), **fields}
+                fields = {**_fields(sidecar, content(sidecar)), **fields}
             except (OSError, ValueError) as error:
                 unreadable.append(f"{sidecar} ({_words(error)})")
-    return Beside(key, fields, tuple(unreadable))
-
-
-def _named(sidecar: str, there: Collection[str]) -> str | None:
-    """Return the file of that name, or of one that looks the same."""
-    if sidecar in there:
-        return sidecar
-    return None if sidecar.isascii() else meant(sidecar, there)
+        yield Beside(key, fields, tuple(unreadable))
 
 
 def _words(error: Exception) -> str:
@@ -178,26 +177,5 @@ def _columns(rows: list[Mapping[str, Any]], taken: frozenset[str]) -> pa.Table:
             raise UsageError(f"the sidecars have more than {MAX_COLUMNS} different fields")
     folded = [{name.lower(): value for name, value in row.items()} for row in rows]
     kept = [low for low in spelled if low not in LEFT_OUT]
-    arrays = [_array([row.get(low) for row in folded]) for low in kept]
+    arrays = [json_column([row.get(low) for row in folded]) for low in kept]
     return pa.table(arrays, own_names([spelled[low] for low in kept], taken, "sidecars"))
-
-
-def _array(values: list[Any]) -> pa.Array[Any]:
-    """Return values as one column, as JSON text where they have no type in common."""
-    try:
-        array: pa.Array[Any] = pa.array(values)
-        if _is_storable(array.type):
-            return array
-    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
-        pass
-    texts = [None if value is None else json.dumps(value) for value in values]
-    return pa.array(texts, pa.string())
-
-
-def _is_storable(kind: pa.DataType) -> bool:
-    """Return whether Parquet takes a type: no object without fields, and none of too many."""
-    if pa.types.is_list(kind):
-        return _is_storable(kind.value_type)
-    if not pa.types.is_struct(kind):
-        return True
-    return 0 < kind.num_fields <= MAX_COLUMNS and all(_is_storable(part.type) for part in kind)

@@ -17,11 +17,15 @@ Placed: TypeAlias = tuple[ImageRef, ImageLocation | Failure]
 
 @dataclass(frozen=True)
 class Beside:
-    """The sidecar fields of one image, and the sidecars that cannot be read."""
+    """The sidecar fields of one image, and the sidecars that cannot be read.
+
+    For a folder, as `key`: the files that could be sidecars and are beside no image.
+    """
 
     key: str
     fields: Mapping[str, Any]
     unreadable: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(kw_only=True)

@@ -14,9 +14,9 @@ export async function facts(row) {
     el("facts-trouble").textContent = "The file is gone or can no longer be read.";
     el("facts-trouble").hidden = false;
   };
-  picture.src = el("facts-open").href = `/images/${row}/thumbnail?side=1024`;
+  picture.src = el("facts-open").href = `images/${row}/thumbnail?side=1024`;
   el("facts").showModal();
-  const answer = await fetch(`/images/${row}`).catch(() => null);
+  const answer = await fetch(`images/${row}`).catch(() => null);
   if (!answer?.ok) {
     el("facts-trouble").textContent = "The server does not answer.";
     el("facts-trouble").hidden = false;

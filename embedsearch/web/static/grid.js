@@ -40,7 +40,7 @@ function tile(image, index) {
   const link = make("a", { className: "tile", href: written({ ...DEFAULTS, k: state.k, where: state.where, row: image.row }), tabIndex: index ? -1 : 0 }, picture);
   picture.onload = () => picture.classList.add("here");
   picture.onerror = () => missing(picture, link, image, 1);
-  picture.src = `/images/${image.row}/thumbnail`;
+  picture.src = `images/${image.row}/thumbnail`;
   const mark = (kind, sign, label) => {
     const button = make("button", { type: "button", textContent: sign, ariaLabel: `${label}: ${image.key}`, title: label, tabIndex: index ? -1 : 0 });
     button.dataset.mark = kind;
@@ -62,7 +62,7 @@ async function missing(picture, link, image, tries) {
   if (status !== 404 && tries < TRIES) {
     await pause(1000);
     picture.onerror = () => missing(picture, link, image, tries + 1);
-    picture.src = `/images/${image.row}/thumbnail`;
+    picture.src = `images/${image.row}/thumbnail`;
     return;
   }
   link.classList.add("gone");

@@ -31,8 +31,8 @@ export async function showQuery() {
   if (row !== null) {
     el("preview-words").textContent = "";
     picture.alt = "";
-    picture.src = `/images/${row}/thumbnail?side=1024`;
-    const answer = await fetch(`/images/${row}`).catch(() => null);
+    picture.src = `images/${row}/thumbnail?side=1024`;
+    const answer = await fetch(`images/${row}`).catch(() => null);
     if (!answer?.ok || state.row !== row) return;
     const facts = await answer.json();
     if (state.row !== row) return;
@@ -60,7 +60,7 @@ function showTrail() {
   el("trail").replaceChildren(...trail.map((fragment, index) => {
     const what = read(fragment);
     const uploaded = uploads.get(what.upload);
-    const source = what.row !== null ? `/images/${what.row}/thumbnail` : uploaded?.url;
+    const source = what.row !== null ? `images/${what.row}/thumbnail` : uploaded?.url;
     const blank = make("span", { className: "blank" });
     const face = source ? make("img", { src: source, alt: "", onerror: () => face.replaceWith(blank) }) : blank;
     const button = make("button", { type: "button", ariaLabel: `Back to query ${index + 1}` }, face);

@@ -14,17 +14,17 @@ function request(signal) {
   const options = { k: state.k };
   if (state.offset) options.offset = state.offset;
   if (state.where) options.where = state.where;
-  if (!asks(state)) return fetch(`/images?${new URLSearchParams(options)}`, { signal });
+  if (!asks(state)) return fetch(`images?${new URLSearchParams(options)}`, { signal });
   if (state.least > 0) options.min_score = state.least;
   if (state.upload !== null) {
     for (const name of ["crop", "like", "unlike"]) if (state[name]?.length) options[name] = state[name].join(",");
     const { blob } = uploads.get(state.upload);
     const type = blob.type.startsWith("image/") ? blob.type : "application/octet-stream";
-    return fetch(`/search?${new URLSearchParams(options)}`, { method: "POST", body: blob, headers: { "content-type": type }, signal });
+    return fetch(`search?${new URLSearchParams(options)}`, { method: "POST", body: blob, headers: { "content-type": type }, signal });
   }
   for (const name of ["row", "crop"]) if (state[name] !== null) options[name] = state[name];
   for (const name of ["like", "unlike"]) if (state[name].length) options[name] = state[name];
-  return fetch("/search", { method: "POST", body: JSON.stringify(options), headers: { "content-type": "application/json" }, signal });
+  return fetch("search", { method: "POST", body: JSON.stringify(options), headers: { "content-type": "application/json" }, signal });
 }
 
 export async function search() {
@@ -66,7 +66,7 @@ async function untilItAnswers(mine) {
   while (mine === running && !el("trouble").hidden) {
     await pause(1500);
     try {
-      if ((await fetch("/health")).ok && mine === running) { about(); search(); return; }
+      if ((await fetch("health")).ok && mine === running) { about(); search(); return; }
     } catch { /* not yet */ }
   }
 }

@@ -6,7 +6,7 @@ export const TRIES = 6; // of a request that the server is too busy to answer
 export let info = { columns: {}, images: 0, takes_images: true };
 
 export async function about() {
-  const answer = await fetch("/info");
+  const answer = await fetch("info");
   if (!answer.ok) return;
   info = await answer.json();
   el("about").textContent = `${info.images.toLocaleString("en")} images, by ${info.model}`;

@@ -1,10 +1,12 @@
 """A user's table to columns by image; in: CSV, JSON lines or Parquet, out: an Arrow table.
 
-The column `path` names images by their path, or else `name` by the last part of it.
+A column such as `path` names images by their path, or else `name` by the last part of it: see
+column_names.py.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from embedsearch.core.errors import UsageError
+from embedsearch.images.tables.column_names import (
+    NAME,
+    NEEDED,
+    folded,
+    naming_column,
+    naming_field,
+)
+from embedsearch.images.tables.csv_table import read_csv
+from embedsearch.images.tables.json_table import MAX_COLUMNS, read_json
 
-MAX_COLUMNS = 1000
-NAMES = ("path", "name")  # the columns that say which image a row is about
 LEFT_OUT = frozenset({"vector", "embedding"})  # of an exported table: the rows have their own
 
 
@@ -29,6 +38,8 @@ class UserTable:
     names: list[str]
     columns: pa.Table
     unreadable: list[str] = field(default_factory=list)  # file names with the reason
+    folder: str = ""  # that of the table: Hugging Face names images from there
+    unused: list[str] = field(default_factory=list)  # sidecars that are beside no image
 
 
 def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
@@ -38,21 +49,24 @@ def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
     """
     if not source.is_file():
         raise UsageError(f"metadata {source}: there is no such file", "metadata")
-    table = read_table(source, f"metadata {source}")
-    by = next((name for name in NAMES if name in table.column_names), "")
-    if not by or table.num_columns > MAX_COLUMNS:
+    table, column = read_table(source, f"metadata {source}")
+    if column is None or table.num_columns > MAX_COLUMNS:
         held = ", ".join(table.column_names[:20])
-        message = f"metadata {source} needs a column path or name; it has {held}"
-        raise UsageError(message, "metadata")
+        raise UsageError(f"metadata {source} needs {NEEDED}; it has {held}", "metadata")
     if len(set(table.column_names)) < table.num_columns:
         raise UsageError(f"metadata {source} has a column twice", "metadata")
-    names = pc.cast(table.column(by), pa.string()).to_pylist()
-    _check_names(source, by, names)
-    left_out = {by, *LEFT_OUT}
+    try:
+        names: list[Any] = pc.cast(table.column(column), pa.string()).to_pylist()
+    except pa.ArrowInvalid as error:
+        raise UsageError(f"metadata {source}: {column} is not UTF-8 text", "metadata") from error
+    _check_names(source, column, names)
+    left_out = {column, *LEFT_OUT}
     columns = table.select([name for name in table.column_names if name not in left_out])
     renamed = own_names(columns.column_names, taken, f"metadata {source}")
-    paths: list[Any] = names
-    return UserTable(str(source), by, paths, columns.rename_columns(renamed).combine_chunks())
+    by = NAME if folded(column) == NAME else "path"
+    columns = columns.rename_columns(renamed).combine_chunks()
+    folder = os.path.dirname(os.path.realpath(source))
+    return UserTable(str(source), by, names, columns, folder=folder)
 
 
 def own_names(names: list[str], taken: frozenset[str], source: str) -> list[str]:
@@ -63,36 +77,32 @@ def own_names(names: list[str], taken: frozenset[str], source: str) -> list[str]
     return renamed
 
 
-def read_table(source: Path, called: str) -> pa.Table:
-    """Read a table, of Parquet without vectors and columns of bytes, such as the images.
+def read_table(source: Path, called: str) -> tuple[pa.Table, str | None]:
+    """Read a table, and return the column that names images, None if none does.
 
-    Raises UsageError, in which the file is `called` something.
+    Of Parquet, vectors and columns of bytes, such as the images, are left out. Raises UsageError,
+    in which the file is `called` something.
     """
     try:
         return _read(source)
     except (pa.ArrowException, OSError, ValueError) as error:
-        message = " ".join(str(error).split())[:200]
+        message = " ".join(str(error).split())[:300]
         raise UsageError(f"{called} cannot be read: {message}", "metadata") from error
 
 
-def _read(source: Path) -> pa.Table:
+def _read(source: Path) -> tuple[pa.Table, str | None]:
     suffix = source.suffix.lower()
     if suffix == ".parquet":
-        fields = [f for f in pq.read_schema(source) if f.name not in LEFT_OUT]
-        wanted = [f.name for f in fields if f.name in NAMES or not holds_bytes(f.type)]
-        return pq.read_table(source, columns=wanted)
+        schema = pq.read_schema(source)
+        by = naming_field(schema)
+        fields = [f for f in schema if f.name not in LEFT_OUT]
+        wanted = [f.name for f in fields if f.name == by or not holds_bytes(f.type)]
+        return pq.read_table(source, columns=wanted), by
     if suffix in {".jsonl", ".ndjson", ".json"}:
-        from pyarrow import json
-
-        return json.read_json(source)
+        return read_json(source)
     if suffix in {".csv", ".tsv"}:
-        from pyarrow import csv
-
-        # Quoted text may span lines, as captions do.
-        delimiter = "\t" if suffix == ".tsv" else ","
-        form = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-        texts = csv.ConvertOptions(column_types=dict.fromkeys(NAMES, pa.string()))  # 007 stays
-        return csv.read_csv(source, parse_options=form, convert_options=texts)
+        table = read_csv(source, naming_column)
+        return table, naming_column(table.column_names)
     raise ValueError("it ends in none of .csv, .tsv, .jsonl, .ndjson, .json and .parquet")
 
 

@@ -1,0 +1,1 @@
+"""Tables that users bring: dialects of CSV, JSON and Parquet to columns by image."""

@@ -1,0 +1,155 @@
+"""JSON as people have it; in: a file, out: an Arrow table.
+
+It is one object a line, an array of objects, or an object of objects by the names of images. All
+failures are ValueError, with the line.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from embedsearch.images.tables.column_names import NAME, NEEDED, naming_column, naming_field
+from embedsearch.images.tables.text_file import MAX_ROW_BYTES, no_utf8, open_text
+
+MAX_COLUMNS = 1000
+MAX_DOCUMENT_BYTES = 256 << 20  # of JSON that is not one object a line: memory holds it whole
+_WANTED = "one object a line, an array of objects, or an object of objects by name is wanted"
+
+
+def read_json(path: Path) -> tuple[pa.Table, str | None]:
+    """Return a table, and the column that names images, None if none does."""
+    with path.open("rb") as file:
+        head = file.read(1024)
+        if head.lstrip()[:1] == b"{":
+            file.seek(0)
+            try:
+                table = _read_lines(file, path.stat().st_size)
+            except pa.ArrowInvalid:
+                pass  # the parser's words would be about its insides: see below
+            else:
+                if (by := naming_field(table.schema)) is not None or table.num_rows != 1:
+                    return table, by
+    if path.stat().st_size > MAX_DOCUMENT_BYTES:
+        if head.lstrip()[:1] == b"{":
+            _check_lines(path)
+        raise ValueError(
+            f"JSON of more than {MAX_DOCUMENT_BYTES >> 20} MB has to be one object a line, with "
+            "the same kind of value in a field each time"
+        )
+    with open_text(path) as text:
+        rows, by = _rows(_values(text.read()))
+    lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    try:
+        table = _read_lines(io.BytesIO(lines), len(lines))
+    except pa.ArrowInvalid:  # a field holds several kinds of values
+        table = json_columns(rows)
+    return table, by or naming_field(table.schema)
+
+
+def json_columns(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return a column for each name; one whose values are not of one type becomes JSON text."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return pa.table([json_column([row.get(name) for row in rows]) for name in names], names)
+
+
+def json_column(values: list[Any]) -> pa.Array[Any]:
+    """Return values as one column, as JSON text where they have no type in common."""
+    try:
+        array: pa.Array[Any] = pa.array(values)
+        if _is_storable(array.type):
+            return array
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
+        pass
+    texts = [None if value is None else json.dumps(value) for value in values]
+    return pa.array(texts, pa.string())
+
+
+def _is_storable(kind: pa.DataType) -> bool:
+    """Return whether Parquet takes a type: no object without fields, and none of too many."""
+    if pa.types.is_list(kind):
+        return _is_storable(kind.value_type)
+    if not pa.types.is_struct(kind):
+        return True
+    return 0 < kind.num_fields <= MAX_COLUMNS and all(_is_storable(part.type) for part in kind)
+
+
+def _read_lines(file: BinaryIO, size: int) -> pa.Table:
+    from pyarrow import json as arrow
+
+    # A row fits into a block, and so may be as long as the bound, not as the library's 1 MB.
+    block = min(max(size + 1, 1 << 20), MAX_ROW_BYTES)
+    return arrow.read_json(file, read_options=arrow.ReadOptions(block_size=block))
+
+
+def _check_lines(path: Path) -> None:
+    """Raise ValueError for the first line that is no object, or too long."""
+    with open_text(path) as file:
+        for number, line in enumerate(iter(lambda: file.readline(MAX_ROW_BYTES + 1), ""), start=1):
+            if len(line) > MAX_ROW_BYTES:
+                raise ValueError(f"line {number} is longer than {MAX_ROW_BYTES >> 20} MB")
+            if line.strip() and not isinstance(_values(line, number)[0], dict):
+                raise ValueError(f"line {number} is {_said(_values(line)[0])}; {_WANTED}")
+
+
+def _values(text: str, first_line: int = 1) -> list[Any]:
+    """Return the JSON values of a text, with any blanks between them."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        line = first_line + text.count("\n", 0, error.start)
+        raise no_utf8(text[error.start : error.end], f"line {line}") from error
+    decoder, values, position = json.JSONDecoder(), [], 0
+    try:
+        while position < len(text):
+            if text[position].isspace():
+                position += 1
+                continue
+            value, position = decoder.raw_decode(text, position)
+            values.append(value)
+    except json.JSONDecodeError as error:
+        line = first_line + error.lineno - 1
+        raise ValueError(f"line {line}, character {error.colno}: {error.msg}; {_WANTED}") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    return values
+
+
+def _rows(values: list[Any]) -> tuple[list[dict[str, Any]], str | None]:
+    """Return the objects of a table, and their column of names if the file has no such column."""
+    if not values:
+        raise ValueError("it is empty")
+    if len(values) == 1 and isinstance(values[0], list):
+        values = values[0]
+    elif len(values) == 1 and isinstance(values[0], dict) and naming_column(values[0]) is None:
+        return _by_name(values[0])
+    for number, value in enumerate(values, start=1):
+        if not isinstance(value, dict):
+            raise ValueError(f"value {number} is {_said(value)}; {_WANTED}")
+    return values, None
+
+
+def _by_name(whole: dict[str, Any]) -> tuple[list[dict[str, Any]], str | None]:
+    """Return the objects of an object with their names, unless they have a column of names."""
+    inner = list(whole.values())
+    if not inner or not all(isinstance(value, dict) for value in inner):
+        held = ", ".join(list(whole)[:20])
+        raise ValueError(f"it is one object with the fields {held}; {NEEDED} is needed")
+    paths = {naming_column(name for name in value if name != NAME) for value in inner}
+    if None not in paths and not any("." in name for name in whole):
+        return inner, None  # by numbers: each has a path of its own
+    has_names = any(NAME in value for value in inner)
+    by = "path" if has_names or any("/" in name for name in whole) else NAME
+    return [
+        {by: name, **{k: v for k, v in value.items() if k != by}} for name, value in whole.items()
+    ], by
+
+
+def _said(value: Any) -> str:
+    kinds = {list: "an array", str: "a text", dict: "an object", type(None): "null"}
+    return kinds.get(type(value), "true or false" if isinstance(value, bool) else "a number")
