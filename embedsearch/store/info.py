@@ -40,6 +40,7 @@ class StoreInfo:
             "images": manifest.live,
             "failures": manifest.failure_rows,
             "roots": [root.path for root in manifest.roots],
+            "excludes": asdict(manifest.excludes),
             "model": manifest.model.to_dict() | {"fingerprint": manifest.model.fingerprint},
             "dim": manifest.model.dim,
             "generation": manifest.generation,

@@ -40,7 +40,7 @@ class DecodeJob:
     @classmethod
     def of_file(cls, ref: ImageRef, folder: str, crop: Box | None = None) -> DecodeJob:
         """Return the job for the file `ref.key` below a folder."""
-        return cls(ref, ImageLocation(folder, ref.key, ref.size, ref.mtime_ns), crop)
+        return cls(ref, ImageLocation(folder, ref.key, ref.size, ref.mtime_ns, follows=True), crop)
 
 
 @dataclass
@@ -102,6 +102,8 @@ class Worker:
             "size": None if place.size < 0 else place.size,
             "mtime_ns": place.mtime_ns,
             "part": place.part and asdict(place.part),
+            "follows": place.follows,
+            "digest": place.digest and place.digest.hex(),
             "crop": task.job.crop and asdict(task.job.crop),
         }
         with contextlib.suppress(BrokenPipeError):
