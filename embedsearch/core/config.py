@@ -96,7 +96,7 @@ class IndexConfig:
     # Patterns as in .gitignore, of what walks leave out. The store keeps them: () takes the kept
     # ones, others replace them, and ("",) is none.
     exclude: tuple[str, ...] = ()
-    # Leave out @eaDir, #recycle, __MACOSX and the like; None keeps the store's choice, at first yes.
+    # Leave out @eaDir, #recycle, __MACOSX and the like; None keeps the store's choice, first True.
     default_excludes: bool | None = None
     poll_s: float | None = None  # watching: seconds between looks; None suits the file system
     files: str | None = None  # a file with the paths of images, or - for the standard input

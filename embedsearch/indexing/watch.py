@@ -107,7 +107,7 @@ class _Watch:
     _retry_s: float = _RETRY_S[0]
     _is_locked: bool = False
     _look_at: float = 0.0  # when to look through the folders, whether or not events came
-    _run_s: float = 0.0  # how long the last run took
+    _run_s: float = 0.0  # how long the last run took that changed nothing
     _is_blind: bool = False  # changes may bring no events
 
     def __post_init__(self) -> None:
@@ -257,7 +257,7 @@ class _Watch:
                 raise
             self._session.notice(f"the store was left unchanged: {error}")
             return
-        finally:
+        if not report.committed:
             self._run_s = time.monotonic() - started
         self._is_locked = False
         if is_first or report.committed:

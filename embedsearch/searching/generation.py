@@ -146,7 +146,7 @@ class Generation:
         with self._reading:
             ordinals = np.array([self._find(image)])
             (stored,) = self._snapshot.images(ordinals)
-            digests: list[Any] = self._snapshot.take(ordinals, ["digest"])["digest"].to_pylist()
+            digests: list[bytes] = self._snapshot.take(ordinals, ["digest"])["digest"].to_pylist()
         return StoredPlace(*self._place(stored), digests[0])
 
     def _place(self, stored: StoredImage) -> tuple[str, str]:

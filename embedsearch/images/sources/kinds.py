@@ -44,8 +44,8 @@ _KINDS = {
     ),
 }
 # Copies that browsers, downloaders and editors name: photo.jpg_large, photo.jpg?width=300,
-# photo.jpg~, photo.jpg.1, photo.jpg.bak. ExifTool's photo.jpg_original is what it was before an edit
-# of its tags, so it is none.
+# photo.jpg~, photo.jpg.1, photo.jpg.bak. Not photo.jpg_original: ExifTool leaves it beside each
+# picture whose tags it changed.
 _VARIANT = re.compile(
     rb".\.(?:" + b"|".join(sorted(SUFFIXES)) + rb")"
     rb"(?:(?!_original$)[~_?&:!@#%;,= -][^.]*|[?].*|\.\d{1,4}|\.(?:bak|backup|old|orig)"
