@@ -12,7 +12,7 @@ from embedsearch.core.paths import is_url, local_path
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Root, RootKind
 from embedsearch.core.walks import Ignored
 from embedsearch.images.sources.exclusion import WalkRules
-from embedsearch.images.sources.kinds import Kind, file_starts_an_image, has_image_name, kind_of
+from embedsearch.images.sources.kinds import Kind, file_starts_an_image, kind_of
 from embedsearch.images.sources.links import takes
 from embedsearch.images.sources.listing import FileList
 from embedsearch.images.sources.open import SUFFIXES, kind_of_file, open_source
@@ -199,8 +199,8 @@ def _real_location(location: str) -> tuple[str, RootKind]:
         if (kind := kind_of_file(path)) is not None:
             return path, kind
         raise UsageError(
-            f"{location} is a file and no image: folders and images are indexed, and "
-            f"{', '.join(SUFFIXES)}{_packed_otherwise(path)}"
+            f"{location} is a file: folders are indexed, and {', '.join(SUFFIXES)}, and images, "
+            f"but it does not begin like one{_packed_otherwise(path)}"
         )
     return real_folder(location), RootKind.FOLDER
 
@@ -225,12 +225,10 @@ def passed_over_by(scope: Scope, sources: Sources) -> Ignored | None:
 
 
 def _is_image(place: str) -> bool:
-    """Return whether a place is one image, by its name or its content."""
+    """Return whether a place is one image: whatever its name, its content says so."""
     path = local_path(place)
     if is_url(path) or not os.path.isfile(path) or kind_of_file(os.path.realpath(path)):
         return False
-    if has_image_name(os.fsencode(os.path.basename(path))):
-        return True
     try:
         with open(path, "rb") as file:
             return file_starts_an_image(file.fileno())

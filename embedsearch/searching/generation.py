@@ -146,8 +146,8 @@ class Generation:
         with self._reading:
             ordinals = np.array([self._find(image)])
             (stored,) = self._snapshot.images(ordinals)
-            digests: list[bytes] = self._snapshot.take(ordinals, ["digest"])["digest"].to_pylist()
-        return StoredPlace(*self._place(stored), digests[0])
+            (values,) = self._snapshot.take(ordinals, ["digest"]).to_pylist()
+        return StoredPlace(*self._place(stored), values["digest"])
 
     def _place(self, stored: StoredImage) -> tuple[str, str]:
         roots = {root.id: root.path for root in self.manifest.roots}
