@@ -102,9 +102,8 @@ def _decode_all(
     numbers = {ref.key: number for number, ref in enumerate(refs)}
     workers = min(max_workers(), len(refs))
     with DecodePool(side, DecodeLimits(), workers=workers) as pool:
-        for batch in pool.run(
-            (DecodeJob(*placed) for placed in FolderScan(0, folder).places(refs)), session.stop
-        ):
+        placed = FolderScan(0, folder).places(refs)
+        for batch in pool.run((DecodeJob(*each) for each in placed), session.stop):
             mine = [numbers[ref.key] for ref in batch.images.refs]
             pixels[mine] = batch.images.pixels  # slow ones come late: each has its own index
             is_good[mine] = True

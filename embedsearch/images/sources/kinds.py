@@ -52,7 +52,7 @@ _VARIANT = re.compile(
     rb"|\.?[~_ -]?\(\d{1,4}\))",
     re.IGNORECASE | re.DOTALL,
 )
-_SUFFIX = re.compile(rb"[a-z][a-z0-9]{0,11}", re.IGNORECASE)
+_SUFFIX = re.compile(rb"[a-z][a-z0-9]{0,11}(?:_original)?", re.IGNORECASE)
 _HEIF_BRANDS = frozenset(b"heic heix heim heis hevc hevx mif1 mif2 msf1 avif avis".split())
 
 
