@@ -194,7 +194,7 @@ def test_hostile_tree(shared_data: Path, tmp_path: Path) -> None:
             (name, Kind.IMAGE)
             for name in (b"d.pjpeg", b"e.jif", b"a.png (1)", b"a.jpeg!d", b"..jpg")
         ),
-        *((name, Kind.UNKNOWN) for name in (b"12345", b"jpg", b"a. b", b"photo.2019", b"a.")),
+        *((name, Kind.UNKNOWN) for name in (b"12345", b"jpg", b"a.b c", b"photo.2019", b"a.")),
         *((name, Kind.SIDECAR) for name in (b"a.jpg.json", b"a.jpg.xmp", b"a.txt")),
         *((name, Kind.RAW) for name in (b"a.CR2", b"a.nef", b"a.ARW", b"a.dng", b"a.raf")),
         *((name, Kind.VIDEO) for name in (b"a.MOV", b"a.mp4", b"a.3gp", b"x.jpg.mp4")),

@@ -186,6 +186,23 @@ def test_a_followed_picture_is_shown_and_asked_with_but_nothing_else_behind_its_
         assert searcher.thumbnail("a.png", 32) == shown[0]
 
 
+def test_a_folder_that_is_a_link_now_shows_only_what_was_indexed(
+    library: Library, root: Path, tmp_path: Path
+) -> None:
+    paint(root / "a.png", 1)
+    library.index(root)
+    private = paint(tmp_path / "private" / "a.png", 2, size=(48, 48)).parent
+    with embedsearch.open_store(library.store) as searcher:
+        shown = searcher.thumbnail("a.png", 32)
+        root.rename(tmp_path / "moved")
+        root.symlink_to(private)
+        with pytest.raises(UnreadableImage, match="another file"):
+            searcher.thumbnail("a.png", 32)
+        root.unlink()
+        root.symlink_to(tmp_path / "moved")
+        assert searcher.thumbnail("a.png", 32) == shown
+
+
 def test_a_run_that_finds_nothing_says_what_it_passed_over(library: Library, root: Path) -> None:
     (root / "l.png").symlink_to(paint(root.parent / "x.png", 1))
     (root / ".h.png").write_bytes(b"")
@@ -213,7 +230,7 @@ def test_archives_inside_archives_are_told(library: Library, tmp_path: Path) -> 
     with pytest.raises(NothingIndexed, match=r"none is opened inside another, such as .*unpack"):
         library.index(outer)
     (tmp_path / "x.tar.zst").write_bytes(b"(\xb5/\xfd")
-    with pytest.raises(embedsearch.UsageError, match="archives like x.tar.zst are not read"):
+    with pytest.raises(embedsearch.UsageError, match=r"archives like x\.tar\.zst are not read"):
         library.index(tmp_path / "x.tar.zst")
 
 
@@ -245,7 +262,7 @@ def test_patterns_are_those_of_gitignore(root: Path) -> None:
     assert found("/a.png", "x/y", "#odd") == ["Bücher/e.png", "b.png", "x/a.png"]
     assert found("*.png", "!b.png") == ["b.png"]
     assert found("./x", "Bu\u0308cher/") == ["#odd/d.png", "a.png", "b.png"]  # as macOS spells it
-    with pytest.raises(embedsearch.UsageError, match="no pattern of .gitignore"):
+    with pytest.raises(embedsearch.UsageError, match="is no pattern of"):
         found("!")
 
 

@@ -106,11 +106,13 @@ def _work(
 def _opened(job: dict[str, Any]) -> tuple[int, bool]:
     """Open the file of a job; also say whether it is behind a link, so its digest must be right.
 
-    Raises OSError.
+    The folder of a stored image was a real path: where that leads over a link now, what is below
+    it may be another's. Raises OSError.
     """
     folder, key = job["folder"], job["key"]
+    is_moved = job["digest"] is not None and os.path.realpath(folder) != folder
     try:
-        return open_regular(folder, key, follow=job["follows"]), False
+        return open_regular(folder, key, follow=job["follows"]), is_moved
     except OSError as error:
         if job["digest"] is None or error.errno not in {errno.ELOOP, errno.ENOTDIR, errno.EMLINK}:
             raise
