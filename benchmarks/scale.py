@@ -36,11 +36,12 @@ class NamedImages:
     held_bytes = 0
 
     def __init__(self, root: int, count: int) -> None:
-        from embedsearch.core.records import Ignored
+        from embedsearch.core.walks import Ignored
 
         self._root = root
         self._count = count
         self.failures: list[Any] = []
+        self.unreachable: set[str] = set()
         self.ignored = Ignored()
 
     def is_there(self) -> bool:

@@ -45,13 +45,13 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
         Box as Box,
         Failure as Failure,
         Hit as Hit,
-        Ignored as Ignored,
         ImageRecord as ImageRecord,
         Progress as Progress,
         Reason as Reason,
         Stage as Stage,
     )
     from embedsearch.core.session import Session as Session
+    from embedsearch.core.walks import Ignored as Ignored
     from embedsearch.curation.clusters import (
         Cluster as Cluster,
         Outlier as Outlier,

@@ -35,6 +35,19 @@ INDEX = {
     "allow_truncated": Option("--allow-truncated", help="Accept truncated pictures."),
     "metadata": Option(metavar="FILE", help="CSV, JSONL or Parquet: add columns, by path or name."),
     "sidecars": Option("--sidecars", help="Add columns from photo.jpg.json and photo.txt."),
+    "follow_links": Option(help="Follow links to files and folders."),
+    "exclude": Option(
+        metavar="PATTERN",
+        help="Leave out what matches, as in .gitignore: 'Trash/', '!keep/'. Repeatable, kept by "
+        "the store; '' is none.",
+    ),
+    "default_excludes": Option(
+        "--default-excludes/--no-default-excludes",
+        help="Leave out @eaDir, #recycle, __MACOSX and the like.  [on; kept by the store]",
+    ),
+    "poll_s": Option(
+        "--poll", parser=seconds, metavar="TIME", help="With --watch: look every so often, too."
+    ),
     "recall": Option(help="Share of the true 10 nearest that queries must find.  [0.98]"),
     "latency_s": Option(
         "--latency", parser=seconds, metavar="TIME", help="Maximum time of a query.  [10ms]"

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 _NAMES = {
     "latency_s": "--latency",
     "memory_bytes": "--memory",
+    "poll_s": "--poll",
     "quiet_s": "--quiet",
     "wait_s": "--wait",
     "from_scratch": "--weights none",

@@ -9,6 +9,7 @@ from typing import Any
 
 from embedsearch.core.errors import UsageError
 from embedsearch.core.system import available_processors, max_workers
+from embedsearch.core.walks import Excludes
 
 STORE_NAME = ".embedsearch"
 DEVICES = ("auto", "cpu", "cuda", "mps")  # or cuda:N
@@ -91,6 +92,13 @@ class IndexConfig:
     checkpoint_images: int = 100_000  # ... or this many images
     metadata: str | None = None  # a file with the user's columns, see images/sources/table.py
     sidecars: bool = False  # columns from files beside the images, see images/sources/sidecars.py
+    follow_links: bool = True  # links to files and folders, inside the folders that are walked
+    # Patterns as in .gitignore, of what walks leave out. The store keeps them: () takes the kept
+    # ones, others replace them, and ("",) is none.
+    exclude: tuple[str, ...] = ()
+    # Leave out @eaDir, #recycle, __MACOSX and the like; None keeps the store's choice, first True.
+    default_excludes: bool | None = None
+    poll_s: float | None = None  # watching: seconds between looks; None suits the file system
     files: str | None = None  # a file with the paths of images, or - for the standard input
     wait_s: float = 0.0  # how long to wait for another writer of the store
     rebuild: bool = False  # re-embed everything; required to change a store's model
@@ -105,6 +113,8 @@ class IndexConfig:
             raise UsageError("workers must be at least 1", "workers")
         if self.wait_s < 0:
             raise UsageError("wait_s must not be negative", "wait_s")
+        if self.poll_s is not None and not self.poll_s > 0:
+            raise UsageError("poll_s must be above 0 seconds", "poll_s")
         if self.files is not None and self.rebuild:
             raise UsageError(
                 "files names some images, rebuild embeds all: give one of them", "files", "rebuild"
@@ -118,6 +128,12 @@ class IndexConfig:
         asked: dict[str, Any] = {"recall": self.recall, "latency_s": self.latency_s}
         asked |= {"memory_bytes": self.memory_bytes, "factory": self.ann}
         return replace(before, **{name: v for name, v in asked.items() if v is not None})
+
+    def excludes(self, before: Excludes) -> Excludes:
+        """Return what walks leave out, with the requested values; other values are kept."""
+        patterns = tuple(filter(None, self.exclude)) if self.exclude else before.patterns
+        defaults = before.defaults if self.default_excludes is None else self.default_excludes
+        return Excludes(patterns, defaults)
 
     def worker_range(self, *, on_gpu: bool) -> tuple[int, int]:
         """Return how many decoding processes to start, and how many at most.

@@ -46,6 +46,10 @@ class IndexOptions(TypedDict, total=False):
     checkpoint_images: int
     metadata: str | None
     sidecars: bool
+    follow_links: bool
+    exclude: tuple[str, ...]
+    default_excludes: bool | None
+    poll_s: float | None
     files: str | None
     wait_s: float
     rebuild: bool

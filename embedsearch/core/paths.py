@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import unicodedata
@@ -14,38 +15,91 @@ _UNQUOTED = "/-_.~!$&'()*+,;=:@"  # in the path of a URL
 _DIR_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # O_NONBLOCK: otherwise opening a FIFO for reading could wait forever for a writer.
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_MAX_LINKS = 40  # one after the other, as Linux follows them
 
 
-def open_folder(root: str, key: str) -> int:
+def open_folder(root: str, key: str, *, follow: bool = False) -> int:
     """Open the folder `key` below `root` and return its descriptor.
 
-    Walks one component at a time: no symbolic link below the root is followed, and a path
-    longer than the system's limit (4,096 bytes on Linux) opens too. Raises OSError.
+    Walks one component at a time: no symbolic link below the root is followed unless `follow`, and
+    a path longer than the system's limit (4,096 bytes on Linux) opens too. Raises OSError.
     """
     descriptor = os.open(root, _DIR_FLAGS)
     for name in key.split("/") if key else ():
         parent = descriptor
         try:
-            descriptor = os.open(name, _DIR_FLAGS | os.O_NOFOLLOW, dir_fd=parent)
+            descriptor = _opened(name, parent, _DIR_FLAGS, follow)
         finally:
             os.close(parent)
     return descriptor
 
 
-def open_regular(root: str, key: str) -> int:
+def open_regular(root: str, key: str, *, follow: bool = False) -> int:
     """Open the regular file `key` below `root` for reading and return its descriptor.
 
-    Raises IsADirectoryError for anything that is not a regular file, else OSError.
+    No symbolic link below the root is followed unless `follow`. Raises IsADirectoryError for
+    anything that is not a regular file, else OSError.
     """
     folder, _, name = key.rpartition("/")
-    parent = open_folder(root, folder)
+    parent = open_folder(root, folder, follow=follow)
     try:
-        descriptor = os.open(name, _FILE_FLAGS, dir_fd=parent)
+        descriptor = _opened(name, parent, _FILE_FLAGS, follow)
     finally:
         os.close(parent)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise IsADirectoryError(0, "not a regular file", key)
+    return descriptor
+
+
+def _opened(name: str, folder: int, flags: int, follow: bool) -> int:
+    try:
+        return os.open(name, flags | os.O_NOFOLLOW, dir_fd=folder)
+    except OSError as error:
+        if not follow or error.errno not in {errno.ELOOP, errno.EMLINK, errno.ENOTDIR}:
+            raise
+    return open_link(name, folder)
+
+
+def open_link(name: str, folder: int) -> int:
+    """Open the file or folder that the link `name` in an open folder leads to.
+
+    In a folder where others may write, a link of theirs must not make this user's files readable:
+    a link is followed if this user or root made it, or the owner of what it leads to. Nothing but
+    files and folders is opened. Raises OSError.
+    """
+    folder = os.dup(folder)
+    owners: set[int] = set()
+    try:
+        for _ in range(_MAX_LINKS):
+            facts = os.lstat(name, dir_fd=folder)
+            if not stat.S_ISLNK(facts.st_mode):
+                return _owned(name, folder, facts, owners - {os.geteuid(), 0})
+            owners.add(facts.st_uid)
+            target = os.readlink(name, dir_fd=folder)
+            if not os.path.samestat(facts, os.lstat(name, dir_fd=folder)):
+                raise OSError(errno.ELOOP, "replaced while it was followed")
+            above, name = os.path.split(target.rstrip("/"))
+            if name in {"", ".", ".."}:
+                above, name = target, "."
+            inner = os.open(above or ".", _DIR_FLAGS, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+    finally:
+        os.close(folder)
+
+
+def _owned(name: str, folder: int, facts: os.stat_result, strangers: set[int]) -> int:
+    """Open what links lead to, if the strangers among their owners own it."""
+    if not stat.S_ISREG(facts.st_mode) and not stat.S_ISDIR(facts.st_mode):
+        raise IsADirectoryError(0, "neither a file nor a folder", name)
+    if strangers - {facts.st_uid}:
+        raise PermissionError(errno.EACCES, "a link of another user to what is not theirs")
+    descriptor = os.open(name, _FILE_FLAGS, dir_fd=folder)
+    if not os.path.samestat(facts, os.fstat(descriptor)):
+        os.close(descriptor)
+        raise OSError(errno.ELOOP, "replaced while it was followed")
     return descriptor
 
 

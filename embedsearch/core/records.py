@@ -131,7 +131,9 @@ class ImageLocation:
     """The location of an image's bytes: the file `key` below `folder`, or a part of it.
 
     Size and time are those of the file when it was listed; a size of -1 accepts any. A file that
-    `is_ours` is temporary, only for this image; it is removed once the image is decoded.
+    `is_ours` is temporary, only for this image; it is removed once the image is decoded. Links
+    below `folder` are followed where a scan has just done so (`follows`), or else only to a file
+    of this `digest`: so nothing is shown but what was indexed, whatever a link leads to by now.
     """
 
     folder: str
@@ -140,6 +142,8 @@ class ImageLocation:
     mtime_ns: int = -1
     part: ByteRange | None = None
     is_ours: bool = False
+    follows: bool = False
+    digest: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +255,15 @@ class StoredImage:
 
 
 @dataclass(frozen=True)
+class StoredPlace:
+    """Where the image of a row was when it was indexed: a key below the path of its root."""
+
+    root: str
+    key: str
+    digest: bytes  # sha256 of the file
+
+
+@dataclass(frozen=True)
 class ImageRecord(JsonRecord):
     """An image of the store. Its `row` stays the same until the file changes.
 
@@ -302,25 +315,6 @@ class Hit(JsonRecord):
     width: int
     height: int
     metadata: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Ignored:
-    """Counts of directory entries that are not images, by kind; `found` does not include them."""
-
-    hidden: int = 0
-    links: int = 0
-    special: int = 0  # FIFO, socket, device
-    other_suffix: int = 0
-
-    def __add__(self, other: Ignored) -> Ignored:
-        """Return the counts of both."""
-        return Ignored(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-    @property
-    def total(self) -> int:
-        """Return the number of ignored entries."""
-        return self.hidden + self.links + self.special + self.other_suffix
 
 
 @dataclass(frozen=True)

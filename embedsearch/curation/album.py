@@ -49,7 +49,7 @@ class Album:
         found: dict[int, Look | None] = {}
         for picture in pictures:
             try:
-                place = self._originals.inside(picture.root, picture.key)
+                place = self._originals.inside(picture.root, picture.key, picture.digest)
                 files[picture.row] = ImageFile(place, picture.key)
             except UnreadableImage:
                 found[picture.row] = None

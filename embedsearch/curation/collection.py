@@ -47,6 +47,11 @@ class Picture:
         """Return the whole path."""
         return whole_path(self.root, self.key)
 
+    @property
+    def digest(self) -> bytes | None:
+        """Return the sha256 of the file as bytes."""
+        return None if self.sha256 is None else bytes.fromhex(self.sha256)
+
     @cached_property
     def file_id(self) -> tuple[int, int] | str:
         """Return what all names of one file have in common, as far as it can be known."""

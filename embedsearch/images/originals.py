@@ -32,13 +32,16 @@ class Originals:
             self._archives.clear()
         self._temporary.close()
 
-    def inside(self, root: str, key: str) -> ImageLocation:
-        """Return the place of an image of a root. Raises UnreadableImage and StorageError."""
+    def inside(self, root: str, key: str, digest: bytes | None = None) -> ImageLocation:
+        """Return the place of an image of a root. Raises UnreadableImage and StorageError.
+
+        Links below the root are followed only to a file with this sha256.
+        """
         kind = kind_of_file(root)
         if is_url(root):
             kind = kind or RootKind.FOLDER
         elif kind is None or not os.path.isfile(root):
-            return ImageLocation(root, key)
+            return ImageLocation(root, key, digest=digest)
         with self._looking:
             source = open_source(Root(0, root, kind), "", self._temporary, self._max_bytes)
             source = self._archives.get((root, source.version()), lambda: source)

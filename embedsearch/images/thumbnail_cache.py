@@ -30,19 +30,20 @@ class ThumbnailCache:
         self._counting = threading.Lock()
         self._bytes: int | None = None  # counted before the first is added
 
-    def key(self, root: str, key: str, side: int) -> str | None:
+    def key(self, root: str, key: str, side: int, digest: bytes | None = None) -> str | None:
         """Return a name for a thumbnail of the file as it is now, None where there is no file.
 
-        `root` is a folder below which no link is followed, or the file that holds the image.
+        `root` is a folder, or the file that holds the image. A link below the folder is followed
+        only with a `digest`, that of the row: a thumbnail is kept only of what may be shown for it.
         """
         try:
             folder, name = os.path.split(root) if os.path.isfile(root) else (root, key)
-            with open(open_regular(folder, name), "rb") as file:
+            with open(open_regular(folder, name, follow=digest is not None), "rb") as file:
                 facts = os.fstat(file.fileno())
         except OSError:
             return None
         version = (DECODING, facts.st_ino, facts.st_size, facts.st_mtime_ns)
-        identity = (root, key, side, *version)
+        identity = (root, key, side, "" if digest is None else digest.hex(), *version)
         return hashlib.sha256(os.fsencode("\0".join(map(str, identity)))).hexdigest()
 
     def get(self, name: str) -> bytes | None:

@@ -58,24 +58,26 @@ class Thumbnailer:
             self._decoders.clear()
         self._originals.close()
 
-    def jpeg(self, root: str, key: str, side: int) -> bytes:
+    def jpeg(self, root: str, key: str, side: int, digest: bytes | None = None) -> bytes:
         """Return the image `key` below the folder `root`, upright, its longer side `side` pixels.
 
         A smaller image is not enlarged. A cached thumbnail is used while the file is unchanged.
-        No link below `root` is followed. Raises UnreadableImage, and UsageError for a side that is
-        not between 1 and MAX_SIDE.
+        A link below `root` is followed only to the bytes of this digest. Raises UnreadableImage,
+        and UsageError for a side that is not between 1 and MAX_SIDE.
         """
         if not 1 <= side <= MAX_SIDE:
             raise UsageError(f"a thumbnail's side is between 1 and {MAX_SIDE} pixels, not {side}")
-        name = self._cache.key(root, key, side)
+        name = self._cache.key(root, key, side, digest)
         known = None if name is None else self._cache.get(name)
         if known is not None:
             return known
-        (outcome,) = self._decoder(side)([ImageFile(self._originals.inside(root, key), key)])
+        place = self._originals.inside(root, key, digest)
+        (outcome,) = self._decoder(side)([ImageFile(place, key)])
         if isinstance(outcome, UnreadableImage):
             raise outcome
         made = _jpeg(outcome, side)
-        if name is not None and name == self._cache.key(root, key, side):  # the file is unchanged
+        # Kept only if the file did not change meanwhile.
+        if name is not None and name == self._cache.key(root, key, side, digest):
             self._cache.put(name, made)
         return made
 

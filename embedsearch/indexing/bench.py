@@ -85,7 +85,7 @@ def bench(
         raise NothingIndexed(f"no images found in {folder}")
     spec = resolve(config.model, session).asked(config.input_side, config.flip)
     passes = -(-images // len(refs))  # with few photos, process startup would dominate
-    jobs = [DecodeJob.of_file(ref, str(root)) for ref in refs] * passes
+    jobs = [DecodeJob(*placed) for placed in FolderScan(0, str(root)).places(refs)] * passes
     with clock.measure("load"):
         extractor = load_stream_extractor(spec, config.device, config.precision, session)
     if not len((alone := _decode_alone(spec.input_side, config, jobs, session)).pixels):

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import UsageError
-from embedsearch.core.records import Failure, Ignored, ImageRef, Reason, Root, RootKind, Stage
+from embedsearch.core.records import Failure, ImageRef, Reason, Root, RootKind, Stage
 from embedsearch.core.session import Session
+from embedsearch.core.walks import Ignored
 from embedsearch.images.sources.source import Source
 from embedsearch.indexing.known_rows import KeptRow, KnownRows
 from embedsearch.indexing.ref_list import RefList
@@ -35,6 +36,7 @@ class Changes:
     moved: list[KeptRow]
     touched: list[KeptRow]  # new time, same bytes
     deleted: array[int]  # row numbers
+    left_out: int  # of the deleted: files that patterns leave out
     failures: list[Failure]  # known ones that still hold, and folders that cannot be read
     failures_elsewhere: int  # how many of these lie outside the scope of this run
     known_failed: int
@@ -82,13 +84,15 @@ def find_changes(
     for scan in scans:
         scan.check(unmatched)
     elsewhere = [failure for failure in recorded if _is_elsewhere(failure, scope)]
-    deleted = sorted(unmatched.difference(spare))
+    gone = sorted(unmatched.difference(spare))
+    deleted = array("q", (int(known.value("row", position)) for position in gone))
     return Changes(
         embed=embed,
         replaced=replaced,
         moved=moved,
         touched=touched,
-        deleted=array("q", (int(known.value("row", position)) for position in deleted)),
+        deleted=deleted,
+        left_out=len(comparison.left_out.intersection(deleted)),
         failures=[*(failure for scan in scans for failure in scan.failures), *elsewhere],
         failures_elsewhere=len(elsewhere),
         known_failed=sum(scan.known_failed for scan in scans),
@@ -147,6 +151,7 @@ class _Comparison:
     allow_empty: bool
     new: RefList = field(default_factory=RefList)
     changed: RefList = field(default_factory=RefList)
+    left_out: set[int] = field(default_factory=set)  # rows below what patterns leave out
     changed_positions: array[int] = field(default_factory=lambda: array("q"))  # of the known rows
 
     @cached_property
@@ -166,11 +171,18 @@ class _Comparison:
         if not (self.rebuild or self.retry_failures) and self._is_synced(target.root, source):
             return self._unread(target, len(positions))
         scan = self._compare(target, source, positions)
-        is_whole = target.files is None and target.root.kind is not RootKind.LIST
+        is_whole = target.files is None
+        if is_whole and target.root.kind is not RootKind.LIST:
+            covers = self.sources.rules.exclusion.covers
+            gone = (p for p in scan.missing if covers(os.fsdecode(self._key(p))))
+            self.left_out.update(int(self.known.value("row", position)) for position in gone)
         if is_whole and not scan.found:
             problem = self._problem("holds no image any more", scan.missing)
             scan = replace(scan, missing=[], vanished=scan.missing, problem=problem)
         return scan
+
+    def _key(self, position: int) -> bytes:
+        return bytes(self.known.value("key", position))
 
     def _problem(self, words: str, rows: list[int]) -> str:
         """Return the words if a run must not go on without rows, "" if it may."""
@@ -219,7 +231,7 @@ class _Comparison:
                 self.changed_positions.append(position)
         return _Scan(
             target=target,
-            missing=self._readable(missing, source.failures),
+            missing=self._readable(missing, source),
             failures=[*failures, *source.failures],
             known_failed=len(failures),
             unchanged=unchanged,
@@ -253,13 +265,15 @@ class _Comparison:
             missing.append(position)
             key, position = next(rows, (None, -1))
 
-    def _readable(self, missing: list[int], failures: list[Failure]) -> list[int]:
+    def _readable(self, missing: list[int], source: Source) -> list[int]:
         """Return the missing rows, except those of files and folders that could not be read."""
-        if not failures:
+        if not (failures := source.failures):
             return missing
         unreadable = tuple(os.fsencode(f.key) + b"/" if f.key else b"" for f in failures)
         there = {os.fsencode(f.key) for f in failures if f.reason is not Reason.VANISHED}
-        keys = ((position, bytes(self.known.value("key", position))) for position in missing)
+        if not self.allow_empty:  # an unplugged disk must not empty a list
+            there.update(map(os.fsencode, source.unreachable))
+        keys = ((position, self._key(position)) for position in missing)
         return [p for p, key in keys if key not in there and not key.startswith(unreadable)]
 
     def match_changed(self, embed: RefList) -> tuple[list[KeptRow], dict[tuple[int, str], int]]:

@@ -15,11 +15,14 @@ from embedsearch.core.config import AUTO_ANN, EXACT_ANN, IndexConfig
 from embedsearch.core.errors import IncompatibleStore, NothingIndexed, StoreNotFound, UsageError
 from embedsearch.core.model_spec import DECODING, ModelSpec
 from embedsearch.core.paths import local_path
-from embedsearch.core.records import Root, RootKind
+from embedsearch.core.records import RootKind
 from embedsearch.core.session import Session
+from embedsearch.core.walks import Excludes
+from embedsearch.images.sources.exclusion import WalkRules
+from embedsearch.images.sources.passed_over import FIELDS, passed_over
 from embedsearch.indexing.bottleneck import StageClock
 from embedsearch.indexing.changes import Changes, find_changes
-from embedsearch.indexing.scope import ScanTarget, Scope, Sources, holds_image, resolve_scope
+from embedsearch.indexing.scope import ScanTarget, Scope, Sources, passed_over_by, resolve_scope
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.network.catalog import AUTO
 from embedsearch.network.weights import resolve
@@ -96,6 +99,7 @@ class Job(Request):
             update = StoreUpdate(
                 self.writer, self.model, self.scope.roots, rebuild=self.config.rebuild
             )
+            update.set_excludes(self.sources.rules.excludes)
             update.apply(changes, snapshot)
         return changes, update
 
@@ -115,12 +119,14 @@ def prepare(
     files = _read_files(config)
     if not listed and files is None and manifest is None:
         raise StoreNotFound(f"nothing was committed to {path} yet: name the folders to index")
-    scope = _resolve(path, config, listed, files, manifest)
-    if manifest is None and not holds_image(scope, sources):
+    scope = _resolve(path, config, listed, files, manifest, sources)
+    if manifest is None and (ignored := passed_over_by(scope, sources)) is not None:
         where = ", ".join(listed) or f"files {config.files}"
-        named = () if listed else ("files",)
         why = "".join(f" ({complaint})" for complaint in sources.complaints())
-        raise NothingIndexed(f"no images found in {where}{why}; no store was made", *named)
+        held = f"; passed over: {words}" if (words := passed_over(ignored)) else ""
+        fields = [field for field in FIELDS if f"{field}=" in held]
+        named = fields if listed else ["files", *fields]
+        raise NothingIndexed(f"no images found in {where}{why}; no store was made{held}", *named)
     return Request(path, config, session, sources, tuple(listed), files, manifest, scope)
 
 
@@ -135,7 +141,10 @@ def open_job(request: Request) -> Iterator[Job]:
     with StoreWriter(request.store, config.wait_s, session) as writer:
         scope = request.scope
         if writer.manifest != request.manifest:  # another run committed while this one waited
-            scope = _resolve(request.store, config, request.folders, request.files, writer.manifest)
+            scope = _resolve(
+                *(request.store, config, request.folders, request.files, writer.manifest),
+                request.sources,
+            )
             model = store_model(request.store, config, writer.manifest, session)
         locked = vars(request) | {"manifest": writer.manifest, "scope": scope}
         yield Job(**locked, writer=writer, model=model, table=table)
@@ -248,22 +257,32 @@ def _resolve(
     folders: Sequence[str],
     files: Sequence[str] | None,
     manifest: Manifest | None,
+    sources: Sources,
 ) -> Scope:
-    """Return what to scan; a rebuild scans all that the store knows."""
+    """Return what to scan, and set how; a rebuild scans all that the store knows."""
     known = () if manifest is None else manifest.roots
+    before = Excludes() if manifest is None else manifest.excludes
+    excludes = config.excludes(before)
+    rules = WalkRules(config.follow_links, excludes=excludes)
+    if excludes != before:  # an archive that did not change has other images now
+        known = tuple(replace(root, synced="") for root in known)
     if not config.rebuild or not known:
-        return resolve_scope(folders, known, files)
-    # Rows of two models must not be mixed.
-    whole = [*folders, *(root.path for root in known if root.kind is not RootKind.LIST)]
-    scope = resolve_scope(whole if folders else [], known)
-    others = (target for target in scope.targets if target.root.kind is not RootKind.LIST)
-    return replace(scope, targets=(*others, *_listed(store, known)))
+        scope = resolve_scope(folders, known, files, rules)
+    else:  # rows of two models must not be mixed
+        whole = [*folders, *(root.path for root in known if root.kind is not RootKind.LIST)]
+        scope = resolve_scope(whole if folders else [], known, None, rules)
+        scope = replace(scope, targets=tuple(_with_listed(store, scope)))
+    walked = tuple(root.path for root in scope.roots if root.is_folder_here)
+    sources.rules = replace(rules, folders=walked)
+    return scope
 
 
-def _listed(store: Path, known: Sequence[Root]) -> Iterator[ScanTarget]:
-    """Yield the files of earlier lists, which only the store remembers."""
-    for root in known:
+def _with_listed(store: Path, scope: Scope) -> Iterator[ScanTarget]:
+    """Yield the targets, and with those of lists what only the store remembers."""
+    yield from (target for target in scope.targets if target.root.kind is not RootKind.LIST)
+    for root in scope.roots:
         if root.kind is RootKind.LIST:
             with open_snapshot(store) as snapshot:
                 keys = [key for _, home, key in snapshot.live_keys() if home == root.id]
-            yield ScanTarget(root, files=frozenset(map(os.fsdecode, keys)))
+            named = (t.files for t in scope.targets if t.root == root and t.files is not None)
+            yield ScanTarget(root, files=frozenset(map(os.fsdecode, keys)).union(*named))

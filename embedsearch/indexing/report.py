@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embedsearch.core.config import IndexConfig
-from embedsearch.core.records import Failure, Ignored, JsonRecord, Reason
+from embedsearch.core.records import Failure, JsonRecord, Reason
+from embedsearch.core.walks import Ignored
 from embedsearch.indexing.bottleneck import Setup, StageClock, advice, shares, slowest_stage
 from embedsearch.indexing.changes import Changes
 from embedsearch.indexing.job import Request, verdict_key
@@ -48,6 +49,7 @@ class IndexReport(JsonRecord):
     committed: bool  # whether the run changed the store
     metadata: MetadataReport | None = None
     dry_run: bool = False
+    left_out: int = 0  # of the deleted: files that patterns leave out now
     over_limits: int = 0  # of the failed: with more pixels or bytes than the limits allow
 
     def __post_init__(self) -> None:
@@ -149,6 +151,7 @@ def make_report(
         committed=manifest != request.manifest,
         metadata=metadata,
         dry_run=request.config.dry_run,
+        left_out=changes.left_out,
         over_limits=sum(failure.reason in _OVER_LIMITS for failure in outcome.failures),
     )
 

@@ -10,6 +10,10 @@ from itertools import groupby
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import is_url, local_path
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Root, RootKind
+from embedsearch.core.walks import Ignored
+from embedsearch.images.sources.exclusion import WalkRules
+from embedsearch.images.sources.kinds import Kind, file_starts_an_image, kind_of
+from embedsearch.images.sources.links import takes
 from embedsearch.images.sources.listing import FileList
 from embedsearch.images.sources.open import SUFFIXES, kind_of_file, open_source
 from embedsearch.images.sources.source import Source
@@ -49,6 +53,7 @@ class Sources:
     def __init__(self, max_bytes: int) -> None:
         """`max_bytes` is the maximum size of an image file."""
         self._max_bytes = max_bytes
+        self.rules = WalkRules()
         self._temporary = TemporaryImages()
         self._open: dict[int, Source] = {}
 
@@ -67,7 +72,9 @@ class Sources:
             self._open[root.id] = FileList(root.id, root.path, keys)
         elif root.kind is RootKind.FOLDER or root.id not in self._open:  # archives: once
             self._make_room()
-            self._open[root.id] = open_source(root, target.scope, self._temporary, self._max_bytes)
+            self._open[root.id] = open_source(
+                root, target.scope, self._temporary, self._max_bytes, self.rules
+            )
         return self._open[root.id]
 
     def _make_room(self) -> None:
@@ -106,13 +113,21 @@ class Sources:
 
 
 def resolve_scope(
-    places: Sequence[str], known: Sequence[Root], files: Iterable[str] | None = None
+    places: Sequence[str],
+    known: Sequence[Root],
+    files: Iterable[str] | None = None,
+    rules: WalkRules | None = None,
 ) -> Scope:
     """Match places to the roots of the store; without places and files, take all roots.
 
-    A folder inside a root is scanned as a part of it; a folder that contains a root replaces it.
-    Files are checked one by one. Raises UsageError for what is neither a folder nor an archive.
+    A folder inside a root is scanned as a part of it, if `rules` lead there; a folder that contains
+    a root replaces it. Files are checked one by one, and so is a place that is an image. Raises
+    UsageError for what is neither an image nor a folder nor an archive.
     """
+    rules = rules or WalkRules()
+    if named := [place for place in places if _is_image(place)]:
+        places = [place for place in places if place not in named]
+        files = [*(files or ()), *named]
     roots = {root.path: root for root in known if root.kind is not RootKind.LIST}
     lists = [root for root in known if root.kind is RootKind.LIST]
     targets: dict[tuple[int, str], ScanTarget] = {}
@@ -122,8 +137,8 @@ def resolve_scope(
         path, kind = _real_location(location, roots)
         if (home := roots.get(path)) is None and kind is RootKind.FOLDER:
             folders = [r for r in roots.values() if r.kind is RootKind.FOLDER]
-            home = next((r for r in folders if _is_inside(path, r.path)), None)
-            for inner in [r for r in folders if home is None and _is_inside(r.path, path)]:
+            home = next((r for r in folders if _leads(r.path, path, rules)), None)
+            for inner in [r for r in folders if home is None and _leads(path, r.path, rules)]:
                 dropped.add(inner.id)
                 del roots[inner.path]
         if home is None:
@@ -136,15 +151,15 @@ def resolve_scope(
     kept = {root.id for root in (*roots.values(), *lists)}
     found = list(_outermost(t for t in targets.values() if t.root.id in kept))
     if files is not None:
-        listed = _by_root(files, roots.values())
+        listed = _by_root(files, roots.values(), rules)
         if None in listed and not lists:
             lists = [Root(next_id, "/", RootKind.LIST)]
         homes = {root.id: root for root in roots.values()}
-        found += [
-            ScanTarget(lists[0] if home is None else homes[home], files=frozenset(keys))
-            for home, keys in listed.items()
-            if home not in {target.root.id for target in found}
-        ]
+        for id_, keys in listed.items():
+            root = lists[0] if id_ is None else homes[id_]
+            covers = [target.covers for target in found if target.root.id == root.id]
+            if left := frozenset(key for key in keys if not any(is_in(key) for is_in in covers)):
+                found.append(ScanTarget(root, files=left))
     return Scope(
         roots=tuple(sorted((*roots.values(), *lists), key=lambda root: root.id)),
         targets=tuple(found),
@@ -152,14 +167,22 @@ def resolve_scope(
     )
 
 
-def _by_root(files: Iterable[str], roots: Iterable[Root]) -> dict[int | None, list[str]]:
-    """Return the keys of files by the id of their folder root, None for those outside all roots."""
+def _by_root(
+    files: Iterable[str], roots: Iterable[Root], rules: WalkRules
+) -> dict[int | None, list[str]]:
+    """Return the keys of files by the id of their folder root.
+
+    None is for those outside all roots, and for those that a walk of the root would pass over: it
+    would delete them again.
+    """
     folders = [(f"{r.path.rstrip('/')}/", r.id) for r in roots if r.kind is RootKind.FOLDER]
     found: dict[int | None, list[str]] = {}
     for file in files:
         parent, name = os.path.split(local_path(file))
         path = os.path.join(os.path.realpath(parent), name)
-        inside, home = next((f for f in folders if path.startswith(f[0])), ("/", None))
+        above = (f for f in folders if path.startswith(f[0]))
+        walked = (f for f in above if takes(f[0], path.removeprefix(f[0]), rules))
+        inside, home = next(walked, ("/", None))
         found.setdefault(home, []).append(path.removeprefix(inside))
     return found
 
@@ -181,7 +204,10 @@ def _real_location(location: str, known: Mapping[str, Root]) -> tuple[str, RootK
     if os.path.isfile(path):
         if (kind := kind_of_file(path)) is not None:
             return path, kind
-        raise UsageError(f"{location} is a file: folders are indexed, and {', '.join(SUFFIXES)}")
+        raise UsageError(
+            f"{location} is a file: folders are indexed, and {', '.join(SUFFIXES)}, and images, "
+            f"but it does not begin like one{_packed_otherwise(path)}"
+        )
     return real_folder(location), RootKind.FOLDER
 
 
@@ -193,13 +219,41 @@ def real_folder(folder: str) -> str:
     return path
 
 
-def holds_image(scope: Scope, sources: Sources) -> bool:
-    """Return whether there is any image to index; stops at the first."""
-    return any(True for target in scope.targets for _ in sources.open(target))
+def passed_over_by(scope: Scope, sources: Sources) -> Ignored | None:
+    """Return what is passed over where there is no image to index; None at the first image."""
+    ignored = Ignored()
+    for target in scope.targets:
+        source = sources.open(target)
+        if any(True for _ in source):
+            return None
+        ignored += source.ignored
+    return ignored
 
 
-def _is_inside(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
+def _is_image(place: str) -> bool:
+    """Return whether a place is one image: whatever its name, its content says so."""
+    path = local_path(place)
+    if is_url(path) or not os.path.isfile(path) or kind_of_file(os.path.realpath(path)):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file_starts_an_image(file.fileno())
+    except OSError as error:
+        raise UsageError(f"{place} cannot be read: {error.strerror}") from error
+
+
+def _packed_otherwise(path: str) -> str:
+    """Return what to do about an archive of a kind that is not read, "" for any other file."""
+    name = os.path.basename(path)
+    if kind_of(os.fsencode(name)) is not Kind.ARCHIVE:
+        return ""
+    return f"; archives like {name} are not read: unpack it, or pack it as .tar"
+
+
+def _leads(folder: str, path: str, rules: WalkRules) -> bool:
+    """Return whether a walk through a folder comes to a path."""
+    is_inside = path == folder or path.startswith(folder.rstrip("/") + "/")
+    return is_inside and not rules.leaves_out(path.removeprefix(folder).strip("/"))
 
 
 def _outermost(targets: Iterable[ScanTarget]) -> Iterator[ScanTarget]:

@@ -77,7 +77,7 @@ def commit_if_changed(
     if (
         base is None
         or rows_change
-        or update.manifest.roots != base.roots
+        or (update.manifest.roots, update.manifest.excludes) != (base.roots, base.excludes)
         or set(failures) != set(read_failures(job.store, base))
     ):
         update.set_failures(failures)

@@ -1,11 +1,14 @@
 """A store kept in sync with folders; in: file system events, out: a run after each quiet period.
 
 watchfiles reports that something changed; the run itself finds what changed, as after a reboot.
-A spurious event costs one scan; a missed one is caught by the next.
+A spurious event costs one scan; a missed one is caught by the next look through the folders. That
+no event comes does not mean that nothing changed: what others write on a network file system, or
+below an overlay, is told to nobody.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,20 +25,28 @@ from embedsearch.core.errors import (
     UsageError,
 )
 from embedsearch.core.install import pip_install
-from embedsearch.core.paths import local_path
+from embedsearch.core.paths import local_path, printable
 from embedsearch.core.records import RootKind
 from embedsearch.core.session import Session
-from embedsearch.images.sources.folder import SUFFIXES
+from embedsearch.images.sources.kinds import Kind, kind_of, suffix_of
 from embedsearch.images.sources.sidecars import SIDECAR_SUFFIXES
 from embedsearch.indexing import sync
 from embedsearch.indexing.report import IndexReport
 from embedsearch.store.current import read_current
 from embedsearch.store.info import failures
 from embedsearch.store.locate import locate_store
+from embedsearch.store.lock import file_system
 
 _MAX_WAIT_S = 60.0  # while changes keep coming
 _POLL_MS = 250
-_SCAN_S = 10  # between runs where folders can neither be watched nor polled
+_SCAN_S = 10.0  # between looks where folders can neither be watched nor polled
+_LOOK_S, _BLIND_LOOK_S = 300.0, 5.0  # between looks; where others' changes bring no events
+_LOOK_SHARE = 0.1  # of the time, at most, that goes into looks
+# File systems whose files others change without an event here, besides all of FUSE.
+_BLIND = frozenset(
+    b"9p afs beegfs ceph cifs coda drvfs fakeowner fuse gfs2 glusterfs gpfs lustre ncpfs nfs nfs4"
+    b" ocfs2 orangefs overlay prl_fs pvfs2 smb3 smbfs vboxsf virtiofs vmhgfs".split()
+)
 _RETRY_S = (5.0, 600.0)  # after a temporary read failure: first and longest delay
 
 
@@ -95,6 +106,9 @@ class _Watch:
     _retry_at: float | None = None
     _retry_s: float = _RETRY_S[0]
     _is_locked: bool = False
+    _look_at: float = 0.0  # when to look through the folders, whether or not events came
+    _run_s: float = 0.0  # how long the last run took that changed nothing
+    _is_blind: bool = False  # changes may bring no events
 
     def __post_init__(self) -> None:
         self._table = self._table_state()
@@ -113,22 +127,21 @@ class _Watch:
                         f"{folder.path} has vanished: its images stay as they are until it is back"
                     )
             there = [folder.path for folder in watched if folder.identity is not None]
+            self._plan_look(there)
             for _ in self._changes(there):
                 if [_Folder.at(path) for path in paths] != watched:
                     self._note_change()
                     break
                 if self._is_due():
                     self._sync(there)
+                    self._plan_look(there)
 
     def _changes(self, there: list[str]) -> Iterator[None]:
         """Note changes in folders, and yield every quarter of a second."""
-        if not there:
-            while True:
-                self._check()
-                time.sleep(_POLL_MS / 1e3)
-                yield
-        if self._scans:
-            yield from self._scan_times()
+        while not there or self._scans:
+            self._check()
+            time.sleep(_POLL_MS / 1e3)
+            yield
         watch_files = _watch_files()
         try:
             for changes in watch_files(
@@ -153,20 +166,9 @@ class _Watch:
             self._note_change()
         except (OSError, RuntimeError) as error:
             self._note_change()  # what came while nobody watched
-            every_s = _SCAN_S if self._polls else 1
-            self._session.notice(f"scanning the folders every {every_s} s: {error}")
+            every_s = _SCAN_S if self._polls else 1.0
+            self._session.notice(f"scanning the folders every {every_s:g} s: {error}")
             self._polls, self._scans = True, self._polls
-
-    def _scan_times(self) -> Iterator[None]:
-        """Note a change every _SCAN_S seconds: the run itself finds what changed."""
-        next_scan = time.monotonic() + _SCAN_S
-        while True:
-            self._check()
-            time.sleep(_POLL_MS / 1e3)
-            if time.monotonic() >= next_scan:
-                self._note_change()
-                next_scan = time.monotonic() + _SCAN_S
-            yield
 
     def _check(self) -> None:
         if number := self._session.stop():
@@ -181,9 +183,10 @@ class _Watch:
         inside = next((path[len(root) :] for root in roots if path.startswith(root + "/")), "")
         if any(part.startswith(".") and not part.startswith("..") for part in inside.split("/")):
             return False
-        if os.fsencode(suffix := path.rpartition(".")[2].strip().lower()) in SUFFIXES:
+        name = os.fsencode(os.path.basename(path))
+        if kind_of(name) in {Kind.IMAGE, Kind.UNKNOWN}:
             return True
-        if self._config.sidecars and suffix in SIDECAR_SUFFIXES:
+        if self._config.sidecars and suffix_of(name).decode(errors="replace") in SIDECAR_SUFFIXES:
             return True
         return os.path.isdir(path) or not os.path.lexists(path)  # it may have been a folder
 
@@ -196,6 +199,27 @@ class _Watch:
             return None
         return facts.st_size, facts.st_mtime_ns
 
+    def _plan_look(self, folders: list[str]) -> None:
+        """Choose when to look next: soon where changes may bring no events."""
+        if not folders:  # all have vanished: that they are back is noticed by itself
+            self._look_at = math.inf
+            return
+        kinds = {folder: file_system(Path(folder)) for folder in folders}
+        blind = {folder: kind.decode() for folder, kind in kinds.items() if _is_blind(kind)}
+        every_s = _BLIND_LOOK_S if blind else _SCAN_S if self._scans else _LOOK_S
+        if self._config.poll_s is not None:
+            every_s = self._config.poll_s
+        elif blind and not self._is_blind:
+            folder, kind = next(iter(blind.items()))
+            self._session.notice(
+                f"{printable(folder)} is on a file system ({kind}) that does not tell of all "
+                f"changes: it is looked through every {every_s:g} s, or as often as a look takes "
+                "a tenth of the time"
+            )
+        self._is_blind = bool(blind)
+        slow_s = 0.0 if self._config.poll_s is not None else self._run_s / _LOOK_SHARE
+        self._look_at = time.monotonic() + max(every_s, slow_s)
+
     def _note_change(self) -> None:
         self._last_change = time.monotonic()
         if self._first_change is None:
@@ -203,6 +227,8 @@ class _Watch:
 
     def _is_due(self) -> bool:
         now = time.monotonic()
+        if now >= self._look_at:
+            return True
         if self._first_change is not None:
             is_quiet = now - self._last_change >= self._quiet_s
             return is_quiet or now - self._first_change >= _MAX_WAIT_S
@@ -211,6 +237,7 @@ class _Watch:
     def _sync(self, folders: list[str], *, is_first: bool = False) -> None:
         """Sync the store, and note when to scan again."""
         self._first_change = self._retry_at = None
+        started = time.monotonic()
         try:
             report = sync.index(
                 folders, store=self._store, config=self._config, session=self._session
@@ -230,6 +257,8 @@ class _Watch:
                 raise
             self._session.notice(f"the store was left unchanged: {error}")
             return
+        if not report.committed:
+            self._run_s = time.monotonic() - started
         self._is_locked = False
         if is_first or report.committed:
             self._on_report(report)
@@ -237,6 +266,11 @@ class _Watch:
         if passing or report.scan_failures:
             self._retry_s = _RETRY_S[0] if report.committed else min(2 * self._retry_s, _RETRY_S[1])
             self._retry_at = time.monotonic() + self._retry_s
+
+
+def _is_blind(kind: bytes) -> bool:
+    """Return whether changes on a file system may bring no events."""
+    return kind in _BLIND or kind.startswith(b"fuse.")
 
 
 def _watch_files() -> Any:

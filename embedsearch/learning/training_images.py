@@ -22,6 +22,7 @@ from embedsearch.core.session import Session
 from embedsearch.core.system import max_workers
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
+from embedsearch.images.sources.folder import FolderScan
 from embedsearch.learning.labels import Labels, check_learnable
 
 _NAMED = 5  # unreadable images that are named
@@ -101,7 +102,8 @@ def _decode_all(
     numbers = {ref.key: number for number, ref in enumerate(refs)}
     workers = min(max_workers(), len(refs))
     with DecodePool(side, DecodeLimits(), workers=workers) as pool:
-        for batch in pool.run((DecodeJob.of_file(ref, folder) for ref in refs), session.stop):
+        placed = FolderScan(0, folder).places(refs)
+        for batch in pool.run((DecodeJob(*each) for each in placed), session.stop):
             mine = [numbers[ref.key] for ref in batch.images.refs]
             pixels[mine] = batch.images.pixels  # slow ones come late: each has its own index
             is_good[mine] = True

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from embedsearch.core.config import DecodeLimits, check_device, check_precision
 from embedsearch.core.errors import UsageError
 from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.records import StoredPlace
 from embedsearch.core.session import Session
 from embedsearch.network.catalog import AUTO
 from embedsearch.network.weights import resolve
@@ -69,5 +70,5 @@ class _NoStore:
     def vector(self, image: str | int) -> Vector:
         raise UsageError(f"{image!r} is a key, and there is no store to find it in")
 
-    def place(self, image: str | int) -> tuple[str, str]:
+    def place(self, image: str | int) -> StoredPlace:
         raise UsageError(f"{image!r} is a key, and there is no store to find it in")

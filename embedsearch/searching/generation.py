@@ -22,7 +22,7 @@ from embedsearch.core.errors import EmbedSearchError, ImageNotFound, UsageError
 from embedsearch.core.lru import LRU
 from embedsearch.core.microbatch import MicroBatcher
 from embedsearch.core.paths import whole_path
-from embedsearch.core.records import Hit, ImageRecord, Neighbors, StoredImage
+from embedsearch.core.records import Hit, ImageRecord, Neighbors, StoredImage, StoredPlace
 from embedsearch.core.session import Session
 from embedsearch.searching.columns import RowColumns
 from embedsearch.searching.neighbors import RowSearch
@@ -141,11 +141,13 @@ class Generation:
             for image, more, user in zip(images, facts, users, strict=True)
         ]
 
-    def place(self, image: str | int) -> tuple[str, str]:
-        """Return (indexed folder, path of the image inside it). Raises ImageNotFound."""
+    def place(self, image: str | int) -> StoredPlace:
+        """Return where an image was when it was indexed. Raises ImageNotFound."""
         with self._reading:
-            (stored,) = self._snapshot.images(np.array([self._find(image)]))
-        return self._place(stored)
+            ordinals = np.array([self._find(image)])
+            (stored,) = self._snapshot.images(ordinals)
+            (values,) = self._snapshot.take(ordinals, ["digest"]).to_pylist()
+        return StoredPlace(*self._place(stored), values["digest"])
 
     def _place(self, stored: StoredImage) -> tuple[str, str]:
         roots = {root.id: root.path for root in self.manifest.roots}

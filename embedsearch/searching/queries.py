@@ -20,7 +20,7 @@ from embedsearch.core.errors import IncompatibleStore, UnreadableImage, UsageErr
 from embedsearch.core.microbatch import MicroBatcher
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.paths import local_path
-from embedsearch.core.records import Box, ImageLocation, Reason, check_unit_rows
+from embedsearch.core.records import Box, ImageLocation, Reason, StoredPlace, check_unit_rows
 from embedsearch.core.session import Session
 from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.images.originals import Originals
@@ -120,8 +120,8 @@ class Stored(Protocol):
     def vector(self, image: str | int) -> Vector:
         """Return a unit vector, float32 (D,). Raises ImageNotFound."""
 
-    def place(self, image: str | int) -> tuple[str, str]:
-        """Return the indexed folder, and the path inside it. Raises ImageNotFound."""
+    def place(self, image: str | int) -> StoredPlace:
+        """Return where an image was when it was indexed. Raises ImageNotFound."""
 
 
 class QueryEmbedder:
@@ -206,7 +206,7 @@ class QueryEmbedder:
                 name = str(image) if isinstance(image, Key) else local_path(image)
                 try:
                     location = (
-                        self._originals.inside(*stored.place(image.key))
+                        self._original(stored.place(image.key))
                         if isinstance(image, Key)
                         else self._originals.at(name)
                     )
@@ -223,6 +223,9 @@ class QueryEmbedder:
         if pixels:
             found |= dict(zip(pixels, self._embed_together([*pixels.values()]), strict=True))
         return [found[index] for index in range(len(queries))]
+
+    def _original(self, stored: StoredPlace) -> ImageLocation:
+        return self._originals.inside(stored.root, stored.key, stored.digest)
 
     def _decoded(
         self, images: Sequence[tuple[_File, Box | None]]

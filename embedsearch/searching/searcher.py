@@ -291,12 +291,13 @@ class Searcher:
         """Return an image of the store, upright, as JPEG, its longer side at most `side` pixels.
 
         The file is decoded in a worker process, and the thumbnail is cached in the user's cache
-        folder until the file changes; links inside an indexed folder are not followed. Raises
+        folder until the file changes; a link inside an indexed folder is followed only
+        to the bytes that were indexed. Raises
         ImageNotFound, UnreadableImage, and UsageError for a side above 1024.
         """
         with self._generations.using() as opened:
-            root, key = opened.generation.place(image)
-            return opened.decoders.thumbnailer.jpeg(root, key, side)
+            place = opened.generation.place(image)
+            return opened.decoders.thumbnailer.jpeg(place.root, place.key, side, place.digest)
 
     def refresh(self) -> bool:
         """Answer from the newest generation from now on; return whether it is a new one.

@@ -42,6 +42,7 @@ class StoreInfo:
             "failures": manifest.failure_rows,
             "roots": [unicode_text(root.path) for root in manifest.roots],
             "missing_roots": [unicode_text(root.path) for root in manifest.roots if _is_gone(root)],
+            "excludes": asdict(manifest.excludes),
             "model": manifest.model.to_dict() | {"fingerprint": manifest.model.fingerprint},
             "dim": manifest.model.dim,
             "generation": manifest.generation,

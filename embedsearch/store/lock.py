@@ -145,11 +145,16 @@ def check_lockable(store: Path) -> None:
 
 def is_on_local_disk(folder: Path) -> bool:
     """Return whether only processes of this machine see a folder; False where nobody knows."""
+    return file_system(folder) in _LOCAL
+
+
+def file_system(folder: Path) -> bytes:
+    """Return the type of the file system that a folder is on, as mounts name it; "" if unknown."""
     try:
         device = os.stat(folder).st_dev
         mounts = [line.split() for line in _MOUNTS.read_bytes().splitlines()]
     except OSError:
-        return False
+        return b""
     name = f"{os.major(device)}:{os.minor(device)}".encode()
     path = os.fsencode(os.path.realpath(folder))
     kinds = {}
@@ -160,7 +165,7 @@ def is_on_local_disk(folder: Path) -> bool:
         # Subvolumes have devices that are no mount's: there the innermost mount counts.
         if fields[2] == name or path == at or path.startswith(at + b"/"):
             kinds[fields[2] == name, len(at)] = fields[fields.index(b"-") + 1]
-    return bool(kinds) and kinds[max(kinds)] in _LOCAL
+    return kinds[max(kinds)] if kinds else b""
 
 
 def _opened(store: Path) -> int:

@@ -12,6 +12,7 @@ from embedsearch.core.errors import IncompatibleStore, UsageError
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.records import Root, RootKind
 from embedsearch.core.strict_json import strict_json
+from embedsearch.core.walks import Excludes
 from embedsearch.store.files import FileRecord
 
 FORMAT_VERSION = 1
@@ -98,6 +99,7 @@ class Manifest:
     next_row: int
     live: int
     shards: tuple[ShardRecord, ...] = ()
+    excludes: Excludes = field(default_factory=Excludes)  # what walks leave out
     deleted: FileRecord | None = None
     deleted_rows: int = 0
     metadata: FileRecord | None = None  # the user's columns, by row number
@@ -127,6 +129,7 @@ class Manifest:
         for name in ("deleted", "failures", "metadata", "ann"):
             values[name] = None if values[name] is None else asdict(values[name])
         values["search"] = asdict(values["search"])
+        values["excludes"] = asdict(values["excludes"])
         values |= {"format_version": FORMAT_VERSION, "min_reader_version": FORMAT_VERSION}
         return json.dumps(values, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
 
@@ -177,6 +180,10 @@ def _records(values: dict[str, Any]) -> dict[str, Any]:
         for name in ("pair_levels", "pair_cosines"):
             search[name] = tuple(map(float, search[name]))
         values = {**values, "search": SearchRecord(**search)}
+    if "excludes" in values:  # older stores have none
+        kept = dict(values["excludes"])
+        patterns = tuple(map(str, kept["patterns"]))
+        values = {**values, "excludes": Excludes(patterns, bool(kept["defaults"]))}
     if values.get("metadata") is not None:
         values = {**values, "metadata": FileRecord(**values["metadata"])}
     if values.get("ann") is not None:

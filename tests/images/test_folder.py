@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import pillow_heif
 import pytest
 from hypothesis import given, settings, strategies as st
+from PIL import Image
 
 from embedsearch.core.paths import printable
 from embedsearch.core.records import Reason
 from embedsearch.images.sources.folder import FolderScan
+from embedsearch.images.sources.kinds import HEAD_BYTES, Kind, kind_of, starts_an_image
 from tests.support.library import paint, run_cli
 
 
@@ -38,7 +44,8 @@ def test_found_are_regular_files_with_a_known_suffix(tmp_path: Path) -> None:
     assert refs[3].size == 2
     assert refs[3].mtime_ns == (tmp_path / "dir.jpg/e.png").stat().st_mtime_ns
     ignored = scan.ignored
-    assert (ignored.hidden, ignored.links, ignored.special, ignored.other_suffix) == (2, 2, 1, 3)
+    assert (ignored.hidden, ignored.links, ignored.special, ignored.other_suffix) == (2, 0, 1, 3)
+    assert (ignored.seen, ignored.sidecars) == (2, 1) and ignored.kinds()["other files"] == 2
     assert ignored.total == 8 and not scan.failures
 
 
@@ -121,6 +128,13 @@ def test_an_unreadable_folder_is_reported_once(tmp_path: Path) -> None:
     assert [(f.key, f.reason) for f in scan.failures] == [("shut", Reason.PERMISSION)]
 
 
+def exact_key(found: dict[str, Any], tree: Path) -> bytes:
+    """Return the exact key of what a program reads about an image below a tree."""
+    name = found.get("path_bytes")
+    path = os.fsencode(found["path"]) if name is None else base64.b64decode(name)
+    return path.removeprefix(os.fsencode(tree) + b"/")
+
+
 def test_hostile_tree(shared_data: Path, tmp_path: Path) -> None:
     """Odd names, links, FIFOs, sockets, sparse and deep entries: as the tree's maker expects."""
     tool = shared_data.parent / "tools" / "make_hostile_tree.py"
@@ -138,10 +152,10 @@ def test_hostile_tree(shared_data: Path, tmp_path: Path) -> None:
     query = run_cli(
         "query", tree / "good.jpg", "--store", store, "-k", "200", "--json", "--min-score", "0.9"
     )
-    hits = [json.loads(line)["key"] for line in query.stdout.splitlines()]
-    indexed = {os.fsencode(key) for key in hits}
+    hits = [json.loads(line) for line in query.stdout.splitlines()]
+    indexed = {exact_key(hit, tree) for hit in hits}
     failed = run_cli("failures", "--store", store, "--json").stdout.splitlines()
-    refused = {os.fsencode(json.loads(line)["key"]) for line in failed}
+    refused = {exact_key(json.loads(line), tree) for line in failed}
     root = os.geteuid() == 0
     checked = 0
     for entry in expected:
@@ -168,7 +182,53 @@ def test_hostile_tree(shared_data: Path, tmp_path: Path) -> None:
     table = run_cli("query", tree / "good.jpg", "--store", store, "-k", "200").stdout
     assert "\x1b" not in table and "\u202e" not in table and "\r" not in table
     csv = run_cli("query", tree / "good.jpg", "--store", store, "-k", "200", "--csv").stdout
-    assert not any(cell.startswith("=") for line in csv.splitlines() for cell in line.split(","))
+    assert ",=cmd|calc.jpg," in csv  # exact: programs read it
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *((name, Kind.IMAGE) for name in (b"a.jpg", b"B.JPEG ", b"x.jpg_large", b"c.jpg~")),
+        *((name, Kind.IMAGE) for name in (b"I.JPG.1", b"p.jpg?width=300&h=2.5", b"c.jpg.bak")),
+        *(
+            (name, Kind.IMAGE)
+            for name in (b"d.pjpeg", b"e.jif", b"a.png (1)", b"a.jpeg!d", b"..jpg")
+        ),
+        *((name, Kind.UNKNOWN) for name in (b"12345", b"jpg", b"a.b c", b"photo.2019", b"a.")),
+        *((name, Kind.SIDECAR) for name in (b"a.jpg.json", b"a.jpg.xmp", b"a.txt")),
+        *((name, Kind.RAW) for name in (b"a.CR2", b"a.nef", b"a.ARW", b"a.dng", b"a.raf")),
+        *((name, Kind.VIDEO) for name in (b"a.MOV", b"a.mp4", b"a.3gp", b"x.jpg.mp4")),
+        *(
+            (name, Kind.ARCHIVE)
+            for name in (b"a.tar", b"a.tar.zst", b"a.zip", b"a.7z", b"a.jpg.gz")
+        ),
+        *((name, Kind.OTHER) for name in (b"a.jpg_original", b"a.jpg.part", b"x.jpg_files.html")),
+        *((name, Kind.OTHER) for name in (b"a.py", b"jpg.doc", b"a.jpgx")),
+    ],
+)
+def test_what_names_say(name: bytes, kind: Kind) -> None:
+    assert kind_of(name) is kind
+
+
+def test_a_file_without_a_suffix_is_an_image_by_its_first_bytes(tmp_path: Path) -> None:
+    picture = paint(tmp_path / "a.png", 1).read_bytes()
+    for name in ("12345", "photo.2019", "a.part", "empty", "text", "bitmap"):
+        (tmp_path / name).write_bytes(picture)
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "text").write_text("BMW and other words that begin like one")
+    Image.new("RGB", (4, 4)).save(tmp_path / "bitmap", "BMP")
+    scan = FolderScan(0, str(tmp_path))
+    assert [ref.key for ref in scan] == ["12345", "a.png", "bitmap", "photo.2019"]
+    assert scan.ignored.suffixes == {"part": 1, "": 2}
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "HEIF"])
+def test_every_format_is_told_by_its_first_bytes(form: str) -> None:
+    pillow_heif.register_heif_opener()
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), "red").save(file, form)
+    assert starts_an_image(file.getvalue()[:HEAD_BYTES])
+    assert not starts_an_image(file.getvalue()[:3] if form != "JPEG" else b"\xff\xd8")
 
 
 @pytest.mark.parametrize(

@@ -186,8 +186,12 @@ def test_scopes_and_roots(library: Library, photos: Path, tmp_path: Path) -> Non
     assert counts(library.index()) == (11, 0, 0, 0, 11, 0, 1)
     with pytest.raises(UsageError, match="does not exist"):
         library.index(photos / "nowhere")
+    (photos / "notes.txt").write_text("no image")
     with pytest.raises(UsageError, match="is a file"):
-        library.index(photos / "b" / "02.png")
+        library.index(photos / "notes.txt")
+    paint(photos / "b" / "02.png", 70)
+    report = library.index(photos / "b" / "02.png")  # a list of one
+    assert counts(report) == (1, 0, 1, 0, 0, 0, 0)
 
 
 def test_failures_outside_the_scope_stay(library: Library, photos: Path) -> None:

@@ -289,3 +289,61 @@ def test_names_that_no_watcher_reads_are_scanned(
         )
     assert sum(report.added for report in reports) == 3 + 3, said
     assert any("scanning the folders" in words for words in said)
+
+
+@pytest.mark.parametrize(
+    ("kind", "poll_s", "seconds"), [(b"nfs4", None, 5.0), (b"fuse.sshfs", 1.0, 1.0)]
+)
+def test_where_no_events_come_it_looks_by_itself(
+    kind: bytes,
+    poll_s: float | None,
+    seconds: float,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stand-in for a network file system, whose changes by others the kernel does not tell."""
+    import watchfiles
+
+    from embedsearch.core.session import Session
+    from embedsearch.indexing import watch as watching
+
+    def silent(*_: str, **__: Any) -> Iterator[set[Any]]:
+        while True:
+            time.sleep(0.1)
+            yield set()
+
+    monkeypatch.setattr(watchfiles, "watch", silent)
+    monkeypatch.setattr(watching, "file_system", lambda _: kind)
+    said: list[str] = []
+    times: list[float] = []
+    started = time.monotonic()
+
+    def stop() -> int:
+        if len(times) == 1 and not (photos / "3.png").exists():
+            paint(photos / "3.png", 3)
+        return 15 if len(times) == 2 or time.monotonic() - started > 40 else 0
+
+    with pytest.raises(embedsearch.Interrupted):
+        watch(
+            [photos],
+            store=tmp_path / "s.es",
+            config=embedsearch.IndexConfig(model="packaged", poll_s=poll_s),
+            quiet_s=QUIET,
+            session=Session(notice=said.append, stop=stop),
+            on_report=lambda _: times.append(time.monotonic()),
+        )
+    assert len(times) == 2 and seconds <= times[1] - times[0] < seconds + 8
+    assert any("does not tell" in words for words in said) == (poll_s is None)
+
+
+def test_file_systems_that_tell_nothing_of_others() -> None:
+    from embedsearch.indexing.watch import _is_blind
+    from embedsearch.store.lock import file_system
+
+    for kind in (b"nfs", b"nfs4", b"cifs", b"smb3", b"9p", b"overlay", b"vboxsf", b"fuse.sshfs"):
+        assert _is_blind(kind), kind
+    for kind in (b"ext4", b"btrfs", b"xfs", b"tmpfs", b"fuseblk", b""):
+        assert not _is_blind(kind), kind
+    if Path("/proc/self/mountinfo").exists():
+        assert file_system(Path("/proc")) == b"proc"

@@ -18,6 +18,7 @@ from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.names import EXACT, exact_bytes, unicode_text
 from embedsearch.core.paths import file_url, printable
 from embedsearch.core.records import SIDECARS, Failure, Hit
+from embedsearch.images.sources.passed_over import where_archives_lie
 
 if TYPE_CHECKING:  # a query does without indexing
     from embedsearch.exchange.pull import PullReport
@@ -122,15 +123,13 @@ def report_lines(report: IndexReport) -> str:
         f"{report.deleted} deleted"
     ]
     if report.ignored.total:
-        ignored = report.ignored
-        kinds = {
-            "hidden": ignored.hidden,
-            "links": ignored.links,
-            "special": ignored.special,
-            "other files": ignored.other_suffix,
-        }
-        named = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
-        lines.append(f"{ignored.total} entries ignored: {named}")
+        named = ", ".join(f"{count} {kind}" for kind, count in report.ignored.kinds().items())
+        lines.append(f"{report.ignored.total} entries ignored: {named}")
+    if report.ignored.archives:
+        noun = "archive" if report.ignored.archives == 1 else "archives"
+        lines.append(f"{report.ignored.archives} {noun}: {where_archives_lie(report.ignored)}")
+    if report.left_out:
+        lines.append(f"{report.left_out} of the deleted are left out by --exclude or the defaults")
     if report.scan_failures:
         lines.append(f"{report.scan_failures} folders, archives or names could not be listed")
     if report.dry_run:
@@ -268,6 +267,7 @@ def info_lines(facts: Mapping[str, Any]) -> str:
             f"{root} (not there now)" if root in facts["missing_roots"] else root
             for root in facts["roots"]
         ),
+        "left out": _excludes_text(facts["excludes"]),
         "model": f"{_model_text(model)}, fingerprint {model['fingerprint'][:16]}",
         "dims": str(facts["dim"]),
         "generation": f"{facts['generation']}, {facts['created']}, by {facts['tool']}",
@@ -283,6 +283,12 @@ def info_lines(facts: Mapping[str, Any]) -> str:
         )
     width = max(map(len, shown))
     return "".join(f"{name:<{width}}  {printable(text)}\n" for name, text in shown.items())
+
+
+def _excludes_text(excludes: Mapping[str, Any]) -> str:
+    """Return the patterns of what walks leave out, and whether the usual ones are among them."""
+    defaults = ["folders of systems and catalogs, such as @eaDir"] if excludes["defaults"] else []
+    return ", ".join([*defaults, *excludes["patterns"]]) or "nothing"
 
 
 def generation_lines(rows: Sequence[Mapping[str, Any]]) -> str:

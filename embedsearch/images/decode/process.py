@@ -102,6 +102,8 @@ class Worker:
             "size": None if place.size < 0 else place.size,
             "mtime_ns": place.mtime_ns,
             "part": place.part and asdict(place.part),
+            "follows": place.follows,
+            "digest": place.digest and place.digest.hex(),
             "crop": task.job.crop and asdict(task.job.crop),
         }
         with contextlib.suppress(BrokenPipeError):

@@ -23,7 +23,8 @@ from typing import Any, Self
 from embedsearch.core.paths import bounded
 from embedsearch.core.records import ByteRange, Failure, ImageLocation, ImageRef, Reason, Stage
 from embedsearch.images.archive_part import BrokenPart, read_part
-from embedsearch.images.sources.folder import has_image_suffix, is_hidden
+from embedsearch.images.sources.exclusion import EVERYTHING
+from embedsearch.images.sources.kinds import has_image_name, is_hidden
 from embedsearch.images.sources.sidecars import MAX_BYTES, beside_members, is_sidecar
 from embedsearch.images.sources.source import Beside, Container, Placed, lost
 
@@ -53,7 +54,7 @@ class _Member:
 class Archive(Container, ABC):
     """The images of one archive file."""
 
-    is_wanted: Callable[[bytes], bool] = has_image_suffix  # by its name
+    is_wanted: Callable[[bytes], bool] = has_image_name  # by its name
     _members: dict[bytes, _Member] | None = None
 
     def version(self) -> str:
@@ -105,7 +106,10 @@ class Archive(Container, ABC):
     def _known(self) -> dict[bytes, _Member]:
         """Return the members; lists the archive if that was not done yet."""
         if self._members is None:
-            again = type(self)(self.root, self.path, self.temporary, self.max_bytes, self.is_wanted)
+            again = type(self)(
+                *(self.root, self.path, self.temporary, self.max_bytes, self.is_wanted),
+                rules=EVERYTHING,
+            )
             self._members, self._seen = again._list_images(), again._seen
         return self._members
 
@@ -140,10 +144,14 @@ class Archive(Container, ABC):
         if any(map(is_hidden, parts)):
             self.hidden += 1
             return None
-        if not parts or not self.is_wanted(parts[-1]):
-            self.other_suffix += 1
+        key = b"/".join(parts)
+        if self.rules.exclusion.covers(os.fsdecode(key)):
+            self.excluded += 1
             return None
-        return b"/".join(parts)
+        if not parts or not self.is_wanted(parts[-1]):
+            self.pass_over(key, os.path.join(self.path, os.fsdecode(key)))
+            return None
+        return key
 
     def _note(self, key: str, reason: Reason, message: str) -> None:
         key = key.replace("\0", "\\0")

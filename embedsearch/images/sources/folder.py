@@ -12,26 +12,14 @@ import os
 import stat
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from embedsearch.core.paths import open_folder, open_regular, size_and_time
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Reason, Stage
+from embedsearch.images.sources.exclusion import WalkRules
+from embedsearch.images.sources.kinds import Kind, file_starts_an_image, is_hidden, kind_of
+from embedsearch.images.sources.links import Link, Reach, is_truly_gone
 from embedsearch.images.sources.source import Beside, Placed, Scanned
-
-SUFFIXES = frozenset(
-    b"jpg jpeg jpe jfif mpo png apng webp gif bmp dib tif tiff avif heic heif hif".split()
-)
-
-
-def is_hidden(name: bytes) -> bool:
-    """Return whether a name is hidden."""
-    return name.startswith(b".") and not name.startswith(b"..")
-
-
-def has_image_suffix(name: bytes) -> bool:
-    """Return whether a name has the suffix of an image."""
-    _, dot, suffix = name.rpartition(b".")
-    return bool(dot) and suffix.strip().lower() in SUFFIXES
 
 
 @dataclass
@@ -39,12 +27,17 @@ class FolderScan(Scanned):
     """Iterate over it once for the refs of a tree; its counts are complete afterwards.
 
     `scope` limits the scan to one folder below the root. A folder that holds a file named
-    FORMAT beginning with `embedsearch ` is a store and is skipped.
+    FORMAT beginning with `embedsearch ` is a store and is skipped. Files whose name says nothing
+    are images if they begin like one.
     """
 
     root: int
     root_path: str
     scope: str = ""
+    rules: WalkRules = field(default_factory=WalkRules)
+
+    def __post_init__(self) -> None:
+        self._reach = Reach(self.root_path, self.rules)
 
     def is_there(self) -> bool:
         """Return whether the root is a folder."""
@@ -53,12 +46,14 @@ class FolderScan(Scanned):
     def places(self, refs: Iterable[ImageRef]) -> Iterator[Placed]:
         """Yield where the bytes of each ref are."""
         for ref in refs:
-            yield ref, ImageLocation(self.root_path, ref.key, ref.size, ref.mtime_ns)
+            place = ImageLocation(self.root_path, ref.key, ref.size, ref.mtime_ns)
+            yield ref, replace(place, follows=self._follows)
 
     def digest(self, ref: ImageRef) -> bytes | None:
         """Return the sha256 of a file, or None where it cannot be read: decoding will say why."""
         try:
-            with os.fdopen(open_regular(self.root_path, ref.key), "rb") as file:
+            descriptor = open_regular(self.root_path, ref.key, follow=self._follows)
+            with os.fdopen(descriptor, "rb") as file:
                 return hashlib.file_digest(file, "sha256").digest()
         except OSError:
             return None
@@ -68,6 +63,10 @@ class FolderScan(Scanned):
         from embedsearch.images.sources.sidecars import beside_files  # rarely needed
 
         return beside_files(self.root_path, keys)
+
+    @property
+    def _follows(self) -> bool:
+        return self.rules.follow_links
 
     def __iter__(self) -> Iterator[ImageRef]:
         """Yield the refs in the byte order of their keys. An unreadable folder is a failure."""
@@ -102,28 +101,65 @@ class FolderScan(Scanned):
         """
         kept: list[bytes] = []
         sizes, times = array("q"), array("q")
-        descriptor = open_folder(self.root_path, folder)
+        descriptor = open_folder(self.root_path, folder, follow=self._follows)
         try:
-            for name in [] if _is_store(descriptor) else sorted(self._wanted(descriptor, folder)):
-                size = mtime_ns = 0
-                if not name.endswith(b"/"):
-                    try:
-                        facts = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
-                    except FileNotFoundError:  # deleted since the listing
-                        continue
-                    except OSError as error:
-                        self._fail(folder, name, error)
-                        continue
-                    size, mtime_ns = size_and_time(facts)
+            if _is_store(descriptor):
+                return kept, sizes, times
+            if self._reach.is_seen_before(folder, descriptor):
+                self.seen += 1
+                return kept, sizes, times
+            linked: dict[bytes, tuple[int, int]] = {}
+            for name in sorted(self._wanted(descriptor, folder, linked)):
+                if (facts := linked.get(name) or self._facts(name, descriptor, folder)) is None:
+                    continue
                 kept.append(name)
-                sizes.append(size)
-                times.append(mtime_ns)
+                sizes.append(facts[0])
+                times.append(facts[1])
             return kept, sizes, times
         finally:
             os.close(descriptor)
 
-    def _wanted(self, descriptor: int, folder: str) -> Iterator[bytes]:
-        """Yield the names of images and folders; an entry that cannot be read costs itself."""
+    def _facts(self, name: bytes, descriptor: int, folder: str) -> tuple[int, int] | None:
+        """Return size and time of a file, zeros of a folder; None for what is gone or broken."""
+        if name.endswith(b"/"):
+            return 0, 0
+        try:
+            return size_and_time(os.stat(name, dir_fd=descriptor, follow_symlinks=False))
+        except FileNotFoundError:  # deleted since the listing
+            return None
+        except OSError as error:
+            self._fail(folder, name, error)
+            return None
+
+    def _wanted(
+        self, descriptor: int, folder: str, linked: dict[bytes, tuple[int, int]]
+    ) -> Iterator[bytes]:
+        """Yield the names of images and folders; an entry that cannot be read costs itself.
+
+        Size and time of what is behind links are put into `linked`.
+        """
+        links: list[bytes] = []
+        for entry in self._scanned(descriptor, folder):
+            name = os.fsencode(entry.name)
+            try:
+                kept = self._kept(entry, name, descriptor, folder, links)
+            except OSError as error:
+                self._fail(folder, name, error)
+                continue
+            if kept is not None:
+                yield kept
+        # Sorted, so that of two links to one thing the same one counts each time; and folders
+        # first, as a link to a file in one of them is one too many.
+        followed = [self._followed(name, descriptor, folder) for name in sorted(links)]
+        for link in sorted(filter(None, followed), key=lambda link: not link.is_folder):
+            if (facts := self._reach.taken(link)) is None:
+                self.seen += 1
+            else:
+                name = link.name + (b"/" if link.is_folder else b"")
+                linked[name] = facts
+                yield name
+
+    def _scanned(self, descriptor: int, folder: str) -> Iterator[os.DirEntry[str]]:
         with os.scandir(descriptor) as entries:
             while True:
                 try:
@@ -133,29 +169,76 @@ class FolderScan(Scanned):
                 except OSError as error:  # the names that were read before stay
                     self._fail(folder, b"", error)
                     return
-                name = os.fsencode(entry.name)
-                try:
-                    kept = self._kept(entry, name)
-                except OSError as error:
-                    self._fail(folder, name, error)
-                    continue
-                if kept is not None:
-                    yield kept
+                yield entry
 
-    def _kept(self, entry: os.DirEntry[str], name: bytes) -> bytes | None:
+    def _kept(
+        self,
+        entry: os.DirEntry[str],
+        name: bytes,
+        descriptor: int,
+        folder: str,
+        links: list[bytes],
+    ) -> bytes | None:
         """Return the name of an image, or of a folder with a slash; count the others."""
+        key = f"{folder}/{entry.name}" if folder else entry.name
         if is_hidden(name):
             self.hidden += 1
         elif entry.is_file(follow_symlinks=False):  # first: nearly all entries are files
-            if has_image_suffix(name):
+            if self.rules.exclusion.file(key):
+                self.excluded += 1
+            elif self._is_image(name, descriptor):
                 return name
-            self.other_suffix += 1
+            else:
+                self.pass_over(name, os.path.join(self.root_path, key))
         elif entry.is_dir(follow_symlinks=False):
-            return name + b"/"
-        elif entry.is_symlink():
-            self.links += 1
-        else:
+            if not self.rules.exclusion.folder(key):
+                return name + b"/"
+            self.excluded += 1
+        elif not entry.is_symlink():
             self.special += 1
+        elif self._follows:
+            links.append(name)
+        else:
+            self.links += 1
+        return None
+
+    def _is_image(self, name: bytes, folder: int) -> bool:
+        """Return whether a file is an image, by its name or, where that says nothing, its start."""
+        if (kind := kind_of(name)) is not Kind.UNKNOWN:
+            return kind is Kind.IMAGE
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(name, flags, dir_fd=folder)
+        except OSError:  # nothing says that it is one
+            return False
+        try:
+            return file_starts_an_image(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _followed(self, name: bytes, descriptor: int, folder: str) -> Link | None:
+        """Return what a link leads to; count and note the others."""
+        key = f"{folder}/{os.fsdecode(name)}" if folder else os.fsdecode(name)
+        exclusion = self.rules.exclusion
+        if exclusion.file(key) or exclusion.folder(key):
+            self.excluded += 1
+            return None
+        try:
+            link = Link.at(name, descriptor, os.path.join(self.root_path, folder), key)
+        except IsADirectoryError:  # a device, or the like
+            self.special += 1
+            return None
+        except OSError as error:
+            if kind_of(name) not in {Kind.IMAGE, Kind.UNKNOWN}:
+                self.links += 1
+                return None
+            if error.errno == errno.ENOENT and not is_truly_gone(os.path.join(self.root_path, key)):
+                self.unreachable.add(key)
+            self._fail(folder, name, error)
+            return None
+        if link.is_folder or link.is_image:
+            return link
+        self.pass_over(name, os.path.join(self.root_path, key))
         return None
 
     def _fail(self, folder: str, name: bytes, error: OSError) -> None:

@@ -8,7 +8,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -19,9 +19,11 @@ import pyarrow.fs as pafs
 
 from embedsearch.core.errors import StorageError
 from embedsearch.core.paths import bounded, url_part
-from embedsearch.core.records import Failure, Ignored, ImageRef, Reason, Stage
+from embedsearch.core.records import Failure, ImageRef, Reason, Stage
 from embedsearch.core.remote import Remote, error_message, reason_of
-from embedsearch.images.sources.folder import has_image_suffix, is_hidden
+from embedsearch.core.walks import Ignored
+from embedsearch.images.sources.exclusion import WalkRules
+from embedsearch.images.sources.kinds import has_image_name, is_hidden
 from embedsearch.images.sources.sidecars import MAX_BYTES, beside_members, is_sidecar
 from embedsearch.images.sources.source import Beside, Placed, Scanned, Source, lost
 from embedsearch.images.temporary import TemporaryImages
@@ -42,7 +44,8 @@ class RemoteFolder(Scanned):
     scope: str
     temporary: TemporaryImages
     max_bytes: int
-    is_wanted: Callable[[bytes], bool] = has_image_suffix  # by its name
+    is_wanted: Callable[[bytes], bool] = has_image_name  # by its name
+    rules: WalkRules = field(default_factory=WalkRules, kw_only=True)
 
     def __post_init__(self) -> None:
         self._remote = Remote(self.url)
@@ -85,14 +88,18 @@ class RemoteFolder(Scanned):
             if b"/" in name or b"\0" in name:
                 self._note(path, "its name holds a slash or NUL")
                 continue
+            is_folder = info.type == pafs.FileType.Directory
+            exclusion, key = self.rules.exclusion, prefix + os.fsdecode(name)
             if is_hidden(name):
                 self.hidden += 1
-            elif info.type == pafs.FileType.Directory:
+            elif exclusion.folder(key) if is_folder else exclusion.file(key):
+                self.excluded += 1
+            elif is_folder:
                 found.append((name + b"/", None))
             elif self.is_wanted(name):
                 found.append((name, info))
             else:
-                self.other_suffix += 1
+                self.pass_over(name, f"{self.url}/{key}")
         if is_odd:
             self._note_odd(above)
         for name, file in sorted(found, key=lambda entry: entry[0]):
@@ -200,6 +207,7 @@ class RemoteArchive:
         self._version = ""
         self.failures: list[Failure] = []
         self.ignored = Ignored()
+        self.unreachable: set[str] = set()
         self.held_bytes = 0
 
     def is_there(self) -> bool:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
-from embedsearch.core.paths import size_and_time
-from embedsearch.core.records import Failure, Ignored, ImageLocation, ImageRef, Reason, Stage
+from embedsearch.core.paths import printable, size_and_time
+from embedsearch.core.records import Failure, ImageLocation, ImageRef, Reason, Stage
+from embedsearch.core.walks import Ignored
+from embedsearch.images.sources.exclusion import WalkRules
+from embedsearch.images.sources.kinds import Kind, kind_of, suffix_of
 from embedsearch.images.temporary import TemporaryImages
+
+_MAX_SUFFIXES = 256  # that are counted one by one
 
 # A ref, and where its bytes are or why they cannot be read.
 Placed: TypeAlias = tuple[ImageRef, ImageLocation | Failure]
@@ -37,12 +43,43 @@ class Scanned:
     links: int = 0
     special: int = 0
     other_suffix: int = 0
+    seen: int = 0
+    excluded: int = 0
     held_bytes: int = 0
+    unreachable: set[str] = field(default_factory=set)
+    _kinds: Counter[Kind] = field(default_factory=Counter)
+    _suffixes: Counter[str] = field(default_factory=Counter)
+    _archive: str = ""
+
+    def pass_over(self, name: bytes, path: str) -> None:
+        """Count a file that is no image."""
+        self.other_suffix += 1
+        kind = kind_of(name)
+        self._kinds[kind] += 1
+        if kind is Kind.ARCHIVE:
+            self._archive = self._archive or path
+        elif kind in {Kind.OTHER, Kind.UNKNOWN}:
+            suffix = printable(os.fsdecode(suffix_of(name))) if kind is Kind.OTHER else ""
+            if suffix in self._suffixes or len(self._suffixes) < _MAX_SUFFIXES:
+                self._suffixes[suffix] += 1
 
     @property
     def ignored(self) -> Ignored:
         """Return how many entries were skipped, by kind."""
-        return Ignored(self.hidden, self.links, self.special, self.other_suffix)
+        return Ignored(
+            hidden=self.hidden,
+            links=self.links,
+            special=self.special,
+            other_suffix=self.other_suffix,
+            raw=self._kinds[Kind.RAW],
+            videos=self._kinds[Kind.VIDEO],
+            sidecars=self._kinds[Kind.SIDECAR],
+            archives=self._kinds[Kind.ARCHIVE],
+            seen=self.seen,
+            excluded=self.excluded,
+            archive=self._archive,
+            suffixes=dict(self._suffixes),
+        )
 
     def version(self) -> str:
         """Return "": only a scan tells whether a folder has changed."""
@@ -60,6 +97,7 @@ class Container(Scanned):
     path: str
     temporary: TemporaryImages
     max_bytes: int  # of an image that is read here
+    rules: WalkRules = field(default_factory=WalkRules, kw_only=True)
     # Size and time of the file when it was listed.
     _seen: tuple[int, int] = field(default=(-1, -1), kw_only=True)
 
@@ -84,6 +122,7 @@ class Source(Protocol):
     """
 
     failures: list[Failure]
+    unreachable: set[str]  # keys of failures whose file may come back with its folder or disk
     held_bytes: int  # on the disk, until it is closed
 
     @property

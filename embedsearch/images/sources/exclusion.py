@@ -1,0 +1,106 @@
+"""What walks leave out; in: patterns as in .gitignore, out: whether they match a key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+import pathspec
+
+from embedsearch.core.errors import UsageError
+from embedsearch.core.names import comparable
+from embedsearch.core.walks import Excludes
+from embedsearch.images.sources.kinds import is_hidden
+
+# Folders of copies and of deleted pictures, which NAS, systems and catalogs make by themselves.
+# Each ends with a slash: so files cost nothing, and folders one look.
+DEFAULT_EXCLUDES = (
+    *("@eaDir/", r"\#recycle/", r"\#snapshot/", "@Recycle/", "@Recently-Snapshot/"),
+    *("@tmp/", "@__thumb/", ".@__thumb/", ".@__qini/", "__MACOSX/", "lost+found/"),
+    *("$RECYCLE.BIN/", "$Recycle.Bin/", "RECYCLER/", "System Volume Information/"),
+    *(".Trash*/", ".trash*/", "Network Trash Folder/", "Temporary Items/", ".thumbnails/"),
+    *("**/*.photoslibrary/resources/derivatives/", "**/*.photoslibrary/resources/proxies/"),
+    *("**/*.photolibrary/Thumbnails/", "**/*.photolibrary/Previews/"),
+    *("**/*.aplibrary/Thumbnails/", "**/*.aplibrary/Previews/", "*.lrdata/", "*.lrprev/"),
+)
+
+
+class Exclusion:
+    """Matches keys against patterns; of several that match, the last one decides."""
+
+    def __init__(self, excludes: Excludes) -> None:
+        """Raise UsageError for a pattern that is none."""
+        own = [_line(pattern) for pattern in excludes.patterns]
+        for given, line in zip(excludes.patterns, own, strict=True):
+            try:
+                pathspec.GitIgnoreSpec.from_lines([line])
+            except ValueError as error:
+                raise UsageError(
+                    f"exclude {given!r} is no pattern of .gitignore: {error}", "exclude"
+                ) from error
+        lines = [*(DEFAULT_EXCLUDES if excludes.defaults else ()), *own]
+        self._spec = pathspec.GitIgnoreSpec.from_lines(lines)
+        self._has_files = any(not line.endswith("/") for line in own)
+        # The members of an archive come one by one, thousands of each folder.
+        self._folder = lru_cache(maxsize=4096)(lambda key: self._spec.match_file(key + "/"))
+
+    def folder(self, key: str) -> bool:
+        """Return whether a folder is left out, with all that is in it."""
+        return self._folder(comparable(key))
+
+    def file(self, key: str) -> bool:
+        """Return whether a file is left out by a pattern of its own, not by that of a folder."""
+        return self._has_files and self._spec.match_file(comparable(key))
+
+    def covers(self, key: str) -> bool:
+        """Return whether a file is left out, or a folder that it is in."""
+        return self.file(key) or any(map(self.folder, _above(key)))
+
+
+@lru_cache(maxsize=8)
+def exclusion_of(excludes: Excludes) -> Exclusion:
+    """Return the exclusion by these patterns. Raises UsageError."""
+    return Exclusion(excludes)
+
+
+@dataclass(frozen=True)
+class WalkRules:
+    """What a walk through a folder, an archive or a bucket takes, and what it leaves out.
+
+    `folders` are the real paths of all that is walked: a link to one of them leads nowhere new.
+    """
+
+    follow_links: bool = True
+    folders: tuple[str, ...] = ()
+    excludes: Excludes = field(default_factory=Excludes)
+
+    @property
+    def exclusion(self) -> Exclusion:
+        """Return what is left out."""
+        return exclusion_of(self.excludes)
+
+    def leaves_out(self, key: str) -> bool:
+        """Return whether a walk passes over a file or a folder because of its key."""
+        parts = map(os.fsencode, key.split("/"))
+        return bool(key) and (
+            any(map(is_hidden, parts)) or self.exclusion.folder(key) or self.exclusion.covers(key)
+        )
+
+
+# For images that are looked up by name.
+EVERYTHING = WalkRules(excludes=Excludes(defaults=False))
+
+
+def _line(pattern: str) -> str:
+    """Return a pattern as a line of .gitignore: what was given is never a comment."""
+    line = comparable(pattern).removeprefix("./")
+    return "\\" + line if line.startswith("#") else line
+
+
+def _above(key: str) -> Iterator[str]:
+    end = key.find("/")
+    while end >= 0:
+        yield key[:end]
+        end = key.find("/", end + 1)

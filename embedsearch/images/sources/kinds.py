@@ -1,0 +1,102 @@
+"""What a file is by its name, and by its first bytes where the name does not say."""
+
+from __future__ import annotations
+
+import os
+import re
+from enum import Enum, auto
+
+SUFFIXES = frozenset(
+    b"jpg jpeg jpe jfif jif pjpeg pjp mpo png apng webp gif bmp dib tif tiff avif heic heif"
+    b" hif".split()
+)
+HEAD_BYTES = 16  # that tell an image
+
+
+class Kind(Enum):
+    """What a name says of a file."""
+
+    IMAGE = auto()
+    UNKNOWN = auto()  # no suffix that says anything: only the content tells
+    RAW = auto()
+    VIDEO = auto()
+    SIDECAR = auto()
+    ARCHIVE = auto()
+    OTHER = auto()
+
+
+_KINDS = {
+    **dict.fromkeys(SUFFIXES, Kind.IMAGE),
+    **dict.fromkeys(
+        b"3fr ari arw bay cap cr2 cr3 crw dcr dcs dng drf eip erf fff gpr iiq k25 kdc mdc mef mos"
+        b" mrw nef nrw orf pef ptx pxn r3d raf raw rw2 rwl rwz sr2 srf srw x3f".split(),
+        Kind.RAW,
+    ),
+    **dict.fromkeys(
+        b"3g2 3gp asf avi dv f4v flv insv lrv m2ts m2v m4v mkv mod mov mp4 mpe mpeg mpg mts mxf ogv"
+        b" qt tod ts vob webm wmv".split(),
+        Kind.VIDEO,
+    ),
+    **dict.fromkeys(b"aae cls json thm txt xmp".split(), Kind.SIDECAR),
+    **dict.fromkeys(
+        b"7z bz2 cbr cbz gz lz4 parquet rar tar tbz tbz2 tgz txz tzst xz zip zst".split(),
+        Kind.ARCHIVE,
+    ),
+}
+# Copies that browsers, downloaders and editors name: photo.jpg_large, photo.jpg?width=300,
+# photo.jpg~, photo.jpg.1, photo.jpg.bak. Not photo.jpg_original: ExifTool leaves it beside each
+# picture whose tags it changed.
+_VARIANT = re.compile(
+    rb".\.(?:" + b"|".join(sorted(SUFFIXES)) + rb")"
+    rb"(?:(?!_original$)[~_?&:!@#%;,= -][^.]*|[?].*|\.\d{1,4}|\.(?:bak|backup|old|orig)"
+    rb"|\.?[~_ -]?\(\d{1,4}\))",
+    re.IGNORECASE | re.DOTALL,
+)
+_SUFFIX = re.compile(rb"[a-z][a-z0-9]{0,11}(?:_original)?", re.IGNORECASE)
+_HEIF_BRANDS = frozenset(b"heic heix heim heis hevc hevx mif1 mif2 msf1 avif avis".split())
+
+
+def is_hidden(name: bytes) -> bool:
+    """Return whether a name is hidden."""
+    return name.startswith(b".") and not name.startswith(b"..")
+
+
+def suffix_of(name: bytes) -> bytes:
+    """Return what follows the last dot, in small letters; nothing where there is no dot."""
+    return name.rpartition(b".")[2].strip().lower() if b"." in name else b""
+
+
+def kind_of(name: bytes) -> Kind:
+    """Return what the name of a file says; most names cost one look into a table."""
+    suffix = suffix_of(name)
+    if (kind := _KINDS.get(suffix)) is not None:
+        return kind
+    if _VARIANT.fullmatch(name):
+        return Kind.IMAGE
+    return Kind.OTHER if _SUFFIX.fullmatch(suffix) else Kind.UNKNOWN
+
+
+def has_image_name(name: bytes) -> bool:
+    """Return whether a file is an image by its name."""
+    return kind_of(name) is Kind.IMAGE
+
+
+def starts_an_image(head: bytes) -> bool:
+    """Return whether the first HEAD_BYTES of a file are those of an image that is read."""
+    if head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")):
+        return True
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return True
+    if head.startswith(b"RIFF"):
+        return head[8:12] == b"WEBP"
+    if head.startswith(b"BM"):  # two letters are few: bytes 6 to 9 are reserved
+        return head[6:10] == bytes(4) and len(head) == HEAD_BYTES
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
+
+
+def file_starts_an_image(descriptor: int) -> bool:
+    """Return whether an open file is an image by its content; False where it cannot be read."""
+    try:
+        return starts_an_image(os.pread(descriptor, HEAD_BYTES, 0))
+    except OSError:
+        return False
