@@ -23,7 +23,7 @@ from embedsearch.images.decode import opening as decode_image
 from embedsearch.images.decode.image import DecodeError, decode, square
 from embedsearch.images.decode.pixels import _TRANSPOSE
 from embedsearch.images.decode.pool import DecodePool
-from embedsearch.images.decode.process import DecodeJob
+from tests.support.jobs import decode_job
 from tests.support.library import GOLDEN, run_cli
 
 LIMITS = DecodeLimits()
@@ -46,7 +46,7 @@ def gradient(width: int = 64, height: int = 48) -> Image.Image:
 def outcomes(folder: Path, names: list[str]) -> dict[str, ImageFacts | Failure]:
     found: dict[str, ImageFacts | Failure] = {}
     with DecodePool(128, LIMITS, workers=2) as pool:
-        jobs = (DecodeJob.of_file(ImageRef(0, name, -1, -1), str(folder)) for name in names)
+        jobs = (decode_job(ImageRef(0, name, -1, -1), str(folder)) for name in names)
         for batch in pool.run(jobs):
             found |= {r.key: f for r, f in zip(batch.images.refs, batch.images.facts, strict=True)}
             found |= {failure.key: failure for failure in batch.failures}

@@ -16,6 +16,7 @@ from embedsearch.core.errors import EmbedSearchError
 from embedsearch.core.records import Failure, ImageRef, Reason
 from embedsearch.images.decode.pool import SPARE_REGIONS, DecodedBatch, DecodePool
 from embedsearch.images.decode.process import DecodeJob
+from tests.support.jobs import decode_job
 from tests.support.library import paint, wait_for
 
 # Replaces decode() in the workers: the name of the file says what the decoder does with it.
@@ -60,7 +61,7 @@ def folder_of(tmp_path: Path, bad: list[str], good: int) -> tuple[Path, list[str
 
 
 def jobs(folder: Path, names: list[str]) -> Iterator[DecodeJob]:
-    return (DecodeJob.of_file(ImageRef(0, name, -1, -1), str(folder)) for name in names)
+    return (decode_job(ImageRef(0, name, -1, -1), str(folder)) for name in names)
 
 
 def gather(batches: Iterator[DecodedBatch]) -> tuple[list[str], dict[str, Failure]]:
@@ -208,7 +209,7 @@ def test_files_that_change_vanish_or_are_no_files(tmp_path: Path) -> None:
         ImageRef(0, "big.jpg", -1, -1),
     ]
     with DecodePool(16, DecodeLimits(), workers=1) as pool:
-        good, failed = gather(pool.run(DecodeJob.of_file(ref, str(folder)) for ref in refs))
+        good, failed = gather(pool.run(decode_job(ref, str(folder)) for ref in refs))
     assert not good
     assert {name: f.reason for name, f in failed.items()} == {
         "changed.png": Reason.CHANGED,

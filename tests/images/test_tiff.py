@@ -17,7 +17,7 @@ from embedsearch.core.records import ImageRef, Reason
 from embedsearch.images.decode import tiff as decode_tiff
 from embedsearch.images.decode.image import DecodeError, decode
 from embedsearch.images.decode.pool import DecodePool
-from embedsearch.images.decode.process import DecodeJob
+from tests.support.jobs import decode_job
 from tests.support.pictures import encoded, picture, tiff
 
 LIMITS = DecodeLimits()
@@ -65,7 +65,7 @@ def test_a_worker_reads_them_too(tmp_path: Path) -> None:
     """Its files are descriptors without a name, and its memory is limited."""
     pytest.importorskip("tifffile", reason="such TIFFs are an optional format")
     (tmp_path / "a.tif").write_bytes(layout(RGB.astype("f4"), 2).getvalue())
-    job = DecodeJob.of_file(ImageRef(0, "a.tif", -1, -1), str(tmp_path))
+    job = decode_job(ImageRef(0, "a.tif", -1, -1), str(tmp_path))
     with DecodePool(32, LIMITS, workers=1) as pool:
         (batch,) = pool.run(iter([job]))
         wanted = decode(encoded(picture(1), "PNG"), 32, LIMITS).pixels.astype(int)

@@ -20,6 +20,7 @@ from embedsearch.indexing.bottleneck import Setup, advice, shares, slowest_stage
 from embedsearch.indexing.pipeline import Pipeline
 from embedsearch.network.feed import CPU_AHEAD
 from tests.support.extractor import Stand, told
+from tests.support.jobs import decode_job
 from tests.support.library import paint
 
 SIDE = 16
@@ -35,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 def jobs(folder: Path) -> Iterator[DecodeJob]:
     names = sorted(path.name for path in folder.iterdir())
-    return (DecodeJob.of_file(ImageRef(0, name, -1, -1), str(folder)) for name in names)
+    return (decode_job(ImageRef(0, name, -1, -1), str(folder)) for name in names)
 
 
 def alone(folder: Path) -> dict[str, npt.NDArray[np.float32]]:

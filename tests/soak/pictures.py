@@ -20,6 +20,7 @@ from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
 from tests.soak import mutants
 from tests.soak.finding import Finding, Trial
+from tests.support.jobs import decode_job
 from tests.support.library import REPOSITORY, SAMPLES, SHARED, paint
 
 _FULL = 20_000
@@ -133,9 +134,7 @@ def _round(
         paint(folder / name, number)
         names.insert(rng.randrange(len(names)), name)
     seen: dict[str, str] = {}
-    jobs: Iterator[DecodeJob] = (
-        DecodeJob.of_file(ImageRef(0, n, -1, -1), str(folder)) for n in names
-    )
+    jobs: Iterator[DecodeJob] = (decode_job(ImageRef(0, n, -1, -1), str(folder)) for n in names)
     for batch in pool.run(jobs):
         found = [(ref.key, "decoded") for ref in batch.images.refs]
         found += [(failure.key, f"failed, {failure.reason}") for failure in batch.failures]

@@ -9,11 +9,11 @@ import torch
 
 from embedsearch.core.config import DecodeLimits
 from embedsearch.images.decode.pool import DecodePool
-from embedsearch.images.decode.process import DecodeJob
 from embedsearch.images.sources.folder import FolderScan
 from embedsearch.network.openvino_runtime import OpenVinoExtractor
 from embedsearch.network.resnet import ResidualBlock, ResNet
 from embedsearch.network.torch_runtime import TorchExtractor
+from tests.support.jobs import decode_job
 
 
 def untrained(network: torch.nn.Module) -> torch.nn.Module:
@@ -36,7 +36,7 @@ def blocks_of(network: ResNet, stage: str) -> list[ResidualBlock]:
 def decoded(folder: Path, side: int, count: int) -> np.ndarray:
     refs = list(FolderScan(0, str(folder)))
     refs = refs[:: max(1, len(refs) // count)][:count]
-    jobs = (DecodeJob.of_file(ref, str(folder)) for ref in refs)
+    jobs = (decode_job(ref, str(folder)) for ref in refs)
     with DecodePool(side, DecodeLimits(), workers=2) as pool:
         return np.concatenate([batch.images.pixels.copy() for batch in pool.run(jobs)])
 

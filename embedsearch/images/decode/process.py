@@ -37,11 +37,6 @@ class DecodeJob:
     place: ImageLocation | Failure
     crop: Box | None = None
 
-    @classmethod
-    def of_file(cls, ref: ImageRef, folder: str, crop: Box | None = None) -> DecodeJob:
-        """Return the job for the file `ref.key` below a folder."""
-        return cls(ref, ImageLocation(folder, ref.key, ref.size, ref.mtime_ns), crop)
-
 
 @dataclass
 class Task:

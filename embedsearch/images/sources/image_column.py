@@ -14,11 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embedsearch.images.sources.kinds import HEAD_BYTES, starts_an_image
+
 _NAMES = 65_536  # read together
 _LOOKED_AT = 8  # rows, to choose a column
-_HEADS = (
-    b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class ImageColumn:
         except (pa.ArrowException, OSError):
             return 0
         cells = [cell for value in values for cell in self.cells(value)]
-        begun = sum(_begins_as_image(cell.content or b"") for cell in cells)
+        begun = sum(starts_an_image((cell.content or b"")[:HEAD_BYTES]) for cell in cells)
         return begun * len(values) + sum(bool(cell.path) for cell in cells)
 
 
@@ -112,8 +111,3 @@ def _cell(value: Any) -> Cell:
     path = value.get("path")
     name = os.fsdecode(path) if isinstance(path, str | bytes) else ""
     return Cell(value.get("bytes"), name)
-
-
-def _begins_as_image(head: bytes) -> bool:
-    is_riff = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
-    return head.startswith(_HEADS) or is_riff or head[4:8] == b"ftyp"
