@@ -63,11 +63,12 @@ def main(folder: Path, models: list[str]) -> None:
 
 def decoded(folder: Path, side: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Return the pictures, uint8 (N, S, S, 3), and the number of each one's class."""
-    refs = list(FolderScan(0, str(folder)))
+    scan = FolderScan(0, str(folder))
+    jobs = [DecodeJob(ref, place) for ref, place in scan.places(list(scan))]
     workers = len(os.sched_getaffinity(0))
     pixels, names = [], []
     with DecodePool(side, DecodeLimits(), workers=workers) as pool:
-        for batch in pool.run(DecodeJob.of_file(ref, str(folder)) for ref in refs):
+        for batch in pool.run(jobs):
             pixels.append(batch.images.pixels.copy())
             names += [ref.key.split("/")[0] for ref in batch.images.refs]
     return np.concatenate(pixels), np.unique(names, return_inverse=True)[1]
