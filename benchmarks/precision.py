@@ -68,7 +68,7 @@ def decoded(folder: Path, side: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray
     workers = len(os.sched_getaffinity(0))
     pixels, names = [], []
     with DecodePool(side, DecodeLimits(), workers=workers) as pool:
-        for batch in pool.run(jobs):
+        for batch in pool.run(iter(jobs)):
             pixels.append(batch.images.pixels.copy())
             names += [ref.key.split("/")[0] for ref in batch.images.refs]
     return np.concatenate(pixels), np.unique(names, return_inverse=True)[1]
