@@ -69,7 +69,7 @@ def duplicates(
         f"{report.bytes / 1e6:,.1f} MB"
     )
     if report.others:
-        message += f"; {report.others:,} more are listed that are alike, but no copies"
+        message += f"; {report.others:,} more listed, which are alike but no copies"
     if html is not None:
         _write_page(html, report, message)
     notice(message)

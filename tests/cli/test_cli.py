@@ -54,7 +54,7 @@ def test_json_csv_and_paths_tell_the_same(store: Path) -> None:
     lines = [json.loads(line) for line in run_cli(*arguments, "--json").stdout.splitlines()]
     assert len(lines) == 8
     names = ["query", "rank", "score", "percentile", "row"]
-    names += ["path", "key", "width", "height", "metadata"]
+    names += ["path", "path_bytes", "key", "width", "height", "metadata"]
     assert list(lines[0]) == names
     assert lines[0]["key"] == "clocks/clocks_1.jpg" and lines[0]["score"] > 0.9999
     assert [line["rank"] for line in lines] == [1, 2, 3, 4, 1, 2, 3, 4]
@@ -184,7 +184,7 @@ def test_contact_sheet(store: Path, tmp_path: Path) -> None:
     pair = [np.asarray(image, int)[1:7, 1:7] for image in (query, hit)]
     assert np.abs(pair[0] - pair[1]).max() < 3, "the first hit is the query itself"
     done = run_cli("query", CLOCK, "--store", store, "--sheet", tmp_path / "no" / "sheet.png")
-    assert done.returncode == 4 and "--sheet" in one_line(done.stderr)
+    assert done.returncode == 4 and "sheet.png: No such file" in one_line(done.stderr)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +254,7 @@ def test_strict_and_failures(photos: Path, tmp_path: Path) -> None:
     (line,) = run_cli("failures", "--store", store, "--json").stdout.splitlines()
     assert json.loads(line) == {
         "path": str(photos / "bad.jpg"),
+        "path_bytes": None,
         "key": "bad.jpg",
         "stage": "decode",
         "reason": "not_an_image",
