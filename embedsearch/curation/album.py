@@ -1,20 +1,24 @@
-"""The looks of images; in: pictures of a store, out: a Look each, read from the files of today."""
+"""The looks of images; in: pictures of a store, out: looks, read from the files of today."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import UnreadableImage
 from embedsearch.core.session import Session
 from embedsearch.curation.collection import Picture
-from embedsearch.images.close_look import SIDE, Look
+from embedsearch.images.close_look import FINE_SIDE, SIDE, FineLook, Look
 from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.images.originals import Originals
 
-_AT_ONCE = 32
-_KEPT = 2048  # looks, of 70 kB
+T = TypeVar("T")
+_MakeLook = Callable[[npt.NDArray[np.uint8], tuple[int, int]], T]
 
 
 class Album:
@@ -22,31 +26,63 @@ class Album:
 
     def __init__(self, session: Session) -> None:
         limits = DecodeLimits()
-        self._session = session
-        self._decoder = SharedDecoder(SIDE, limits, max_files=_AT_ONCE)
         self._originals = Originals(limits.max_bytes)
-        self._looks: dict[int, Look | None] = {}  # by row; the oldest is first
+        # Looks are of 70 kB and of 1 MB.
+        self._looks = _Shelf(SIDE, Look.of, 32, 2048, self._originals, session)
+        self._fine = _Shelf(FINE_SIDE, FineLook.of, 4, 64, self._originals, session)
 
     def __enter__(self) -> Album:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._decoder.close()
+        self._looks.close()
+        self._fine.close()
         self._originals.close()
 
     def looks(self, pictures: Iterable[Picture]) -> Iterator[Look | None]:
         """Yield the look of each picture, None for one that cannot be read."""
+        return self._looks.of(pictures)
+
+    def fine_looks(self, pictures: Iterable[Picture]) -> Iterator[FineLook | None]:
+        """Yield the fine look of each picture, None for one that cannot be read."""
+        return self._fine.of(pictures)
+
+
+class _Shelf(Generic[T]):
+    """Looks of one kind, `at_once` read together, and the last `kept` of them."""
+
+    def __init__(
+        self,
+        side: int,
+        make: _MakeLook[T],
+        at_once: int,
+        kept: int,
+        originals: Originals,
+        session: Session,
+    ) -> None:
+        self._decoder = SharedDecoder(side, DecodeLimits(), max_files=at_once)
+        self._make, self._at_once, self._kept = make, at_once, kept
+        self._originals = originals
+        self._session = session
+        self._looks: dict[int, T | None] = {}  # by row; the oldest is first
+
+    def close(self) -> None:
+        """End the workers."""
+        self._decoder.close()
+
+    def of(self, pictures: Iterable[Picture]) -> Iterator[T | None]:
+        """Yield the look of each picture, None for one that cannot be read."""
         rest = iter(pictures)
-        while some := list(islice(rest, _AT_ONCE)):
+        while some := list(islice(rest, self._at_once)):
             self._session.check()
             rows = [picture.row for picture in some]
             found = {row: self._looks[row] for row in rows if row in self._looks}
             found |= self._read([picture for picture in some if picture.row not in found])
             yield from (found[row] for row in rows)
 
-    def _read(self, pictures: Sequence[Picture]) -> dict[int, Look | None]:
+    def _read(self, pictures: Sequence[Picture]) -> dict[int, T | None]:
         files: dict[int, ImageFile] = {}
-        found: dict[int, Look | None] = {}
+        found: dict[int, T | None] = {}
         for picture in pictures:
             try:
                 place = self._originals.inside(picture.root, picture.key, picture.digest)
@@ -54,14 +90,13 @@ class Album:
             except UnreadableImage:
                 found[picture.row] = None
         outcomes = self._decoder(list(files.values()))
-        found |= {row: _look(outcome) for row, outcome in zip(files, outcomes, strict=True)}
+        found |= {row: self._look(outcome) for row, outcome in zip(files, outcomes, strict=True)}
         self._looks |= found
-        for row in list(self._looks)[: max(0, len(self._looks) - _KEPT)]:
+        for row in list(self._looks)[: max(0, len(self._looks) - self._kept)]:
             del self._looks[row]
         return found
 
-
-def _look(outcome: Decoded | UnreadableImage) -> Look | None:
-    if isinstance(outcome, UnreadableImage):
-        return None
-    return Look.of(outcome.pixels, (outcome.facts.width, outcome.facts.height))
+    def _look(self, outcome: Decoded | UnreadableImage) -> T | None:
+        if isinstance(outcome, UnreadableImage):
+            return None
+        return self._make(outcome.pixels, (outcome.facts.width, outcome.facts.height))

@@ -7,15 +7,18 @@ copy of any. So each copy was compared with the very image that is kept instead 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 
 from embedsearch.curation.copies import CROP, NOT_CHECKED, is_copy
 from embedsearch.curation.similarity import Similarity
+from embedsearch.curation.turns import Turn
 from embedsearch.images.close_look import Leaders, Look, Verdict, verdict
 
+IsSame: TypeAlias = Callable[[int, int, Turn], "bool | None"]
 _MAX_LEADERS = 1000  # in one group; what is no version of any of these is listed nowhere
 
 
@@ -28,11 +31,14 @@ class Leader:
     versions: dict[int, tuple[str, float]] = field(default_factory=dict)
 
 
-def confirmed(seen: Iterable[tuple[int, Look | None]], similarity: Similarity) -> list[Leader]:
+def confirmed(
+    seen: Iterable[tuple[int, Look | None]], similarity: Similarity, is_same: IsSame
+) -> list[Leader]:
     """Return leaders and their versions, from nodes with their looks, the first to keep first.
 
     A version that is no copy, such as a recolored one, is a leader too: it may have copies of its
-    own. Without any it is listed as a version of the first leader that it is one of.
+    own. Without any it is listed as a version of the first leader that it is one of. `is_same` has
+    the last word on a copy: it looks at two nodes, the first one turned, as closely as it can.
     """
     leaders: list[Leader] = []
     rough = Leaders() if similarity.is_plain else None
@@ -40,7 +46,7 @@ def confirmed(seen: Iterable[tuple[int, Look | None]], similarity: Similarity) -
     for node, look in seen:
         near = range(len(leaders)) if rough is None or look is None else rough.near(look)
         for leader in [leaders[number] for number in near]:
-            found = _version(leader, node, look, similarity)
+            found = _version(leader, node, look, similarity, is_same)
             if found is None:
                 continue
             if is_copy(found[0]):
@@ -61,21 +67,28 @@ def confirmed(seen: Iterable[tuple[int, Look | None]], similarity: Similarity) -
     return [leader for leader in leaders if leader.node not in alone & related.keys()]
 
 
-def how_seen(kept: Look | None, other: Look | None, turn: str) -> str | None:
+def how_seen(
+    kept: Look | None, other: Look | None, turn: str, is_same: Callable[[], bool | None]
+) -> str | None:
     """Return how an image differs from the one that is kept; None if it is another picture.
 
-    `turn` names how one of them was turned before.
+    `turn` names how one of them was turned before. `is_same` looks closely at a copy; it returns
+    None where it cannot.
     """
     if kept is None or other is None:
         return NOT_CHECKED
     found = verdict(kept, other)
     if found is Verdict.DIFFERENT:
         return None
-    return turn if found is Verdict.COPY else found.value
+    how = turn if found is Verdict.COPY else found.value
+    if not (is_copy(how) and kept.is_large and other.is_large):
+        return how
+    same = is_same()
+    return NOT_CHECKED if same is None else how if same else None
 
 
 def _version(
-    leader: Leader, node: int, look: Look | None, similarity: Similarity
+    leader: Leader, node: int, look: Look | None, similarity: Similarity, is_same: IsSame
 ) -> tuple[str, float] | None:
     scores, numbers = similarity.compared(leader.node, np.array([node]))
     score, number = min(1.0, float(scores[0])), int(numbers[0])
@@ -83,5 +96,5 @@ def _version(
         return CROP, score
     turn = similarity.turns[number]
     kept = None if leader.look is None else leader.look.turned(turn.square)
-    how = how_seen(kept, look, turn.how)
+    how = how_seen(kept, look, turn.how, lambda: is_same(leader.node, node, turn))
     return None if how is None else (how, score)

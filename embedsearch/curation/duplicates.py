@@ -35,7 +35,7 @@ from embedsearch.curation.keep_rule import rank
 from embedsearch.curation.linkage import Members, complete_groups
 from embedsearch.curation.similarity import CropData, Similarity, signature_units
 from embedsearch.curation.turns import AS_IT_IS, BOTH, FLIPS, ROTATIONS, Turn
-from embedsearch.images.close_look import Look
+from embedsearch.images.close_look import Look, is_same_picture
 from embedsearch.store.locate import StorePath, readable_store
 from embedsearch.store.snapshot import open_snapshot
 
@@ -146,7 +146,11 @@ class _Search:
         else:
             ordered = self._ordered(files)
             looks = self._looks(files, ordered)
-            leaders = confirmed(zip(ordered, looks, strict=True), similarity)
+
+            def is_same(leader: int, node: int, turn: Turn) -> bool | None:
+                return self._is_same(files[leader][0], files[node][0], turn)
+
+            leaders = confirmed(zip(ordered, looks, strict=True), similarity, is_same)
         groups = []
         for leader in leaders:
             keep, *same = files[leader.node]
@@ -215,9 +219,17 @@ class _Search:
         """Return how an image, once turned, is a version of another one; None if it is none."""
         if self._config.similar is not None:
             return SIMILAR
-        pictures = self._collection.pictures(np.array([other, position]))
-        kept, look = self._album.looks(pictures)
-        return how_seen(kept, None if look is None else look.turned(turn.square), turn.how)
+        keep, picture = self._collection.pictures(np.array([other, position]))
+        kept, look = self._album.looks([keep, picture])
+        turned = None if look is None else look.turned(turn.square)
+        return how_seen(kept, turned, turn.how, lambda: self._is_same(picture, keep, turn))
+
+    def _is_same(self, one: Picture, other: Picture, turn: Turn) -> bool | None:
+        """Return whether the first picture, once turned, is the other; None if it is unreadable."""
+        first, second = self._album.fine_looks([one, other])
+        if first is None or second is None:
+            return None
+        return is_same_picture(first.turned(turn.square), second)
 
     def _units(self, positions: Members) -> npt.NDArray[np.float16]:
         """Return the compared vectors of images, float16 (n, D), unit rows."""

@@ -178,6 +178,66 @@ def test_only_copies_are_offered_for_deletion(tmp_path: Path) -> None:
     assert [(copy.how, copy.is_copy) for copy in group.copies] == [("in color", False)]
 
 
+def page(total: str) -> Image.Image:
+    """Return a page of text in which one number of eight digits may differ."""
+    image = Image.new("RGB", (1240, 1754), "white")
+    draw = ImageDraw.Draw(image)
+    for line in range(42):
+        words = " ".join(f"word{(line * 7 + n * 13) % 97}" for n in range(11))
+        draw.text((110, 120 + 32 * line), words, font=ImageFont.load_default(22), fill="black")
+    draw.text((110, 1560), f"Total: {total} EUR", font=ImageFont.load_default(24), fill="black")
+    return image
+
+
+def dated(date: str) -> Image.Image:
+    """Return a large photo with a small date in its corner."""
+    image = photo(BOAT).resize((1600, 1200), Image.Resampling.BICUBIC)
+    font = ImageFont.load_default(28)
+    ImageDraw.Draw(image).text((1250, 1150), date, font=font, fill=(255, 140, 0))
+    return image
+
+
+def test_other_words_on_a_page_and_other_dates(tmp_path: Path) -> None:
+    pictures: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "bill-1.png": (page("1,204.50"), {}),
+        "bill-2.png": (page("7,836.10"), {}),
+        "bill-2-smaller.jpg": (scaled(page("7,836.10"), 0.7), {"quality": 80}),
+        "date-1.jpg": (dated("2019-03-04 11:20:31"), {"quality": 92}),
+        "date-2.jpg": (dated("2021-08-17 23:59:08"), {"quality": 92}),
+        "date-2-again.jpg": (dated("2021-08-17 23:59:08"), {"quality": 60}),
+    }
+    report = duplicates(indexed(tmp_path, pictures))
+    found = {g.keep.key: [copy.picture.key for copy in g.copies] for g in report.groups}
+    assert found == {"bill-2.png": ["bill-2-smaller.jpg"], "date-2.jpg": ["date-2-again.jpg"]}
+
+
+def test_large_copies_that_were_turned(tmp_path: Path) -> None:
+    image = dated("2019-03-04 11:20:31")
+    pictures: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "a.jpg": (image, {"quality": 92}),
+        "turned.jpg": (image.transpose(Image.Transpose.ROTATE_90), {"quality": 80}),
+        "other.jpg": (dated("1999").transpose(Image.Transpose.ROTATE_90), {"quality": 80}),
+    }
+    store = indexed(tmp_path, pictures)
+    (group,) = duplicates(store, config=DuplicateConfig(rotations=True)).groups
+    assert [(copy.picture.key, copy.how) for copy in group.copies] == [
+        ("turned.jpg", "turned left")
+    ]
+    photos = store.parent / "photos"
+    (photos / "new").mkdir()
+    for name in ("turned.jpg", "other.jpg"):
+        (photos / name).rename(photos / "new" / name)
+    (photos / "old").mkdir()
+    (photos / "a.jpg").rename(photos / "old" / "a.jpg")
+    embedsearch.index(photos, store=store)
+    config = DuplicateConfig(rotations=True)
+    (group,) = duplicates(store, photos / "new", against=photos / "old", config=config).groups
+    assert (group.keep.key, [copy.picture.key for copy in group.copies]) == (
+        "old/a.jpg",
+        ["new/turned.jpg"],
+    )
+
+
 def test_look_alikes_are_not_offered_for_deletion(tmp_path: Path) -> None:
     store = indexed(
         tmp_path,
