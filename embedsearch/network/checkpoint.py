@@ -11,7 +11,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import safetensors
 import torch
@@ -116,6 +116,7 @@ class _PickleModule:
 
 def _unpickled(file: Path) -> Any:
     _Unpickler.named.clear()
+    run_program, torch.jit.load = torch.jit.load, _refuse_program
     try:
         # Python 2 wrote names as bytes, of which latin1 reads any.
         return torch.load(
@@ -130,6 +131,13 @@ def _unpickled(file: Path) -> Any:
     except Exception as error:  # a damaged or hostile file can make torch raise anything
         words = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{file} is no file of weights that can be read ({words})") from error
+    finally:
+        torch.jit.load = run_program
+
+
+def _refuse_program(*_: Any, **__: Any) -> NoReturn:
+    """Stand for torch.jit.load, to which torch.load hands every TorchScript file."""
+    raise ValueError(f"it is a program (TorchScript), which is never run; {_ALONE}")
 
 
 def _network(file: Path, loaded: Any) -> dict[str, torch.Tensor]:
@@ -167,7 +175,7 @@ def _networks(value: Any, name: str, depth: int) -> Iterator[tuple[str, dict[str
             yield from _networks(inner, f"{name}.{key}".strip("."), depth + 1)
 
 
-def _preference(name: str) -> int:
-    """Return the rank of a network by the words of its name, the best first."""
-    words = set(name.split("."))
-    return next((n for n, word in enumerate(_PREFERRED) if word in words), len(_PREFERRED))
+def _preference(name: str) -> tuple[int, ...]:
+    """Return the rank of a network by the words of its name, the last word first."""
+    ranks = {word: rank for rank, word in enumerate(_PREFERRED)}
+    return tuple(ranks.get(word, len(ranks)) for word in reversed(name.split(".")))

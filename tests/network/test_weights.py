@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 import shutil
@@ -9,8 +10,10 @@ import socket
 import threading
 import time
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -196,6 +199,69 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     with pytest.raises(WeightsUnavailable):
         resolve(str(file), Session())
     assert not touched.exists()
+
+
+class _Program(torch.nn.Module):
+    """Writes a file when it is loaded by torch.jit.load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[torch.Tensor, bool]:
+        return (self.weight, self.training)
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, bool]) -> None:
+        self.weight = state[0]  # type: ignore[assignment]
+        self.training = state[1]
+        print(torch.from_file("touched", shared=True, size=4, dtype=torch.uint8).fill_(65))
+
+
+def test_a_program_is_refused_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.jit.script(_Program()).save(str(tmp_path / "program.pt"))  # type: ignore[no-untyped-call]
+    with pytest.raises(WeightsUnavailable, match="a program"):
+        resolve(str(tmp_path / "program.pt"), Session())
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [argparse.Namespace(lr=0.1), np.float64(1), datetime(2024, 1, 1), {1, 2}, Path("x"), print],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_stands_beside_the_tensors(tmp_path: Path, more: object) -> None:
+    """Data is passed over; what could be called is refused, and how to go on is said."""
+    torch.manual_seed(6)
+    state = build("resnet18").state_dict()
+    torch.save(
+        {"state_dict": {f"module.{k}": v for k, v in state.items()}, "more": more},
+        tmp_path / "a.pth.tar",
+    )
+    if more is print:
+        with pytest.raises(WeightsUnavailable, match=r"holds code, .*print, .*save the"):
+            resolve(str(tmp_path / "a.pth.tar"), Session())
+    else:
+        assert resolve(str(tmp_path / "a.pth.tar"), Session()).architecture == "resnet18"
+
+
+def test_one_of_several_networks(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    one, other = build("resnet18").state_dict(), build("resnet18").state_dict()
+    named = {f"module.encoder_q.{k}": v for k, v in one.items()}
+    named |= {f"module.encoder_k.{k}": v for k, v in other.items()}
+    torch.save({"state_dict": named}, tmp_path / "moco.ckpt")
+    spec = resolve(str(tmp_path / "moco.ckpt"), Session())
+    loaded = safetensors.torch.load_file(weights_path(spec))
+    assert torch.equal(loaded["conv1.weight"], one["conv1.weight"])
+    torch.save({"left": one, "right": other}, tmp_path / "two.bin")
+    with pytest.raises(WeightsUnavailable, match=r"several networks \(left, right\)"):
+        resolve(str(tmp_path / "two.bin"), Session())
 
 
 def test_a_download_must_have_the_published_digits(
