@@ -147,6 +147,18 @@ def url_key(part: str) -> str:
     return os.fsdecode(unquote_to_bytes(os.fsencode(part)))
 
 
+def named_forms(path: str | os.PathLike[str]) -> list[str]:
+    """Return the absolute paths that a folder of the user may be known by.
+
+    First with the links above it followed and not itself, then with all of them followed: a store
+    has the one or the other, as it was reached.
+    """
+    text = os.path.abspath(local_path(path))
+    folder, name = os.path.split(text)
+    parent = os.path.join(os.path.realpath(folder), name)
+    return list(dict.fromkeys([parent, os.path.realpath(text), text]))
+
+
 def local_path(path: str | bytes | os.PathLike[str]) -> str:
     """Return a path that a user named as the disk has it; URLs of servers stay as they are.
 

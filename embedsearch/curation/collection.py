@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embedsearch.core.errors import UsageError
-from embedsearch.core.paths import local_path, whole_path
+from embedsearch.core.paths import named_forms, whole_path
 from embedsearch.core.records import SIGNATURE_SIDE
 from embedsearch.core.session import Session
 from embedsearch.searching.columns import RowColumns
@@ -133,7 +133,7 @@ class Collection:
 
     def inside(self, folder: str) -> npt.NDArray[np.bool_]:
         """Return bool (n,): which images lie below a folder. Raises UsageError where none does."""
-        wanted = os.fsencode(os.path.realpath(local_path(folder))).rstrip(b"/") + b"/"
+        wanted = tuple(os.fsencode(form).rstrip(b"/") + b"/" for form in named_forms(folder))
         all_roots = self.snapshot.manifest.roots
         roots = {root.id: os.fsencode(root.path).rstrip(b"/") + b"/" for root in all_roots}
         found = np.zeros(len(self), np.bool_)

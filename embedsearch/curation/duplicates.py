@@ -64,6 +64,9 @@ def duplicates(
     config = configured(config or DuplicateConfig(), options)
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         collection = Collection(snapshot, session or Session(), config.where)
+        for wish in config.keep:
+            if wish.startswith("folder="):
+                collection.inside(wish.removeprefix("folder="))  # refuses a name of nothing
         with Album(collection.session) as album:
             return _Search(collection, config, album).run(
                 None if folder is None else os.fspath(folder),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from embedsearch.core.paths import local_path
+from embedsearch.core.paths import named_forms
 from embedsearch.curation.collection import Picture
 
 
@@ -32,8 +31,8 @@ def _wish(picture: Picture, wish: str) -> tuple[Any, ...]:
         case "format":
             formats = [one.upper() for one in value.split(",")]
             return (formats.index(picture.format) if picture.format in formats else len(formats),)
-    inside = (picture.path + "/").startswith(os.path.realpath(local_path(value)).rstrip("/") + "/")
-    return (not inside,)
+    folders = tuple(form.rstrip("/") + "/" for form in named_forms(value))
+    return (not picture.path.startswith(folders),)
 
 
 def _time(picture: Picture) -> float:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from embedsearch.core.atomic import in_place
-from embedsearch.core.paths import local_path
+from embedsearch.core.paths import local_path, printable
 from embedsearch.curation.collection import Picture
 from embedsearch.curation.copies import DuplicateGroup
 
@@ -97,7 +97,7 @@ def write_script(
     do, done, done_it = ("remove", "deleted", "deleting it")
     if move_to is not None:
         do, done, done_it = ("move", "moved", "moving it")
-    words = {"do": do, "done": done, "done_it": done_it, "name": shlex.quote(path.name)}
+    words = {"do": do, "done": done, "done_it": done_it, "name": shlex.quote(printable(path.name))}
     targets = None if move_to is None else _Targets(os.path.abspath(local_path(move_to)))
     with in_place([path]) as (temporary,), temporary.open("wb") as file:
         file.write(_HEAD.format(**words).encode() + (_MOVE if targets else _REMOVE).encode())

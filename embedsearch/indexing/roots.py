@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import StoreNotFound, UsageError
-from embedsearch.core.paths import is_url, local_path, size_and_time
+from embedsearch.core.paths import is_url, local_path, named_forms, size_and_time
 from embedsearch.core.records import ImageRef, JsonRecord, Root, RootKind
 from embedsearch.core.remote import normal_url
 from embedsearch.core.session import Session
@@ -51,10 +52,11 @@ def relocate(
     All that the store knows at or below `old` is then at `new`. The bytes of a sample of images
     are compared first. Raises UsageError where `new` does not hold them, and the store's errors.
     """
-    before, after = _named(old), os.path.realpath(local_path(new))
+    after = os.path.realpath(local_path(new))
     session = session or Session()
     with StoreWriter(locate_store(store), wait_s, session) as writer, _rows(writer) as snapshot:
         roots = snapshot.manifest.roots
+        before = _named(old, snapshot)
         found = {root: _inside(root.path, before) for root in _places(roots)}
         inner = {root: rest for root, rest in found.items() if rest is not None}
         listed = _listed_below(snapshot, before)
@@ -62,8 +64,14 @@ def relocate(
             raise UsageError(f"the store has no folder {before}: {_known(roots)}")
         renamed = {root: _joined(after, rest) for root, rest in inner.items()}
         for path in renamed.values():
-            if any(root.path == path and root not in inner for root in roots):
-                raise UsageError(f"{path} is in the store already: forget it first")
+            for root in _places(roots):
+                if root not in inner and root.path == path:
+                    raise UsageError(f"{path} is in the store already: forget it first")
+                if root not in inner and (_inside(path, root.path) or _inside(root.path, path)):
+                    raise UsageError(
+                        f"{path} and {root.path}, which is scanned, overlap: embedsearch index "
+                        f"{shlex.quote(root.path)} finds by itself what moved into it"
+                    )
         known = KnownRows(snapshot)
         for root, path in renamed.items():
             _check(known, root, replace(root, path=path))
@@ -87,9 +95,10 @@ def forget(
     Files are not touched. Raises UsageError for a part of a folder that the store scans, whose
     images would come back, and the store's errors.
     """
-    path, session = _named(folder), session or Session()
+    session = session or Session()
     with StoreWriter(locate_store(store), wait_s, session) as writer, _rows(writer) as snapshot:
         roots = snapshot.manifest.roots
+        path = _named(folder, snapshot)
         gone = {root for root in _places(roots) if _inside(root.path, path) is not None}
         listed = _listed_below(snapshot, path)
         if not gone and not listed:
@@ -114,10 +123,17 @@ def _rows(writer: StoreWriter) -> Snapshot:
     return open_snapshot(writer.store)
 
 
-def _named(folder: str | os.PathLike[str]) -> str:
-    """Return the absolute path of what may be gone, or a URL."""
+def _named(folder: str | os.PathLike[str], snapshot: Snapshot) -> str:
+    """Return the absolute path by which the store knows what may be gone, or a URL."""
     path = local_path(folder)
-    return normal_url(path) if is_url(path) else os.path.realpath(path)
+    if is_url(path):
+        return normal_url(path)
+    forms = named_forms(path)
+    roots = [root.path for root in _places(snapshot.manifest.roots)]
+    for form in forms:
+        if any(_inside(root, form) is not None for root in roots) or _listed_below(snapshot, form):
+            return form
+    return forms[-1]
 
 
 def _places(roots: Iterable[Root]) -> Iterator[Root]:

@@ -148,7 +148,10 @@ class RowColumns:
         if name == "folder":
             paths = {root.id: unicode_text(root.path) for root in self._snapshot.manifest.roots}
             roots: list[Any] = table.column("root").to_pylist()
-            return pa.chunked_array([pa.array([paths[root] for root in roots], pa.string())])
+            # Deleted rows may be of a root that the store has forgotten.
+            return pa.chunked_array(
+                [pa.array([paths.get(root, "") for root in roots], pa.string())]
+            )
         if name == "modified":
             import pyarrow.compute as pc
 

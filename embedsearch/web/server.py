@@ -15,6 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,7 +28,6 @@ from embedsearch.web.guard import LOCAL_HOSTS, Access
 from embedsearch.web.limits import ServerLimits
 
 AUTO_TOKEN = "auto"
-_WILDCARDS = {"0.0.0.0", "::"}
 _LOCAL = "127.0.0.1"
 _SAME_AGAIN_S = 60.0
 _SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -35,6 +35,15 @@ _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
     b"content-length: 0\r\n\r\n"
 )
+
+
+def _is_wildcard(host: str) -> bool:
+    """Return whether a host means all addresses of this machine, however it is written."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return any(ip_address(str(place[0]).partition("%")[0]).is_unspecified for *_, place in found)
 
 
 def access(
@@ -56,7 +65,7 @@ def access(
         )
     origin, path, public_host = _public(public_url)
     names = [*allowed, *public_host]
-    if is_wildcard := host in _WILDCARDS:
+    if is_wildcard := _is_wildcard(host):
         name = socket.gethostname()
         names += [name, name.partition(".")[0], f"{name.partition('.')[0]}.local"]
     else:
@@ -112,7 +121,7 @@ def listen(host: str, port: int) -> socket.socket:
 def address(listening: socket.socket, access: Access, path: str = "") -> str:
     """Return a URL to open, with the token if there is one."""
     host, port = listening.getsockname()[:2]
-    if host in _WILDCARDS:
+    if _is_wildcard(host):
         host = _reachable(listening.family)
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{port}/{path}" + (f"?token={access.token}" if access.token else "")

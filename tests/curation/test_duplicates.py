@@ -91,7 +91,8 @@ def test_which_one_is_kept(store: Path, tmp_path: Path) -> None:
     assert kept("format=JPEG,PNG") in {"clocks/clocks_1.jpg", "copies/same.jpg"}
     assert kept("format=PNG") == "copies/small.png"
     assert kept(f"folder={photos / 'clocks'}") == "clocks/clocks_1.jpg"
-    assert kept(f"folder={photos / 'clo'}") == "clocks/clocks_1.jpg"  # no folder of that name
+    with pytest.raises(UsageError, match="no image of the store lies in"):
+        kept(f"folder={photos / 'clo'}")
     assert kept("format=JPEG", f"folder={photos / 'copies'}") == "copies/same.jpg"
     ages = {"clocks/clocks_1.jpg": 5, "copies/same.jpg": 4, "copies/small.png": 3}
     for wish, key in (("oldest", "copies/small.png"), ("newest", "clocks/clocks_1.jpg")):

@@ -136,6 +136,25 @@ def test_what_cannot_be_relocated(library: Library, tmp_path: Path) -> None:
     assert facts(store)["generation"] >= before and len(captions(store)) == 12
 
 
+def test_a_link_at_the_old_place(library: Library, tmp_path: Path) -> None:
+    new = moved(tmp_path)
+    (tmp_path / "photos").symlink_to(new)
+    assert embedsearch.relocate(tmp_path / "photos", new, library.store).images == 6
+    assert counts(library.index()) == (6, 0, 0, 0, 6, 0, 0)
+    assert all(path.startswith(str(new)) for path in captions(library.store))
+
+
+def test_a_folder_that_moved_into_another_one(library: Library, tmp_path: Path) -> None:
+    paint(tmp_path / "all" / "x.jpg", 60)
+    library.index(tmp_path / "all")
+    before = sorted(map(str, captions(library.store).values()))
+    (tmp_path / "photos").rename(tmp_path / "all" / "photos")
+    with pytest.raises(UsageError, match=r"overlap: embedsearch index .*all"):
+        embedsearch.relocate(tmp_path / "photos", tmp_path / "all" / "photos", library.store)
+    assert counts(library.index(tmp_path / "all")) == (7, 0, 0, 6, 1, 0, 0)
+    assert sorted(map(str, captions(library.store).values())) == before
+
+
 def test_a_folder_is_forgotten(library: Library, tmp_path: Path) -> None:
     other = tmp_path / "other"
     paint(other / "x.jpg", 50)
