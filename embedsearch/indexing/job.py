@@ -14,11 +14,11 @@ from embedsearch._version import __version__
 from embedsearch.core.config import AUTO_ANN, EXACT_ANN, IndexConfig
 from embedsearch.core.errors import IncompatibleStore, NothingIndexed, StoreNotFound, UsageError
 from embedsearch.core.model_spec import DECODING, ModelSpec
-from embedsearch.core.paths import local_path
+from embedsearch.core.paths import is_url, local_path
 from embedsearch.core.records import RootKind
 from embedsearch.core.session import Session
 from embedsearch.core.walks import Excludes
-from embedsearch.images.sources.exclusion import WalkRules
+from embedsearch.images.sources.exclusion import WalkRules, below_roots
 from embedsearch.images.sources.passed_over import FIELDS, passed_over
 from embedsearch.indexing.bottleneck import StageClock
 from embedsearch.indexing.changes import Changes, find_changes
@@ -262,7 +262,10 @@ def _resolve(
     """Return what to scan, and set how; a rebuild scans all that the store knows."""
     known = () if manifest is None else manifest.roots
     before = Excludes() if manifest is None else manifest.excludes
-    excludes = config.excludes(before)
+    places = [*(root.path for root in known), *map(_whole, folders)]
+    real = map(os.path.realpath, filter(os.path.isabs, places))
+    patterns = below_roots(config.exclude, {*places, *real})
+    excludes = replace(config, exclude=patterns).excludes(before)
     rules = WalkRules(config.follow_links, excludes=excludes)
     if excludes != before:  # an archive that did not change has other images now
         known = tuple(replace(root, synced="") for root in known)
@@ -275,6 +278,11 @@ def _resolve(
     walked = tuple(root.path for root in scope.roots if root.is_folder_here)
     sources.rules = replace(rules, folders=walked)
     return scope
+
+
+def _whole(folder: str) -> str:
+    path = local_path(folder)
+    return path if is_url(path) else os.path.abspath(path)
 
 
 def _with_listed(store: Path, scope: Scope) -> Iterator[ScanTarget]:

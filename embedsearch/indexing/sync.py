@@ -22,7 +22,7 @@ from embedsearch.indexing.job import Job, Request, open_job, prepare, store_mode
 from embedsearch.indexing.report import IndexReport, Outcome, make_report, run_record
 from embedsearch.indexing.scope import Sources
 from embedsearch.indexing.store_update import StoreUpdate
-from embedsearch.indexing.user_columns import join_user_columns
+from embedsearch.indexing.user_columns import check_named_once, join_user_columns
 from embedsearch.network.runtime import load_stream_extractor
 from embedsearch.store.snapshot import open_snapshot, read_failures
 
@@ -51,6 +51,7 @@ def index(
             return _preview(request, clock)
         with open_job(request) as job:
             changes, update = job.begin(clock)
+            check_named_once(job, changes)
             outcome = embed(job, changes, update, clock, extractor_factory, on_progress)
             _commit(job, changes, update, outcome)
             metadata = join_user_columns(job, update)

@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from embedsearch.core.names import comparable, unicode_text
-from embedsearch.core.paths import is_web, whole_path
 from embedsearch.core.records import Root
 from embedsearch.images.sources.sidecars import sidecar_table
 from embedsearch.images.sources.source import Source
 from embedsearch.images.tables.table import UserTable
+from embedsearch.indexing.changes import Changes
 from embedsearch.indexing.job import Job
+from embedsearch.indexing.named_images import named_images
 from embedsearch.indexing.report import MetadataReport
 from embedsearch.indexing.scope import ScanTarget
 from embedsearch.indexing.store_update import StoreUpdate
@@ -58,6 +58,20 @@ def join_user_columns(job: Job, update: StoreUpdate) -> MetadataReport | None:
     return report
 
 
+def check_named_once(job: Job, changes: Changes) -> None:
+    """Raise UsageError if the table names an image twice, before anything is embedded."""
+    if job.table is None:
+        return
+    with job.open_base() as snapshot:
+        known = () if snapshot is None else snapshot.manifest.roots
+        gone = {*changes.deleted, *changes.replaced.values(), *(old.row for old in changes.kept)}
+        before = () if snapshot is None else _images(snapshot)
+        stay = (image for image in before if image[0] not in gone)
+        refs = chain(changes.embed, (kept.ref for kept in changes.kept))
+        new = ((-number, ref.root, ref.key) for number, ref in enumerate(refs, start=1))
+        named_images(job.table, _places((*known, *job.scope.roots)), chain(stay, new))
+
+
 def join(
     snapshot: Snapshot, user: UserTable, before: pa.Table | None
 ) -> tuple[pa.Table, MetadataReport]:
@@ -66,9 +80,9 @@ def join(
     For the images that it names, the table replaces columns of the same name and adds the rest;
     all other images keep their values.
     """
-    numbers, live = _row_numbers(snapshot, user)
-    matched = [position for position, name in enumerate(user.names) if name in numbers]
-    pairs = [(row, position) for position in matched for row in numbers[user.names[position]]]
+    named = named_images(user, _places(snapshot.manifest.roots), _images(snapshot))
+    live = np.fromiter((row for row, _, _ in snapshot.live_keys()), np.int64)
+    pairs = [(row, position) for position, rows in named.rows.items() for row in rows]
     rows = np.array([row for row, _ in pairs], np.int64)
     positions = np.array([position for _, position in pairs], np.int64)
     order = np.argsort(rows, kind="stable")
@@ -76,15 +90,14 @@ def join(
     new = new.add_column(0, "row", pa.array(rows[order]))
     table = _merged(before, new)
     table = table.filter(pa.array(np.isin(table.column("row").to_numpy(), live)))
-    unmatched = [name for name in user.names if name not in numbers]
     report = MetadataReport(
         source=user.source,
         columns=user.columns.column_names,
         rows=len(user.names),
-        matched=len(matched),
-        unmatched=len(unmatched),
+        matched=len(user.names) - len(named.unmatched),
+        unmatched=len(named.unmatched),
         images=len(table),
-        unmatched_names=unmatched[:_SHOWN],
+        unmatched_names=named.unmatched[:_SHOWN],
         unreadable=len(user.unreadable),
         unreadable_names=user.unreadable[:_SHOWN],
         unused=len(user.unused),
@@ -122,51 +135,12 @@ def carried(snapshot: Snapshot) -> UserTable | None:
     return UserTable("before", "path", names, columns)
 
 
-def _row_numbers(
-    snapshot: Snapshot, user: UserTable
-) -> tuple[dict[str, list[int]], npt.NDArray[np.int64]]:
-    """Return the rows that each name of the table matches, and all live rows."""
-    roots = {root.id: root.path.rstrip("/") + "/" for root in snapshot.manifest.roots}
-    live: list[int] = []
-
-    def named() -> Iterator[tuple[int, str]]:
-        for row, root, key in snapshot.live_keys():
-            path = os.fsdecode(key)
-            if user.by == "name":
-                yield row, path.rpartition("/")[2]
-            else:
-                yield row, path
-                yield row, roots[root] + path
-                if is_web(roots[root]):
-                    yield row, whole_path(roots[root], path)
-
-    wanted = set(user.names)
-    found: defaultdict[str, list[int]] = defaultdict(list)
-    for row, name in named():
-        if not live or live[-1] != row:
-            live.append(row)
-        if name in wanted:
-            found[name].append(row)
-    # A name that is nobody's may be written in another way, or begin at the table.
-    left = {form: name for name in wanted - found.keys() for form in _forms(name, user)}
-    alike: defaultdict[str, set[int]] = defaultdict(set)
-    for row, name in named() if left else ():
-        if (known := left.get(unicode_text(comparable(name)))) is not None:
-            alike[known].add(row)
-    for name, rows in alike.items():
-        if len(rows) == 1 or user.by == "name":
-            found[name] = sorted(rows)
-    return found, np.array(live, np.int64)
+def _images(snapshot: Snapshot) -> Iterator[tuple[int, int, str]]:
+    return ((row, root, os.fsdecode(key)) for row, root, key in snapshot.live_keys())
 
 
-def _forms(name: str, user: UserTable) -> Iterator[str]:
-    """Yield other ways to write a name: letters composed, `/` for a backslash, no `./`."""
-    plain = name if "\\x" in name else name.replace("\\", "/")
-    plain = os.path.normpath(plain)
-    if not name.isascii() or "\\x" in name or plain != name:
-        yield unicode_text(comparable(plain))
-    if user.folder and user.by == "path":
-        yield unicode_text(comparable(os.path.normpath(os.path.join(user.folder, plain))))
+def _places(roots: Iterable[Root]) -> dict[int, str]:
+    return {root.id: root.path for root in roots}
 
 
 def _merged(old: pa.Table | None, new: pa.Table) -> pa.Table:

@@ -23,6 +23,7 @@ from embedsearch.images.decode import opening as decode_image
 from embedsearch.images.decode.image import DecodeError, decode, square
 from embedsearch.images.decode.pixels import _TRANSPOSE
 from embedsearch.images.decode.pool import DecodePool
+from embedsearch.images.sources.kinds import HEAD_BYTES, starts_an_image
 from tests.support.jobs import decode_job
 from tests.support.library import GOLDEN, run_cli
 
@@ -122,6 +123,16 @@ def test_heic(tmp_path: Path) -> None:
     assert (picture.width, picture.height, picture.format) == (64, 48, "HEIF")
     wanted = np.asarray(gradient().resize((32, 32)), dtype=int)
     assert np.abs(picture.pixels.astype(int) - wanted).mean() < 6
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"hevc", b"hevx", b"mif1", b"mif2", b"avif", b"avis"])
+def test_what_is_found_as_heif_is_reported_as_heif(brand: bytes) -> None:
+    pytest.importorskip("pillow_heif", reason="HEIC is an optional format")
+    head = b"\0\0\0\x18ftyp" + brand + b"\0" * 64
+    assert starts_an_image(head[:HEAD_BYTES])
+    with pytest.raises(DecodeError, match="damaged HEIF or AVIF") as caught:
+        decode(io.BytesIO(head), 32, LIMITS)
+    assert caught.value.reason is Reason.CORRUPT
 
 
 def test_without_its_library_heic_is_refused_and_avif_still_decodes(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,32 @@ def test_paths_beside_the_file_are_read(library: Library, tmp_path: Path) -> Non
     with embedsearch.open_store(library.store) as searcher:
         (image,) = searcher.images(9).images
         assert image.key == "00000000/a.jpg" and searcher.thumbnail(image.key, 64)
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.null()], ids=str)
+def test_rows_of_paths_only(library: Library, tmp_path: Path, kind: pa.DataType) -> None:
+    """Whole paths, URLs and other letters are below the file; what is over a link says so."""
+    folder = tmp_path / "data"
+    names = ["in/a b.jpg", "c.jpg", unicodedata.normalize("NFD", "ö.jpg")]
+    for number, name in enumerate(names):
+        paint(folder / name, number)
+    paint(tmp_path / "out" / "o.jpg", 5)
+    (folder / "linked").symlink_to(tmp_path / "out")
+    paths = [f"file://{folder}/in/a%20b.jpg", f"{folder}/c.jpg", "ö.jpg", "linked/o.jpg"]
+    paths += [f"{folder}/../out/o.jpg", f"{folder}.jpg", "file://elsewhere/a.jpg"]
+    cells = [{"bytes": None, "path": path} for path in paths]
+    column = pa.array(cells, pa.struct([("bytes", kind), ("path", pa.string())]))
+    pq.write_table(pa.table({"image": column, "n": range(7)}), folder / "a.parquet")
+    report = library.index(folder / "a.parquet", sidecars=True)
+    assert (report.added, report.failed) == (3, 4), library.reasons()
+    failures = embedsearch.failures(library.store)
+    details = {failure.key: failure.detail for _, failure in failures}
+    assert "a path over a link, which is not followed: linked" in details["00000003/o.jpg"]
+    assert "not below" in details["00000004/o.jpg"] and "not below" in details["00000006/a.jpg"]
+    with embedsearch.open_store(library.store) as searcher:
+        images = searcher.images(9).images
+        assert [image.metadata for image in images] == [{"n": 0}, {"n": 1}, {"n": 2}]
+        assert all(searcher.thumbnail(image.key, 64) for image in images)
 
 
 def test_no_column_of_images(library: Library, tmp_path: Path) -> None:

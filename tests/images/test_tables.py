@@ -78,6 +78,11 @@ def test_types_are_those_of_the_whole_column(tmp_path: Path) -> None:
         "when": ["2024-05-06T01:02:03", "", ""],
         "zone": ["2024-05-06T01:02:03Z", "", ""],
         "hash": ["12e456", "1", "2"],
+        "short": ["1e5", "2", "3E7"],
+        "hex": ["0x0A", "0x0b", ""],
+        "grouped": ["1_000", "2", "3"],
+        "power": ["1e-05", "1e+16", "1.5e3"],
+        "long": ["12345678901234567", "1.5", ""],
         "zero": ["0", "0.5", "-0.5"],
         "empty": ["", "NA", ""],
         "mixed": ["1", "x", ""],
@@ -101,6 +106,11 @@ def test_types_are_those_of_the_whole_column(tmp_path: Path) -> None:
         "when": ("timestamp[s]", [moment, None, None]),
         "zone": ("timestamp[s, tz=UTC]", [moment.replace(tzinfo=datetime.UTC), None, None]),
         "hash": ("string", columns["hash"]),
+        "short": ("string", columns["short"]),
+        "hex": ("string", columns["hex"]),
+        "grouped": ("string", columns["grouped"]),
+        "power": ("double", [1e-05, 1e16, 1500.0]),
+        "long": ("string", columns["long"]),
         "zero": ("double", [0.0, 0.5, -0.5]),
         "empty": ("null", [None, None, None]),
         "mixed": ("string", columns["mixed"]),
@@ -201,6 +211,29 @@ def test_json_in_utf_16_and_of_many_kinds(tmp_path: Path) -> None:
     table = read(tmp_path, names, "t.json")
     assert (table.by, values(table)) == ("path", {"x/a.jpg": {"name": "Tom"}})
     assert read(tmp_path, json.dumps({"a.jpg": {"image": "x"}}), "t.json").names == ["a.jpg"]
+
+
+@pytest.mark.parametrize("form", ["lines", "array", "indented", "large"])
+def test_json_keeps_all_digits(tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = 12345678901234567890
+    rows: list[dict[str, Any]] = [
+        {"path": "a", "id": long, "in": {"id": long}, "l": [1, long], "f": 1e20, "m": 2**53 + 1},
+        {"path": "b", "id": 1, "in": {"id": 2}, "l": [], "f": 1, "m": 1.5},
+        {"path": "c", "id": None, "in": None, "l": None, "f": None, "m": None},
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    if form == "large":
+        monkeypatch.setattr(json_table, "MAX_DOCUMENT_BYTES", 10)
+    elif form != "lines":
+        text = json.dumps(rows, indent=1 if form == "indented" else None)
+    assert values(read(tmp_path, text, "t.json")) == {
+        "a": {
+            "id": str(long), "in": f'{{"id": {long}}}', "l": f"[1, {long}]", "f": 1e20,
+            "m": str(2**53 + 1),
+        },
+        "b": {"id": "1", "in": '{"id": 2}', "l": "[]", "f": 1.0, "m": "1.5"},
+        "c": {"id": None, "in": None, "l": None, "f": None, "m": None},
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from PIL import (
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.install import pip_install
 from embedsearch.core.records import Reason
+from embedsearch.images.sources.kinds import is_avif, is_heif
 
 # MPO (two-picture JPEGs of phones) is opened by the JPEG plugin; naming it raises KeyError.
 FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"]
@@ -60,7 +61,6 @@ _SIGNATURES = (
     b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"RIFF",
 )  # fmt: skip
 _MAX_SEGMENTS = 1000  # of a JPEG before its picture
-_HEIF_BRANDS = (b"heic", b"heix", b"mif1", b"msf1", b"heim", b"heis", b"hevc", b"avif", b"avis")
 
 
 class DecodeError(Exception):
@@ -158,8 +158,8 @@ def _open_failure(error: Exception, head: bytes, file: BinaryIO) -> DecodeError:
         return DecodeError(Reason.IO_ERROR, message)
     if isinstance(error, ValueError) and "too" in message.lower():  # zTXt, iTXt and iCCP limits
         return DecodeError(Reason.METADATA_BOMB, message)
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
-        if not _has_heif() and not head[8:12].startswith(b"avi"):
+    if is_heif(head) or is_avif(head):
+        if is_heif(head) and not _has_heif():
             return DecodeError(Reason.UNSUPPORTED_FORMAT, f"HEIC: {pip_install('pillow-heif')}")
         return DecodeError(Reason.CORRUPT, "damaged HEIF or AVIF")
     sides = (head[16:20], head[20:24]) if head.startswith(b"\x89PNG") else ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -11,6 +11,7 @@ import pathspec
 
 from embedsearch.core.errors import UsageError
 from embedsearch.core.names import comparable
+from embedsearch.core.paths import local_path
 from embedsearch.core.walks import Excludes
 from embedsearch.images.sources.kinds import is_hidden
 
@@ -63,6 +64,37 @@ class Exclusion:
 def exclusion_of(excludes: Excludes) -> Exclusion:
     """Return the exclusion by these patterns. Raises UsageError."""
     return Exclusion(excludes)
+
+
+def below_roots(patterns: Iterable[str], places: Iterable[str]) -> tuple[str, ...]:
+    """Return patterns, those that are a path of this machine as one below the root at its place.
+
+    A pattern holds below each root: with several, a path in one of them is a UsageError.
+    """
+    whole = {name: os.path.realpath(name) if name[:1] == "/" else name for name in places}
+    roots = {root for root in whole.values() if not any(_inside(o, root) for o in whole.values())}
+    return tuple(_below(pattern, sorted(whole, key=len), len(roots)) for pattern in patterns)
+
+
+def _below(pattern: str, places: Iterable[str], roots: int) -> str:
+    sign = pattern[: pattern.startswith("!")]
+    path = pattern.removeprefix(sign)
+    if path.startswith("~/") or path[:7].lower() == "file://":
+        path = local_path(path) + "/" * path.endswith("/")
+    path = comparable(path)
+    place = next((p for p in places if _inside(comparable(p), path.rstrip("/") + "/")), None)
+    if place is None:
+        return pattern
+    inner = path.removeprefix(comparable(place).rstrip("/")).rstrip("/")
+    if not inner or roots > 1:
+        why = "it is a folder to index" if not inner else "patterns hold below each of the folders"
+        example = f": write it as {sign}{inner}" if inner else ": leave it out"
+        raise UsageError(f"exclude {pattern!r} is a whole path, and {why}{example}", "exclude")
+    return sign + inner + "/" * path.endswith("/")
+
+
+def _inside(place: str, path: str) -> bool:
+    return path != place and place != "/" and path.startswith(place.rstrip("/") + "/")
 
 
 @dataclass(frozen=True)

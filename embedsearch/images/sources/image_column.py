@@ -94,10 +94,18 @@ def _column(field: pa.Field[Any]) -> ImageColumn | None:
         kind = kind.value_type
     if pa.types.is_struct(kind):
         index = kind.get_field_index("bytes")
-        holds = index >= 0 and _is_binary(kind.field(index).type)
+        content = kind.field(index).type if index >= 0 else None
+        # Rows of paths only have bytes without a type.
+        is_named = content is not None and pa.types.is_null(content) and _has_path(kind)
+        holds = is_named or (content is not None and _is_binary(content))
     else:
         holds = _is_binary(kind)
     return ImageColumn(field.name, kind, is_list) if holds else None
+
+
+def _has_path(kind: Any) -> bool:
+    index = kind.get_field_index("path")
+    return index >= 0 and not pa.types.is_null(kind.field(index).type)
 
 
 def _is_binary(kind: pa.DataType) -> bool:

@@ -53,7 +53,8 @@ _VARIANT = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _SUFFIX = re.compile(rb"[a-z][a-z0-9]{0,11}(?:_original)?", re.IGNORECASE)
-_HEIF_BRANDS = frozenset(b"heic heix heim heis hevc hevx mif1 mif2 msf1 avif avis".split())
+_HEIF_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 mif2 msf1".split())
+_AVIF_BRANDS = frozenset(b"avif avis".split())
 
 
 def is_hidden(name: bytes) -> bool:
@@ -91,7 +92,17 @@ def starts_an_image(head: bytes) -> bool:
         return head[8:12] == b"WEBP"
     if head.startswith(b"BM"):  # two letters are few: bytes 6 to 9 are reserved
         return head[6:10] == bytes(4) and len(head) == HEAD_BYTES
+    return is_heif(head) or is_avif(head)
+
+
+def is_heif(head: bytes) -> bool:
+    """Return whether a file begins as HEIF does, other than AVIF."""
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
+
+
+def is_avif(head: bytes) -> bool:
+    """Return whether a file begins as AVIF does."""
+    return head[4:8] == b"ftyp" and head[8:12] in _AVIF_BRANDS
 
 
 def file_starts_an_image(descriptor: int) -> bool:

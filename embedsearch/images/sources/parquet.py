@@ -13,12 +13,16 @@ import os
 import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from embedsearch.core.paths import is_url, open_regular
+from embedsearch.core.errors import UsageError
+from embedsearch.core.names import existing
+from embedsearch.core.paths import is_url, local_path, open_regular
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Reason, Stage
 from embedsearch.images.sources.image_column import Cell, ImageColumn
 from embedsearch.images.sources.source import Beside, Container, Placed, lost
@@ -139,20 +143,40 @@ class ParquetImages(Container):
         """Return the file that a row names instead of bytes, below the Parquet file's folder."""
         if not path:
             return lost(ref, Reason.EMPTY, "the row holds no bytes")
-        folder, parts = os.path.dirname(self.path), path.split("/")
-        if path.startswith("/") or ".." in parts or is_url(path) or "\0" in path:
+        folder = os.path.dirname(self.path)
+        key = _key_below(folder, path)
+        if key is None:
             message = f"the row holds no bytes, but a path that is not below {folder}: {path}"
             return lost(ref, Reason.EMPTY, message)
-        key = "/".join(part for part in parts if part not in {"", "."})
+        steps = accumulate(key.split("/"), "{}/{}".format)
+        link = next((step for step in steps if Path(folder, step).is_symlink()), None)
+        if link is not None:
+            message = f"the row has no bytes, but a path over a link, which is not followed: {link}"
+            return lost(ref, Reason.EMPTY, message)
         if not os.path.lexists(os.path.join(folder, key)):
             return lost(ref, Reason.VANISHED, f"the row holds no bytes; {path} is not there")
         return ImageLocation(folder, key)
 
 
+def _key_below(folder: str, path: str) -> str | None:
+    """Return a path, relative or whole, as one below a folder; None where it is elsewhere."""
+    try:
+        whole = os.path.join(folder, local_path(path) if path[:7].lower() == "file://" else path)
+    except UsageError:  # of another machine
+        return None
+    if is_url(whole) or "\0" in whole or ".." in whole.split("/"):
+        return None
+    whole = os.path.normpath(whole)
+    inside = (above.rstrip("/") + "/" for above in (folder, os.path.realpath(folder)))
+    start = next((above for above in inside if whole.startswith(above)), None)
+    return None if start is None else existing(whole).removeprefix(start)
+
+
 def _others(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:
     """Yield what each row holds in columns that are not of bytes."""
     schema = file.schema_arrow
-    names = [field.name for field in schema if not holds_bytes(field.type)]
+    images = ImageColumn.of(file).name
+    names = [f.name for f in schema if f.name != images and not holds_bytes(f.type)]
     if not names:
         yield from ({} for _ in range(file.metadata.num_rows))
         return

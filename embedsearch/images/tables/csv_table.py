@@ -26,8 +26,10 @@ from embedsearch.images.tables.text_file import MAX_ROW_BYTES, no_utf8, open_tex
 _SEPARATORS = ",;\t|"
 _CHUNK = 8192  # rows that are held as Python's strings
 _SEP = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)
-# Digits that a number would not keep: 007, and those of an identifier beyond 64 bits.
-_ZEROS = r"^[+-]?0[0-9]+([.][0-9]*)?$"
+# Digits that a number would not keep: 007, the hexadecimal 0x0A, and identifiers such as 12e4,
+# which no program writes for a number.
+_DIGITS = r"^[+-]?(0[0-9]+([.][0-9]*)?|0[xX].*|[0-9]+[eE][0-9]+)$"
+_LONG = r"^[+-]?[0-9]{16,}$"  # beyond what a float keeps
 _WHOLE = r"^[+-]?[0-9]+$"
 _TIME = r"^[0-9]{2}:[0-9]{2}(:[0-9]{2})?$"
 _KINDS = (
@@ -178,7 +180,7 @@ def _typed(column: pa.ChunkedArray[Any]) -> pa.ChunkedArray[Any]:
     values = pc.if_else(is_missing, pa.scalar(None, pa.string()), text)
     if values.null_count == len(values):
         return pa.chunked_array([pa.nulls(len(values))])
-    if _any(pc.match_substring_regex(values, _ZEROS)):
+    if _any(pc.match_substring_regex(values, _DIGITS)):
         return column
     is_whole = not _any(pc.invert(pc.match_substring_regex(values, _WHOLE)))
     for kind in _KINDS[:1] if is_whole else _KINDS:
@@ -186,8 +188,10 @@ def _typed(column: pa.ChunkedArray[Any]) -> pa.ChunkedArray[Any]:
             found: pa.ChunkedArray[Any] = _cast(values, kind)
         except pa.ArrowInvalid:
             continue
-        if pa.types.is_floating(kind) and _any(pc.is_inf(found)):
-            return column  # 12e456 is no number that anyone meant
+        if pa.types.is_floating(kind) and (
+            _any(pc.is_inf(found)) or _any(pc.match_substring_regex(values, _LONG))
+        ):
+            return column  # 1.2e456 is no number that anyone meant
         return found
     return column
 

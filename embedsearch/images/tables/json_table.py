@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from embedsearch.images.tables.column_names import NAME, NEEDED, naming_column, naming_field
 from embedsearch.images.tables.text_file import MAX_ROW_BYTES, no_utf8, open_text
@@ -34,7 +35,7 @@ def read_json(path: Path) -> tuple[pa.Table, str | None]:
                 pass  # the parser's words would be about its insides: see below
             else:
                 if (by := naming_field(table.schema)) is not None or table.num_rows != 1:
-                    return table, by
+                    return _with_all_digits(table, lambda: _objects(path)), by
     if path.stat().st_size > MAX_DOCUMENT_BYTES:
         if head.lstrip()[:1] == b"{":
             _check_lines(path)
@@ -46,7 +47,7 @@ def read_json(path: Path) -> tuple[pa.Table, str | None]:
         rows, by = _rows(_values(text.read()))
     lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
     try:
-        table = _read_lines(io.BytesIO(lines), len(lines))
+        table = _with_all_digits(_read_lines(io.BytesIO(lines), len(lines)), lambda: rows)
     except pa.ArrowInvalid:  # a field holds several kinds of values
         table = json_columns(rows)
     return table, by or naming_field(table.schema)
@@ -85,6 +86,51 @@ def _read_lines(file: BinaryIO, size: int) -> pa.Table:
     # A row fits into a block, and so may be as long as the bound, not as the library's 1 MB.
     block = min(max(size + 1, 1 << 20), MAX_ROW_BYTES)
     return arrow.read_json(file, read_options=arrow.ReadOptions(block_size=block))
+
+
+def _with_all_digits(table: pa.Table, rows: Callable[[], Iterable[Mapping[str, Any]]]) -> pa.Table:
+    """Return a table in which whole numbers that a float would cut are text, as their columns."""
+    doubted = [name for name in table.column_names if _has_long(table.column(name))]
+    if not doubted:
+        return table
+    values: dict[str, list[Any]] = {name: [] for name in doubted}
+    for row in rows():
+        for name in doubted:
+            values[name].append(row.get(name))
+    for name in doubted:
+        if any(map(_is_cut, values[name])):
+            texts = [None if v is None else json.dumps(v) for v in values[name]]
+            at = table.column_names.index(name)
+            table = table.set_column(at, name, pa.array(texts, pa.string()))
+    return table
+
+
+def _has_long(column: Any) -> bool:
+    """Return whether a column has floats, perhaps inside, that whole numbers may have become."""
+    if pa.types.is_floating(column.type):
+        return bool(pc.any(pc.greater_equal(pc.abs(column), pa.scalar(2.0**53))).as_py())
+    if pa.types.is_list(column.type):
+        return _has_long(pc.list_flatten(column))
+    return pa.types.is_struct(column.type) and any(map(_has_long, column.flatten()))
+
+
+def _is_cut(value: Any) -> bool:
+    """Return whether a value is, or holds, a whole number that a float does not keep."""
+    if isinstance(value, dict):
+        return any(map(_is_cut, value.values()))
+    if isinstance(value, list):
+        return any(map(_is_cut, value))
+    return isinstance(value, int) and (abs(value) >= 1 << 63 or float(value) != value)
+
+
+def _objects(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file that is known to hold nothing else."""
+    with open_text(path) as file:
+        if path.stat().st_size <= MAX_DOCUMENT_BYTES:
+            yield from _values(file.read())
+            return
+        for number, line in enumerate(file, start=1):
+            yield from _values(line, number)
 
 
 def _check_lines(path: Path) -> None:
