@@ -154,6 +154,12 @@ class _Search:
                 return self._is_same(files[leader][0], files[node][0], turn)
 
             leaders = confirmed(zip(ordered, looks, strict=True), similarity, is_same)
+            seen = len(leaders) + sum(len(leader.versions) for leader in leaders)
+            if seen < len(files):
+                self._collection.session.notice(
+                    f"{len(files) - seen:,} images were not compared: too many look like "
+                    f"{files[ordered[0]][0].path}; a higher threshold makes smaller groups"
+                )
         groups = []
         for leader in leaders:
             keep, *same = files[leader.node]

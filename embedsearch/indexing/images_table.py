@@ -7,6 +7,7 @@ It is a copy for readers: nothing here reads it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,8 @@ def write_images_table(store: Path, manifest: Manifest) -> None:
     except (StorageError, pa.ArrowException) as error:
         _log.warning("%s could not be written (%s)", store / TABLE_NAME, error)
         # A table of a former generation would be a wrong answer.
-        (store / TABLE_NAME).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the disk is not well, and the log has said so
+            (store / TABLE_NAME).unlink(missing_ok=True)
 
 
 def refresh_images_table(store: Path, manifest: Manifest) -> None:
