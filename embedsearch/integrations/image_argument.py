@@ -9,7 +9,7 @@ import base64
 import binascii
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import local_path
@@ -20,22 +20,29 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SHOWN = 80
 
 
-def image_of(text: str, folders: Sequence[str] | None = None) -> str | bytes | Inside:
+def image_of(
+    text: str,
+    folders: Sequence[str] | None = None,
+    is_listed: Callable[[str], bool] = lambda _: False,
+) -> str | bytes | Inside:
     """Return the image of a path or a `data:` URI, as a query.
 
-    With `folders`, which are real paths, only files in them are allowed, and links cannot lead
-    out of them. Raises UsageError for a URL, for text, and for files that are not allowed.
+    With `folders`, which are real paths, the text is a client's: only files in them are allowed,
+    and those that `is_listed` knows by their real paths; links cannot lead out of them, and `~` is
+    no home. Raises UsageError for a URL, for text, and for files that are not allowed.
     """
     if text[:5].lower() == "data:":
         return _data(text)
     shown = repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
+    if folders is not None and text.startswith("~"):
+        raise UsageError(f"{shown} is not in a folder that is allowed: give a full path")
     text = text if "\0" in text else local_path(text)
     if _URL.match(text):
         raise UsageError(f"{shown} is a URL, which is not fetched: give a path or a data: URI")
     if not text or "\0" in text:
         raise UsageError(f"{shown} is not the path of an image")
     if folders is not None:
-        return _confined(text, folders, shown)
+        return _confined(text, folders, is_listed, shown)
     if not os.path.isfile(text):
         raise UsageError(f"{shown}: there is no such file; give an image, not words")
     return text
@@ -56,9 +63,13 @@ def _data(uri: str) -> bytes:
     return image
 
 
-def _confined(text: str, folders: Sequence[str], shown: str) -> Inside:
+def _confined(
+    text: str, folders: Sequence[str], is_listed: Callable[[str], bool], shown: str
+) -> Inside:
     whole = os.path.realpath(text)
     for folder in folders:
         if whole.startswith(inside := folder.rstrip("/") + "/"):
             return Inside(folder, whole.removeprefix(inside))
+    if is_listed(whole):
+        return Inside("/", whole.removeprefix("/"))
     raise UsageError(f"{shown} is not in a folder that is allowed")

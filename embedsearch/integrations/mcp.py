@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import PurePath
 from typing import Annotated, Any, TypeVar
 
@@ -117,7 +118,7 @@ def create_server(
 ) -> MCPServer:
     """Return a server of tools over open stores, by name.
 
-    A query image must be in an indexed folder or in an `allowed` one.
+    A query image must be a listed file of a store, in an indexed folder or in an `allowed` one.
     """
     tools = _Tools(stores, [os.path.realpath(local_path(folder)) for folder in allowed])
     server = _Server(
@@ -302,7 +303,16 @@ class _Tools:
     ) -> Query:
         if image is None:
             return Key(_one_of(image=image, row=row, key=key))
-        return image_of(image, [*[root.path for root in searcher.manifest.roots], *self._allowed])
+        folders = [root.path for root in searcher.manifest.roots if root.is_folder_here]
+        return image_of(image, [*folders, *self._allowed], partial(_is_listed, searcher))
+
+
+def _is_listed(searcher: Searcher, path: str) -> bool:
+    """Return whether a file is an image of the store by its exact path: one that was named."""
+    try:
+        return "\\x" not in path and searcher.get(path).path == path
+    except EmbedSearchError:
+        return False
 
 
 def _one_of(**given: str | int | None) -> str | int:
