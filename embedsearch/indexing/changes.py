@@ -229,14 +229,15 @@ class _Comparison:
             else:
                 self.changed.append(ref)
                 self.changed_positions.append(position)
+        missing, of_scan = self._readable(missing, source)
         return _Scan(
             target=target,
-            missing=self._readable(missing, source),
-            failures=[*failures, *source.failures],
+            missing=missing,
+            failures=[*failures, *of_scan],
             known_failed=len(failures),
             unchanged=unchanged,
             found=found,
-            scan_failures=len(source.failures),
+            scan_failures=len(of_scan),
             ignored=source.ignored,
         )
 
@@ -265,16 +266,32 @@ class _Comparison:
             missing.append(position)
             key, position = next(rows, (None, -1))
 
-    def _readable(self, missing: list[int], source: Source) -> list[int]:
-        """Return the missing rows, except those of files and folders that could not be read."""
-        if not (failures := source.failures):
-            return missing
-        unreadable = tuple(os.fsencode(f.key) + b"/" if f.key else b"" for f in failures)
+    def _readable(self, missing: list[int], source: Source) -> tuple[list[int], list[Failure]]:
+        """Return the missing rows without those of what could not be read, and the failures.
+
+        An unplugged disk must not empty a list, or a folder behind a link, unless `allow_empty`.
+        """
+        failures = list(source.failures)
+        if not failures and not source.hollow:
+            return missing, failures
         there = {os.fsencode(f.key) for f in failures if f.reason is not Reason.VANISHED}
-        if not self.allow_empty:  # an unplugged disk must not empty a list
-            there.update(map(os.fsencode, source.unreachable))
-        keys = ((position, self._key(position)) for position in missing)
-        return [p for p, key in keys if key not in there and not key.startswith(unreadable)]
+        below = {os.fsencode(f.key) for f in failures}
+        hollow: dict[bytes, Failure] = {}
+        if self.allow_empty:
+            below &= there
+        else:
+            there = there.union(map(os.fsencode, source.unreachable))
+            hollow = {os.fsencode(key): failure for key, failure in source.hollow.items()}
+        gone: list[int] = []
+        held: set[bytes] = set()
+        for position in missing:
+            key = self._key(position)
+            above = {b"", *_folders_above(key)}
+            reached = hollow.keys() & (above | ({key} & there))
+            held |= reached
+            if not (reached or key in there or below & above):
+                gone.append(position)
+        return gone, [*failures, *(hollow[key] for key in sorted(held))]
 
     def match_changed(self, embed: RefList) -> tuple[list[KeptRow], dict[tuple[int, str], int]]:
         """Return rows whose file has the same bytes, and the old rows of files to re-embed."""
@@ -311,6 +328,11 @@ class _Comparison:
 
     def _digest(self, ref: ImageRef) -> bytes | None:
         return self.sources.of(ref).digest(ref)
+
+
+def _folders_above(key: bytes) -> Iterator[bytes]:
+    while key := key.rpartition(b"/")[0]:
+        yield key
 
 
 def _vanished(scope: Scope) -> set[int]:

@@ -140,6 +140,33 @@ def test_rows_behind_a_link_to_an_unplugged_disk_stay(
     assert (report.deleted, report.images) == (3, 2)
 
 
+@pytest.mark.parametrize("name", ["disk", "Backup.2024", "old.files"])
+def test_rows_behind_a_link_to_an_empty_mount_point_stay(
+    library: Library, root: Path, away: Path, name: str
+) -> None:
+    paint(root / "own.png", 7)
+    (root / name).symlink_to(away)
+    (away.parent / "none").mkdir()
+    (root / "none").symlink_to(away.parent / "none")
+    report = library.index(root)
+    assert counts(report) == (4, 4, 0, 0, 0, 0, 0) and report.scan_failures == 0
+    shutil.move(away, away.parent / "plugged")
+    for make in (lambda: None, away.mkdir):  # the target is missing, then there and empty
+        make()
+        for report in (library.index(root), library.index()):
+            assert (report.found, report.deleted, report.scan_failures) == (1, 0, 1)
+        assert list(library.reasons()) == [name]
+    away.rmdir()
+    shutil.move(away.parent / "plugged", away)
+    report = library.index()
+    assert counts(report) == (4, 0, 0, 0, 4, 0, 0) and report.scan_failures == 0
+    shutil.rmtree(away)
+    if name != "disk":
+        away.mkdir()
+    report = library.index(allow_empty=True)
+    assert (report.deleted, report.images) == (3, 1)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes links of others")
 def test_a_link_of_another_user_leads_only_to_what_is_theirs(
     root: Path, away: Path, monkeypatch: pytest.MonkeyPatch

@@ -72,6 +72,10 @@ class Reach:
         self._linked[link.key] = link.real
         return 0, 0
 
+    def is_link(self, key: str) -> bool:
+        """Return whether a folder is one behind a link that was taken."""
+        return key in self._linked
+
     def is_seen_before(self, key: str, descriptor: int) -> bool:
         """Return whether a folder below a link is the root or another linked folder."""
         if not self._linked or key in self._linked:

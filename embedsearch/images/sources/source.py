@@ -47,6 +47,7 @@ class Scanned:
     excluded: int = 0
     held_bytes: int = 0
     unreachable: set[str] = field(default_factory=set)
+    hollow: dict[str, Failure] = field(default_factory=dict)
     _kinds: Counter[Kind] = field(default_factory=Counter)
     _suffixes: Counter[str] = field(default_factory=Counter)
     _archive: str = ""
@@ -123,6 +124,7 @@ class Source(Protocol):
 
     failures: list[Failure]
     unreachable: set[str]  # keys of failures whose file may come back with its folder or disk
+    hollow: dict[str, Failure]  # links that lead to nothing: failures if images were behind them
     held_bytes: int  # on the disk, until it is closed
 
     @property
