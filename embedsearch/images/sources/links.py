@@ -131,6 +131,16 @@ def takes(folder: str, key: str, rules: WalkRules) -> bool:
     return kind is Kind.IMAGE
 
 
+def is_behind_link(folder: str, key: str) -> bool:
+    """Return whether the way from a folder to a file below it leads through a link."""
+    end = key.find("/")
+    while end >= 0:
+        if os.path.islink(os.path.join(folder, key[:end])):
+            return True
+        end = key.find("/", end + 1)
+    return os.path.islink(os.path.join(folder, key))
+
+
 def is_truly_gone(path: str) -> bool:
     """Return whether a file is gone for good: its folder is there, and lists others but not it.
 
