@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -67,9 +68,9 @@ def find_changes(
     """Scan the targets and compare them with the snapshot; a rebuild has none.
 
     `known_roots` are the ids of the store's roots. An image of a root that vanished, even of one
-    that is no target, or one behind a link that leads into a new root, is moved if a target has a new file of the same bytes. Raises UsageError for
-    a target that vanished or holds no image any more, and whose images are nowhere else, unless
-    `allow_empty`: an unplugged disk must not empty the store.
+    that is no target, or one behind a link into a new root, is moved if a target has a new file of
+    the same bytes. Raises UsageError for a target that vanished or holds no image any more, and
+    whose images are nowhere else, unless `allow_empty`: an unplugged disk must not empty the store.
     """
     known = KnownRows(snapshot)
     recorded = [] if snapshot is None else read_failures(snapshot.store, snapshot.manifest)
@@ -185,12 +186,17 @@ class _Comparison:
 
     def _say_why(self, root: Root, missing: list[int]) -> None:
         """Note the missing rows whose files the rules of the walk leave out."""
-        rules = self.sources.rules
+        rules, folder = self.sources.rules, Path(root.path)
+        follows = rules.follow_links or not root.is_folder_here
         for position in missing:
             key, row = os.fsdecode(self._key(position)), int(self.known.value("row", position))
             if rules.exclusion.covers(key):
                 self.left_out.add(row)
-            elif not rules.follow_links and root.is_folder_here and is_behind_link(root.path, key):
+            elif (
+                not rules.follow_links
+                and root.is_folder_here
+                and is_behind_link(Path(root.path), key)
+            ):
                 self.behind_links.add(row)
 
     def _key(self, position: int) -> bytes:
@@ -298,7 +304,7 @@ class _Comparison:
         held: set[bytes] = set()
         for position in missing:
             key = self._key(position)
-            above = {b"", *_folders_above(key)}
+            above = {b"", *(key[:end] for end, byte in enumerate(key) if byte == ord("/"))}
             reached = hollow.keys() & (above | ({key} & there))
             held |= reached
             if not (reached or key in there or below & above):
@@ -365,11 +371,6 @@ class _Comparison:
 
     def _digest(self, ref: ImageRef) -> bytes | None:
         return self.sources.of(ref).digest(ref)
-
-
-def _folders_above(key: bytes) -> Iterator[bytes]:
-    while key := key.rpartition(b"/")[0]:
-        yield key
 
 
 def _vanished(scope: Scope) -> set[int]:

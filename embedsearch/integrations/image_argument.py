@@ -11,9 +11,10 @@ import os
 import re
 from collections.abc import Callable, Sequence
 
-from embedsearch.core.errors import UsageError
+from embedsearch.core.errors import EmbedSearchError, UsageError
 from embedsearch.core.paths import local_path
 from embedsearch.searching.queries import Inside
+from embedsearch.searching.searcher import Searcher
 
 MAX_BYTES = 20 << 20  # of an image in a data: URI
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -23,12 +24,12 @@ _SHOWN = 80
 def image_of(
     text: str,
     folders: Sequence[str] | None = None,
-    is_listed: Callable[[str], bool] = lambda _: False,
+    is_known: Callable[[str], bool] = lambda _: False,
 ) -> str | bytes | Inside:
     """Return the image of a path or a `data:` URI, as a query.
 
     With `folders`, which are real paths, the text is a client's: only files in them are allowed,
-    and those that `is_listed` knows by their real paths; links cannot lead out of them, and `~` is
+    and those whose real path `is_known`; links cannot lead out of them, and `~` is
     no home. Raises UsageError for a URL, for text, and for files that are not allowed.
     """
     if text[:5].lower() == "data:":
@@ -42,10 +43,18 @@ def image_of(
     if not text or "\0" in text:
         raise UsageError(f"{shown} is not the path of an image")
     if folders is not None:
-        return _confined(text, folders, is_listed, shown)
+        return _confined(text, folders, is_known, shown)
     if not os.path.isfile(text):
         raise UsageError(f"{shown}: there is no such file; give an image, not words")
     return text
+
+
+def is_listed(searcher: Searcher, path: str) -> bool:
+    """Return whether a file is an image of the store by its exact path: one that was named."""
+    try:
+        return "\\x" not in path and searcher.get(path).path == path
+    except EmbedSearchError:
+        return False
 
 
 def _data(uri: str) -> bytes:
@@ -64,12 +73,12 @@ def _data(uri: str) -> bytes:
 
 
 def _confined(
-    text: str, folders: Sequence[str], is_listed: Callable[[str], bool], shown: str
+    text: str, folders: Sequence[str], is_known: Callable[[str], bool], shown: str
 ) -> Inside:
     whole = os.path.realpath(text)
     for folder in folders:
         if whole.startswith(inside := folder.rstrip("/") + "/"):
             return Inside(folder, whole.removeprefix(inside))
-    if is_listed(whole):
+    if is_known(whole):
         return Inside("/", whole.removeprefix("/"))
     raise UsageError(f"{shown} is not in a folder that is allowed")

@@ -25,7 +25,7 @@ from embedsearch.core.paths import local_path, printable
 from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.curation.duplicates import duplicates
 from embedsearch.images.thumbnails import MAX_SIDE
-from embedsearch.integrations.image_argument import image_of
+from embedsearch.integrations.image_argument import image_of, is_listed
 from embedsearch.integrations.keywords import refuse_unknown
 from embedsearch.integrations.mcp_schema import plain_schema
 from embedsearch.integrations.mcp_size import Pictures, fitting, json_size, shortened
@@ -304,15 +304,7 @@ class _Tools:
         if image is None:
             return Key(_one_of(image=image, row=row, key=key))
         folders = [root.path for root in searcher.manifest.roots if root.is_folder_here]
-        return image_of(image, [*folders, *self._allowed], partial(_is_listed, searcher))
-
-
-def _is_listed(searcher: Searcher, path: str) -> bool:
-    """Return whether a file is an image of the store by its exact path: one that was named."""
-    try:
-        return "\\x" not in path and searcher.get(path).path == path
-    except EmbedSearchError:
-        return False
+        return image_of(image, [*folders, *self._allowed], partial(is_listed, searcher))
 
 
 def _one_of(**given: str | int | None) -> str | int:

@@ -62,7 +62,7 @@ class FolderScan(Scanned):
         """Yield the sidecars of images."""
         from embedsearch.images.sources.sidecars import beside_files  # rarely needed
 
-        return beside_files(self.root_path, keys)
+        return beside_files(self.root_path, keys, follow=self._follows)
 
     @property
     def _follows(self) -> bool:

@@ -131,14 +131,10 @@ def takes(folder: str, key: str, rules: WalkRules) -> bool:
     return kind is Kind.IMAGE
 
 
-def is_behind_link(folder: str, key: str) -> bool:
+def is_behind_link(folder: Path, key: str) -> bool:
     """Return whether the way from a folder to a file below it leads through a link."""
-    end = key.find("/")
-    while end >= 0:
-        if os.path.islink(os.path.join(folder, key[:end])):
-            return True
-        end = key.find("/", end + 1)
-    return os.path.islink(os.path.join(folder, key))
+    path = Path(key)
+    return any((folder / part).is_symlink() for part in (path, *path.parents))
 
 
 def is_truly_gone(path: str) -> bool:
