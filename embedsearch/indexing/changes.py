@@ -192,11 +192,7 @@ class _Comparison:
             key, row = os.fsdecode(self._key(position)), int(self.known.value("row", position))
             if rules.exclusion.covers(key):
                 self.left_out.add(row)
-            elif (
-                not rules.follow_links
-                and root.is_folder_here
-                and is_behind_link(Path(root.path), key)
-            ):
+            elif not follows and is_behind_link(folder, key):
                 self.behind_links.add(row)
 
     def _key(self, position: int) -> bytes:
