@@ -140,7 +140,7 @@ def test_rows_behind_a_link_to_an_unplugged_disk_stay(
     assert (report.deleted, report.images) == (3, 2)
 
 
-@pytest.mark.parametrize("name", ["disk", "Backup.2024", "old.files"])
+@pytest.mark.parametrize("name", ["disk", "Backup.2024", "old.docx"])
 def test_rows_behind_a_link_to_an_empty_mount_point_stay(
     library: Library, root: Path, away: Path, name: str
 ) -> None:

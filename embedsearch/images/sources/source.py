@@ -12,7 +12,7 @@ from embedsearch.core.paths import printable, size_and_time
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Reason, Stage
 from embedsearch.core.walks import Ignored
 from embedsearch.images.sources.exclusion import WalkRules
-from embedsearch.images.sources.kinds import Kind, kind_of, suffix_of
+from embedsearch.images.sources.kinds import Kind, kind_of, shown_suffix
 from embedsearch.images.temporary import TemporaryImages
 
 _MAX_SUFFIXES = 256  # that are counted one by one
@@ -60,7 +60,7 @@ class Scanned:
         if kind is Kind.ARCHIVE:
             self._archive = self._archive or path
         elif kind in {Kind.OTHER, Kind.UNKNOWN}:
-            suffix = printable(os.fsdecode(suffix_of(name))) if kind is Kind.OTHER else ""
+            suffix = printable(os.fsdecode(shown_suffix(name)))
             if suffix in self._suffixes or len(self._suffixes) < _MAX_SUFFIXES:
                 self._suffixes[suffix] += 1
 
