@@ -35,7 +35,10 @@ INDEX = {
     "allow_truncated": Option("--allow-truncated", help="Accept truncated pictures."),
     "metadata": Option(metavar="FILE", help="CSV, JSONL or Parquet: add columns, by path or name."),
     "sidecars": Option("--sidecars", help="Add columns from photo.jpg.json and photo.txt."),
-    "follow_links": Option(help="Follow links to files and folders."),
+    "follow_links": Option(
+        "--follow-links/--no-follow-links",
+        help="Follow links to files and folders.  [on; kept by the store]",
+    ),
     "exclude": Option(
         metavar="PATTERN",
         help="Leave out what matches, as in .gitignore: 'Trash/', '!keep/'. Repeatable, kept by "

@@ -92,7 +92,9 @@ class IndexConfig:
     checkpoint_images: int = 100_000  # ... or this many images
     metadata: str | None = None  # a file with the user's columns, see images/sources/table.py
     sidecars: bool = False  # columns from files beside the images, see images/sources/sidecars.py
-    follow_links: bool = True  # links to files and folders, inside the folders that are walked
+    # Links to files and folders, inside the folders that are walked; None keeps the store's choice,
+    # first True.
+    follow_links: bool | None = None
     # Patterns as in .gitignore, of what walks leave out. The store keeps them: () takes the kept
     # ones, others replace them, and ("",) is none.
     exclude: tuple[str, ...] = ()

@@ -46,7 +46,7 @@ class IndexOptions(TypedDict, total=False):
     checkpoint_images: int
     metadata: str | None
     sidecars: bool
-    follow_links: bool
+    follow_links: bool | None
     exclude: tuple[str, ...]
     default_excludes: bool | None
     poll_s: float | None

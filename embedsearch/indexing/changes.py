@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import shlex
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from embedsearch.core.errors import UsageError
 from embedsearch.core.records import Failure, ImageRef, Reason, Root, RootKind, Stage
 from embedsearch.core.session import Session
 from embedsearch.core.walks import Ignored
+from embedsearch.images.sources.links import is_behind_link
 from embedsearch.images.sources.source import Source
 from embedsearch.indexing.known_rows import KeptRow, KnownRows
 from embedsearch.indexing.ref_list import RefList
@@ -37,6 +39,7 @@ class Changes:
     touched: list[KeptRow]  # new time, same bytes
     deleted: array[int]  # row numbers
     left_out: int  # of the deleted: files that patterns leave out
+    behind_links: int  # of the deleted: files behind links that are not followed
     failures: list[Failure]  # known ones that still hold, and folders that cannot be read
     failures_elsewhere: int  # how many of these lie outside the scope of this run
     known_failed: int
@@ -65,9 +68,9 @@ def find_changes(
     """Scan the targets and compare them with the snapshot; a rebuild has none.
 
     `known_roots` are the ids of the store's roots. An image of a root that vanished, even of one
-    that is no target, is moved if a target has a new file of the same bytes. Raises UsageError for
-    a target that vanished or holds no image any more, and whose images are nowhere else, unless
-    `allow_empty`: an unplugged disk must not empty the store.
+    that is no target, or one behind a link into a new root, is moved if a target has a new file of
+    the same bytes. Raises UsageError for a target that vanished or holds no image any more, and
+    whose images are nowhere else, unless `allow_empty`: an unplugged disk must not empty the store.
     """
     known = KnownRows(snapshot)
     recorded = [] if snapshot is None else read_failures(snapshot.store, snapshot.manifest)
@@ -79,7 +82,7 @@ def find_changes(
     missing += known.of_roots(scope.dropped)
     embed = RefList()
     touched, replaced = comparison.match_changed(embed)
-    spare = known.of_roots(_vanished(scope))
+    spare = [*known.of_roots(_vanished(scope)), *comparison.reached(scope)]
     moved, unmatched = comparison.match_new([*missing, *spare], embed)
     for scan in scans:
         scan.check(unmatched)
@@ -93,6 +96,7 @@ def find_changes(
         touched=touched,
         deleted=deleted,
         left_out=len(comparison.left_out.intersection(deleted)),
+        behind_links=len(comparison.behind_links.intersection(deleted)),
         failures=[*(failure for scan in scans for failure in scan.failures), *elsewhere],
         failures_elsewhere=len(elsewhere),
         known_failed=sum(scan.known_failed for scan in scans),
@@ -152,6 +156,7 @@ class _Comparison:
     new: RefList = field(default_factory=RefList)
     changed: RefList = field(default_factory=RefList)
     left_out: set[int] = field(default_factory=set)  # rows below what patterns leave out
+    behind_links: set[int] = field(default_factory=set)  # rows behind links that are not followed
     changed_positions: array[int] = field(default_factory=lambda: array("q"))  # of the known rows
 
     @cached_property
@@ -173,13 +178,22 @@ class _Comparison:
         scan = self._compare(target, source, positions)
         is_whole = target.files is None
         if is_whole and target.root.kind is not RootKind.LIST:
-            covers = self.sources.rules.exclusion.covers
-            gone = (p for p in scan.missing if covers(os.fsdecode(self._key(p))))
-            self.left_out.update(int(self.known.value("row", position)) for position in gone)
+            self._say_why(target.root, scan.missing)
         if is_whole and not scan.found:
             problem = self._problem("holds no image any more", scan.missing)
             scan = replace(scan, missing=[], vanished=scan.missing, problem=problem)
         return scan
+
+    def _say_why(self, root: Root, missing: list[int]) -> None:
+        """Note the missing rows whose files the rules of the walk leave out."""
+        rules, folder = self.sources.rules, Path(root.path)
+        follows = rules.follow_links or not root.is_folder_here
+        for position in missing:
+            key, row = os.fsdecode(self._key(position)), int(self.known.value("row", position))
+            if rules.exclusion.covers(key):
+                self.left_out.add(row)
+            elif not follows and is_behind_link(folder, key):
+                self.behind_links.add(row)
 
     def _key(self, position: int) -> bytes:
         return bytes(self.known.value("key", position))
@@ -229,14 +243,15 @@ class _Comparison:
             else:
                 self.changed.append(ref)
                 self.changed_positions.append(position)
+        missing, of_scan = self._readable(missing, source)
         return _Scan(
             target=target,
-            missing=self._readable(missing, source),
-            failures=[*failures, *source.failures],
+            missing=missing,
+            failures=[*failures, *of_scan],
             known_failed=len(failures),
             unchanged=unchanged,
             found=found,
-            scan_failures=len(source.failures),
+            scan_failures=len(of_scan),
             ignored=source.ignored,
         )
 
@@ -265,16 +280,32 @@ class _Comparison:
             missing.append(position)
             key, position = next(rows, (None, -1))
 
-    def _readable(self, missing: list[int], source: Source) -> list[int]:
-        """Return the missing rows, except those of files and folders that could not be read."""
-        if not (failures := source.failures):
-            return missing
-        unreadable = tuple(os.fsencode(f.key) + b"/" if f.key else b"" for f in failures)
+    def _readable(self, missing: list[int], source: Source) -> tuple[list[int], list[Failure]]:
+        """Return the missing rows without those of what could not be read, and the failures.
+
+        An unplugged disk must not empty a list, or a folder behind a link, unless `allow_empty`.
+        """
+        failures = list(source.failures)
+        if not failures and not source.hollow:
+            return missing, failures
         there = {os.fsencode(f.key) for f in failures if f.reason is not Reason.VANISHED}
-        if not self.allow_empty:  # an unplugged disk must not empty a list
-            there.update(map(os.fsencode, source.unreachable))
-        keys = ((position, self._key(position)) for position in missing)
-        return [p for p, key in keys if key not in there and not key.startswith(unreadable)]
+        below = {os.fsencode(f.key) for f in failures}
+        hollow: dict[bytes, Failure] = {}
+        if self.allow_empty:
+            below &= there
+        else:
+            there = there.union(map(os.fsencode, source.unreachable))
+            hollow = {os.fsencode(key): failure for key, failure in source.hollow.items()}
+        gone: list[int] = []
+        held: set[bytes] = set()
+        for position in missing:
+            key = self._key(position)
+            above = {b"", *(key[:end] for end, byte in enumerate(key) if byte == ord("/"))}
+            reached = hollow.keys() & (above | ({key} & there))
+            held |= reached
+            if not (reached or key in there or below & above):
+                gone.append(position)
+        return gone, [*failures, *(hollow[key] for key in sorted(held))]
 
     def match_changed(self, embed: RefList) -> tuple[list[KeptRow], dict[tuple[int, str], int]]:
         """Return rows whose file has the same bytes, and the old rows of files to re-embed."""
@@ -308,6 +339,31 @@ class _Comparison:
             else:
                 embed.append(ref)
         return moved, frozenset(p for positions in by_digest.values() for p in positions)
+
+    def reached(self, scope: Scope) -> list[int]:
+        """Return the rows outside the targets that are behind links into new roots.
+
+        The next walk passes over them there: without a link they are in the new root.
+        """
+        roots = {root.id: root for root in scope.roots if root.is_folder_here}
+        targets = [target for target in scope.targets if target.root.id in roots]
+        new = {t.root.id: t.root.path for t in targets if t.root.id not in self.known_roots}
+        if not new:
+            return []
+        sizes = {ref.size for ref in self.new if ref.root in new}
+        scanned = {position for target in targets for position in self.known.below(target).tolist()}
+        return [
+            position
+            for position in self.known.of_roots(roots.keys() - new.keys())
+            if self.known.size(position) in sizes
+            and position not in scanned
+            and self._leads_into(roots, position, new.values())
+        ]
+
+    def _leads_into(self, roots: Mapping[int, Root], position: int, folders: Iterable[str]) -> bool:
+        root = roots[int(self.known.value("root", position))]
+        path = os.path.realpath(os.path.join(root.path, os.fsdecode(self._key(position))))
+        return any(path.startswith(folder.rstrip("/") + "/") for folder in folders)
 
     def _digest(self, ref: ImageRef) -> bytes | None:
         return self.sources.of(ref).digest(ref)

@@ -99,7 +99,7 @@ class Job(Request):
             update = StoreUpdate(
                 self.writer, self.model, self.scope.roots, rebuild=self.config.rebuild
             )
-            update.set_excludes(self.sources.rules.excludes)
+            update.set_rules(self.sources.rules)
             update.apply(changes, snapshot)
         return changes, update
 
@@ -266,7 +266,10 @@ def _resolve(
     real = map(os.path.realpath, filter(os.path.isabs, places))
     patterns = below_roots(config.exclude, {*places, *real})
     excludes = replace(config, exclude=patterns).excludes(before)
-    rules = WalkRules(config.follow_links, excludes=excludes)
+    follow = config.follow_links
+    if follow is None:
+        follow = manifest is None or manifest.follow_links
+    rules = WalkRules(follow, excludes=excludes)
     if excludes != before:  # an archive that did not change has other images now
         known = tuple(replace(root, synced="") for root in known)
     if not config.rebuild or not known:

@@ -50,6 +50,7 @@ class IndexReport(JsonRecord):
     metadata: MetadataReport | None = None
     dry_run: bool = False
     left_out: int = 0  # of the deleted: files that patterns leave out now
+    behind_links: int = 0  # of the deleted: files behind links, which are not followed now
     over_limits: int = 0  # of the failed: with more pixels or bytes than the limits allow
 
     def __post_init__(self) -> None:
@@ -152,6 +153,7 @@ def make_report(
         metadata=metadata,
         dry_run=request.config.dry_run,
         left_out=changes.left_out,
+        behind_links=changes.behind_links,
         over_limits=sum(failure.reason in _OVER_LIMITS for failure in outcome.failures),
     )
 

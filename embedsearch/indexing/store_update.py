@@ -20,7 +20,7 @@ from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.names import unicode_text
 from embedsearch.core.records import EmbeddingBatch, Failure, Root
 from embedsearch.core.session import Session
-from embedsearch.core.walks import Excludes
+from embedsearch.images.sources.exclusion import WalkRules
 from embedsearch.indexing.changes import Changes
 from embedsearch.indexing.exact_files import refresh_exact
 from embedsearch.indexing.images_table import write_images_table
@@ -144,9 +144,10 @@ class StoreUpdate:
         """Replace the roots of the store."""
         self.manifest = replace(self.manifest, roots=roots)
 
-    def set_excludes(self, excludes: Excludes) -> None:
-        """Replace what walks leave out."""
-        self.manifest = replace(self.manifest, excludes=excludes)
+    def set_rules(self, rules: WalkRules) -> None:
+        """Replace what walks leave out, and whether they follow links."""
+        follow, excludes = rules.follow_links, rules.excludes
+        self.manifest = replace(self.manifest, excludes=excludes, follow_links=follow)
 
     def delete(self, rows: Iterable[int]) -> None:
         """Delete rows by number."""

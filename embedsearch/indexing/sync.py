@@ -26,6 +26,8 @@ from embedsearch.indexing.user_columns import check_named_once, join_user_column
 from embedsearch.network.runtime import load_stream_extractor
 from embedsearch.store.snapshot import open_snapshot, read_failures
 
+_KEPT = ("roots", "excludes", "follow_links")  # that a run may change beside rows and failures
+
 
 def index(
     folders: str | Path | Sequence[str | Path] = (),
@@ -78,7 +80,7 @@ def commit_if_changed(
     if (
         base is None
         or rows_change
-        or (update.manifest.roots, update.manifest.excludes) != (base.roots, base.excludes)
+        or any(getattr(update.manifest, name) != getattr(base, name) for name in _KEPT)
         or set(failures) != set(read_failures(job.store, base))
     ):
         update.set_failures(failures)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import PurePath
 from typing import Annotated, Any, TypeVar
 
@@ -24,7 +25,7 @@ from embedsearch.core.paths import local_path, printable
 from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.curation.duplicates import duplicates
 from embedsearch.images.thumbnails import MAX_SIDE
-from embedsearch.integrations.image_argument import image_of
+from embedsearch.integrations.image_argument import image_of, is_listed
 from embedsearch.integrations.keywords import refuse_unknown
 from embedsearch.integrations.mcp_schema import plain_schema
 from embedsearch.integrations.mcp_size import Pictures, fitting, json_size, shortened
@@ -117,7 +118,7 @@ def create_server(
 ) -> MCPServer:
     """Return a server of tools over open stores, by name.
 
-    A query image must be in an indexed folder or in an `allowed` one.
+    A query image must be a listed file of a store, in an indexed folder or in an `allowed` one.
     """
     tools = _Tools(stores, [os.path.realpath(local_path(folder)) for folder in allowed])
     server = _Server(
@@ -302,7 +303,8 @@ class _Tools:
     ) -> Query:
         if image is None:
             return Key(_one_of(image=image, row=row, key=key))
-        return image_of(image, [*[root.path for root in searcher.manifest.roots], *self._allowed])
+        folders = [root.path for root in searcher.manifest.roots if root.is_folder_here]
+        return image_of(image, [*folders, *self._allowed], partial(is_listed, searcher))
 
 
 def _one_of(**given: str | int | None) -> str | int:

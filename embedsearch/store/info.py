@@ -43,6 +43,7 @@ class StoreInfo:
             "roots": [unicode_text(root.path) for root in manifest.roots],
             "missing_roots": [unicode_text(root.path) for root in manifest.roots if _is_gone(root)],
             "excludes": asdict(manifest.excludes),
+            "follow_links": manifest.follow_links,
             "model": manifest.model.to_dict() | {"fingerprint": manifest.model.fingerprint},
             "dim": manifest.model.dim,
             "generation": manifest.generation,

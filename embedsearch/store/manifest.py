@@ -100,6 +100,7 @@ class Manifest:
     live: int
     shards: tuple[ShardRecord, ...] = ()
     excludes: Excludes = field(default_factory=Excludes)  # what walks leave out
+    follow_links: bool = True  # in walks
     deleted: FileRecord | None = None
     deleted_rows: int = 0
     metadata: FileRecord | None = None  # the user's columns, by row number
@@ -167,6 +168,8 @@ class Manifest:
             raise ValueError("a footer does not fit into its shard")
         if len({root.id for root in self.roots}) != len(self.roots):
             raise ValueError("two roots have one id")
+        if not isinstance(self.follow_links, bool):
+            raise ValueError("follow_links is neither true nor false")
         if len({shard.name for shard in self.shards}) != len(self.shards):
             raise ValueError("a shard is named twice")
 

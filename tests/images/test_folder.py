@@ -194,7 +194,19 @@ def test_hostile_tree(shared_data: Path, tmp_path: Path) -> None:
             (name, Kind.IMAGE)
             for name in (b"d.pjpeg", b"e.jif", b"a.png (1)", b"a.jpeg!d", b"..jpg")
         ),
-        *((name, Kind.UNKNOWN) for name in (b"12345", b"jpg", b"a.b c", b"photo.2019", b"a.")),
+        *(
+            (name, Kind.UNKNOWN)
+            for name in (
+                b"12345",
+                b"jpg",
+                b"a.b c",
+                b"photo.2019",
+                b"a.",
+                b"St. Tropez",
+                b"IMG.final",
+                b"a.jpgx",
+            )
+        ),
         *((name, Kind.SIDECAR) for name in (b"a.jpg.json", b"a.jpg.xmp", b"a.txt")),
         *((name, Kind.RAW) for name in (b"a.CR2", b"a.nef", b"a.ARW", b"a.dng", b"a.raf")),
         *((name, Kind.VIDEO) for name in (b"a.MOV", b"a.mp4", b"a.3gp", b"x.jpg.mp4")),
@@ -203,7 +215,7 @@ def test_hostile_tree(shared_data: Path, tmp_path: Path) -> None:
             for name in (b"a.tar", b"a.tar.zst", b"a.zip", b"a.7z", b"a.jpg.gz")
         ),
         *((name, Kind.OTHER) for name in (b"a.jpg_original", b"a.jpg.part", b"x.jpg_files.html")),
-        *((name, Kind.OTHER) for name in (b"a.py", b"jpg.doc", b"a.jpgx")),
+        *((name, Kind.OTHER) for name in (b"a.py", b"jpg.doc", b"a.tmp")),
     ],
 )
 def test_what_names_say(name: bytes, kind: Kind) -> None:
@@ -212,14 +224,16 @@ def test_what_names_say(name: bytes, kind: Kind) -> None:
 
 def test_a_file_without_a_suffix_is_an_image_by_its_first_bytes(tmp_path: Path) -> None:
     picture = paint(tmp_path / "a.png", 1).read_bytes()
-    for name in ("12345", "photo.2019", "a.part", "empty", "text", "bitmap"):
+    named = ("12345", "photo.2019", "St. Tropez", "IMG.final")
+    for name in (*named, "a.part", "empty", "text", "words.odd", "bitmap"):
         (tmp_path / name).write_bytes(picture)
     (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "words.odd").write_text("words")
     (tmp_path / "text").write_text("BMW and other words that begin like one")
     Image.new("RGB", (4, 4)).save(tmp_path / "bitmap", "BMP")
     scan = FolderScan(0, str(tmp_path))
-    assert [ref.key for ref in scan] == ["12345", "a.png", "bitmap", "photo.2019"]
-    assert scan.ignored.suffixes == {"part": 1, "": 2}
+    assert [ref.key for ref in scan] == sorted([*named, "a.png", "bitmap"])
+    assert scan.ignored.suffixes == {"part": 1, "odd": 1, "": 2}
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF", "HEIF"])

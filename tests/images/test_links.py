@@ -140,6 +140,82 @@ def test_rows_behind_a_link_to_an_unplugged_disk_stay(
     assert (report.deleted, report.images) == (3, 2)
 
 
+@pytest.mark.parametrize("name", ["disk", "Backup.2024", "old.docx"])
+def test_rows_behind_a_link_to_an_empty_mount_point_stay(
+    library: Library, root: Path, away: Path, name: str
+) -> None:
+    paint(root / "own.png", 7)
+    (root / name).symlink_to(away)
+    (away.parent / "none").mkdir()
+    (root / "none").symlink_to(away.parent / "none")
+    report = library.index(root)
+    assert counts(report) == (4, 4, 0, 0, 0, 0, 0) and report.scan_failures == 0
+    shutil.move(away, away.parent / "plugged")
+    for is_there in (False, True):  # the target is missing, then there and empty
+        if is_there:
+            away.mkdir()
+        for report in (library.index(root), library.index()):
+            assert (report.found, report.deleted, report.scan_failures) == (1, 0, 1)
+        assert list(library.reasons()) == [name]
+    away.rmdir()
+    shutil.move(away.parent / "plugged", away)
+    report = library.index()
+    assert counts(report) == (4, 0, 0, 0, 4, 0, 0) and report.scan_failures == 0
+    shutil.rmtree(away)
+    if name != "disk":
+        away.mkdir()
+    report = library.index(allow_empty=True)
+    assert (report.deleted, report.images) == (3, 1)
+
+
+def captions(library: Library) -> dict[str, object]:
+    with embedsearch.open_store(library.store) as searcher:
+        return {image.path: image.metadata.get("caption") for image in searcher.images(50).images}
+
+
+def test_captions_stay_when_what_is_behind_a_link_becomes_a_root(
+    library: Library, root: Path, away: Path
+) -> None:
+    paint(root / "own.png", 7)
+    (root / "link").symlink_to("../away")
+    paint(away.parent / "third" / "deep" / "x.png", 8)
+    (root / "x.png").symlink_to("../third/deep/x.png")
+    table = away.parent / "captions.csv"
+    table.write_text("name,caption\n0.png,zero\n1.png,one\n2.png,two\nx.png,ex\nown.png,own\n")
+    library.index(root, metadata=str(table))
+    paint(away / "new.png", 9)
+    report = library.index(root / "link")
+    assert counts(report) == (4, 1, 0, 3, 0, 0, 0) and report.images == 6
+    assert counts(library.index(away.parent / "third")) == (1, 0, 0, 1, 0, 0, 0)
+    expected = {
+        str(root / "own.png"): "own",
+        **{str(away / f"{n}.png"): words for n, words in enumerate(("zero", "one", "two"))},
+        str(away / "new.png"): None,
+        str(away.parent / "third" / "deep" / "x.png"): "ex",
+    }
+    assert captions(library) == expected
+    assert counts(library.index()) == (6, 0, 0, 0, 6, 0, 0)
+    assert captions(library) == expected
+
+
+def test_whether_links_are_followed_is_kept(library: Library, root: Path, away: Path) -> None:
+    paint(root / "own.png", 7)
+    (root / "link").symlink_to(away)
+    (root / "one.png").symlink_to(paint(away.parent / "usb" / "1.png", 8))
+    assert counts(library.index(root)) == (5, 5, 0, 0, 0, 0, 0)
+    report = library.index(dry_run=True, follow_links=False)
+    assert (report.deleted, report.behind_links) == (4, 4)
+    assert counts(library.index()) == (5, 0, 0, 0, 5, 0, 0)
+    report = library.index(follow_links=False)
+    assert (report.deleted, report.behind_links, report.left_out) == (4, 4, 0)
+    for _ in range(2):
+        report = library.index()
+        assert counts(report) == (1, 0, 0, 0, 1, 0, 0) and report.ignored.links == 2
+    assert embedsearch.info(library.store).to_dict()["follow_links"] is False
+    assert counts(library.index(follow_links=True))[:2] == (5, 4)
+    assert counts(library.index()) == (5, 0, 0, 0, 5, 0, 0)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes links of others")
 def test_a_link_of_another_user_leads_only_to_what_is_theirs(
     root: Path, away: Path, monkeypatch: pytest.MonkeyPatch

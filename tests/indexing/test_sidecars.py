@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 import embedsearch
 from embedsearch.images.sources.sidecar_names import SidecarNames
+from embedsearch.images.sources.sidecars import beside_files
 from tests.support.library import paint, run_cli
 from tests.support.stores import said
 
@@ -73,6 +75,53 @@ def test_many_names_that_are_not_ascii_take_little_time() -> None:
     there = [f"u\u0308{number}.jpg.supplemental-metadata.json" for number in range(20_000)]
     matched, left = found(keys, there)
     assert matched["ü7.jpg"] == [there[7]] and left == []
+
+
+def test_sidecars_behind_links(tmp_path: Path, extractor: Callable[..., Any]) -> None:
+    photos, away = tmp_path / "photos", tmp_path / "away"
+    paint(photos / "own.png", 0)
+    for number, name in enumerate(("a", "b", "c"), start=1):
+        paint(away / f"{name}.png", number)
+        (away / f"{name}.json").write_text(json.dumps({"title": name}))
+    (photos / "folder").symlink_to(away)
+    for name in ("x.png", "x.json"):  # as git-annex has it: all are links
+        (away.parent / "annex").mkdir(exist_ok=True)
+        (photos / name).symlink_to(f"../annex/{name}")
+    paint(tmp_path / "annex" / "x.png", 9)
+    (tmp_path / "annex" / "x.json").write_text('{"title": "x"}')
+    (photos / "own.json").symlink_to("/nowhere.json")
+    store = tmp_path / "s.es"
+
+    def report(**options: Any) -> Any:
+        options |= {"model": "packaged", "extractor_factory": extractor, "sidecars": True}
+        return embedsearch.index(photos, store=store, **options).metadata
+
+    said_so = report()
+    assert (said_so.matched, said_so.unreadable, said_so.unused) == (4, 1, 0)
+    assert said_so.unreadable_names == ["own.json (No such file or directory)"]
+    titles = {"folder/a.png": "a", "folder/b.png": "b", "folder/c.png": "c", "x.png": "x"}
+    assert {key: said(store, key)["title"] for key in titles} == titles
+    away.rename(tmp_path / "unplugged")  # its rows stay, and are said to have no sidecars now
+    assert report().unreadable_names == [
+        "own.json (No such file or directory)",
+        "those in folder (No such file or directory)",
+    ]
+    assert {key: said(store, key)["title"] for key in titles} == titles
+    (tmp_path / "unplugged").rename(away)
+    (photos / "own.json").unlink()
+    (photos / "own.json").symlink_to("../annex/x.json")
+    assert said_so.matched == 4 and report(follow_links=False).unreadable == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes links of others")
+def test_a_sidecar_link_of_another_user_leads_only_to_what_is_theirs(tmp_path: Path) -> None:
+    paint(tmp_path / "p" / "a.png", 1)
+    secret = tmp_path / "secret.json"
+    secret.write_text('{"password": "x"}')
+    (tmp_path / "p" / "a.json").symlink_to(secret)
+    os.lchown(tmp_path / "p" / "a.json", 1234, 1234)
+    (beside, _) = beside_files(str(tmp_path / "p"), ["a.png"], follow=True)
+    assert not beside.fields and "another user" in beside.unreadable[0]
 
 
 def test_sidecars_of_takeout_in_a_folder_and_an_archive(

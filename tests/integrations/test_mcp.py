@@ -173,6 +173,30 @@ async def test_what_is_refused(
         (photos / "link.png").unlink()
 
 
+async def test_of_listed_files_only_these_are_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    named = [paint(home / "a.png", 1), paint(home / "bü.png", 2)]
+    secret = paint(home / "secret.png", 3)
+    (home / "link.png").symlink_to(secret)
+    monkeypatch.setenv("HOME", str(home))
+    listing = tmp_path / "list.txt"
+    listing.write_text("".join(f"{path}\n" for path in (*named, home / "link.png")))
+    embedsearch.index(store=tmp_path / "s.es", files=str(listing), model="packaged")
+    with embedsearch.open_store(tmp_path / "s.es") as searcher:
+        async with in_process(searcher) as client:
+            for path in named:
+                found = await client.call_tool("search_similar_images", {"image": str(path)})
+                assert not found.is_error
+            for image in (str(secret), str(home / "link.png"), "/etc/hostname", "~/a.png"):
+                await refused(client, "search_similar_images", "not in a folder", image=image)
+        async with in_process(searcher, home) as client:
+            await client.call_tool("search_similar_images", {"image": str(secret)})
+            result = await client.call_tool("search_similar_images", {"image": "~/secret.png"})
+            assert result.is_error and str(home) not in str(result.content)
+
+
 async def test_several_stores_and_names_that_are_no_unicode(tmp_path: Path) -> None:
     for name in ("one", "two"):
         photos = tmp_path / name

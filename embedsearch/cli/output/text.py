@@ -130,6 +130,8 @@ def report_lines(report: IndexReport) -> str:
         lines.append(f"{report.ignored.archives} {noun}: {where_archives_lie(report.ignored)}")
     if report.left_out:
         lines.append(f"{report.left_out} of the deleted are left out by --exclude or the defaults")
+    if report.behind_links:
+        lines.append(f"{report.behind_links} of the deleted are behind links: --no-follow-links")
     if report.scan_failures:
         lines.append(f"{report.scan_failures} folders, archives or names could not be listed")
     if report.dry_run:
@@ -267,7 +269,7 @@ def info_lines(facts: Mapping[str, Any]) -> str:
             f"{root} (not there now)" if root in facts["missing_roots"] else root
             for root in facts["roots"]
         ),
-        "left out": _excludes_text(facts["excludes"]),
+        "left out": _left_out_text(facts),
         "model": f"{_model_text(model)}, fingerprint {model['fingerprint'][:16]}",
         "dims": str(facts["dim"]),
         "generation": f"{facts['generation']}, {facts['created']}, by {facts['tool']}",
@@ -285,10 +287,12 @@ def info_lines(facts: Mapping[str, Any]) -> str:
     return "".join(f"{name:<{width}}  {printable(text)}\n" for name, text in shown.items())
 
 
-def _excludes_text(excludes: Mapping[str, Any]) -> str:
+def _left_out_text(facts: Mapping[str, Any]) -> str:
     """Return the patterns of what walks leave out, and whether the usual ones are among them."""
-    defaults = ["folders of systems and catalogs, such as @eaDir"] if excludes["defaults"] else []
-    return ", ".join([*defaults, *excludes["patterns"]]) or "nothing"
+    excludes = facts["excludes"]
+    usual = ["folders of systems and catalogs, such as @eaDir"] if excludes["defaults"] else []
+    usual += [] if facts["follow_links"] else ["links"]
+    return ", ".join([*usual, *excludes["patterns"]]) or "nothing"
 
 
 def generation_lines(rows: Sequence[Mapping[str, Any]]) -> str:

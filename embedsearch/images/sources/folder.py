@@ -62,7 +62,7 @@ class FolderScan(Scanned):
         """Yield the sidecars of images."""
         from embedsearch.images.sources.sidecars import beside_files  # rarely needed
 
-        return beside_files(self.root_path, keys)
+        return beside_files(self.root_path, keys, follow=self._follows)
 
     @property
     def _follows(self) -> bool:
@@ -107,6 +107,9 @@ class FolderScan(Scanned):
                 return kept, sizes, times
             if self._reach.is_seen_before(folder, descriptor):
                 self.seen += 1
+                return kept, sizes, times
+            if self._reach.is_link(folder) and not os.listdir(descriptor):
+                self._note_hollow(folder, "a link to a folder with nothing in it (a disk?)")
                 return kept, sizes, times
             linked: dict[bytes, tuple[int, int]] = {}
             for name in sorted(self._wanted(descriptor, folder, linked)):
@@ -229,17 +232,21 @@ class FolderScan(Scanned):
             self.special += 1
             return None
         except OSError as error:
-            if kind_of(name) not in {Kind.IMAGE, Kind.UNKNOWN}:
-                self.links += 1
-                return None
             if error.errno == errno.ENOENT and not is_truly_gone(os.path.join(self.root_path, key)):
                 self.unreachable.add(key)
-            self._fail(folder, name, error)
+            if kind_of(name) in {Kind.IMAGE, Kind.UNKNOWN}:
+                self._fail(folder, name, error)
+            else:  # what it is called says that it led to no image, but perhaps to a folder
+                self.links += 1
+                self._note_hollow(key, f"a link: {error.strerror}")
             return None
         if link.is_folder or link.is_image:
             return link
         self.pass_over(name, os.path.join(self.root_path, key))
         return None
+
+    def _note_hollow(self, key: str, detail: str) -> None:
+        self.hollow[key] = Failure(self.root, key, Stage.SCAN, Reason.VANISHED, detail)
 
     def _fail(self, folder: str, name: bytes, error: OSError) -> None:
         """Note an entry that cannot be read, or without a name the folder."""

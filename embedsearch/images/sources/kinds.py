@@ -17,7 +17,7 @@ class Kind(Enum):
     """What a name says of a file."""
 
     IMAGE = auto()
-    UNKNOWN = auto()  # no suffix that says anything: only the content tells
+    UNKNOWN = auto()  # no suffix, or one that says nothing: only the content tells
     RAW = auto()
     VIDEO = auto()
     SIDECAR = auto()
@@ -42,6 +42,23 @@ _KINDS = {
         b"7z bz2 cbr cbz gz lz4 parquet rar tar tbz tbz2 tgz txz tzst xz zip zst".split(),
         Kind.ARCHIVE,
     ),
+    # What lies on disks in numbers, and is not looked into; what is not complete yet; and pictures
+    # of microscopes, which begin like a TIFF.
+    **dict.fromkeys(
+        b"a aac ai ape apk asc asm ass avro bat bin bson bz c cab cache cc cfg class cmd conf cpp"
+        b" crdownload crt cs csh css csv cxx dat db db3 deb dcm dcp dll dmg doc docm docx dot dotx"
+        b" download dylib egg eml env eot eps epub exe f f90 fig flac fnt fon gd gitignore glb go"
+        b" gltf gpx gradle h h5 hdf5 hh hpp htm html hxx ico ics idx img ini iml ipynb iso jar java"
+        b" js jsonl jsx jxl key kml ko kt la lib lnk lock log lrcat lsm lua m m3u m3u8 m4a map mat"
+        b" max md mdb mid mjs mobi mrxs msg msi ndjson ndpi npy npz o obj odg odp ods odt ogg onnx"
+        b" opus ort otf p12 par2 part partial pb pbtxt pcd pdb pdf pem php pickle pid pkl pl plist"
+        b" ply pot potx pps ppsx ppt pptx prn properties proto ps ps1 psb psd pt pth pub pxd py pyc"
+        b" pyd pyi pyo pyx qml r rb rdf reg rpm rs rst rtf s safetensors sass scala scn scss sh so"
+        b" sql sqlite sqlite3 srt stl svg svgz svs swf swift swp sys temp tex tmp toml torrent"
+        b" tsv tsx ttc ttf vbs vcf vms vtt vue wav weights whl wma wmf woff woff2 wsf xcf xhtml"
+        b" xls xlsb xlsm xlsx xml xsl yaml yml".split(),
+        Kind.OTHER,
+    ),
 }
 # Copies that browsers, downloaders and editors name: photo.jpg_large, photo.jpg?width=300,
 # photo.jpg~, photo.jpg.1, photo.jpg.bak. Not photo.jpg_original: ExifTool leaves it beside each
@@ -53,6 +70,7 @@ _VARIANT = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _SUFFIX = re.compile(rb"[a-z][a-z0-9]{0,11}(?:_original)?", re.IGNORECASE)
+_ORIGINAL = b"_original"  # what ExifTool keeps
 _HEIF_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 mif2 msf1".split())
 _AVIF_BRANDS = frozenset(b"avif avis".split())
 
@@ -71,10 +89,17 @@ def kind_of(name: bytes) -> Kind:
     """Return what the name of a file says; most names cost one look into a table."""
     suffix = suffix_of(name)
     if (kind := _KINDS.get(suffix)) is not None:
-        return kind
+        # What follows a blank is a word: `Dr. Max`.
+        is_word = kind is Kind.OTHER and name.rpartition(b".")[2].startswith(b" ")
+        return Kind.UNKNOWN if is_word else kind
     if _VARIANT.fullmatch(name):
         return Kind.IMAGE
-    return Kind.OTHER if _SUFFIX.fullmatch(suffix) else Kind.UNKNOWN
+    return Kind.OTHER if suffix.endswith(_ORIGINAL) else Kind.UNKNOWN
+
+
+def shown_suffix(name: bytes) -> bytes:
+    """Return the suffix by which a file is counted, nothing where it looks like none."""
+    return suffix if _SUFFIX.fullmatch(suffix := suffix_of(name)) else b""
 
 
 def has_image_name(name: bytes) -> bool:

@@ -72,6 +72,10 @@ class Reach:
         self._linked[link.key] = link.real
         return 0, 0
 
+    def is_link(self, key: str) -> bool:
+        """Return whether a folder is one behind a link that was taken."""
+        return key in self._linked
+
     def is_seen_before(self, key: str, descriptor: int) -> bool:
         """Return whether a folder below a link is the root or another linked folder."""
         if not self._linked or key in self._linked:
@@ -125,6 +129,12 @@ def takes(folder: str, key: str, rules: WalkRules) -> bool:
         with open(path, "rb") as file:
             return file_starts_an_image(file.fileno())
     return kind is Kind.IMAGE
+
+
+def is_behind_link(folder: Path, key: str) -> bool:
+    """Return whether the way from a folder to a file below it leads through a link."""
+    path = Path(key)
+    return any((folder / part).is_symlink() for part in (path, *path.parents))
 
 
 def is_truly_gone(path: str) -> bool:

@@ -208,6 +208,7 @@ class RemoteArchive:
         self.failures: list[Failure] = []
         self.ignored = Ignored()
         self.unreachable: set[str] = set()
+        self.hollow: dict[str, Failure] = {}
         self.held_bytes = 0
 
     def is_there(self) -> bool:

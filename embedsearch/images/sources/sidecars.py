@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -55,11 +56,19 @@ def is_sidecar(name: bytes) -> bool:
     return os.fsdecode(name.rpartition(b".")[2]).lower() in SIDECAR_SUFFIXES
 
 
-def beside_files(root: str, keys: Iterable[str]) -> Iterator[Beside]:
-    """Yield the sidecars below a folder, for keys of images that come folder by folder."""
+def beside_files(root: str, keys: Iterable[str], *, follow: bool) -> Iterator[Beside]:
+    """Yield the sidecars below a folder, for keys of images that come folder by folder.
+
+    Links are followed as those of images are, see `open_regular`.
+    """
+    content = partial(_file_content, root, follow=follow)
     for folder, group in groupby(keys, lambda key: key.rpartition("/")[0]):
-        names = SidecarNames(_listed(root, folder))
-        yield from _beside(list(group), names, lambda sidecar: _file_content(root, sidecar))
+        try:
+            names = SidecarNames(_listed(root, folder, follow=follow))
+        except OSError as error:
+            yield Beside(folder, {}, unreadable=(f"those in {folder or root} ({_words(error)})",))
+            continue
+        yield from _beside(list(group), names, content)
         yield Beside(folder, {}, unused=tuple(names.left))
 
 
@@ -101,28 +110,23 @@ def _place_content(place: ImageLocation) -> bytes | str:
                 os.unlink(os.path.join(place.folder, place.key))
 
 
-def _file_content(root: str, key: str) -> bytes:
+def _file_content(root: str, key: str, *, follow: bool = False) -> bytes:
     """Return the bytes of a sidecar. Raises OSError and ValueError."""
-    with open(open_regular(root, key), "rb") as file:
+    with open(open_regular(root, key, follow=follow), "rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ValueError(f"more than {MAX_BYTES >> 20} MB")
     return data
 
 
-def _listed(root: str, folder: str) -> Iterator[str]:
-    """Yield the keys in a folder that may be sidecars; none where it cannot be listed."""
-    try:
-        descriptor = open_folder(root, folder)
-    except OSError:  # the images in it have failed, or are about to
-        return
+def _listed(root: str, folder: str, *, follow: bool) -> list[str]:
+    """Return the keys in a folder that may be sidecars. Raises OSError."""
+    descriptor = open_folder(root, folder, follow=follow)
     try:
         names = [name for name in os.listdir(descriptor) if is_sidecar(os.fsencode(name))]
-    except OSError:
-        return
     finally:
         os.close(descriptor)
-    yield from (f"{folder}/{name}" if folder else name for name in names)
+    return [f"{folder}/{name}" if folder else name for name in names]
 
 
 def _beside(

@@ -12,7 +12,7 @@ from embedsearch.core.paths import printable, size_and_time
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Reason, Stage
 from embedsearch.core.walks import Ignored
 from embedsearch.images.sources.exclusion import WalkRules
-from embedsearch.images.sources.kinds import Kind, kind_of, suffix_of
+from embedsearch.images.sources.kinds import Kind, kind_of, shown_suffix
 from embedsearch.images.temporary import TemporaryImages
 
 _MAX_SUFFIXES = 256  # that are counted one by one
@@ -47,6 +47,7 @@ class Scanned:
     excluded: int = 0
     held_bytes: int = 0
     unreachable: set[str] = field(default_factory=set)
+    hollow: dict[str, Failure] = field(default_factory=dict)
     _kinds: Counter[Kind] = field(default_factory=Counter)
     _suffixes: Counter[str] = field(default_factory=Counter)
     _archive: str = ""
@@ -59,7 +60,7 @@ class Scanned:
         if kind is Kind.ARCHIVE:
             self._archive = self._archive or path
         elif kind in {Kind.OTHER, Kind.UNKNOWN}:
-            suffix = printable(os.fsdecode(suffix_of(name))) if kind is Kind.OTHER else ""
+            suffix = printable(os.fsdecode(shown_suffix(name)))
             if suffix in self._suffixes or len(self._suffixes) < _MAX_SUFFIXES:
                 self._suffixes[suffix] += 1
 
@@ -123,6 +124,7 @@ class Source(Protocol):
 
     failures: list[Failure]
     unreachable: set[str]  # keys of failures whose file may come back with its folder or disk
+    hollow: dict[str, Failure]  # links that lead to nothing: failures if images were behind them
     held_bytes: int  # on the disk, until it is closed
 
     @property
