@@ -77,11 +77,11 @@ def duplicates(
 
 def _print_groups(report: DuplicateReport, form: str) -> None:
     from embedsearch.cli.output.groups import group_csv, group_lines
-    from embedsearch.cli.output.text import json_lines
+    from embedsearch.cli.output.text import exact_unless_shown, json_lines
 
     rows = [row for n, group in enumerate(report.groups, start=1) for row in group.rows(n)]
     shown = {"json": json_lines, "csv": group_csv, "table": group_lines}[form]
-    sys.stdout.write(shown(rows))
+    sys.stdout.write(exact_unless_shown(shown(rows)) if form == "csv" else shown(rows))
 
 
 def _write_page(path: Path, report: DuplicateReport, message: str) -> None:

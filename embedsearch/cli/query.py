@@ -127,7 +127,13 @@ class _Answers:
 
 def _print(answers: _Answers, form: str, end: bytes) -> None:
     """Print the hits for programs; `end` comes after each path."""
-    from embedsearch.cli.output.text import HIT_COLUMNS, csv_lines, hit_values, json_lines
+    from embedsearch.cli.output.text import (
+        HIT_COLUMNS,
+        csv_lines,
+        exact_unless_shown,
+        hit_values,
+        json_lines,
+    )
 
     if form == "csv":
         sys.stdout.write(",".join(HIT_COLUMNS) + "\n")
@@ -136,7 +142,7 @@ def _print(answers: _Answers, form: str, end: bytes) -> None:
         if form == "json":
             sys.stdout.write(json_lines(rows))
         elif form == "csv":
-            sys.stdout.write(csv_lines(rows))
+            sys.stdout.write(exact_unless_shown(csv_lines(rows)))
         else:
             sys.stdout.flush()
             for hit in answer.hits:

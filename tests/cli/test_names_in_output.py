@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import embedsearch
+from embedsearch.cli.output.text import exact_unless_shown
 from embedsearch.exchange.export import export
 from embedsearch.exchange.import_vectors import import_vectors
 from tests.support.library import paint, run_cli
@@ -74,6 +75,15 @@ def test_every_output_leads_to_the_file(store: Path, tmp_path: Path) -> None:
     query = f"SELECT path, path_bytes FROM read_json('{tmp_path}/hits.jsonl')"
     found = duckdb.connect().execute(query).to_arrow_table()
     assert found is not None and sorted(map(opened, found.to_pylist())) == sorted(NAMES)
+
+
+def test_csv_on_a_terminal_is_safe_to_look_at(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = "a\x1b[31mb,1\nc,2\n"
+    assert exact_unless_shown(lines) == lines
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert exact_unless_shown(lines) == "a\\x1b[31mb,1\nc,2\n"
 
 
 def test_paths_with_nul_between_them(store: Path) -> None:

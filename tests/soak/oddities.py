@@ -99,7 +99,10 @@ def run(trial: Trial, finding: Finding, folder: Path) -> None:
     finding.count("files", len(made))
     for name, arguments, expected in _steps(folder, photos, made, trial):
         finding.count("commands")
-        _judge(finding, name, _run([PROGRAM, *arguments], trial.mutant), expected)
+        done = _run([PROGRAM, *arguments], trial.mutant)
+        _judge(
+            finding, name, done, expected, is_exact={"--csv", "--paths"} & set(arguments) != set()
+        )
     _account(finding, folder, len(made))
     _judge(finding, "functions", _run([FUNCTIONS, str(folder / "s.es")], trial.mutant), {0})
     _watch(finding, folder / "s.es", photos, trial)
@@ -240,9 +243,17 @@ def _run(command: list[str], mutant: str | None) -> subprocess.CompletedProcess[
 
 
 def _judge(
-    finding: Finding, name: str, done: subprocess.CompletedProcess[bytes], expected: set[int]
+    finding: Finding,
+    name: str,
+    done: subprocess.CompletedProcess[bytes],
+    expected: set[int],
+    *,
+    is_exact: bool = False,
 ) -> None:
-    """Accuse a command of a traceback, or of a code that it should not end with."""
+    """Accuse a command of a traceback, or of a code that it should not end with.
+
+    What programs read through a pipe `is_exact`; all else is safe to look at.
+    """
     said = done.stderr + done.stdout
     if b"Traceback" in said or done.returncode not in _CODES:
         finding.accuse(
@@ -250,7 +261,7 @@ def _judge(
         )
     elif done.returncode not in expected:
         finding.accuse(f"{name}: code {done.returncode}: {said[-300:].decode(errors='replace')}")
-    if (b"\x1b[31m" in done.stdout and name != "paths") or b"\x07" in done.stderr:
+    if (b"\x1b[31m" in done.stdout and not is_exact) or b"\x07" in done.stderr:
         finding.accuse(f"{name} sends the control characters of a name to the terminal")
     if name == "index" and done.returncode == 0:
         report = json.loads(done.stdout)

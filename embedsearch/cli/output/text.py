@@ -9,6 +9,7 @@ import csv
 import io
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,13 @@ def csv_lines(rows: Iterable[Mapping[str, Any]]) -> str:
     for row in rows:
         writer.writerow([json.dumps(v) if isinstance(v, dict) else v for v in row.values()])
     return text.getvalue()
+
+
+def exact_unless_shown(lines: str) -> str:
+    """Return lines for programs as they are, and safe to look at where stdout is a terminal."""
+    if not sys.stdout.isatty():
+        return lines
+    return "\n".join(map(printable, lines.split("\n")))
 
 
 def hit_table(query: str, hits: Sequence[Hit], link_host: str | None = None) -> str:
