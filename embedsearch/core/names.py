@@ -35,6 +35,11 @@ def exact_bytes(name: str) -> str | None:
         return None
 
 
+def path_fields(path: str) -> dict[str, str | None]:
+    """Return a path as text and, where that is not exact, its bytes."""
+    return {"path": unicode_text(path), EXACT: exact_bytes(path)}
+
+
 def from_exact_bytes(text: str) -> str:
     """Return the name that `exact_bytes` wrote down. Raises ValueError."""
     return os.fsdecode(base64.b64decode(text, validate=True))

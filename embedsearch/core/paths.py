@@ -132,6 +132,11 @@ def whole_path(root: str, key: str) -> str:
     return f"{root.rstrip('/')}/{url_part(key)}" if is_web(root) else os.path.join(root, key)
 
 
+def is_inside(path: str, folder: str) -> bool:
+    """Return whether a path is a folder, or below it, by their names alone."""
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
 def is_web(path: str) -> bool:
     """Return whether a path is the URL of a web server."""
     return path.lower().startswith(("http://", "https://"))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from embedsearch.core.errors import NothingIndexed, UsageError
-from embedsearch.core.names import EXACT, exact_bytes, unicode_text
+from embedsearch.core.names import path_fields, unicode_text
 from embedsearch.core.session import Session
 from embedsearch.curation.collection import Collection
 from embedsearch.searching.ann.graph import NearGraph
@@ -57,8 +57,7 @@ class Outlier:
         return {
             "score": round(self.score, 4),
             "row": self.row,
-            "path": unicode_text(self.path),
-            EXACT: exact_bytes(self.path),
+            **path_fields(self.path),
         }
 
 

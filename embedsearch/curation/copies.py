@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from embedsearch.core.names import EXACT, exact_bytes, unicode_text
+from embedsearch.core.names import path_fields
 from embedsearch.core.records import JsonRecord
 from embedsearch.curation.collection import Picture
 from embedsearch.images.close_look import Verdict
@@ -59,8 +59,7 @@ class DuplicateGroup(JsonRecord):
                 "what": what,
                 "score": round(score, 4),
                 "row": picture.row,
-                "path": unicode_text(picture.path),
-                EXACT: exact_bytes(picture.path),
+                **path_fields(picture.path),
                 **{name: getattr(picture, name) for name in _REPORTED},
             }
             for what, score, picture in members

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any, TypeAlias, Unpack
+from typing import TypeAlias, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ from embedsearch.curation.copies import (
     DuplicateGroup,
     DuplicateReport,
 )
-from embedsearch.curation.keep_rule import rank
+from embedsearch.curation.keep_rule import KeepRule
 from embedsearch.curation.linkage import Members, complete_groups
 from embedsearch.curation.similarity import CropData, Similarity, signature_units
 from embedsearch.curation.turns import AS_IT_IS, BOTH, FLIPS, ROTATIONS, Turn
@@ -80,6 +80,7 @@ class _Search:
     def __init__(self, collection: Collection, config: DuplicateConfig, album: Album) -> None:
         self._collection = collection
         self._config = config
+        self._rank = KeepRule(config.keep).rank
         self._album = album
         self._turns: list[Turn] = [AS_IT_IS]
         if config.flips:
@@ -263,9 +264,6 @@ class _Search:
             parts = CropData(images.signatures()[positions], images.vectors()[positions])
         least, check = self._config.least, images.session.check
         return Similarity(self._units(positions), least, self._turns, check, parts)
-
-    def _rank(self, picture: Picture, *, is_gray: bool = False) -> tuple[Any, ...]:
-        return rank(picture, self._config.keep, is_gray=is_gray)
 
 
 def _group(keep: Picture, found: list[tuple[Picture, str, float]]) -> DuplicateGroup:

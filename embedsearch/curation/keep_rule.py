@@ -10,17 +10,30 @@ from embedsearch.core.paths import named_forms
 from embedsearch.curation.collection import Picture
 
 
-def rank(picture: Picture, wishes: Sequence[str], *, is_gray: bool) -> tuple[Any, ...]:
-    """Return the sort key, wish after wish; the image to keep has the lowest.
+class KeepRule:
+    """The user's wishes, in order of priority. Folders are looked up once, not for each picture."""
 
-    What has lost its colors comes after what still has them, then the largest, then the oldest.
-    """
-    first = [_wish(picture, wish) for wish in wishes]
-    return (*first, is_gray, *_wish(picture, "largest"), *_wish(picture, "oldest"), picture.path)
+    def __init__(self, wishes: Sequence[str]) -> None:
+        self._wishes: list[tuple[str, tuple[str, ...]]] = []
+        for wish in wishes:
+            name, _, value = wish.partition("=")
+            if name == "folder":
+                values = tuple(form.rstrip("/") + "/" for form in named_forms(value))
+            else:
+                values = tuple(value.upper().split(","))
+            self._wishes.append((name, values))
+
+    def rank(self, picture: Picture, *, is_gray: bool = False) -> tuple[Any, ...]:
+        """Return the sort key, wish after wish; the image to keep has the lowest.
+
+        What has lost its colors comes after what still has them, then the largest, then the oldest.
+        """
+        first = [_wish(picture, name, values) for name, values in self._wishes]
+        last = (*_wish(picture, "largest", ()), *_wish(picture, "oldest", ()), picture.path)
+        return (*first, is_gray, *last)
 
 
-def _wish(picture: Picture, wish: str) -> tuple[Any, ...]:
-    name, _, value = wish.partition("=")
+def _wish(picture: Picture, name: str, values: tuple[str, ...]) -> tuple[Any, ...]:
     match name:
         case "largest":
             return (-picture.width * picture.height, -picture.size_bytes)
@@ -29,10 +42,8 @@ def _wish(picture: Picture, wish: str) -> tuple[Any, ...]:
         case "newest":
             return (-_time(picture),)
         case "format":
-            formats = [one.upper() for one in value.split(",")]
-            return (formats.index(picture.format) if picture.format in formats else len(formats),)
-    folders = tuple(form.rstrip("/") + "/" for form in named_forms(value))
-    return (not picture.path.startswith(folders),)
+            return (values.index(picture.format) if picture.format in values else len(values),)
+    return (not picture.path.startswith(values),)
 
 
 def _time(picture: Picture) -> float:

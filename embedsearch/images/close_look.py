@@ -75,8 +75,8 @@ class Look:
         """Return the look of an image squashed to uint8 (256, 256, 3)."""
         image = Image.fromarray(pixels)
         small = np.asarray(image.reduce(SIDE // _COLOR_SIDE), np.int16)
-        luma = np.asarray(image.convert("L"))
-        gray = np.asarray(image.convert("L").reduce(SIDE // _COLOR_SIDE), np.int16)
+        plain = image.convert("L")
+        luma, gray = np.asarray(plain), np.asarray(plain.reduce(SIDE // _COLOR_SIDE), np.int16)
         return cls(luma, small[..., ::2] - gray[..., None], _at(luma, _COARSE_SIDE), size)
 
     @property

@@ -56,10 +56,11 @@ def relocate(
     session = session or Session()
     with StoreWriter(locate_store(store), wait_s, session) as writer, _rows(writer) as snapshot:
         roots = snapshot.manifest.roots
-        before = _named(old, snapshot)
+        known = KnownRows(snapshot)
+        before = _named(old, roots, known)
         found = {root: _inside(root.path, before) for root in _places(roots)}
         inner = {root: rest for root, rest in found.items() if rest is not None}
-        listed = _listed_below(snapshot, before)
+        listed = _listed_below(roots, known, before)
         if not inner and not listed:
             raise UsageError(f"the store has no folder {before}: {_known(roots)}")
         renamed = {root: _joined(after, rest) for root, rest in inner.items()}
@@ -72,7 +73,6 @@ def relocate(
                         f"{path} and {root.path}, which is scanned, overlap: embedsearch index "
                         f"{shlex.quote(root.path)} finds by itself what moved into it"
                     )
-        known = KnownRows(snapshot)
         for root, path in renamed.items():
             _check(known, root, replace(root, path=path))
         kept = [*_moved(known, listed, before, after)]
@@ -98,9 +98,10 @@ def forget(
     session = session or Session()
     with StoreWriter(locate_store(store), wait_s, session) as writer, _rows(writer) as snapshot:
         roots = snapshot.manifest.roots
-        path = _named(folder, snapshot)
+        known = KnownRows(snapshot)
+        path = _named(folder, roots, known)
         gone = {root for root in _places(roots) if _inside(root.path, path) is not None}
-        listed = _listed_below(snapshot, path)
+        listed = _listed_below(roots, known, path)
         if not gone and not listed:
             above = [root.path for root in _places(roots) if _inside(path, root.path) is not None]
             if above:
@@ -109,7 +110,6 @@ def forget(
                     "out with exclude"
                 )
             raise UsageError(f"the store has no folder {path}: {_known(roots)}")
-        known = KnownRows(snapshot)
         positions = [*known.of_roots(frozenset(root.id for root in gone)), *listed]
         update = StoreUpdate(writer, snapshot.manifest.model, roots, rebuild=False)
         update.set_roots(tuple(root for root in roots if root not in gone))
@@ -123,15 +123,15 @@ def _rows(writer: StoreWriter) -> Snapshot:
     return open_snapshot(writer.store)
 
 
-def _named(folder: str | os.PathLike[str], snapshot: Snapshot) -> str:
+def _named(folder: str | os.PathLike[str], roots: Sequence[Root], known: KnownRows) -> str:
     """Return the absolute path by which the store knows what may be gone, or a URL."""
     path = local_path(folder)
     if is_url(path):
         return normal_url(path)
     forms = named_forms(path)
-    roots = [root.path for root in _places(snapshot.manifest.roots)]
     for form in forms:
-        if any(_inside(root, form) is not None for root in roots) or _listed_below(snapshot, form):
+        is_root = any(_inside(root.path, form) is not None for root in _places(roots))
+        if is_root or _listed_below(roots, known, form):
             return form
     return forms[-1]
 
@@ -156,11 +156,10 @@ def _joined(folder: str, rest: str) -> str:
     return os.path.join(folder, rest) if rest else folder
 
 
-def _listed_below(snapshot: Snapshot, folder: str) -> list[int]:
+def _listed_below(roots: Sequence[Root], known: KnownRows, folder: str) -> list[int]:
     """Return the positions of the files that were named one by one and lie below a folder."""
-    known = KnownRows(snapshot)
     positions: list[int] = []
-    for root in snapshot.manifest.roots:
+    for root in roots:
         if root.kind is RootKind.LIST:
             for key, position in known.keys(known.below(ScanTarget(root))):
                 if _inside("/" + os.fsdecode(key), folder) is not None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedsearch.cli.wording import SETUP_FIELDS, with_options
 from embedsearch.core.model_spec import ModelSpec
-from embedsearch.core.names import EXACT, exact_bytes, unicode_text
+from embedsearch.core.names import EXACT, path_fields, unicode_text
 from embedsearch.core.paths import file_url, printable
 from embedsearch.core.records import SIDECARS, Failure, Hit
 from embedsearch.images.sources.passed_over import where_archives_lie
@@ -165,7 +165,7 @@ def report_lines(report: IndexReport) -> str:
 
 
 def roots_line(report: RootsReport, new: str | None = None) -> str:
-    """Return what became of roots, `new` being where they are now."""
+    """Return what happened to roots: forgotten, or now at `new`."""
     what = "forgotten" if new is None else f"now at {printable(new)}"
     names = ", ".join(map(printable, report.roots))
     return f"{names}: {report.images:,} images {what}; generation {report.generation}\n"
@@ -372,17 +372,12 @@ def _size(count: int) -> str:
 def failure_values(folder: str, failure: Failure) -> dict[str, Any]:
     """Return a failure as JSON-ready values; `folder` is the path of its root."""
     return {
-        **path_values(f"{folder.rstrip('/')}/{failure.key}" if failure.key else folder),
+        **path_fields(f"{folder.rstrip('/')}/{failure.key}" if failure.key else folder),
         "key": unicode_text(failure.key),
         "stage": str(failure.stage),
         "reason": str(failure.reason),
         "detail": with_options(failure.detail, ("max_pixels", "max_bytes")),
     }
-
-
-def path_values(path: str) -> dict[str, str | None]:
-    """Return a path as text and, where that is not exact, its bytes."""
-    return {"path": unicode_text(path), EXACT: exact_bytes(path)}
 
 
 def from_here(path: str) -> str:

@@ -12,7 +12,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from embedsearch.core.paths import open_link, size_and_time
+from embedsearch.core.paths import is_inside, open_link, size_and_time
 from embedsearch.images.sources.exclusion import WalkRules
 from embedsearch.images.sources.kinds import Kind, file_starts_an_image, kind_of
 
@@ -96,9 +96,7 @@ class Reach:
 
     def _is_walked(self, link: Link) -> bool:
         """Return whether the walk comes to the end of a link without it, or from there."""
-        if link.is_folder and any(
-            _is_inside(here, link.real) for here in (self._root, link.inside)
-        ):
+        if link.is_folder and any(is_inside(here, link.real) for here in (self._root, link.inside)):
             return True  # a folder above: a loop
         above, below = link.real, ""
         while above not in self._keys:
@@ -122,7 +120,7 @@ def takes(folder: str, key: str, rules: WalkRules) -> bool:
     if rules.leaves_out(key):
         return False
     if Path(path).is_symlink() and (
-        not rules.follow_links or _is_inside(os.path.realpath(path), os.path.realpath(folder))
+        not rules.follow_links or is_inside(os.path.realpath(path), os.path.realpath(folder))
     ):
         return False
     if (kind := kind_of(name)) is Kind.UNKNOWN and os.path.isfile(path):
@@ -151,7 +149,3 @@ def is_truly_gone(path: str) -> bool:
     except OSError:
         return False
     return bool(names) and name not in names
-
-
-def _is_inside(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
