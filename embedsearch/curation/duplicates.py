@@ -206,10 +206,14 @@ class _Search:
         }
         similarity = self._similarity(others)
         pairs, turns = similarity.against(self._units(positions))
+        # All rows at once: one by one, each would read its row group again.
+        at = np.unique(np.concatenate([positions[pairs.first], others[pairs.second]]))
+        pictures = dict(zip(at.tolist(), self._collection.pictures(at), strict=True))
         columns = (pairs.first, pairs.second, pairs.scores, turns)
         for query, row, score, turn in zip(*(c.tolist() for c in columns), strict=True):
             if query not in matches:
-                how = self._how(positions[query], others[row], similarity.turns[turn])
+                one, other = pictures[int(positions[query])], pictures[int(others[row])]
+                how = self._how(one, other, similarity.turns[turn])
                 if how is not None:
                     matches[query] = row, how, min(1.0, score)
         kept: dict[int, list[int]] = {}
@@ -218,18 +222,17 @@ class _Search:
         groups = []
         for row, queries in kept.items():
             members = np.concatenate([others[[row]], positions[queries]])
-            keep, *pictures = self._collection.pictures(members)
-            found = zip(pictures, queries, strict=True)
+            keep, *copies = self._collection.pictures(members)
+            found = zip(copies, queries, strict=True)
             groups.append(
                 _group(keep, [(picture, *matches[query][1:]) for picture, query in found])
             )
         return groups
 
-    def _how(self, position: int, other: int, turn: Turn) -> str | None:
+    def _how(self, picture: Picture, keep: Picture, turn: Turn) -> str | None:
         """Return how an image, once turned, is a version of another one; None if it is none."""
         if self._config.similar is not None:
             return SIMILAR
-        keep, picture = self._collection.pictures(np.array([other, position]))
         kept, look = self._album.looks([keep, picture])
         turned = None if look is None else look.turned(turn.square)
         return how_seen(kept, turned, turn.how, lambda: self._is_same(picture, keep, turn))
