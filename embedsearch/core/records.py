@@ -131,9 +131,10 @@ class ImageLocation:
     """The location of an image's bytes: the file `key` below `folder`, or a part of it.
 
     Size and time are those of the file when it was listed; a size of -1 accepts any. A file that
-    `is_ours` is temporary, only for this image; it is removed once the image is decoded. Links
-    below `folder` are followed where a scan has just done so (`follows`), or else only to a file
-    of this `digest`: so nothing is shown but what was indexed, whatever a link leads to by now.
+    `is_ours` is temporary, only for this image; it is removed once the image is decoded. With a
+    `digest` nothing is decoded but bytes of this sha256, so nothing is shown but what was indexed,
+    whatever lies there by now. Links below `folder` are followed with a `digest`, or where a scan
+    has just done so (`follows`).
     """
 
     folder: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 
 from embedsearch.core.errors import UnreadableImage
 from embedsearch.core.lru import LRU
@@ -24,6 +25,7 @@ class Originals:
         self._max_bytes = max_bytes
         self._temporary = TemporaryImages()
         self._looking = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
         self._archives: LRU[tuple[str, str], Source] = LRU(_KEPT)
 
     def close(self) -> None:
@@ -35,21 +37,28 @@ class Originals:
     def inside(self, root: str, key: str, digest: bytes | None = None) -> ImageLocation:
         """Return the place of an image of a root. Raises UnreadableImage and StorageError.
 
-        Links below the root are followed only to a file with this sha256.
+        With a sha256, nothing else is decoded there.
         """
         kind = kind_of_file(root)
         if is_url(root):
             kind = kind or RootKind.FOLDER
         elif kind is None or not os.path.isfile(root):
             return ImageLocation(root, key, digest=digest)
-        with self._looking:
+        with self._lock(root):
             source = open_source(Root(0, root, kind), "", self._temporary, self._max_bytes)
-            source = self._archives.get((root, source.version()), lambda: source)
+            version = source.version()
+            with self._looking:
+                source = self._archives.get((root, version), lambda: source)
             ((_, place),) = source.places([ImageRef(0, key, -1, -1)])
         if isinstance(place, Failure):
             message = f"{printable(whole_path(root, key))} cannot be read: {place.reason}"
             raise UnreadableImage(f"{message} ({place.detail})", place.reason)
-        return place
+        return replace(place, digest=digest)
+
+    def _lock(self, root: str) -> threading.Lock:
+        """Return the lock of a root: a server that hangs holds up nobody but its own."""
+        with self._looking:
+            return self._locks.setdefault(root, threading.Lock())
 
     def at(self, path: str) -> ImageLocation:
         """Return the place of a file, or of a member of an archive, by its path or URL.

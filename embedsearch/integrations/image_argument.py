@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from embedsearch.core.errors import EmbedSearchError, UsageError
 from embedsearch.core.paths import local_path
-from embedsearch.searching.queries import Inside
+from embedsearch.searching.queries import Inside, Key
 from embedsearch.searching.searcher import Searcher
 
 MAX_BYTES = 20 << 20  # of an image in a data: URI
@@ -21,40 +21,50 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SHOWN = 80
 
 
-def image_of(
-    text: str,
-    folders: Sequence[str] | None = None,
-    is_known: Callable[[str], bool] = lambda _: False,
-) -> str | bytes | Inside:
+def image_of(text: str) -> str | bytes:
     """Return the image of a path or a `data:` URI, as a query.
 
-    With `folders`, which are real paths, the text is a client's: only files in them are allowed,
-    and those whose real path `is_known`; links cannot lead out of them, and `~` is
-    no home. Raises UsageError for a URL, for text, and for files that are not allowed.
+    Raises UsageError for a URL and for text.
     """
     if text[:5].lower() == "data:":
         return _data(text)
-    shown = repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
-    if folders is not None and text.startswith("~"):
-        raise UsageError(f"{shown} is not in a folder that is allowed: give a full path")
-    text = text if "\0" in text else local_path(text)
-    if _URL.match(text):
-        raise UsageError(f"{shown} is a URL, which is not fetched: give a path or a data: URI")
-    if not text or "\0" in text:
-        raise UsageError(f"{shown} is not the path of an image")
-    if folders is not None:
-        return _confined(text, folders, is_known, shown)
-    if not os.path.isfile(text):
-        raise UsageError(f"{shown}: there is no such file; give an image, not words")
-    return text
+    path = _path(text)
+    if not os.path.isfile(path):
+        raise UsageError(f"{_shown(text)}: there is no such file; give an image, not words")
+    return path
 
 
-def is_listed(searcher: Searcher, path: str) -> bool:
-    """Return whether a file is an image of the store by its exact path: one that was named."""
+def image_of_client(
+    text: str, folders: Sequence[str], row_of: Callable[[str], int | None]
+) -> bytes | Inside | Key:
+    """Return the image that a client names, by a path or a `data:` URI, as a query.
+
+    Only files in these folders are allowed, which are real paths, and images of the store, whose
+    row `row_of` knows; links cannot lead out of them, and `~` is no home. Raises UsageError for a
+    URL, for text, and for all other files, whether they are there or not.
+    """
+    if text[:5].lower() == "data:":
+        return _data(text)
+    if text.startswith("~"):
+        raise _refusal(text)
+    path = _path(text)
+    whole = os.path.realpath(path)
+    for name in (os.path.abspath(path), whole):  # an image may be known by the path of a link
+        if (row := row_of(name)) is not None:
+            return Key(row)
+    for folder in folders:
+        if whole.startswith(inside := folder.rstrip("/") + "/"):
+            return Inside(folder, whole.removeprefix(inside))
+    raise _refusal(text)
+
+
+def row_of(searcher: Searcher, path: str) -> int | None:
+    """Return the row of the image of the store that has this exact path, None if none has."""
     try:
-        return "\\x" not in path and searcher.get(path).path == path
+        found = searcher.get(path)
     except EmbedSearchError:
-        return False
+        return None
+    return found.row if "\\x" not in path and found.path == path else None
 
 
 def _data(uri: str) -> bytes:
@@ -72,13 +82,22 @@ def _data(uri: str) -> bytes:
     return image
 
 
-def _confined(
-    text: str, folders: Sequence[str], is_known: Callable[[str], bool], shown: str
-) -> Inside:
-    whole = os.path.realpath(text)
-    for folder in folders:
-        if whole.startswith(inside := folder.rstrip("/") + "/"):
-            return Inside(folder, whole.removeprefix(inside))
-    if is_known(whole):
-        return Inside("/", whole.removeprefix("/"))
-    raise UsageError(f"{shown} is not in a folder that is allowed")
+def _path(text: str) -> str:
+    path = text if "\0" in text else local_path(text)
+    if _URL.match(path):
+        message = "is a URL, which is not fetched: give a path or a data: URI"
+        raise UsageError(f"{_shown(text)} {message}")
+    if not path or "\0" in path:
+        raise UsageError(f"{_shown(text)} is not the path of an image")
+    return path
+
+
+def _refusal(text: str) -> UsageError:
+    return UsageError(
+        f"{_shown(text)} is not in a folder that may be asked with (--allow), and no image of the "
+        "store: give the full path, row or key of one"
+    )
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")

@@ -1,11 +1,11 @@
 """Stores for agents, by the Model Context Protocol; in: open stores, out: a server of tools.
 
-Nothing is written or fetched, and only files in allowed folders can be used as queries.
+Nothing is written or fetched, and only images of the stores and files in allowed folders can be
+used as queries.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -25,14 +25,15 @@ from embedsearch.core.paths import local_path, printable
 from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.curation.duplicates import duplicates
 from embedsearch.images.thumbnails import MAX_SIDE
-from embedsearch.integrations.image_argument import image_of, is_listed
+from embedsearch.integrations.image_argument import image_of_client, row_of
 from embedsearch.integrations.keywords import refuse_unknown
 from embedsearch.integrations.mcp_schema import plain_schema
 from embedsearch.integrations.mcp_size import Pictures, fitting, json_size, shortened
 from embedsearch.searching.queries import Key, Query
 from embedsearch.searching.searcher import Searcher
 from embedsearch.web.guard import Access, App, Guard
-from embedsearch.web.limits import Admission, Busy, ServerLimits
+from embedsearch.web.limits import Kind, ServerLimits
+from embedsearch.web.turns import Busy, Turns
 
 T = TypeVar("T")
 MAX_K = 50
@@ -118,7 +119,7 @@ def create_server(
 ) -> MCPServer:
     """Return a server of tools over open stores, by name.
 
-    A query image must be a listed file of a store, in an indexed folder or in an `allowed` one.
+    A query image must be an image of the store, or a file in an `allowed` folder.
     """
     tools = _Tools(stores, [os.path.realpath(local_path(folder)) for folder in allowed])
     server = _Server(
@@ -190,7 +191,7 @@ class _Tools:
     def __init__(self, stores: Mapping[str, Searcher], allowed: list[str]) -> None:
         self._stores = stores
         self._allowed = allowed
-        self._admission = Admission(ServerLimits())
+        self._turns = Turns(ServerLimits())
 
     async def search_similar_images(
         self,
@@ -220,7 +221,9 @@ class _Tools:
                 raise answer.failure
             return _found(searcher, answer.hits, thumbnails=thumbnails)
 
-        return await self._work(search)
+        kind = Kind.RECORDS if image is None else Kind.PICTURES
+        kind = Kind.THUMBNAILS if thumbnails else kind
+        return await self._work(kind if where is None else Kind.FILTERS, search)
 
     async def get_image(
         self,
@@ -248,7 +251,7 @@ class _Tools:
                 content=[*content, _jpeg(picture)], structured_content={"image": facts}
             )
 
-        return await self._work(get)
+        return await self._work(Kind.THUMBNAILS, get)
 
     async def find_duplicates(
         self,
@@ -276,17 +279,16 @@ class _Tools:
             ]
             return _page(groups[offset : offset + k], len(groups), offset)
 
-        return await self._work(find)
+        return await self._work(Kind.FILTERS, find)
 
     async def list_stores(self) -> Annotated[CallToolResult, StoreList]:
         """List the stores, their content, and the columns that `where` can use."""
-        return await self._work(lambda: _listed(self._stores))
+        return await self._work(Kind.RECORDS, lambda: _listed(self._stores))
 
-    async def _work(self, work: Callable[[], T]) -> T:
+    async def _work(self, kind: Kind, work: Callable[[], T]) -> T:
         """Do work in a thread, when it is its turn. Raises ToolError for our errors."""
         try:
-            async with self._admission.turn():
-                return await asyncio.to_thread(work)
+            return await self._turns.run(kind, work)
         except EmbedSearchError as error:
             raise ToolError(str(error)) from error
         except Busy as error:
@@ -303,8 +305,7 @@ class _Tools:
     ) -> Query:
         if image is None:
             return Key(_one_of(image=image, row=row, key=key))
-        folders = [root.path for root in searcher.manifest.roots if root.is_folder_here]
-        return image_of(image, [*folders, *self._allowed], partial(is_listed, searcher))
+        return image_of_client(image, self._allowed, partial(row_of, searcher))
 
 
 def _one_of(**given: str | int | None) -> str | int:

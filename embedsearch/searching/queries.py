@@ -61,7 +61,7 @@ _NOT_FINITE = "the network returned no finite vector for the image"
 class Crop:
     """A part of an image: x, y of its top left corner, width and height, in upright pixels.
 
-    For a `Key`, its current file is decoded, even if it changed since it was indexed.
+    For a `Key`, its file is decoded, while it is the one that was indexed.
     """
 
     image: ImageLike | Key

@@ -26,6 +26,7 @@ from embedsearch.core.errors import (
     WeightsUnavailable,
 )
 from embedsearch.core.options import SearchOptions, configured
+from embedsearch.core.paths import is_url
 from embedsearch.core.records import Hit, ImageRecord, JsonRecord
 from embedsearch.core.session import Session
 from embedsearch.core.system import available_processors
@@ -291,13 +292,17 @@ class Searcher:
         """Return an image of the store, upright, as JPEG, its longer side at most `side` pixels.
 
         The file is decoded in a worker process, and the thumbnail is cached in the user's cache
-        folder until the file changes; a link inside an indexed folder is followed only
-        to the bytes that were indexed. Raises
+        folder. Nothing is shown but the bytes that were indexed, whatever the file is now. Raises
         ImageNotFound, UnreadableImage, and UsageError for a side above 1024.
         """
         with self._generations.using() as opened:
             place = opened.generation.place(image)
             return opened.decoders.thumbnailer.jpeg(place.root, place.key, side, place.digest)
+
+    def is_remote(self, image: str | int) -> bool:
+        """Return whether an image of the store lies on another server. Raises ImageNotFound."""
+        with self._generations.using() as opened:
+            return is_url(opened.generation.place(image).root)
 
     def refresh(self) -> bool:
         """Answer from the newest generation from now on; return whether it is a new one.

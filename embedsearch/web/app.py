@@ -6,12 +6,10 @@ searched in one batch.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import re
-from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import Annotated, Any, TypeAlias, TypeVar
@@ -31,12 +29,12 @@ from embedsearch.core.errors import (
     UnreadableImage,
     UsageError,
 )
-from embedsearch.core.paths import printable
+from embedsearch.core.paths import is_url, printable
 from embedsearch.core.records import Hit, ImageRecord, Reason
 from embedsearch.images.thumbnails import MAX_SIDE
 from embedsearch.searching.searcher import Searcher
 from embedsearch.web.guard import Access, App, Guard
-from embedsearch.web.limits import Admission, Busy, ServerLimits
+from embedsearch.web.limits import Kind, ServerLimits
 from embedsearch.web.metrics import CONTENT_TYPE, Metrics
 from embedsearch.web.plain import error_page, form, hits_page
 from embedsearch.web.search_request import (
@@ -50,6 +48,7 @@ from embedsearch.web.search_request import (
     read_search,
     validated,
 )
+from embedsearch.web.turns import Busy, Turns
 
 T = TypeVar("T")
 _Row: TypeAlias = Annotated[str, Path(pattern="^[0-9]{1,12}$")]
@@ -107,9 +106,9 @@ def create_app(
 ) -> App:
     """Return an application that answers from `searcher`, and closes it when it ends."""
     limits = limits or ServerLimits()
-    admission = Admission(limits)
-    metrics = Metrics(searcher, admission)
-    routes = _Routes(searcher, admission, metrics, limits)
+    turns = Turns(limits)
+    metrics = Metrics(searcher, turns)
+    routes = _Routes(searcher, turns, metrics, limits)
     app = FastAPI(
         title="embedsearch",
         version=__version__,
@@ -129,19 +128,18 @@ class _Routes:
     """The routes, and what they share."""
 
     def __init__(
-        self, searcher: Searcher, admission: Admission, metrics: Metrics, limits: ServerLimits
+        self, searcher: Searcher, turns: Turns, metrics: Metrics, limits: ServerLimits
     ) -> None:
         self._searcher = searcher
-        self._admission = admission
+        self._turns = turns
         self._metrics = metrics
         self._limits = limits
-        self._threads = ThreadPoolExecutor(limits.running, "embedsearch-web")
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Close the store at the end."""
         yield
-        self._threads.shutdown()
+        self._turns.close()
         self._searcher.close()
 
     def add_to(self, app: FastAPI) -> None:
@@ -182,7 +180,7 @@ class _Routes:
     async def search(self, request: Request) -> Response:
         """Return the images nearest to an image of the store, a vector or an uploaded image."""
         search = await read_search(request, self._limits)
-        hits = await self._work(lambda: self._hits(search))
+        hits = await self._turns.run(await self._kind(search), lambda: self._hits(search))
         if _wants_page(request):
             return _html(hits_page(hits, search.config.where, search.config.k, _top(request)))
         return _json({"hits": [hit.to_dict() for hit in hits]})
@@ -190,11 +188,13 @@ class _Routes:
     async def images(self, request: Request) -> Response:
         """Return images that match a condition, in the store's order."""
         options = validated(ListOptions, parameters(request))
-        return await self._work(lambda: self._listed(options))
+        kind = Kind.RECORDS if options.where is None else Kind.FILTERS
+        return await self._turns.run(kind, lambda: self._listed(options))
 
     async def image(self, row: _Row) -> Response:
         """Return the record of an image."""
-        return await self._work(lambda: _json(self._searcher.get(int(row)).to_dict()))
+        record = await self._turns.run(Kind.RECORDS, lambda: self._searcher.get(int(row)))
+        return _json(record.to_dict())
 
     async def thumbnail(self, request: Request, row: _Row) -> Response:
         """Return an image of the store, upright, as JPEG."""
@@ -202,7 +202,8 @@ class _Routes:
         side = str(_DEFAULT_SIDE) if not pairs else pairs[0][1]
         if len(pairs) > 1 or (pairs and pairs[0][0] != "side") or not _SIDE.fullmatch(side):
             raise BadRequest(f"a thumbnail has one parameter, side, from 1 to {MAX_SIDE}")
-        return await self._work(lambda: self._picture(int(row), int(side)))
+        kind = Kind.REMOTE if await self._is_remote([int(row)]) else Kind.THUMBNAILS
+        return await self._turns.run(kind, lambda: self._picture(int(row), int(side)))
 
     async def health(self) -> Health:
         """Return the state of the server."""
@@ -227,10 +228,21 @@ class _Routes:
         """Return counters, for Prometheus."""
         return Response(self._metrics.text(), media_type=CONTENT_TYPE)
 
-    async def _work(self, work: Callable[[], T]) -> T:
-        """Run work in a thread when its turn comes."""
-        async with self._admission.turn():
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+    async def _kind(self, search: SearchRequest) -> Kind:
+        """Return which turns a search takes."""
+        if search.config.where is not None:
+            return Kind.FILTERS
+        if await self._is_remote(search.originals):
+            return Kind.REMOTE
+        return Kind.PICTURES if search.has_picture else Kind.RECORDS
+
+    async def _is_remote(self, images: list[str | int]) -> bool:
+        """Return whether one of these images of the store is fetched from another server."""
+        if not any(is_url(root.path) for root in self._searcher.manifest.roots):
+            return False
+        return await self._turns.run(
+            Kind.RECORDS, lambda: any(map(self._searcher.is_remote, images))
+        )
 
     def _hits(self, search: SearchRequest) -> list[Hit]:
         (answer,) = self._searcher.answers([search.query], config=search.config)

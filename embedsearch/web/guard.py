@@ -12,19 +12,17 @@ import json
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, urlencode
 
 from embedsearch.core.paths import printable
+from embedsearch.web.bodies import Bodies, Body, Gone, Message, NoRoom, Receive, TooLarge, TooSlow
 from embedsearch.web.limits import ServerLimits
 
 Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 # Called with route, method, status and seconds.
@@ -69,10 +67,6 @@ class _Refused(Exception):
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
-class _Gone(Exception):
-    """The client closed the connection before its request was complete."""
-
-
 class Guard:
     """Wraps an application; `watch` is called after every answer."""
 
@@ -81,7 +75,7 @@ class Guard:
         self._access = access
         self._limits = limits
         self._watch = watch
-        self._held_bytes = 0
+        self._bodies = Bodies(limits)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -101,13 +95,15 @@ class Guard:
             headers = _single(scope["headers"], self._limits)
             scope = _below(scope, self._access.path)
             self._check(scope, headers)
-            with self._holding() as hold:
+            length = headers.get(b"content-length")
+            with self._bodies.body(None if length is None else int(length)) as body:
+                whole = b""
                 if scope["method"] == "POST":
-                    receive = _replayed(await self._body(receive, hold), receive)
-                await self._app(scope, receive, answer)
+                    whole = await self._read(body, receive, headers)
+                await self._until_gone(scope, whole, receive, answer)
         except _Refused as refused:
             await _refuse(refused, answer)
-        except _Gone:
+        except Gone:
             return
         finally:
             seconds = time.monotonic() - started
@@ -123,15 +119,7 @@ class Guard:
             message = "this server does not answer to that host name: start it with --allow-host"
             raise _Refused(403, f"{message} and the name")
         self._check_length(scope["method"], headers)
-        site = headers.get(b"sec-fetch-site", "none")
-        origin = headers.get(b"origin")
-        own = origin is None or origin.lower().partition("://")[2] == headers[b"host"].lower()
-        own = own or (origin is not None and origin.lower() == self._access.origin)
-        # A form of our page sends no referrer. Only a browser sets sec-fetch-site; a page of
-        # another site cannot.
-        own = own or (origin == "null" and site == "same-origin")
-        is_ours = own and site in {"none", "same-origin"}
-        if scope["method"] not in {"GET", "HEAD"} and not is_ours:
+        if not self._is_ours(headers) and not _opens_page(scope, headers):
             raise _Refused(
                 403,
                 "requests of other sites are not answered; if a proxy shows this server at another "
@@ -139,6 +127,20 @@ class Guard:
             )
         if self._access.token is not None and scope["path"] != "/health":
             self._check_token(scope, headers, self._access.token)
+
+    def _is_ours(self, headers: dict[bytes, str]) -> bool:
+        """Return whether a request comes from this server's own page, or from no page at all."""
+        # Only a browser sets sec-fetch-site; a page of another site cannot. It is missing where a
+        # server is reached by plain HTTP at another name than localhost.
+        site = headers.get(b"sec-fetch-site")
+        origin = headers.get(b"origin")
+        if origin is None and site is None and b"referer" in headers:
+            origin = "/".join(headers[b"referer"].split("/", 3)[:3])
+        own = origin is None or origin.lower().partition("://")[2] == headers[b"host"].lower()
+        own = own or (origin is not None and origin.lower() == self._access.origin)
+        # A form of our page sends no referrer.
+        own = own or (origin == "null" and site == "same-origin")
+        return own and site in {None, "none", "same-origin"}
 
     def _check_length(self, method: str, headers: dict[bytes, str]) -> None:
         length = headers.get(b"content-length")  # h11 lets up to 20 digits through only
@@ -174,43 +176,40 @@ class Guard:
             message = "a token is needed: Authorization: Bearer …"
             raise _Refused(401, message, [(b"www-authenticate", b"Bearer")])
 
-    async def _body(self, receive: Receive, hold: Callable[[int], None]) -> bytes:
-        """Return the complete body. Raises _Refused if it is too long or too slow."""
-        parts: list[bytes] = []
-        size = 0
+    async def _read(self, body: Body, receive: Receive, headers: dict[bytes, str]) -> bytes:
+        """Return the complete body. Raises _Refused if it is too long, too slow or too complex."""
         try:
-            async with asyncio.timeout(self._limits.body_s):
-                while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _Gone
-                    part = message.get("body", b"")
-                    size += len(part)
-                    if size > self._limits.body_bytes:
-                        raise self._too_large()
-                    hold(len(part))
-                    parts.append(part)
-                    if not message.get("more_body", False):
-                        return b"".join(parts)
-        except TimeoutError as error:
+            whole = await self._bodies.read(body, receive)
+        except TooLarge as error:
+            raise self._too_large() from error
+        except TooSlow as error:
             raise _Refused(408, f"the body took over {self._limits.body_s:.0f} s") from error
+        except NoRoom as error:
+            raise _Refused(503, "too much is being uploaded", [(b"retry-after", b"1")]) from error
+        # Parsing stops all others: a text of megabytes is quick, a million numbers are not.
+        values = sum(map(whole.count, (b",", b"[", b"{")))
+        if "json" in headers.get(b"content-type", "").lower() and values > self._limits.json_values:
+            raise _Refused(413, f"JSON has at most {self._limits.json_values:,} values")
+        return whole
 
-    @contextmanager
-    def _holding(self) -> Iterator[Callable[[int], None]]:
-        """Count the bytes that a request holds until it is answered."""
-        mine = 0
-
-        def hold(size: int) -> None:
-            nonlocal mine
-            if self._held_bytes + size > self._limits.bodies_bytes:
-                raise _Refused(503, "too much is being uploaded", [(b"retry-after", b"1")])
-            mine += size
-            self._held_bytes += size
-
+    async def _until_gone(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
+        """Answer a request; stop when its client is gone. Raises Gone."""
+        work = asyncio.ensure_future(self._app(scope, _replayed(body), send))
+        gone = asyncio.ensure_future(_gone(receive))
         try:
-            yield hold
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise Gone
+            await work
         finally:
-            self._held_bytes -= mine
+            for task in (work, gone):
+                task.cancel()
+
+
+def _opens_page(scope: Scope, headers: dict[bytes, str]) -> bool:
+    """Return whether somebody follows a link to the page from elsewhere: it shows nothing yet."""
+    is_page = scope["method"] == "GET" and scope["path"] == "/"
+    return is_page and headers.get(b"sec-fetch-dest", "document") == "document"
 
 
 def _is_address(host: str) -> bool:
@@ -253,18 +252,24 @@ def _cookie(header: str) -> str:
     return "" if morsel is None else morsel.value
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Return a receive that replays a body, then continues."""
+def _replayed(body: bytes) -> Receive:
+    """Return a receive that gives a body, then waits: a client that goes is seen elsewhere."""
     is_given = False
 
     async def again() -> Message:
         nonlocal is_given
         if is_given:
-            return await receive()
+            await asyncio.Event().wait()
         is_given = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
+
+
+async def _gone(receive: Receive) -> None:
+    """Return when the client has closed the connection."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _refuse(refused: _Refused, send: Send) -> None:

@@ -1,11 +1,40 @@
-"""The bounds of a server, and turns for its requests."""
+"""The bounds of a server."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum, auto
+from types import MappingProxyType
+
+
+class Kind(StrEnum):
+    """What a request works with. Each kind has turns of its own: none holds up another."""
+
+    RECORDS = auto()  # searches by row or vector, records, lists
+    PICTURES = auto()  # searches by a picture that is decoded and embedded
+    FILTERS = auto()  # whatever has a condition
+    THUMBNAILS = auto()
+    REMOTE = auto()  # what is fetched from another server
+
+
+@dataclass(frozen=True)
+class Share:
+    """How many requests of a kind are worked on, and how many wait for that."""
+
+    running: int
+    waiting: int
+
+
+_SHARES: Mapping[Kind, Share] = MappingProxyType(
+    {
+        Kind.RECORDS: Share(8, 32),
+        Kind.PICTURES: Share(8, 32),
+        Kind.FILTERS: Share(4, 32),
+        Kind.THUMBNAILS: Share(8, 64),
+        Kind.REMOTE: Share(4, 32),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -14,7 +43,9 @@ class ServerLimits:
 
     body_bytes: int = 20 << 20
     json_bytes: int = 1 << 20
+    json_values: int = 100_000  # numbers, texts, lists and objects of a body
     bodies_bytes: int = 200 << 20  # of all requests together, while they are read and answered
+    small_bodies_bytes: int = 64 << 20  # of those up to `json_bytes`
     headers_bytes: int = 64 << 10  # the request line and all headers
     header_bytes: int = 16 << 10  # a single one
     headers_s: float = 10.0
@@ -22,36 +53,4 @@ class ServerLimits:
     answer_s: float = 30.0  # for a client to read more of its answer
     idle_s: float = 5.0  # between two requests of a connection
     connections: int = 512
-    running: int = 8  # requests that are worked on
-    waiting: int = 32  # requests that wait for their turn
-
-
-class Busy(Exception):
-    """The queue is full: another request would wait too long."""
-
-
-class Admission:
-    """Gives turns in the order of arrival; bounds how many work and how many wait."""
-
-    def __init__(self, limits: ServerLimits) -> None:
-        self._turns = asyncio.Semaphore(limits.running)
-        self._max_waiting = limits.waiting
-        self.running = 0
-        self.waiting = 0
-
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Wait for a turn and hold it. Raises Busy."""
-        if self._turns.locked() and self.waiting >= self._max_waiting:
-            raise Busy
-        self.waiting += 1
-        try:
-            await self._turns.acquire()
-        finally:
-            self.waiting -= 1
-        self.running += 1
-        try:
-            yield
-        finally:
-            self.running -= 1
-            self._turns.release()
+    shares: Mapping[Kind, Share] = field(default_factory=lambda: _SHARES)

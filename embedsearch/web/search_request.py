@@ -125,6 +125,22 @@ class SearchRequest:
     query: Query
     config: SearchConfig
 
+    @property
+    def has_picture(self) -> bool:
+        """Return whether a picture is decoded and embedded for it."""
+        return any(isinstance(part, bytes | Crop) for part in self._parts)
+
+    @property
+    def originals(self) -> list[str | int]:
+        """Return the images of the store whose files are read for it."""
+        cropped = (part.image for part in self._parts if isinstance(part, Crop))
+        return [image.key for image in cropped if isinstance(image, Key)]
+
+    @property
+    def _parts(self) -> list[Any]:
+        query = self.query
+        return [*query.like, *query.unlike] if isinstance(query, Mix) else [query]
+
 
 async def read_search(request: Request, limits: ServerLimits) -> SearchRequest:
     """Read a request for a search. Raises BadRequest and UsageError."""

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from ipaddress import ip_address
+from types import FrameType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from embedsearch.core.ending import end_within
 from embedsearch.core.errors import UsageError
 from embedsearch.web.guard import LOCAL_HOSTS, Access
 from embedsearch.web.limits import ServerLimits
@@ -30,6 +32,9 @@ from embedsearch.web.limits import ServerLimits
 AUTO_TOKEN = "auto"
 _LOCAL = "127.0.0.1"
 _SAME_AGAIN_S = 60.0
+_YOUNG_S = 1.0  # a connection in the middle of something is left alone for that long
+_ENDING_S = 3.0  # requests in progress have that long to end after a signal
+_ENDED_S = 4.5  # after a signal nothing runs for longer
 _SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
@@ -141,7 +146,7 @@ def _reachable(family: int) -> str:
 def serve(
     app: Callable[..., Any], listening: socket.socket, limits: ServerLimits, *, log: bool
 ) -> None:
-    """Answer until a signal comes; requests in progress have five seconds to end."""
+    """Answer until a signal comes; requests in progress have some seconds to end."""
     _log_to_stderr(logging.INFO if log else logging.WARNING)
     config = uvicorn.Config(
         app,
@@ -155,10 +160,19 @@ def serve(
         server_header=False,
         date_header=True,
         timeout_keep_alive=int(limits.idle_s),
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=int(_ENDING_S),
         h11_max_incomplete_event_size=limits.headers_bytes,
     )
-    uvicorn.Server(config).run(sockets=[listening])
+    _Server(config).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Ends in time after a signal, whatever a thread of it still waits for."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end."""
+        end_within(_ENDED_S, sig)
+        super().handle_exit(sig, frame)
 
 
 def _log_to_stderr(level: int) -> None:
@@ -198,7 +212,11 @@ class _Briefly(logging.Filter):
 
 
 class BoundedProtocol(H11Protocol):
-    """A connection that is closed when its client is too slow or there are too many."""
+    """A connection that is closed when its client is too slow.
+
+    Where there are too many, the one that has waited for its client for longest makes room: first
+    of those that have asked nothing, then of those in the middle of a body or of an answer.
+    """
 
     limits = ServerLimits()
 
@@ -206,15 +224,53 @@ class BoundedProtocol(H11Protocol):
         super().__init__(*arguments, **options)
         self._waiting_for_headers: asyncio.TimerHandle | None = None
         self._waiting_for_reader: asyncio.TimerHandle | None = None
+        self._since = 0.0  # when the client was last answered, or began
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request, or refuse the connection."""
         super().connection_made(transport)
-        if len(self.connections) > self.limits.connections:
+        self._since = self.loop.time()
+        if not self._is_room_made():
             transport.write(_FULL)
             transport.close()
             return
         self._watch_headers()
+
+    def _is_room_made(self) -> bool:
+        """Return whether one more connection fits in, if need be in the place of another."""
+        others = [
+            other
+            for other in self.connections
+            if isinstance(other, BoundedProtocol) and other is not self and not other._is_closing()
+        ]
+        if len(others) < self.limits.connections:
+            return True
+        idle = [c for c in others if c.conn.their_state is h11.IDLE]
+        least = self._since - _YOUNG_S
+        stuck = [c for c in others if c._is_stuck() and c._since < least]
+        if not idle and not stuck:
+            return False
+        min(idle or stuck, key=lambda c: c._since)._make_room()
+        return True
+
+    def _is_stuck(self) -> bool:
+        """Return whether the client has not sent all of its request, or reads no answer."""
+        return self.conn.their_state is h11.SEND_BODY or self._waiting_for_reader is not None
+
+    def _is_closing(self) -> bool:
+        return bool(self.transport.is_closing())
+
+    def _make_room(self) -> None:
+        if self.conn.their_state is h11.IDLE:
+            self.transport.write(_SLOW)
+            self.transport.close()
+        else:
+            self.transport.abort()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request."""
+        self._since = self.loop.time()
+        super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all waiting."""

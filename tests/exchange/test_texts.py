@@ -17,7 +17,7 @@ from embedsearch.core.errors import (
     UsageError,
 )
 from embedsearch.exchange.texts import StoredText, delete_texts, put_texts
-from embedsearch.integrations.image_argument import image_of
+from embedsearch.integrations.image_argument import image_of, image_of_client
 from embedsearch.searching.embedder import ImageEmbedder
 from embedsearch.searching.queries import Inside
 from tests.support.answers import shortened
@@ -96,6 +96,11 @@ def test_an_embedder_gives_what_a_store_gives(tmp_path: Path) -> None:
             embedder.embed(str(BOAT))
 
 
+def nobody(_: str) -> int | None:
+    """Return the row of an image in a store without any."""
+    return None
+
+
 def test_what_a_client_may_name(tmp_path: Path) -> None:
     folder = tmp_path / "open"
     folder.mkdir()
@@ -108,12 +113,12 @@ def test_what_a_client_may_name(tmp_path: Path) -> None:
     picture = BOAT.read_bytes()
     assert image_of(str(BOAT)) == str(BOAT)
     for name in ("a.jpg", "in.jpg", "../open/a.jpg"):
-        assert image_of(str(folder / name), folders) == Inside(str(folder), "a.jpg")
+        assert image_of_client(str(folder / name), folders, nobody) == Inside(str(folder), "a.jpg")
     uri = "data:image/jpeg;base64," + base64.b64encode(picture).decode()
-    assert image_of(uri) == image_of(uri, folders) == picture
+    assert image_of(uri) == image_of_client(uri, folders, nobody) == picture
     for name in ("../secret.jpg", "out.jpg", "/etc/passwd", "../open2/a.jpg"):
         with pytest.raises(UsageError, match="not in a folder"):
-            image_of(str(folder / name), folders)
+            image_of_client(str(folder / name), folders, nobody)
     with ImageEmbedder("packaged") as embedder:
         expected = embedder.embed([BOAT])
         assert np.array_equal(embedder.embed([Inside(str(folder), "a.jpg")]), expected)
@@ -146,4 +151,4 @@ def test_what_names_no_image(tmp_path: Path, text: str) -> None:
         image_of(text)
     assert len(str(raised.value)) < 300
     with pytest.raises(UsageError):
-        image_of(text, [str(tmp_path)])
+        image_of_client(text, [str(tmp_path)], nobody)

@@ -83,7 +83,8 @@ async def exercise(client: Client, photos: Path, searcher: embedsearch.Searcher)
         assert tool.annotations is not None and tool.annotations.read_only_hint
         assert tool.output_schema is not None and tool.description
     clock = photos / "clocks" / "clocks_1.jpg"
-    expected = [hit.to_dict() for hit in searcher.query(clock, k=3)]
+    key = embedsearch.Key("clocks/clocks_1.jpg")
+    expected = [hit.to_dict() for hit in searcher.query(key, k=3)]
     found = await client.call_tool(
         "search_similar_images", {"image": str(clock), "k": 3, "thumbnails": True}
     )
@@ -186,11 +187,15 @@ async def test_of_listed_files_only_these_are_allowed(
     embedsearch.index(store=tmp_path / "s.es", files=str(listing), model="packaged")
     with embedsearch.open_store(tmp_path / "s.es") as searcher:
         async with in_process(searcher) as client:
-            for path in named:
+            for path in (*named, home / "link.png"):
                 found = await client.call_tool("search_similar_images", {"image": str(path)})
                 assert not found.is_error
-            for image in (str(secret), str(home / "link.png"), "/etc/hostname", "~/a.png"):
+            said = set()
+            for image in (str(secret), str(home / "none.png"), "/etc/hostname", "/none", "~/a.png"):
                 await refused(client, "search_similar_images", "not in a folder", image=image)
+                result = await client.call_tool("search_similar_images", {"image": image})
+                said.add(result.content[0].text.replace(image, ""))
+            assert len(said) == 1, "nobody learns which files there are"
         async with in_process(searcher, home) as client:
             await client.call_tool("search_similar_images", {"image": str(secret)})
             result = await client.call_tool("search_similar_images", {"image": "~/secret.png"})

@@ -25,6 +25,10 @@ import json, sys
 from embedsearch.cli.entry import run
 from embedsearch.web import limits
 values = json.loads(sys.argv[1])
+if shares := values.pop("shares", {}):
+    default = limits.ServerLimits().shares
+    given = {limits.Kind(kind): limits.Share(*share) for kind, share in shares.items()}
+    values["shares"] = {**default, **given}
 class Limits(limits.ServerLimits):
     def __init__(self):
         super().__init__(**values)
@@ -134,9 +138,13 @@ def served(
     *arguments: str,
     command: str = "serve",
     mutant: str | None = None,
-    **limits: float,
+    **limits: Any,
 ) -> Iterator[Served]:
-    """Serve a store on a free port until the block ends."""
+    """Serve a store on a free port until the block ends.
+
+    `limits` are those of ServerLimits; `shares` a dictionary of kinds, each with its turns and
+    places to wait.
+    """
     program = [sys.executable, "-c", _PROGRAM, json.dumps(limits), mutant or "", command]
     process = subprocess.Popen(
         [*program, "--store", str(store), "--port", "0", *arguments],

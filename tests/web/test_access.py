@@ -53,6 +53,39 @@ def test_other_sites_are_refused(server: Served, headers: dict[str, str]) -> Non
     failed(server.request("POST", "/search", body, content_type=JSON, **headers), 403)
 
 
+GETS = ["/images?k=1&where=row%3D1", "/search?row=1&k=1", "/images/1/thumbnail", "/info", "/"]
+
+
+@pytest.mark.parametrize("target", GETS)
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec_fetch_site": "cross-site", "sec_fetch_mode": "no-cors", "sec_fetch_dest": "image"},
+        {"sec_fetch_site": "same-site", "sec_fetch_mode": "cors", "sec_fetch_dest": "empty"},
+        {"sec_fetch_site": "cross-site", "sec_fetch_dest": "iframe"},
+        {"origin": "http://evil.example", "sec_fetch_dest": "script"},
+    ],
+    ids=lambda headers: ": ".join(*[[*headers.items()][-1]]),
+)
+def test_other_sites_may_not_look_either(
+    server: Served, target: str, headers: dict[str, str]
+) -> None:
+    failed(server.get(target, **headers), 403, "other sites")
+
+
+def test_other_sites_that_only_a_referer_tells(server: Served) -> None:
+    for target in GETS[:-1]:
+        failed(server.get(target, referer="http://evil.example/a"), 403, "other sites")
+    own = f"http://localhost:{server.port}/?row=1"
+    assert server.get("/search?row=1", referer=own).status == 200
+
+
+def test_a_link_from_elsewhere_opens_the_page(server: Served) -> None:
+    link = {"sec_fetch_site": "cross-site", "sec_fetch_mode": "navigate"}
+    assert server.get("/", sec_fetch_dest="document", **link).status == 200
+    failed(server.get("/search?row=1", sec_fetch_dest="document", **link), 403)
+
+
 def test_this_site_may_ask(server: Served) -> None:
     body = b'{"row": 1}'
     origin = f"http://localhost:{server.port}"

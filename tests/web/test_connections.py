@@ -112,18 +112,6 @@ def test_slow_clients_are_cut_off_and_others_served(store: Path) -> None:
         assert server.get("/health").status == 200
 
 
-def test_too_many_connections_are_told(store: Path) -> None:
-    with served(store, connections=20) as server:
-        held = [server.connect() for _ in range(20)]
-        time.sleep(0.3)
-        assert parsed(server.raw(b"")).status == 503
-        for connection in held:
-            connection.close()
-        wait_for(
-            lambda: server.raw(b"GET /health HTTP/1.0\r\nhost: localhost\r\n\r\n")[9:12] == b"200"
-        )
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="limits another process")
 def test_no_descriptor_and_no_space_left(store: Path) -> None:
     with served(store) as server:
@@ -170,7 +158,7 @@ def test_a_client_that_takes_no_answer_is_cut_off(store: Path) -> None:
 
 
 def test_eight_run_and_some_wait(store: Path) -> None:
-    with served(store, running=2, waiting=4) as server:
+    with served(store, shares={"pictures": (2, 4)}) as server:
         answers: list[Response] = []
 
         def ask() -> None:

@@ -51,7 +51,9 @@ def _work(
 ) -> dict[str, Any]:
     started = time.perf_counter()
     try:
-        descriptor, is_linked = _opened(job)
+        descriptor = open_regular(
+            job["folder"], job["key"], follow=job["follows"] or job["digest"] is not None
+        )
     except OSError as error:
         return _failure(Stage.READ, _read_reason(error), error.strerror or str(error))
     with os.fdopen(descriptor, "rb") as file:
@@ -67,8 +69,9 @@ def _work(
         try:
             image = io.BytesIO(read_part(descriptor, part)) if part else file
             digest = hashlib.file_digest(image, "sha256").hexdigest()
-            if is_linked and digest != job["digest"]:
-                return _failure(Stage.READ, Reason.CHANGED, "a link to another file: index again")
+            if job["digest"] not in {None, digest}:
+                detail = "another file than the one indexed: index again"
+                return _failure(Stage.READ, Reason.CHANGED, detail)
             image.seek(0)
             read_s = time.perf_counter() - started
             crop = job["crop"] and Box(**job["crop"])
@@ -101,22 +104,6 @@ def _work(
         "read_s": read_s,
         "decode_s": time.perf_counter() - started - read_s,
     }
-
-
-def _opened(job: dict[str, Any]) -> tuple[int, bool]:
-    """Open the file of a job; also say whether it is behind a link, so its digest must be right.
-
-    The folder of a stored image was a real path: where that leads over a link now, what is below
-    it may be another's. Raises OSError.
-    """
-    folder, key = job["folder"], job["key"]
-    is_moved = job["digest"] is not None and os.path.realpath(folder) != folder
-    try:
-        return open_regular(folder, key, follow=job["follows"]), is_moved
-    except OSError as error:
-        if job["digest"] is None or error.errno not in {errno.ELOOP, errno.ENOTDIR, errno.EMLINK}:
-            raise
-    return open_regular(folder, key, follow=True), True
 
 
 def _failure(stage: Stage, reason: Reason, detail: str) -> dict[str, Any]:
