@@ -194,7 +194,7 @@ async def test_of_listed_files_only_these_are_allowed(
             for image in (str(secret), str(home / "none.png"), "/etc/hostname", "/none", "~/a.png"):
                 await refused(client, "search_similar_images", "not in a folder", image=image)
                 result = await client.call_tool("search_similar_images", {"image": image})
-                said.add(result.content[0].text.replace(image, ""))
+                said.add(str(result.content).replace(image, ""))
             assert len(said) == 1, "nobody learns which files there are"
         async with in_process(searcher, home) as client:
             await client.call_tool("search_similar_images", {"image": str(secret)})
