@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field, replace
-from numbers import Integral
 from typing import Any
 
 from embedsearch.core.errors import UsageError
+from embedsearch.core.field_types import settle_types
 from embedsearch.core.system import available_processors, max_workers
 from embedsearch.core.walks import Excludes
 
@@ -41,6 +41,7 @@ class DecodeLimits:
     allow_truncated: bool = False  # accept truncated pictures; marked in the row
 
     def __post_init__(self) -> None:
+        settle_types(self)
         if self.max_pixels < 1 or self.max_bytes < 1:
             raise UsageError("max_pixels and max_bytes must be above 0", "max_pixels", "max_bytes")
         if self.image_timeout_s <= 0:
@@ -63,6 +64,7 @@ class SearchBudget:
     factory: str = AUTO_ANN
 
     def __post_init__(self) -> None:
+        settle_types(self)
         if not 0.0 < self.recall <= 1.0:
             raise UsageError("recall must be above 0 and at most 1", "recall")
         if not self.latency_s > 0.0:
@@ -108,6 +110,7 @@ class IndexConfig:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
+        settle_types(self)
         check_device(self.device)
         check_precision(self.precision)
         _check_side(self.input_side)
@@ -166,10 +169,11 @@ class SearchConfig:
     expand: int = 0  # query again with the mean of the query and this many neighbors
 
     def __post_init__(self) -> None:
-        if not isinstance(self.k, Integral) or self.k < 1:
-            raise UsageError(f"k must be a whole number of at least 1, not {self.k!r}")
-        if not isinstance(self.offset, Integral) or self.offset < 0:
-            raise UsageError(f"offset must be a whole number of at least 0, not {self.offset!r}")
+        settle_types(self)
+        if self.k < 1:
+            raise UsageError(f"k must be at least 1, not {self.k}", "k")
+        if self.offset < 0:
+            raise UsageError(f"offset must be at least 0, not {self.offset}", "offset")
         if self.min_score is not None and not -1.0 <= self.min_score <= 1.0:
             raise UsageError(
                 f"min_score must be a cosine between -1 and 1, not {self.min_score}", "min_score"
@@ -182,9 +186,9 @@ class SearchConfig:
             raise UsageError(f"diverse must be between 0 and 1, not {self.diverse}", "diverse")
         if self.diverse is not None and self.offset + self.k > DIVERSE_POOL:
             raise UsageError(f"diverse hits are chosen among the {DIVERSE_POOL} nearest")
-        if not isinstance(self.expand, Integral) or not 0 <= self.expand <= MAX_EXPAND:
+        if not 0 <= self.expand <= MAX_EXPAND:
             raise UsageError(
-                f"expand must be between 0 and {MAX_EXPAND}, not {self.expand!r}", "expand"
+                f"expand must be between 0 and {MAX_EXPAND}, not {self.expand}", "expand"
             )
 
 
@@ -211,6 +215,7 @@ class TrainConfig:
     checkpoint_s: float = 120.0  # a killed run loses at most this much work
 
     def __post_init__(self) -> None:
+        settle_types(self)
         check_device(self.device)
         check_precision(self.precision)
         if self.precision == "int8":
@@ -281,6 +286,7 @@ class DuplicateConfig:
     keep: tuple[str, ...] = ()  # preferences in order of priority; then largest, then oldest
 
     def __post_init__(self) -> None:
+        settle_types(self)
         if not 0.5 <= self.threshold <= 1.0:
             raise UsageError("threshold must be a correlation from 0.5 to 1", "threshold")
         if self.similar is not None and not 0.0 < self.similar <= 1.0:

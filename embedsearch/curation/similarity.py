@@ -29,6 +29,7 @@ _PLAIN_LEVELS = 2.0  # standard deviation of the luma below which a picture has 
 _BLOCK = 2048
 # In radians: float16 makes unit vectors up to a 4,000th too long, and cosines near 1 say little.
 _ROUNDING = 0.02
+_SAME = 0.9995  # the cosine of a float16 vector with itself may be as low
 
 
 def signature_units(signatures: npt.NDArray[np.uint8]) -> Units:
@@ -70,7 +71,7 @@ class Similarity:
         With `parts`, also where one shows a part of the other.
         """
         self._units = units
-        self._least = least
+        self._least = min(least, _SAME)
         self.turns = list(turns)
         self._check = check
         self._parts = parts

@@ -23,6 +23,7 @@ from embedsearch.core.lru import LRU
 from embedsearch.core.microbatch import MicroBatcher
 from embedsearch.core.paths import whole_path
 from embedsearch.core.records import Hit, ImageRecord, Neighbors, StoredImage, StoredPlace
+from embedsearch.core.scores import reaches
 from embedsearch.core.session import Session
 from embedsearch.searching.columns import RowColumns
 from embedsearch.searching.neighbors import RowSearch
@@ -229,12 +230,13 @@ class Generation:
     ) -> list[Hit]:
         """Return the hits that the config requests, from the `fetch` nearest rows or more."""
         wanted = config.offset + config.k
+        pool = wanted if config.diverse is None else DIVERSE_POOL  # to choose among
         while True:
             ranked = _ranked(candidates, fetch, config.min_score)
             is_all = len(ranked) < fetch
             if config.collapse is not None:
-                ranked = self._distinct(ranked, config.collapse, wanted)
-            if config.collapse is None or is_all or len(ranked) >= wanted:
+                ranked = self._distinct(ranked, config.collapse, pool)
+            if config.collapse is None or is_all or len(ranked) >= pool:
                 break
             fetch *= _COLLAPSE_MORE
             (candidates,) = self._candidates(self._nearest(query[None], fetch, config.where))
@@ -275,7 +277,7 @@ class Generation:
         vectors = self._units(ranked)
         kept: list[int] = []
         for index in range(len(ranked)):
-            if not kept or float((vectors[kept] @ vectors[index]).max()) < limit:
+            if not kept or not reaches(float((vectors[kept] @ vectors[index]).max()), limit):
                 kept.append(index)
                 if len(kept) == count:
                     break
@@ -334,4 +336,4 @@ def _ranked(candidates: list[_Row], count: int, min_score: float | None) -> list
     """Return the best `count` rows in their final order, without scores below `min_score`."""
     rows = sorted(candidates, key=lambda row: (-row.score, row.image.root, row.image.key))
     least = -1.0 if min_score is None else min_score
-    return [row for row in rows[:count] if row.score >= least]
+    return [row for row in rows[:count] if reaches(row.score, least)]

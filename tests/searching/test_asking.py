@@ -226,3 +226,36 @@ def test_one_image_has_no_percentile(tmp_path: Path, extractor: Callable[..., An
     with embedsearch.open_store(store) as searcher:
         (hit,) = searcher.query(unit(0))
     assert hit.percentile is None and hit.to_dict()["percentile"] is None
+
+
+@pytest.fixture
+def twins(tmp_path: Path) -> Path:
+    """Rows of 300 random vectors, each of them twice."""
+    vectors = np.random.default_rng(0).standard_normal((300, 64)).astype(np.float32)
+    np.save(tmp_path / "v.npy", np.vstack([vectors, vectors]))
+    (tmp_path / "names").write_text("".join(f"{n:03d}.jpg\n" for n in range(600)))
+    store = tmp_path / "twins.es"
+    embedsearch.import_vectors(
+        tmp_path / "v.npy", paths=tmp_path / "names", model="m", store=store, root=tmp_path
+    )
+    return store
+
+
+def test_a_limit_of_one_means_the_same(twins: Path) -> None:
+    with embedsearch.open_store(twins) as searcher:
+        for row in range(300):
+            found = searcher.query(embedsearch.Key(row), k=3, min_score=1.0)
+            assert {hit.row for hit in found} == {row, row + 300}
+            distinct = searcher.query(embedsearch.Key(row), k=4, collapse=1.0)
+            assert len({hit.row % 300 for hit in distinct}) == 4
+
+
+def test_diverse_hits_are_chosen_among_distinct_ones(twins: Path) -> None:
+    with embedsearch.open_store(twins) as searcher:
+
+        def keys(**options: Any) -> list[int]:
+            hits = searcher.query(embedsearch.Key(0), k=5, **options)
+            return [hit.row % 300 for hit in hits]
+
+        assert len(set(keys(diverse=0.9, collapse=0.999))) == 5
+        assert set(keys(diverse=0.9, collapse=0.999)) != set(keys(collapse=0.999))

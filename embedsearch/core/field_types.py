@@ -1,0 +1,79 @@
+"""The types of a config's fields; in: a frozen dataclass, out: its values as those types.
+
+Values come from users: NumPy's numbers, paths and lists are taken, and anything else is refused
+here, before it reaches a library that fails in its own words.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from functools import cache
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from embedsearch.core.errors import UsageError
+
+_WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+
+
+def settle_types(config: Any) -> None:
+    """Bring the fields of a new config to their types. Raises UsageError."""
+    for name, hint in _hints(config.__class__).items():
+        object.__setattr__(config, name, as_type(name, getattr(config, name), hint))
+
+
+def as_type(name: str, value: object, hint: Any) -> Any:
+    """Return a value as bool, int, float, str, a tuple of these, or a config, or as None.
+
+    Raises UsageError that names it.
+    """
+    if get_origin(hint) in {Union, UnionType}:
+        (hint,) = (part for part in get_args(hint) if part is not NoneType)
+        if value is None:
+            return None
+    if get_origin(hint) is tuple:
+        given = [value] if isinstance(value, str | os.PathLike) else value
+        if not isinstance(given, Sequence) or isinstance(given, bytes):
+            raise UsageError(f"{name} must be a list of texts, not {_shown(value)}", name)
+        return tuple(as_type(name, part, get_args(hint)[0]) for part in given)
+    if is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, hint):
+            raise UsageError(f"{name} must be {hint.__name__}, not {_shown(value)}", name)
+        return value
+    if (found := _plain(value, hint)) is None:
+        raise UsageError(f"{name} must be {_WORDS[hint]}, not {_shown(value)}", name)
+    return found
+
+
+def _plain(value: object, hint: type) -> Any:
+    """Return a value as a plain type, None where it is none."""
+    if hint is bool:
+        return bool(value) if _is_bool(value) else None
+    if hint is str:
+        name = os.fspath(value) if isinstance(value, os.PathLike) else value
+        return str(name) if isinstance(name, str) else None
+    if _is_bool(value):
+        return None
+    if hint is int:
+        return int(value) if isinstance(value, Integral) else None
+    return float(value) if isinstance(value, Real) and not math.isnan(value) else None
+
+
+def _is_bool(value: object) -> bool:
+    kind = getattr(getattr(value, "dtype", None), "kind", "")  # NumPy's is no bool
+    return isinstance(value, bool) or (kind == "b" and getattr(value, "ndim", 1) == 0)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {field.name: hints[field.name] for field in fields(kind)}
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "…"
