@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ import pytest
 import embedsearch
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
+from embedsearch.images.decode import raw
+from embedsearch.images.sources import kinds
 from tests.support.extractor import CountingExtractor
 from tests.support.library import SAMPLES, SHARED, Library, paint
 
@@ -76,6 +79,17 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def library(tmp_path: Path, extractor: Callable[..., Any]) -> Library:
     return Library(tmp_path / "s.es", extractor)
+
+
+@pytest.fixture
+def without_rawpy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process as if the library that reads RAW were not installed."""
+    monkeypatch.setitem(sys.modules, "rawpy", None)
+    for known in (raw._rawpy, kinds.reads_raw):
+        known.cache_clear()
+    yield
+    for known in (raw._rawpy, kinds.reads_raw):
+        known.cache_clear()
 
 
 @pytest.fixture(scope="session")

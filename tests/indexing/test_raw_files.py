@@ -1,0 +1,119 @@
+"""RAW in folders, archives and buckets: passed over without its library, taken with it."""
+
+from __future__ import annotations
+
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import embedsearch
+from embedsearch.cli.output.text import report_lines
+from embedsearch.core.errors import NothingIndexed
+from embedsearch.core.records import Reason
+from embedsearch.images.decode import raw
+from embedsearch.images.sources import kinds
+from tests.support.library import Library, counts, paint
+from tests.support.pictures import encoded, picture
+from tests.support.raw_files import SIZE, dng
+from tests.support.stores import rows_of
+
+SHOWN = picture(1, SIZE)
+
+
+def with_library(is_there: bool, patch: pytest.MonkeyPatch) -> None:
+    """Let this process, which walks, have the library or not."""
+    if is_there:
+        patch.undo()
+    else:
+        patch.setitem(sys.modules, "rawpy", None)
+    for known in (raw._rawpy, kinds.reads_raw):
+        known.cache_clear()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """RAW beside the JPEG of the same shot, and a picture of neither."""
+    pytest.importorskip("rawpy", reason="reads RAW")
+    made = tmp_path / "shots"
+    paint(made / "other.png", 1)
+    (made / "shot.NEF").write_bytes(dng(SHOWN, SHOWN))
+    (made / "shot.jpg").write_bytes(encoded(SHOWN, "JPEG", quality=95).getvalue())
+    return made
+
+
+def test_raw_and_jpeg_are_two_rows_and_one_picture(library: Library, folder: Path) -> None:
+    assert counts(library.index(folder)) == (3, 3, 0, 0, 0, 0, 0)
+    with embedsearch.open_store(library.store) as searcher:
+        hits = searcher.search(str(folder / "shot.NEF"), k=2)
+        assert [hit.key for hit in hits] == ["shot.NEF", "shot.jpg"]
+        assert hits[1].score > 0.98
+        assert (hits[0].width, hits[0].height) == SIZE
+        assert searcher.thumbnail("shot.NEF", 64) is not None
+    found = embedsearch.duplicates(library.store)
+    assert [len(group.copies) for group in found.groups] == [1] or len(found.groups) == 1
+
+
+@pytest.mark.parametrize("form", ["folder", "tar", "zip"])
+def test_a_store_that_passed_them_over_takes_them_later_and_keeps_them(
+    library: Library, folder: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = folder if form == "folder" else folder.parent / f"shots.{form}"
+    if form == "tar":
+        with tarfile.open(place, "w") as tar:
+            tar.add(folder, ".")
+    if form == "zip":
+        with zipfile.ZipFile(place, "w") as packed:
+            for path in sorted(folder.iterdir()):
+                packed.write(path, path.name)
+    try:
+        with_library(False, monkeypatch)
+        report = library.index(place)
+        assert counts(report) == (2, 2, 0, 0, 0, 0, 0)
+        assert report.ignored.raw == 1
+        assert "1 RAW: pip install" in "\n".join(report_lines(report).splitlines())
+        assert counts(library.index(place)) == (2, 0, 0, 0, 2, 0, 0)
+        with_library(True, monkeypatch)
+        assert counts(library.index(place)) == (3, 1, 0, 0, 2, 0, 0)
+        assert counts(library.index(place)) == (3, 0, 0, 0, 3, 0, 0)
+        # Where the library is missing later, say on another machine, no row is lost.
+        with_library(False, monkeypatch)
+        assert counts(library.index(place)) == (2, 0, 0, 0, 2, 0, 0)
+        assert rows_of(library.store).keys() == {b"other.png", b"shot.NEF", b"shot.jpg"}
+        assert counts(library.index(place, allow_empty=True))[-1] == (form == "folder")
+        if form == "folder":  # an archive that was not changed is not read
+            assert b"shot.NEF" not in rows_of(library.store)
+    finally:
+        with_library(True, monkeypatch)
+
+
+def test_a_raw_file_that_is_gone_is_gone(
+    library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        library.index(folder)
+        (folder / "shot.NEF").unlink()
+        with_library(False, monkeypatch)
+        assert counts(library.index(folder)) == (2, 0, 0, 0, 2, 0, 1)
+    finally:
+        with_library(True, monkeypatch)
+
+
+def test_a_file_named_by_itself_is_known_by_its_content(library: Library, folder: Path) -> None:
+    nameless = (folder / "shot.NEF").rename(folder / "shot")
+    assert counts(library.index(nameless)) == (1, 1, 0, 0, 0, 0, 0)
+    (folder / "noise.CR2").write_bytes(b"noise" * 99)
+    report = library.index(folder)
+    assert counts(report)[0] == 4 and report.failed == 1
+    assert library.reasons() == {"noise.CR2": Reason.NOT_AN_IMAGE}
+
+
+def test_what_is_only_raw_says_what_reads_it(
+    library: Library, tmp_path: Path, without_rawpy: None
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.CR3").write_bytes(b"\0\0\0\x18ftypcrx ")
+    with pytest.raises(NothingIndexed, match=r"1 RAW \(pip install '?rawpy.* lets their previews"):
+        library.index(tmp_path / "in")
