@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +12,9 @@ import pytest
 import embedsearch
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
-from embedsearch.images.decode import raw
-from embedsearch.images.sources import kinds
 from tests.support.extractor import CountingExtractor
 from tests.support.library import SAMPLES, SHARED, Library, paint
+from tests.support.raw_files import with_library
 
 if TYPE_CHECKING:
     from tests.support.s3 import S3Server
@@ -84,12 +82,9 @@ def library(tmp_path: Path, extractor: Callable[..., Any]) -> Library:
 @pytest.fixture
 def without_rawpy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """This process as if the library that reads RAW were not installed."""
-    monkeypatch.setitem(sys.modules, "rawpy", None)
-    for known in (raw._rawpy, kinds.reads_raw):
-        known.cache_clear()
+    with_library(False, monkeypatch)
     yield
-    for known in (raw._rawpy, kinds.reads_raw):
-        known.cache_clear()
+    with_library(True, monkeypatch)
 
 
 @pytest.fixture(scope="session")

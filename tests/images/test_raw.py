@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import struct
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -201,10 +202,10 @@ def test_makers_are_told_by_their_first_bytes(head: bytes) -> None:
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("big", [False, True])
 def test_raw_is_told_from_other_tiffs(order: str, big: bool) -> None:
-    def of(photometric: int, tags: dict[int, list[int]]) -> io.BytesIO:
+    def of(photometric: int, tags: dict[int, Sequence[int]]) -> io.BytesIO:
         return tiff([bytes(64 * 48)], (64, 48), [8], photometric, tags, order, big)
 
-    make = {271: [0]}
+    make: dict[int, Sequence[int]] = {271: [0]}
     for file in (
         of(32803, make),
         of(34892, make),

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import sys
+import io
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from PIL import Image
 
 import embedsearch
 from embedsearch.cli.output.text import report_lines
 from embedsearch.core.errors import NothingIndexed
 from embedsearch.core.records import Reason
-from embedsearch.images.decode import raw
-from embedsearch.images.sources import kinds
 from tests.support.library import Library, counts, paint
 from tests.support.pictures import encoded, picture
-from tests.support.raw_files import SIZE, dng
+from tests.support.raw_files import SIZE, dng, with_library
 from tests.support.stores import rows_of
 
+if TYPE_CHECKING:
+    from tests.support.s3 import S3Server
+
 SHOWN = picture(1, SIZE)
-
-
-def with_library(is_there: bool, patch: pytest.MonkeyPatch) -> None:
-    """Let this process, which walks, have the library or not."""
-    if is_there:
-        patch.undo()
-    else:
-        patch.setitem(sys.modules, "rawpy", None)
-    for known in (raw._rawpy, kinds.reads_raw):
-        known.cache_clear()
 
 
 @pytest.fixture
@@ -44,16 +37,24 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_raw_and_jpeg_are_two_rows_and_one_picture(library: Library, folder: Path) -> None:
-    assert counts(library.index(folder)) == (3, 3, 0, 0, 0, 0, 0)
-    with embedsearch.open_store(library.store) as searcher:
-        hits = searcher.search(str(folder / "shot.NEF"), k=2)
-        assert [hit.key for hit in hits] == ["shot.NEF", "shot.jpg"]
-        assert hits[1].score > 0.98
-        assert (hits[0].width, hits[0].height) == SIZE
-        assert searcher.thumbnail("shot.NEF", 64) is not None
-    found = embedsearch.duplicates(library.store)
-    assert [len(group.copies) for group in found.groups] == [1] or len(found.groups) == 1
+def test_raw_and_jpeg_are_two_rows_and_one_picture(tmp_path: Path, folder: Path) -> None:
+    store = tmp_path / "s.es"
+    embedsearch.index(folder, store=store, model="packaged", device="cpu")
+    data = (folder / "shot.NEF").read_bytes()
+    with embedsearch.open_store(store) as searcher:
+        for image in (str(folder / "shot.NEF"), data):  # what is uploaded has no name
+            hits = searcher.query(image, k=3)
+            assert {hit.key for hit in hits[:2]} == {"shot.NEF", "shot.jpg"}
+            assert [hit.score > 0.98 for hit in hits] == [True, True, False]
+        named = {hit.key: hit for hit in hits}
+        assert (named["shot.NEF"].width, named["shot.NEF"].height) == SIZE
+        thumbnail = Image.open(io.BytesIO(searcher.thumbnail("shot.NEF", 64)))
+        assert thumbnail.size == (64, 48)
+    (group,) = embedsearch.duplicates(store).groups
+    assert {group.keep.key, *(copy.picture.key for copy in group.copies)} == {
+        "shot.NEF",
+        "shot.jpg",
+    }
 
 
 @pytest.mark.parametrize("form", ["folder", "tar", "zip"])
@@ -73,7 +74,7 @@ def test_a_store_that_passed_them_over_takes_them_later_and_keeps_them(
         report = library.index(place)
         assert counts(report) == (2, 2, 0, 0, 0, 0, 0)
         assert report.ignored.raw == 1
-        assert "1 RAW: pip install" in "\n".join(report_lines(report).splitlines())
+        assert "1 RAW: pip install" in report_lines(report)
         assert counts(library.index(place)) == (2, 0, 0, 0, 2, 0, 0)
         with_library(True, monkeypatch)
         assert counts(library.index(place)) == (3, 1, 0, 0, 2, 0, 0)
@@ -117,3 +118,19 @@ def test_what_is_only_raw_says_what_reads_it(
     (tmp_path / "in" / "a.CR3").write_bytes(b"\0\0\0\x18ftypcrx ")
     with pytest.raises(NothingIndexed, match=r"1 RAW \(pip install '?rawpy.* lets their previews"):
         library.index(tmp_path / "in")
+
+
+def test_a_bucket_gives_its_raw(
+    s3: S3Server, library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.put_folder(folder, "bucket/in")
+    try:
+        with_library(False, monkeypatch)
+        assert counts(library.index("s3://bucket/in")) == (2, 2, 0, 0, 0, 0, 0)
+        with_library(True, monkeypatch)
+        assert counts(library.index("s3://bucket/in")) == (3, 1, 0, 0, 2, 0, 0)
+        with_library(False, monkeypatch)
+        assert counts(library.index("s3://bucket/in")) == (2, 0, 0, 0, 2, 0, 0)
+        assert b"shot.NEF" in rows_of(library.store)
+    finally:
+        with_library(True, monkeypatch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from embedsearch.images.decode import raw
+from embedsearch.images.sources import kinds
 from tests.support.pictures import encoded
 
 SIZE = (640, 480)
@@ -50,6 +53,16 @@ def dng(
             )  # fmt: skip
             writer.write(mosaic(image), extratags=of_samples, **samples)
     return file.getvalue()
+
+
+def with_library(is_there: bool, patch: pytest.MonkeyPatch) -> None:
+    """Let this process have the library that reads RAW, or not; its workers keep it."""
+    if is_there:
+        patch.undo()
+    else:
+        patch.setitem(sys.modules, "rawpy", None)
+    for known in (raw._rawpy, kinds.reads_raw):
+        known.cache_clear()
 
 
 def mosaic(image: Image.Image) -> npt.NDArray[np.uint16]:

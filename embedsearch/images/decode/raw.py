@@ -165,13 +165,16 @@ def _keep_metadata(image: Image.Image, file: BinaryIO, block: bytes, orientation
     file.seek(0)
     stated = Image.Exif()
     try:
-        stated.load_from_fp(file) if has_tags else stated.load(block)
+        if has_tags:
+            stated.load_from_fp(file)
+        else:
+            stated.load(block)
         for tag in _OF_MAKING:
             if tag in stated:
                 exif.setdefault(tag, stated[tag])
-        for block in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-            inner = exif.get_ifd(block)
-            for number, value in stated.get_ifd(block).items():
+        for part in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
+            inner = exif.get_ifd(part)
+            for number, value in stated.get_ifd(part).items():
                 inner.setdefault(number, value)
     except Exception as error:  # a damaged directory raises as a broken block does
         if is_disk_error(error):
