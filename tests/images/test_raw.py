@@ -76,6 +76,20 @@ def test_without_a_preview_of_use_the_samples_are_shown(
     assert found.taken_at == datetime(2021, 5, 6, 7, 8, 9)
 
 
+def test_where_the_samples_cannot_be_read_a_tiny_preview_is_shown() -> None:
+    pytest.importorskip("rawpy", reason="reads RAW")
+    compression = struct.pack("<HHII", 259, 3, 1, 1)
+    data = dng(OTHER, SHOWN.resize((48, 36)), 6)
+    assert data.count(compression) == 1  # that of the preview is JPEG
+    assert likeness(data, turned(OTHER, 6)) > 0.9
+    unknown = data.replace(compression, struct.pack("<HHII", 259, 3, 1, 7))
+    assert likeness(unknown, turned(SHOWN, 6)) > 0.9
+    plain = dng(OTHER, None).replace(compression, struct.pack("<HHII", 259, 3, 1, 7))
+    with pytest.raises(DecodeError) as caught:
+        decode(io.BytesIO(plain), 64, LIMITS)
+    assert caught.value.reason is Reason.CORRUPT
+
+
 def test_the_exif_of_a_preview_comes_first() -> None:
     pytest.importorskip("rawpy", reason="reads RAW")
     exif = Image.Exif()
@@ -134,6 +148,8 @@ def test_hostile_files_are_refused_with_a_reason(tmp_path: Path) -> None:
         at = huge.index(side) + len(side)
         huge = huge[:at] + struct.pack("<I", 60_000) + huge[at + 4 :]
     noise = np.random.default_rng(1).bytes(20_000)
+    far = b"II+\0\x08\0\0\0" + struct.pack("<QQHHQQ", 16, 1, 330, 16, 9, 2**61)
+    assert outcomes(tmp_path, [far]) == [Reason.CORRUPT]  # not its disk's fault
     assert outcomes(tmp_path, [huge, noise, plain[:100], b"", plain[:8] + noise]) == [
         *(Reason.TOO_LARGE, Reason.NOT_AN_IMAGE, Reason.TRUNCATED, Reason.EMPTY, Reason.CORRUPT),
     ]

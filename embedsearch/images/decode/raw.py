@@ -64,9 +64,7 @@ def open_raw(
             _check_size(sizes, limits)
             image, block = _preview(library, raw)
             if image is None or _is_small(image, side, sizes):
-                image = Image.fromarray(
-                    raw.postprocess(half_size=True, use_camera_wb=True, output_bps=8, user_flip=0)
-                )
+                image = _samples(library, raw, image)
     except (DecodeError, MemoryError):
         raise
     except Exception as error:  # LibRaw's, and what rawpy's own code raises for broken data
@@ -100,6 +98,19 @@ def _preview(library: Any, raw: Any) -> tuple[Image.Image | None, bytes]:
         return open_image(io.BytesIO(jpeg)), block
     except DecodeError:  # not the picture's fault: its samples are in the file
         return None, block
+
+
+def _samples(library: Any, raw: Any, preview: Image.Image | None) -> Image.Image:
+    """Return the samples at half the size, the preview where LibRaw cannot read them."""
+    try:
+        shown = raw.postprocess(half_size=True, use_camera_wb=True, output_bps=8, user_flip=0)
+        if shown.min() == shown.max():  # LibRaw's answer to compressed samples that are damaged
+            raise library.LibRawDataError
+    except library.LibRawError:
+        if preview is None:
+            raise
+        return preview
+    return Image.fromarray(shown)
 
 
 def _parted(jpeg: bytes) -> tuple[bytes, bytes]:
@@ -242,8 +253,8 @@ def _directory(file: BinaryIO, order: str, *, is_big: bool) -> tuple[_Tags, tupl
 
 
 def _at(file: BinaryIO, place: int, size: int) -> bytes:
-    """Return bytes of a file, none of a place that no file has."""
-    if place >= 1 << 62:
+    """Return bytes of a file, none of a place behind its end."""
+    if place >= file.seek(0, 2):
         return b""
     file.seek(place)
     return file.read(size)
