@@ -76,18 +76,29 @@ def test_without_a_preview_of_use_the_samples_are_shown(
     assert found.taken_at == datetime(2021, 5, 6, 7, 8, 9)
 
 
+def with_compression(data: bytes, kind: int) -> bytes:
+    """Return a DNG whose samples are said to be compressed, which they are not."""
+    plain = struct.pack("<HHII", 259, 3, 1, 1)
+    assert data.count(plain) == 1  # that of the preview is JPEG
+    return data.replace(plain, struct.pack("<HHII", 259, 3, 1, kind))
+
+
 def test_where_the_samples_cannot_be_read_a_tiny_preview_is_shown() -> None:
     pytest.importorskip("rawpy", reason="reads RAW")
-    compression = struct.pack("<HHII", 259, 3, 1, 1)
     data = dng(OTHER, SHOWN.resize((48, 36)), 6)
-    assert data.count(compression) == 1  # that of the preview is JPEG
     assert likeness(data, turned(OTHER, 6)) > 0.9
-    unknown = data.replace(compression, struct.pack("<HHII", 259, 3, 1, 7))
-    assert likeness(unknown, turned(SHOWN, 6)) > 0.9
-    plain = dng(OTHER, None).replace(compression, struct.pack("<HHII", 259, 3, 1, 7))
+    assert likeness(with_compression(data, 8), turned(SHOWN, 6)) > 0.9
     with pytest.raises(DecodeError) as caught:
-        decode(io.BytesIO(plain), 64, LIMITS)
+        decode(io.BytesIO(with_compression(dng(OTHER, None), 8)), 64, LIMITS)
     assert caught.value.reason is Reason.CORRUPT
+
+
+def test_samples_that_come_out_black_are_damaged() -> None:
+    """LibRaw says nothing of a lossless JPEG that is none, and gives what its memory held."""
+    pytest.importorskip("rawpy", reason="reads RAW")
+    large = OTHER.resize((4800, 3600))  # above 32 MiB, so that the memory is fresh
+    with pytest.raises(DecodeError, match="damaged RAW"):
+        decode(io.BytesIO(with_compression(dng(large, None), 7)), 64, LIMITS)
 
 
 def test_the_exif_of_a_preview_comes_first() -> None:
