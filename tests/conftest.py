@@ -14,6 +14,7 @@ from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from tests.support.extractor import CountingExtractor
 from tests.support.library import SAMPLES, SHARED, Library, paint
+from tests.support.raw_files import with_library
 
 if TYPE_CHECKING:
     from tests.support.s3 import S3Server
@@ -76,6 +77,14 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def library(tmp_path: Path, extractor: Callable[..., Any]) -> Library:
     return Library(tmp_path / "s.es", extractor)
+
+
+@pytest.fixture
+def without_rawpy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This process as if the library that reads RAW were not installed."""
+    with_library(False, monkeypatch)
+    yield
+    with_library(True, monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -204,7 +204,7 @@ class _Comparison:
 
     def _is_synced(self, root: Root, source: Source) -> bool:
         """Return whether an archive is the version that was last read completely."""
-        if not root.synced or root.synced != source.version():
+        if not root.synced or root.synced != self.sources.version(source):
             return False
         of_root = (f for f in self._known_failures.values() if f.root == root.id)
         return not any(failure.reason.is_passing for failure in of_root)
@@ -283,10 +283,11 @@ class _Comparison:
     def _readable(self, missing: list[int], source: Source) -> tuple[list[int], list[Failure]]:
         """Return the missing rows without those of what could not be read, and the failures.
 
-        An unplugged disk must not empty a list, or a folder behind a link, unless `allow_empty`.
+        An unplugged disk must not empty a list, or a folder behind a link, nor a missing library
+        delete the rows of its files, unless `allow_empty`.
         """
         failures = list(source.failures)
-        if not failures and not source.hollow:
+        if not (failures or source.hollow or source.unreachable):
             return missing, failures
         there = {os.fsencode(f.key) for f in failures if f.reason is not Reason.VANISHED}
         below = {os.fsencode(f.key) for f in failures}

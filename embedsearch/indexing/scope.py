@@ -12,7 +12,7 @@ from embedsearch.core.paths import is_url, local_path
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Root, RootKind
 from embedsearch.core.walks import Ignored
 from embedsearch.images.sources.exclusion import WalkRules
-from embedsearch.images.sources.kinds import Kind, file_starts_an_image, kind_of
+from embedsearch.images.sources.kinds import Kind, file_starts_an_image, kind_of, reads_raw
 from embedsearch.images.sources.links import takes
 from embedsearch.images.sources.listing import FileList
 from embedsearch.images.sources.open import SUFFIXES, kind_of_file, open_source
@@ -86,8 +86,13 @@ class Sources:
     def synced(self, scope: Scope) -> tuple[Root, ...]:
         """Return the roots of a run that has scanned all its targets."""
         sources = {target.root.id: self._open[target.root.id] for target in scope.targets}
-        versions = {root: s.version() for root, s in sources.items() if s.is_there()}
+        versions = {root: self.version(s) for root, s in sources.items() if s.is_there()}
         return tuple(replace(r, synced=versions.get(r.id, r.synced)) for r in scope.roots)
+
+    def version(self, source: Source) -> str:
+        """Return the version of an archive with what is read of it, "" of other sources."""
+        version = source.version()
+        return f"{version}+raw" if version and reads_raw() else version
 
     def complaints(self) -> list[str]:
         """Return the message of the first scan failure, if there is one."""

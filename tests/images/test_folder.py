@@ -208,8 +208,7 @@ def test_hostile_tree(shared_data: Path, tmp_path: Path) -> None:
             )
         ),
         *((name, Kind.SIDECAR) for name in (b"a.jpg.json", b"a.jpg.xmp", b"a.txt")),
-        *((name, Kind.RAW) for name in (b"a.CR2", b"a.nef", b"a.ARW", b"a.dng", b"a.raf")),
-        *((name, Kind.VIDEO) for name in (b"a.MOV", b"a.mp4", b"a.3gp", b"x.jpg.mp4")),
+        *((name, Kind.VIDEO) for name in (b"a.MOV", b"a.mp4", b"a.3gp", b"x.jpg.mp4", b"a.R3D")),
         *(
             (name, Kind.ARCHIVE)
             for name in (b"a.tar", b"a.tar.zst", b"a.zip", b"a.7z", b"a.jpg.gz")

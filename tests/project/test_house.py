@@ -32,6 +32,7 @@ HEAVY = {
     "PIL": {"images", "searching/queries", "cli/output"},
     "pillow_heif": {"images/decode"},
     "tifffile": {"images/decode"},
+    "rawpy": {"images/decode"},
     "pyarrow": {
         *(
             "core/remote",

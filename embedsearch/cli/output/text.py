@@ -19,7 +19,7 @@ from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.names import EXACT, path_fields, unicode_text
 from embedsearch.core.paths import file_url, printable
 from embedsearch.core.records import SIDECARS, Failure, Hit
-from embedsearch.images.sources.passed_over import where_archives_lie
+from embedsearch.images.sources.passed_over import how_raw_is_read, where_archives_lie
 
 if TYPE_CHECKING:  # a query does without indexing
     from embedsearch.exchange.pull import PullReport
@@ -136,6 +136,8 @@ def report_lines(report: IndexReport) -> str:
     if report.ignored.archives:
         noun = "archive" if report.ignored.archives == 1 else "archives"
         lines.append(f"{report.ignored.archives} {noun}: {where_archives_lie(report.ignored)}")
+    if report.ignored.raw:
+        lines.append(f"{report.ignored.raw} RAW: {how_raw_is_read()}")
     if report.left_out:
         lines.append(f"{report.left_out} of the deleted are left out by --exclude or the defaults")
     if report.behind_links:

@@ -27,6 +27,7 @@ from embedsearch.images.decode.opening import (
     open_image,
 )
 from embedsearch.images.decode.pixels import on_ground, on_square, reduce, stored_box, turn_upright
+from embedsearch.images.decode.raw import RAW, is_raw, open_raw
 from embedsearch.images.decode.samples import extrema, simple_mode
 from embedsearch.images.decode.stated import Stated, stated_by
 from embedsearch.images.decode.tiff import in_native_order, is_misread, read_tiff
@@ -122,10 +123,12 @@ def square(image: Image.Image, side: int, crop: Box | None = None) -> npt.NDArra
 
 def _opened(file: BinaryIO, side: int, limits: DecodeLimits, crop: Box | None) -> _Opened:
     """Return the first image of a file, its pixels decoded. Raises DecodeError."""
+    if is_raw(file):
+        return _of_raw(file, side, limits, crop)
     try:
         image = open_image(file)
         size = image.size
-        _reduce_scale(image, side, crop)
+        _reduce_scale(image, size, side, crop)
         check_pixels(image, size, limits)
         if is_misread(image):
             raise DecodeError(Reason.UNSUPPORTED_FORMAT, "TIFF")
@@ -137,13 +140,24 @@ def _opened(file: BinaryIO, side: int, limits: DecodeLimits, crop: Box | None) -
     return _Opened(image, image.size, stated_by(image), truncated=False)
 
 
-def _reduce_scale(image: Image.Image, side: int, crop: Box | None) -> None:
+def _of_raw(file: BinaryIO, side: int, limits: DecodeLimits, crop: Box | None) -> _Opened:
+    """Return the picture of a RAW file. Raises DecodeError."""
+    image, size = open_raw(file, side, limits)
+    _reduce_scale(image, size, side, crop)
+    check_pixels(image, size, limits)
+    stated = stated_by(image)
+    truncated = load_pixels(image, limits)
+    image.format = RAW
+    return _Opened(image, size, stated, truncated)
+
+
+def _reduce_scale(image: Image.Image, size: tuple[int, int], side: int, crop: Box | None) -> None:
     """Let a JPEG be decoded at the scale that leaves DRAFT_SCALE × side pixels of what is shown."""
     width, height = DRAFT_SCALE * side, DRAFT_SCALE * side
     if image.format in {"JPEG", "MPO"} and crop is not None:
-        left, top, right, bottom = stored_box(crop, image.size, read_exif(image).orientation)
-        width = width * image.width // (right - left)
-        height = height * image.height // (bottom - top)
+        left, top, right, bottom = stored_box(crop, size, read_exif(image).orientation)
+        width = width * size[0] // (right - left)
+        height = height * size[1] // (bottom - top)
     image.draft("RGB", (width, height))
 
 

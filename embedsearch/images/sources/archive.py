@@ -149,7 +149,7 @@ class Archive(Container, ABC):
             self.excluded += 1
             return None
         if not parts or not self.is_wanted(parts[-1]):
-            self.pass_over(key, os.path.join(self.path, os.fsdecode(key)))
+            self.pass_over(os.fsdecode(key), self.path)
             return None
         return key
 

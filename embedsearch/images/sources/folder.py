@@ -192,7 +192,7 @@ class FolderScan(Scanned):
             elif self._is_image(name, descriptor):
                 return name
             else:
-                self.pass_over(name, os.path.join(self.root_path, key))
+                self.pass_over(key, self.root_path)
         elif entry.is_dir(follow_symlinks=False):
             if not self.rules.exclusion.folder(key):
                 return name + b"/"
@@ -242,7 +242,7 @@ class FolderScan(Scanned):
             return None
         if link.is_folder or link.is_image:
             return link
-        self.pass_over(name, os.path.join(self.root_path, key))
+        self.pass_over(key, self.root_path)
         return None
 
     def _note_hollow(self, key: str, detail: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 from enum import Enum, auto
+from functools import cache
+from importlib.util import find_spec
 
 SUFFIXES = frozenset(
     b"jpg jpeg jpe jfif jif pjpeg pjp mpo png apng webp gif bmp dib tif tiff avif heic heif"
@@ -18,7 +20,7 @@ class Kind(Enum):
 
     IMAGE = auto()
     UNKNOWN = auto()  # no suffix, or one that says nothing: only the content tells
-    RAW = auto()
+    RAW = auto()  # where the library that reads it is absent; else an image
     VIDEO = auto()
     SIDECAR = auto()
     ARCHIVE = auto()
@@ -29,12 +31,12 @@ _KINDS = {
     **dict.fromkeys(SUFFIXES, Kind.IMAGE),
     **dict.fromkeys(
         b"3fr ari arw bay cap cr2 cr3 crw dcr dcs dng drf eip erf fff gpr iiq k25 kdc mdc mef mos"
-        b" mrw nef nrw orf pef ptx pxn r3d raf raw rw2 rwl rwz sr2 srf srw x3f".split(),
+        b" mrw nef nrw orf pef ptx pxn raf raw rw2 rwl rwz sr2 srf srw x3f".split(),
         Kind.RAW,
     ),
     **dict.fromkeys(
         b"3g2 3gp asf avi dv f4v flv insv lrv m2ts m2v m4v mkv mod mov mp4 mpe mpeg mpg mts mxf ogv"
-        b" qt tod ts vob webm wmv".split(),
+        b" qt r3d tod ts vob webm wmv".split(),
         Kind.VIDEO,
     ),
     **dict.fromkeys(b"aae cls json thm txt xmp".split(), Kind.SIDECAR),
@@ -73,6 +75,12 @@ _SUFFIX = re.compile(rb"[a-z][a-z0-9]{0,11}(?:_original)?", re.IGNORECASE)
 _ORIGINAL = b"_original"  # what ExifTool keeps
 _HEIF_BRANDS = frozenset(b"heic heix heim heis hevc hevx hevm hevs mif1 mif2 msf1".split())
 _AVIF_BRANDS = frozenset(b"avif avis".split())
+# How RAW files begin that are no TIFFs, or TIFFs of one maker: first byte, bytes.
+_RAW_STARTS = (
+    (0, b"FUJIFILMCCD-RAW"), (0, b"IIRO"), (0, b"IIRS"), (0, b"MMOR"), (0, b"IIU\0"), (0, b"FOVb"),
+    (0, b"\0MRM"), (6, b"HEAPCCDR"), (4, b"ftypcrx "), (0, b"ARRI\x12\x34\x56\x78"),
+    (0, b"ARRI\x78\x56\x34\x12"), (0, b"II*\0\x10\0\0\0CR"),
+)  # fmt: skip
 
 
 def is_hidden(name: bytes) -> bool:
@@ -90,11 +98,18 @@ def kind_of(name: bytes) -> Kind:
     suffix = suffix_of(name)
     if (kind := _KINDS.get(suffix)) is not None:
         # What follows a blank is a word: `Dr. Max`.
-        is_word = kind is Kind.OTHER and name.rpartition(b".")[2].startswith(b" ")
-        return Kind.UNKNOWN if is_word else kind
+        if kind is Kind.OTHER and name.rpartition(b".")[2].startswith(b" "):
+            return Kind.UNKNOWN
+        return Kind.IMAGE if kind is Kind.RAW and reads_raw() else kind
     if _VARIANT.fullmatch(name):
         return Kind.IMAGE
     return Kind.OTHER if suffix.endswith(_ORIGINAL) else Kind.UNKNOWN
+
+
+@cache
+def reads_raw() -> bool:
+    """Return whether the library that reads RAW is installed; it is not loaded here."""
+    return find_spec("rawpy") is not None
 
 
 def shown_suffix(name: bytes) -> bytes:
@@ -111,13 +126,21 @@ def starts_an_image(head: bytes) -> bool:
     """Return whether the first HEAD_BYTES of a file are those of an image that is read."""
     if head.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")):
         return True
-    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return True
     if head.startswith(b"RIFF"):
         return head[8:12] == b"WEBP"
     if head.startswith(b"BM"):  # two letters are few: bytes 6 to 9 are reserved
         return head[6:10] == bytes(4) and len(head) == HEAD_BYTES
-    return is_heif(head) or is_avif(head)
+    return is_tiff(head) or is_heif(head) or is_avif(head) or is_raw(head)
+
+
+def is_tiff(head: bytes) -> bool:
+    """Return whether a file begins as TIFF does, and most RAW."""
+    return head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
+
+
+def is_raw(head: bytes) -> bool:
+    """Return whether a file begins as RAW does, other than what begins as any TIFF."""
+    return any(head.startswith(start, offset) for offset, start in _RAW_STARTS)
 
 
 def is_heif(head: bytes) -> bool:

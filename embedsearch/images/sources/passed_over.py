@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+from embedsearch.core.install import pip_install
 from embedsearch.core.paths import printable
 from embedsearch.core.walks import Ignored
 
@@ -26,18 +27,25 @@ def where_archives_lie(ignored: Ignored) -> str:
     return f"name them, as in {printable(os.path.join(above, '*' + name[dot:]))}"
 
 
+def how_raw_is_read() -> str:
+    """Return what reads the RAW files that were passed over."""
+    return f"{pip_install('rawpy')} lets their previews be read"
+
+
 def _phrases(ignored: Ignored) -> Iterator[str]:
     ways = {
         "hidden": "files=LIST takes what a list names",
         "links": "follow_links=True takes them",
         "left out by patterns": "exclude='!NAME/' takes a folder of that name",
-        "RAW": "RAW is not read here: index JPEGs made of them",
         "videos": "they are not read",
         "sidecars": "",
         "other files": f"{_suffixes(ignored)}files=LIST takes what a list names",
     }
     for kind, count in ignored.kinds().items():
-        way = where_archives_lie(ignored) if kind == "archives" else ways.get(kind, "")
+        if kind == "archives":
+            way = where_archives_lie(ignored)
+        else:
+            way = how_raw_is_read() if kind == "RAW" else ways.get(kind, "")
         yield f"{count} {kind}" + (f" ({way})" if way else "")
 
 

@@ -99,7 +99,7 @@ class RemoteFolder(Scanned):
             elif self.is_wanted(name):
                 found.append((name, info))
             else:
-                self.pass_over(name, f"{self.url}/{key}")
+                self.pass_over(key, self.url)
         if is_odd:
             self._note_odd(above)
         for name, file in sorted(found, key=lambda entry: entry[0]):
@@ -240,6 +240,7 @@ class RemoteArchive:
         for ref in source:
             yield replace(ref, mtime_ns=bounded(info.mtime_ns or -1))
         self.failures, self.ignored = source.failures, source.ignored
+        self.unreachable = source.unreachable
 
     def digest(self, ref: ImageRef) -> bytes | None:
         """Return the sha256 of an image, or None where it cannot be read."""

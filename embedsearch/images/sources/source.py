@@ -52,13 +52,16 @@ class Scanned:
     _suffixes: Counter[str] = field(default_factory=Counter)
     _archive: str = ""
 
-    def pass_over(self, name: bytes, path: str) -> None:
-        """Count a file that is no image."""
+    def pass_over(self, key: str, above: str) -> None:
+        """Count a file that is no image, with the path of what its key is below."""
         self.other_suffix += 1
+        name = os.fsencode(key.rpartition("/")[2])
         kind = kind_of(name)
         self._kinds[kind] += 1
         if kind is Kind.ARCHIVE:
-            self._archive = self._archive or path
+            self._archive = self._archive or os.path.join(above, key)
+        elif kind is Kind.RAW:
+            self.unreachable.add(key)  # until the library that read it is back
         elif kind in {Kind.OTHER, Kind.UNKNOWN}:
             suffix = printable(os.fsdecode(shown_suffix(name)))
             if suffix in self._suffixes or len(self._suffixes) < _MAX_SUFFIXES:
@@ -123,7 +126,8 @@ class Source(Protocol):
     """
 
     failures: list[Failure]
-    unreachable: set[str]  # keys of failures whose file may come back with its folder or disk
+    # Keys whose file may come back: with its folder or disk, or with the library that reads it.
+    unreachable: set[str]
     hollow: dict[str, Failure]  # links that lead to nothing: failures if images were behind them
     held_bytes: int  # on the disk, until it is closed
 
