@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from embedsearch.core.errors import UsageError
 from embedsearch.core.field_types import settle_types
 from embedsearch.core.system import available_processors, max_workers
+from embedsearch.core.unknown_fields import replaced
 from embedsearch.core.walks import Excludes
 
 STORE_NAME = ".embedsearch"
@@ -132,13 +133,13 @@ class IndexConfig:
         """Return the budget with the requested values; other values are kept."""
         asked: dict[str, Any] = {"recall": self.recall, "latency_s": self.latency_s}
         asked |= {"memory_bytes": self.memory_bytes, "factory": self.ann}
-        return replace(before, **{name: v for name, v in asked.items() if v is not None})
+        return replaced(before, **{name: v for name, v in asked.items() if v is not None})
 
     def excludes(self, before: Excludes) -> Excludes:
         """Return what walks leave out, with the requested values; other values are kept."""
         patterns = tuple(filter(None, self.exclude)) if self.exclude else before.patterns
         defaults = before.defaults if self.default_excludes is None else self.default_excludes
-        return Excludes(patterns, defaults)
+        return replaced(before, patterns=patterns, defaults=defaults)
 
     def worker_range(self, *, on_gpu: bool) -> tuple[int, int]:
         """Return how many decoding processes to start, and how many at most.

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
+
+from embedsearch.core.unknown_fields import record_of, values_of
 
 # How a file becomes pixels: raised with each change of `images/decode` that changes some vectors.
 DECODING = 2
@@ -62,7 +64,7 @@ class ModelSpec:
         left_out = set(self._DESCRIPTIVE)
         if self.decoding == 1:  # the fingerprint of older stores has no such field
             left_out.add("decoding")
-        return {name: value for name, value in vars(self).items() if name not in left_out}
+        return {name: value for name, value in self._values().items() if name not in left_out}
 
     def asked(self, input_side: int | None, flip: bool = False) -> ModelSpec:
         """Return the model with another input side or with mirror images, if requested."""
@@ -71,17 +73,21 @@ class ModelSpec:
     def differences(self, other: ModelSpec) -> list[str]:
         """Return `field: value != other's value` for each field of the identity that differs."""
         return [
-            f"{name}: {value} != {vars(other)[name]}"
-            for name, value in vars(self).items()
-            if name not in self._DESCRIPTIVE and value != vars(other)[name]
+            f"{name}: {value} != {getattr(other, name)}"
+            for name, value in self._values().items()
+            if name not in self._DESCRIPTIVE and value != getattr(other, name)
         ]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as JSON-ready values."""
-        return {**vars(self), "mean": list(self.mean), "std": list(self.std)}
+        values: dict[str, Any] = values_of(self)
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelSpec:
         """Rebuild the record from `to_dict`; TypeError or ValueError if it is malformed."""
         mean, std = (tuple(float(x) for x in values[name]) for name in ("mean", "std"))
-        return cls(**{**values, "mean": mean, "std": std})
+        return record_of(cls, {**values, "mean": mean, "std": std})
+
+    def _values(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -17,6 +17,7 @@ from embedsearch.core.model_spec import DECODING, ModelSpec
 from embedsearch.core.paths import is_url, local_path
 from embedsearch.core.records import RootKind
 from embedsearch.core.session import Session
+from embedsearch.core.unknown_fields import replaced
 from embedsearch.core.walks import Excludes
 from embedsearch.images.sources.exclusion import WalkRules, below_roots
 from embedsearch.images.sources.passed_over import FIELDS, passed_over
@@ -271,7 +272,7 @@ def _resolve(
         follow = manifest is None or manifest.follow_links
     rules = WalkRules(follow, excludes=excludes)
     if excludes != before:  # an archive that did not change has other images now
-        known = tuple(replace(root, synced="") for root in known)
+        known = tuple(replaced(root, synced="") for root in known)
     if not config.rebuild or not known:
         scope = resolve_scope(folders, known, files, rules)
     else:  # rows of two models must not be mixed

@@ -16,7 +16,8 @@ from embedsearch.store.files import is_own_name
 from embedsearch.store.info import roll_back
 from embedsearch.store.locate import StorePath, locate_store
 from embedsearch.store.lock import WriterLock
-from embedsearch.store.writer import StoreWriter, restore_pointer
+from embedsearch.store.restore import restore_pointer
+from embedsearch.store.writer import StoreWriter
 
 
 def repair(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from embedsearch.core.paths import is_url, local_path, named_forms, size_and_tim
 from embedsearch.core.records import ImageRef, JsonRecord, Root, RootKind
 from embedsearch.core.remote import normal_url
 from embedsearch.core.session import Session
+from embedsearch.core.unknown_fields import replaced
 from embedsearch.indexing.known_rows import KeptRow, KnownRows
 from embedsearch.indexing.scope import ScanTarget, Sources
 from embedsearch.indexing.store_update import StoreUpdate
@@ -74,10 +75,10 @@ def relocate(
                         f"{shlex.quote(root.path)} finds by itself what moved into it"
                     )
         for root, path in renamed.items():
-            _check(known, root, replace(root, path=path))
+            _check(known, root, replaced(root, path=path))
         kept = [*_moved(known, listed, before, after)]
         update = StoreUpdate(writer, snapshot.manifest.model, roots, rebuild=False)
-        update.set_roots(tuple(replace(r, path=renamed.get(r, r.path)) for r in roots))
+        update.set_roots(tuple(replaced(r, path=renamed.get(r, r.path)) for r in roots))
         update.move(kept, snapshot)
         images = sum(len(known.below(ScanTarget(root))) for root in inner) + len(kept)
         return _committed(update, snapshot, [root.path for root in inner] or [before], images)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import is_url, local_path
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Root, RootKind
+from embedsearch.core.unknown_fields import replaced
 from embedsearch.core.walks import Ignored
 from embedsearch.images.sources.exclusion import WalkRules
 from embedsearch.images.sources.kinds import Kind, file_starts_an_image, kind_of, reads_raw
@@ -87,7 +88,7 @@ class Sources:
         """Return the roots of a run that has scanned all its targets."""
         sources = {target.root.id: self._open[target.root.id] for target in scope.targets}
         versions = {root: self.version(s) for root, s in sources.items() if s.is_there()}
-        return tuple(replace(r, synced=versions.get(r.id, r.synced)) for r in scope.roots)
+        return tuple(replaced(r, synced=versions.get(r.id, r.synced)) for r in scope.roots)
 
     def version(self, source: Source) -> str:
         """Return the version of an archive with what is read of it, "" of other sources."""

@@ -62,6 +62,7 @@ class StoreUpdate:
         else:  # a rebuild
             search = SearchRecord(writer.manifest.search.budget)
             next_row = writer.manifest.next_row
+            made["unknown"] = writer.manifest.unknown
             self.manifest = Manifest(next_row=next_row, live=0, search=search, **made)
         self._pending: list[pa.Table] = []
         self._pending_rows = 0

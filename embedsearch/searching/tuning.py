@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from embedsearch.core.config import AUTO_ANN, EXACT_ANN, SearchBudget
 from embedsearch.core.session import Session
+from embedsearch.core.unknown_fields import replaced
 from embedsearch.searching.ann import candidates
 from embedsearch.searching.ann.build import CandidateBuilder
 from embedsearch.searching.ann.candidates import Measured
@@ -119,7 +120,7 @@ class _Tuner:
     def choose(self) -> _Choice:
         """Return the index to search with, None for none, and what was measured."""
         pairs = self._pair_cosines()
-        search = replace(
+        search = replaced(
             self._manifest.search,
             budget=self._budget,
             pair_levels=_PAIR_LEVELS if pairs else (),
@@ -148,12 +149,14 @@ class _Tuner:
     def _planned(self, search: SearchRecord) -> _Choice:
         """Return the first candidate within the budget, else the one that comes closest."""
         live, dim = len(self._live), self._manifest.model.dim
-        search = replace(search, measured_rows=live, exact_latency_s=0.0, curve=(), is_reached=True)
+        search = replaced(
+            search, measured_rows=live, exact_latency_s=0.0, curve=(), is_reached=True
+        )
         size, is_free = 2 * live * dim, self._budget.factory == AUTO_ANN
         if self._budget.factory == EXACT_ANN or (is_free and size <= _ALWAYS_EXACT_BYTES):
             return None, search
         exact_s = self._exact_latency_s()
-        search = replace(search, exact_latency_s=exact_s)
+        search = replaced(search, exact_latency_s=exact_s)
         fits = size <= self._budget.memory_bytes
         if is_free and fits and exact_s <= self._budget.latency_s:
             return None, search
@@ -179,7 +182,7 @@ class _Tuner:
             if self._is_reached(built):
                 break
         if best is None or (is_free and fits and best.curve[-1].latency_s > exact_s):
-            return None, replace(search, is_reached=False)
+            return None, replaced(search, is_reached=False)
         return best, self._with_curve(search, best)
 
     def _built(self, factory: str, exam: _RecallTest) -> _Built:
@@ -302,7 +305,7 @@ class _Tuner:
 
     def _with_curve(self, search: SearchRecord, built: _Built) -> SearchRecord:
         curve = tuple((m.setting, round(m.recall, 4), m.latency_s) for m in built.curve)
-        return replace(search, curve=curve, is_reached=self._is_reached(built))
+        return replaced(search, curve=curve, is_reached=self._is_reached(built))
 
     def _patiently(self, work: Callable[[], T]) -> T:
         """Return the result of a long call of FAISS; a stop request does not wait for it."""

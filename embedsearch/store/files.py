@@ -247,6 +247,11 @@ def damaged(store: Path, name: str, words: str) -> DamagedStore:
     remedy = f"run: embedsearch repair --store {store}"
     if name.startswith("shards"):  # shards are the only copy of their rows
         remedy = f"re-embed the images: embedsearch index --rebuild --store {store}"
+    if name.startswith(FOLDERS["m"]):
+        remedy = (
+            "put it back from a copy of the store, or lose what came after the generation before: "
+            f"embedsearch repair --store {store}"
+        )
     if is_cached_store(store):
         remedy = f"it is a copy; delete it to fetch it again: rm -r {store}"
     return DamagedStore(f"{store / name} {words}; {remedy}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from embedsearch.core.config import SearchBudget
@@ -12,6 +12,7 @@ from embedsearch.core.errors import IncompatibleStore, UsageError
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.records import Root, RootKind
 from embedsearch.core.strict_json import strict_json
+from embedsearch.core.unknown_fields import record_of, values_of
 from embedsearch.core.walks import Excludes
 from embedsearch.store.files import FileRecord
 
@@ -110,6 +111,8 @@ class Manifest:
     ann: AnnRecord | None = None
     search: SearchRecord = field(default_factory=lambda: SearchRecord(SearchBudget()))
     run: Mapping[str, Any] = field(default_factory=dict)  # counts and settings of the last run
+    # Fields of a later version, which this one hands on.
+    unknown: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def faiss(self) -> list[FaissRecord]:
@@ -123,14 +126,8 @@ class Manifest:
 
     def to_bytes(self) -> bytes:
         """Return the manifest as JSON."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values["model"] = self.model.to_dict()
-        for name in ("roots", "shards", "exact"):
-            values[name] = [asdict(item) for item in values[name]]
-        for name in ("deleted", "failures", "metadata", "ann"):
-            values[name] = None if values[name] is None else asdict(values[name])
-        values["search"] = asdict(values["search"])
-        values["excludes"] = asdict(values["excludes"])
+        own = {f.name: values_of(getattr(self, f.name)) for f in fields(self)}
+        values = {**own.pop("unknown"), **own}
         values |= {"format_version": FORMAT_VERSION, "min_reader_version": FORMAT_VERSION}
         return json.dumps(values, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
 
@@ -143,7 +140,7 @@ class Manifest:
         if not isinstance((values := strict_json(data)), dict):
             raise ValueError("not a JSON object")
         needs = values.pop("min_reader_version", None)
-        values.pop("format_version", None)
+        written = values.pop("format_version", None)
         if not isinstance(needs, int):
             raise ValueError("no min_reader_version")
         if needs > FORMAT_VERSION:
@@ -154,7 +151,12 @@ class Manifest:
         try:
             manifest = cls(**_records(values))
             manifest._check()
-        except (TypeError, KeyError, AttributeError, UsageError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, UsageError) as error:
+            if isinstance(written, int) and written > FORMAT_VERSION:
+                raise IncompatibleStore(
+                    f"the store was written in format {written}, this embedsearch reads "
+                    f"{FORMAT_VERSION} and not all of it ({error}): update embedsearch"
+                ) from error
             raise ValueError(f"malformed manifest: {error}") from error
         return manifest
 
@@ -176,37 +178,40 @@ class Manifest:
 
 def _records(values: dict[str, Any]) -> dict[str, Any]:
     """Return the JSON values with objects converted to records."""
+    known = {f.name for f in fields(Manifest)} - {"unknown"}
+    unknown = {name: value for name, value in values.items() if name not in known}
+    values = {name: value for name, value in values.items() if name in known}
+    values["unknown"] = unknown
     if "search" in values:  # older stores have none
         search = dict(values["search"])
-        search["budget"] = SearchBudget(**search["budget"])
+        search["budget"] = record_of(SearchBudget, search["budget"])
         search["curve"] = tuple((int(s), float(r), float(t)) for s, r, t in search["curve"])
         for name in ("pair_levels", "pair_cosines"):
             search[name] = tuple(map(float, search[name]))
-        values = {**values, "search": SearchRecord(**search)}
+        values["search"] = record_of(SearchRecord, search)
     if "excludes" in values:  # older stores have none
         kept = dict(values["excludes"])
-        patterns = tuple(map(str, kept["patterns"]))
-        values = {**values, "excludes": Excludes(patterns, bool(kept["defaults"]))}
-    if values.get("metadata") is not None:
-        values = {**values, "metadata": FileRecord(**values["metadata"])}
+        kept["patterns"] = tuple(map(str, kept["patterns"]))
+        values["excludes"] = record_of(Excludes, {**kept, "defaults": bool(kept["defaults"])})
     if values.get("ann") is not None:
-        values = {**values, "ann": AnnRecord(**_with_segments(values["ann"]))}
+        values["ann"] = record_of(AnnRecord, _with_segments(values["ann"]))
+    for name in ("deleted", "failures", "metadata"):
+        if values.get(name) is not None:
+            values[name] = record_of(FileRecord, values[name])
     return {
         **values,
         "model": ModelSpec.from_dict(values["model"]),
         "roots": tuple(root_of(root) for root in values["roots"]),
-        "shards": tuple(ShardRecord(**shard) for shard in values["shards"]),
-        "exact": tuple(ExactRecord(**_with_segments(item)) for item in values["exact"]),
-        "deleted": None if values["deleted"] is None else FileRecord(**values["deleted"]),
-        "failures": None if values["failures"] is None else FileRecord(**values["failures"]),
+        "shards": tuple(record_of(ShardRecord, shard) for shard in values["shards"]),
+        "exact": tuple(record_of(ExactRecord, _with_segments(item)) for item in values["exact"]),
     }
 
 
 def root_of(item: Mapping[str, Any]) -> Root:
     """Return a root from its JSON form. Raises TypeError and ValueError."""
     # Old stores have only folders, without a kind.
-    return Root(**{**item, "kind": RootKind(item.get("kind", RootKind.FOLDER))})
+    return record_of(Root, {**item, "kind": RootKind(item.get("kind", RootKind.FOLDER))})
 
 
 def _with_segments(item: Mapping[str, Any]) -> dict[str, Any]:
-    return {**item, "segments": tuple(Segment(**part) for part in item["segments"])}
+    return {**item, "segments": tuple(record_of(Segment, part) for part in item["segments"])}

@@ -6,7 +6,6 @@ Files are added, never changed; only CURRENT is replaced, as the last step.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -18,7 +17,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from embedsearch.core.errors import (
-    DamagedStore,
     IncompatibleStore,
     PlanOpen,
     StorageError,
@@ -46,7 +44,6 @@ from embedsearch.store.files import (
 )
 from embedsearch.store.lock import WriterLock, check_lockable
 from embedsearch.store.manifest import MAX_BYTES, ExactRecord, Manifest, Segment, ShardRecord
-from embedsearch.store.snapshot import Snapshot
 from embedsearch.store.units import drop, has_plan
 
 _TMP_FILE = re.compile(r"[0-9]+-[0-9a-f]{16}")
@@ -123,7 +120,7 @@ class StoreWriter:
             created=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )
         record = write_new(self.store, "m", manifest.generation, "json", [manifest.to_bytes()])
-        _point(self.store, manifest.generation, record)
+        point(self.store, manifest.generation, record)
         self.manifest = manifest
         self._lock.touch()
         # The generation before this run stays for rollback and for readers that are opening it.
@@ -161,20 +158,22 @@ def generations(store: Path, current: Manifest | None) -> list[Manifest]:
     if current is None:
         return []
     found = []
-    for path in _manifests(store):
+    for path in manifests_of(store):
         with contextlib.suppress(ValueError, IncompatibleStore):  # useless to readers
-            if (manifest := Manifest.from_bytes(_read(path))).generation < current.generation:
+            if (
+                manifest := Manifest.from_bytes(read_manifest(path))
+            ).generation < current.generation:
                 found.append(manifest)
     return [current, *sorted(found, key=lambda manifest: -manifest.generation)]
 
 
-def _manifests(store: Path) -> list[Path]:
+def manifests_of(store: Path) -> list[Path]:
     """Return the manifests on the disk, the oldest first. Raises StorageError."""
     names = [name for name in listed(store, FOLDERS["m"]) if is_own_name(name)]
     return [store / FOLDERS["m"] / name for name in names]
 
 
-def _read(path: Path) -> bytes:
+def read_manifest(path: Path) -> bytes:
     """Return the content of a manifest, at most MAX_BYTES + 1. Raises StorageError."""
     try:
         with path.open("rb") as file:
@@ -183,7 +182,7 @@ def _read(path: Path) -> bytes:
         raise storage_error(path, error) from error
 
 
-def _point(store: Path, generation: int, record: FileRecord) -> None:
+def point(store: Path, generation: int, record: FileRecord) -> None:
     """Replace CURRENT: from here on, `generation` is current."""
     pointer = {
         "generation": generation,
@@ -254,28 +253,6 @@ def _is_unfinished(store: Path, names: set[str]) -> bool:
     names = {name for name in names if not files.is_of_the_system(name)}
     debris = os.listdir(store / TMP_NAME) if TMP_NAME in names else []
     return names <= {TMP_NAME, LOCK_NAME} and all(_TMP_FILE.fullmatch(name) for name in debris)
-
-
-def restore_pointer(store: Path) -> int | None:
-    """If CURRENT is damaged, point it at the newest generation with complete shards.
-
-    Returns that generation, or None if CURRENT was not damaged. Raises DamagedStore if there is no
-    complete generation left. The caller holds the writer's lock.
-    """
-    with contextlib.suppress(DamagedStore):
-        read_current(store)
-        return None
-    for path in reversed(_manifests(store)):
-        data = _read(path)
-        try:
-            record = FileRecord(path.name, len(data), hashlib.sha256(data).hexdigest())
-            manifest = Manifest.from_bytes(data)
-            Snapshot(store, manifest).close()
-        except (ValueError, DamagedStore):
-            continue
-        _point(store, manifest.generation, record)
-        return manifest.generation
-    raise DamagedStore(f"{store} holds no complete generation: delete it and index again")
 
 
 def segments_of(shards: Iterable[ShardRecord]) -> tuple[Segment, ...]:

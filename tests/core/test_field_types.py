@@ -69,11 +69,14 @@ def test_a_value_is_taken_as_its_type_or_refused_by_name(
 
 
 def test_numbers_of_numpy_and_paths_are_taken() -> None:
-    config = SearchConfig(k=np.int64(3), min_score=np.float32(0.5))
+    search: Any = SearchConfig
+    index: Any = IndexConfig
+    duplicates: Any = DuplicateConfig
+    config = search(k=np.int64(3), min_score=np.float32(0.5))
     assert (config.k, type(config.k), config.min_score) == (3, int, 0.5)
-    assert IndexConfig(files=Path("a.txt")).files == "a.txt"
-    assert IndexConfig(exclude="*.tmp").exclude == ("*.tmp",)
-    assert DuplicateConfig(flips=np.bool_(True)).flips is True
+    assert index(files=Path("a.txt")).files == "a.txt"
+    assert index(exclude="*.tmp").exclude == ("*.tmp",)
+    assert duplicates(flips=np.bool_(True)).flips is True
 
 
 @pytest.mark.parametrize(

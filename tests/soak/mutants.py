@@ -57,7 +57,7 @@ def pointer_in_place() -> None:
 @_mutant
 def pointer_first() -> None:
     """CURRENT names a manifest that is written afterwards."""
-    point, write_new = writer._point, files.write_new
+    point, write_new = writer.point, files.write_new
     waiting: list[Any] = []
 
     def write(store: Path, kind: str, generation: int, suffix: str, data: Any) -> Any:
@@ -72,7 +72,7 @@ def pointer_first() -> None:
 
     put("embedsearch.store.writer.write_new", write)
     put(
-        "embedsearch.store.writer._point",
+        "embedsearch.store.writer.point",
         lambda *arguments: None if waiting else point(*arguments),
     )
 
@@ -80,7 +80,7 @@ def pointer_first() -> None:
 @_mutant
 def sweep_first() -> None:
     """The files of the generation before are removed before the new one counts."""
-    point = writer._point
+    point = writer.point
 
     def late(store: Path, generation: int, record: Any) -> None:
         manifest = Manifest.from_bytes((store / record.relative).read_bytes())
@@ -92,7 +92,7 @@ def sweep_first() -> None:
         time.sleep(0.05)
         point(store, generation, record)
 
-    put("embedsearch.store.writer._point", late)
+    put("embedsearch.store.writer.point", late)
 
 
 @_mutant
