@@ -6,16 +6,10 @@ by the child process of `prepare.py`.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
-import json
 import platform
 import queue
 import shutil
-import sys
-import tempfile
-import time
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,10 +23,16 @@ from embedsearch.core.install import pip_install
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.core.system import cache_folders
+from embedsearch.network.converted import (
+    RUNTIME_NOTE,
+    BrokenConversion,
+    compile_model,
+    is_whole,
+    read_note,
+)
 from embedsearch.network.weights import noted_cache_folder, run_prepare, weights_path
 
-_HINTS = {"fp32": "f32", "bf16": "bf16"}
-_DEBRIS_AGE_S = 3600.0
+_TRIES = 2
 
 
 class OpenVinoExtractor:
@@ -47,11 +47,8 @@ class OpenVinoExtractor:
 
         Raises MissingLibrary or WeightsUnavailable.
         """
-        folder = _converted(spec, session, needs_int8=precision == "int8")
-        note = json.loads((folder / "runtime.json").read_text())
-        self.precision = note["precision"]["best"] if precision == "auto" else precision
         streaming = lanes > 1
-        compiled = compile_model(folder, self.precision, streaming=streaming)
+        self.precision, compiled = _loaded(spec, precision, session, streaming=streaming)
         if compiled is None:
             raise MissingLibrary(
                 f"this processor does not run {self.precision}: use precision=auto", "precision"
@@ -74,52 +71,28 @@ class OpenVinoExtractor:
             self._requests.put(request)
 
 
-def import_openvino() -> Any:
-    """Return the library, with its telemetry off.
+def _loaded(
+    spec: ModelSpec, precision: str, session: Session, *, streaming: bool
+) -> tuple[str, Any]:
+    """Return the precision and the compiled model; a damaged one is converted again.
 
-    With None in sys.modules, openvino_telemetry cannot be imported: converting or quantizing a
-    model would otherwise write a client id to the home folder and report it.
+    Raises MissingLibrary or WeightsUnavailable.
     """
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        import openvino
-    except FileNotFoundError:  # the current folder was removed, and is on the import path
-        sys.path[:] = [path for path in sys.path if path]
-        import openvino
-    return openvino
-
-
-def compile_model(folder: Path, precision: str, *, streaming: bool = False) -> Any:
-    """Return the compiled model, or None where this processor cannot run the precision.
-
-    Raises MissingLibrary where OpenVINO cannot be used.
-    """
-    try:
-        return _compiled(import_openvino().Core(), folder, precision, streaming=streaming)
-    except RuntimeError as error:
-        problem = " ".join(str(error).split())[-300:]
-        raise MissingLibrary(
-            f"OpenVINO cannot compile the model in {folder} ({problem}): delete that folder, and "
-            "it is converted again"
-        ) from error
-
-
-def _compiled(core: Any, folder: Path, precision: str, *, streaming: bool) -> Any:
-    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    # The operations that int8 leaves as floats.
-    floats = ("bf16" if has_bf16 else "fp32") if precision == "int8" else precision
-    if floats not in _HINTS or (floats == "bf16" and not has_bf16):
-        return None
-    settings = {
-        "PERFORMANCE_HINT": "THROUGHPUT" if streaming else "LATENCY",
-        "INFERENCE_PRECISION_HINT": _HINTS[floats],
-    }
-    name = "int8.xml" if precision == "int8" else "model.xml"
-    cached = {**settings, "CACHE_DIR": str(folder / "compiled")}
-    try:
-        return core.compile_model(str(folder / name), "CPU", cached)
-    except RuntimeError:  # a cache that cannot be made, read or kept: without it
-        return core.compile_model(str(folder / name), "CPU", settings)
+    for attempt in range(_TRIES):
+        folder = _converted(spec, session, needs_int8=precision == "int8")
+        note = read_note(folder / RUNTIME_NOTE)
+        chosen = note["precision"]["best"] if precision == "auto" else precision
+        known = np.array(note["known"], np.float32)
+        try:
+            return chosen, compile_model(
+                folder, chosen, known, streaming=streaming, session=session
+            )
+        except BrokenConversion as error:
+            if attempt == _TRIES - 1:
+                raise MissingLibrary(f"{error}: delete {folder}, or use precision=fp32") from error
+            session.notice(f"{error}: {spec.name} is converted again")
+            shutil.rmtree(folder, ignore_errors=True)
+    raise AssertionError("unreachable: the last try returns or raises")
 
 
 def _converted(spec: ModelSpec, session: Session, *, needs_int8: bool) -> Path:
@@ -127,11 +100,10 @@ def _converted(spec: ModelSpec, session: Session, *, needs_int8: bool) -> Path:
     name = f"{spec.fingerprint[:32]}-{version('openvino')}-{_processor()}"
     for base in cache_folders():
         folder = base / "openvino" / name
-        has_int8 = not needs_int8 or _is_whole(folder, "int8", "int8")
-        if has_int8 and _is_whole(folder, "model", "runtime"):
+        if _is_ready(folder) and (not needs_int8 or is_whole(folder, "int8")):
             return folder
     folder = noted_cache_folder(session) / "openvino" / name
-    if not _is_whole(folder, "model", "runtime"):
+    if not _is_ready(folder):
         session.notice(f"converting {spec.name} for this processor (once)")
         values = {"spec": spec.to_dict(), "weights": str(weights_path(spec)), "folder": str(folder)}
         run_prepare("convert", values, session)
@@ -140,49 +112,22 @@ def _converted(spec: ModelSpec, session: Session, *, needs_int8: bool) -> Path:
     return folder
 
 
+def _is_ready(folder: Path) -> bool:
+    """Return whether a folder holds a converted model; its files are checked where they are used.
+
+    A compiled model does not need them.
+    """
+    return bool(read_note(folder / RUNTIME_NOTE))
+
+
 def _quantize(folder: Path, spec: ModelSpec, session: Session) -> None:
     """Make the int8 form of a converted model where it is missing."""
-    if _is_whole(folder, "int8", "int8"):
+    if is_whole(folder, "int8"):
         return
     if find_spec("nncf") is None:
         raise MissingLibrary(f"precision=int8 needs NNCF: {pip_install('nncf')}", "precision")
     session.notice(f"quantizing {spec.name} to int8 (once)")
     run_prepare("quantize", {"folder": str(folder), "side": spec.input_side}, session)
-
-
-def place_model(model: Any, folder: Path, name: str) -> dict[str, str]:
-    """Save a model as two files in `folder`; return their sha256. Raises OSError."""
-    digests = {}
-    for left in folder.glob("tmp-*"):  # by a process that was killed
-        with contextlib.suppress(OSError):  # it only takes space; the next run tries again
-            if left.stat().st_mtime < time.time() - _DEBRIS_AGE_S:
-                shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(prefix="tmp-", dir=folder) as staging:
-        written = Path(staging, f"{name}.xml")
-        try:
-            import_openvino().save_model(model, written, compress_to_fp16=True)
-        except RuntimeError as error:
-            free = shutil.disk_usage(folder).free >> 20
-            message = f"cannot be written ({error}), {free} MB are free"
-            raise OSError(errno.EIO, message, str(folder)) from error
-        for suffix in (".bin", ".xml"):
-            file = written.with_suffix(suffix)
-            digests[suffix] = hashlib.sha256(file.read_bytes()).hexdigest()
-            file.replace(folder / file.name)
-    return digests
-
-
-def _is_whole(folder: Path, model: str, note: str) -> bool:
-    """Return whether a model's files are those that its note was written for."""
-    try:
-        digests = json.loads((folder / f"{note}.json").read_text())["sha256"]
-        for suffix, digest in digests.items():
-            with (folder / f"{model}{suffix}").open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                    return False
-    except (OSError, ValueError, KeyError):
-        return False
-    return True
 
 
 def _processor() -> str:

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -22,15 +24,26 @@ import torch
 from embedsearch.core.atomic import write_atomically
 from embedsearch.core.config import MAX_SIDE, MIN_SIDE
 from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.session import Session
 from embedsearch.network.checkpoint import read_weights
-from embedsearch.network.extractor import build_extractor, pooling_of
-from embedsearch.network.openvino_runtime import compile_model, import_openvino, place_model
+from embedsearch.network.converted import (
+    RUNTIME_NOTE,
+    Known,
+    compile_model,
+    import_openvino,
+    known_pictures,
+    place_model,
+    write_note,
+)
+from embedsearch.network.extractor import Extractor, build_extractor, pooling_of
 from embedsearch.network.quantize import quantize
 from embedsearch.network.resnet import ARCHITECTURES, STAGES, Architecture, load
 
 MODEL_RECORD = "embedsearch_model"  # the metadata that holds a ModelSpec's fields, as JSON
 _PROBE_BATCH = 8
 _PROBE_ROUNDS = 3
+_SAME_COSINE = 0.99999
+_PROBE_SIDE = 128  # for weights whose record has none
 
 
 def main() -> None:
@@ -63,6 +76,10 @@ def import_weights(file: Path, sha256: str, folder: Path) -> None:
     record = _own_record(metadata)
     name = record.get("architecture") or recognize(weights)
     network = load(name, weights)  # strict: names what is missing or unexpected
+    side = record.get("input_side", _PROBE_SIDE)
+    spec = ModelSpec("", name, sha256, network.kind.dim, side)
+    own = {key: value for key, value in record.items() if key in spec.identity()}
+    _answers(build_extractor(ModelSpec.from_dict({**spec.to_dict(), **own}), weights), side)
     # Copies: the library refuses tensors that share memory, as those of some checkpoints do.
     plain = torch.contiguous_format
     body = {key: value.clone(memory_format=plain) for key, value in weights.items()}
@@ -91,6 +108,7 @@ def _own_record(metadata: dict[str, str]) -> dict[str, Any]:
             and isinstance(spec.input_side, int)
             and len(spec.mean) == len(spec.std) == 3
             and min(spec.std) > 0
+            and all(map(math.isfinite, (*spec.mean, *spec.std)))
             and 0.0 <= spec.center <= 1.0
             and isinstance(spec.flip, bool)
             and (spec.resize, spec.interpolation, spec.draft)
@@ -138,15 +156,30 @@ def convert(spec: ModelSpec, weights: Path, folder: Path) -> None:
     with torch.no_grad():
         model = ov.convert_model(extractor, example_input=example, input=[-1, side, side, 3])
     folder.mkdir(parents=True, exist_ok=True)
+    place_model(model, folder, "model")
+    for kept in folder.glob("compiled*"):  # from the former files
+        shutil.rmtree(kept, ignore_errors=True)
+    known = _answers(extractor, side)
     note = {
-        "sha256": place_model(model, folder, "model"),
         "openvino": ov.__version__,
-        "precision": measure_precision(folder, side),
+        "known": [[round(float(value), 6) for value in vector] for vector in known],
+        "precision": measure_precision(folder, side, known),
     }
-    write_atomically(folder / "runtime.json", json.dumps(note, sort_keys=True).encode())
+    write_note(folder / RUNTIME_NOTE, note)
 
 
-def measure_precision(folder: Path, side: int) -> dict[str, Any]:
+def _answers(extractor: Extractor, side: int) -> Known:
+    """Return the vectors of the known pictures. Raises ValueError if they tell nothing apart."""
+    with torch.no_grad():
+        known: Known = extractor(torch.from_numpy(known_pictures(side))).float().numpy()
+    if not np.isfinite(known).all():
+        raise ValueError("this network gives no numbers for a picture: its weights are damaged")
+    if float(known[0] @ known[1]) > _SAME_COSINE:
+        raise ValueError("this network gives one vector for different pictures")
+    return known
+
+
+def measure_precision(folder: Path, side: int, known: Known) -> dict[str, Any]:
     """Return the faster of fp32 and bf16 on this processor, with both rates in images/s.
 
     A processor may offer bf16 and still run fp32 faster: of two with AVX-512 BF16 but without
@@ -155,7 +188,7 @@ def measure_precision(folder: Path, side: int) -> dict[str, Any]:
     pixels = np.zeros((_PROBE_BATCH, side, side, 3), dtype=np.uint8)
     rates = {}
     for precision in ("fp32", "bf16"):
-        compiled = compile_model(folder, precision)
+        compiled = compile_model(folder, precision, known, streaming=False, session=Session())
         if compiled is None:
             continue
         compiled(pixels)

@@ -8,7 +8,6 @@ everything left a top-10 overlap with fp32 of .75, all but the head .89, this .9
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from embedsearch.core.atomic import write_atomically
-from embedsearch.network.openvino_runtime import import_openvino, place_model
+from embedsearch.network.converted import import_openvino, place_model
 
 # 18 of sample_images/, whole at 128 × 128 px; 300 photos instead of them were no better.
 CALIBRATION = Path(__file__).with_name("calibration.npz")
@@ -25,7 +23,7 @@ MIN_COSINE = 0.95  # of int8 and fp32, the lowest of the calibration images
 
 
 def quantize(folder: Path, side: int) -> None:
-    """Write `int8.xml`, `int8.bin` and `int8.json` beside the model in `folder`.
+    """Write `int8.xml` and `int8.bin` beside the model in `folder`.
 
     Raises ValueError where the int8 vectors are too far from those of fp32.
     """
@@ -55,10 +53,7 @@ def quantize(folder: Path, side: int) -> None:
             f"int8 changes this network's vectors too much: a cosine of {cosines.min():.3f} with "
             f"fp32, and at least {MIN_COSINE} is needed; use another precision"
         )
-    digests = place_model(quantized, folder, "int8")
-    note = {"sha256": digests, "cosine": {"mean": cosines.mean(), "min": cosines.min()}}
-    text = json.dumps(note, sort_keys=True, default=float)
-    write_atomically(folder / "int8.json", text.encode())
+    place_model(quantized, folder, "int8")
 
 
 def calibration_pixels(side: int) -> npt.NDArray[np.uint8]:

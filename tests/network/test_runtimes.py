@@ -220,9 +220,7 @@ def test_int8_is_for_processors_and_for_embedding(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UsageError, match="for embedding"):
         TrainConfig(precision="int8")
     monkeypatch.setattr("embedsearch.network.openvino_runtime.find_spec", lambda name: None)
-    monkeypatch.setattr(
-        "embedsearch.network.openvino_runtime._is_whole", lambda *_: "int8" not in _
-    )
+    monkeypatch.setattr("embedsearch.network.openvino_runtime.is_whole", lambda *_: False)
     with pytest.raises(MissingLibrary, match="pip install 'nncf>="):
         OpenVinoExtractor(spec, "int8", Session())
 

@@ -49,7 +49,7 @@ HEAVY = {
     "torch": {"network", "learning"},
     "torchvision": {"learning/augment"},
     "safetensors": {"network", "learning/train"},
-    "openvino": {"network/openvino_runtime"},
+    "openvino": {"network/converted"},
     "nncf": {"network/quantize"},
     "faiss": {"searching/ann"},
     "typer": {"cli"},

@@ -1,0 +1,215 @@
+"""A converted network in the user's cache; in: its folder, out: a compiled model that was checked.
+
+A cache is checked before it is believed: every file by its sha256, and what was compiled anew by
+the known vectors of known pictures. What fails is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.core.atomic import write_atomically
+from embedsearch.core.errors import MissingLibrary
+from embedsearch.core.session import Session
+from embedsearch.core.system import available_processors
+
+_HINTS = {"fp32": "f32", "bf16": "bf16"}
+_DEBRIS_AGE_S = 3600.0
+_LEAST_COSINE = 0.9  # of a known vector: int8 keeps 0.95, a network of damaged weights 0.2
+KNOWN_PICTURES = 2
+_PLAIN = ("model", "fp32", "one")  # parts of a folder's name that go without saying
+
+RUNTIME_NOTE = "runtime.json"
+_CHECKED = "checked.json"  # what a compiled model was when it gave the right vectors
+
+Known = npt.NDArray[np.float32]  # the vectors of `known_pictures`, (KNOWN_PICTURES, D)
+
+
+class BrokenConversion(Exception):
+    """The converted network is not what was converted: it must be made again."""
+
+
+def import_openvino() -> Any:
+    """Return the library, with its telemetry off.
+
+    With None in sys.modules, openvino_telemetry cannot be imported: converting or quantizing a
+    model would otherwise write a client id to the home folder and report it.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except FileNotFoundError:  # the current folder was removed, and is on the import path
+        sys.path[:] = [path for path in sys.path if path]
+        import openvino
+    return openvino
+
+
+def known_pictures(side: int) -> npt.NDArray[np.uint8]:
+    """Return pictures that are the same everywhere, uint8 (KNOWN_PICTURES, S, S, 3)."""
+    across, down = np.meshgrid(np.arange(side), np.arange(side))
+    waves = [np.sin(across / 9.0) * np.cos(down / (7.0 + shift)) for shift in range(3)]
+    rings = [np.sin(np.hypot(across - side / 3, down - side / 2) / (3.0 + s)) for s in range(3)]
+    pictures = np.array([np.stack(waves, axis=-1), np.stack(rings, axis=-1)])
+    return (127.5 + 127.5 * pictures).astype(np.uint8)
+
+
+def compile_model(
+    folder: Path,
+    precision: str,
+    known: Known,
+    *,
+    streaming: bool,
+    session: Session,
+) -> Any:
+    """Return the compiled model, or None where this processor cannot run the precision.
+
+    Raises MissingLibrary where OpenVINO cannot be used, and BrokenConversion where the files are
+    damaged, or give other vectors than the known ones.
+    """
+    core = import_openvino().Core()
+    has_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    # The operations that int8 leaves as floats.
+    floats = ("bf16" if has_bf16 else "fp32") if precision == "int8" else precision
+    if floats not in _HINTS or (floats == "bf16" and not has_bf16):
+        return None
+    settings = {
+        "PERFORMANCE_HINT": "THROUGHPUT" if streaming else "LATENCY",
+        "INFERENCE_PRECISION_HINT": _HINTS[floats],
+    }
+    model = folder / ("int8.xml" if precision == "int8" else "model.xml")
+    use = "batches" if streaming else "one"
+    # Each in a folder of its own: OpenVINO gives files of several settings one name.
+    parts = ["compiled", *(part for part in (model.stem, floats, use) if part not in _PLAIN)]
+    try:
+        return _compiled(core, model, settings, folder / "-".join(parts), known, session)
+    except RuntimeError as error:
+        problem = " ".join(str(error).split())[-300:]
+        raise MissingLibrary(
+            f"OpenVINO cannot compile the model in {folder} ({problem}): delete that folder, and "
+            "it is converted again"
+        ) from error
+
+
+def _compiled(
+    core: Any, model: Path, settings: dict[str, Any], kept: Path, known: Known, session: Session
+) -> Any:
+    """Return a model as it was compiled before, else compile it.
+
+    Raises RuntimeError and BrokenConversion.
+    """
+    processors = available_processors()
+    checked = read_note(kept / _CHECKED)
+    if checked.get("processors") == processors:
+        if (blobs := _blobs(kept)) == checked["sha256"]:
+            with contextlib.suppress(RuntimeError):  # it is of another release
+                cached = {**settings, "CACHE_DIR": str(kept)}
+                compiled = core.compile_model(str(model), "CPU", cached)
+                if _names(kept) == list(blobs):  # else it was compiled again: the cache has moved
+                    return compiled
+        else:
+            session.notice(f"the compiled network in {kept} is damaged: it is compiled again")
+    shutil.rmtree(kept, ignore_errors=True)
+    if not is_whole(model.parent, model.stem):
+        raise BrokenConversion(f"{model.parent} is damaged")
+    try:
+        with tempfile.TemporaryDirectory(dir=model.parent, prefix="tmp-") as made:
+            cached = {**settings, "CACHE_DIR": made}
+            compiled = _right(core.compile_model(str(model), "CPU", cached), known)
+            blobs = _blobs(Path(made))
+            write_note(Path(made, _CHECKED), {"sha256": blobs, "processors": processors})
+            with contextlib.suppress(OSError):  # another process was quicker
+                Path(made).rename(kept)
+                Path(made).mkdir()  # which is removed
+            return compiled
+    except (OSError, RuntimeError):  # a cache that cannot be made, read or kept: without it
+        return _right(core.compile_model(str(model), "CPU", settings), known)
+
+
+def _blobs(kept: Path) -> dict[str, str]:
+    """Return the sha256 of what OpenVINO keeps in a folder, by name."""
+    return {name: _digest(kept / name) for name in _names(kept)}
+
+
+def _names(kept: Path) -> list[str]:
+    return sorted(path.name for path in kept.glob("*.blob"))
+
+
+def _right(compiled: Any, known: Known) -> Any:
+    """Return a compiled model that gives the known vectors. Raises BrokenConversion."""
+    side = compiled.input(0).partial_shape.get_min_shape()[1]
+    found = compiled(known_pictures(side))[0].astype(np.float32)
+    least = float(np.einsum("nd,nd->n", found, known).min())
+    if not least >= _LEAST_COSINE:  # NaN is none either
+        raise BrokenConversion(f"the converted network gives other vectors, cosine {least:.3f}")
+    return compiled
+
+
+def place_model(model: Any, folder: Path, name: str) -> dict[str, str]:
+    """Save a model as two files in `folder`; return their sha256. Raises OSError."""
+    digests = {}
+    for left in folder.glob("tmp-*"):  # by a process that was killed
+        with contextlib.suppress(OSError):  # it only takes space; the next run tries again
+            if left.stat().st_mtime < time.time() - _DEBRIS_AGE_S:
+                shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix="tmp-", dir=folder) as staging:
+        written = Path(staging, f"{name}.xml")
+        try:
+            import_openvino().save_model(model, written, compress_to_fp16=True)
+        except RuntimeError as error:
+            free = shutil.disk_usage(folder).free >> 20
+            message = f"cannot be written ({error}), {free} MB are free"
+            raise OSError(errno.EIO, message, str(folder)) from error
+        for suffix in (".bin", ".xml"):
+            file = written.with_suffix(suffix)
+            digests[suffix] = _digest(file)
+            file.replace(folder / file.name)
+    write_note(folder / f"{name}.sha256", digests)
+    return digests
+
+
+def is_whole(folder: Path, name: str) -> bool:
+    """Return whether the files of a model are those that were written."""
+    digests = read_note(folder / f"{name}.sha256")
+    return bool(digests) and all(
+        _digest(folder / f"{name}{suffix}") == digest for suffix, digest in digests.items()
+    )
+
+
+def _digest(path: Path) -> str:
+    """Return the sha256 of a file, "" where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def write_note(path: Path, values: dict[str, Any]) -> None:
+    """Write JSON with its own sha256. Raises OSError."""
+    text = json.dumps(values, sort_keys=True, default=float)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    write_atomically(path, f"{text}\n{digest}\n".encode())
+
+
+def read_note(path: Path) -> dict[str, Any]:
+    """Return what `write_note` wrote, {} if it is missing or damaged."""
+    try:
+        text, digest = path.read_text().splitlines()
+    except (OSError, ValueError):
+        return {}
+    values: dict[str, Any] = {}
+    if hashlib.sha256(text.encode()).hexdigest() == digest:
+        values = json.loads(text)
+    return values
