@@ -36,7 +36,15 @@ from embedsearch.core.session import Session
 from embedsearch.images.sources.vectors import open_vectors
 from embedsearch.images.tables.column_names import NAME, NEEDED, folded, naming_column
 from embedsearch.images.tables.csv_table import open_csv
-from embedsearch.images.tables.table import LEFT_OUT, UserTable, own_names, read_table
+from embedsearch.images.tables.held_values import held_table
+from embedsearch.images.tables.table import (
+    LEFT_OUT,
+    UserTable,
+    holds_bytes,
+    image_names,
+    own_names,
+    read_table,
+)
 from embedsearch.images.tables.text_file import MAX_ROW_BYTES, open_text
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.indexing.user_columns import join
@@ -136,10 +144,10 @@ class _Import:
             lost = {(failure.root, failure.key) for failure in self._failures}
             old = [] if before is None else read_failures(self._writer.store, before)
             update.set_failures([*self._failures, *(f for f in old if (f.root, f.key) not in lost)])
-        update.commit(self._counts)
         if user is not None:
-            with Snapshot(self._writer.store, update.manifest) as snapshot:
-                update.set_user_columns(join(snapshot, user, snapshot.metadata())[0])
+            with update.staged() as snapshot:
+                update.set_user_columns(join(snapshot, user, update.user_columns())[0])
+        update.commit(self._counts)
         budget = SearchBudget() if before is None else before.search.budget
         update.finish(budget, self._counts, self._session)
         if not update.images:
@@ -168,7 +176,7 @@ class _Import:
         for index, path in enumerate(_names(table, by)):
             if path is not None:  # reported when the vectors are read
                 first.setdefault(whole_path(self._root, self._key(path)), index)
-        columns = table.select(own_names(names, frozenset(), str(source)))
+        columns = held_table(table.select(own_names(names, frozenset(), str(source))), str(source))
         columns = columns.take(pa.array(list(first.values()), pa.int64()))
         return UserTable(str(source), "path", list(first), columns)
 
@@ -352,7 +360,8 @@ def _listed(paths: Path) -> Iterator[str]:
 
 def _names(table: pa.Table | pa.RecordBatch, by: str) -> list[str | None]:
     """Return the paths of rows: the exact ones, where an export wrote them down."""
-    texts: list[Any] = table.column(by).to_pylist()
+    column = table.column(by)
+    texts = column.to_pylist() if holds_bytes(column.type) else image_names(column, by)
     exact: list[Any] = [None] * len(texts)
     if EXACT in table.schema.names:
         exact = table.column(EXACT).to_pylist()
