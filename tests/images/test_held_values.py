@@ -39,7 +39,7 @@ def table(*chunks: Any) -> pa.Table:
 
 
 PAIRS = [{"key": "a", "value": 1}, {"key": "a", "value": 2}]
-RUNS = pa.RunEndEncodedArray.from_arrays(pa.array([2, 3], pa.int32()), pa.array(["a", "b"]))
+RUNS: Any = pa.RunEndEncodedArray.from_arrays(pa.array([2, 3], pa.int32()), pa.array(["a", "b"]))
 HELD: list[tuple[Any, str, list[Any]]] = [
     (pa.array(np.ones(1, np.float16)), "float", [1.0]),
     (pa.array([1.5], pa.float64()), "double", [1.5]),

@@ -126,7 +126,7 @@ def test_types_widen_or_both_are_named(
 def test_columns_are_unique_without_case_over_all_tables(
     bring: Callable[..., Any], sync: Callable[..., Any], tmp_path: Path
 ) -> None:
-    bring("name,Label\n0.png,cat\n")
+    bring("name,Label,more\n0.png,cat,1\n")
     before = read_current(tmp_path / "s.es")
     with pytest.raises(UsageError, match="the store has the column Label, from which label"):
         bring("name,label\n1.png,dog\n")
@@ -134,7 +134,7 @@ def test_columns_are_unique_without_case_over_all_tables(
     (tmp_path / "p" / "1.png.json").write_text('{"label": "dog"}')
     sync(sidecars=True)
     assert values(tmp_path / "s.es", "Label") == ["cat", "dog", None], "of sidecars it is the same"
-    with pytest.raises(UsageError, match=r"would have 100\d; at most 1000"):
+    with pytest.raises(UsageError, match="would have 1001; at most 1000"):
         bring("name," + ",".join(f"c{n}" for n in range(999)) + "\n0.png" + ",1" * 999)
     bring("name,place,place_,images,select\n0.png,1,2,3,4\n")
     assert values(tmp_path / "s.es", "place") == [1, None, None]
