@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from embedsearch._version import __version__
 from embedsearch.core.config import SearchBudget
@@ -37,7 +38,7 @@ from embedsearch.store.shards import (
     write_shard,
     write_small,
 )
-from embedsearch.store.snapshot import Snapshot, read_deleted, read_metadata
+from embedsearch.store.snapshot import Snapshot, read_deleted, read_metadata, user_columns
 from embedsearch.store.writer import StoreWriter
 
 TIDY_EVERY_SHARDS = 32
@@ -100,6 +101,8 @@ class StoreUpdate:
         Without a snapshot there are no known rows.
         """
         self.delete(changes.deleted)
+        for double, row in changes.doubles:
+            self.replace(double, row)
         if snapshot is not None:
             self.move(changes.kept, snapshot)
 
@@ -306,10 +309,31 @@ class StoreUpdate:
 
 
 def _renumbered(table: pa.Table, moved: Mapping[int, int]) -> pa.Table:
-    """Return the user's columns with moved rows under their new numbers, sorted."""
+    """Return the user's columns with moved rows under their new numbers, sorted.
+
+    A row that has columns already gets what it lacks from those that moved to it.
+    """
     if not moved:
         return table
-    rows: list[Any] = table.column("row").to_pylist()
-    changed = np.array([moved.get(row, row) for row in rows], np.int64)
-    order = pa.array(np.argsort(changed, kind="stable"), pa.int64())
-    return table.set_column(0, "row", pa.array(changed)).take(order)
+    rows = table.column("row").to_numpy()
+    new = {old: _last(row, moved) for old, row in moved.items()}
+    is_moved = np.isin(rows, list(new))
+    changed = rows.copy()
+    changed[is_moved] = [new[row] for row in rows[is_moved].tolist()]
+    whole = table.set_column(0, "row", pa.array(changed))
+    order = np.lexsort((is_moved, changed))
+    is_first = np.concatenate([[True], np.diff(changed[order]) > 0])[: len(order)]
+    merged = whole.take(order[is_first])
+    if is_first.all():
+        return merged
+    numbers = merged.column("row").to_numpy()
+    more = user_columns(whole.take(order[~is_first]), numbers)
+    pairs = zip(merged.column_names, merged.columns, more.columns, strict=True)
+    return pa.table({name: pc.coalesce(column, other) for name, column, other in pairs})
+
+
+def _last(row: int, moved: Mapping[int, int]) -> int:
+    """Return the number of a row that may have moved more than once."""
+    while row in moved:
+        row = moved[row]
+    return row

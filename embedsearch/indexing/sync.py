@@ -118,7 +118,11 @@ def _commit(job: Job, changes: Changes, update: StoreUpdate, outcome: Outcome) -
             stopped_by,
         )
     rows_change = bool(
-        len(changes.embed) or changes.kept or changes.deleted or update.brings_columns
+        len(changes.embed)
+        or changes.kept
+        or changes.doubles
+        or changes.deleted
+        or update.brings_columns
     )
     commit_if_changed(job, changes, update, outcome, rows_change=rows_change)
     if stopped_by:

@@ -77,6 +77,7 @@ def check_table(job: Job, changes: Changes) -> None:
     with job.open_base() as snapshot:
         known = () if snapshot is None else snapshot.manifest.roots
         gone = {*changes.deleted, *replaced.values(), *(old.row for old in changes.kept)}
+        gone.update(double for double, _ in changes.doubles)
         before = () if snapshot is None else _images(snapshot)
         stay = (image for image in before if image[0] not in gone)
         places = _places((*known, *job.scope.roots))
