@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -82,15 +82,9 @@ def find_changes(
         known, recorded, sources, session, known_roots, rebuild, retry_failures, allow_empty, same
     )
     scans = [comparison.scan(target) for target in scope.targets]
-    missing = [position for scan in scans for position in (*scan.missing, *scan.vanished)]
-    double = {position for position, _ in same.doubles}
-    claimed = double.union(same.claims.values())
-    missing += (position for position in known.of_roots(scope.dropped) if position not in claimed)
-    missing += same.lost(comparison.met(), {root.id: root for root in scope.roots})
     embed = RefList()
     touched, replaced = comparison.match_changed(embed)
-    behind = reached(known, known_roots, scope, comparison.new)
-    spare = [p for p in (*known.of_roots(vanished(scope)), *behind) if p not in claimed]
+    missing, spare = comparison.left(scope, scans)
     moved, unmatched = comparison.match_new([*missing, *spare], embed, replaced)
     for scan in scans:
         scan.check(unmatched)
@@ -212,11 +206,26 @@ class _Comparison:
         """Return the number of a known row."""
         return int(self.known.value("row", position))
 
-    def met(self) -> set[tuple[int, str]]:
-        """Return the places of files that the store knows by another name, and that were found."""
-        if not (claims := self.same.claims):
+    def left(self, scope: Scope, scans: Iterable[_Scan]) -> tuple[list[int], list[int]]:
+        """Return the rows that the scans have not met: those that are gone, and those elsewhere.
+
+        Of files that have a new name, `same` then says so.
+        """
+        same, known = self.same, self.known
+        lost = same.lost(self.met(same.claims), {root.id: root for root in scope.roots})
+        behind = reached(known, self.known_roots, scope, self.new)
+        same.claims.update((place, behind[place]) for place in self.met(behind))
+        claimed = {*same.claims.values(), *(position for position, _ in same.doubles)}
+        missing = [position for scan in scans for position in (*scan.missing, *scan.vanished)]
+        missing += (p for p in known.of_roots(scope.dropped) if p not in claimed)
+        spare = [*known.of_roots(vanished(scope)), *behind.values()]
+        return [*missing, *lost], [position for position in spare if position not in claimed]
+
+    def met(self, places: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
+        """Return the places, as root and key, at which a new file was found."""
+        if not places:
             return set()
-        return {place for ref in self.new if (place := (ref.root, ref.key)) in claims}
+        return {place for ref in self.new if (place := (ref.root, ref.key)) in places}
 
     def _key(self, position: int) -> bytes:
         return bytes(self.known.value("key", position))

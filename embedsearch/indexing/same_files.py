@@ -80,8 +80,8 @@ def vanished(scope: Scope) -> set[int]:
 
 def reached(
     known: KnownRows, known_roots: Collection[int], scope: Scope, new_refs: Iterable[ImageRef]
-) -> list[int]:
-    """Return the rows outside the targets that are behind links into new roots.
+) -> dict[tuple[int, str], int]:
+    """Return the rows outside the targets that are behind links into new roots, by root and key.
 
     The next walk passes over them there: without a link they are in the new root.
     """
@@ -89,21 +89,19 @@ def reached(
     targets = [target for target in scope.targets if target.root.id in roots]
     new = {t.root.id: t.root.path for t in targets if t.root.id not in known_roots}
     if not new:
-        return []
+        return {}
     sizes = {ref.size for ref in new_refs if ref.root in new}
     scanned = {position for target in targets for position in known.below(target).tolist()}
 
-    def leads_there(position: int) -> bool:
-        root = roots[int(known.value("root", position))]
-        key = os.fsdecode(bytes(known.value("key", position)))
-        path = os.path.realpath(os.path.join(root.path, key))
-        return any(path.startswith(folder.rstrip("/") + "/") for folder in new.values())
-
-    return [
-        position
-        for position in known.of_roots(roots.keys() - new.keys())
-        if known.size(position) in sizes and position not in scanned and leads_there(position)
-    ]
+    found: dict[tuple[int, str], int] = {}
+    for position in known.of_roots(roots.keys() - new.keys()):
+        if known.size(position) in sizes and position not in scanned:
+            root = roots[int(known.value("root", position))]
+            key = os.fsdecode(bytes(known.value("key", position)))
+            path = os.path.realpath(_whole(root, key))
+            if (home := _home(path, (t for t in targets if t.root.id in new))) is not None:
+                found[home[0].id, home[1]] = position
+    return found
 
 
 def _home(path: str, targets: Iterable[ScanTarget]) -> tuple[Root, str] | None:
