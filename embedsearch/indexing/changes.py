@@ -89,9 +89,8 @@ def find_changes(
     for scan in scans:
         scan.check(unmatched)
     elsewhere = [failure for failure in recorded if _is_elsewhere(failure, scope)]
-    gone = sorted(unmatched.difference(spare))
     row_of = comparison.row
-    deleted = array("q", map(row_of, gone))
+    deleted = array("q", map(row_of, sorted(unmatched.difference(spare))))
     return Changes(
         embed=embed,
         replaced=replaced,
@@ -203,14 +202,11 @@ class _Comparison:
                 self.behind_links.add(row)
 
     def row(self, position: int) -> int:
-        """Return the number of a known row."""
+        """Return its number."""
         return int(self.known.value("row", position))
 
     def left(self, scope: Scope, scans: Iterable[_Scan]) -> tuple[list[int], list[int]]:
-        """Return the rows that the scans have not met: those that are gone, and those elsewhere.
-
-        Of files that have a new name, `same` then says so.
-        """
+        """Return the rows that no scan has met: those that are gone, and those elsewhere."""
         same, known = self.same, self.known
         lost = same.lost(self.met(same.claims), {root.id: root for root in scope.roots})
         behind = reached(known, self.known_roots, scope, self.new)
@@ -223,9 +219,8 @@ class _Comparison:
 
     def met(self, places: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
         """Return the places, as root and key, at which a new file was found."""
-        if not places:
-            return set()
-        return {place for ref in self.new if (place := (ref.root, ref.key)) in places}
+        new = self.new if places else ()
+        return {place for ref in new if (place := (ref.root, ref.key)) in places}
 
     def _key(self, position: int) -> bytes:
         return bytes(self.known.value("key", position))

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from embedsearch.core.errors import EmbedSearchError, StorageError
 from embedsearch.core.records import JsonRecord
@@ -32,8 +33,13 @@ class _Values(JsonRecord):
     metadata: Mapping[str, Any]
 
 
-def check_readable(store: Path, record: FileRecord, table: pa.Table) -> None:
-    """Raise StorageError unless what was written is what was given, for filters and JSON alike."""
+def check_readable(
+    store: Path, record: FileRecord, table: pa.Table, before: FileRecord | None
+) -> None:
+    """Raise StorageError unless what was written is what was given, for filters and JSON alike.
+
+    Filters depend on the types, and have read those of the columns that were there `before`.
+    """
     try:
         written = read_metadata(store, record)
         if written.num_rows != table.num_rows or written.schema != table.schema:
@@ -45,12 +51,20 @@ def check_readable(store: Path, record: FileRecord, table: pa.Table) -> None:
             raise ValueError("it has other values")
         for row in values:
             json.dumps(_Values(row).to_dict(), allow_nan=False).encode()
-        _filter(found.drop_columns(["row"]))
+        if before is None or _schema(store, before) != table.schema:
+            _filter(found.drop_columns(["row"]))
     except (EmbedSearchError, pa.ArrowException, ValueError, ArithmeticError, TypeError) as error:
         raise StorageError(
             f"{store}: the columns that were written cannot be read back ({error}); nothing was "
             "changed: leave out the column that this names"
         ) from error
+
+
+def _schema(store: Path, record: FileRecord) -> pa.Schema | None:
+    try:
+        return pq.read_schema(store / record.relative)
+    except (OSError, pa.ArrowException):  # it is damaged, which is no reason not to write another
+        return None
 
 
 def _sample(table: pa.Table) -> npt.NDArray[np.int64]:

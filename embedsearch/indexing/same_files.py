@@ -35,17 +35,19 @@ class SameFiles:
         others = [root for root in roots.values() if root.id in lists | scope.dropped]
         found: dict[tuple[int, str], list[int]] = {}
         listed: set[int] = set()
-        for root in others if targets else ():
-            for key, position in known.keys(known.below(ScanTarget(root))):
-                name = os.fsdecode(key)
-                home = _home(_whole(root, name), targets)
-                if home is None:
-                    continue
-                if root.id in lists:
-                    if not takes(home[0].path, home[1], rules):
+        for target in targets:
+            folder = _whole(target.root, target.scope).strip("/")
+            for root in others:
+                part = ScanTarget(root, folder if root.id in lists else "")
+                for key, position in known.keys(known.below(part)):
+                    home = _home(_whole(root, os.fsdecode(key)), [target])
+                    if home is None:
                         continue
-                    listed.add(position)
-                found.setdefault((home[0].id, home[1]), []).append(position)
+                    if root.id in lists:
+                        if not takes(home[0].path, home[1], rules):
+                            continue
+                        listed.add(position)
+                    found.setdefault((home[0].id, home[1]), []).append(position)
         there = _known_there(known, targets, found)
         claims = {place: found[place][0] for place in found if place not in there}
         doubles = [
@@ -64,6 +66,12 @@ class SameFiles:
             if (position := self.claims[place]) not in self.listed
             or is_truly_gone(_whole(roots[place[0]], place[1]))
         ]
+
+
+def is_walked(path: str, scope: Scope, rules: WalkRules) -> bool:
+    """Return whether a walk through a folder of the scope comes to a file."""
+    homes = (_home(path, [target]) for target in scope.targets if target.root.is_folder_here)
+    return any(home is not None and takes(home[0].path, home[1], rules) for home in homes)
 
 
 def vanished(scope: Scope) -> set[int]:

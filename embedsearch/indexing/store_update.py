@@ -188,7 +188,7 @@ class StoreUpdate:
         if table is not None and len(table):
             record = write_small(store, "u", number, table)
             if self.brings_columns:
-                check_readable(store, record, table)
+                check_readable(store, record, table, manifest.metadata)
             manifest = replace(manifest, metadata=record)
         if self._failures is not None:
             count = len(self._failures)

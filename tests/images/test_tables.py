@@ -86,6 +86,7 @@ def test_types_are_those_of_the_whole_column(tmp_path: Path) -> None:
         "zero": ["0", "0.5", "-0.5"],
         "empty": ["", "NA", ""],
         "mixed": ["1", "x", ""],
+        "year0": ["0000-01-01", "2024-05-06", ""],
     }
     lines = [";".join(["path", *columns])]
     lines += [";".join([f"{n}.jpg", *(cell[n] for cell in columns.values())]) for n in range(3)]
@@ -114,6 +115,7 @@ def test_types_are_those_of_the_whole_column(tmp_path: Path) -> None:
         "zero": ("double", [0.0, 0.5, -0.5]),
         "empty": ("null", [None, None, None]),
         "mixed": ("string", columns["mixed"]),
+        "year0": ("string", columns["year0"]),
     }
 
 

@@ -17,12 +17,15 @@ import pyarrow.parquet as pq
 import pytest
 
 import embedsearch
-from embedsearch.core.errors import StorageError, UsageError
+from embedsearch.core.errors import DamagedStore, StorageError, UsageError
 from embedsearch.exchange.import_vectors import import_vectors
+from embedsearch.indexing import store_update
 from embedsearch.indexing.report import MetadataReport
+from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.searching.where import Where
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
+from embedsearch.store.writer import StoreWriter
 from tests.support.library import paint, run_cli
 
 
@@ -270,6 +273,63 @@ def test_an_import_judges_its_columns_first(
     assert not (tmp_path / "s.es" / "CURRENT").exists()
 
 
+def test_an_import_that_does_not_go_with_the_columns_changes_nothing(
+    bring: Callable[..., Any], tmp_path: Path
+) -> None:
+    bring("name,c\n0.png,1\n")
+    before = read_current(tmp_path / "s.es")
+    vectors = np.ones((1, 512), np.float32).tolist()
+    pq.write_table(
+        pa.table({"path": ["1.png"], "vector": vectors, "c": ["sea"]}), tmp_path / "v.parquet"
+    )
+    with pytest.raises(UsageError, match="the column c is string here and int64 in the store"):
+        import_vectors(
+            tmp_path / "v.parquet", model="packaged", root=tmp_path / "p", store=tmp_path / "s.es"
+        )
+    assert read_current(tmp_path / "s.es") == before
+    assert check_store(tmp_path / "s.es", read_data=True)[1] == []
+
+
+def test_columns_of_a_former_version_do_not_keep_a_store_from_being_read(
+    bring: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring("name,c\n0.png,sea\n")
+    store = tmp_path / "s.es"
+    monkeypatch.setattr(store_update, "check_readable", lambda *arguments: None)
+    with StoreWriter(store) as writer:
+        manifest = writer.manifest
+        assert manifest is not None
+        update = StoreUpdate(writer, manifest.model, manifest.roots, rebuild=False)
+        columns = update.user_columns()
+        assert columns is not None
+        former: dict[str, Any] = {
+            "when": pa.array([2**60], pa.timestamp("us")),
+            "half": pa.array(np.ones(1, np.float16)),
+            "text": pa.array([b"\xe9"]).cast(pa.string(), safe=False),
+            "wide": pa.array([1], pa.decimal256(60, 2)),
+        }
+        for name, odd in former.items():
+            columns = columns.append_column(name, odd)
+        update.set_user_columns(columns)
+        update.commit({})
+    for name, held in {"c": "sea", "half": 1.0, "when": None, "text": None, "wide": 1}.items():
+        assert values(store, name)[0] == held
+    assert run_cli("export", tmp_path / "e.parquet", "--store", store).returncode == 0
+    deep: Any = 1
+    for _ in range(60):
+        deep = [deep]
+    with StoreWriter(store) as writer:
+        assert writer.manifest is not None
+        update = StoreUpdate(writer, writer.manifest.model, writer.manifest.roots, rebuild=False)
+        update.set_user_columns(pa.table({"row": [0], "deep": [deep]}))
+        with pytest.raises(DamagedStore, match="too deeply nested"):  # once it is committed
+            update.commit({})
+    assert run_cli("query", "--key", "0.png", "--store", store).returncode == 5
+    done = run_cli("repair", "--store", store)
+    assert done.returncode == 0 and "your own columns are lost" in done.stdout
+    assert values(store, "c") == [None] * 3
+
+
 def test_what_cannot_be_read_back_is_not_committed(
     bring: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -282,7 +342,7 @@ def test_what_cannot_be_read_back_is_not_committed(
 
     monkeypatch.setattr(Where, "holds", refuse)
     with pytest.raises(StorageError, match=r"cannot be read back \(where: no such type\)"):
-        bring("name,c\n1.png,wood\n")
+        bring("name,d\n1.png,wood\n")
     assert read_current(tmp_path / "s.es") == before
     assert check_store(tmp_path / "s.es", read_data=True)[1] == []
 

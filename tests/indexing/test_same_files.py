@@ -202,3 +202,19 @@ def test_a_store_that_holds_files_twice_is_mended(
     assert (report.images, report.committed) == (3, True)
     assert captions(tmp_path) == {ALL[0]: "other 0", ALL[1]: "of 1.png", ALL[2]: "other 2"}
     assert not index().committed
+
+
+def test_a_rebuild_of_a_store_that_holds_a_file_twice(
+    index: Callable[..., IndexReport], tmp_path: Path
+) -> None:
+    index(files=listed(tmp_path, ALL[0]), metadata=table(tmp_path, ALL[0]))
+    store = tmp_path / "s.es"
+    with StoreWriter(store) as writer, open_snapshot(store) as snapshot:
+        roots = (*snapshot.manifest.roots, Root(7, str(tmp_path / "p")))
+        update = StoreUpdate(writer, snapshot.manifest.model, roots, rebuild=False)
+        ref = ImageRef(7, "sub/0.png", -1, -1)
+        vector = unit(1)[None].astype(np.float32)
+        update.add(EmbeddingBatch([ref], [ImageFacts(0, 0, "", bytes(32))], vector))
+        update.commit({})
+    index(rebuild=True)
+    assert captions(tmp_path) == {ALL[0]: "of 0.png", ALL[1]: None, ALL[2]: None}

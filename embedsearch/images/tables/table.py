@@ -51,7 +51,10 @@ def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
     if not source.is_file():
         raise UsageError(f"metadata {source}: there is no such file", "metadata")
     table, column = read_table(source, f"metadata {source}")
-    if column is None or table.num_columns > MAX_COLUMNS:
+    if table.num_columns > MAX_COLUMNS:
+        count = f"{table.num_columns} columns; at most {MAX_COLUMNS} are held"
+        raise UsageError(f"metadata {source} has {count}: leave some out", "metadata")
+    if column is None:
         held = ", ".join(table.column_names[:20])
         raise UsageError(f"metadata {source} needs {NEEDED}; it has {held}", "metadata")
     names = image_names(table.column(column), f"metadata {source}: {column}")
