@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 
+from embedsearch.core.names import existing
 from embedsearch.core.paths import is_url
 from embedsearch.core.records import Root, RootKind
 from embedsearch.images.sources.exclusion import WalkRules
@@ -42,11 +43,19 @@ class Homes:
 
     def of(self, key: str) -> tuple[Root, str]:
         """Return the root and the key of a file, given by its key below the import's root."""
+        if not (is_url(key) or key.isascii()):
+            key = self._as_on_disk(key)
         if (found := self._found(key)) is not None:
             return found
         if self._own not in self.roots:
             self.roots = (*self.roots, self._own)
         return self._own, key
+
+    def _as_on_disk(self, key: str) -> str:
+        """Return a key with the accents as the disk has them."""
+        start = self._own.path.rstrip("/") + "/"
+        is_there = os.path.isdir(self._real(os.path.dirname(start + key)))
+        return existing(start + key).removeprefix(start) if is_there else key
 
     def _found(self, key: str) -> tuple[Root, str] | None:
         if is_url(key):

@@ -159,6 +159,16 @@ def test_an_import_names_the_rows_that_are_there(
     assert captions(tmp_path) == expected
 
 
+def test_an_import_meets_names_with_other_accents(
+    index: Callable[..., IndexReport], tmp_path: Path
+) -> None:
+    paint(tmp_path / "p" / "sub" / "e\u0301.png", 5)
+    index(tmp_path / "p")
+    bring(tmp_path, tmp_path / "p", "sub/\xe9.png", "gone/\xe9.png")
+    found = captions(tmp_path)
+    assert len(found) == 5 and found["p/sub/e\u0301.png"] == "of sub/\xe9.png"
+
+
 @pytest.mark.parametrize("above", ["p", "p/sub"])
 def test_imported_vectors_stay_when_their_folder_is_indexed(
     index: Callable[..., IndexReport], tmp_path: Path, above: str
