@@ -274,6 +274,7 @@ def _group(keep: Picture, found: list[tuple[Picture, str, float]]) -> DuplicateG
     copies = [
         Copy(picture, SAME_FILE if picture.file_id == keep.file_id else how, score)
         for picture, how, score in found
+        if picture.path != keep.path  # a store of an older version may hold a file twice
     ]
     return DuplicateGroup(keep, copies)
 

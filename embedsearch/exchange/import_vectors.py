@@ -33,10 +33,19 @@ from embedsearch.core.records import (
     Stage,
 )
 from embedsearch.core.session import Session
+from embedsearch.exchange.homes import Homes
 from embedsearch.images.sources.vectors import open_vectors
 from embedsearch.images.tables.column_names import NAME, NEEDED, folded, naming_column
 from embedsearch.images.tables.csv_table import open_csv
-from embedsearch.images.tables.table import LEFT_OUT, UserTable, own_names, read_table
+from embedsearch.images.tables.held_values import held_table
+from embedsearch.images.tables.table import (
+    LEFT_OUT,
+    UserTable,
+    holds_bytes,
+    image_names,
+    own_names,
+    read_table,
+)
 from embedsearch.images.tables.text_file import MAX_ROW_BYTES, open_text
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.indexing.user_columns import join
@@ -44,8 +53,7 @@ from embedsearch.network.catalog import AUTO, CATALOG
 from embedsearch.network.weights import is_file_name, resolve
 from embedsearch.searching.columns import BUILT_IN
 from embedsearch.store.locate import locate_store
-from embedsearch.store.manifest import Manifest
-from embedsearch.store.snapshot import Snapshot, read_failures
+from embedsearch.store.snapshot import read_failures
 from embedsearch.store.writer import StoreWriter
 
 VECTOR_COLUMNS = ("vector", "embedding")
@@ -115,7 +123,8 @@ class _Import:
         self._session = session
         self._counts = dict.fromkeys(("rows", "added", "replaced", "failed", "repeated"), 0)
         self._failures: list[Failure] = []
-        self._seen: set[bytes] = set()
+        self._seen: set[tuple[int, str]] = set()
+        self._homes = Homes(writer, self._root)
 
     def run(self, reader: _Reader) -> ImportReport:
         """Read all blocks into the update, then commit."""
@@ -126,20 +135,19 @@ class _Import:
                 f"({'; '.join(self._spec.differences(before.model))})"
             )
         user = self._user_columns(reader)
-        roots, home = self._roots(before)
-        known = self._known(before, home)
-        update = StoreUpdate(self._writer, self._spec, roots, rebuild=False)
+        update = StoreUpdate(self._writer, self._spec, self._homes.roots, rebuild=False)
         for paths, vectors in reader.blocks():
             self._session.check()
-            self._take(update, home, known, paths, vectors)
+            self._take(update, paths, vectors)
+        update.set_roots(self._homes.roots)
         if self._failures:
             lost = {(failure.root, failure.key) for failure in self._failures}
             old = [] if before is None else read_failures(self._writer.store, before)
             update.set_failures([*self._failures, *(f for f in old if (f.root, f.key) not in lost)])
-        update.commit(self._counts)
         if user is not None:
-            with Snapshot(self._writer.store, update.manifest) as snapshot:
-                update.set_user_columns(join(snapshot, user, snapshot.metadata())[0])
+            with update.staged() as snapshot:
+                update.set_user_columns(join(snapshot, user, update.user_columns())[0])
+        update.commit(self._counts)
         budget = SearchBudget() if before is None else before.search.budget
         update.finish(budget, self._counts, self._session)
         if not update.images:
@@ -167,32 +175,15 @@ class _Import:
         first: dict[str, int] = {}
         for index, path in enumerate(_names(table, by)):
             if path is not None:  # reported when the vectors are read
-                first.setdefault(whole_path(self._root, self._key(path)), index)
-        columns = table.select(own_names(names, frozenset(), str(source)))
+                home, key = self._homes.of(self._key(path))
+                first.setdefault(whole_path(home.path, key), index)
+        columns = held_table(table.select(own_names(names, frozenset(), str(source))), str(source))
         columns = columns.take(pa.array(list(first.values()), pa.int64()))
         return UserTable(str(source), "path", list(first), columns)
-
-    def _roots(self, before: Manifest | None) -> tuple[tuple[Root, ...], Root]:
-        """Return all roots, including that of the import, and that of the import."""
-        roots = () if before is None else before.roots
-        for root in roots:
-            if root.path == self._root:
-                return roots, root
-        home = Root(max((root.id for root in roots), default=-1) + 1, self._root)
-        return (*roots, home), home
-
-    def _known(self, before: Manifest | None, home: Root) -> dict[bytes, int]:
-        """Return the row of each key that the store has below the root."""
-        if before is None or not before.live:
-            return {}
-        with Snapshot(self._writer.store, before) as snapshot:
-            return {key: row for row, root, key in snapshot.live_keys() if root == home.id}
 
     def _take(
         self,
         update: StoreUpdate,
-        home: Root,
-        known: dict[bytes, int],
         paths: list[str],
         vectors: npt.NDArray[np.float32],
     ) -> None:
@@ -200,18 +191,18 @@ class _Import:
         good, refs, facts, old = [], [], [], []
         for index, path in enumerate(paths):
             self._counts["rows"] += 1
-            key = self._key(path)
-            if (name := os.fsencode(key)) in self._seen:
+            home, key = self._homes.of(self._key(path))
+            if (home.id, key) in self._seen:
                 self._counts["repeated"] += 1
                 continue
-            self._seen.add(name)
+            self._seen.add((home.id, key))
             if not (np.isfinite(lengths[index]) and lengths[index] > 0):
                 self._counts["failed"] += 1
                 detail = "the vector is zero" if lengths[index] == 0 else "NaN or infinity"
                 self._failures.append(Failure(home.id, key, Stage.EMBED, Reason.NOT_FINITE, detail))
                 continue
-            old.append(known.get(name))
-            self._counts["replaced" if name in known else "added"] += 1
+            old.append(self._homes.row(home, key))
+            self._counts["added" if old[-1] is None else "replaced"] += 1
             good.append(index)
             refs.append(self._ref(home, key))
             facts.append(ImageFacts(0, 0, "", _NO_DIGEST))
@@ -235,7 +226,7 @@ class _Import:
     def _ref(self, home: Root, key: str) -> ImageRef:
         """Return the ref, with size and time of an existing file: `index` then keeps it."""
         try:
-            facts = os.stat(os.path.join(self._root, key), follow_symlinks=False)
+            facts = os.stat(os.path.join(home.path, key), follow_symlinks=False)
         except OSError:
             return ImageRef(home.id, key, -1, -1)
         return ImageRef(home.id, key, *size_and_time(facts))
@@ -352,7 +343,8 @@ def _listed(paths: Path) -> Iterator[str]:
 
 def _names(table: pa.Table | pa.RecordBatch, by: str) -> list[str | None]:
     """Return the paths of rows: the exact ones, where an export wrote them down."""
-    texts: list[Any] = table.column(by).to_pylist()
+    column = table.column(by)
+    texts = column.to_pylist() if holds_bytes(column.type) else image_names(column, by)
     exact: list[Any] = [None] * len(texts)
     if EXACT in table.schema.names:
         exact = table.column(EXACT).to_pylist()

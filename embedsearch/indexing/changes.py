@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from embedsearch.images.sources.links import is_behind_link
 from embedsearch.images.sources.source import Source
 from embedsearch.indexing.known_rows import KeptRow, KnownRows
 from embedsearch.indexing.ref_list import RefList
+from embedsearch.indexing.same_files import SameFiles, reached, vanished
 from embedsearch.indexing.scope import ScanTarget, Scope, Sources
 from embedsearch.store.snapshot import Snapshot, read_failures
 
@@ -37,6 +38,7 @@ class Changes:
     replaced: dict[tuple[int, str], int]  # (root, key) of a changed file to its old row
     moved: list[KeptRow]
     touched: list[KeptRow]  # new time, same bytes
+    doubles: list[tuple[int, int]]  # rows of files that have another one, which stays
     deleted: array[int]  # row numbers
     left_out: int  # of the deleted: files that patterns leave out
     behind_links: int  # of the deleted: files behind links that are not followed
@@ -74,26 +76,27 @@ def find_changes(
     """
     known = KnownRows(snapshot)
     recorded = [] if snapshot is None else read_failures(snapshot.store, snapshot.manifest)
+    roots = {} if snapshot is None else {root.id: root for root in snapshot.manifest.roots}
+    same = SameFiles.of(known, roots, scope, sources.rules)
     comparison = _Comparison(
-        known, recorded, sources, session, known_roots, rebuild, retry_failures, allow_empty
+        known, recorded, sources, session, known_roots, rebuild, retry_failures, allow_empty, same
     )
     scans = [comparison.scan(target) for target in scope.targets]
-    missing = [position for scan in scans for position in (*scan.missing, *scan.vanished)]
-    missing += known.of_roots(scope.dropped)
     embed = RefList()
     touched, replaced = comparison.match_changed(embed)
-    spare = [*known.of_roots(_vanished(scope)), *comparison.reached(scope)]
-    moved, unmatched = comparison.match_new([*missing, *spare], embed)
+    missing, spare = comparison.left(scope, scans)
+    moved, unmatched = comparison.match_new([*missing, *spare], embed, replaced)
     for scan in scans:
         scan.check(unmatched)
     elsewhere = [failure for failure in recorded if _is_elsewhere(failure, scope)]
-    gone = sorted(unmatched.difference(spare))
-    deleted = array("q", (int(known.value("row", position)) for position in gone))
+    row_of = comparison.row
+    deleted = array("q", map(row_of, sorted(unmatched.difference(spare))))
     return Changes(
         embed=embed,
         replaced=replaced,
         moved=moved,
         touched=touched,
+        doubles=[(row_of(old), row_of(stays)) for old, stays in same.doubles],
         deleted=deleted,
         left_out=len(comparison.left_out.intersection(deleted)),
         behind_links=len(comparison.behind_links.intersection(deleted)),
@@ -153,6 +156,7 @@ class _Comparison:
     rebuild: bool
     retry_failures: bool
     allow_empty: bool
+    same: SameFiles
     new: RefList = field(default_factory=RefList)
     changed: RefList = field(default_factory=RefList)
     left_out: set[int] = field(default_factory=set)  # rows below what patterns leave out
@@ -166,6 +170,8 @@ class _Comparison:
     def scan(self, target: ScanTarget) -> _Scan:
         """Compare one target with its known rows. Raises UsageError for a new one not there."""
         positions = self.known.below(target)
+        if target.root.kind is RootKind.LIST and self.same.listed:
+            positions = positions[~np.isin(positions, list(self.same.listed))]
         source = self.sources.open(target, partial(self.known.names, positions))
         if not source.is_there():
             if target.root.id not in self.known_roots:
@@ -189,11 +195,32 @@ class _Comparison:
         rules, folder = self.sources.rules, Path(root.path)
         follows = rules.follow_links or not root.is_folder_here
         for position in missing:
-            key, row = os.fsdecode(self._key(position)), int(self.known.value("row", position))
+            key, row = os.fsdecode(self._key(position)), self.row(position)
             if rules.exclusion.covers(key):
                 self.left_out.add(row)
             elif not follows and is_behind_link(folder, key):
                 self.behind_links.add(row)
+
+    def row(self, position: int) -> int:
+        """Return its number."""
+        return int(self.known.value("row", position))
+
+    def left(self, scope: Scope, scans: Iterable[_Scan]) -> tuple[list[int], list[int]]:
+        """Return the rows that no scan has met: those that are gone, and those elsewhere."""
+        same, known = self.same, self.known
+        lost = same.lost(self.met(same.claims), {root.id: root for root in scope.roots})
+        behind = reached(known, self.known_roots, scope, self.new)
+        same.claims.update((place, behind[place]) for place in self.met(behind))
+        claimed = {*same.claims.values(), *(position for position, _ in same.doubles)}
+        missing = [position for scan in scans for position in (*scan.missing, *scan.vanished)]
+        missing += (p for p in known.of_roots(scope.dropped) if p not in claimed)
+        spare = [*known.of_roots(vanished(scope)), *behind.values()]
+        return [*missing, *lost], [position for position in spare if position not in claimed]
+
+    def met(self, places: Collection[tuple[int, str]]) -> set[tuple[int, str]]:
+        """Return the places, as root and key, at which a new file was found."""
+        new = self.new if places else ()
+        return {place for ref in new if (place := (ref.root, ref.key)) in places}
 
     def _key(self, position: int) -> bytes:
         return bytes(self.known.value("key", position))
@@ -314,18 +341,20 @@ class _Comparison:
         replaced: dict[tuple[int, str], int] = {}
         for ref, position in zip(self.changed, self.changed_positions, strict=True):
             self.session.check()
-            same_size = ref.size == self.known.size(position)
-            if same_size and self._digest(ref) == self.known.value("digest", position):
+            if self._has_bytes(ref, position):
                 touched.append(self.known.keep(position, ref))
             else:
                 embed.append(ref)
-                replaced[ref.root, ref.key] = int(self.known.value("row", position))
+                replaced[ref.root, ref.key] = self.row(position)
         return touched, replaced
 
-    def match_new(self, missing: list[int], embed: RefList) -> tuple[list[KeptRow], frozenset[int]]:
+    def match_new(
+        self, missing: list[int], embed: RefList, replaced: dict[tuple[int, str], int]
+    ) -> tuple[list[KeptRow], frozenset[int]]:
         """Return moved rows, i.e. new files with the bytes of a missing one, and what is left.
 
-        Of several missing rows of the same bytes the first one moves first.
+        Of several missing rows of the same bytes the first one moves first. A file that has a row
+        under another name keeps that, and is `replaced` if it has other bytes now.
         """
         moved: list[KeptRow] = []
         sizes = {self.known.size(position) for position in missing}  # others are not hashed
@@ -334,6 +363,13 @@ class _Comparison:
             by_digest.setdefault(self.known.value("digest", position), []).append(position)
         for ref in self.new:
             self.session.check()
+            if (own := self.same.claims.get((ref.root, ref.key))) is not None:
+                if self.known.is_same(own, ref) or self._has_bytes(ref, own):
+                    moved.append(self.known.keep(own, ref))
+                else:
+                    embed.append(ref)
+                    replaced[ref.root, ref.key] = self.row(own)
+                continue
             twins = by_digest.get(self._digest(ref)) if ref.size in sizes else None
             if twins:
                 moved.append(self.known.keep(twins.pop(), ref))
@@ -341,45 +377,13 @@ class _Comparison:
                 embed.append(ref)
         return moved, frozenset(p for positions in by_digest.values() for p in positions)
 
-    def reached(self, scope: Scope) -> list[int]:
-        """Return the rows outside the targets that are behind links into new roots.
-
-        The next walk passes over them there: without a link they are in the new root.
-        """
-        roots = {root.id: root for root in scope.roots if root.is_folder_here}
-        targets = [target for target in scope.targets if target.root.id in roots]
-        new = {t.root.id: t.root.path for t in targets if t.root.id not in self.known_roots}
-        if not new:
-            return []
-        sizes = {ref.size for ref in self.new if ref.root in new}
-        scanned = {position for target in targets for position in self.known.below(target).tolist()}
-        return [
-            position
-            for position in self.known.of_roots(roots.keys() - new.keys())
-            if self.known.size(position) in sizes
-            and position not in scanned
-            and self._leads_into(roots, position, new.values())
-        ]
-
-    def _leads_into(self, roots: Mapping[int, Root], position: int, folders: Iterable[str]) -> bool:
-        root = roots[int(self.known.value("root", position))]
-        path = os.path.realpath(os.path.join(root.path, os.fsdecode(self._key(position))))
-        return any(path.startswith(folder.rstrip("/") + "/") for folder in folders)
+    def _has_bytes(self, ref: ImageRef, position: int) -> bool:
+        """Return whether a file has the bytes of a known row."""
+        same_size = ref.size == self.known.size(position)
+        return same_size and self._digest(ref) == self.known.value("digest", position)
 
     def _digest(self, ref: ImageRef) -> bytes | None:
         return self.sources.of(ref).digest(ref)
-
-
-def _vanished(scope: Scope) -> set[int]:
-    """Return the roots on this machine that are no targets and are not there."""
-    targets = {target.root.id for target in scope.targets}
-    return {
-        root.id
-        for root in scope.roots
-        if root.id not in targets
-        and root.kind is not RootKind.LIST
-        and not (root.is_remote or os.path.lexists(root.path))
-    }
 
 
 def _still_holds(failure: Failure, ref: ImageRef) -> bool:

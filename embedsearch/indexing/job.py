@@ -23,6 +23,7 @@ from embedsearch.images.sources.exclusion import WalkRules, below_roots
 from embedsearch.images.sources.passed_over import FIELDS, passed_over
 from embedsearch.indexing.bottleneck import StageClock
 from embedsearch.indexing.changes import Changes, find_changes
+from embedsearch.indexing.same_files import is_walked
 from embedsearch.indexing.scope import ScanTarget, Scope, Sources, passed_over_by, resolve_scope
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.network.catalog import AUTO
@@ -278,7 +279,7 @@ def _resolve(
     else:  # rows of two models must not be mixed
         whole = [*folders, *(root.path for root in known if root.kind is not RootKind.LIST)]
         scope = resolve_scope(whole if folders else [], known, None, rules)
-        scope = replace(scope, targets=tuple(_with_listed(store, scope)))
+        scope = replace(scope, targets=tuple(_with_listed(store, scope, rules)))
     walked = tuple(root.path for root in scope.roots if root.is_folder_here)
     sources.rules = replace(rules, folders=walked)
     return scope
@@ -289,12 +290,19 @@ def _whole(folder: str) -> str:
     return path if is_url(path) else os.path.abspath(path)
 
 
-def _with_listed(store: Path, scope: Scope) -> Iterator[ScanTarget]:
-    """Yield the targets, and with those of lists what only the store remembers."""
+def _with_listed(store: Path, scope: Scope, rules: WalkRules) -> Iterator[ScanTarget]:
+    """Yield the targets, and with those of lists what only the store remembers.
+
+    What a folder of the store comes to is there already.
+    """
     yield from (target for target in scope.targets if target.root.kind is not RootKind.LIST)
     for root in scope.roots:
         if root.kind is RootKind.LIST:
             with open_snapshot(store) as snapshot:
-                keys = [key for _, home, key in snapshot.live_keys() if home == root.id]
+                keys = [
+                    key
+                    for _, home, key in snapshot.live_keys()
+                    if home == root.id and not is_walked("/" + os.fsdecode(key), scope, rules)
+                ]
             named = (t.files for t in scope.targets if t.root == root and t.files is not None)
             yield ScanTarget(root, files=frozenset(map(os.fsdecode, keys)).union(*named))

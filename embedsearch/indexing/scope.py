@@ -154,6 +154,11 @@ def resolve_scope(
         targets[home.id, scope] = ScanTarget(home, scope)
     if not places and files is None:
         targets = {(root.id, ""): ScanTarget(root) for root in known}
+    whole = [t.root for t in targets.values() if t.root.kind is RootKind.FOLDER and not t.scope]
+    for root in whole:  # an import may have brought a folder inside of one that was there
+        for path in [p for p in roots if p != root.path and _leads(root.path, p, rules)]:
+            if root.path in roots and roots[path].kind is RootKind.FOLDER:
+                dropped.add(roots.pop(path).id)
     kept = {root.id for root in (*roots.values(), *lists)}
     found = list(_outermost(t for t in targets.values() if t.root.id in kept))
     if files is not None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from embedsearch._version import __version__
 from embedsearch.core.config import SearchBudget
@@ -25,6 +27,7 @@ from embedsearch.indexing.changes import Changes
 from embedsearch.indexing.exact_files import refresh_exact
 from embedsearch.indexing.images_table import write_images_table
 from embedsearch.indexing.known_rows import KeptRow
+from embedsearch.indexing.read_back import check_readable
 from embedsearch.searching.tuning_due import Due, due
 from embedsearch.store.manifest import Manifest, SearchRecord, ShardRecord
 from embedsearch.store.merge import merge_shards, relocated, rows_per_shard
@@ -35,7 +38,7 @@ from embedsearch.store.shards import (
     write_shard,
     write_small,
 )
-from embedsearch.store.snapshot import Snapshot, read_deleted, read_metadata
+from embedsearch.store.snapshot import Snapshot, read_deleted, read_metadata, user_columns
 from embedsearch.store.writer import StoreWriter
 
 TIDY_EVERY_SHARDS = 32
@@ -70,6 +73,7 @@ class StoreUpdate:
         self._deleted: list[int] = []
         self._failures: list[Failure] | None = None
         self._user_columns: pa.Table | None = None
+        self.brings_columns = False  # whether the next commit has other columns of the user
         self._moved: dict[int, int] = {}  # old row number to new, of images that stay
         self._tidy_shards = len(self.manifest.shards)
         self.images_since_commit = 0
@@ -98,6 +102,8 @@ class StoreUpdate:
         Without a snapshot there are no known rows.
         """
         self.delete(changes.deleted)
+        for double, row in changes.doubles:
+            self.replace(double, row)
         if snapshot is not None:
             self.move(changes.kept, snapshot)
 
@@ -138,8 +144,8 @@ class StoreUpdate:
         self.delete([old])
 
     def set_user_columns(self, table: pa.Table) -> None:
-        """Replace the user's columns, sorted by the column `row`."""
-        self._user_columns = table
+        """Replace the user's columns of the staged rows, sorted by the column `row`."""
+        self._user_columns, self.brings_columns = table, True
 
     def set_roots(self, roots: tuple[Root, ...]) -> None:
         """Replace the roots of the store."""
@@ -158,39 +164,44 @@ class StoreUpdate:
         """Replace the list of files that could not be indexed."""
         self._failures = sorted(failures, key=lambda f: (f.root, os.fsencode(f.key)))
 
+    @contextmanager
+    def staged(self) -> Iterator[Snapshot]:
+        """Write what is pending, and open the rows that the next commit makes current."""
+        started = time.monotonic()
+        self._stage()
+        self.write_s += time.monotonic() - started
+        with Snapshot(self.writer.store, self.manifest) as snapshot:
+            yield snapshot
+
+    def user_columns(self) -> pa.Table | None:
+        """Return the user's columns of the rows that are staged, sorted by `row`."""
+        if self._user_columns is None and self.manifest.metadata is not None:
+            return read_metadata(self.writer.store, self.manifest.metadata)
+        return self._user_columns
+
     def commit(self, run: Mapping[str, Any]) -> None:
         """Write what is pending and make it the current generation. Raises StorageError."""
         started = time.monotonic()
-        self._close_shard()
-        fresh = [shard.result() for shard in self._fresh]
+        self._stage()
         manifest, number = self.manifest, self.writer.next_generation
         store = self.writer.store
-        if self._deleted:
-            everything = np.sort([*read_deleted(store, manifest), *self._deleted])
-            record = write_small(store, "d", number, pa.table({"row": pa.array(everything)}))
-            manifest = replace(
-                manifest,
-                deleted=record,
-                deleted_rows=len(everything),
-                live=manifest.live - len(self._deleted),
-            )
-        if self._moved and manifest.metadata is not None and self._user_columns is None:
-            self._user_columns = read_metadata(store, manifest.metadata)
-        if self._user_columns is not None and len(self._user_columns):
-            table = _renumbered(self._user_columns, self._moved)
-            manifest = replace(manifest, metadata=write_small(store, "u", number, table))
+        table = self._user_columns
+        if table is not None and len(table):
+            record = write_small(store, "u", number, table)
+            if self.brings_columns:
+                check_readable(store, record, table, manifest.metadata)
+            manifest = replace(manifest, metadata=record)
         if self._failures is not None:
             count = len(self._failures)
             table = failure_table(self._failures)
             failures = write_small(store, "f", number, table) if count else None
             manifest = replace(manifest, failures=failures, failure_rows=count)
-        manifest = replace(manifest, shards=(*manifest.shards, *fresh), run=dict(run))
+        manifest = replace(manifest, run=dict(run))
         self.writer.commit(manifest)
         self.manifest = manifest
         assert self.writer.manifest is not None, "it was committed"
         write_images_table(store, self.writer.manifest)
-        self._fresh, self._deleted, self._failures = [], [], None
-        self._user_columns, self._moved = None, {}
+        self._failures, self._user_columns, self.brings_columns = None, None, False
         self.images_since_commit = 0
         self.committed_at = time.monotonic()
         self.write_s += self.committed_at - started
@@ -257,6 +268,26 @@ class StoreUpdate:
             == (current.shards, current.faiss, current.search)
         )
 
+    def _stage(self) -> None:
+        """Write the pending rows and deletions, and take both into the manifest."""
+        self._close_shard()
+        manifest, store = self.manifest, self.writer.store
+        fresh = [shard.result() for shard in self._fresh]
+        manifest = replace(manifest, shards=(*manifest.shards, *fresh))
+        if self._deleted:
+            everything = np.sort([*read_deleted(store, manifest), *self._deleted])
+            dead = pa.table({"row": pa.array(everything)})
+            manifest = replace(
+                manifest,
+                deleted=write_small(store, "d", self.writer.next_generation, dead),
+                deleted_rows=len(everything),
+                live=manifest.live - len(self._deleted),
+            )
+        if self._moved and (table := self.user_columns()) is not None:
+            self._user_columns = _renumbered(table, self._moved)
+        self.manifest = manifest
+        self._fresh, self._deleted, self._moved = [], [], {}
+
     def _add_rows(self, table: pa.Table) -> None:
         self._pending.append(table)
         self._pending_rows += len(table)
@@ -279,10 +310,31 @@ class StoreUpdate:
 
 
 def _renumbered(table: pa.Table, moved: Mapping[int, int]) -> pa.Table:
-    """Return the user's columns with moved rows under their new numbers, sorted."""
+    """Return the user's columns with moved rows under their new numbers, sorted.
+
+    A row that has columns already gets what it lacks from those that moved to it.
+    """
     if not moved:
         return table
-    rows: list[Any] = table.column("row").to_pylist()
-    changed = np.array([moved.get(row, row) for row in rows], np.int64)
-    order = pa.array(np.argsort(changed, kind="stable"), pa.int64())
-    return table.set_column(0, "row", pa.array(changed)).take(order)
+    rows = table.column("row").to_numpy()
+    new = {old: _last(row, moved) for old, row in moved.items()}
+    is_moved = np.isin(rows, list(new))
+    changed = rows.copy()
+    changed[is_moved] = [new[row] for row in rows[is_moved].tolist()]
+    whole = table.set_column(0, "row", pa.array(changed))
+    order = np.lexsort((is_moved, changed))
+    is_first = np.concatenate([[True], np.diff(changed[order]) > 0])[: len(order)]
+    merged = whole.take(order[is_first])
+    if is_first.all():
+        return merged
+    numbers = merged.column("row").to_numpy()
+    more = user_columns(whole.take(order[~is_first]), numbers)
+    pairs = zip(merged.column_names, merged.columns, more.columns, strict=True)
+    return pa.table({name: pc.coalesce(column, other) for name, column, other in pairs})
+
+
+def _last(row: int, moved: Mapping[int, int]) -> int:
+    """Return the number of a row that may have moved more than once."""
+    while row in moved:
+        row = moved[row]
+    return row

@@ -1,6 +1,6 @@
 """Folders of images to a store, as a sync; in: folders and a config, out: an IndexReport.
 
-prepare → lock → find changes → embed, with checkpoints → commit → user columns → finish → report.
+prepare → lock → find changes → embed, with checkpoints → user columns → commit → finish → report.
 Whatever ends the run, the store stands at its last commit.
 """
 
@@ -22,7 +22,7 @@ from embedsearch.indexing.job import Job, Request, open_job, prepare, store_mode
 from embedsearch.indexing.report import IndexReport, Outcome, make_report, run_record
 from embedsearch.indexing.scope import Sources
 from embedsearch.indexing.store_update import StoreUpdate
-from embedsearch.indexing.user_columns import check_named_once, join_user_columns
+from embedsearch.indexing.user_columns import check_table, join_user_columns
 from embedsearch.network.runtime import load_stream_extractor
 from embedsearch.store.snapshot import open_snapshot, read_failures
 
@@ -53,10 +53,10 @@ def index(
             return _preview(request, clock)
         with open_job(request) as job:
             changes, update = job.begin(clock)
-            check_named_once(job, changes)
+            check_table(job, changes)
             outcome = embed(job, changes, update, clock, extractor_factory, on_progress)
+            metadata = None if outcome.stopped_by else join_user_columns(job, update)
             _commit(job, changes, update, outcome)
-            metadata = join_user_columns(job, update)
             _finish(job, changes, update, outcome, clock)
             _refresh_table(job)
             return make_report(
@@ -117,7 +117,13 @@ def _commit(job: Job, changes: Changes, update: StoreUpdate, outcome: Outcome) -
             "stays as it was",
             stopped_by,
         )
-    rows_change = bool(len(changes.embed) or changes.kept or changes.deleted)
+    rows_change = bool(
+        len(changes.embed)
+        or changes.kept
+        or changes.doubles
+        or changes.deleted
+        or update.brings_columns
+    )
     commit_if_changed(job, changes, update, outcome, rows_change=rows_change)
     if stopped_by:
         raise Interrupted(

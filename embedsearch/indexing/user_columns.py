@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from embedsearch.core.records import Root
 from embedsearch.images.sources.sidecars import sidecar_table
@@ -21,12 +20,13 @@ from embedsearch.images.sources.source import Source
 from embedsearch.images.tables.table import UserTable
 from embedsearch.indexing.changes import Changes
 from embedsearch.indexing.job import Job
-from embedsearch.indexing.named_images import named_images
+from embedsearch.indexing.merged_columns import as_spelled, merged
+from embedsearch.indexing.named_images import NamedImages, named_images
 from embedsearch.indexing.report import MetadataReport
 from embedsearch.indexing.scope import ScanTarget
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.searching.columns import BUILT_IN
-from embedsearch.store.snapshot import Snapshot, user_columns
+from embedsearch.store.snapshot import Snapshot, read_metadata
 
 _SHOWN = 20  # names that matched nothing
 
@@ -34,15 +34,16 @@ _SHOWN = 20  # names that matched nothing
 def join_user_columns(job: Job, update: StoreUpdate) -> MetadataReport | None:
     """Join the user's columns to the rows that they name; None if there is no source of columns.
 
-    A rebuild keeps the previous columns: they are joined by path.
+    A rebuild keeps the previous columns: they are joined by path. The next commit has both the
+    rows and their columns.
     """
     before = job.manifest if job.base is None else None
     keeps = before is not None and before.metadata is not None
     if job.table is None and not job.config.sidecars and not keeps:
         return None
     report = None
-    with Snapshot(job.store, update.manifest) as snapshot:
-        known = snapshot.metadata()
+    with update.staged() as snapshot:
+        known = update.user_columns()
         if before is not None and keeps:
             with Snapshot(job.store, before) as old:
                 kept = carried(old)
@@ -50,7 +51,8 @@ def join_user_columns(job: Job, update: StoreUpdate) -> MetadataReport | None:
                 known, _ = join(snapshot, kept, None)
         table = job.table
         if job.config.sidecars:
-            table = beside(snapshot, lambda root: job.sources.open(ScanTarget(root)), BUILT_IN)
+            names = [] if known is None else known.column_names[1:]
+            table = beside(snapshot, lambda root: job.sources.open(ScanTarget(root)), names)
         if table is not None:
             known, report = join(snapshot, table, known)
     if known is not None:
@@ -58,18 +60,35 @@ def join_user_columns(job: Job, update: StoreUpdate) -> MetadataReport | None:
     return report
 
 
-def check_named_once(job: Job, changes: Changes) -> None:
-    """Raise UsageError if the table names an image twice, before anything is embedded."""
+def check_table(job: Job, changes: Changes) -> None:
+    """Raise UsageError if the table cannot be joined, before anything is embedded.
+
+    It names an image twice, or has columns that do not go with those of the store.
+    """
     if job.table is None:
         return
+    replaced = changes.replaced
+    embed = ((replaced.get((ref.root, ref.key)), ref) for ref in changes.embed)
+    refs = chain(embed, ((kept.row, kept.ref) for kept in changes.kept))
+    new = (
+        (-number if row is None else row, ref.root, ref.key)
+        for number, (row, ref) in enumerate(refs, start=1)
+    )
     with job.open_base() as snapshot:
         known = () if snapshot is None else snapshot.manifest.roots
-        gone = {*changes.deleted, *changes.replaced.values(), *(old.row for old in changes.kept)}
+        gone = {*changes.deleted, *replaced.values(), *(old.row for old in changes.kept)}
+        gone.update(double for double, _ in changes.doubles)
         before = () if snapshot is None else _images(snapshot)
         stay = (image for image in before if image[0] not in gone)
-        refs = chain(changes.embed, (kept.ref for kept in changes.kept))
-        new = ((-number, ref.root, ref.key) for number, ref in enumerate(refs, start=1))
-        named_images(job.table, _places((*known, *job.scope.roots)), chain(stay, new))
+        places = _places((*known, *job.scope.roots))
+        named = named_images(job.table, places, chain(stay, new))
+    if job.manifest is not None and job.manifest.metadata is not None:
+        there = read_metadata(job.store, job.manifest.metadata)
+        if job.base is None:  # a rebuild, which gives other numbers
+            as_spelled(job.table.columns.column_names, there.column_names[1:], job.table.source)
+            return
+        is_gone = np.isin(there.column("row").to_numpy(), list(changes.deleted))
+        merged(there.filter(pa.array(~is_gone)), _rows(named, job.table), job.table)
 
 
 def join(
@@ -82,14 +101,9 @@ def join(
     """
     named = named_images(user, _places(snapshot.manifest.roots), _images(snapshot))
     live = np.fromiter((row for row, _, _ in snapshot.live_keys()), np.int64)
-    pairs = [(row, position) for position, rows in named.rows.items() for row in rows]
-    rows = np.array([row for row, _ in pairs], np.int64)
-    positions = np.array([position for _, position in pairs], np.int64)
-    order = np.argsort(rows, kind="stable")
-    new = user.columns.take(pa.array(positions[order], pa.int64()))
-    new = new.add_column(0, "row", pa.array(rows[order]))
-    table = _merged(before, new)
-    table = table.filter(pa.array(np.isin(table.column("row").to_numpy(), live)))
+    if before is not None:
+        before = before.filter(pa.array(np.isin(before.column("row").to_numpy(), live)))
+    table, left_out = merged(before, _rows(named, user), user)
     report = MetadataReport(
         source=user.source,
         columns=user.columns.column_names,
@@ -98,8 +112,8 @@ def join(
         unmatched=len(named.unmatched),
         images=len(table),
         unmatched_names=named.unmatched[:_SHOWN],
-        unreadable=len(user.unreadable),
-        unreadable_names=user.unreadable[:_SHOWN],
+        unreadable=len(unreadable := [*user.unreadable, *left_out]),
+        unreadable_names=unreadable[:_SHOWN],
         unused=len(user.unused),
         unused_names=user.unused[:_SHOWN],
     )
@@ -107,9 +121,9 @@ def join(
 
 
 def beside(
-    snapshot: Snapshot, source_of: Callable[[Root], Source], taken: frozenset[str]
+    snapshot: Snapshot, source_of: Callable[[Root], Source], known: Iterable[str]
 ) -> UserTable:
-    """Return the sidecar values of all images. Raises UsageError for a column name in `taken`."""
+    """Return the sidecar values of all images; `known` are columns that the store has already."""
     keys: defaultdict[int, list[str]] = defaultdict(list)
     for _, root, key in snapshot.live_keys():
         keys[root].append(os.fsdecode(key))
@@ -119,7 +133,7 @@ def beside(
         if keys[root.id]
         for sidecar in source_of(root).beside(sorted(keys[root.id], key=os.path.split))
     )
-    return sidecar_table(sidecars, taken)
+    return sidecar_table(sidecars, BUILT_IN, known)
 
 
 def carried(snapshot: Snapshot) -> UserTable | None:
@@ -135,37 +149,19 @@ def carried(snapshot: Snapshot) -> UserTable | None:
     return UserTable("before", "path", names, columns)
 
 
+def _rows(named: NamedImages, user: UserTable) -> pa.Table:
+    """Return the columns of a table by the rows that it names, sorted by `row`."""
+    pairs = [(row, position) for position, rows in named.rows.items() for row in rows]
+    rows, positions = np.array(pairs, np.int64).reshape(-1, 2).T
+    order = np.argsort(rows, kind="stable")
+    taken = user.columns.take(pa.array(positions[order], pa.int64()))
+    columns = dict(zip(taken.column_names, taken.columns, strict=True))
+    return pa.table({"row": pa.array(rows[order]), **columns})
+
+
 def _images(snapshot: Snapshot) -> Iterator[tuple[int, int, str]]:
     return ((row, root, os.fsdecode(key)) for row, root, key in snapshot.live_keys())
 
 
 def _places(roots: Iterable[Root]) -> dict[int, str]:
     return {root.id: root.path for root in roots}
-
-
-def _merged(old: pa.Table | None, new: pa.Table) -> pa.Table:
-    """Return old and new columns by row; where both have a value, the new one wins."""
-    if old is None:
-        return new
-    rows = np.union1d(old.column("row").to_numpy(), new.column("row").to_numpy())
-    in_new = pa.array(np.isin(rows, new.column("row").to_numpy()))
-    before, after = (user_columns(table, rows).combine_chunks() for table in (old, new))
-    merged = {"row": pa.array(rows)}
-    for name in dict.fromkeys([*old.column_names[1:], *new.column_names[1:]]):
-        if name not in new.column_names:
-            merged[name] = before.column(name)
-            continue
-        newer = after.column(name)
-        known = _as_type(before, name, newer.type)
-        merged[name] = newer if known is None else pc.if_else(in_new, newer, known)
-    return pa.table(merged)
-
-
-def _as_type(table: pa.Table, name: str, kind: pa.DataType) -> pa.ChunkedArray[Any] | None:
-    """Return a column as another type, None if it is absent or cannot be converted."""
-    if name not in table.column_names:
-        return None
-    try:
-        return table.column(name).cast(kind)
-    except (pa.ArrowException, ValueError):
-        return None

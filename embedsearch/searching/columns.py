@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from embedsearch.searching.vectordb.fields import Field
     from embedsearch.searching.where import Where
 
+_log = logging.getLogger(__name__)
 # Columns shown under another name and in another form than in the shards.
 _MADE_OF = {"folder": "root", "modified": "mtime_ns", "path": "key", EXACT: "key"}
 _INTERNAL = frozenset({"root", "key", "mtime_ns", "digest", "signature", "vector"})
@@ -39,7 +41,7 @@ class RowColumns:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._user = snapshot.metadata()
+        self._user = _readable(snapshot.metadata())
         # An old user's column with the name of a newer built-in one is shown but not searched.
         users = [] if self._user is None else list(self._user.schema)[1:]
         users = [field for field in users if field.name not in BUILT_IN]
@@ -170,6 +172,24 @@ class RowColumns:
             {n: v for n, v in row.items() if n != "row" and row["row"] is not None}
             for row in user_columns(self._user, np.array(rows, np.int64)).to_pylist()
         ]
+
+
+def _readable(table: pa.Table | None) -> pa.Table | None:
+    """Return the user's columns in types that all readers hold, without those that are not held.
+
+    A former version has taken some: they must not keep the others from being read.
+    """
+    if table is None:
+        return None
+    from embedsearch.images.tables.held_values import Unheld, held_column
+
+    held = {"row": table.column("row")}
+    for name in table.column_names[1:]:
+        try:
+            held[name] = held_column(table.column(name))
+        except Unheld as error:
+            _log.warning("the column %s cannot be read and is left out: %s", name, error)
+    return pa.table(held)
 
 
 def _texts(keys: pa.ChunkedArray[Any]) -> pa.ChunkedArray[Any]:

@@ -6,6 +6,7 @@ or settings. Each row is evaluated by itself.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import threading
@@ -24,8 +25,7 @@ from embedsearch.core.names import comparable
 TIME_LIMIT_S = 30.0  # for all rows of a store
 MAX_CHARACTERS = 10_000
 _MEMORY = "1GB"
-_POSITION_COLUMN = "place_4d1e9f0a"  # no user's column has this name
-_BEFORE = f"SELECT {_POSITION_COLUMN} FROM images WHERE ("
+_BEFORE = "SELECT {position} FROM images WHERE ("
 _AFTER = "\n)"  # on its own line, as the text may end in a comment
 # Expressions on a single row; no subqueries, window functions or stars.
 _ALLOWED = frozenset(
@@ -58,6 +58,10 @@ class Where:
         if len(text) > MAX_CHARACTERS:
             raise UsageError(f"where has more than {MAX_CHARACTERS:,} characters", "where")
         self._left_s = TIME_LIMIT_S
+        self._position = "place"  # of a row: a column that the table does not have
+        while self._position in {name.lower() for name in self._names}:
+            self._position += "_"
+        self._before = _BEFORE.format(position=self._position)
         self.tree: dict[str, Any] = {}  # the condition, as DuckDB serializes it
         self._connection = duckdb.connect(":memory:", config=_SETTINGS)
         try:
@@ -81,12 +85,12 @@ class Where:
         if not self._is_exact:
             table = _comparable(table)
         positions = pa.array(np.arange(len(table)))
-        self._connection.register("images", table.append_column(_POSITION_COLUMN, positions))
         timer = threading.Timer(self._left_s, self._connection.interrupt)
         timer.start()
         started = time.monotonic()
         try:
-            result = self._connection.execute(_BEFORE + self._text + _AFTER).fetchnumpy()
+            self._connection.register("images", table.append_column(self._position, positions))
+            result = self._connection.execute(self._before + self._text + _AFTER).fetchnumpy()
         except duckdb.InterruptException as error:
             raise UsageError(f"where took more than {TIME_LIMIT_S:.0f} s", "where") from error
         except duckdb.Error as error:
@@ -94,9 +98,10 @@ class Where:
         finally:
             timer.cancel()
             self._left_s -= time.monotonic() - started
-            self._connection.unregister("images")
+            with contextlib.suppress(duckdb.Error):  # it was not registered
+                self._connection.unregister("images")
         mask = np.zeros(len(table), np.bool_)
-        mask[result[_POSITION_COLUMN]] = True
+        mask[result[self._position]] = True
         return mask
 
     def value(self, expression: dict[str, Any], kind: str | None = None) -> Any:
@@ -122,7 +127,7 @@ class Where:
 
     def _parse(self) -> list[str]:
         """Return the names of the columns that the text uses."""
-        (text,) = self._row("SELECT json_serialize_sql(?)", _BEFORE + self._text + _AFTER)
+        (text,) = self._row("SELECT json_serialize_sql(?)", self._before + self._text + _AFTER)
         try:
             tree = json.loads(text)
         except RecursionError as error:
@@ -167,7 +172,7 @@ class Where:
 
     def refusal(self, message: str, position: int) -> UsageError:
         """Return an error that quotes the text at byte `position` of the whole query."""
-        start, data, where = len(_BEFORE), self._text.encode(), ""
+        start, data, where = len(self._before), self._text.encode(), ""
         if position >= start:
             before = data[: position - start].decode(errors="replace")
             rest = " ".join(self._text[len(before) :].split())

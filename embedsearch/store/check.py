@@ -100,7 +100,11 @@ def problems_of(store: Path, manifest: Manifest, *, read_data: bool) -> Iterator
         with Snapshot(store, manifest) as snapshot:
             snapshot.live_mask()
             read_failures(store, manifest)
-            snapshot.metadata()
+            if manifest.metadata is not None:
+                try:
+                    snapshot.metadata()
+                except DamagedStore as error:  # the rows are whole without it
+                    yield Problem(manifest.metadata.relative, str(error))
             seen: set[int] = set()
             for shard in snapshot.shards:
                 _check_rows(store, shard, seen)

@@ -86,6 +86,7 @@ def test_types_are_those_of_the_whole_column(tmp_path: Path) -> None:
         "zero": ["0", "0.5", "-0.5"],
         "empty": ["", "NA", ""],
         "mixed": ["1", "x", ""],
+        "year0": ["0000-01-01", "2024-05-06", ""],
     }
     lines = [";".join(["path", *columns])]
     lines += [";".join([f"{n}.jpg", *(cell[n] for cell in columns.values())]) for n in range(3)]
@@ -102,9 +103,9 @@ def test_types_are_those_of_the_whole_column(tmp_path: Path) -> None:
         "comma": ("string", columns["comma"]),
         "yes": ("bool", [True, False, None]),
         "day": ("date32[day]", [datetime.date(2024, 5, 6), None, datetime.date(2024, 5, 7)]),
-        "time": ("time32[s]", [datetime.time(8, 30), datetime.time(8, 30, 10), None]),
-        "when": ("timestamp[s]", [moment, None, None]),
-        "zone": ("timestamp[s, tz=UTC]", [moment.replace(tzinfo=datetime.UTC), None, None]),
+        "time": ("time64[us]", [datetime.time(8, 30), datetime.time(8, 30, 10), None]),
+        "when": ("timestamp[us]", [moment, None, None]),
+        "zone": ("timestamp[us, tz=UTC]", [moment.replace(tzinfo=datetime.UTC), None, None]),
         "hash": ("string", columns["hash"]),
         "short": ("string", columns["short"]),
         "hex": ("string", columns["hex"]),
@@ -114,6 +115,7 @@ def test_types_are_those_of_the_whole_column(tmp_path: Path) -> None:
         "zero": ("double", [0.0, 0.5, -0.5]),
         "empty": ("null", [None, None, None]),
         "mixed": ("string", columns["mixed"]),
+        "year0": ("string", columns["year0"]),
     }
 
 

@@ -137,6 +137,23 @@ def loses_a_row() -> None:
 
 
 @_mutant
+def columns_later() -> None:
+    """A generation is committed without the user's columns, and they come with the next one."""
+    from embedsearch.indexing.store_update import StoreUpdate
+
+    commit = StoreUpdate.commit
+
+    def late(self: StoreUpdate, run: Any) -> None:
+        table, self._user_columns, self.brings_columns = self._user_columns, None, False
+        commit(self, run)
+        if table is not None:
+            self.set_user_columns(table)
+            commit(self, run)
+
+    put("embedsearch.indexing.store_update.StoreUpdate.commit", late)
+
+
+@_mutant
 def shared_fate() -> None:
     """A worker that dies takes all that it was given with it. The decoder dies of some files."""
     os.environ["SOAK_MUTANT"] = "shared_fate"  # for the workers, see pictures.py

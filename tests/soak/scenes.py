@@ -94,7 +94,19 @@ class Scene:
             is_failed = name[1] in account.failed  # it will be tried again
             if self.final.rows.get(name) == row and name not in account.rows and not is_failed:
                 return f"the row of {name} was lost"
-        return None
+        return self._judge_columns(account)
+
+    def _judge_columns(self, account: Account) -> str | None:
+        """Return which columns are neither all as before nor all as in the end, None if none are.
+
+        What moved or came has its columns of the end, or those that it had elsewhere.
+        """
+        before = {} if self.before is None else self.before.columns
+        there = {} if self.before is None else self.before.rows
+        stay = [name for name in account.rows if name in there and name in self.final.rows]
+        is_all = all(account.columns.get(n) == self.final.columns.get(n) for n in account.rows)
+        lost = [name for name in stay if account.columns.get(name) != before.get(name)]
+        return f"the columns of {lost[0]} are lost, or in part" if lost and not is_all else None
 
     def judge_final(self, account: Account | None) -> str | None:
         """Return what is wrong after the same command was run again to its end, None if nothing."""
@@ -167,10 +179,11 @@ def all_scenes(at: Path, names: tuple[str, ...] = ()) -> list[Scene]:
     photos = _photos(at / "photos", range(IMAGES))
     whole = at / "whole.es"
     finished(indexing(photos), whole)
+    captioned = at / "captioned.es"
+    shutil.copytree(whole, captioned)
+    finished(indexing(photos, metadata=_table(at / "captions.csv", photos, "caption")), captioned)
     later = _changed(photos, at / "later")
-    table = at / "labels.csv"
-    lines = [f"{path.name},{number}" for number, path in enumerate(sorted(later.rglob("*.png")))]
-    table.write_text("name,label\n" + "\n".join(lines) + "\n")
+    table = _table(at / "labels.csv", later, "label")
     first, second = _vectors(at / "first", 0), _vectors(at / "second", 20)
     imported = at / "imported.es"
     finished(_importing(first), imported)
@@ -185,8 +198,8 @@ def all_scenes(at: Path, names: tuple[str, ...] = ()) -> list[Scene]:
     made = {
         "first": (None, indexing(photos)),
         "sync": (whole, sync),
-        "rebuild": (whole, indexing(photos, rebuild=True)),
-        "columns": (whole, indexing(photos, metadata=str(table))),
+        "rebuild": (captioned, indexing(photos, rebuild=True)),
+        "columns": (captioned, indexing(photos, metadata=table)),
         "import": (imported, _importing(second)),
         "repair": (damaged, repair),
     }
@@ -195,6 +208,14 @@ def all_scenes(at: Path, names: tuple[str, ...] = ()) -> list[Scene]:
         for name, (base, work) in made.items()
         if name in (names or made)
     ]
+
+
+def _table(path: Path, photos: Path, column: str) -> str:
+    """Write a table with a value for each of the photos."""
+    names = sorted(path.name for path in photos.rglob("*.png"))
+    lines = [f"{name},{column} of {name}" for name in names]
+    path.write_text(f"name,{column}\n" + "\n".join(lines) + "\n")
+    return str(path)
 
 
 def _photos(folder: Path, seeds: range) -> Path:
@@ -224,18 +245,19 @@ def _changed(folder: Path, later: Path) -> Path:
 
 
 def _vectors(folder: Path, start: int) -> Path:
-    """Write 40 vectors and their paths; those of two calls overlap."""
+    """Write 40 vectors, their paths and a column; those of two calls overlap."""
     folder.mkdir()
     rows = np.random.default_rng(start).standard_normal((40, 512)).astype(np.float32)
     np.save(folder / "v.npy", rows)
     names = [f"{number}.jpg" for number in range(start, start + 40)]
-    (folder / "paths.txt").write_text("\n".join(names) + "\n")
+    lines = [f"{name},{folder.name} {name}" for name in names]
+    (folder / "paths.csv").write_text("path,caption\n" + "\n".join(lines) + "\n")
     return folder
 
 
 def _importing(folder: Path) -> Work:
     def work(store: Path) -> object:
-        paths = folder / "paths.txt"
+        paths = folder / "paths.csv"
         return import_vectors(
             folder / "v.npy", model="elsewhere", paths=paths, root=folder.parent, store=store
         )

@@ -29,6 +29,12 @@ def at_length(*values: object) -> Any:
 # The harness, its arguments, and the least of each figure that shows that it did something.
 SHORT = [
     pytest.param("kills", "--share 0.1 --scenes sync", {"kill points": 15}, marks=needs_strace),
+    pytest.param(
+        "kills",
+        "--share 0.04 --scenes rebuild columns import",
+        {"kill points": 15},
+        marks=needs_strace,
+    ),
     at_length("random-kills", "--share 0.01", {"kills": 10}),
     pytest.param(
         "faults", "--share 0.006 --scenes sync", {"… with exit code 4": 5}, marks=needs_strace
@@ -61,6 +67,8 @@ SHORT = [
 CAUGHT = [
     pytest.param("pointer_in_place", "kills", "--share 0.3 --scenes repair", marks=needs_strace),
     pytest.param("pointer_first", "kills", "--share 0.1 --scenes sync", marks=needs_strace),
+    pytest.param("columns_later", "kills", "--share 0.1 --scenes rebuild", marks=needs_strace),
+    pytest.param("columns_later", "kills", "--share 0.1 --scenes import", marks=needs_strace),
     ("pointer_in_place", "power-cuts", "--share 0.3 --scenes sync"),
     ("no_fsync", "power-cuts", "--share 0.3 --scenes sync"),
     ("no_folder_fsync", "power-cuts", "--share 0.3 --scenes sync"),

@@ -40,7 +40,7 @@ class Account:
     rows: dict[tuple[int, bytes], Row]
     failed: frozenset[bytes]
     files: dict[str, str]
-    columns: dict[int, str]  # the user's, by row number, as JSON
+    columns: dict[tuple[int, bytes], str]  # the user's, by (root, key), as JSON
 
 
 class Contradiction(Exception):
@@ -95,7 +95,7 @@ def _account(manifest: dict[str, Any], files: dict[str, str], data: dict[str, by
 
     dead = set(table(manifest["deleted"])["row"].to_pylist()) if manifest["deleted"] else set()
     rows: dict[tuple[int, bytes], Row] = {}
-    numbers: set[int] = set()
+    numbers: dict[int, tuple[int, bytes]] = {}
     for shard in manifest["shards"]:
         for row in table(shard).to_pylist():
             if row["row"] in dead:
@@ -103,7 +103,7 @@ def _account(manifest: dict[str, Any], files: dict[str, str], data: dict[str, by
             name = (row["root"], row["key"])
             if name in rows or row["row"] in numbers:
                 raise Contradiction(f"{name} or its row {row['row']} is there twice")
-            numbers.add(row["row"])
+            numbers[row["row"]] = name
             rows[name] = Row(row["digest"], np.array(row["vector"], np.float16).tobytes())
     if len(rows) != manifest["live"]:
         raise Contradiction(f"{len(rows)} rows, the manifest says {manifest['live']}")
@@ -111,7 +111,8 @@ def _account(manifest: dict[str, Any], files: dict[str, str], data: dict[str, by
         table(manifest["failures"])["key"].to_pylist() if manifest["failures"] else []
     )
     user = table(manifest["metadata"]).to_pylist() if manifest["metadata"] else []
-    columns = {row.pop("row"): json.dumps(row, sort_keys=True) for row in user}
+    said = {row.pop("row"): json.dumps(row, sort_keys=True) for row in user}
+    columns = {numbers[row]: text for row, text in said.items() if row in numbers}
     return Account(manifest["generation"], rows, frozenset(failed), files, columns)
 
 

@@ -21,11 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedsearch.core.errors import UsageError
-from embedsearch.core.names import existing
+from embedsearch.core.names import existing, unicode_text
 from embedsearch.core.paths import is_url, local_path, open_regular
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Reason, Stage
 from embedsearch.images.sources.image_column import Cell, ImageColumn
 from embedsearch.images.sources.source import Beside, Container, Placed, lost
+from embedsearch.images.tables.held_values import Unheld, held_column
 from embedsearch.images.tables.table import holds_bytes
 
 _Place: TypeAlias = tuple[int, int]  # of an image: its row, and its number there
@@ -83,13 +84,16 @@ class ParquetImages(Container):
         for key, (row, _) in self._known():
             if key in wanted:
                 of_row.setdefault(row, []).append(key)
+        odd: dict[str, str] = {}
         try:
             with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
-                for row, fields in enumerate(_others(file)):
+                for row, fields in enumerate(_others(file, odd)):
                     for key in of_row.get(row, ()):
                         yield Beside(key, {n: v for n, v in fields.items() if v is not None})
         except _BROKEN as error:
             yield Beside("", {}, (f"{self.path} ({_message_of(error)})",))
+        if odd:
+            yield Beside("", {}, tuple(f"{self.path} ({why})" for why in odd.values()))
 
     def _known(self) -> list[tuple[str, _Place]]:
         if self._refs is None:
@@ -172,16 +176,28 @@ def _key_below(folder: str, path: str) -> str | None:
     return None if start is None else existing(whole).removeprefix(start)
 
 
-def _others(file: pq.ParquetFile) -> Iterator[dict[str, Any]]:
-    """Yield what each row holds in columns that are not of bytes."""
+def _others(file: pq.ParquetFile, odd: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """Yield what each row holds in columns that are not of bytes.
+
+    Columns with a value that is not held are left out of that batch, and noted in `odd`.
+    """
     schema = file.schema_arrow
     images = ImageColumn.of(file).name
     names = [f.name for f in schema if f.name != images and not holds_bytes(f.type)]
     if not names:
         yield from ({} for _ in range(file.metadata.num_rows))
         return
+    first = 0
     for batch in file.iter_batches(columns=names):
-        yield from batch.to_pylist()
+        held: dict[str, pa.ChunkedArray[Any]] = {}
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            try:
+                held[name] = held_column(pa.chunked_array([column]))
+            except Unheld as error:
+                row = "" if error.at is None else f"row {first + error.at + 1}, "
+                odd.setdefault(name, f"{row}column {unicode_text(name)}: {error}")
+        yield from pa.table(held).to_pylist() if held else ({} for _ in range(len(batch)))
+        first += len(batch)
 
 
 def _key(row: int, index: int | None, name: str) -> str:

@@ -10,45 +10,126 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from functools import partial
 from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
 
-from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import open_folder, open_regular
 from embedsearch.core.records import SIDECARS, Failure, ImageLocation
 from embedsearch.images.archive_part import BrokenPart, read_part
 from embedsearch.images.sources.sidecar_names import SUFFIXES, SidecarNames
 from embedsearch.images.sources.source import Beside, Source
-from embedsearch.images.tables.json_table import MAX_COLUMNS, json_column
-from embedsearch.images.tables.table import LEFT_OUT, UserTable, own_names
+from embedsearch.images.tables.held_values import (
+    MAX_COLUMNS,
+    Unheld,
+    check_value,
+    names_problem,
+    same_name,
+)
+from embedsearch.images.tables.json_table import json_column, typed_column
+from embedsearch.images.tables.table import LEFT_OUT, UserTable, own_name
 
 CAPTION = "caption"
 CLASS = "cls"
 MAX_BYTES = 1 << 20  # of one file
+_USUAL = 9  # times as many values of one kind as of all others: those are odd
 SIDECAR_SUFFIXES = frozenset(SUFFIXES)
 
 
-def sidecar_table(sidecars: Iterable[tuple[str, Beside]], taken: frozenset[str]) -> UserTable:
+def sidecar_table(
+    sidecars: Iterable[tuple[str, Beside]], taken: frozenset[str], known: Iterable[str] = ()
+) -> UserTable:
     """Return the sidecars of images, given with their paths, as a table.
 
-    A column whose values are not of one type becomes JSON text. Raises UsageError for too many
-    columns.
+    An odd one costs itself: what it holds that has no place among the columns of the others, and
+    those that are `known`, is unreadable. A column of several kinds of values becomes JSON text.
     """
-    names: list[str] = []
-    rows: list[Mapping[str, Any]] = []
+    rows: dict[str, dict[str, Any]] = {}  # values by names of columns without case
+    spelled = {same_name(name): name for name in known}
     unreadable: list[str] = []
     unused: list[str] = []
     for path, beside in sidecars:
         unreadable += beside.unreadable
         unused += beside.unused
-        if beside.fields:
-            names.append(path)
-            rows.append(beside.fields)
-    return UserTable(SIDECARS, "path", names, _columns(rows, taken), unreadable, unused=unused)
+        try:
+            named = _named(beside.fields, taken)
+        except ValueError as error:
+            unreadable.append(f"{path} ({error})")
+            continue
+        if named:
+            rows[path] = {same_name(name): value for name, value in named.items()}
+            for name in named:
+                spelled.setdefault(same_name(name), name)
+    kept = _limited(rows, set(map(same_name, known)), unreadable)
+    columns = {
+        name: _column(rows, low, name, unreadable) for low, name in spelled.items() if low in kept
+    }
+    names = list(rows)
+    return UserTable(SIDECARS, "path", names, pa.table(columns), unreadable, unused=unused)
+
+
+def _named(fields: Mapping[str, Any], taken: frozenset[str]) -> dict[str, Any]:
+    """Return fields by the names of their columns. Raises ValueError for two of one name."""
+    kept = [name for name in fields if same_name(name) not in LEFT_OUT]
+    names = [own_name(name, taken) for name in kept]
+    if problem := names_problem(names):
+        raise ValueError(problem)
+    return {name: fields[own] for name, own in zip(names, kept, strict=True)}
+
+
+def _limited(
+    rows: dict[str, dict[str, Any]], known: set[str], unreadable: list[str]
+) -> frozenset[str]:
+    """Return the names of columns that rows have; rows that would make too many are removed.
+
+    Those of the fewest fields come first, so that one of a thousand fields keeps out no other.
+    """
+    used: set[str] = set()
+    for path in sorted(rows, key=lambda path: len(rows[path])):
+        if len(known.union(used, rows[path])) > MAX_COLUMNS:
+            unreadable.append(f"{path} (it makes more than {MAX_COLUMNS} different fields)")
+            del rows[path]
+        else:
+            used.update(rows[path])
+    return frozenset(used)
+
+
+def _column(
+    rows: Mapping[str, Mapping[str, Any]], low: str, name: str, unreadable: list[str]
+) -> pa.Array[Any]:
+    """Return the values of one name; a few that no column holds with the rest are left out."""
+    values = [row.get(low) for row in rows.values()]
+    paths = list(rows)
+
+    def leave_out(is_odd: Callable[[Any], bool], why: Callable[[Any], str]) -> None:
+        odd = [index for index, v in enumerate(values) if v is not None and is_odd(v)]
+        if len(odd) * (_USUAL + 1) <= len(values) - values.count(None):
+            for index in odd:
+                unreadable.append(f"{paths[index]} ({why(values[index])})")
+                values[index] = None
+
+    counts = Counter(_kind(value) for value in values if value is not None)
+    if len(counts) > 1:
+        usual = counts.most_common(1)[0][0]
+        leave_out(
+            lambda value: _kind(value) != usual,
+            lambda value: f"{name} is {_kind(value)}, and {usual} beside other images",
+        )
+    if typed_column(values) is None:
+        leave_out(lambda value: typed_column([value]) is None, lambda _: f"{name} fits no column")
+    return json_column(values)
+
+
+def _kind(value: Any) -> str:
+    """Return what kind of value one is, as a message calls it."""
+    kinds = {str: "a text", list: "a list", dict: "an object", bool: "true or false"}
+    number = dict.fromkeys((int, float, Decimal), "a number")
+    return (kinds | number).get(type(value), type(value).__name__)
 
 
 def is_sidecar(name: bytes) -> bool:
@@ -138,7 +219,9 @@ def _beside(
         unreadable: list[str] = []
         for sidecar in sidecars:
             try:
-                fields = {**_fields(sidecar, content(sidecar)), **fields}
+                more = _fields(sidecar, content(sidecar))
+                there = set(map(same_name, fields))
+                fields |= {name: v for name, v in more.items() if same_name(name) not in there}
             except (OSError, ValueError) as error:
                 unreadable.append(f"{sidecar} ({_words(error)})")
         yield Beside(key, fields, tuple(unreadable))
@@ -168,18 +251,11 @@ def _fields(key: str, data: bytes) -> dict[str, Any]:
         raise ValueError("nested too deep") from error
     if not isinstance(fields, dict):
         raise ValueError("no JSON object")
+    if problem := names_problem(fields):
+        raise ValueError(problem)
+    for name, value in fields.items():
+        try:
+            check_value(value)
+        except Unheld as error:
+            raise ValueError(f"{name[:60]}: {error}") from error
     return fields
-
-
-def _columns(rows: list[Mapping[str, Any]], taken: frozenset[str]) -> pa.Table:
-    """Return a column for each name that occurs; names that differ in case only are one."""
-    spelled: dict[str, str] = {}
-    for row in rows:
-        for name in row:
-            spelled.setdefault(name.lower(), name)
-        if len(spelled) > MAX_COLUMNS:
-            raise UsageError(f"the sidecars have more than {MAX_COLUMNS} different fields")
-    folded = [{name.lower(): value for name, value in row.items()} for row in rows]
-    kept = [low for low in spelled if low not in LEFT_OUT]
-    arrays = [json_column([row.get(low) for row in folded]) for low in kept]
-    return pa.table(arrays, own_names([spelled[low] for low in kept], taken, "sidecars"))

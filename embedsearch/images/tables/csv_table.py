@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedsearch.core.names import unicode_text
+from embedsearch.images.tables.held_values import Unheld, held_column
 from embedsearch.images.tables.text_file import MAX_ROW_BYTES, no_utf8, open_text
 
 _SEPARATORS = ",;\t|"
@@ -185,8 +186,8 @@ def _typed(column: pa.ChunkedArray[Any]) -> pa.ChunkedArray[Any]:
     is_whole = not _any(pc.invert(pc.match_substring_regex(values, _WHOLE)))
     for kind in _KINDS[:1] if is_whole else _KINDS:
         try:
-            found: pa.ChunkedArray[Any] = _cast(values, kind)
-        except pa.ArrowInvalid:
+            found: pa.ChunkedArray[Any] = held_column(_cast(values, kind))
+        except (pa.ArrowInvalid, Unheld):  # the year 0 is text
             continue
         if pa.types.is_floating(kind) and (
             _any(pc.is_inf(found)) or _any(pc.match_substring_regex(values, _LONG))

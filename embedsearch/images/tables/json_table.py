@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedsearch.core.names import unicode_text
 from embedsearch.images.tables.column_names import NAME, NEEDED, naming_column, naming_field
+from embedsearch.images.tables.held_values import Unheld, check_value, held_type
 from embedsearch.images.tables.text_file import MAX_ROW_BYTES, no_utf8, open_text
 
-MAX_COLUMNS = 1000
 MAX_DOCUMENT_BYTES = 256 << 20  # of JSON that is not one object a line: memory holds it whole
+_SAFE_DEPTH = 500  # brackets in one another that Arrow's parser takes without a crash
 _WANTED = "one object a line, an array of objects, or an object of objects by name is wanted"
 
 
@@ -28,6 +32,8 @@ def read_json(path: Path) -> tuple[pa.Table, str | None]:
     with path.open("rb") as file:
         head = file.read(1024)
         if head.lstrip()[:1] == b"{":
+            file.seek(0)
+            _check_depth(file)
             file.seek(0)
             try:
                 table = _read_lines(file, path.stat().st_size)
@@ -45,6 +51,7 @@ def read_json(path: Path) -> tuple[pa.Table, str | None]:
         )
     with open_text(path) as text:
         rows, by = _rows(_values(text.read()))
+    _check_rows(rows)
     lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
     try:
         table = _with_all_digits(_read_lines(io.BytesIO(lines), len(lines)), lambda: rows)
@@ -61,23 +68,48 @@ def json_columns(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 def json_column(values: list[Any]) -> pa.Array[Any]:
     """Return values as one column, as JSON text where they have no type in common."""
-    try:
-        array: pa.Array[Any] = pa.array(values)
-        if _is_storable(array.type):
-            return array
-    except (pa.ArrowException, OverflowError, UnicodeEncodeError):
-        pass
-    texts = [None if value is None else json.dumps(value) for value in values]
+    if (array := typed_column(values)) is not None:
+        return array
+    texts = [None if value is None else json.dumps(value, default=str) for value in values]
     return pa.array(texts, pa.string())
 
 
-def _is_storable(kind: pa.DataType) -> bool:
-    """Return whether Parquet takes a type: no object without fields, and none of too many."""
-    if pa.types.is_list(kind):
-        return _is_storable(kind.value_type)
-    if not pa.types.is_struct(kind):
-        return True
-    return 0 < kind.num_fields <= MAX_COLUMNS and all(_is_storable(part.type) for part in kind)
+def typed_column(values: list[Any]) -> pa.Array[Any] | None:
+    """Return values as one column of a type that is held, None where they have none in common."""
+    try:
+        array: pa.Array[Any] = pa.array(values)
+        held_type(array.type)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError, Unheld):
+        return None
+    return array
+
+
+def _check_depth(file: BinaryIO) -> None:
+    """Raise ValueError for a line that is nested so deep that Arrow's parser would crash."""
+    opened, number = 0, 1
+    for piece in iter(lambda: file.readline(MAX_ROW_BYTES), b""):
+        opened += piece.count(b"[") + piece.count(b"{")
+        if opened > _SAFE_DEPTH and _depth(piece) > _SAFE_DEPTH:
+            raise ValueError(f"line {number} is nested too deep")
+        if piece.endswith(b"\n"):
+            opened, number = 0, number + 1
+
+
+def _depth(line: bytes) -> int:
+    """Return how deep the brackets of a line are in one another, without those in texts."""
+    brackets = re.sub(rb'"(?:[^"\\]|\\.)*"?|[^][{}"]+', b"", line)
+    steps = np.where(np.isin(np.frombuffer(brackets, np.uint8), list(b"[{")), 1, -1)
+    return int(np.cumsum(steps).max(initial=0))
+
+
+def _check_rows(rows: Iterable[Mapping[str, Any]]) -> None:
+    """Raise ValueError for a value that is not held, with its row and column."""
+    for number, row in enumerate(rows, start=1):
+        for name, value in row.items():
+            try:
+                check_value(value)
+            except Unheld as error:
+                raise ValueError(f"row {number}, column {unicode_text(name)}: {error}") from error
 
 
 def _read_lines(file: BinaryIO, size: int) -> pa.Table:

@@ -24,7 +24,8 @@ from embedsearch.images.tables.column_names import (
     naming_field,
 )
 from embedsearch.images.tables.csv_table import read_csv
-from embedsearch.images.tables.json_table import MAX_COLUMNS, read_json
+from embedsearch.images.tables.held_values import MAX_COLUMNS, held_table, names_problem, same_name
+from embedsearch.images.tables.json_table import read_json
 
 LEFT_OUT = frozenset({"vector", "embedding"})  # of an exported table: the rows have their own
 
@@ -50,31 +51,48 @@ def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
     if not source.is_file():
         raise UsageError(f"metadata {source}: there is no such file", "metadata")
     table, column = read_table(source, f"metadata {source}")
-    if column is None or table.num_columns > MAX_COLUMNS:
+    if table.num_columns > MAX_COLUMNS:
+        count = f"{table.num_columns} columns; at most {MAX_COLUMNS} are held"
+        raise UsageError(f"metadata {source} has {count}: leave some out", "metadata")
+    if column is None:
         held = ", ".join(table.column_names[:20])
         raise UsageError(f"metadata {source} needs {NEEDED}; it has {held}", "metadata")
-    if len(set(table.column_names)) < table.num_columns:
-        raise UsageError(f"metadata {source} has a column twice", "metadata")
-    try:
-        names: list[Any] = pc.cast(table.column(column), pa.string()).to_pylist()
-    except pa.ArrowInvalid as error:
-        raise UsageError(f"metadata {source}: {column} is not UTF-8 text", "metadata") from error
+    names = image_names(table.column(column), f"metadata {source}: {column}")
     _check_names(source, column, names)
     left_out = {column, *LEFT_OUT}
-    columns = table.select([name for name in table.column_names if name not in left_out])
-    renamed = own_names(columns.column_names, taken, f"metadata {source}")
+    kept = [name for name in table.column_names if name not in left_out]
+    if not kept:
+        raise UsageError(f"metadata {source} has no column beside {column}", "metadata")
+    renamed = own_names(kept, taken, f"metadata {source}")
     by = NAME if folded(column) == NAME else "path"
-    columns = columns.rename_columns(renamed).combine_chunks()
+    columns = table.select(kept).rename_columns(renamed)
+    columns = held_table(columns, f"metadata {source}").combine_chunks()
     folder = os.path.dirname(os.path.realpath(source))
     return UserTable(str(source), by, names, columns, folder=folder)
 
 
+def image_names(column: Any, called: str) -> list[Any]:
+    """Return the texts of a column that names images. Raises UsageError for other than text."""
+    try:
+        texts = pc.cast(column, pa.string())
+        texts.validate(full=True)
+    except pa.ArrowException as error:
+        raise UsageError(f"{called} is not UTF-8 text", "metadata") from error
+    names: list[Any] = texts.to_pylist()
+    return names
+
+
 def own_names(names: list[str], taken: frozenset[str], source: str) -> list[str]:
     """Return names that are not `taken`: `user_…` for one that is. Raises UsageError."""
-    renamed = [f"user_{name}" if name.lower() in taken else name for name in names]
-    if len({name.lower() for name in renamed}) < len(renamed):
-        raise UsageError(f"{source}: two columns differ in upper and lower case only", "metadata")
+    renamed = [own_name(name, taken) for name in names]
+    if problem := names_problem(renamed):
+        raise UsageError(f"{source}: {problem}", "metadata")
     return renamed
+
+
+def own_name(name: str, taken: frozenset[str]) -> str:
+    """Return the name of a user's column, which is not `taken`."""
+    return f"user_{name}" if same_name(name) in taken else name
 
 
 def read_table(source: Path, called: str) -> tuple[pa.Table, str | None]:
@@ -84,10 +102,13 @@ def read_table(source: Path, called: str) -> tuple[pa.Table, str | None]:
     in which the file is `called` something.
     """
     try:
-        return _read(source)
+        table, by = _read(source)
     except (pa.ArrowException, OSError, ValueError) as error:
         message = " ".join(str(error).split())[:300]
         raise UsageError(f"{called} cannot be read: {message}", "metadata") from error
+    if len(set(table.column_names)) < table.num_columns:
+        raise UsageError(f"{called} has a column twice", "metadata")
+    return table, by
 
 
 def _read(source: Path) -> tuple[pa.Table, str | None]:
@@ -108,6 +129,8 @@ def _read(source: Path) -> tuple[pa.Table, str | None]:
 
 def holds_bytes(kind: pa.DataType) -> bool:
     """Return whether a type is one of bytes, or has some in it."""
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     is_bytes = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary)

@@ -47,7 +47,7 @@ def plan(
             changes, update = job.begin(StageClock())
             roots = sources.synced(job.scope)
             update.set_roots(job.scope.roots if len(changes.embed) else roots)
-            rows_change = bool(changes.kept or changes.deleted)
+            rows_change = bool(changes.kept or changes.doubles or changes.deleted)
             nothing_yet = Outcome()
             commit_if_changed(job, changes, update, nothing_yet, rows_change=rows_change)
             run = run_record(job, changes, nothing_yet)
