@@ -6,8 +6,12 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
+import stat
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from embedsearch.core.errors import StorageError
@@ -47,18 +51,59 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def in_place(files: Sequence[Path]) -> Iterator[list[Path]]:
-    """Yield temporary paths; on success they are renamed to `files`, else they are removed.
+    """Yield temporary paths; on success they become `files`, else they are removed.
 
-    Raises StorageError if that fails.
+    A link is followed, and a pipe or a device is written to: none is replaced by a file. Raises
+    StorageError if that fails.
     """
-    files = [Path(local_path(file)) for file in files]
-    temporary = [file.with_name(f".{file.name}.{os.getpid()}.tmp") for file in files]
+    with contextlib.ExitStack() as kept:
+        targets = [_target(Path(local_path(file)), kept) for file in files]
+        try:
+            yield [target.temporary for target in targets]
+            for target in targets:
+                target.put()
+        except OSError as error:
+            raise StorageError(f"{files[0]}: {error.strerror or error}") from error
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where an output goes, and where it is written first."""
+
+    path: Path
+    temporary: Path
+    is_stream: bool
+
+    def put(self) -> None:
+        """Move or copy what was written. Raises OSError."""
+        if not self.is_stream:
+            with contextlib.suppress(OSError):  # a new file has the mode of new files
+                self.temporary.chmod(stat.S_IMODE(self.path.stat().st_mode))
+            self.temporary.replace(self.path)
+            return
+        # Without waiting for somebody to read a pipe: there may be nobody.
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        os.set_blocking(descriptor, True)
+        with os.fdopen(descriptor, "wb") as out, self.temporary.open("rb") as written:
+            shutil.copyfileobj(written, out)
+
+
+def _target(path: Path, kept: contextlib.ExitStack) -> _Target:
+    """Return where an output goes. Raises StorageError."""
     try:
-        yield temporary
-        for written, file in zip(temporary, files, strict=True):
-            written.replace(file)
+        kind = path.stat().st_mode
+    except FileNotFoundError:
+        kind = stat.S_IFREG  # also a link to what is not there yet
     except OSError as error:
-        raise StorageError(f"{files[0]}: {error.strerror or error}") from error
-    finally:
-        for written in temporary:
-            written.unlink(missing_ok=True)
+        raise StorageError(f"{path}: {error.strerror or error}") from error
+    if stat.S_ISBLK(kind) or stat.S_ISSOCK(kind):
+        raise StorageError(f"{path} is no file to write to, but a disk or a socket")
+    # A file that is open as /dev/stdout must stay the one that is open.
+    is_stream = not stat.S_ISREG(kind) or path.parts[:2] in {("/", "dev"), ("/", "proc")}
+    if is_stream and not stat.S_ISDIR(kind):
+        folder = kept.enter_context(tempfile.TemporaryDirectory())
+        return _Target(path, Path(folder, path.name), True)
+    path = Path(os.path.realpath(path))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp"[-255:])
+    kept.callback(lambda: temporary.unlink(missing_ok=True))
+    return _Target(path, temporary, False)

@@ -172,6 +172,10 @@ def local_path(path: str | bytes | os.PathLike[str]) -> str:
     """
     if "\0" in (text := os.fsdecode(path)):
         raise UsageError(f"a path cannot contain NUL: {text!r}")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{text!r} is no path: a file system cannot hold it") from error
     if text[:7].lower() == "file://":
         host, slash, rest = text[7:].partition("/")
         if host.lower() not in {"", "localhost"}:

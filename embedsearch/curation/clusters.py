@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.errors import NothingIndexed, UsageError
 from embedsearch.core.names import path_fields, unicode_text
 from embedsearch.core.session import Session
@@ -61,6 +62,7 @@ class Outlier:
         }
 
 
+@checked
 def clusters(
     store: StorePath = None,
     k: int | None = None,
@@ -93,6 +95,7 @@ def clusters(
     return [replace(cluster, number=n) for n, cluster in enumerate(described, start=1)]
 
 
+@checked
 def outliers(
     store: StorePath = None,
     count: int = 20,

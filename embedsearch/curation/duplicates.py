@@ -16,6 +16,7 @@ from typing import TypeAlias, Unpack
 import numpy as np
 import numpy.typing as npt
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.config import DuplicateConfig
 from embedsearch.core.errors import UsageError
 from embedsearch.core.options import DuplicateOptions, configured
@@ -43,6 +44,7 @@ _Files: TypeAlias = dict[int, list[Picture]]  # by node
 _BUNDLE = 64  # images of small groups that are read together
 
 
+@checked
 def duplicates(
     store: StorePath = None,
     folder: str | os.PathLike[str] | None = None,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.config import MAP_IMAGES, DecodeLimits
 from embedsearch.core.errors import MissingLibrary, NothingIndexed, UnreadableImage, UsageError
 from embedsearch.core.install import pip_install
@@ -45,6 +46,7 @@ class PictureMap:
     images: int
 
 
+@checked
 def picture_map(
     store: StorePath = None,
     *,

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.atomic import in_place
 from embedsearch.core.paths import local_path, printable
 from embedsearch.curation.collection import Picture
@@ -84,6 +85,7 @@ _MOVE = r"""move() {
 _END = '\nprintf \'%s pictures {done}, %s left alone\\n\' "$gone" "$left" >&2\n'
 
 
+@checked
 def write_script(
     path: str | os.PathLike[str],
     groups: Iterable[DuplicateGroup],

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.atomic import in_place
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import local_path
@@ -56,6 +57,7 @@ class _Job:
     dim: int
 
 
+@checked
 def export(
     store: StorePath,
     out: str | Path,

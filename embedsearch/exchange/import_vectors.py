@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import IncompatibleStore, NothingIndexed, StorageError, UsageError
 from embedsearch.core.model_spec import ModelSpec
@@ -77,6 +78,7 @@ class ImportReport(JsonRecord):
     repeated: int  # duplicate paths: the first one counts
 
 
+@checked
 def import_vectors(
     source: str | Path,
     *,

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import is_url, local_path
 from embedsearch.core.records import JsonRecord, Progress
@@ -41,6 +42,7 @@ class PullReport(JsonRecord):
     elapsed_s: float
 
 
+@checked
 def pull(
     url: str,
     folder: str | os.PathLike[str] | None = None,

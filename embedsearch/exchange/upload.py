@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embedsearch._version import __version__
+from embedsearch.core.arguments import checked
 from embedsearch.core.errors import IncompatibleStore, Interrupted
 from embedsearch.core.records import Progress
 from embedsearch.core.session import Session
@@ -61,6 +62,7 @@ class UploadReport:
         return {**vars(self), "vectors_per_s": round(self.rate, 1)}
 
 
+@checked
 def upload(
     store: StorePath,
     url: str,

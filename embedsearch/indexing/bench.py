@@ -19,6 +19,7 @@ from typing import Unpack
 import numpy as np
 import numpy.typing as npt
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.config import BENCH_IMAGES, IndexConfig
 from embedsearch.core.errors import NothingIndexed, UsageError
 from embedsearch.core.options import IndexOptions, configured
@@ -59,6 +60,7 @@ class BenchReport(JsonRecord):
     advice: str
 
 
+@checked
 def bench(
     folder: str | Path,
     *,

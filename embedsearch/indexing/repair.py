@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.errors import DamagedStore
 from embedsearch.core.session import Session
 from embedsearch.indexing.exact_files import refresh_exact
@@ -20,6 +21,7 @@ from embedsearch.store.restore import restore_pointer
 from embedsearch.store.writer import StoreWriter
 
 
+@checked
 def repair(
     store: StorePath = None,
     *,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import StoreNotFound, UsageError
 from embedsearch.core.paths import is_url, local_path, named_forms, size_and_time
@@ -40,6 +41,7 @@ class RootsReport(JsonRecord):
     generation: int
 
 
+@checked
 def relocate(
     old: str | os.PathLike[str],
     new: str | os.PathLike[str],
@@ -84,6 +86,7 @@ def relocate(
         return _committed(update, snapshot, [root.path for root in inner] or [before], images)
 
 
+@checked
 def forget(
     folder: str | os.PathLike[str],
     store: StorePath = None,

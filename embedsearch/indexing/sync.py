@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.config import IndexConfig
 from embedsearch.core.errors import Interrupted, NothingIndexed
 from embedsearch.core.options import IndexOptions, configured
@@ -29,6 +30,7 @@ from embedsearch.store.snapshot import open_snapshot, read_failures
 _KEPT = ("roots", "excludes", "follow_links")  # that a run may change beside rows and failures
 
 
+@checked
 def index(
     folders: str | Path | Sequence[str | Path] = (),
     *,

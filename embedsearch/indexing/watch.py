@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.config import QUIET_S, IndexConfig
 from embedsearch.core.errors import (
     Interrupted,
@@ -50,6 +51,7 @@ _BLIND = frozenset(
 _RETRY_S = (5.0, 600.0)  # after a temporary read failure: first and longest delay
 
 
+@checked
 def watch(
     folders: Sequence[str | Path] = (),
     *,

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.config import IndexConfig, SearchConfig
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import local_path, printable, whole_path
@@ -42,6 +43,7 @@ _BETWEEN = 256  # queries
 _Pairs: TypeAlias = list[tuple[str, str]]  # keys of a query and an image that it should find
 
 
+@checked
 def evaluate(
     folder: str | Path | None = None,
     *,

@@ -21,9 +21,10 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from embedsearch.core.atomic import write_atomically
+from embedsearch.core.arguments import checked
+from embedsearch.core.atomic import in_place
 from embedsearch.core.config import TrainConfig
-from embedsearch.core.errors import Interrupted, StorageError, TrainingFailed, UsageError
+from embedsearch.core.errors import Interrupted, TrainingFailed, UsageError
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.options import TrainOptions, configured
 from embedsearch.core.paths import local_path, printable
@@ -58,6 +59,7 @@ _WATCH_STEPS = 20  # between checks of the loss: each check waits for the device
 _STEPS_TO_LEARN = 100  # after which a warning is given for heads that still guess
 
 
+@checked
 def train(
     folder: str | Path,
     out: str | Path,
@@ -312,10 +314,8 @@ class _TrainingRun:
             MODEL_RECORD: json.dumps(record),
             "embedsearch_training": json.dumps(report.to_dict()),
         }
-        try:
-            write_atomically(self.out, safetensors.torch.save(self.best, metadata))
-        except OSError as error:
-            raise StorageError(f"{self.out}: {error.strerror or error}") from error
+        with in_place([self.out]) as (temporary,):
+            temporary.write_bytes(safetensors.torch.save(self.best, metadata))
         self.checkpoint.unlink(missing_ok=True)
         return report
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.config import DecodeLimits, check_device, check_precision
 from embedsearch.core.errors import UsageError
 from embedsearch.core.model_spec import ModelSpec
@@ -23,6 +24,7 @@ class ImageEmbedder:
     It can be copied and pickled: a copy has the same settings, and loads its own network.
     """
 
+    @checked
     def __init__(
         self,
         model: str = AUTO,
@@ -53,6 +55,7 @@ class ImageEmbedder:
         """Return the model; `spec.dim` is D."""
         return self._embedder.spec
 
+    @checked
     def embed(self, images: Sequence[ImageLike | Crop]) -> npt.NDArray[np.float32]:
         """Return the embeddings, float32 (n, D), unit rows. Raises UnreadableImage."""
         if isinstance(images, str | bytes):

@@ -101,6 +101,9 @@ class Mix:
     unlike: Sequence[Single] = ()
 
     def __post_init__(self) -> None:
+        for name, images in (("like", self.like), ("unlike", self.unlike)):
+            if not isinstance(images, list | tuple):
+                raise UsageError(f"{name} must be a list of images, not {type(images).__name__}")
         if not self.like:
             raise UsageError("a query needs at least one image in like")
         if any(isinstance(part, Mix) for part in (*self.like, *self.unlike)):
@@ -214,7 +217,10 @@ class QueryEmbedder:
                 except UnreadableImage as error:
                     found[index] = error
             else:
-                pixels[index] = _square(image, self.spec.input_side, box)
+                try:
+                    pixels[index] = _square(image, self.spec.input_side, box)
+                except UnreadableImage as error:
+                    found[index] = error
         for index, outcome in zip(files, self._decoded([*files.values()]), strict=True):
             if isinstance(outcome, UnreadableImage):
                 found[index] = outcome
@@ -252,7 +258,10 @@ class QueryEmbedder:
             return self._extractor
 
     def _checked(self, query: npt.NDArray[Any]) -> Vector:
-        vector: Vector = np.asarray(query, dtype=np.float32)
+        if query.dtype.kind not in "fiu":
+            raise UsageError(f"a query vector holds real numbers, not {query.dtype}")
+        with np.errstate(over="ignore"):  # what float32 does not hold has no length of 1
+            vector: Vector = np.asarray(query, dtype=np.float32)
         if vector.shape != (self.spec.dim,):
             raise UsageError(f"a query vector has {self.spec.dim} components, not {vector.size}")
         try:
@@ -328,7 +337,16 @@ def _square(image: Any, side: int, box: Box | None) -> npt.NDArray[np.uint8]:
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
         raise UsageError(f"a query is a path, bytes, an image or an array, not {type(image)}")
+    if not image.width or not image.height:
+        raise UsageError("a query image has no pixels")
     try:
         return square(image, side, box)
     except DecodeError as error:
         raise UsageError(error.detail) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # a lazy image is read here, and raises whatever its decoder does
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableImage(
+            f"the image given cannot be read: {message}", Reason.CORRUPT
+        ) from error

@@ -17,6 +17,7 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.config import DEFAULT_K, SearchConfig, check_device, check_precision
 from embedsearch.core.errors import (
     MissingLibrary,
@@ -59,6 +60,7 @@ class ImageList(JsonRecord):
     total: int
 
 
+@checked
 def open_store(
     store: str | os.PathLike[str] | None = None,
     *,
@@ -197,6 +199,7 @@ class Searcher:
         if self._opened is not None:
             self._opened.close()
 
+    @checked
     def query(
         self,
         image: Query | None = None,
@@ -226,6 +229,7 @@ class Searcher:
 
         return await asyncio.to_thread(self.query, image, k, **options)
 
+    @checked
     def query_batch(
         self, images: Iterable[Query], k: int = DEFAULT_K, **options: Unpack[SearchOptions]
     ) -> list[list[Hit]]:
@@ -240,6 +244,7 @@ class Searcher:
             answers.append(answer.hits)
         return answers
 
+    @checked
     def answers(
         self,
         images: Iterable[Query],
@@ -265,11 +270,13 @@ class Searcher:
                     else:
                         yield Answer(query, next(hits))
 
+    @checked
     def embed(self, images: Sequence[Query]) -> npt.NDArray[np.float32]:
         """Return the embeddings, float32 (Q, D), unit rows. Raises UnreadableImage."""
         with self._generations.using() as opened:
             return opened.decoders.embedder.matrix(images, opened.generation)
 
+    @checked
     def get(self, image: str | int) -> ImageRecord:
         """Return what the store knows of an image, by its key, full path or row.
 
@@ -278,6 +285,7 @@ class Searcher:
         with self._generations.using() as opened:
             return opened.generation.record(image)
 
+    @checked
     def images(self, k: int = DEFAULT_K, *, where: str | None = None, offset: int = 0) -> ImageList:
         """Return images of the store that meet a condition, in the store's order.
 
@@ -288,6 +296,7 @@ class Searcher:
         with self._generations.using() as opened:
             return ImageList(*opened.generation.listed(where, k, offset))
 
+    @checked
     def thumbnail(self, image: str | int, side: int = 256) -> bytes:
         """Return an image of the store, upright, as JPEG, its longer side at most `side` pixels.
 

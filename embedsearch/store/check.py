@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.errors import DamagedStore
 from embedsearch.core.records import JsonRecord
 from embedsearch.core.session import Session
@@ -52,6 +53,7 @@ class CheckReport(JsonRecord):
     problems: list[Problem]
 
 
+@checked
 def check(
     store: StorePath = None, *, read_data: bool = False, session: Session | None = None
 ) -> CheckReport:

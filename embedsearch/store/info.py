@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.errors import DamagedStore, UsageError
 from embedsearch.core.names import unicode_text
 from embedsearch.core.records import Failure, JsonRecord, Root, RootKind
@@ -62,6 +63,7 @@ class StoreInfo:
         }
 
 
+@checked
 def info(store: StorePath = None, *, session: Session | None = None) -> StoreInfo:
     """Return what a store holds: its manifest, and the names of the user's columns.
 
@@ -135,6 +137,7 @@ class GenerationInfo(JsonRecord):
     is_here: bool  # whether all its files are here with the right length
 
 
+@checked
 def generations(store: StorePath = None, *, session: Session | None = None) -> list[GenerationInfo]:
     """Return the generations that are on the disk, the newest first. Raises EmbedSearchError."""
     from embedsearch.store.writer import generations as on_disk
@@ -203,6 +206,7 @@ class StoreFailure(NamedTuple):
     failure: Failure
 
 
+@checked
 def failures(store: StorePath = None, *, session: Session | None = None) -> list[StoreFailure]:
     """Return the files that could not be indexed. Raises EmbedSearchError."""
     from embedsearch.store.snapshot import read_failures

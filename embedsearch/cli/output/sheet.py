@@ -5,6 +5,7 @@ One row per query: the query in a frame, then its hits with rank, score and name
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,12 +84,18 @@ def _paint(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, left: int,
 
 def _shorten(text: str, draw: ImageDraw.ImageDraw, font: Font, width: int) -> str:
     """Return the text, without its middle if it is wider than `width` pixels."""
+    most = 4 * width  # characters: no font sets as many, and each costs time to measure
+    if len(text) > most:
+        text = f"{text[: most // 2]}…{text[-most // 2 :]}"
     if draw.textlength(text, font=font) <= width:
         return text
-    keep = len(text)
-    while keep > 2:
-        keep -= 1
-        short = f"{text[: keep // 2]}…{text[-(keep - keep // 2) :]}"
-        if draw.textlength(short, font=font) <= width:
-            return short
-    return text[:1]
+
+    def without_middle(keep: int) -> str:
+        return f"{text[: keep // 2]}…{text[len(text) - (keep - keep // 2) :]}"
+
+    fits = bisect(
+        range(2, len(text)),
+        False,
+        key=lambda keep: draw.textlength(without_middle(keep), font=font) > width,
+    )
+    return without_middle(1 + fits) if fits else text[:1]

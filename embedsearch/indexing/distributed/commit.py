@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.errors import IncompatibleStore, NothingIndexed, UnitsMissing
 from embedsearch.core.records import Failure, JsonRecord
 from embedsearch.core.session import Session
@@ -20,6 +21,7 @@ from embedsearch.store.writer import StoreWriter
 _SHOWN = 20  # missing units that a message names
 
 
+@checked
 def commit(
     store: str | Path | None = None, *, wait_s: float = 0.0, session: Session | None = None
 ) -> CommitReport:
@@ -68,6 +70,7 @@ def commit(
         return _committed(path, writer.manifest, opened)
 
 
+@checked
 def discard_plan(store: str | Path | None = None, *, wait_s: float = 0.0) -> None:
     """Remove the open plan and its finished units. Raises StoreLocked and StorageError."""
     path = locate_store(store)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.config import IndexConfig
 from embedsearch.core.errors import UsageError
 from embedsearch.core.options import IndexOptions, configured
@@ -22,6 +23,7 @@ from embedsearch.store.merge import rows_per_shard
 from embedsearch.store.units import Unit, UnitPlan, make_folder, new_plan_id, write_plan, write_refs
 
 
+@checked
 def plan(
     folders: str | Path | Sequence[str | Path] = (),
     *,

@@ -20,6 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.config import IndexConfig
 from embedsearch.core.errors import Interrupted, MissingLibrary, StorageError
 from embedsearch.core.install import pip_install
@@ -39,6 +40,7 @@ _GOES_ON = "the same command goes on from there"
 _Rows = queue.SimpleQueue[dict[str, Any] | None]
 
 
+@checked
 def index_on_ray(
     folders: list[str],
     *,

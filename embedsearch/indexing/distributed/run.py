@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from embedsearch.core.arguments import checked
 from embedsearch.core.config import IndexConfig
 from embedsearch.core.errors import IncompatibleStore, Interrupted, PlanOpen, UsageError
 from embedsearch.core.records import EmbeddingBatch, Failure, ImageRef, JsonRecord, Progress
@@ -58,6 +59,7 @@ class UnitsReport(JsonRecord):
     device: str
 
 
+@checked
 def index_share(
     folders: str | Path | Iterable[str | Path],
     share: tuple[int, int],
@@ -113,6 +115,7 @@ def open_or_make_plan(
     return opened
 
 
+@checked
 def run_units(
     store: str | Path,
     numbers: Iterable[int],

@@ -1,0 +1,104 @@
+"""The arguments of public functions; in: a function, out: it with its arguments checked.
+
+What a user passes ends as an answer or as a UsageError that names it, and not in the words of a
+library three layers below. Types are read from the annotations.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+from embedsearch.core.errors import UsageError
+from embedsearch.core.field_types import as_type
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_PATHS = {"str", "Path", "PurePath", "os.PathLike[str]", "StorePath"}
+_PLAIN: dict[str, type] = {"int": int, "float": float, "bool": bool}
+_LISTS = ("Sequence[", "list[", "tuple[", "Iterable[")
+_ANYTHING = {"None", "Any", "Query", "Single", "ImageLike", "T"}
+_ALTERNATIVE = re.compile(r"\s*\|\s*(?![^\[]*\])")
+
+
+def checked(function: Callable[P, R]) -> Callable[P, R]:
+    """Return the function with its numbers, texts, paths and lists checked when it is called."""
+    signature = inspect.signature(function)
+    annotations = {
+        name: [*filter(None, _ALTERNATIVE.split(str(parameter.annotation)))]
+        for name, parameter in signature.parameters.items()
+        if parameter.kind not in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}
+    }
+
+    @functools.wraps(function)
+    def called(*arguments: P.args, **options: P.kwargs) -> R:
+        bound = signature.bind(*arguments, **options)
+        for name, value in bound.arguments.items():
+            if kinds := annotations.get(name):
+                bound.arguments[name] = _checked(name, value, kinds)
+        return function(*bound.args, **bound.kwargs)
+
+    return called
+
+
+def _checked(name: str, value: Any, kinds: Sequence[str]) -> Any:
+    """Return a value as one of some annotated types. Raises UsageError."""
+    may_be_none = "None" in kinds or "StorePath" in kinds
+    if value is None and may_be_none:
+        return None
+    lists = [kind for kind in kinds if kind.startswith(_LISTS)]
+    if lists and not isinstance(value, str | bytes | os.PathLike | Mapping):
+        return _members(name, value, lists[0])
+    plain = [_PLAIN[kind] for kind in kinds if kind in _PLAIN]
+    if _PATHS & set(kinds) and not (plain and not isinstance(value, str | os.PathLike)):
+        return _path(name, as_type(name, value, str) if {"str", "None"} >= set(kinds) else value)
+    if plain:
+        return as_type(name, value, plain[0])
+    if lists:
+        raise UsageError(f"{name} must be a list, not {_shown(value)}", name)
+    if any(kind.startswith(("Callable", "OnProgress", "ExtractorFactory")) for kind in kinds):
+        if not callable(value):
+            raise UsageError(f"{name} must be a function, not {_shown(value)}", name)
+        return value
+    classes = {one.__name__ for one in type(value).__mro__}
+    ours = [kind for kind in kinds if kind.isidentifier() and kind not in _ANYTHING]
+    if ours and not classes & set(ours):
+        raise UsageError(f"{name} must be {ours[0]}, not {_shown(value)}", name)
+    return value
+
+
+def _members(name: str, value: Any, kind: str) -> Any:
+    """Return a list whose members are of the annotated type. Raises UsageError."""
+    head, _, rest = kind[:-1].partition("[")
+    first, *more = rest.split(", ")
+    inner = _ALTERNATIVE.split(first)
+    if not isinstance(value, Iterable):
+        raise UsageError(f"{name} must be a list, not {_shown(value)}", name)
+    if inner[0] in _ANYTHING:
+        # They are checked where they are used, and what is iterable may have no end.
+        return value if isinstance(value, Sequence) or head == "Iterable" else list(value)
+    members = [_checked(name, member, inner) for member in value]
+    if head == "tuple" and more and more != ["..."] and len(members) != 1 + len(more):
+        raise UsageError(f"{name} must have {1 + len(more)} members, not {_shown(value)}", name)
+    return tuple(members) if isinstance(value, tuple) else members
+
+
+def _path(name: str, value: Any) -> Any:
+    """Return a text or a path that the system can hold. Raises UsageError."""
+    if not isinstance(value, str | bytes | os.PathLike):
+        raise UsageError(f"{name} must be text or a path, not {_shown(value)}", name)
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{name} is no valid text: {_shown(value)}", name) from error
+    return os.fsdecode(value) if isinstance(value, bytes) else value
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "…"
