@@ -77,7 +77,7 @@ def main() -> None:
     source, work = Path(sys.argv[1]), Path(sys.argv[2])
     work.mkdir(parents=True, exist_ok=True)
     lay_out(source, work / "tiny")
-    trained, metadata = read_weights(train(work))
+    trained, metadata, _ = read_weights(train(work))
     start = safetensors.torch.load_file(weights_path(resolve(START, Session())))
     mean = {
         name: old.float().lerp(trained[name].float(), SHARE).half()

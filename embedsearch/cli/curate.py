@@ -49,15 +49,20 @@ def duplicates(
     verbose: VerboseOption = False,
 ) -> None:
     """List copies of pictures, and which picture of each group to keep. Deletes nothing."""
-    from embedsearch.curation.duplicates import duplicates as find
+    from embedsearch.curation.duplicates import UnmetWish, duplicates as find
     from embedsearch.curation.script import write_script
 
     if json and csv:
         raise UsageError("--json and --csv exclude each other")
     if move_to is not None and script is None:
         raise UsageError("move_to needs script, the file to write", "move_to", "script")
-    report = find(store, folder, against=against, config=config, session=session_with_signals())
-    _print_groups(report, "json" if json else "csv" if csv else "table")
+    form = "json" if json else "csv" if csv else "table"
+    try:
+        report = find(store, folder, against=against, config=config, session=session_with_signals())
+    except UnmetWish as error:  # to be looked at, and not to be worked off
+        _print_groups(error.report, form)
+        raise
+    _print_groups(report, form)
     if script is not None:
         write_script(script, report.groups, move_to)
         does = "deletes the copies" if move_to is None else f"moves the copies to {move_to}"

@@ -131,6 +131,13 @@ class Collection:
             digests[position : position + len(some)] = np.frombuffer(b"".join(some), "V32")
         return digests
 
+    def formats(self) -> set[str]:
+        """Return the formats of the images."""
+        found: set[Any] = set()
+        for _, table in self._parts(["format"]):
+            found.update(table.column(0).unique().to_pylist())
+        return found
+
     def inside(self, folder: str) -> npt.NDArray[np.bool_]:
         """Return bool (n,): which images lie below a folder. Raises UsageError where none does."""
         wanted = tuple(os.fsencode(form).rstrip(b"/") + b"/" for form in named_forms(folder))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias, Unpack
 
 import numpy as np
@@ -32,7 +32,7 @@ from embedsearch.curation.copies import (
     DuplicateGroup,
     DuplicateReport,
 )
-from embedsearch.curation.keep_rule import KeepRule
+from embedsearch.curation.keep_rule import KeepRule, format_name
 from embedsearch.curation.linkage import Members, complete_groups
 from embedsearch.curation.similarity import CropData, Similarity, signature_units
 from embedsearch.curation.turns import AS_IT_IS, BOTH, FLIPS, ROTATIONS, Turn
@@ -66,14 +66,23 @@ def duplicates(
     config = configured(config or DuplicateConfig(), options)
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         collection = Collection(snapshot, session or Session(), config.where)
-        for wish in config.keep:
-            if wish.startswith("folder="):
-                collection.inside(wish.removeprefix("folder="))  # refuses a name of nothing
+        unmet = _unmet(config.keep, collection)
         with Album(collection.session) as album:
-            return _Search(collection, config, album).run(
+            report = _Search(collection, config, album).run(
                 None if folder is None else os.fspath(folder),
                 None if against is None else os.fspath(against),
             )
+    if unmet is not None:
+        raise UnmetWish(unmet, report)
+    return report
+
+
+class UnmetWish(UsageError):
+    """No image meets a wish of what to keep; `report` has the groups as they are without it."""
+
+    def __init__(self, message: str, report: DuplicateReport) -> None:
+        super().__init__(message, "keep")
+        self.report = report
 
 
 class _Search:
@@ -119,7 +128,7 @@ class _Search:
         similarity = self._similarity(positions[first])
         pairs, _ = similarity.pairs()
         found = zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)
-        grouped = complete_groups(found, similarity)
+        grouped = complete_groups(found, similarity, similarity.pairs_among)
         by_file = np.argsort(same, kind="stable")  # positions by their bytes
         edges = np.searchsorted(same[by_file], np.arange(len(first) + 1))
         alone = set(range(len(first))) - {node for group in grouped for node in group}
@@ -269,6 +278,25 @@ class _Search:
             parts = CropData(images.signatures()[positions], images.vectors()[positions])
         least, check = self._config.least, images.session.check
         return Similarity(self._units(positions), least, self._turns, check, parts)
+
+
+def _unmet(wishes: Sequence[str], collection: Collection) -> str | None:
+    """Return why a wish is met by no image, None if each is met by some."""
+    formats: set[str] | None = None
+    for wish in wishes:
+        name, _, value = wish.partition("=")
+        if name == "folder":
+            try:
+                collection.inside(value)
+            except UsageError as error:
+                return f"keep folder={value}: {error}"
+        elif name == "format":
+            formats = collection.formats() if formats is None else formats
+            missing = [each for each in value.split(",") if format_name(each) not in formats]
+            if missing:
+                there = ", ".join(sorted(formats))
+                return f"keep format={value}: no image is {missing[0]}, but there are {there}"
+    return None
 
 
 def _group(keep: Picture, found: list[tuple[Picture, str, float]]) -> DuplicateGroup:

@@ -9,6 +9,14 @@ from typing import Any
 from embedsearch.core.paths import named_forms
 from embedsearch.curation.collection import Picture
 
+_SYNONYMS = {"JPG": "JPEG", "JPE": "JPEG", "JFIF": "JPEG", "TIF": "TIFF", "HEIC": "HEIF"}
+
+
+def format_name(text: str) -> str:
+    """Return the name of a format that a user gave, as by a suffix."""
+    name = text.strip().removeprefix(".").upper()
+    return _SYNONYMS.get(name, name)
+
 
 class KeepRule:
     """The user's wishes, in order of priority. Folders are looked up once, not for each picture."""
@@ -20,7 +28,7 @@ class KeepRule:
             if name == "folder":
                 values = tuple(form.rstrip("/") + "/" for form in named_forms(value))
             else:
-                values = tuple(value.upper().split(","))
+                values = tuple(map(format_name, value.split(",")))
             self._wishes.append((name, values))
 
     def rank(self, picture: Picture, *, is_gray: bool = False) -> tuple[Any, ...]:

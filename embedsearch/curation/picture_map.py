@@ -25,6 +25,7 @@ METHODS = ("pca", "umap")
 _SIDE = 96
 _THREADS = 16
 _SEED = 1
+_FEW = 10
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,11 @@ def _umap(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
         message = f"method=umap needs umap-learn: {pip_install('map')}"
         raise MissingLibrary(message, "method") from error
     neighbors = min(15, len(vectors) - 1)
-    reducer = umap.UMAP(metric="cosine", random_state=_SEED, n_jobs=1, n_neighbors=neighbors)
+    # Its own beginning takes eigenvectors, of which a few points have too few.
+    init = "spectral" if len(vectors) > _FEW else "random"
+    reducer = umap.UMAP(
+        metric="cosine", random_state=_SEED, n_jobs=1, n_neighbors=neighbors, init=init
+    )
     plane: npt.NDArray[np.float32] = reducer.fit_transform(vectors.astype(np.float32))
     return plane
 

@@ -8,7 +8,7 @@ mirroring a signature gives that of the turned or mirrored image.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeAlias
@@ -99,6 +99,17 @@ class Similarity:
         _, first = np.unique((low * len(self._units) + high)[order], return_index=True)
         once = order[np.sort(first)]
         return Pairs(low[once], high[once], pairs.scores[once]), which[once]
+
+    def pairs_among(self, some: Members) -> Iterator[tuple[int, int]]:
+        """Yield the alike pairs of whole images among some, best first."""
+        graph = NearGraph(self._units[some], self._check)
+        found = [
+            graph.pairs(turn.of(self._units[some]), NEAREST, self._least) for turn in self.turns
+        ]
+        pairs, _ = _joined([each.where(each.first < each.second) for each in found])
+        order = np.argsort(-pairs.scores, kind="stable")
+        first, second = some[pairs.first[order]], some[pairs.second[order]]
+        yield from zip(first.tolist(), second.tolist(), strict=True)
 
     def _part_pairs(self, parts: CropData) -> Pairs:
         """Return (whole, part) pairs among images with near embeddings."""

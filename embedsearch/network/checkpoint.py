@@ -7,13 +7,16 @@ empty objects, but for the few that make up a tensor.
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
-import safetensors
+import safetensors.torch
 import torch
 
 _MAX_HEADER_BYTES = 100 << 20  # of safetensors, by its own rule
@@ -37,22 +40,24 @@ _TENSORS = {
 }  # fmt: skip
 
 
-def read_weights(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return a network's tensors by torchvision's or timm's names, and the file's metadata.
+def read_weights(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str], str]:
+    """Return a network's tensors by torchvision's or timm's names, the metadata, and the sha256.
 
-    Prefixes of wrappers and the classifier are removed. Raises ValueError.
+    Prefixes of wrappers and the classifier are removed. Whatever becomes of the file meanwhile, the
+    sha256 is that of the bytes that were read. Raises ValueError.
     """
-    with file.open("rb") as opened:
-        head = opened.read(9)
+    data = file.read_bytes()
+    sha256 = hashlib.sha256(data).hexdigest()
     metadata: dict[str, str] = {}
-    if int.from_bytes(head[:8], "little") <= _MAX_HEADER_BYTES and head[8:] == b"{":
-        with safetensors.safe_open(file, framework="pt") as tensors:
-            metadata = tensors.metadata() or {}
-            loaded: Any = {key: tensors.get_tensor(key) for key in tensors.keys()}  # noqa: SIM118
+    length = int.from_bytes(data[:8], "little")
+    if length <= _MAX_HEADER_BYTES and data[8:9] == b"{":
+        loaded: Any = safetensors.torch.load(data)
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__") or {}
     else:
-        loaded = _unpickled(file)
+        loaded = _unpickled(file, data)
     weights = _network(file, loaded)
-    return {key: v for key, v in weights.items() if not key.startswith(_HEADS)}, metadata
+    body = {key: v for key, v in weights.items() if not key.startswith(_HEADS)}
+    return body, metadata, sha256
 
 
 class _Empty:
@@ -114,13 +119,13 @@ class _PickleModule:
         return _Unpickler(file, **options).load()
 
 
-def _unpickled(file: Path) -> Any:
+def _unpickled(file: Path, data: bytes) -> Any:
     _Unpickler.named.clear()
     run_program, torch.jit.load = torch.jit.load, _refuse_program
     try:
         # Python 2 wrote names as bytes, of which latin1 reads any.
         return torch.load(
-            file,
+            io.BytesIO(data),
             map_location="cpu",
             pickle_module=_PickleModule,
             weights_only=False,

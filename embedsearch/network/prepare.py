@@ -51,7 +51,7 @@ def main() -> None:
     task, values = sys.argv[1], json.load(sys.stdin)
     try:
         if task == "import":
-            import_weights(Path(values["file"]), values["sha256"], Path(values["folder"]))
+            import_weights(Path(values["file"]), Path(values["folder"]))
         elif task == "convert":
             spec = ModelSpec.from_dict(values["spec"])
             convert(spec, Path(values["weights"]), Path(values["folder"]))
@@ -66,13 +66,13 @@ def main() -> None:
         sys.exit(" ".join(str(error).split())[:500] or type(error).__name__)
 
 
-def import_weights(file: Path, sha256: str, folder: Path) -> None:
+def import_weights(file: Path, folder: Path) -> None:
     """Write the residual network's weights in `file` as `<sha256>.safetensors` and a note.
 
     The note holds the file's model record, if it has one, else the architecture. Raises
     ValueError for weights of another kind of network.
     """
-    weights, metadata = read_weights(file)
+    weights, metadata, sha256 = read_weights(file)
     record = _own_record(metadata)
     name = record.get("architecture") or recognize(weights)
     network = load(name, weights)  # strict: names what is missing or unexpected

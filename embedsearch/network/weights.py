@@ -34,6 +34,7 @@ from embedsearch.core.system import (
 from embedsearch.network.catalog import AUTO, AUTO_MODEL, CATALOG, PACKAGED, CatalogEntry, file_spec
 
 CONNECT_TIMEOUT_S = 3.0  # after twice this time the server counts as unreachable
+_TRIES = 3
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
 READ_TIMEOUT_S = 30.0  # for a download that has begun and stalls
 _STOP_POLL_S = 0.2
@@ -112,11 +113,14 @@ def import_file(path: Path, sha256: str, session: Session) -> tuple[Path, dict[s
     Raises WeightsUnavailable where the file holds no weights of a residual network.
     """
     folder = noted_cache_folder(session) / _NAME
-    values = {"file": str(path), "sha256": sha256, "folder": str(folder)}
+    values = {"file": str(path), "folder": str(folder)}
     run_prepare("import", values, session)
     cached = _cached(sha256)
     if cached is None:
-        raise WeightsUnavailable(f"{path}: the import left nothing in {folder}")
+        raise WeightsUnavailable(
+            f"{path} changed while it was read, or {folder} keeps nothing: run the same command "
+            "again"
+        )
     return cached
 
 
@@ -282,13 +286,22 @@ def _check_prefix(entry: CatalogEntry, sha256: str, path: Path) -> None:
 
 
 def _file_spec(path: Path, session: Session) -> ModelSpec:
-    sha256 = _sha256(path)
-    if sha256 == _sha256(_packaged_path()):
-        return _catalog_spec(CATALOG[PACKAGED], session)
-    cached = _cached(sha256)
-    if cached is None:
+    cached = None
+    for attempt in range(_TRIES):
+        sha256 = _sha256(path)
+        if sha256 == _sha256(_packaged_path()):
+            return _catalog_spec(CATALOG[PACKAGED], session)
+        if (cached := _cached(sha256)) is not None:
+            break
         session.notice(f"importing {path} (once)")
-        cached = import_file(path, sha256, session)
+        try:
+            cached = import_file(path, sha256, session)
+            break
+        except WeightsUnavailable:
+            # A training may have written its next epoch there meanwhile.
+            if attempt == _TRIES - 1 or _sha256(path) == sha256:
+                raise
+    assert cached is not None, "the last try raises"
     note, source = cached[1], str(path.resolve())
     spec = file_spec(path.stem, note["architecture"], note["dim"], sha256, source)
     own = {name: value for name, value in note.get("record", {}).items() if name in _OF_A_RECORD}

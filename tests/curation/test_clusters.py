@@ -128,3 +128,15 @@ def test_an_empty_store_has_neither(tmp_path: Path) -> None:
         assert done.returncode == 1 and "image" in done.stderr
     done = run_cli("duplicates", "--store", tmp_path / "s.es")
     assert (done.returncode, done.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("count", [3, 4, 5, 9, 10, 11, 12])
+def test_umap_takes_as_few_as_pca(tmp_path: Path, count: int) -> None:
+    pytest.importorskip("umap", reason="needs the extra `map`")
+    for seed in range(count):
+        paint(tmp_path / "p" / f"{seed}.png", seed % 7)  # some are equal
+    embedsearch.index(tmp_path / "p", store=tmp_path / "s.es", model="packaged")
+    for method in ("pca", "umap"):
+        points = picture_map(tmp_path / "s.es", method=method).points
+        assert len(points) == count
+        assert all(0 <= point.x <= 1 and 0 <= point.y <= 1 for point in points)

@@ -22,7 +22,7 @@ from embedsearch.core.errors import UsageError
 from embedsearch.curation.copies import DuplicateReport
 from embedsearch.curation.duplicates import duplicates
 from embedsearch.exchange.import_vectors import import_vectors
-from tests.support.library import BOAT, CLOCK, GOLDEN, SAMPLES, run_cli
+from tests.support.library import BOAT, CLOCK, GOLDEN, SAMPLES, paint, run_cli
 
 
 def found(report: DuplicateReport) -> dict[str, dict[str, str]]:
@@ -294,3 +294,32 @@ def test_many_copies_of_one_picture(tmp_path: Path) -> None:
     report = duplicates(tmp_path / "s.es", config=DuplicateConfig(similar=0.98))
     assert [len(group.copies) for group in report.groups] == [19_999]
     assert time.monotonic() - started < 60
+
+
+def test_a_wish_that_no_image_meets_is_an_error(tmp_path: Path) -> None:
+    picture = Image.open(paint(tmp_path / "p" / "other" / "a.png", 1, size=(90, 90)))
+    (tmp_path / "p" / "originals").mkdir()
+    picture.save(tmp_path / "p" / "originals" / "a.jpg", quality=80)
+    embedsearch.index(tmp_path / "p", store=tmp_path / "s.es", model="packaged")
+
+    def kept(wish: str) -> str:
+        (group,) = embedsearch.duplicates(tmp_path / "s.es", keep=(wish,)).groups
+        return group.keep.key
+
+    for wish in ("format=JPEG", "format=jpg", "format=.JPG", f"folder={tmp_path}/p/originals"):
+        assert kept(wish) == "originals/a.jpg"
+    for wish, words in (
+        ("format=JEPG", "no image is JEPG, but there are JPEG, PNG"),
+        ("format=GIF,JPEG", "no image is GIF"),
+        (f"folder={tmp_path}/p/orignals", "no image of the store lies in"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            kept(wish)
+        script = tmp_path / "d.sh"
+        done = run_cli(
+            *("duplicates", "--csv", "--keep", wish, "--script", script),
+            *("--store", tmp_path / "s.es"),
+        )
+        assert (done.returncode, script.exists()) == (2, False)
+        assert ",keep," in done.stdout, "the groups are shown as they are without the wish"
+        assert "--keep" in done.stderr

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given, settings, strategies as st
 
 from embedsearch.curation.linkage import Ball, Members, complete_groups
@@ -43,6 +44,11 @@ class Matrix:
         return bool(self._alike[np.ix_(some, others)].all())
 
 
+def no_more(_: Any) -> list[tuple[int, int]]:
+    """Return no more pairs: all were given."""
+    return []
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 14), st.floats(0.3, 0.95))
 def test_every_two_of_a_group_are_alike(seed: int, count: int, share: float) -> None:
@@ -53,7 +59,7 @@ def test_every_two_of_a_group_are_alike(seed: int, count: int, share: float) -> 
     pairs = sorted(
         ((i, j) for i in range(count) for j in range(i) if alike[i, j]), key=lambda p: likes[p]
     )
-    groups = complete_groups(pairs, Matrix(alike))
+    groups = complete_groups(pairs, Matrix(alike), no_more)
     members = [place for group in groups for place in group]
     assert len(members) == len(set(members)) and all(len(group) > 1 for group in groups)
     for group in groups:
@@ -72,8 +78,24 @@ def test_balls_say_no_more_than_comparing_does(seed: int, count: int, spread: fl
     pairs, _ = likeness.pairs()
     listed = list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
     wide = vectors.astype(np.float32)
-    for group in complete_groups(listed, likeness):
+    for group in complete_groups(listed, likeness, likeness.pairs_among):
         assert (wide[group] @ wide[group].T).min() >= 0.97
+
+
+@pytest.mark.parametrize("copies", [5, 17, 20, 60, 400])
+def test_a_group_is_whole_whatever_its_size(copies: int) -> None:
+    """Three versions, each of many equal copies: the nearest of a copy are of its own version."""
+    angles = np.repeat(np.deg2rad([0.0, 1.0, 2.0]), copies)
+    likeness = Similarity(
+        units(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)),
+        float(np.cos(np.deg2rad(3))),
+        [AS_IT_IS],
+        nothing,
+    )
+    pairs, _ = likeness.pairs()
+    listed = list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
+    (group,) = complete_groups(listed, likeness, likeness.pairs_among)
+    assert group == list(range(3 * copies))
 
 
 def test_a_chain_makes_no_group_of_its_ends() -> None:
@@ -88,8 +110,10 @@ def test_a_chain_makes_no_group_of_its_ends() -> None:
     pairs, _ = likeness.pairs()
     listed = list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
     assert len(listed) == 9
-    assert max(map(len, complete_groups(listed, likeness))) == 2
-    assert max(map(len, complete_groups(listed, Matrix(np.ones((10, 10), np.bool_))))) == 10
+    assert max(map(len, complete_groups(listed, likeness, likeness.pairs_among))) == 2
+    assert (
+        max(map(len, complete_groups(listed, Matrix(np.ones((10, 10), np.bool_)), no_more))) == 10
+    )
 
 
 def test_the_graph_of_many_is_that_of_an_exact_search() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -12,6 +14,7 @@ import time
 import urllib.request
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -333,3 +336,49 @@ def test_offline_index_works_and_explicit_model_is_exit_4(tmp_path: Path) -> Non
     assert len(done.stderr.strip().splitlines()) == 1
     assert "resnet50-0676ba61.pth" in done.stderr
     assert not other.exists()
+
+
+def test_a_file_replaced_while_it_is_imported_stands_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training that writes its next epoch between the hashing and the reading."""
+    monkeypatch.setenv("EMBEDSEARCH_CACHE", str(tmp_path / "cache"))
+    contents = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        torch.save(build("resnet18").state_dict(), tmp_path / "epoch.pth")
+        contents.append((tmp_path / "epoch.pth").read_bytes())
+    (tmp_path / "epoch.pth").write_bytes(contents[0])
+    honest = weights.run_prepare
+
+    def swapped(task: str, values: dict[str, Any], session: Session) -> None:
+        (tmp_path / "epoch.pth").write_bytes(contents[1])
+        honest(task, values, session)
+
+    monkeypatch.setattr(weights, "run_prepare", swapped)
+    spec = resolve(str(tmp_path / "epoch.pth"), Session())
+    assert spec.weights_sha256 == hashlib.sha256(contents[1]).hexdigest()
+    kept = {path.stem for path in (tmp_path / "cache").glob("*/*.safetensors")}
+    assert kept == {spec.weights_sha256}, "nothing stands for what was not read"
+
+
+def test_weights_that_tell_nothing_apart_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMBEDSEARCH_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    tensors = build("resnet18").state_dict()
+    broken = {
+        "variance": {**tensors, "bn1.running_var": -tensors["bn1.running_var"]},
+        "nan": {**tensors, "layer1.0.conv1.weight": tensors["layer1.0.conv1.weight"] * np.nan},
+        "zero": {**tensors, "conv1.weight": tensors["conv1.weight"] * 0},
+    }
+    for name, values in broken.items():
+        torch.save(values, tmp_path / f"{name}.pth")
+        with pytest.raises(WeightsUnavailable, match="this network gives"):
+            resolve(str(tmp_path / f"{name}.pth"), Session())
+    record = {**resolve("packaged", Session()).to_dict(), "mean": [float("nan")] * 3}
+    data = safetensors.torch.save(tensors, {"embedsearch_model": json.dumps(record)})
+    (tmp_path / "mean.safetensors").write_bytes(data)
+    with pytest.raises(WeightsUnavailable, match="model record cannot be used"):
+        resolve(str(tmp_path / "mean.safetensors"), Session())
