@@ -75,9 +75,9 @@ class RowColumns:
         for start, table in self._snapshot.tables(sorted(stored)):
             yield start, pa.table({name: self._column(table, name) for name in names})
 
-    def prepare(self) -> None:
-        """Start what a condition will need. Raises MissingLibrary."""
-        self._filters.prepare()
+    def prepare(self, text: str) -> None:
+        """Start what a condition will need, if it is a new one. Raises MissingLibrary."""
+        self._filters.prepare(text)
 
     def where(self, text: str) -> npt.NDArray[np.bool_]:
         """Return which rows meet a condition, bool (all shard rows,); not to be written to.

@@ -73,7 +73,7 @@ class Generation:
     def prepare(self, where: str | None) -> None:
         """Start what a condition will need while the query is embedded. Raises MissingLibrary."""
         if where is not None:
-            self._columns.prepare()
+            self._columns.prepare(where)
 
     @property
     def columns(self) -> dict[str, str]:

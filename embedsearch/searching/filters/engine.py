@@ -26,7 +26,7 @@ from embedsearch.searching.filters.grammar import (
     used_by,
 )
 
-_MEMORY = "160MB"
+_MEMORY = "128MB"
 # The second wall behind the grammar: the engine itself reaches nothing.
 _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": "false",

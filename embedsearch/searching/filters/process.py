@@ -15,19 +15,27 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Set
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedsearch.core.errors import MissingLibrary
 from embedsearch.core.install import pip_install
 from embedsearch.core.system import child_environment, python_command
 from embedsearch.searching.filters.messages import receive, send
-from embedsearch.searching.filters.windows import Window
+
+if TYPE_CHECKING:  # this is loaded before anything large, to start a process early
+    from embedsearch.searching.filters.windows import Window
 
 AT_ONCE = 4  # as many conditions are worked on, by as many processes
 _KEPT = 2  # processes that wait for the next condition
 _TICK_S = 0.05
 _START_S = 60.0
 _SEND_S = 10.0
+# Threads and pyarrow's own allocator reserve memory that the limit would count. UTC: a condition
+# can ask what time it is, but not where this machine is.
+_ENVIRONMENT = {
+    **{"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"},
+    "TZ": "UTC",
+}
 
 
 class WorkerLost(Exception):
@@ -50,15 +58,14 @@ class Worker:
         """Start it; it is ready later. Raises MissingLibrary."""
         command = python_command("embedsearch.searching.filters.worker")
         self._connection, theirs = socket.socketpair()
-        # A process group of its own: Ctrl-C in the terminal is the parent's to handle. One thread:
-        # each more reserves memory. UTC: a condition can ask the clock, but not where this is.
+        # A process group of its own: Ctrl-C in the terminal is the parent's to handle.
         try:
             self._process = subprocess.Popen(
                 [*command, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env=child_environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", TZ="UTC"),
+                env=child_environment(**_ENVIRONMENT),
                 pass_fds=(theirs.fileno(),),
                 process_group=0,
             )
@@ -206,8 +213,33 @@ class Pool:
         self._begin()
 
 
+_ahead: list[Worker] = []
+
+
+@contextlib.contextmanager
+def started_ahead(where: str | None) -> Iterator[None]:
+    """Start a process for the first condition, if there is one, while a store is opened.
+
+    Raises MissingLibrary.
+    """
+    if where is not None:
+        _ahead.append(_new())
+    try:
+        yield
+    finally:
+        while _ahead:  # something failed before the condition was asked
+            _ahead.pop().close()
+
+
 def started() -> Worker:
-    """Return a new process. Raises MissingLibrary."""
+    """Return a new process: the one started ahead if there is one. Raises MissingLibrary."""
+    try:
+        return _ahead.pop()
+    except IndexError:
+        return _new()
+
+
+def _new() -> Worker:
     if importlib.util.find_spec("duckdb") is None:
         raise missing("it is not installed")
     return Worker()
@@ -222,6 +254,8 @@ _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
+    while _ahead:
+        _ahead.pop().forget()
     for pool in list(_pools):
         pool.after_fork()
 

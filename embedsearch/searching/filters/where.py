@@ -62,9 +62,10 @@ class Filters:
         self._windows = Windows()
         self._masks: LRU[str, npt.NDArray[np.bool_]] = LRU(_MASKS_KEPT)
 
-    def prepare(self) -> None:
-        """Start what the first condition will need. Raises MissingLibrary."""
-        self._pool.prepare()
+    def prepare(self, text: str) -> None:
+        """Start what a condition will need, if it is a new one. Raises MissingLibrary."""
+        if self._masks.find(text) is None:
+            self._pool.prepare()
 
     def close(self) -> None:
         """End the processes and release the columns."""
