@@ -60,7 +60,8 @@ _TYPES = frozenset(
     | {"timestamp_us", "timestamp_ns", "interval", "list"}
 )
 TYPES = (
-    "boolean, the integer types, float, double, decimal, varchar, date, time, timestamp, interval"
+    "boolean, integers, float, double, decimal, varchar, date, time, timestamp, interval, and "
+    "lists of them"
 )
 _COLLATIONS = frozenset({"nocase", "noaccent", "nfc", "binary", "c", "posix"})
 _CLOCK_NAMES = frozenset({"current_date", "current_timestamp"})

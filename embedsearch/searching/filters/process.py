@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Callable, Iterator, Set
 from typing import TYPE_CHECKING, Any
 
-from embedsearch.core.errors import MissingLibrary
+from embedsearch.core.errors import MissingLibrary, StorageError
 from embedsearch.core.install import pip_install
 from embedsearch.core.system import child_environment, python_command
 from embedsearch.searching.filters.messages import receive, send
@@ -55,7 +55,7 @@ class Worker:
     """One process. It has no file of this one open but its socket."""
 
     def __init__(self) -> None:
-        """Start it; it is ready later. Raises MissingLibrary."""
+        """Start it; it is ready later. Raises MissingLibrary, StorageError."""
         command = python_command("embedsearch.searching.filters.worker")
         self._connection, theirs = socket.socketpair()
         # A process group of its own: Ctrl-C in the terminal is the parent's to handle.
@@ -69,9 +69,10 @@ class Worker:
                 pass_fds=(theirs.fileno(),),
                 process_group=0,
             )
-        except BaseException:
+        except OSError as error:
             self._connection.close()
-            raise
+            message = f"a filter needs a process of its own, which does not start: {error.strerror}"
+            raise StorageError(message) from error
         finally:
             theirs.close()
         self._is_ready = False

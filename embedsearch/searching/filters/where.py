@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embedsearch.core.cancelling import is_cancelled
-from embedsearch.core.errors import Interrupted, UsageError
+from embedsearch.core.errors import Interrupted, StorageError, UsageError
 from embedsearch.core.lru import LRU
 from embedsearch.core.names import comparable
 from embedsearch.core.session import Session
@@ -135,6 +135,9 @@ class Filters:
                 except Overdue as error:
                     message = f"took more than {TIME_LIMIT_S:.0f} s: ask for less at once"
                     raise where.refusal(message) from error
+                except OSError as error:
+                    what = f"a filter needs a file in memory: {error.strerror}"
+                    raise StorageError(what) from error
                 except WorkerLost as error:
                     if fresh or not error.used:
                         what = "takes too much memory" if error.spent else "cannot be evaluated"
