@@ -41,6 +41,8 @@ _MORE_SETTINGS = "SET errors_as_json = true; SET lock_configuration = true"
 _PARTS = ("modifiers", "group_expressions", "having", "qualify", "sample")
 _TYPE = r"([A-Z][\w ,()\[\]\"]{0,120}?)"
 _SAID = {
+    r"Max expression depth": "too deeply nested",
+    r"(unterminated (?:string literal|quoted identifier|quoted string|/\* comment))": "{0}",
     r"syntax error at or near \"(?P<at>.*)\"": 'syntax error at or near "{at}"',
     rf"Cannot compare values of type {_TYPE} and type {_TYPE} -": (
         "{0} cannot be compared with {1}: cast one of them"

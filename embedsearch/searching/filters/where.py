@@ -162,10 +162,9 @@ class Where:
             raise UsageError("where is empty", "where")
         if len(text) > MAX_CHARACTERS:
             raise UsageError(f"where has more than {MAX_CHARACTERS:,} characters", "where")
-        for wrong, name in (("\0", "a NUL character"), ("\ufeff", "a byte order mark")):
-            if wrong in text:
-                at = text.index(wrong) + 1
-                raise UsageError(f"where: character {at} is {name}: leave it out", "where")
+        if "\0" in text:  # which ends a text in some databases
+            at = text.index("\0") + 1
+            raise UsageError(f"where: character {at} is NUL, which no text holds", "where")
         for at, letter in enumerate(text, 1):
             if "\ud800" <= letter <= "\udfff":  # half a pair, or a byte that is not UTF-8
                 raise UsageError(f"where: character {at} is not Unicode: give it as UTF-8", "where")
