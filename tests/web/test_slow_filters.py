@@ -39,11 +39,8 @@ def test_a_slow_filter_holds_nobody_and_ends_with_its_client(store: Path, path: 
         target = path + quote(no_end_of_constants())
         connection.sendall(f"GET {target} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
         time.sleep(0.5)
-        for ask in (
-            "/search?row=1&k=1",
-            "/search?row=1&k=1&where=row%3E1",
-            "/images?where=row%3D2",
-        ):
+        other = "&where=row%3E1"
+        for ask in ("/search?row=1&k=1", f"/search?row=1&k=1{other}", f"/images?k=1{other}"):
             started = time.monotonic()
             assert server.get(ask).status == 200
             assert time.monotonic() - started < 4

@@ -75,6 +75,7 @@ class Worker:
             raise StorageError(message) from error
         finally:
             theirs.close()
+        _workers.add(self)
         self._is_ready = False
         self._is_used = False
         self._held: set[int] = set()  # windows that it has mapped
@@ -209,8 +210,6 @@ class Pool:
 
     def after_fork(self) -> None:
         """Start anew in a forked process: the workers and the locks are the parent's."""
-        for worker in self._idle:
-            worker.forget()
         self._begin()
 
 
@@ -252,11 +251,13 @@ def missing(why: str) -> MissingLibrary:
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
+_workers: weakref.WeakSet[Worker] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    while _ahead:
-        _ahead.pop().forget()
+    _ahead.clear()
+    for worker in list(_workers):
+        worker.forget()
     for pool in list(_pools):
         pool.after_fork()
 

@@ -118,6 +118,7 @@ class Filters:
         for window in self._windows.of((tuple(columns), is_exact), parts):
             found = turn.holds(window, self._windows.numbers())
             mask[window.start : window.start + window.rows] = found
+        mask.setflags(write=False)  # it is shared by all who ask the same
         return mask, not asks_clock
 
     def _asked(self, where: Where, session: Session, work: Callable[[Turn], T]) -> T:

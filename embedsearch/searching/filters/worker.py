@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 from importlib.abc import MetaPathFinder
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedsearch.searching.filters.grammar import POSITION_COLUMN, Refused
@@ -26,14 +27,13 @@ if TYPE_CHECKING:
 
     from embedsearch.searching.filters.engine import Engine
 
-DATA_BYTES = 320 << 20  # of its own; files that it maps do not count
+DATA_BYTES = 192 << 20  # for conditions, beside what the libraries took; maps do not count
 _SPARE_S = 2
 
 
 def main() -> None:
     """Answer until the parent is gone."""
     connection = socket.socket(fileno=int(sys.argv[1]))
-    _limit(resource.RLIMIT_DATA, DATA_BYTES)  # macOS enforces none of it
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_FSIZE, 0)
     sys.meta_path.insert(0, _WithoutPandas)
@@ -44,6 +44,8 @@ def main() -> None:
         send(connection, {"missing": str(error)})
         return
     answers = _Answers(Engine())
+    if (taken := _data_bytes()) is not None:  # elsewhere no such limit is enforced
+        _limit(resource.RLIMIT_DATA, taken + DATA_BYTES)
     send(connection, {"ready": True})
     while (received := receive(connection)) is not None:
         question, descriptor = received
@@ -57,6 +59,15 @@ def _limit(what: int, most: int) -> None:
     _, hard = resource.getrlimit(what)
     most = most if hard == resource.RLIM_INFINITY else min(most, hard)
     resource.setrlimit(what, (most, most))
+
+
+def _data_bytes() -> int | None:
+    """Return how much memory of its own this process has reserved; None if not on Linux."""
+    try:
+        fields = Path("/proc/self/statm").read_text().split()
+    except OSError:
+        return None
+    return int(fields[5]) * resource.getpagesize()
 
 
 def _end_with_parent(connection: socket.socket) -> None:
