@@ -24,9 +24,9 @@ _OPERATORS = frozenset(
     | {"ARRAY_EXTRACT", "ARRAY_SLICE", "STRUCT_EXTRACT"}
 )
 _TEXTS = (
-    "concat contains ends_with ilike_escape left length like_escape lower ltrim position prefix "
-    "regexp_extract regexp_full_match regexp_matches replace reverse right rtrim starts_with "
-    "strlen strpos substr substring suffix trim upper"
+    "concat contains ends_with ilike_escape json_extract_string json_type left length like_escape "
+    "lower ltrim position prefix regexp_extract regexp_full_match regexp_matches replace reverse right rtrim "
+    "starts_with strlen strpos substr substring suffix trim upper"
 )
 _NUMBERS = (
     "abs ceil ceiling floor greatest if isfinite isinf isnan least mod nullif round sign trunc"

@@ -63,6 +63,7 @@ def filters() -> Iterator[Filters]:
         ("'a' || label || concat('b', 1) = 'axb1'", [1, 0, 0]),
         ("replace(path, 'trips/', '') = 'a'", [1, 0, 0]),
         ("strftime(taken_at, '%Y-%m') = '1970-01'", [1, 1, 0]),
+        ("""json_extract_string('{"a": "' || label || '"}', '$.a') = 'x'""", [1, 0, 0]),
         ("true", [1, 1, 1]),
         ("null", [0, 0, 0]),
     ],
