@@ -25,8 +25,8 @@ _OPERATORS = frozenset(
 )
 _TEXTS = (
     "concat contains ends_with ilike_escape json_extract_string json_type left length like_escape "
-    "lower ltrim position prefix regexp_extract regexp_full_match regexp_matches replace reverse right rtrim "
-    "starts_with strlen strpos substr substring suffix trim upper"
+    "lower ltrim position prefix regexp_extract regexp_full_match regexp_matches replace reverse "
+    "right rtrim starts_with strlen strpos substr substring suffix trim upper"
 )
 _NUMBERS = (
     "abs ceil ceiling floor greatest if isfinite isinf isnan least mod nullif round sign trunc"

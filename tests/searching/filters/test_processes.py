@@ -59,6 +59,7 @@ BOMBS = {
     "formats": "length(strftime(date '2024-01-01' + row::int, '" + "%A%B%c" * 1_500 + "')) < 5",
     "cast": "('['||replace(path, 'a', '" + "1," * 2_000 + "')||']')::varchar[] is null",
     "like": nested("replace(@, 'a', 'aaa')", 4) + " like '" + "%a" * 100 + "%b'",
+    "json": "json_type(" + nested("concat(@, @)", 8).replace("path", "'[[['") + ", '$[0]') = 'x'",
     "regex": "regexp_matches(path, '((a{1,100}){1,10}){1,10}b')",
     "regexes": " or ".join(f"regexp_matches(path, '(x{{1,{900 + n}}}){n}')" for n in range(190)),
     "ends": NO_END,
