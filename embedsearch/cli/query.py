@@ -78,12 +78,19 @@ def query(
     """Show the nearest images of the store, best first."""
     # A single answer is too small to split: starting threads would cost more.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from embedsearch.searching.searcher import open_store
+    from embedsearch.searching.filters.process import started_ahead
 
     session = Session(notice=notice) if output.out is None else session_with_signals()
-    with open_store(
-        store, device=device, precision=precision, serve_from=serve_from, session=session
-    ) as searcher:
+    with ExitStack() as opened:
+        opened.enter_context(started_ahead(config.where))
+        # Its libraries take a while to load: the other process starts meanwhile.
+        from embedsearch.searching.searcher import open_store
+
+        searcher = opened.enter_context(
+            open_store(
+                store, device=device, precision=precision, serve_from=serve_from, session=session
+            )
+        )
         if not len(searcher):
             raise NothingIndexed("the store holds no image; embedsearch failures may say why")
         named, queries = tee(asked.queries(searcher.manifest.model.dim))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
@@ -10,20 +11,40 @@ V = TypeVar("V")
 
 
 class LRU(Generic[K, V]):
-    """At most `size` values; the least recently used one is dropped first. Not thread-safe."""
+    """At most `size` values; the least recently used one is dropped first.
+
+    Any number of threads may use it; none waits while another makes a value.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._values: dict[K, V] = {}  # the most recently used one is last
+        self._changing = threading.Lock()
 
     def get(self, key: K, make: Callable[[], V]) -> V:
         """Return the value of a key; it is computed if it is not cached."""
-        value = self._values.pop(key) if key in self._values else make()
-        self._values[key] = value
-        if len(self._values) > self._size:
-            del self._values[next(iter(self._values))]
+        if (value := self.find(key)) is None:
+            value = make()
+            self.keep(key, value)
         return value
+
+    def find(self, key: K) -> V | None:
+        """Return the value of a key, None if it is not cached."""
+        with self._changing:
+            if key not in self._values:
+                return None
+            value = self._values[key] = self._values.pop(key)
+            return value
+
+    def keep(self, key: K, value: V) -> None:
+        """Cache a value."""
+        with self._changing:
+            self._values.pop(key, None)
+            self._values[key] = value
+            if len(self._values) > self._size:
+                del self._values[next(iter(self._values))]
 
     def clear(self) -> None:
         """Forget all values."""
-        self._values.clear()
+        with self._changing:
+            self._values.clear()

@@ -29,7 +29,7 @@ def python_command(module: str) -> list[str]:
     if program is None:
         raise MissingLibrary(
             f"this process runs in {sys.executable or 'a program without a name'}, which is no "
-            "Python, and pictures are decoded in processes of their own: set "
+            "Python, and pictures and filters are worked on in processes of their own: set "
             f"{PYTHON} to the python that embedsearch is installed in"
         )
     return [program, "-P", "-W", "ignore", "-m", module]

@@ -74,7 +74,8 @@ class Collection:
     def __post_init__(self) -> None:
         mask = self.snapshot.live_mask()
         if self.where is not None:
-            mask &= RowColumns(self.snapshot).where(self.where)
+            with RowColumns(self.snapshot, self.session) as columns:
+                mask &= columns.where(self.where)
         self.ordinals = np.flatnonzero(mask)
 
     def __len__(self) -> int:

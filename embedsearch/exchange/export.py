@@ -73,10 +73,11 @@ def export(
     if (out := Path(local_path(out))).suffix not in _WRITERS:
         raise UsageError(f"{out} does not end in one of {', '.join(_WRITERS)}")
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
-        columns = RowColumns(snapshot)
+        columns = RowColumns(snapshot, session)
         mask = snapshot.live_mask()
         if where is not None:
-            mask &= columns.where(where)
+            with columns:
+                mask &= columns.where(where)
         job = _Job(
             parts=_parts(snapshot, columns, mask, session or Session()),
             names=columns.exported,

@@ -6,8 +6,10 @@ The code that filters and JSON use reads a sample of the rows, with a value of e
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ import pyarrow.parquet as pq
 
 from embedsearch.core.errors import EmbedSearchError, StorageError
 from embedsearch.core.records import JsonRecord
+from embedsearch.core.session import Session
+from embedsearch.searching.filters.where import Filters
 from embedsearch.store.files import FileRecord
 from embedsearch.store.snapshot import read_metadata
 
@@ -81,13 +85,15 @@ def _sample(table: pa.Table) -> npt.NDArray[np.int64]:
 
 def _filter(table: pa.Table) -> None:
     """Filter by each column. Raises UsageError."""
-    try:
-        from embedsearch.searching.where import Where
-    except ImportError:  # then nobody filters here
+    if find_spec("duckdb") is None:  # then nobody filters here
         return
-    for condition in _conditions(table.column_names):
-        with Where(condition, table.schema) as where:
-            where.holds(table)
+
+    def read(names: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
+        yield 0, table.select(list(names))
+
+    with closing(Filters(table.schema, read, len(table))) as filters:
+        for condition in _conditions(table.column_names):
+            filters.mask(condition, Session())
 
 
 def _conditions(names: list[str]) -> Iterator[str]:

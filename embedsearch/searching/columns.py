@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embedsearch.core.errors import MissingLibrary
-from embedsearch.core.install import pip_install
 from embedsearch.core.names import EXACT, comparable, exact_bytes, unicode_text
 from embedsearch.core.paths import is_url, is_web, local_path, url_key
+from embedsearch.core.session import Session
+from embedsearch.searching.filters.grammar import POSITION_COLUMN
+from embedsearch.searching.filters.where import Filters
 from embedsearch.store.shards import row_schema
 from embedsearch.store.snapshot import Snapshot, user_columns
 
 if TYPE_CHECKING:
     from embedsearch.searching.vectordb.conditions import Condition
     from embedsearch.searching.vectordb.fields import Field
-    from embedsearch.searching.where import Where
 
 _log = logging.getLogger(__name__)
 # Columns shown under another name and in another form than in the shards.
@@ -33,14 +34,21 @@ _FIELDS = [
     pa.field("modified", pa.timestamp("us"), nullable=False),
 ]
 # Names that a user's column cannot have.
-BUILT_IN = frozenset(field.name for field in _FIELDS) | _INTERNAL | {EXACT}
+BUILT_IN = frozenset(field.name for field in _FIELDS) | _INTERNAL | {EXACT, POSITION_COLUMN}
 
 
 class RowColumns:
-    """The columns of one generation."""
+    """The columns of one generation. Close it where a condition was asked."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        session: Session | None = None,
+        reading: threading.RLock | None = None,
+    ) -> None:
+        """The lock `reading` is held while rows are read for a condition, never meanwhile."""
         self._snapshot = snapshot
+        self._session = session or Session()
         self._user = _readable(snapshot.metadata())
         # An old user's column with the name of a newer built-in one is shown but not searched.
         users = [] if self._user is None else list(self._user.schema)[1:]
@@ -49,6 +57,18 @@ class RowColumns:
         # What other programs get: the exact bytes of a name beside its text.
         self.exported: list[str] = list(self.schema.names)
         self.exported.insert(self.exported.index("path") + 1, EXACT)
+        rows = int(snapshot.starts[-1])
+        self._filters = Filters(self.schema, self.tables, rows, reading)
+
+    def __enter__(self) -> RowColumns:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what answers conditions."""
+        self._filters.close()
 
     def tables(self, names: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
         """Yield the named columns of all shard rows in parts: (first ordinal, table)."""
@@ -58,36 +78,24 @@ class RowColumns:
         for start, table in self._snapshot.tables(sorted(stored)):
             yield start, pa.table({name: self._column(table, name) for name in names})
 
+    def prepare(self, text: str) -> None:
+        """Start what a condition will need, if it is a new one. Raises MissingLibrary."""
+        self._filters.prepare(text)
+
     def where(self, text: str) -> npt.NDArray[np.bool_]:
-        """Return which rows meet a condition, bool (all shard rows,). Raises UsageError.
+        """Return which rows meet a condition, bool (all shard rows,); not to be written to.
 
         Names and texts that look the same are the same, however their accents are encoded.
+        Raises UsageError, MissingLibrary.
         """
-        mask = np.zeros(int(self._snapshot.starts[-1]), np.bool_)
-        with self._parsed(text) as condition:
-            for start, table in self.tables(condition.columns or ["row"]):
-                mask[start : start + len(table)] = condition.holds(table)
-        return mask
+        return self._filters.mask(text, self._session)
 
     def condition(self, text: str, fields: Sequence[Field]) -> Condition:
         """Return a condition for a database with these fields.
 
         Raises UsageError for what is wrong here too, and for what the database cannot express.
         """
-        from embedsearch.searching.vectordb.conditions import condition_of
-
-        with self._parsed(text, is_exact=True) as where:
-            where.holds(self.schema.empty_table())  # raises UsageError if types do not match
-            return condition_of(where, fields)
-
-    def _parsed(self, text: str, *, is_exact: bool = False) -> Where:
-        try:
-            from embedsearch.searching.where import Where  # queries without a filter need no DuckDB
-        except ImportError as error:
-            raise MissingLibrary(
-                f"where needs DuckDB ({error}): {pip_install('duckdb')}", "where"
-            ) from error
-        return Where(text, self.schema, is_exact=is_exact)
+        return self._filters.condition(text, fields, self._session)
 
     def find(self, key: str) -> list[int]:
         """Return the ordinals of the rows with a key or full path, including deleted rows.

@@ -6,8 +6,6 @@ do not depend on the source of the candidates.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from embedsearch.core.errors import IncompatibleStore
@@ -67,16 +65,16 @@ class ServedRows:
             )
 
     def nearest(
-        self, queries: Queries, k: int, where: str | None, mask: Callable[[str | None], Mask | None]
+        self, queries: Queries, k: int, condition: Condition | None, mask: Mask | None
     ) -> list[Neighbors]:
         """Return the neighbors of each query, float32 (Q, D), unit rows, that meet a condition.
 
-        `mask` returns which rows meet a condition; it is called if the database finds too few.
+        `mask` says which rows meet it: it counts if the database finds too few.
         """
         if not (k := min(k, self._snapshot.manifest.live)):
             return [NO_NEIGHBORS for _ in queries]
-        condition = self._condition(where)
-        allowed = None if self._is_current else mask(where)
+        condition = Always(True) if condition is None else condition
+        allowed = None if self._is_current else mask
         answers = [NO_NEIGHBORS for _ in queries]
         open_queries, count = list(range(len(queries))), 0
         while open_queries:
@@ -94,8 +92,8 @@ class ServedRows:
                         still_open.append(index)
                 elif not is_all:
                     still_open.append(index)
-                elif len(ordinals) < (matching := self._matching(mask(where))):
-                    answers[index] = self._exact(queries[index], min(k, matching), mask(where))
+                elif len(ordinals) < (matching := self._matching(mask)):
+                    answers[index] = self._exact(queries[index], min(k, matching), mask)
                 elif matching:
                     answers[index] = best(ordinals, scores, matching)
             open_queries = still_open
@@ -123,8 +121,8 @@ class ServedRows:
             )
         return self._rows.exact(query[None], k, self._rows.counted(allowed))[0]
 
-    def _condition(self, where: str | None) -> Condition:
-        """Return a condition for the database; the last ones are cached."""
+    def condition(self, where: str | None) -> Condition:
+        """Return a condition for the database; the last ones are cached. Raises UsageError."""
         if where is None:
             return Always(True)
         return self._conditions.get(

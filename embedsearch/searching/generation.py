@@ -1,6 +1,6 @@
 """One generation, open for queries; in: unit vectors, out: hits.
 
-The rows that match a filter (where.py) → the nearest of them (neighbors.py) → ranked hits.
+The rows that match a filter (filters/) → the nearest of them (neighbors.py) → ranked hits.
 Concurrent queries of several threads are answered in one pass over the rows.
 """
 
@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from embedsearch.core.config import DIVERSE_POOL, SearchConfig
 from embedsearch.core.errors import EmbedSearchError, ImageNotFound, UsageError
-from embedsearch.core.lru import LRU
 from embedsearch.core.microbatch import MicroBatcher
 from embedsearch.core.paths import whole_path
 from embedsearch.core.records import Hit, ImageRecord, Neighbors, StoredImage, StoredPlace
@@ -34,14 +33,14 @@ from embedsearch.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from embedsearch.searching.from_database import ServedRows
+    from embedsearch.searching.vectordb.conditions import Condition
     from embedsearch.searching.vectordb.database import VectorDatabase
 
 QUERIES_AT_ONCE = 512  # share one pass over the rows
-_FILTERS_KEPT = 8
 _COLLAPSE_MORE = 4  # times as many are fetched if too few are left after collapsing
 _RECORD_COLUMNS = ["format", "size", "taken_at", "camera", "gps", "brightness", "sharpness"]
 
-_Question: TypeAlias = tuple[Vector, SearchConfig]
+_Question: TypeAlias = tuple[Vector, SearchConfig, "_Asked"]
 _Outcome: TypeAlias = "list[Hit] | EmbedSearchError"
 
 
@@ -59,18 +58,22 @@ class Generation:
         self._reading = threading.RLock()  # a Parquet reader is not thread-safe
         try:
             self._rows = RowSearch(snapshot, session)
-            self._columns = RowColumns(snapshot)
+            self._columns = RowColumns(snapshot, session, self._reading)
             self._served = self._served_by(database, session)
         except BaseException:
             snapshot.close()
             raise
-        self._masks: LRU[str, Mask] = LRU(_FILTERS_KEPT)
         self._answer_together = MicroBatcher(self._answer_all, QUERIES_AT_ONCE)
 
     @property
     def manifest(self) -> Manifest:
         """Return its manifest."""
         return self._snapshot.manifest
+
+    def prepare(self, where: str | None) -> None:
+        """Start what a condition will need while the query is embedded. Raises MissingLibrary."""
+        if where is not None:
+            self._columns.prepare(where)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -82,12 +85,13 @@ class Generation:
         with self._reading:
             self._rows.close()
             self._snapshot.close()
-            self._masks.clear()
+        self._columns.close()
 
     def hits(self, queries: Sequence[Vector], config: SearchConfig) -> list[list[Hit]]:
         """Return the hits of each query, float32 (D,), of length 1. Raises UsageError."""
         answers = []
-        for outcome in self._answer_together([(query, config) for query in queries]):
+        asked = self._asked(config.where)
+        for outcome in self._answer_together([(query, config, asked) for query in queries]):
             if isinstance(outcome, EmbedSearchError):
                 raise outcome
             answers.append(outcome)
@@ -110,8 +114,9 @@ class Generation:
 
         Raises UsageError.
         """
+        asked = self._asked(where)
         with self._reading:
-            mask = self._rows.counted(self._mask(where))
+            mask = self._rows.counted(asked.mask)
             total = self.manifest.live if mask is None else int(mask.sum())
             stop = min(offset + k, total)
             ordinals = np.arange(stop) if mask is None else np.flatnonzero(mask)[:stop]
@@ -174,35 +179,36 @@ class Generation:
     def _answer_all(self, questions: list[_Question]) -> list[_Outcome]:
         """Return the hits of each query, or why it cannot be answered."""
         by_config: dict[SearchConfig, list[int]] = {}
-        for index, (_, config) in enumerate(questions):
+        for index, (_, config, _) in enumerate(questions):
             by_config.setdefault(config, []).append(index)
         outcomes: dict[int, _Outcome] = {}
         with self._reading:
             for config, indices in by_config.items():
                 queries = np.array([questions[index][0] for index in indices], np.float32)
                 try:
-                    answers: Sequence[_Outcome] = self._answer(queries, config)
+                    asked = questions[indices[0]][2]
+                    answers: Sequence[_Outcome] = self._answer(queries, config, asked)
                 except EmbedSearchError as error:
                     answers = [error] * len(indices)
                 outcomes |= dict(zip(indices, answers, strict=True))
         return [outcomes[index] for index in range(len(questions))]
 
-    def _answer(self, queries: Vector, config: SearchConfig) -> list[list[Hit]]:
+    def _answer(self, queries: Vector, config: SearchConfig, asked: _Asked) -> list[list[Hit]]:
         """Return the hits of each of the queries, float32 (Q, D), unit rows."""
         if config.expand:
-            queries = self._expanded(queries, config)
+            queries = self._expanded(queries, config, asked)
         fetch = DIVERSE_POOL if config.diverse is not None else config.offset + config.k
-        candidates = self._candidates(self._nearest(queries, fetch, config.where))
+        candidates = self._candidates(self._nearest(queries, fetch, asked))
         return [
-            self._page(query, rows, fetch, config)
+            self._page(query, rows, fetch, config, asked)
             for query, rows in zip(queries, candidates, strict=True)
         ]
 
-    def _nearest(self, queries: Vector, k: int, where: str | None) -> list[Neighbors]:
+    def _nearest(self, queries: Vector, k: int, asked: _Asked) -> list[Neighbors]:
         """Return the neighbors of each query, float32 (Q, D), that meet a condition."""
         if self._served is not None:
-            return self._served.nearest(queries, k, where, self._mask)
-        return self._rows.nearest(queries, k, self._mask(where))
+            return self._served.nearest(queries, k, asked.condition, asked.mask)
+        return self._rows.nearest(queries, k, asked.mask)
 
     def _served_by(self, database: VectorDatabase | None, session: Session) -> ServedRows | None:
         if database is None:
@@ -211,13 +217,14 @@ class Generation:
 
         return ServedRows(database, self._snapshot, self._rows, self._columns, session)
 
-    def _mask(self, where: str | None) -> Mask | None:
-        """Return which rows meet a condition, bool (all shard rows,); the last masks are cached."""
-        return None if where is None else self._masks.get(where, lambda: self._columns.where(where))
+    def _asked(self, where: str | None) -> _Asked:
+        """Return what a condition means here, found out before any lock is taken."""
+        condition = None if self._served is None else self._served.condition(where)
+        return _Asked(None if where is None else self._columns.where(where), condition)
 
-    def _expanded(self, queries: Vector, config: SearchConfig) -> Vector:
+    def _expanded(self, queries: Vector, config: SearchConfig, asked: _Asked) -> Vector:
         """Return the queries, each moved toward its nearest rows."""
-        found = self._nearest(queries, config.expand, config.where)
+        found = self._nearest(queries, config.expand, asked)
         return np.array(
             [
                 drawn_towards(query, near.scores, self._rows.vectors(near.ordinals))
@@ -226,7 +233,12 @@ class Generation:
         )
 
     def _page(
-        self, query: Vector, candidates: list[_Row], fetch: int, config: SearchConfig
+        self,
+        query: Vector,
+        candidates: list[_Row],
+        fetch: int,
+        config: SearchConfig,
+        asked: _Asked,
     ) -> list[Hit]:
         """Return the hits that the config requests, from the `fetch` nearest rows or more."""
         wanted = config.offset + config.k
@@ -239,7 +251,7 @@ class Generation:
             if config.collapse is None or is_all or len(ranked) >= pool:
                 break
             fetch *= _COLLAPSE_MORE
-            (candidates,) = self._candidates(self._nearest(query[None], fetch, config.where))
+            (candidates,) = self._candidates(self._nearest(query[None], fetch, asked))
         if config.diverse is not None:
             ranked = self._diversified(ranked, config.diverse, wanted)
         page = ranked[config.offset : wanted]
@@ -316,6 +328,14 @@ class Generation:
         vectors = self._rows.vectors(ordinals).astype(np.float64)
         units: npt.NDArray[np.float64] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         return units
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A condition: which rows meet it, None for all, and how a database is asked for it."""
+
+    mask: Mask | None
+    condition: Condition | None  # None without a database
 
 
 @dataclass(frozen=True)

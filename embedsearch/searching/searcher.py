@@ -261,6 +261,7 @@ class Searcher:
             generation = opened.generation
             for chunk in _chunks(images):
                 self._generations.check_open()
+                generation.prepare(config.where)
                 vectors = opened.decoders.embedder.vectors(chunk, generation)
                 good = [v for v in vectors if not isinstance(v, UnreadableImage)]
                 hits = iter(generation.hits(good, config) if good else [])

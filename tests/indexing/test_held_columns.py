@@ -22,7 +22,7 @@ from embedsearch.exchange.import_vectors import import_vectors
 from embedsearch.indexing import store_update
 from embedsearch.indexing.report import MetadataReport
 from embedsearch.indexing.store_update import StoreUpdate
-from embedsearch.searching.where import Where
+from embedsearch.searching.filters.where import Filters
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.writer import StoreWriter
@@ -337,10 +337,10 @@ def test_what_cannot_be_read_back_is_not_committed(
     before = read_current(tmp_path / "s.es")
     paint(tmp_path / "p" / "new.png", 9)
 
-    def refuse(self: Where, table: pa.Table) -> Any:
+    def refuse(self: Filters, text: str, session: Any) -> Any:
         raise UsageError("where: no such type")
 
-    monkeypatch.setattr(Where, "holds", refuse)
+    monkeypatch.setattr(Filters, "mask", refuse)
     with pytest.raises(StorageError, match=r"cannot be read back \(where: no such type\)"):
         bring("name,d\n1.png,wood\n")
     assert read_current(tmp_path / "s.es") == before

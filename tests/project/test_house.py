@@ -45,7 +45,7 @@ HEAVY = {
         ),
         *("curation", "cli/output/hits"),
     },
-    "duckdb": {"searching/where"},
+    "duckdb": {"searching/filters/engine"},
     "torch": {"network", "learning"},
     "torchvision": {"learning/augment"},
     "safetensors": {"network", "learning/train"},

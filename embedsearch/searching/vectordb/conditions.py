@@ -120,7 +120,7 @@ Condition: TypeAlias = "Always | Test | OneOf | Pair | Null | Like | All | AnyOf
 
 
 class Parsed(Protocol):
-    """A parsed text: the part of `where.Where` that is used here."""
+    """A parsed text: the part of `filters.where.Turn` that is used here."""
 
     tree: dict[str, Any]
 
@@ -224,6 +224,8 @@ class _Translation:
             raise self._refusal(node)
         if pattern is None or None in escapes:
             return Always(False)
+        if not all(isinstance(each, str) for each in (pattern, *escapes)):
+            raise self._refusal(node)
         is_like = name in {"~~", "like_escape"}
         parts = self._pattern(pattern, "".join(escapes), node)
         return Like(field, parts, is_like is wanted, node.get("query_location", -1))

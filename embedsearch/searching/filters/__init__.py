@@ -1,0 +1,1 @@
+"""A filter is a question about rows; each is parsed and answered in a process of its own."""
