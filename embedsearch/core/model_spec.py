@@ -38,15 +38,16 @@ class ModelSpec:
     source: str = ""
     decoding: int = 1  # DECODING of the program that made the vectors; older records have none
 
+    TEXTS: ClassVar[str] = "texts"  # the source of vectors of texts
     FOREIGN: ClassVar[str] = "foreign"  # the architecture of vectors that were made elsewhere
 
     _DESCRIPTIVE: ClassVar[frozenset[str]] = frozenset({"name", "licence", "source"})
 
     @classmethod
-    def foreign(cls, name: str, dim: int) -> ModelSpec:
+    def foreign(cls, name: str, dim: int, source: str = "imported") -> ModelSpec:
         """Return the spec of vectors made elsewhere; only the name of their model identifies it."""
         digest = hashlib.sha256(name.encode()).hexdigest()
-        return cls(name, cls.FOREIGN, digest, dim, input_side=0, pooling="", source="imported")
+        return cls(name, cls.FOREIGN, digest, dim, input_side=0, pooling="", source=source)
 
     @property
     def is_foreign(self) -> bool:

@@ -131,6 +131,10 @@ class _Import:
     def run(self, reader: _Reader) -> ImportReport:
         """Read all blocks into the update, then commit."""
         before = self._writer.manifest
+        if before is not None and before.model.source == ModelSpec.TEXTS:
+            raise IncompatibleStore(
+                f"{self._writer.store} holds texts: images have a store of their own"
+            )
         if before is not None and before.model.fingerprint != self._spec.fingerprint:
             raise IncompatibleStore(
                 f"{self._writer.store} was made with {before.model.name}, not {self._spec.name} "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from embedsearch.core.session import Session
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.store.files import FORMAT_NAME
 from embedsearch.store.locate import locate_store
+from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import Snapshot
 from embedsearch.store.writer import StoreWriter
 
@@ -85,7 +86,8 @@ def put_texts(
         columns.append([fields[index] for index in last.values()])
         return pa.table([rows, *columns], schema=_COLUMNS)
 
-    _change(locate_store(store, create=True), ModelSpec.foreign(model, rows.shape[1]), [*last], put)
+    spec = ModelSpec.foreign(model, rows.shape[1], ModelSpec.TEXTS)
+    _change(locate_store(store, create=True), spec, [*last], put)
 
 
 def delete_texts(store: str | os.PathLike[str], ids: Sequence[str] | None = None) -> None:
@@ -107,10 +109,16 @@ def _change(
         known: dict[str, int] = {}
         texts = _COLUMNS.empty_table()
         if before is not None:
-            _check(store, before.model, spec)
             with Snapshot(store, before) as snapshot:
+                user = snapshot.metadata()
+                if not holds_texts(store, before, () if user is None else user.column_names[1:]):
+                    raise IncompatibleStore(
+                        f"{store} holds images, embedded by {before.model.name}: texts have a "
+                        "store of their own, give another folder"
+                    )
+                _check(store, before.model, spec)
                 known = {os.fsdecode(key): row for row, _, key in snapshot.live_keys()}
-                texts = (snapshot.metadata() or texts).select(_COLUMNS.names)
+                texts = texts if user is None else user.select(_COLUMNS.names)
         if (model := spec if before is None else before.model) is None:
             return
         update = StoreUpdate(writer, model, (Root(0, str(store)),), rebuild=False)
@@ -127,6 +135,15 @@ def _change(
         update.finish(SearchBudget(), counts, Session())
 
 
+def holds_texts(store: Path, manifest: Manifest, columns: Iterable[str]) -> bool:
+    """Return whether the rows of a store, with these columns of users, are texts, not images."""
+    if (is_marked := manifest.model.source == ModelSpec.TEXTS) or not manifest.model.is_foreign:
+        return is_marked
+    # Older versions wrote no such source, but their own folder as the root, and these columns.
+    roots = [root.path.rpartition("/")[2] for root in manifest.roots]
+    return roots == [store.name] and {*columns} in ({TEXT, FIELDS}, set())
+
+
 def _json(text: StoredText) -> str:
     """Return the fields of a text as JSON. Raises UsageError if JSON or Unicode cannot hold it."""
     try:
@@ -137,10 +154,6 @@ def _json(text: StoredText) -> str:
 
 
 def _check(store: Path, stored: ModelSpec, requested: ModelSpec | None) -> None:
-    if not stored.is_foreign:
-        raise IncompatibleStore(
-            f"{store} holds images, embedded by {stored.name}: embedsearch index changes it"
-        )
     if requested is not None and stored.fingerprint != requested.fingerprint:
         raise IncompatibleStore(
             f"{store} holds vectors of {stored.name} with {stored.dim} components, "

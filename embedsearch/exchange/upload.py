@@ -115,6 +115,7 @@ def _record(snapshot: Snapshot, fields: list[Field]) -> DatabaseRecord:
         next_row=snapshot.manifest.next_row,
         tool=f"embedsearch {__version__}",
         fields=tuple(fields),
+        store_id=snapshot.manifest.store_id,
     )
 
 
@@ -181,6 +182,12 @@ class _Upload:
         before, wanted = self._database.record(), self._record
         if before is not None and not replace:
             before.check_model(self._snapshot.manifest.model, self._database.place)
+            if not before.is_of(wanted.store_id):
+                raise IncompatibleStore(
+                    f"{self._database.place} holds the rows of another store, or of one that stood "
+                    "here before: give the table another name, or replace=True, which deletes them",
+                    "replace",
+                )
             old, new = ({field.column: field for field in r.fields} for r in (before, wanted))
             if differing := [n for n in {**old, **new} if old.get(n) != new.get(n)]:
                 raise IncompatibleStore(

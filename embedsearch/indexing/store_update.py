@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -58,6 +59,8 @@ class StoreUpdate:
         old = None if rebuild else writer.manifest
         made: dict[str, Any] = {"generation": 0, "parent": 0, "created": "", "run": {}}
         made |= {"tool": f"embedsearch {__version__}", "model": model, "roots": roots}
+        known = "" if writer.manifest is None else writer.manifest.store_id
+        made["store_id"] = known or secrets.token_hex(16)
         if old is not None:
             self.manifest = replace(old, **made)
         elif writer.manifest is None:

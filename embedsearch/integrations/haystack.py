@@ -8,10 +8,12 @@ these components, allow them:
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
+from embedsearch.core.errors import UnreadableImage
 from embedsearch.core.records import Hit
 from embedsearch.integrations.adapters import (
     OpenedStore,
@@ -35,6 +37,7 @@ except ModuleNotFoundError as error:
     raise missing(error, "haystack") from error
 
 _BLOB_SIDE = 1024
+_log = logging.getLogger(__name__)
 _SETTINGS = ("store", "top_k", "where", "min_score", "text_column", "load_blobs", "device")
 _ARGUMENTS = ("image", "query_embedding", "top_k", "where")
 
@@ -47,7 +50,8 @@ class EmbedSearchImageRetriever:
     documents = retriever.run(image="question.jpg")["documents"]
 
     A document's id is the path, its content the user's column `text_column`. With `load_blobs`,
-    its blob is the image as JPEG, its longer side at most 1024 pixels.
+    its blob is the image as JPEG, its longer side at most 1024 pixels; an image whose file is gone
+    is left out, with a warning.
     """
 
     def __init__(
@@ -125,7 +129,8 @@ class EmbedSearchImageRetriever:
                 where=self.where if where is None else where,
                 min_score=self.min_score,
             )
-            return {"documents": [self._document(searcher, hit) for hit in hits]}
+            documents = [self._document(searcher, hit) for hit in hits]
+            return {"documents": [each for each in documents if each is not None]}
 
     @component.output_types(documents=list[Document])
     async def run_async(
@@ -139,10 +144,16 @@ class EmbedSearchImageRetriever:
         """Return what `run` returns, from a thread, while the event loop goes on."""
         return await asyncio.to_thread(self.run, image, query_embedding, top_k, where, **unknown)
 
-    def _document(self, searcher: Searcher, hit: Hit) -> Document:
+    def _document(self, searcher: Searcher, hit: Hit) -> Document | None:
+        """Return a hit as a document, None where its blob is asked for and its file is gone."""
         blob = None
         if self.load_blobs:
-            blob = ByteStream(searcher.thumbnail(hit.row, _BLOB_SIDE), mime_type="image/jpeg")
+            try:
+                jpeg = searcher.thumbnail(hit.row, _BLOB_SIDE)
+            except UnreadableImage as error:
+                _log.warning("left out: %s", error)
+                return None
+            blob = ByteStream(jpeg, mime_type="image/jpeg")
         return Document(
             id=hit.path,
             content=text_of(hit.metadata, self.text_column, "") or None,

@@ -18,7 +18,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from embedsearch.core.errors import ImageNotFound, StoreNotFound, UsageError
 from embedsearch.core.records import Hit, ImageRecord
-from embedsearch.exchange.texts import FIELDS, TEXT, StoredText, delete_texts, put_texts
+from embedsearch.exchange.texts import StoredText, delete_texts, holds_texts, put_texts
 from embedsearch.integrations.adapters import (
     OpenedStore,
     Store,
@@ -30,6 +30,7 @@ from embedsearch.integrations.adapters import (
 )
 from embedsearch.integrations.image_argument import image_of
 from embedsearch.integrations.keywords import check_text_column, query_options, refuse_unknown
+from embedsearch.searching.columns import BUILT_IN
 from embedsearch.searching.queries import Query
 from embedsearch.searching.searcher import Searcher
 from embedsearch.store.locate import locate_store
@@ -238,13 +239,13 @@ class EmbedSearchVectorStore(VectorStore):
         with raised_as(LangChainException):
             if (searcher := self._searcher()) is None:
                 return found
-            holds_texts = _holds_texts(searcher)
+            is_text = _holds_texts(searcher)
             for name in ids:
                 try:
-                    record = searcher.get(StoredText.key(name) if holds_texts else name)
+                    record = searcher.get(StoredText.key(name) if is_text else name)
                 except ImageNotFound:
                     continue
-                found.append(self._known(record))
+                found.append(self._known(record, is_text=is_text))
         return found
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
@@ -331,8 +332,8 @@ class EmbedSearchVectorStore(VectorStore):
             return _text(StoredText.of(hit.key, hit.metadata))
         return _document(hit, self._text_column)
 
-    def _known(self, record: ImageRecord) -> Document:
-        if TEXT in record.metadata and FIELDS in record.metadata:
+    def _known(self, record: ImageRecord, *, is_text: bool) -> Document:
+        if is_text:
             return _text(StoredText.of(record.key, record.metadata))
         return _document(record, self._text_column)
 
@@ -353,7 +354,8 @@ def _text(text: StoredText) -> Document:
 
 
 def _holds_texts(searcher: Searcher) -> bool:
-    return {TEXT, FIELDS} <= searcher.columns.keys()
+    own = (name for name in searcher.columns if name not in BUILT_IN)
+    return holds_texts(searcher.store, searcher.manifest, own)
 
 
 def _query_vector(vector: Sequence[float]) -> npt.NDArray[np.float32]:

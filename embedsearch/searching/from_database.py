@@ -57,8 +57,14 @@ class ServedRows:
         record.check_model(snapshot.manifest.model, database.place)
         self._record = record
         self._check_sample(record)
-        self._is_current = record.generation == snapshot.manifest.generation
-        if not self._is_current:
+        is_ours = record.is_of(snapshot.manifest.store_id)
+        self._is_current = is_ours and record.generation == snapshot.manifest.generation
+        if not is_ours:
+            session.notice(
+                f"{database.place} holds the rows of another store, or of one that stood here "
+                "before: embedsearch export --to with --replace puts these in their place"
+            )
+        elif not self._is_current:
             session.notice(
                 f"{database.place} holds {_generation(record)}, the store generation "
                 f"{snapshot.manifest.generation}: embedsearch export --to brings it up to date"

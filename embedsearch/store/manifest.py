@@ -99,6 +99,7 @@ class Manifest:
     roots: tuple[Root, ...]
     next_row: int
     live: int
+    store_id: str = ""  # made with the store, so that copies are told from others; "" in old ones
     shards: tuple[ShardRecord, ...] = ()
     excludes: Excludes = field(default_factory=Excludes)  # what walks leave out
     follow_links: bool = True  # in walks
@@ -170,6 +171,8 @@ class Manifest:
             raise ValueError("a footer does not fit into its shard")
         if len({root.id for root in self.roots}) != len(self.roots):
             raise ValueError("two roots have one id")
+        if not isinstance(self.store_id, str):
+            raise ValueError("store_id is no text")
         if not isinstance(self.follow_links, bool):
             raise ValueError("follow_links is neither true nor false")
         if len({shard.name for shard in self.shards}) != len(self.shards):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import base64
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import embedsearch
@@ -20,6 +23,7 @@ from embedsearch.exchange.texts import StoredText, delete_texts, put_texts
 from embedsearch.integrations.image_argument import image_of, image_of_client
 from embedsearch.searching.embedder import ImageEmbedder
 from embedsearch.searching.queries import Inside
+from embedsearch.store.current import read_current
 from tests.support.answers import shortened
 from tests.support.library import SAMPLES
 
@@ -152,3 +156,34 @@ def test_what_names_no_image(tmp_path: Path, text: str) -> None:
     assert len(str(raised.value)) < 300
     with pytest.raises(UsageError):
         image_of_client(text, [str(tmp_path)], nobody)
+
+
+@pytest.mark.parametrize("columns", [{}, {"label": ["cat", "dog"]}, "texts"], ids=str)
+@pytest.mark.parametrize("act", ["add", "delete"])
+def test_texts_never_touch_a_store_of_images(tmp_path: Path, columns: Any, act: str) -> None:
+    """One that `import` made, whatever its columns are called."""
+    if columns == "texts":
+        columns = {"text": ["a", "b"], "fields": ["{}", "{}"]}
+    vectors = np.random.default_rng(0).standard_normal((2, 8)).astype(np.float32).tolist()
+    table = pa.table({"path": ["1.jpg", "2.jpg"], "vector": vectors, **columns})
+    pq.write_table(table, tmp_path / "r.parquet")
+    store = tmp_path / "s.es"
+    embedsearch.import_vectors(tmp_path / "r.parquet", model="m", root=tmp_path, store=store)
+    before = read_current(store)
+    with pytest.raises(IncompatibleStore, match="texts have a store of their own"):
+        if act == "add":
+            put_texts(store, [StoredText("x", "hello")], np.ones((1, 8)), model="m")
+        else:
+            delete_texts(store)
+    assert read_current(store) == before
+
+
+def test_images_never_touch_a_store_of_texts(tmp_path: Path) -> None:
+    store = tmp_path / "t.es"
+    put_texts(store, [StoredText("x", "hello")], np.ones((1, 8)), model="m")
+    np.save(tmp_path / "v.npy", np.ones((1, 8), np.float32))
+    (tmp_path / "n").write_text("a.jpg\n")
+    with pytest.raises(IncompatibleStore, match="holds texts"):
+        embedsearch.import_vectors(
+            tmp_path / "v.npy", paths=tmp_path / "n", model="m", root=tmp_path, store=store
+        )

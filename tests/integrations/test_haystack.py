@@ -17,7 +17,7 @@ from PIL import Image
 import embedsearch
 from embedsearch.searching.searcher import Searcher
 from tests.support.frameworks import CAPTIONS, imported_without
-from tests.support.library import SAMPLES
+from tests.support.library import SAMPLES, paint
 
 pytest.importorskip("haystack", reason="needs the extra `haystack`")
 
@@ -155,3 +155,15 @@ def test_a_closed_retriever_opens_anew(store: Path) -> None:
 
 def test_without_haystack_it_says_what_to_install() -> None:
     assert "pip install 'haystack-ai>=3.4,<4'" in imported_without("haystack")
+
+
+def test_a_file_that_is_gone_costs_its_own_document(tmp_path: Path) -> None:
+    for seed in range(4):
+        paint(tmp_path / "p" / f"{seed}.png", seed)
+    embedsearch.index(tmp_path / "p", store=tmp_path / "s.es", model="packaged")
+    (tmp_path / "p" / "2.png").unlink()
+    image = tmp_path / "p" / "0.png"
+    for load_blobs, count in ((True, 3), (False, 4)):
+        retriever = EmbedSearchImageRetriever(tmp_path / "s.es", load_blobs=load_blobs)
+        assert len(retriever.run(image=image)["documents"]) == count
+        retriever.close()

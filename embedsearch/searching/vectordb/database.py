@@ -44,6 +44,7 @@ class DatabaseRecord:
     next_row: int  # of the store: above all its row numbers
     tool: str
     fields: tuple[Field, ...]
+    store_id: str = ""  # of the store whose rows these are; older records have none
 
     def to_json(self) -> str:
         """Return it as text."""
@@ -72,6 +73,10 @@ class DatabaseRecord:
                 f"those of {model.name} ({model.dim}): export with replace=True creates it again",
                 "replace",
             )
+
+    def is_of(self, store_id: str) -> bool:
+        """Return whether the rows may be those of the store with this id."""
+        return store_id == self.store_id or "" in {store_id, self.store_id}
 
     def finished(self, generation: int) -> DatabaseRecord:
         """Return the record of a database that holds all rows of a generation."""

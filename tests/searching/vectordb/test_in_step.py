@@ -89,7 +89,9 @@ def test_other_vectors_are_refused(
     upload(other, url, replace=True)
     with pytest.raises(IncompatibleStore, match="was filled from another store"):
         open_store(store, serve_from=url)
-    assert upload(store, url).uploaded == ROWS
+    with pytest.raises(IncompatibleStore, match="holds the rows of another store"):
+        upload(store, url)
+    assert upload(store, url, replace=True).uploaded == ROWS
     open_store(store, serve_from=url).close()
 
 
@@ -102,3 +104,31 @@ def test_what_embedsearch_did_not_make_stays(engines: Callable[[str], Engine], s
             with pytest.raises(IncompatibleStore, match="was not made by"):
                 upload(store, url, replace=replaced)
         connection.execute("SELECT precious FROM embedsearch")
+
+
+def test_the_rows_of_another_store_are_not_overwritten(
+    quick_engine: Engine, vectors: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    """One of the same model and columns: by a slip, or made anew where the first one stood."""
+    url = quick_engine.url()
+    for name in ("first", "again"):
+        (tmp_path / name).mkdir()
+    first = import_rows(tmp_path / "first", vectors[:200], "made up")
+    again = import_rows(tmp_path / "again", vectors[:260], "made up")
+    upload(first, url, replace=True)
+    with pytest.raises(IncompatibleStore, match="holds the rows of another store"):
+        upload(again, url)
+    assert upload(first, url).unchanged == 200, "nothing of the first was touched"
+    said = Notices()
+    with (
+        open_store(again) as own,
+        open_store(again, serve_from=url, session=said.session) as served,
+    ):
+        assert len(said) == 1 and "another store" in said[0]
+        where = "row < 240"
+        own_hits, hits = (s.query(vectors[250], k=20, where=where) for s in (own, served))
+        assert {hit.row for hit in hits} <= set(range(240)), "none that is not allowed"
+        assert len(own_hits) == len(hits) == 20
+    assert upload(again, url, replace=True).uploaded == 260
+    with open_store(again, serve_from=url, session=Notices().session) as served:
+        assert len(served.query(vectors[0], k=260)) == 260
