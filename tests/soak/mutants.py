@@ -9,6 +9,7 @@ import os
 import signal
 import time
 import traceback
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -276,3 +277,38 @@ def tells_all() -> None:
         return json_answer(values, status, headers)
 
     put("embedsearch.web.app._json", answer)
+
+
+@_mutant
+def clears_others() -> None:
+    """A table's columns take the place of all that the store has of them."""
+    put("embedsearch.indexing.user_columns.merged", lambda old, new, user: (new, []))
+
+
+@_mutant
+def believes_archives() -> None:
+    """What the library says of a damaged archive goes through to the user."""
+
+    class Broken(zipfile.ZipFile):
+        """Has its own words."""
+
+        def _RealGetContents(self) -> None:
+            try:
+                super()._RealGetContents()  # type: ignore[misc]
+            except zipfile.BadZipFile as error:
+                raise KeyError(str(error)) from error
+
+    put("zipfile.ZipFile", Broken)
+
+
+@_mutant
+def tells_agents_all() -> None:
+    """An error of a tool has the trace of the program."""
+    from embedsearch.core import errors
+
+    say = errors.EmbedSearchError.__str__
+
+    def tell(self: errors.EmbedSearchError) -> str:
+        return say(self) + "".join(traceback.format_stack())
+
+    put("embedsearch.core.errors.EmbedSearchError.__str__", tell)

@@ -30,7 +30,7 @@ def test_the_command_line(engines: Callable[[str], Engine], store: Path) -> None
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{ROWS:,} rows of {DIM} components in postgresql://***@127.")
     assert f": {ROWS:,} uploaded, 0 unchanged, 0 deleted\ngeneration 2, " in done.stdout
-    assert done.stderr == "embedsearch: not held by a vector database: precise, tags, with_nul\n"
+    assert done.stderr == "embedsearch: not held by a vector database: tags, with_nul\n"
     done = run_cli("export", "--to", url, "--store", store, "--json")
     assert json.loads(done.stdout)["unchanged"] == ROWS and "se%" not in done.stdout
     query = ["query", "--key", "trips/0500.jpg", "--store", store, "--json", "-k", "20"]
