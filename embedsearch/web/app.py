@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from importlib.resources import files
 from typing import Annotated, Any, TypeAlias, TypeVar
 
@@ -114,11 +115,18 @@ def create_app(
         version=__version__,
         summary="The images of a store that look most like a picture.",
         lifespan=routes.lifespan,
+        openapi_url=None,  # it would be written again for each who asks
         docs_url=None,  # it would load scripts from other servers
         redoc_url=None,
         redirect_slashes=False,
     )
     routes.add_to(app)
+    described = json.dumps(app.openapi(), separators=(",", ":")).encode()
+
+    async def openapi() -> Response:
+        return Response(described, media_type="application/json")
+
+    app.get("/openapi.json", include_in_schema=False)(openapi)
     for kind in (BadRequest, RequestValidationError, HTTPException, Busy, EmbedSearchError):
         app.add_exception_handler(kind, _error_answer)
     return Guard(app, access or Access(), limits, metrics.watch)
@@ -310,6 +318,7 @@ def _html(page: str, status: int = 200, headers: dict[str, str] | None = None) -
     return Response(page, status, {"cache-control": "no-store", **(headers or {})}, "text/html")
 
 
+@cache
 def _read(name: str) -> bytes:
     return files("embedsearch.web").joinpath("static", name).read_bytes()
 

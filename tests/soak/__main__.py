@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.soak import (
+    attackers,
     belongings,
     clocks,
     containers,
@@ -36,6 +37,7 @@ HARNESSES: dict[str, Callable[[Trial, Finding, Path], None]] = {
     "pictures": pictures.run,
     "deadly-pictures": pictures.run_deadly,
     "requests": requests.run,
+    "attackers": attackers.run,
     "tool-calls": lines.run,
     "containers": containers.run,
     "readers": readers.run,
