@@ -6,15 +6,15 @@ In: attacks by name; out: the times of the other client's searches while each go
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import socket
+import struct
 import threading
 import time
+import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-
-from PIL import Image
 
 from tests.soak.finding import Finding, Trial
 from tests.soak.scenes import indexing
@@ -34,6 +34,7 @@ def run(trial: Trial, finding: Finding, folder: Path) -> None:
     for seed in range(12):
         paint(folder / "photos" / f"{seed}.png", seed)
     indexing(folder / "photos")(folder / "s.es")
+    _large_picture()
     for name, attack in _ATTACKS.items():
         if trial.scenes and name not in trial.scenes:
             continue
@@ -116,10 +117,25 @@ def _half_small_bodies(server: Served, stop: threading.Event) -> None:
     _held(server, stop, 8, _POST + b"content-length: 1000000\r\n\r\n" + bytes(999_999))
 
 
+@cache
+def _large_picture() -> bytes:
+    """Return 9,400 × 9,400 pixels of four times 16 bits in under a megabyte."""
+    side = 9400
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">L", len(data)) + kind + data + struct.pack(">L", zlib.crc32(kind + data))
+        )
+
+    packed = zlib.compressobj(9)
+    pixels = b"".join(packed.compress(bytes(1 + 8 * side)) for _ in range(side)) + packed.flush()
+    head = struct.pack(">LLBBBBB", side, side, 16, 6, 0, 0, 0)
+    parts = chunk(b"IHDR", head), chunk(b"IDAT", pixels), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
 def _large_pictures(server: Served, _: threading.Event) -> None:
-    data = io.BytesIO()
-    Image.new("RGB", (8000, 8000)).save(data, "PNG", compress_level=1)
-    server.upload(data.getvalue(), "?k=1")
+    server.upload(_large_picture(), "?k=1")
 
 
 def _slow_filters(server: Served, _: threading.Event) -> None:

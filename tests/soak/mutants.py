@@ -312,17 +312,3 @@ def tells_agents_all() -> None:
         return say(self) + "".join(traceback.format_stack())
 
     put("embedsearch.core.errors.EmbedSearchError.__str__", tell)
-
-
-@_mutant
-def one_queue() -> None:
-    """All requests to a server wait in one queue, whatever they work with."""
-    from embedsearch.web.limits import Kind
-    from embedsearch.web.turns import Turns
-
-    take = Turns.run
-
-    async def run(self: Turns, kind: Kind, work: Callable[[], Any]) -> Any:
-        return await take(self, Kind.PICTURES, work)
-
-    put("embedsearch.web.turns.Turns.run", run)

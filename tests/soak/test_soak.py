@@ -89,7 +89,6 @@ CAUGHT = [
     at_length("lets_through", "forged", "--share 0.05"),
     ("clears_others", "belongings", "--share 0.3"),
     ("believes_archives", "containers", "--share 0.02"),
-    at_length("one_queue", "attackers", "--share 0.4 --scenes large-pictures"),
     ("tells_agents_all", "tool-calls", "--share 0.03"),
     ("unchecked", "scripts", "--share 0.1"),
     ("deaf", "signals", "--share 0.02"),
