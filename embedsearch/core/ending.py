@@ -9,9 +9,22 @@ from __future__ import annotations
 import os
 import threading
 
+_ending = threading.Event()
 
-def end_within(seconds: float, signal: int) -> None:
-    """End this process as if by `signal` in that time at the latest."""
+
+def is_ending() -> bool:
+    """Return whether a signal has come: what waits for a server gives up."""
+    return _ending.is_set()
+
+
+def set_ending() -> None:
+    """Note that a signal has come."""
+    _ending.set()
+
+
+def end_within(seconds: float, signal: int) -> threading.Timer:
+    """End this process as if by `signal` in that time at the latest, unless that is canceled."""
     timer = threading.Timer(seconds, os._exit, [128 + signal])
     timer.daemon = True
     timer.start()
+    return timer

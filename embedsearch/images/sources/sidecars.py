@@ -7,7 +7,6 @@ WebDataset writes them, the column `cls`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections import Counter
@@ -33,6 +32,7 @@ from embedsearch.images.tables.held_values import (
 )
 from embedsearch.images.tables.json_table import json_column, typed_column
 from embedsearch.images.tables.table import LEFT_OUT, UserTable, own_name
+from embedsearch.images.temporary import discard
 
 CAPTION = "caption"
 CLASS = "cls"
@@ -186,9 +186,7 @@ def _place_content(place: ImageLocation) -> bytes | str:
     except (OSError, ValueError, BrokenPart) as error:
         return _words(error)
     finally:
-        if place.is_ours:
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(place.folder, place.key))
+        discard(place)
 
 
 def _file_content(root: str, key: str, *, follow: bool = False) -> bytes:
