@@ -16,13 +16,13 @@ MEMBERS_FLOOR, MEMBER_PACKED_BYTES = 100_000, 64
 XZ_MEMORY_BYTES = 128 << 20  # `xz -9` needs 65 MB
 
 # Parquet: pages are unpacked to the size that they state.
-FOOTER_BYTES = 32 << 20
-SCHEMA_FIELDS, SCHEMA_DEPTH, COLUMN_CHUNKS = 10_000, 64, 250_000
+FOOTER_BYTES = 16 << 20
+SCHEMA_FIELDS, SCHEMA_DEPTH, COLUMN_CHUNKS = 10_000, 64, 100_000
 PAGE_RATIO, PAGE_FLOOR_BYTES = 50, 64 << 20
 PAGE_HEADER_BYTES = 1 << 20
 VALUES_FLOOR, VALUE_BYTES = 1_000_000, 1  # stated values: so many, and one for so many bytes
 ROWS_FLOOR, ROW_BYTES = 100_000, 16  # of images likewise
-READ_BYTES = 64 << 20  # of values that are unpacked together
+READ_BYTES = 32 << 20  # of values that are unpacked together
 PATH_BYTES = 4096  # of a row
 TABLE_RATIO, TABLE_FLOOR_BYTES = 20, 128 << 20  # columns that memory holds
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from embedsearch.core.ending import remove_at_end
 from embedsearch.core.errors import StorageError
 from embedsearch.core.records import ImageLocation
 
@@ -87,6 +88,7 @@ class TemporaryImages:
         with self._making:
             if self._folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="embedsearch-")
+                remove_at_end(self._folder.name)
             return os.path.realpath(self._folder.name)
 
 

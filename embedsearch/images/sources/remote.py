@@ -18,7 +18,7 @@ from urllib.parse import unquote, unquote_to_bytes
 import pyarrow.fs as pafs
 
 from embedsearch.core import bounds
-from embedsearch.core.ending import is_ending
+from embedsearch.core.ending import ending_signal
 from embedsearch.core.errors import OverBound, StorageError
 from embedsearch.core.paths import bounded, url_part
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Reason, Stage
@@ -239,7 +239,7 @@ def fetched(
 
     pool = ThreadPoolExecutor(THREADS, "fetch")
     try:
-        while not is_ending():
+        while not ending_signal():
             ahead = sum(itertools.starmap(held, waiting))
             while len(waiting) < _AHEAD and (not waiting or ahead < bounds.AHEAD_BYTES):
                 if (ref := next(rest, None)) is None:
@@ -256,7 +256,7 @@ def fetched(
             images, whole = images + 1, whole + size
             yield ref, outcome
     finally:
-        pool.shutdown(wait=not is_ending(), cancel_futures=True)
+        pool.shutdown(wait=not ending_signal(), cancel_futures=True)
 
 
 class RemoteArchive:

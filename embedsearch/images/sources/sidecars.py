@@ -18,6 +18,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from embedsearch.core.ending import ending_signal
+from embedsearch.core.errors import Interrupted
 from embedsearch.core.paths import open_folder, open_regular
 from embedsearch.core.records import SIDECARS, Failure, ImageLocation
 from embedsearch.images.archive_part import BrokenPart, read_part
@@ -161,6 +163,8 @@ def beside_members(sidecars: Source, keys: Iterable[str]) -> Iterator[Beside]:
     contents: dict[str, bytes | str] = {}
     for ref, place in sidecars.places(list(sidecars)):
         contents[ref.key] = place.detail if isinstance(place, Failure) else _place_content(place)
+    if number := ending_signal():  # which ends a fetch early
+        raise Interrupted("interrupted while sidecars were read; what was committed stays", number)
 
     def content(sidecar: str) -> bytes:
         found = contents[sidecar]

@@ -78,7 +78,7 @@ def _header(block: bytes) -> tarfile.TarInfo | None:
 def _apply(info: tarfile.TarInfo, records: dict[str, str], name: str) -> None:
     """Change a header by what went before it."""
     if any(key.startswith(_SPARSE) for key in records) or info.type == tarfile.GNUTYPE_SPARSE:
-        info.sparse = []  # type: ignore[attr-defined]
+        info.sparse = b""
     info.name = name or records.get("path", info.name)
     if info.isdir() or "path" in records:
         info.name = info.name.rstrip("/")
