@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow.parquet as pq
@@ -55,7 +56,7 @@ class Parquet:
         return max(1, min(most, bounds.READ_BYTES // max(1, longest)))
 
 
-def open_parquet(path: str | os.PathLike[str], *, checksums: bool = False) -> Parquet:
+def open_parquet(path: str | Path, *, checksums: bool = False) -> Parquet:
     """Open a file that states nothing beyond the bounds. Raises OverBound, and what Arrow does."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)

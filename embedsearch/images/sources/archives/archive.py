@@ -18,6 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from embedsearch.core import bounds
 from embedsearch.core.errors import OverBound
 from embedsearch.core.records import ByteRange, Failure, ImageLocation, ImageRef, Reason, Stage
 from embedsearch.images.archive_part import BrokenPart, read_part
@@ -87,6 +88,8 @@ class Archive(Container, ABC):
             member = self._known().get(os.fsencode(ref.key))
             if member is None:
                 yield ref, lost(ref, Reason.VANISHED, "the archive holds it no more")
+            elif member.size == 0 and member.reason is None:
+                yield ref, lost(ref, Reason.EMPTY, "0 bytes")
             elif member.part is None:
                 reason = member.reason or Reason.IO_ERROR
                 yield ref, lost(ref, reason, f"the archive holds it, {reason.replace('_', ' ')}")
@@ -111,18 +114,20 @@ class Archive(Container, ABC):
     def _list_images(self) -> dict[bytes, Member]:
         """Return the images; a later member of the same name replaces an earlier one."""
         members: dict[bytes, Member] = {}
+        several: set[bytes] = set()
         try:
             self._seen = self._state()
             for name, member in self._listed():
                 key = self._key(name)
                 if key is None:
                     continue
-                if key in members:
+                if key in members and key not in several:
+                    several.add(key)
                     message = "the archive holds several of this name, the last one counts"
                     self._note(os.fsdecode(key), Reason.DUPLICATE_NAME, message)
                 members[key] = member
         except OverBound as error:
-            self._note("", Reason.OVER_BOUND, f"{error}, after {len(members)} images")
+            self._refuse(f"{error}, after {len(members)} images")
         except BROKEN as error:
             message = f"{str(error) or 'it ends too early'}, after {len(members)} images"
             self._note("", Reason.BROKEN_ARCHIVE, message)
@@ -150,6 +155,12 @@ class Archive(Container, ABC):
             return None
         return key
 
+    def _refuse(self, why: str) -> None:
+        failure = Failure(self.root, "", Stage.SCAN, Reason.OVER_BOUND, why)
+        self.failures.append(failure)
+
     def _note(self, key: str, reason: Reason, message: str) -> None:
+        if len(self.failures) > bounds.ODD_MEMBERS:
+            raise OverBound(f"the names of more than {bounds.ODD_MEMBERS} members are odd")
         key = key.replace("\0", "\\0")
         self.failures.append(Failure(self.root, key, Stage.SCAN, reason, message))

@@ -44,7 +44,7 @@ class TarArchive(Archive):
         wanted = {}
         for ref in refs:
             member = known.get(os.fsencode(ref.key))
-            if member is None or member.digest is None:
+            if member is None or member.digest is None or not member.size:
                 yield from super().places([ref])
             else:
                 wanted[os.fsencode(ref.key)] = (ref, member)

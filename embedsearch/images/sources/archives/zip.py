@@ -45,6 +45,22 @@ class ZipArchive(Archive):
                     )
                 yield _name(entry), member
 
+    def _list_images(self) -> dict[bytes, Member]:
+        """Return the images, without those that lie over another: few bytes would be many."""
+        members = super()._list_images()
+        parts = ((member.part, key) for key, member in members.items() if member.part is not None)
+        end, over = 0, []
+        for start, last, key in sorted((p.start, p.start + p.length, key) for p, key in parts):
+            if start < end:
+                over.append(key)
+            end = max(end, last)
+        for key in over:
+            del members[key]
+        if over:
+            shown = os.fsdecode(over[0])
+            self._refuse(f"{len(over)} members lie over others in the file, such as {shown}")
+        return members
+
 
 def _name(entry: ZipEntry) -> str:
     """Return the name of a member.
