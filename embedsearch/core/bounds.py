@@ -26,6 +26,8 @@ ROWS_FLOOR, ROW_BYTES = 100_000, 16  # of images likewise
 READ_BYTES = 32 << 20  # of values that are unpacked together
 PATH_BYTES = 4096  # of a row
 TABLE_RATIO, TABLE_FLOOR_BYTES = 20, 128 << 20  # columns that memory holds
+HEADER_CHARS, SEPARATORS = 1 << 20, 1_000_000  # of CSV: the names of columns, one row
+JSON_VALUES_FLOOR, JSON_VALUE_BYTES = 1_000_000, 8  # of one document: so many, one for so many
 
 # Servers.
 CONNECT_S, SILENT_S = 10.0, 30.0  # without a byte

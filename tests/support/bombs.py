@@ -240,9 +240,7 @@ def _deep(path: Path) -> None:
 
 
 def _captions(path: Path) -> None:
-    texts = pa.DictionaryArray.from_arrays(
-        pa.array([0] * 2000, pa.int32()), pa.array(["a" * MB])
-    )
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), pa.array(["a" * MB]))
     _written(path, pa.table({"image": [b"x"] * 2000, "caption": texts}), store_schema=False)
 
 
