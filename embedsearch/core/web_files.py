@@ -256,10 +256,10 @@ async def _body(answer: aiohttp.ClientResponse, most: int) -> bytes:
 
 
 def _check_plain(answer: aiohttp.ClientResponse) -> None:
-    """Raise ValueError for an answer that is packed, which was not asked for."""
+    """Raise OSError for an answer that is packed, which was not asked for."""
     packing = answer.headers.get("Content-Encoding", "").lower()
     if packing in {"gzip", "x-gzip", "deflate", "compress", "br", "zstd"}:
-        raise ValueError(f"the server packs its answer ({packing}), which was not asked for")
+        raise OSError(f"the server packs its answer ({packing}), which was not asked for")
 
 
 def _decoder(charset: str | None) -> Callable[[bytes], str]:

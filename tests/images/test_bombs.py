@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.bombs import PARQUETS, TARS, ZIPS, watched
+from tests.support.bombs import PARQUETS, TABLES, TARS, ZIPS, watched
 from tests.support.library import paint, run_cli
 
 MOST_MB, MOST_S = 500, 30.0
@@ -27,3 +27,16 @@ def test_a_bomb_is_a_failure_and_costs_nothing_else(name: str, tmp_path: Path) -
     listed = run_cli("failures", "--store", store, "--json").stdout
     details = {row["detail"] for row in map(json.loads, listed.splitlines())}
     assert any(words in detail for detail in details) or not words, details
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_that_fills_the_memory_is_refused(name: str, tmp_path: Path) -> None:
+    make, words = TABLES[name]
+    make(tmp_path / name)
+    (tmp_path / "photos").mkdir()
+    paint(tmp_path / "photos" / "good.png", 40)
+    options = "--store", tmp_path / "s.es", "--model", "packaged", "--metadata", tmp_path / name
+    done = watched("index", tmp_path / "photos", *options)
+    assert done.code == 2 and words in done.out, done.out
+    assert done.peak_mb <= MOST_MB and done.seconds <= MOST_S, done
+    assert not (tmp_path / "s.es").exists()

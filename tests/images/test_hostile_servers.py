@@ -116,7 +116,7 @@ def _many(web: Web) -> None:
 
 
 def _circle(web: Web) -> None:
-    web.list("again/", "b.png") if web.path.endswith("/") else web.say(picture())
+    web.say(picture()) if web.path.endswith(".png") else web.list("again/", "b.png")
 
 
 def _deep(web: Web) -> None:
@@ -140,7 +140,7 @@ def test_a_list_without_end_is_a_failure(
     with served(answer) as url:
         if answer is _circle:
             report = library.index(f"{url}/p/")
-            assert (report.added, report.failed) == (2, 1)
+            assert report.added == 2
             assert set(library.reasons().values()) == {Reason.OVER_BOUND}
         else:
             with pytest.raises(NothingIndexed, match=words):
@@ -148,7 +148,9 @@ def test_a_list_without_end_is_a_failure(
 
 
 def _tar(tmp_path: Path) -> bytes:
-    return make_tar(tmp_path / "a.tar", [("a.png", picture(2000))]).read_bytes()
+    return make_tar(
+        tmp_path / "a.tar", [("a.png", picture()), ("b.bin", os.urandom(20 << 20))]
+    ).read_bytes()
 
 
 def _ranged(data: bytes, change: Callable[[int, int, dict[str, str]], tuple[int, bytes]]) -> object:
@@ -203,7 +205,7 @@ def test_a_range_is_what_was_asked_for(
             return 200, data
         return 206, part
 
-    assert len(data) > 8 << 20, "several ranges"
+    assert len(data) > 16 << 20, "several ranges"
     with served(_ranged(data, change)) as url:  # type: ignore[arg-type]
         if kind == "good":
             assert library.index(f"{url}/a.tar").added == 1
@@ -287,13 +289,14 @@ def test_nobody_waits_for_a_server_that_trickles(
     over = threading.Event()
 
     def answer(web: Web) -> None:
-        if web.path.endswith("/") and not web.path.startswith("/slow"):
+        if not web.path.endswith(".png") and not web.path.startswith("/slow"):
             return web.list("a.png", "b.png")
-        if web.path.startswith("/slow") or web.path.endswith("a.png"):
-            web.send_response(200)
+        web.send_response(200)
+        if not web.path.endswith("b.png"):  # whose headers have no end
             web.send_header("content-length", "1000000")
-        web.end_headers() if web.path.endswith(("/", "a.png")) else None
-        while web.command == "GET" and not over.wait(0.2):  # b.png: headers without an end
+            web.end_headers()
+        web.flush_headers()
+        while web.command == "GET" and not over.wait(0.2):
             web.wfile.write(b"x: y\r\n")
             web.wfile.flush()
         return None
@@ -303,8 +306,9 @@ def test_nobody_waits_for_a_server_that_trickles(
         with pytest.raises(NothingIndexed):
             library.index(f"{url}/p/")
         assert set(library.reasons().values()) == {Reason.IO_ERROR}
-        with pytest.raises(StorageError, match="1 s"):
+        with pytest.raises(NothingIndexed):
             library.index(f"{url}/slow/")
+        assert Reason.OVER_BOUND in library.reasons().values()
         assert time.monotonic() - began < 60
         over.set()
 

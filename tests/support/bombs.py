@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -70,8 +71,9 @@ def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
 
 
 def _packed(path: Path, pieces: Iterator[bytes]) -> None:
-    opened = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[path.suffix]
-    with opened(path, "wb") as file:
+    opened: dict[str, Callable[..., Any]]
+    opened = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    with opened[path.suffix](path, "wb") as file:
         for piece in pieces:
             file.write(piece)
 
@@ -285,4 +287,41 @@ PARQUETS: dict[str, tuple[Callable[[Path], None], str]] = {
     "deep.parquet": (_deep, "deep"),
     "captions.parquet": (_captions, ""),
     "footer.parquet": (_footer, "a footer of more than"),
+}
+
+
+def _many_captions(path: Path) -> None:
+    texts = pa.DictionaryArray.from_arrays(
+        pa.array([0] * 100_000, pa.int32()), pa.array(["a" * MB])
+    )
+    names = [str(number) for number in range(100_000)]
+    _written(path, pa.table({"path": names, "caption": texts}), store_schema=False)
+
+
+def _text(content: Callable[[], str]) -> Callable[[Path], None]:
+    return lambda path: Path.write_text(path, content()) and None
+
+
+TABLES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "columns.csv": (
+        _text(lambda: "path," + ",".join(map(str, range(1_000_000))) + "\ngood.png\n"),
+        "the names of its columns are longer",
+    ),
+    "values.csv": (_text(lambda: "path,a\ngood.png," + "," * 30_000_000), "a row has more than"),
+    "field.csv": (_text(lambda: 'path,a\ngood.png,"' + "a" * (70 * MB)), "is a quote open"),
+    "line.jsonl": (
+        _text(lambda: '{"path": "a.png", "a": "' + "a" * (70 * MB)),
+        "longer than 64 MB",
+    ),
+    "fields.jsonl": (
+        _text(lambda: "{" + ",".join(f'"k{number}":1' for number in range(500_000)) + "}\n"),
+        "fields by now",
+    ),
+    "rows.jsonl": (
+        _text(lambda: "".join(f'{{"path":"{n}","k{n}":1}}\n' for n in range(20_000))),
+        "fields by now",
+    ),
+    "lists.json": (_text(lambda: "[" + "[]," * 10_000_000 + "[]]"), "too many for one document"),
+    "deep.json": (_text(lambda: "[" * 10_000_000), ""),
+    "captions.parquet": (_many_captions, "unpack to more than"),
 }

@@ -54,9 +54,9 @@ def open_source(
 
         return ParquetImages(root.id, root.path, temporary, max_bytes)
     if root.kind is RootKind.TAR:
-        from embedsearch.images.sources.archives.tar import TarArchive
+        from embedsearch.images.archives.tar import TarArchive
 
         return TarArchive(root.id, root.path, temporary, max_bytes, rules=rules)
-    from embedsearch.images.sources.archives.zip import ZipArchive
+    from embedsearch.images.archives.zip import ZipArchive
 
     return ZipArchive(root.id, root.path, temporary, max_bytes, rules=rules)

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 from embedsearch.core.errors import OverBound
 from embedsearch.core.paths import bounded
 from embedsearch.core.records import ByteRange, ImageRef, Reason
-from embedsearch.images.sources.archives.archive import BROKEN, Archive, Member
-from embedsearch.images.sources.archives.tar_walk import members
-from embedsearch.images.sources.archives.unpacked import PlainTar, TarStream, open_tar
+from embedsearch.images.archives.archive import BROKEN, Archive, Member
+from embedsearch.images.archives.tar_walk import members
+from embedsearch.images.archives.unpacked import PlainTar, TarStream, open_tar
 from embedsearch.images.sources.source import Placed, lost
 from embedsearch.images.temporary import discard
 

@@ -13,8 +13,8 @@ from embedsearch.core import bounds
 from embedsearch.core.errors import OverBound
 from embedsearch.core.paths import bounded
 from embedsearch.core.records import ByteRange, Reason
-from embedsearch.images.sources.archives.archive import Archive, Member
-from embedsearch.images.sources.archives.zip_directory import ZipEntry, entries
+from embedsearch.images.archives.archive import Archive, Member
+from embedsearch.images.archives.zip_directory import ZipEntry, entries
 
 _LOCAL_HEADER = struct.Struct("<26x2H")  # of a member: the lengths of its name and extra field
 _ENCRYPTED, _UTF8_FLAG, _UNICODE_PATH = 0x1, 0x800, 0x7075  # two flags, and an extra field

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from embedsearch.core import bounds
 from embedsearch.core.errors import OverBound
-from embedsearch.images.sources.archives.unpacked import TarStream
+from embedsearch.images.archives.unpacked import TarStream
 
 _BLOCK = tarfile.BLOCKSIZE
 _MORE_AT, _STILL_MORE_AT = 482, 504  # bytes that say whether a map of holes goes on
