@@ -13,6 +13,15 @@ from tests.support.library import paint, run_cli
 MOST_MB, MOST_S = 500, 30.0
 
 
+@pytest.fixture(scope="module", autouse=True)
+def converted(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Convert the network first: that takes more memory than a run."""
+    folder = tmp_path_factory.mktemp("first")
+    paint(folder / "a.png", 40)
+    options = "--store", folder / "s.es", "--model", "packaged", "--device", "cpu"
+    assert run_cli("index", folder, *options).returncode == 0
+
+
 @pytest.mark.parametrize("name", [*TARS, *ZIPS, *PARQUETS])
 def test_a_bomb_is_a_failure_and_costs_nothing_else(name: str, tmp_path: Path) -> None:
     make, words = {**TARS, **ZIPS, **PARQUETS}[name]

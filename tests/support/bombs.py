@@ -299,7 +299,10 @@ def _many_captions(path: Path) -> None:
 
 
 def _text(content: Callable[[], str]) -> Callable[[Path], None]:
-    return lambda path: Path.write_text(path, content()) and None
+    def make(path: Path) -> None:
+        path.write_text(content())
+
+    return make
 
 
 TABLES: dict[str, tuple[Callable[[Path], None], str]] = {
