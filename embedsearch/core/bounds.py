@@ -38,3 +38,4 @@ LISTING_BYTES, LISTING_LINKS, LISTING_S = 64 << 20, 250_000, 120.0  # of one fol
 LISTING_DEPTH, LISTING_FOLDERS, LISTINGS_S = 64, 100_000, 3600.0  # of all below a URL
 SAME_LISTINGS = 3  # in one another: a folder that holds itself
 AHEAD_BYTES = 256 << 20  # of images that are fetched before they are decoded
+UNSIZED_BYTES = 4 << 30  # of an archive whose length the server does not tell

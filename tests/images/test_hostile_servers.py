@@ -81,25 +81,35 @@ def picture(side: int = 200) -> bytes:
     return out.getvalue()
 
 
-def test_pictures_in_chunks_are_whole(library: Library) -> None:
+def _chunked(web: Web, data: bytes) -> None:
+    web.send_response(200)
+    web.send_header("transfer-encoding", "chunked")
+    web.end_headers()
+    if web.command == "GET":
+        for start in range(0, len(data), 7000):
+            part = data[start : start + 7000]
+            web.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+            web.wfile.flush()
+        web.wfile.write(b"0\r\n\r\n")
+
+
+def test_what_comes_in_chunks_is_whole(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = picture()
+    archive = make_tar(tmp_path / "a.tar", [("c.png", picture(90))]).read_bytes()
 
     def answer(web: Web) -> None:
-        if not web.path.endswith(".png"):
-            return web.list("a.png", "b.png")
-        web.send_response(200)
-        web.send_header("transfer-encoding", "chunked")
-        web.end_headers()
-        if web.command == "GET":
-            for start in range(0, len(data), 7000):
-                part = data[start : start + 7000]
-                web.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
-                web.wfile.flush()
-            web.wfile.write(b"0\r\n\r\n")
-        return None
+        if web.path.endswith((".png", ".tar")):
+            return _chunked(web, data if web.path.endswith(".png") else archive)
+        return web.list("a.png", "b.png")
 
     with served(answer) as url:
         assert counts(library.index(f"{url}/p")) == (2, 2, 0, 0, 0, 0, 0)
+        assert library.index(f"{url}/a.tar").added == 1
+        monkeypatch.setattr(bounds, "UNSIZED_BYTES", 5000)
+        with pytest.raises(StorageError, match="longer than is read"):
+            library.index(f"{url}/b.tar")
 
 
 def _endless(web: Web) -> None:

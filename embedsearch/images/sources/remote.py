@@ -210,7 +210,10 @@ class RemoteFolder(Scanned):
 
 
 class _TooBig(Exception):
-    """An image has more bytes than are read."""
+    """A file has more bytes than are read."""
+
+    def __str__(self) -> str:
+        return "it is longer than is read"
 
 
 def _pieces(stream: Any, most: int) -> Iterator[bytes]:
@@ -338,6 +341,14 @@ class RemoteArchive:
 
     def _download(self, info: pafs.FileInfo) -> None:
         """Fetch the file in ranges, several at a time. Raises where it changes meanwhile."""
+        if info.size is None and self._remote.is_web:  # in chunks, whose end is marked
+            with (
+                self._remote.told(),
+                open(self._path, "xb") as file,
+                self._remote.opened(self._remote.path) as stream,
+            ):
+                file.writelines(_pieces(stream, bounds.UNSIZED_BYTES))
+            return
         with (
             self._remote.told(),
             open(self._path, "xb") as file,
