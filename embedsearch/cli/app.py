@@ -13,6 +13,7 @@ import typer
 
 from embedsearch._version import __version__
 from embedsearch.cli.wording import with_options
+from embedsearch.core.ending import guard_signals, keep_results
 from embedsearch.core.errors import EmbedSearchError
 from embedsearch.core.quantity import scaled, size_of
 from embedsearch.core.session import Session
@@ -25,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+ENDED_S = 1.5  # after a signal
 _show_traceback = False
 _stop_signal = 0
 
@@ -34,8 +36,18 @@ def notice(message: str) -> None:
     print(f"embedsearch: {message}", file=sys.stderr, flush=True)
 
 
+def plain_session() -> Session:
+    """Return a session for a command that a signal may end anywhere."""
+    guard_signals(ENDED_S)
+    return Session(notice=notice)
+
+
 def session_with_signals() -> Session:
-    """Return a session that the first signal stops gently; the second ends at once."""
+    """Return a session that the first signal stops gently; the second ends at once.
+
+    What waits longer than ENDED_S for a file or a server is ended there, except to commit what was
+    embedded.
+    """
 
     def note(number: int, _: object) -> None:
         global _stop_signal
@@ -47,7 +59,8 @@ def session_with_signals() -> Session:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it on purpose
             signal.signal(number, note)
-    return Session(notice=notice, stop=lambda: _stop_signal)
+    guard_signals(ENDED_S)
+    return Session(notice=notice, stop=lambda: _stop_signal, keep=keep_results)
 
 
 def explain(error: Exception) -> None:

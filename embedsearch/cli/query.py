@@ -20,6 +20,7 @@ from embedsearch.cli.app import (
     StoreOption,
     VerboseOption,
     notice,
+    plain_session,
     session_with_signals,
 )
 from embedsearch.cli.options import ASKED, HITS_OUTPUT, SEARCH, with_config
@@ -80,7 +81,7 @@ def query(
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from embedsearch.searching.filters.process import started_ahead
 
-    session = Session(notice=notice) if output.out is None else session_with_signals()
+    session = plain_session() if output.out is None else session_with_signals()
     with ExitStack() as opened:
         opened.enter_context(started_ahead(config.where))
         # Its libraries take a while to load: the other process starts meanwhile.

@@ -13,10 +13,9 @@ from embedsearch.cli.app import (
     VerboseOption,
     WaitOption,
     WrittenStoreOption,
-    notice,
+    plain_session,
     session_with_signals,
 )
-from embedsearch.core.session import Session
 
 
 def info(
@@ -32,7 +31,7 @@ def info(
     from embedsearch.cli.output.text import generation_lines, info_lines, json_line, json_lines
     from embedsearch.store import info as facts
 
-    session = Session(notice=notice)
+    session = plain_session()
     if generations:
         rows = [item.to_dict() for item in facts.generations(store, session=session)]
         sys.stdout.write(json_lines(rows) if json else generation_lines(rows))
@@ -51,7 +50,7 @@ def check(
     """Verify the checksum of every file of the store; exit with 5 if anything is wrong."""
     from embedsearch.store.check import check as check_store
 
-    found = check_store(store, read_data=read_data, session=Session(notice=notice))
+    found = check_store(store, read_data=read_data, session=plain_session())
     for problem in found.problems:
         print(problem.message, file=sys.stderr)
     if found.problems:
@@ -83,7 +82,7 @@ def failures(
     from embedsearch.cli.output.text import failure_values, json_lines, table
     from embedsearch.store.info import failures as listed
 
-    rows = [failure_values(*item) for item in listed(store, session=Session(notice=notice))]
+    rows = [failure_values(*item) for item in listed(store, session=plain_session())]
     if json:
         sys.stdout.write(json_lines(rows))
     elif rows:

@@ -64,6 +64,10 @@ class StorageError(EmbedSearchError):
     exit_code = 4
 
 
+class OverBound(StorageError):
+    """A file or a server goes beyond one of `core/bounds.py`; the message names which."""
+
+
 class WeightsUnavailable(EmbedSearchError):
     """The weights of a model are neither cached nor downloadable, or are not what they claim."""
 

@@ -65,6 +65,7 @@ class Reason(StrEnum):
     DUPLICATE_NAME = "duplicate_name"  # the archive has another member of this name
     UNSAFE_NAME = "unsafe_name"  # a member's name points outside the archive
     ENCRYPTED = "encrypted"
+    OVER_BOUND = "over_bound"  # an archive or a server goes beyond one of core/bounds.py
 
     @property
     def is_passing(self) -> bool:

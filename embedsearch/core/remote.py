@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from embedsearch.core import bounds
 from embedsearch.core.errors import EmbedSearchError, MissingLibrary, StorageError, UsageError
 from embedsearch.core.install import pip_install
 from embedsearch.core.records import Reason
@@ -23,7 +24,6 @@ from embedsearch.core.retry import retried
 
 ATTEMPTS = 5  # of each request; pauses double
 _HASTY_ATTEMPTS, _HASTY_CONNECT_S = 2, 3.0  # if there is an alternative to the request
-_CONNECT_S, _REQUEST_S = 10.0, 60.0
 _FIRST_PAUSE_S = 0.2
 _NATIVE = {"s3", "gs", "gcs", "abfs", "abfss", "hdfs"}
 _WEB = {"http", "https"}
@@ -66,7 +66,7 @@ class Remote:
         self.is_native = scheme in _NATIVE
         self.is_web = scheme in _WEB  # names in its paths are percent-encoded
         self.attempts = _HASTY_ATTEMPTS if hasty else ATTEMPTS
-        connect_s = _HASTY_CONNECT_S if hasty else _CONNECT_S
+        connect_s = _HASTY_CONNECT_S if hasty else bounds.CONNECT_S
         try:
             self.files = _file_system(scheme, self.url, self.attempts, connect_s)
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -96,6 +96,12 @@ class Remote:
         selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)
         with self.told():
             return list(self.files.get_file_info(selector))
+
+    def opened(self, path: str) -> Any:
+        """Return a file to read from its start, by a single request where the server allows it."""
+        if self.is_web:  # a size that is given is not asked for, and not believed
+            return self.fsspec.open(path, "rb", block_size=0, size=1)
+        return self.files.open_input_stream(path)
 
     def has_bucket(self) -> bool:
         """Return whether the bucket of the URL exists; True if none is needed."""
@@ -184,7 +190,7 @@ class RemoteFile:
     def _in_turn(self, number: int, start: int, length: int) -> bytes:
         """Read from the single stream, after the threads that read earlier parts."""
         with self._turn:
-            self._turn.wait_for(lambda: self._next in {number, -1}, number * _REQUEST_S)
+            self._turn.wait_for(lambda: self._next in {number, -1}, number * bounds.SILENT_S)
             if self._next != number:
                 raise OSError("an earlier part could not be read")
             self._next = -1
@@ -233,22 +239,20 @@ def _file_system(scheme: str, url: str, attempts: int, connect_s: float) -> pafs
         return pafs.S3FileSystem(
             retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=attempts),
             connect_timeout=connect_s,
-            request_timeout=_REQUEST_S,
+            request_timeout=bounds.SILENT_S,
             **options,
         )
     if scheme in _NATIVE:
         return pafs.FileSystem.from_uri(url)[0]
     try:
+        handler: Any = pafs.FSSpecHandler
+        if scheme in _WEB:
+            from embedsearch.core.web_files import WebFiles
+
+            return pafs.PyFileSystem(handler(WebFiles(url, connect_s)))
         import fsspec
 
-        handler: Any = pafs.FSSpecHandler
-        settings: dict[str, Any] = {}
-        if scheme in _WEB:
-            import aiohttp
-
-            limits = aiohttp.ClientTimeout(total=None, sock_connect=connect_s, sock_read=_REQUEST_S)
-            settings = {"client_kwargs": {"timeout": limits}}
-        return pafs.PyFileSystem(handler(fsspec.filesystem(scheme, **settings)))
+        return pafs.PyFileSystem(handler(fsspec.filesystem(scheme)))
     except ImportError as error:
         raise MissingLibrary(
             f"{scheme}:// needs a library ({error}): {pip_install('web')}"

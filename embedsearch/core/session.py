@@ -12,11 +12,13 @@ from embedsearch.core.errors import Interrupted
 class Session:
     """`notice` gets a line for a person; `stop` returns the number of a received signal, else 0.
 
-    The run checks `stop` between steps, so that no step is left half done.
+    The run checks `stop` between steps, so that no step is left half done. It calls `keep` once it
+    has results that are worth a commit: from then on a signal waits for that.
     """
 
     notice: Callable[[str], None] = lambda _: None
     stop: Callable[[], int] = lambda: 0
+    keep: Callable[[], None] = lambda: None
 
     def check(self) -> None:
         """Raise Interrupted if a signal came; only for use before anything was changed."""

@@ -15,11 +15,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from embedsearch.core.arguments import checked
 from embedsearch.core.config import SearchBudget
-from embedsearch.core.errors import IncompatibleStore, NothingIndexed, StorageError, UsageError
+from embedsearch.core.errors import (
+    IncompatibleStore,
+    NothingIndexed,
+    OverBound,
+    StorageError,
+    UsageError,
+)
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.names import EXACT, from_exact_bytes
 from embedsearch.core.paths import is_url, local_path, size_and_time, whole_path
@@ -39,6 +44,7 @@ from embedsearch.images.sources.vectors import open_vectors
 from embedsearch.images.tables.column_names import NAME, NEEDED, folded, naming_column
 from embedsearch.images.tables.csv_table import open_csv
 from embedsearch.images.tables.held_values import held_table
+from embedsearch.images.tables.parquet_bounds import open_parquet
 from embedsearch.images.tables.table import (
     LEFT_OUT,
     UserTable,
@@ -256,11 +262,13 @@ class _Reader:
             raise StorageError(f"{self.source} cannot be read to its end: {error}") from error
 
     def _parquet_blocks(self) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
-        with pq.ParquetFile(self.source) as file:
+        parquet = open_parquet(self.source)
+        with parquet.file as file:
             wanted = [
                 name for name in (self.by, EXACT, self.column) if name in file.schema_arrow.names
             ]
-            for batch in file.iter_batches(_ROWS, columns=wanted):
+            rows = parquet.rows_at_once(wanted, _ROWS)
+            for batch in file.iter_batches(rows, columns=wanted):
                 paths = [path for path in _names(batch, self.by) if path is not None]
                 if len(paths) < len(batch):
                     raise UsageError(f"{self.source}: a row has no path")
@@ -300,7 +308,7 @@ def _reader(source: Path, paths: Path | None) -> _Reader:
     if paths is not None:
         raise UsageError("paths needs a .npy file", "paths")
     try:
-        with pq.ParquetFile(source) as file:
+        with open_parquet(source).file as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
             column = next((name for name in VECTOR_COLUMNS if name in schema.names), "")
             by = _path_column(schema.names)
@@ -313,8 +321,8 @@ def _reader(source: Path, paths: Path | None) -> _Reader:
                 raise UsageError(f"{source}: {column} is {kind}, not a list of floats")
             first = next(file.iter_batches(1, columns=[column])).column(column)
             return _Reader(source, None, column, by, len(first[0]) if first[0].is_valid else 0)
-    except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"{source} is no Parquet file: {error}") from error
+    except (pa.ArrowException, OSError, ValueError, OverBound) as error:
+        raise UsageError(f"{source} is no Parquet file that is read: {error}") from error
 
 
 def _is_list_of_floats(kind: Any) -> bool:

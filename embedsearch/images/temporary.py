@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import os
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from embedsearch.core.ending import remove_at_end
 from embedsearch.core.errors import StorageError
 from embedsearch.core.records import ImageLocation
 
@@ -42,13 +44,30 @@ class TemporaryImages:
 
     def keep(self, content: bytes) -> ImageLocation:
         """Return a file with this content, removed once it is decoded. Raises StorageError."""
+        return self.keep_pieces([content])[0]
+
+    def keep_pieces(self, pieces: Iterable[bytes]) -> tuple[ImageLocation, bytes]:
+        """Return a file with this content, and its sha256; what `pieces` raises removes it.
+
+        Raises StorageError for a disk that is full.
+        """
+        path, digest = self.reserve(), hashlib.sha256()
         try:
-            folder, name = self._place(), str(next(self._numbers))
-            with open(f"{folder}/{name}", "xb") as file:
-                file.write(content)
-            return ImageLocation(folder, name, is_ours=True)
-        except OSError as error:
-            raise StorageError(f"a temporary image cannot be written: {error}") from error
+            with _writing():
+                file = open(path, "xb")  # noqa: SIM115  the errors of `pieces` are not ours
+            with file:
+                for piece in pieces:
+                    digest.update(piece)
+                    with _writing():
+                        file.write(piece)
+                with _writing():
+                    file.flush()
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+            raise
+        folder, _, name = path.rpartition("/")
+        return ImageLocation(folder, name, is_ours=True), digest.digest()
 
     def reserve(self) -> str:
         """Return the path for a new file; it is removed with the folder."""
@@ -69,4 +88,21 @@ class TemporaryImages:
         with self._making:
             if self._folder is None:
                 self._folder = tempfile.TemporaryDirectory(prefix="embedsearch-")
+                remove_at_end(self._folder.name)
             return os.path.realpath(self._folder.name)
+
+
+def discard(location: ImageLocation) -> None:
+    """Remove the file of a location if it is temporary."""
+    if location.is_ours:
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(location.folder, location.key))
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    """Raise StorageError for a disk that is full."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"a temporary image cannot be written: {error}") from error

@@ -43,6 +43,7 @@ def embed(
         with clock.measure("load"):  # meanwhile the workers start and decode
             extractor = extractor_factory(job.model, config.device, config.precision, job.session)
         outcome.setup = Setup(extractor.device, extractor.precision, pipeline.workers, side)
+        job.session.keep()
         streaming_since = time.monotonic()
         for batch in pipeline.embed(extractor):
             _take(batch, changes, update, outcome)

@@ -177,6 +177,7 @@ class _TrainingRun:
 
     def _one_epoch(self, on_progress: Callable[[Progress], None] | None) -> float:
         """Learn from all images once, from the current step on; return images/s."""
+        self.session.keep()
         state, steps, batch = self.state, self.trainer.steps, self.trainer.batch
         order = self.trainer.begin_epoch(state.epoch, is_resumed=bool(state.step))
         started, begun = time.monotonic(), state.step

@@ -219,7 +219,7 @@ def test_an_archive_that_changes_while_it_is_read(
     library: Library, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = make_tar(tmp_path / "a.tar", members_of(photos))
-    from embedsearch.images.sources.archive import TarArchive
+    from embedsearch.images.archives.tar import TarArchive
 
     usual = TarArchive.places
 

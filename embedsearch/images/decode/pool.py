@@ -7,8 +7,6 @@ later, alone, and delay no other. While the caller has to wait, workers are adde
 
 from __future__ import annotations
 
-import contextlib
-import os
 import queue
 import threading
 import time
@@ -23,6 +21,7 @@ from embedsearch.core.records import Failure, ImageBatch, ImageFacts, ImageLocat
 from embedsearch.images.decode.crew import GROW_EVERY_S, Crew, system_errors
 from embedsearch.images.decode.process import DecodeJob, Task, outcome
 from embedsearch.images.decode.ring import Ring
+from embedsearch.images.temporary import discard
 
 BATCH = 32
 SPARE_REGIONS = 4  # one being filled, one ready, two that files which take long may block
@@ -64,9 +63,8 @@ class _Batch:
     def note(self, task: Task, answer: dict[str, Any]) -> None:
         """Enter a worker's answer; a file of our own is removed."""
         place = task.job.place
-        if isinstance(place, ImageLocation) and place.is_ours:
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(place.folder, place.key))
+        if isinstance(place, ImageLocation):
+            discard(place)
         self.outcomes[task.slot] = outcome(task.job.ref, answer)
         self.read_s += answer.get("read_s", 0.0)
         self.decode_s += answer.get("decode_s", 0.0)

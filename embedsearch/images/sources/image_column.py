@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from embedsearch.core import bounds
+from embedsearch.core.errors import OverBound
 from embedsearch.images.sources.kinds import HEAD_BYTES, starts_an_image
+from embedsearch.images.tables.parquet_bounds import Parquet
 
 _NAMES = 65_536  # read together
 _LOOKED_AT = 8  # rows, to choose a column
@@ -37,40 +39,41 @@ class ImageColumn:
     is_list: bool
 
     @classmethod
-    def of(cls, file: pq.ParquetFile) -> ImageColumn:
+    def of(cls, parquet: Parquet) -> ImageColumn:
         """Return the column whose first values look most like images. Raises ValueError."""
-        schema = file.schema_arrow
+        schema = parquet.file.schema_arrow
         found = [column for field in schema if (column := _column(field)) is not None]
         if not found:
             there = ", ".join(f"{field.name} ({field.type})" for field in schema)
             raise ValueError(f"no column holds image files: there are {there[:160]}")
-        return max(found, key=lambda column: column._images(file)) if found[1:] else found[0]
+        return max(found, key=lambda column: column._images(parquet)) if found[1:] else found[0]
 
     def cells(self, value: Any) -> list[Cell]:
         """Return the images of a row, from the value of the column as Python has it."""
         values = (value or []) if self.is_list else [value]
         return [_cell(one) for one in values]
 
-    def names(self, file: pq.ParquetFile) -> Iterator[list[str]]:
+    def names(self, parquet: Parquet) -> Iterator[list[str]]:
         """Yield the names of the images of each row, "" for one without.
 
         Bytes are read only where nothing else tells how many images a row has.
         """
+        file = parquet.file
         leaves = [leaf.path for leaf in _leaves(file) if leaf.path.split(".")[0] == self.name]
         paths = [leaf for leaf in leaves if leaf.rpartition(".")[2] == "path"]
         if not self.is_list and not paths:
             yield from ([""] for _ in range(file.metadata.num_rows))
             return
-        for batch in file.iter_batches(
-            _LOOKED_AT if not paths else 65_536, columns=paths or leaves
-        ):
+        most = parquet.rows_at_once([self.name], _NAMES if paths else _LOOKED_AT)
+        for batch in file.iter_batches(most, columns=paths or leaves):
             for value in batch.column(0).to_pylist():
                 yield [cell.path for cell in self.cells(value)]
 
-    def _images(self, file: pq.ParquetFile) -> int:
+    def _images(self, parquet: Parquet) -> int:
         """Return how many of the first cells begin as images do, or else say where one is."""
         try:
-            first = next(file.iter_batches(_LOOKED_AT, columns=[self.name]), None)
+            rows = parquet.rows_at_once([self.name], _LOOKED_AT)
+            first = next(parquet.file.iter_batches(rows, columns=[self.name]), None)
             values = [] if first is None else first.column(0).to_pylist()
         except (pa.ArrowException, OSError):
             return 0
@@ -79,7 +82,7 @@ class ImageColumn:
         return begun * len(values) + sum(bool(cell.path) for cell in cells)
 
 
-def _leaves(file: pq.ParquetFile) -> Iterator[Any]:
+def _leaves(file: Any) -> Iterator[Any]:
     schema: Any = file.schema
     return (schema.column(number) for number in range(len(schema)))
 
@@ -118,4 +121,6 @@ def _cell(value: Any) -> Cell:
         return Cell(value, "")
     path = value.get("path")
     name = os.fsdecode(path) if isinstance(path, str | bytes) else ""
+    if len(name) > bounds.PATH_BYTES:
+        raise OverBound(f"a row has a path of more than {bounds.PATH_BYTES} bytes")
     return Cell(value.get("bytes"), name)

@@ -53,7 +53,10 @@ def open_source(
         from embedsearch.images.sources.parquet import ParquetImages
 
         return ParquetImages(root.id, root.path, temporary, max_bytes)
-    from embedsearch.images.sources.archive import TarArchive, ZipArchive
+    if root.kind is RootKind.TAR:
+        from embedsearch.images.archives.tar import TarArchive
 
-    archive = TarArchive if root.kind is RootKind.TAR else ZipArchive
-    return archive(root.id, root.path, temporary, max_bytes, rules=rules)
+        return TarArchive(root.id, root.path, temporary, max_bytes, rules=rules)
+    from embedsearch.images.archives.zip import ZipArchive
+
+    return ZipArchive(root.id, root.path, temporary, max_bytes, rules=rules)

@@ -18,20 +18,22 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from embedsearch.core.errors import UsageError
+from embedsearch.core import bounds
+from embedsearch.core.errors import OverBound, UsageError
 from embedsearch.core.names import existing, unicode_text
 from embedsearch.core.paths import is_url, local_path, open_regular
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Reason, Stage
 from embedsearch.images.sources.image_column import Cell, ImageColumn
 from embedsearch.images.sources.source import Beside, Container, Placed, lost
 from embedsearch.images.tables.held_values import Unheld, held_column
+from embedsearch.images.tables.parquet_bounds import Parquet, open_parquet
 from embedsearch.images.tables.table import holds_bytes
 
 _Place: TypeAlias = tuple[int, int]  # of an image: its row, and its number there
 _Content: TypeAlias = "bytes | ImageLocation | Failure"
-_AT_ONCE = 64  # rows that are read together
+_AT_ONCE, _ROWS = 64, 65_536  # rows that are read together: images, other columns
+_MAX_NAME = 255  # bytes
 _BROKEN = (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError)
 
 
@@ -86,11 +88,12 @@ class ParquetImages(Container):
                 of_row.setdefault(row, []).append(key)
         odd: dict[str, str] = {}
         try:
-            with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
-                for row, fields in enumerate(_others(file, odd)):
+            parquet = open_parquet(self.path, checksums=True)
+            with parquet.file:
+                for row, fields in enumerate(_others(parquet, odd)):
                     for key in of_row.get(row, ()):
                         yield Beside(key, {n: v for n, v in fields.items() if v is not None})
-        except _BROKEN as error:
+        except (OverBound, *_BROKEN) as error:
             yield Beside("", {}, (f"{self.path} ({_message_of(error)})",))
         if odd:
             yield Beside("", {}, tuple(f"{self.path} ({why})" for why in odd.values()))
@@ -100,16 +103,11 @@ class ParquetImages(Container):
             self._refs = []
             try:
                 self._seen = self._state()
-                with pq.ParquetFile(self.path) as file:
-                    column = ImageColumn.of(file)
-                    self._refs = [
-                        (_key(row, index if column.is_list else None, name), (row, index))
-                        for row, names in enumerate(column.names(file))
-                        for index, name in enumerate(names)
-                    ]
-            except _BROKEN as error:
-                message = _message_of(error)
-                failure = Failure(self.root, "", Stage.SCAN, Reason.BROKEN_ARCHIVE, message)
+                self._refs = list(_images(open_parquet(self.path)))
+            except (OverBound, *_BROKEN) as error:
+                is_over = isinstance(error, OverBound)
+                reason = Reason.OVER_BOUND if is_over else Reason.BROKEN_ARCHIVE
+                failure = Failure(self.root, "", Stage.SCAN, reason, _message_of(error))
                 self.failures.append(failure)
         return self._refs
 
@@ -125,11 +123,12 @@ class ParquetImages(Container):
         message = "the file has changed"
         try:
             if wanted and self._state() == self._seen:
-                with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
-                    for place, cell in _read(file, wanted.keys()):
+                parquet = open_parquet(self.path, checksums=True)
+                with parquet.file:
+                    for place, cell in _read(parquet, wanted.keys()):
                         ref = wanted.pop(place)
                         yield ref, self._checked(ref, cell)
-        except _BROKEN as error:
+        except (OverBound, *_BROKEN) as error:
             message = _message_of(error)
         for ref in wanted.values():
             yield ref, lost(ref, Reason.IO_ERROR, message)
@@ -176,19 +175,41 @@ def _key_below(folder: str, path: str) -> str | None:
     return None if start is None else existing(whole).removeprefix(start)
 
 
-def _others(file: pq.ParquetFile, odd: dict[str, str]) -> Iterator[dict[str, Any]]:
+def _images(parquet: Parquet) -> Iterator[tuple[str, _Place]]:
+    """Yield key and place of each image. Raises OverBound for more than the bytes can hold."""
+    most = bounds.ROWS_FLOOR + parquet.bytes // bounds.ROW_BYTES
+    with parquet.file as file:
+        count = file.metadata.num_rows
+        if count > most:
+            raise OverBound(f"{count} rows are stated in {parquet.bytes} bytes; {most} can be")
+        column = ImageColumn.of(parquet)
+        number = 0
+        for row, names in enumerate(column.names(parquet)):
+            for index, name in enumerate(names):
+                number += 1
+                if number > most:
+                    message = f"more than {most} images are stated in {parquet.bytes} bytes"
+                    raise OverBound(message)
+                yield _key(row, index if column.is_list else None, name), (row, index)
+
+
+def _others(parquet: Parquet, odd: dict[str, str]) -> Iterator[dict[str, Any]]:
     """Yield what each row holds in columns that are not of bytes.
 
     Columns with a value that is not held are left out of that batch, and noted in `odd`.
     """
-    schema = file.schema_arrow
-    images = ImageColumn.of(file).name
-    names = [f.name for f in schema if f.name != images and not holds_bytes(f.type)]
+    file = parquet.file
+    images = ImageColumn.of(parquet).name
+    names = [f.name for f in file.schema_arrow if f.name != images and not holds_bytes(f.type)]
     if not names:
         yield from ({} for _ in range(file.metadata.num_rows))
         return
-    first = 0
-    for batch in file.iter_batches(columns=names):
+    first = whole = 0
+    for batch in file.iter_batches(parquet.rows_at_once(names, _ROWS), columns=names):
+        whole += batch.nbytes
+        if whole > max(bounds.TABLE_FLOOR_BYTES, bounds.TABLE_RATIO * parquet.bytes):
+            limit = f"{bounds.TABLE_FLOOR_BYTES >> 20} MB and {bounds.TABLE_RATIO} times its size"
+            raise OverBound(f"its columns unpack to more than {limit}")
         held: dict[str, pa.ChunkedArray[Any]] = {}
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             try:
@@ -203,15 +224,16 @@ def _others(file: pq.ParquetFile, odd: dict[str, str]) -> Iterator[dict[str, Any
 def _key(row: int, index: int | None, name: str) -> str:
     """Return the key of an image; those of a file are in order."""
     last = posixpath.basename(name).replace("\0", "")
+    if len(os.fsencode(last)) > _MAX_NAME:
+        last = ""
     place = f"{row:08d}" if index is None else f"{row:08d}/{index:05d}"
     return f"{place}/{last}" if last not in {"", ".", ".."} else place
 
 
-def _read(
-    file: pq.ParquetFile, places: Iterable[_Place]
-) -> Iterator[tuple[_Place, Cell | Exception]]:
+def _read(parquet: Parquet, places: Iterable[_Place]) -> Iterator[tuple[_Place, Cell | Exception]]:
     """Yield what each of these cells holds, in order; a broken page costs those of its group."""
-    column = ImageColumn.of(file)
+    file, column = parquet.file, ImageColumn.of(parquet)
+    rows = parquet.rows_at_once([column.name], _AT_ONCE)
     left = sorted(places, reverse=True)
     first = 0
     for group in range(file.metadata.num_row_groups):
@@ -219,7 +241,7 @@ def _read(
         try:
             batches: Iterator[pa.RecordBatch] = iter(())
             if left and left[-1][0] < end:
-                batches = file.iter_batches(_AT_ONCE, row_groups=[group], columns=[column.name])
+                batches = file.iter_batches(rows, row_groups=[group], columns=[column.name])
             start = first
             for batch in batches:
                 while left and (row := left[-1][0]) < start + len(batch):

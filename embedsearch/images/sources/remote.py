@@ -5,33 +5,39 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeAlias
 from urllib.parse import unquote, unquote_to_bytes
 
-import pyarrow as pa
 import pyarrow.fs as pafs
 
-from embedsearch.core.errors import StorageError
+from embedsearch.core import bounds
+from embedsearch.core.ending import ending_signal
+from embedsearch.core.errors import OverBound, StorageError
 from embedsearch.core.paths import bounded, url_part
-from embedsearch.core.records import Failure, ImageRef, Reason, Stage
+from embedsearch.core.records import Failure, ImageLocation, ImageRef, Reason, Stage
 from embedsearch.core.remote import Remote, error_message, reason_of
 from embedsearch.core.walks import Ignored
 from embedsearch.images.sources.exclusion import WalkRules
 from embedsearch.images.sources.kinds import has_image_name, is_hidden
 from embedsearch.images.sources.sidecars import MAX_BYTES, beside_members, is_sidecar
 from embedsearch.images.sources.source import Beside, Placed, Scanned, Source, lost
-from embedsearch.images.temporary import TemporaryImages
+from embedsearch.images.temporary import TemporaryImages, discard
 
 THREADS = 64  # requests at a time: most of the time is spent waiting
 _AHEAD = 2 * THREADS
-_STRETCH, _STRETCHES = 16 << 20, 8  # bytes of an archive that are fetched together
+_USUAL_BYTES = 1 << 20  # of an image, before any has come
+_PIECE_BYTES = 1 << 20
+_POLL_S = 0.2  # between looks at whether the process is ending
+_STRETCH, _STRETCHES = 8 << 20, 8  # bytes of an archive that are fetched together
 _ODD = {b"", b".", b".."}  # parts of keys that are no names
+_Outcome: TypeAlias = "tuple[ImageLocation | Failure, int]"  # of a request, with its bytes
 _IN_ROW = 64  # images that cannot be fetched, one after the other, before the run ends
 
 
@@ -60,11 +66,18 @@ class RemoteFolder(Scanned):
 
     def __iter__(self) -> Iterator[ImageRef]:
         """Yield the images in the byte order of their keys."""
-        listings = [self._entries(self.scope)]
+        looks: list[frozenset[str]] = []  # of the folders above: what each holds
+        listings = [self._entries(self.scope, looks)]
+        began, folders = time.monotonic(), 1
         while listings:
+            del looks[len(listings) :]
             for key, info in listings[-1]:
                 if info is None:
-                    listings.append(self._entries(key))
+                    folders += 1
+                    if why := _beyond(len(listings), folders, time.monotonic() - began):
+                        self._over(key, why)
+                        return
+                    listings.append(self._entries(key, looks))
                     break
                 size = -1 if info.size is None else bounded(info.size)
                 mtime_ns = -1 if info.mtime_ns is None else bounded(info.mtime_ns)
@@ -72,12 +85,22 @@ class RemoteFolder(Scanned):
             else:
                 listings.pop()
 
-    def _entries(self, folder: str) -> Iterator[tuple[str, pafs.FileInfo | None]]:
-        """Yield (key, info) of each image and (key, None) of each folder, sorted as in a walk."""
+    def _entries(
+        self, folder: str, looks: list[frozenset[str]]
+    ) -> Iterator[tuple[str, pafs.FileInfo | None]]:
+        """Yield (key, info) of each image and (key, None) of each folder, sorted as in a walk.
+
+        A folder that lists what those above it list, in one another, holds itself.
+        """
         prefix = folder + "/" if folder else ""
         found: list[tuple[bytes, pafs.FileInfo | None]] = []
         above, is_odd = self._path(folder), False
-        for info in self._remote.listed(above):
+        try:
+            listed = self._remote.listed(above)
+        except OverBound as error:
+            self._over(folder, str(error))
+            return
+        for info in listed:
             path = info.path.rstrip("/")  # a web server's folders end with a slash
             name = self._name(path, above)
             if name is None:
@@ -102,6 +125,14 @@ class RemoteFolder(Scanned):
                 self.pass_over(key, self.url)
         if is_odd:
             self._note_odd(above)
+        looks.append(frozenset(os.fsdecode(name) for name, _ in found))
+        if (
+            any(file is None for _, file in found)
+            and looks[-bounds.SAME_LISTINGS :] == [looks[-1]] * bounds.SAME_LISTINGS
+        ):
+            message = f"{bounds.SAME_LISTINGS} folders in one another list the same: a circle"
+            self._over(folder, message)
+            return
         for name, file in sorted(found, key=lambda entry: entry[0]):
             yield prefix + os.fsdecode(name.removesuffix(b"/")), file
 
@@ -124,6 +155,9 @@ class RemoteFolder(Scanned):
             if is_image and os.fsencode(parts[0]) in _ODD:
                 self._note(info.path, "a part of its key is empty, `.` or `..`: rename it")
 
+    def _over(self, folder: str, why: str) -> None:
+        self.failures.append(Failure(self.root, folder, Stage.SCAN, Reason.OVER_BOUND, why))
+
     def _note(self, path: str, why: str) -> None:
         key = path.removeprefix(self._remote.path + "/")
         self.failures.append(Failure(self.root, key, Stage.SCAN, Reason.UNSAFE_NAME, why))
@@ -142,53 +176,90 @@ class RemoteFolder(Scanned):
                     f"{self.url}: {_IN_ROW} images in a row could not be fetched "
                     f"({outcome.detail}); the same command goes on from there"
                 )
-            yield ref, outcome if isinstance(outcome, Failure) else self.temporary.keep(outcome)
+            yield ref, outcome
 
     def beside(self, keys: Iterable[str]) -> Iterator[Beside]:
         """Yield the sidecars of images."""
         sidecars = RemoteFolder(self.root, self.url, "", self.temporary, MAX_BYTES, is_sidecar)
         return beside_members(sidecars, keys)
 
-    def _read(self, ref: ImageRef) -> bytes | Failure:
+    def _read(self, ref: ImageRef) -> _Outcome:
         if ref.size > self.max_bytes:
             message = f"{ref.size} bytes are more than max_bytes {self.max_bytes}"
-            return lost(ref, Reason.TOO_BIG, message)
+            return lost(ref, Reason.TOO_BIG, message), 0
         try:
-            with self._remote.files.open_input_stream(self._path(ref.key)) as stream:
+            with self._remote.opened(self._path(ref.key)) as stream:
                 if not _is_same(stream, ref):
-                    return lost(ref, Reason.CHANGED, "changed since it was listed")
-                content: bytes = stream.read(self.max_bytes + 1)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            return lost(ref, reason_of(error), error_message(error))
-        if len(content) > self.max_bytes:
-            return lost(ref, Reason.TOO_BIG, f"more than max_bytes {self.max_bytes}")
-        if 0 <= ref.size != len(content):
-            return lost(ref, Reason.CHANGED, "changed while it was read")
-        return content
+                    return lost(ref, Reason.CHANGED, "changed since it was listed"), 0
+                location, _ = self.temporary.keep_pieces(_pieces(stream, self.max_bytes))
+                size = os.stat(os.path.join(location.folder, location.key)).st_size
+        except _TooBig:
+            return lost(ref, Reason.TOO_BIG, f"more than max_bytes {self.max_bytes}"), 0
+        except StorageError:
+            raise
+        except Exception as error:  # each library behind fsspec has its own errors
+            return lost(ref, reason_of(error), error_message(error)), 0
+        if 0 <= ref.size != size:
+            discard(location)
+            return lost(ref, Reason.CHANGED, "changed while it was read"), 0
+        return location, size
 
     def _path(self, key: str) -> str:
         name = url_part(key) if self._remote.is_web else key
         return f"{self._remote.path}/{name}" if key else self._remote.path
 
 
+class _TooBig(Exception):
+    """A file has more bytes than are read."""
+
+    def __str__(self) -> str:
+        return "it is longer than is read"
+
+
+def _pieces(stream: Any, most: int) -> Iterator[bytes]:
+    while piece := stream.read(min(_PIECE_BYTES, most + 1)):
+        most -= len(piece)
+        if most < 0:
+            raise _TooBig
+        yield piece
+
+
 def fetched(
-    refs: Iterable[ImageRef], read: Callable[[ImageRef], bytes | Failure]
-) -> Iterator[tuple[ImageRef, bytes | Failure]]:
-    """Yield what `read` makes of each ref, in order, read by threads ahead of time."""
-    waiting: deque[tuple[ImageRef, Future[bytes | Failure]]] = deque()
+    refs: Iterable[ImageRef], read: Callable[[ImageRef], _Outcome]
+) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
+    """Yield what `read` makes of each ref, in order, read by threads ahead of time.
+
+    Of images whose size is not known, the mean of the others is taken. Ends early if the process
+    is ending.
+    """
+    waiting: deque[tuple[ImageRef, Future[_Outcome]]] = deque()
     rest = iter(refs)
-    with ThreadPoolExecutor(THREADS, "fetch") as pool:
-        try:
-            while True:
-                for ref in itertools.islice(rest, _AHEAD - len(waiting)):
-                    waiting.append((ref, pool.submit(read, ref)))
-                if not waiting:
-                    return
-                ref, future = waiting.popleft()
-                yield ref, future.result()
-        finally:
-            for _, future in waiting:
-                future.cancel()
+    images, whole = 1, _USUAL_BYTES
+
+    def held(ref: ImageRef, future: Future[_Outcome]) -> int:
+        is_there = future.done() and not future.cancelled() and future.exception() is None
+        return future.result()[1] if is_there else max(ref.size, 0) or whole // images
+
+    pool = ThreadPoolExecutor(THREADS, "fetch")
+    try:
+        while not ending_signal():
+            ahead = sum(itertools.starmap(held, waiting))
+            while len(waiting) < _AHEAD and (not waiting or ahead < bounds.AHEAD_BYTES):
+                if (ref := next(rest, None)) is None:
+                    break
+                waiting.append((ref, pool.submit(read, ref)))
+                ahead += held(*waiting[-1])
+            if not waiting:
+                return
+            ref, future = waiting[0]
+            if not wait([future], _POLL_S).done:
+                continue
+            waiting.popleft()
+            outcome, size = future.result()
+            images, whole = images + 1, whole + size
+            yield ref, outcome
+    finally:
+        pool.shutdown(wait=not ending_signal(), cancel_futures=True)
 
 
 class RemoteArchive:
@@ -270,6 +341,14 @@ class RemoteArchive:
 
     def _download(self, info: pafs.FileInfo) -> None:
         """Fetch the file in ranges, several at a time. Raises where it changes meanwhile."""
+        if info.size is None and self._remote.is_web:  # in chunks, whose end is marked
+            with (
+                self._remote.told(),
+                open(self._path, "xb") as file,
+                self._remote.opened(self._remote.path) as stream,
+            ):
+                file.writelines(_pieces(stream, bounds.UNSIZED_BYTES))
+            return
         with (
             self._remote.told(),
             open(self._path, "xb") as file,
@@ -279,7 +358,10 @@ class RemoteArchive:
             size = stream.size()
 
             def fetch(start: int) -> None:
-                data = stream.read_at(min(_STRETCH, size - start), start)  # type: ignore[call-arg]
+                length = min(_STRETCH, size - start)
+                data = stream.read_at(length, start)  # type: ignore[call-arg]
+                if len(data) != length:
+                    raise OSError(f"{length} bytes were asked for, and {len(data)} came")
                 os.pwrite(file.fileno(), data, start)
 
             list(pool.map(fetch, range(0, size, _STRETCH)))
@@ -288,9 +370,23 @@ class RemoteArchive:
             raise StorageError(f"{self._remote.url} changed while it was fetched: try again")
 
 
+def _beyond(depth: int, folders: int, seconds: float) -> str:
+    """Return which bound the listing of all folders has reached, "" for none."""
+    if depth > bounds.LISTING_DEPTH:
+        return f"folders are more than {bounds.LISTING_DEPTH} deep"
+    if folders > bounds.LISTING_FOLDERS:
+        return f"there are more than {bounds.LISTING_FOLDERS} folders"
+    is_late = seconds > bounds.LISTINGS_S
+    return f"listing its folders takes over {bounds.LISTINGS_S:.0f} s" if is_late else ""
+
+
 def _is_same(stream: Any, ref: ImageRef) -> bool:
     """Return whether what is about to be read has the time that it was listed with."""
-    modified = ref.mtime_ns >= 0 and (stream.metadata() or {}).get("Last-Modified")
+    modified = (
+        ref.mtime_ns >= 0
+        and hasattr(stream, "metadata")
+        and (stream.metadata() or {}).get("Last-Modified")
+    )
     if not modified:
         return True
     text = modified.decode() if isinstance(modified, bytes) else modified

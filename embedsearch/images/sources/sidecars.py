@@ -7,7 +7,6 @@ WebDataset writes them, the column `cls`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections import Counter
@@ -19,6 +18,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from embedsearch.core.ending import ending_signal
+from embedsearch.core.errors import Interrupted
 from embedsearch.core.paths import open_folder, open_regular
 from embedsearch.core.records import SIDECARS, Failure, ImageLocation
 from embedsearch.images.archive_part import BrokenPart, read_part
@@ -33,6 +34,7 @@ from embedsearch.images.tables.held_values import (
 )
 from embedsearch.images.tables.json_table import json_column, typed_column
 from embedsearch.images.tables.table import LEFT_OUT, UserTable, own_name
+from embedsearch.images.temporary import discard
 
 CAPTION = "caption"
 CLASS = "cls"
@@ -161,6 +163,8 @@ def beside_members(sidecars: Source, keys: Iterable[str]) -> Iterator[Beside]:
     contents: dict[str, bytes | str] = {}
     for ref, place in sidecars.places(list(sidecars)):
         contents[ref.key] = place.detail if isinstance(place, Failure) else _place_content(place)
+    if number := ending_signal():  # which ends a fetch early
+        raise Interrupted("interrupted while sidecars were read; what was committed stays", number)
 
     def content(sidecar: str) -> bytes:
         found = contents[sidecar]
@@ -186,9 +190,7 @@ def _place_content(place: ImageLocation) -> bytes | str:
     except (OSError, ValueError, BrokenPart) as error:
         return _words(error)
     finally:
-        if place.is_ours:
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(place.folder, place.key))
+        discard(place)
 
 
 def _file_content(root: str, key: str, *, follow: bool = False) -> bytes:

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedsearch.core import bounds
 from embedsearch.core.names import unicode_text
 from embedsearch.images.tables.held_values import Unheld, held_column
 from embedsearch.images.tables.text_file import MAX_ROW_BYTES, no_utf8, open_text
@@ -64,7 +65,11 @@ def open_csv(path: Path, is_header: Callable[[list[str]], bool]) -> Iterator[Csv
             first = next((line for line in lines if line.strip()), "")
         if not first:
             raise ValueError("it is empty")
+        if len(first) > bounds.HEADER_CHARS:
+            limit = f"{bounds.HEADER_CHARS:,} characters"
+            raise ValueError(f"the names of its columns are longer than {limit}")
         separator = said[1] if said else _separator(path, first, is_header)
+        lines.separator = separator
         reader = csv.reader(chain([first], lines), delimiter=separator)
         header = [cell.strip() for cell in next(reader)]
         named = [index for index, name in enumerate(header) if name]
@@ -108,6 +113,7 @@ class _Lines:
         self._file = file
         self.number = 0
         self.held = 0  # characters since the last row
+        self.separator = ","
 
     def __iter__(self) -> _Lines:
         return self
@@ -123,6 +129,9 @@ class _Lines:
         if self.held > MAX_ROW_BYTES:
             limit = f"{MAX_ROW_BYTES >> 20} MB"
             raise ValueError(f"line {self.number}: a row is longer than {limit}; is a quote open?")
+        if len(line) > bounds.SEPARATORS and line.count(self.separator) > bounds.SEPARATORS:
+            limit = f"{bounds.SEPARATORS:,} values"
+            raise ValueError(f"line {self.number}: a row has more than {limit}")
         return line
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedsearch.core import bounds
 from embedsearch.core.names import unicode_text
 from embedsearch.images.tables.column_names import NAME, NEEDED, naming_column, naming_field
 from embedsearch.images.tables.held_values import Unheld, check_value, held_type
@@ -24,6 +25,8 @@ from embedsearch.images.tables.text_file import MAX_ROW_BYTES, no_utf8, open_tex
 
 MAX_DOCUMENT_BYTES = 256 << 20  # of JSON that is not one object a line: memory holds it whole
 _SAFE_DEPTH = 500  # brackets in one another that Arrow's parser takes without a crash
+_CELL_BYTES = 8  # of a field in a row that has none
+_FIELD = re.compile(rb'"([^"]{0,1600}+)"\s{0,80}+:')
 _WANTED = "one object a line, an array of objects, or an object of objects by name is wanted"
 
 
@@ -33,7 +36,7 @@ def read_json(path: Path) -> tuple[pa.Table, str | None]:
         head = file.read(1024)
         if head.lstrip()[:1] == b"{":
             file.seek(0)
-            _check_depth(file)
+            _check_shape(file)
             file.seek(0)
             try:
                 table = _read_lines(file, path.stat().st_size)
@@ -49,8 +52,10 @@ def read_json(path: Path) -> tuple[pa.Table, str | None]:
             f"JSON of more than {MAX_DOCUMENT_BYTES >> 20} MB has to be one object a line, with "
             "the same kind of value in a field each time"
         )
-    with open_text(path) as text:
-        rows, by = _rows(_values(text.read()))
+    with open_text(path) as file_text:
+        text = file_text.read()
+    _check_count(text)
+    rows, by = _rows(_values(text))
     _check_rows(rows)
     lines = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
     try:
@@ -84,15 +89,36 @@ def typed_column(values: list[Any]) -> pa.Array[Any] | None:
     return array
 
 
-def _check_depth(file: BinaryIO) -> None:
-    """Raise ValueError for a line that is nested so deep that Arrow's parser would crash."""
-    opened, number = 0, 1
+def _check_shape(file: BinaryIO) -> None:
+    """Raise ValueError for lines that Arrow's parser would crash of, or fill the memory for.
+
+    It makes room for each field in each row.
+    """
+    opened, number, size = 0, 1, 0
+    fields: set[bytes] = set()
     for piece in iter(lambda: file.readline(MAX_ROW_BYTES), b""):
         opened += piece.count(b"[") + piece.count(b"{")
         if opened > _SAFE_DEPTH and _depth(piece) > _SAFE_DEPTH:
             raise ValueError(f"line {number} is nested too deep")
+        size += len(piece)
+        fields.update(_FIELD.findall(piece))
+        room = _CELL_BYTES * len(fields) * number
+        if room > max(bounds.TABLE_FLOOR_BYTES, bounds.TABLE_RATIO * size) or (
+            len(fields) > bounds.SCHEMA_FIELDS
+        ):
+            raise ValueError(f"line {number}: there are {len(fields)} fields by now, too many")
         if piece.endswith(b"\n"):
             opened, number = 0, number + 1
+
+
+def _check_count(text: str) -> None:
+    """Raise ValueError for a document of many tiny values, which take up many times its size."""
+    count = sum(map(text.count, ",[{"))
+    if count > bounds.JSON_VALUES_FLOOR + len(text) // bounds.JSON_VALUE_BYTES:
+        raise ValueError(
+            f"{count:,} values in {len(text):,} characters are too many for one document: write "
+            "one object a line"
+        )
 
 
 def _depth(line: bytes) -> int:

@@ -13,9 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from embedsearch.core.errors import UsageError
+from embedsearch.core.errors import OverBound, UsageError
 from embedsearch.images.tables.column_names import (
     NAME,
     NEEDED,
@@ -26,6 +25,7 @@ from embedsearch.images.tables.column_names import (
 from embedsearch.images.tables.csv_table import read_csv
 from embedsearch.images.tables.held_values import MAX_COLUMNS, held_table, names_problem, same_name
 from embedsearch.images.tables.json_table import read_json
+from embedsearch.images.tables.parquet_bounds import Parquet, open_parquet, read_columns
 
 LEFT_OUT = frozenset({"vector", "embedding"})  # of an exported table: the rows have their own
 
@@ -103,7 +103,7 @@ def read_table(source: Path, called: str) -> tuple[pa.Table, str | None]:
     """
     try:
         table, by = _read(source)
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, OverBound) as error:
         message = " ".join(str(error).split())[:300]
         raise UsageError(f"{called} cannot be read: {message}", "metadata") from error
     if len(set(table.column_names)) < table.num_columns:
@@ -114,17 +114,26 @@ def read_table(source: Path, called: str) -> tuple[pa.Table, str | None]:
 def _read(source: Path) -> tuple[pa.Table, str | None]:
     suffix = source.suffix.lower()
     if suffix == ".parquet":
-        schema = pq.read_schema(source)
-        by = naming_field(schema)
-        fields = [f for f in schema if f.name not in LEFT_OUT]
-        wanted = [f.name for f in fields if f.name == by or not holds_bytes(f.type)]
-        return pq.read_table(source, columns=wanted), by
+        parquet = open_parquet(source)
+        with parquet.file as file:
+            return _columns(parquet, file.schema_arrow)
     if suffix in {".jsonl", ".ndjson", ".json"}:
         return read_json(source)
     if suffix in {".csv", ".tsv"}:
         table = read_csv(source, naming_column)
         return table, naming_column(table.column_names)
     raise ValueError("it ends in none of .csv, .tsv, .jsonl, .ndjson, .json and .parquet")
+
+
+def _columns(parquet: Parquet, schema: pa.Schema) -> tuple[pa.Table, str | None]:
+    by = naming_field(schema)
+    fields = [f for f in schema if f.name not in LEFT_OUT]
+    wanted = [f.name for f in fields if f.name == by or not holds_bytes(f.type)]
+    if len(wanted) > MAX_COLUMNS + 1:
+        raise ValueError(f"{len(wanted)} columns; at most {MAX_COLUMNS} are held: leave some out")
+    if len(set(wanted)) < len(wanted):
+        raise ValueError("it has a column twice")
+    return read_columns(parquet, wanted), by
 
 
 def holds_bytes(kind: pa.DataType) -> bool:

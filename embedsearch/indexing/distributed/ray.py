@@ -78,6 +78,7 @@ def _follow(
     stall_s: float,
 ) -> None:
     """Read the driver's lines until it is done. Raises Interrupted and StorageError."""
+    session.keep()
     started = heard = time.monotonic()
     done = failed = 0
     is_up = False

@@ -146,6 +146,7 @@ def run_units(
             with Pipeline(model.input_side, config, jobs, total, session.stop) as pipeline:
                 extractor = extractor_factory(model, config.device, config.precision, session)
                 collector.device = extractor.device
+                session.keep()
                 started = time.monotonic()
                 for batch in pipeline.embed(extractor):
                     collector.take(batch)
