@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,7 @@ from embedsearch.searching.ann.search import (
     Candidates,
     Content,
     FlatFile,
+    rows_reaching,
     search_rows,
 )
 from embedsearch.store.files import damaged, pieces, verify, verify_once
@@ -37,6 +39,7 @@ Queries = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float16]
 Ordinals = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]  # (all shard rows,): True for rows that count
+Reaching: TypeAlias = tuple[Ordinals, npt.NDArray[np.float32]]  # rows and their inner products
 
 
 @dataclass(frozen=True)
@@ -111,12 +114,31 @@ class FileRows:
     ) -> Iterable[Callable[[], list[Found]]]:
         """Return searches that together cover the file, at most one per thread."""
         mask = self._positions.mask(counted)
+        for start, stop in self._divided(mask):
+            yield partial(self._search, queries, k, mask, start, stop)
+
+    def reaching(
+        self, query: Queries, least: float, counted: Mask | None
+    ) -> Iterable[Callable[[], Reaching]]:
+        """Return searches that together find all rows whose product with a query is above least."""
+        mask = self._positions.mask(counted)
+        for start, stop in self._divided(mask):
+            yield partial(self._search_reaching, query, least, mask, start, stop)
+
+    def _divided(self, mask: Mask | None) -> Iterator[tuple[int, int]]:
+        """Yield the parts of the file for threads to search, none if no row counts."""
         if mask is not None and not mask.any():
             return
         rows, dim = self._file.vectors.shape
         parts = max(1, min(available_processors(), 2 * rows * dim // _THREAD_BYTES))
-        for start, stop in pairwise(np.linspace(0, rows, parts + 1).astype(np.int64).tolist()):
-            yield partial(self._search, queries, k, mask, start, stop)
+        yield from pairwise(np.linspace(0, rows, parts + 1).astype(np.int64).tolist())
+
+    def _search_reaching(
+        self, query: Queries, least: float, mask: Mask | None, start: int, stop: int
+    ) -> Reaching:
+        self.check()
+        found = self._file.reaching(query, least, mask, start, stop)
+        return self._positions.ordinals(found.positions), found.products
 
     def _search(
         self, queries: Queries, k: int, mask: Mask | None, start: int, stop: int
@@ -187,6 +209,19 @@ class ShardRows:
                     rows.take(new, vectors, start, live)
                 start += len(vectors)
         return [rows.found() for rows in best]
+
+    def reaching(self, query: Queries, least: float, counted: Mask | None) -> Reaching:
+        """Return all rows whose product with a query, float32 (D,), is above `least`."""
+        ordinals, products = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        for number in self.numbers:
+            start = int(self._snapshot.starts[number])
+            for vectors in self._snapshot.shards[number].vectors():
+                mask = None if counted is None else counted[start : start + len(vectors)]
+                found = rows_reaching(vectors, query, least, mask)
+                ordinals.append(found.positions + start)
+                products.append(found.products)
+                start += len(vectors)
+        return np.concatenate(ordinals), np.concatenate(products)
 
 
 class _BestRows:
