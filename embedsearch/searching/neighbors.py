@@ -19,6 +19,7 @@ from embedsearch.core.records import Neighbors
 from embedsearch.core.session import Session
 from embedsearch.core.system import available_processors
 from embedsearch.searching.ann.search import CandidateIndex, cosines, use_one_thread
+from embedsearch.searching.ann.unlike import Wide
 from embedsearch.searching.equal_rows import EqualRows
 from embedsearch.searching.row_sources import (
     AnnRows,
@@ -39,6 +40,8 @@ _SPARE = 16  # candidates beyond k, so that one round is nearly always enough
 _MORE = 16  # times as many in the second: a pass over the rows costs more than extra candidates
 _ROUNDS = 2  # then all rows are taken that can reach the kth
 _PRODUCT_ERROR = 2e-6  # of FAISS's float32 sums
+_NORM_SLACK = 0.005  # how far a cosine and a product can be apart, with a margin
+_MANY_CANDIDATES = 128  # are scored in float32 first, which is faster
 _MAX_NORM = 1.002  # of a unit vector rounded to float16, with a margin
 # With a filter that keeps few rows, an index finds less than a pass over all rows does.
 MIN_ANN_SHARE = 0.1
@@ -71,10 +74,17 @@ class RowSearch:
         self._ann = open_ann(snapshot, session)
         self.outside = None if self._ann is None else self._ann.outside()
 
-    def use(self, index: CandidateIndex, segments: Iterable[Segment], setting: int) -> None:
+    def use(
+        self, index: CandidateIndex, segments: Iterable[Segment], setting: int, wide: Wide | None
+    ) -> None:
         """Take candidates only from an index over these segments, to measure its recall."""
-        self._ann = AnnRows(self._snapshot, index, tuple(segments), setting)
+        self._ann = AnnRows(self._snapshot, index, tuple(segments), setting, wide)
         self.outside = None
+
+    def best_candidates(self, queries: Queries) -> list[float]:
+        """Return the product of each query's best candidate, by the codes of the index in use."""
+        assert self._ann is not None, "one is in use"
+        return self._ann.best(queries)
 
     def close(self) -> None:
         """Release the threads; the files belong to the snapshot."""
@@ -101,8 +111,12 @@ class RowSearch:
         if (outside := self.outside) is not None and counted is not None:
             outside = outside & counted
         answers = []
-        for query, ordinals in zip(queries, ann.search(queries, k, share, counted), strict=True):
-            near = self._scored(query, ordinals, counted)
+        found = ann.search(queries, k, share, counted)
+        for query, candidates in zip(queries, found, strict=True):
+            if candidates is None:
+                answers += self._exact(query[None], k, counted)
+                continue
+            near = self._scored(query, candidates, k, counted)
             if self._may_tie_with_others(near, k):
                 answers += self._exact(query[None], k, counted)
                 continue
@@ -115,11 +129,17 @@ class RowSearch:
             answers.append(best(near.ordinals, near.scores, k))
         return answers
 
-    def _scored(self, query: Queries, ordinals: Ordinals, counted: Mask | None) -> Neighbors:
+    def _scored(
+        self, query: Queries, ordinals: Ordinals, k: int, counted: Mask | None
+    ) -> Neighbors:
         """Return candidates for a query, float32 (D,), and the rows equal to them."""
         rows = self._equal.distinct(ordinals)
-        scores = cosines(query, self.vectors(rows))
-        return Neighbors(*self._equal.spread(rows, scores, counted))
+        vectors = self.vectors(rows)
+        if len(rows) > max(_MANY_CANDIDATES, k):
+            products = vectors.astype(np.float32) @ query
+            kept = products >= np.partition(products, -k)[-k] - _NORM_SLACK
+            rows, vectors = rows[kept], vectors[kept]
+        return Neighbors(*self._equal.spread(rows, cosines(query, vectors), counted))
 
     def _may_tie_with_others(self, near: Neighbors, k: int) -> bool:
         """Return whether the candidates are so many ties that an index may have left some out.

@@ -25,6 +25,7 @@ from embedsearch.searching.ann.search import (
     rows_reaching,
     search_rows,
 )
+from embedsearch.searching.ann.unlike import Wide
 from embedsearch.store.files import damaged, pieces, verify, verify_once
 from embedsearch.store.manifest import FaissRecord, Segment
 from embedsearch.store.snapshot import Snapshot
@@ -33,7 +34,9 @@ from embedsearch.store.snapshot import Snapshot
 VERIFY_ALWAYS_BYTES = 128 << 20
 # A thread scans this much of a file in half a millisecond: less is not count splitting.
 _THREAD_BYTES = 8 << 20
-_RESCORED = 4  # candidates for each neighbor wanted
+RESCORED = 4  # candidates for each neighbor wanted
+# With fewer rows the nearest are farther, and more of them are searched: the query need not be.
+_LEAST_WIDE_SHARE = 0.5
 
 Queries = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float16]
@@ -164,6 +167,7 @@ class AnnRows:
         index: CandidateIndex,
         segments: tuple[Segment, ...],
         setting: int,
+        wide: Wide | None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         """`check` raises DamagedStore if the index's file was cut since it was opened."""
@@ -171,6 +175,7 @@ class AnnRows:
         self._positions = Positions(snapshot, segments)
         self._index = index
         self._setting = setting
+        self._wide = wide
         self._rows = int(snapshot.starts[-1])
 
     def outside(self) -> Mask | None:
@@ -182,12 +187,33 @@ class AnnRows:
 
     def search(
         self, queries: Queries, k: int, share: float, counted: Mask | None
-    ) -> list[Ordinals]:
-        """Return candidates, if possible more than k; `share` of all rows count."""
+    ) -> list[Ordinals | None]:
+        """Return candidates, if possible more than k; `share` of all rows count.
+
+        None for a query that exact search is for.
+        """
         self._check()
-        wanted, setting = _RESCORED * k, round(self._setting / share)
-        found = self._index.search(queries, wanted, setting, self._positions.mask(counted))
-        return [self._positions.ordinals(positions) for positions in found]
+        mask, wide = self._positions.mask(counted), self._wide
+        setting = round(self._setting / share)
+        found: list[Candidates | None] = [*self._index.search(queries, RESCORED * k, setting, mask)]
+        if wide is not None and share >= _LEAST_WIDE_SHARE:
+            far = [i for i, near in enumerate(found) if near and near.best < wide.below]
+            if far and wide.setting:
+                wider = round(wide.setting / share)
+                again = self._index.search(queries[far], wide.rescored * k, wider, mask)
+                for number, near in zip(far, again, strict=True):
+                    found[number] = near
+            else:
+                for number in far:
+                    found[number] = None
+        return [
+            None if near is None else self._positions.ordinals(near.positions) for near in found
+        ]
+
+    def best(self, queries: Queries) -> list[float]:
+        """Return the product of each query's best candidate, by the index's own codes."""
+        found = self._index.search(queries, RESCORED, self._setting, self._positions.mask(None))
+        return [near.best for near in found]
 
 
 class ShardRows:
@@ -277,7 +303,16 @@ def open_ann(snapshot: Snapshot, session: Session) -> AnnRows | None:
         index = CandidateIndex.open(content, snapshot.manifest.model.dim, record.rows)
     except ValueError as error:
         raise damaged(snapshot.store, record.relative, str(error)) from error
-    return AnnRows(snapshot, index, record.segments, record.setting, check)
+    wide = None
+    if record.unlike_recall is not None:
+        wide = Wide(
+            record.wide_below,
+            record.wide_setting,
+            record.wide_rescored,
+            record.unlike_recall,
+            record.unlike_latency_s,
+        )
+    return AnnRows(snapshot, index, record.segments, record.setting, wide, check)
 
 
 def _verified(

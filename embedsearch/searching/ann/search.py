@@ -33,6 +33,11 @@ class Candidates:
     positions: npt.NDArray[np.int64]
     products: npt.NDArray[np.float32]
 
+    @property
+    def best(self) -> float:
+        """Return the largest product, -inf without candidates."""
+        return float(self.products[0]) if len(self.products) else -np.inf
+
 
 class FlatFile:
     """A flat fp16 FAISS file, searched where its bytes lie: opening it reads only its header."""
@@ -160,10 +165,11 @@ class CandidateIndex:
             return [n for n in _STEPS if n < self._lists] + [self._lists]
         return [n for n in _STEPS if 16 <= n <= 1024] if self._is_hnsw else [1]
 
-    def search(
-        self, queries: Queries, k: int, setting: int, mask: Mask | None
-    ) -> list[npt.NDArray[np.int64]]:
-        """Return up to k positions per query, int64 (c,), among those that `mask` allows."""
+    def search(self, queries: Queries, k: int, setting: int, mask: Mask | None) -> list[Candidates]:
+        """Return up to k candidates per query among positions that `mask` allows.
+
+        Their products are those of the index's own codes.
+        """
         chosen = {}
         if mask is not None:
             bits = np.packbits(mask, bitorder="little")  # must outlive the selector
@@ -176,8 +182,11 @@ class CandidateIndex:
             parameters = _faiss.SearchParameters(**chosen)
         if self._is_transformed:
             parameters = _faiss.SearchParametersPreTransform(index_params=parameters)
-        _, positions = self._index.search(queries, min(k, len(self)), params=parameters)
-        return [row[row >= 0] for row in positions]
+        products, positions = self._index.search(queries, min(k, len(self)), params=parameters)
+        return [
+            Candidates(row[row >= 0], product[row >= 0])
+            for row, product in zip(positions, products, strict=True)
+        ]
 
 
 def _opened(content: Content) -> Any:
