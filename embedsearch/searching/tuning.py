@@ -315,7 +315,15 @@ class _Tuner:
             self._rows.use(index, segments, like.setting, wide)
             return self._answer
 
-        return unlike.widened(answer_at, index.settings, like, below, exam.unlike, self._exact_s)
+        started = time.perf_counter()
+        for question in exam.questions:
+            self._snapshot.images(self._answer(question.query).ordinals)
+        all_s = (time.perf_counter() - started) / len(exam.questions)
+        return unlike.widened(
+            *(answer_at, index.settings, like, below, exam.unlike),
+            exact_s=self._exact_s,
+            hits_s=max(0.0, all_s - like.latency_s),
+        )
 
     def _answer(self, query: npt.NDArray[np.float32]) -> Neighbors:
         return self._rows.nearest(query[None], candidates.RECALL_AT)[0]

@@ -7,7 +7,7 @@ more lists, and codes tell them apart less well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +16,12 @@ import numpy.typing as npt
 from embedsearch.searching.ann.candidates import Answer, Measured, Question, measured
 
 ROWS = 96  # that queries are made of
-RECALL = 0.95  # of the worst kind
+RECALL = 0.95  # wanted of the worst kind
 _MIXED = 3  # rows in one query
 _TIMES = 2.0  # the latency of a query like the rows
-_RESCORED = (4, 16, 64)  # candidates for each neighbor wanted
+_RESCORED = (4, 16, 64, 256)  # candidates for each neighbor wanted
+_NARROWER = 8  # times: with more candidates fewer lists can do
+_EVERY = 2  # of the settings, each twice the last
 _LIKE_BELOW = 0.025  # of the queries like the rows, which pay for it
 
 Units = npt.NDArray[np.float32]
@@ -29,7 +31,7 @@ Units = npt.NDArray[np.float32]
 class Wide:
     """How queries are searched whose best candidate has a product under `below`.
 
-    `setting` 0 is exact search. `recall` is that of the worst kind of queries unlike the rows.
+    `setting` 0 is exact search. `recall` is the mean of the kinds of queries unlike the rows.
     """
 
     below: float
@@ -64,40 +66,36 @@ def widened(
     like: Measured,
     below: float,
     kinds: Sequence[Sequence[Question]],
+    *,
     exact_s: float,
+    hits_s: float,
 ) -> Wide:
     """Return the first setting that reaches the recall in time, else the best that is in time.
 
-    `exact_s` is the latency of exact search, 0 if it is not known.
+    Exact search is taken if it is faster than what reaches the recall, or nothing else does.
+
+    `exact_s` is the latency of exact search, 0 if it is not known; `hits_s` what the hits of any
+    query take besides.
     """
-    limit_s = _TIMES * like.latency_s
-    best: Wide | None = None
-    for setting, rescored in _steps(settings, like.setting):
-        tried = Wide(below, setting, rescored, 0.0, 0.0)
-        answer = answer_at(tried)
-        shares = [measured(answer, setting, questions) for questions in kinds]
-        tried = Wide(
-            *(below, setting, rescored),
-            min(kind.recall for kind in shares),
-            float(np.mean([kind.latency_s for kind in shares])),
-        )
-        in_time = tried.latency_s <= limit_s
-        if best is None or (in_time and tried.recall > best.recall):
-            best = tried
-        if in_time and tried.recall >= RECALL:
-            return tried
-        if not in_time and rescored == _RESCORED[0]:
-            break  # and so are all wider ones
-    assert best is not None, "the setting itself is among them"
-    if 0 < exact_s <= limit_s:
-        return Wide(below, 0, 0, 1.0, exact_s)
-    return best
-
-
-def _steps(settings: Sequence[int], least: int) -> Iterator[tuple[int, int]]:
-    for setting in settings:
-        if setting >= least:
-            yield from ((setting, rescored) for rescored in _RESCORED)
+    limit_s = _TIMES * like.latency_s + (_TIMES - 1) * hits_s
+    exact = Wide(below, 0, 0, 1.0, exact_s) if 0 < exact_s <= limit_s else None
+    best: tuple[bool, float, Wide] | None = None
+    for rescored in _RESCORED:
+        for setting in [n for n in settings if n >= like.setting // _NARROWER][::_EVERY]:
+            answer = answer_at(Wide(below, setting, rescored, 0.0, 0.0))
+            found = [measured(answer, setting, questions) for questions in kinds]
+            mean = float(np.mean([kind.recall for kind in found]))
+            latency_s = float(np.mean([kind.latency_s for kind in found]))
+            if best is not None and latency_s > limit_s:
+                break  # and so are all wider ones
+            is_reached = min(kind.recall for kind in found) >= RECALL
+            wide = Wide(below, setting, rescored, mean, latency_s)
+            if best is None or (is_reached, mean) > best[:2]:
+                best = (is_reached, mean, wide)
+            if is_reached:
+                return exact if exact and exact_s <= latency_s else wide
+    assert best is not None, "there are settings"
+    return exact or best[2]
 
 
 def _units(rows: npt.NDArray[np.floating]) -> Units:
