@@ -21,7 +21,6 @@ _MIXED = 3  # rows in one query
 _TIMES = 2.0  # the latency of a query like the rows
 _RESCORED = (4, 16, 64, 256)  # candidates for each neighbor wanted
 _NARROWER = 8  # times: with more candidates fewer lists can do
-_EVERY = 2  # of the settings, each twice the last
 _LIKE_BELOW = 0.025  # of the queries like the rows, which pay for it
 
 Units = npt.NDArray[np.float32]
@@ -81,7 +80,8 @@ def widened(
     exact = Wide(below, 0, 0, 1.0, exact_s) if 0 < exact_s <= limit_s else None
     best: tuple[bool, float, Wide] | None = None
     for rescored in _RESCORED:
-        for setting in [n for n in settings if n >= like.setting // _NARROWER][::_EVERY]:
+        least = like.setting if rescored == _RESCORED[0] else like.setting // _NARROWER
+        for setting in (n for n in settings if n >= least):
             answer = answer_at(Wide(below, setting, rescored, 0.0, 0.0))
             found = [measured(answer, setting, questions) for questions in kinds]
             mean = float(np.mean([kind.recall for kind in found]))
