@@ -28,7 +28,8 @@ def info(
     verbose: VerboseOption = False,
 ) -> None:
     """Show what the store holds: images, model, sizes, generation."""
-    from embedsearch.cli.output.text import generation_lines, info_lines, json_line, json_lines
+    from embedsearch.cli.output.store_text import generation_lines, info_lines
+    from embedsearch.cli.output.text import json_line, json_lines
     from embedsearch.store import info as facts
 
     session = plain_session()

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from embedsearch.searching.vectordb.database import VectorDatabase
 
 QUERIES_AT_ONCE = 512  # share one pass over the rows
+_MANY_TIES = 256  # are ordered by a list of all names, which is made once
 _COLLAPSE_MORE = 4  # times as many are fetched if too few are left after collapsing
 _RECORD_COLUMNS = ["format", "size", "taken_at", "camera", "gps", "brightness", "sharpness"]
 
@@ -205,10 +206,25 @@ class Generation:
         ]
 
     def _nearest(self, queries: Vector, k: int, asked: _Asked) -> list[Neighbors]:
-        """Return the neighbors of each query, float32 (Q, D), that meet a condition."""
+        """Return the k nearest rows of each query, float32 (Q, D), that meet a condition."""
         if self._served is not None:
-            return self._served.nearest(queries, k, asked.condition, asked.mask)
-        return self._rows.nearest(queries, k, asked.mask)
+            found = self._served.nearest(queries, k, asked.condition, asked.mask)
+        else:
+            found = self._rows.nearest(queries, k, asked.mask)
+        return [near if len(near.scores) <= k else self._first(near, k) for near in found]
+
+    def _first(self, near: Neighbors, k: int) -> Neighbors:
+        """Return the k nearest of more rows, of those that tie the first by root and key."""
+        kth = np.partition(near.scores, -k)[-k]
+        nearer, ties = np.flatnonzero(near.scores > kth), np.flatnonzero(near.scores == kth)
+        ordinals = near.ordinals[ties]
+        if len(ties) > _MANY_TIES:
+            places = self._snapshot.name_order()[ordinals]
+        else:
+            names = [(image.root, image.key) for image in self._snapshot.images(ordinals)]
+            places = np.argsort(sorted(range(len(names)), key=names.__getitem__))
+        kept = np.concatenate([nearer, ties[np.argsort(places)[: k - len(nearer)]]])
+        return Neighbors(near.ordinals[kept], near.scores[kept])
 
     def _served_by(self, database: VectorDatabase | None, session: Session) -> ServedRows | None:
         if database is None:

@@ -8,8 +8,9 @@ concatenation of all shards.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,8 @@ from embedsearch.core.records import Neighbors
 from embedsearch.core.session import Session
 from embedsearch.core.system import available_processors
 from embedsearch.searching.ann.search import CandidateIndex, cosines, use_one_thread
+from embedsearch.searching.ann.unlike import Wide
+from embedsearch.searching.equal_rows import EqualRows
 from embedsearch.searching.row_sources import (
     AnnRows,
     Found,
@@ -34,13 +37,18 @@ from embedsearch.store.shards import vector_array
 from embedsearch.store.snapshot import Snapshot
 
 _SPARE = 16  # candidates beyond k, so that one round is nearly always enough
-_MORE = 16  # times as many if it is not: a pass over the rows costs more than extra candidates
+_MORE = 16  # times as many in the second: a pass over the rows costs more than extra candidates
+_ROUNDS = 2  # then all rows are taken that can reach the kth
 _PRODUCT_ERROR = 2e-6  # of FAISS's float32 sums
+_NORM_SLACK = 0.005  # how far a cosine and a product can be apart, with a margin
+_MANY_CANDIDATES = 128  # are scored in float32 first, which is faster
 _MAX_NORM = 1.002  # of a unit vector rounded to float16, with a margin
 # With a filter that keeps few rows, an index finds less than a pass over all rows does.
 MIN_ANN_SHARE = 0.1
 _MAX_ANN_SHARE = 0.01  # of the rows that count: an index is not made for a larger k
 _FEW_ROWS = 4096  # up to this many are scored directly, which is faster than a pass over all rows
+
+T = TypeVar("T")
 
 
 class RowSearch:
@@ -60,13 +68,23 @@ class RowSearch:
             snapshot.shards[number].verify()
         self._rest = ShardRows(snapshot, rest)
         self._threads: ThreadPoolExecutor | None = None
+        self._equal = EqualRows(int(snapshot.starts[-1]), self.vectors)
+        norms = [record.min_norm for record in snapshot.manifest.shards]
+        self._min_norm = min(norms, default=1.0)
         self._ann = open_ann(snapshot, session)
         self.outside = None if self._ann is None else self._ann.outside()
 
-    def use(self, index: CandidateIndex, segments: Iterable[Segment], setting: int) -> None:
+    def use(
+        self, index: CandidateIndex, segments: Iterable[Segment], setting: int, wide: Wide | None
+    ) -> None:
         """Take candidates only from an index over these segments, to measure its recall."""
-        self._ann = AnnRows(self._snapshot, index, tuple(segments), setting)
+        self._ann = AnnRows(self._snapshot, index, tuple(segments), setting, wide)
         self.outside = None
+
+    def best_candidates(self, queries: Queries) -> list[float]:
+        """Return the product of each query's best candidate, by the codes of the index in use."""
+        assert self._ann is not None, "one is in use"
+        return self._ann.best(queries)
 
     def close(self) -> None:
         """Release the threads; the files belong to the snapshot."""
@@ -93,15 +111,44 @@ class RowSearch:
         if (outside := self.outside) is not None and counted is not None:
             outside = outside & counted
         answers = []
-        for query, ordinals in zip(queries, ann.search(queries, k, share, counted), strict=True):
-            if outside is not None:
-                near = self._exact(query[None], min(k, int(outside.sum())), outside)[0]
-                ordinals = np.concatenate([ordinals, near.ordinals])
-            if len(ordinals) < k:  # the index missed rows
+        found = ann.search(queries, k, share, counted)
+        for query, candidates in zip(queries, found, strict=True):
+            if candidates is None:
                 answers += self._exact(query[None], k, counted)
                 continue
-            answers.append(best(ordinals, cosines(query, self.vectors(ordinals)), k))
+            near = self._scored(query, candidates, k, counted)
+            if self._may_tie_with_others(near, k):
+                answers += self._exact(query[None], k, counted)
+                continue
+            if outside is not None:
+                later = self._exact(query[None], min(k, int(outside.sum())), outside)[0]
+                near = _joined(near, later)
+            if len(near.ordinals) < k:  # the index missed rows
+                answers += self._exact(query[None], k, counted)
+                continue
+            answers.append(best(near.ordinals, near.scores, k))
         return answers
+
+    def _scored(
+        self, query: Queries, ordinals: Ordinals, k: int, counted: Mask | None
+    ) -> Neighbors:
+        """Return candidates for a query, float32 (D,), and the rows equal to them."""
+        rows = self._equal.distinct(ordinals)
+        vectors = self.vectors(rows)
+        if len(rows) > max(_MANY_CANDIDATES, k):
+            products = vectors.astype(np.float32) @ query
+            kept = products >= np.partition(products, -k)[-k] - _NORM_SLACK
+            rows, vectors = rows[kept], vectors[kept]
+        return Neighbors(*self._equal.spread(rows, cosines(query, vectors), counted))
+
+    def _may_tie_with_others(self, near: Neighbors, k: int) -> bool:
+        """Return whether the candidates are so many ties that an index may have left some out.
+
+        Which ones it names is chance, and pages would not fit together.
+        """
+        if len(near.scores) <= k or near.scores.min() < np.partition(near.scores, -k)[-k]:
+            return False
+        return self._equal.all_alone(near.ordinals)
 
     def exact(self, queries: Queries, k: int, counted: Mask | None = None) -> list[Neighbors]:
         """Return the true k neighbors of each query without the ANN index.
@@ -139,39 +186,66 @@ class RowSearch:
         more candidates are fetched until no other row can reach the kth cosine.
         """
         answers = [NO_NEIGHBORS for _ in queries]
-        open_queries = list(range(len(queries))) if k else []
-        fetch = k + _SPARE
-        smallest = min((record.min_norm for record in self._snapshot.manifest.shards), default=1.0)
-        while open_queries:
-            still_open = []
-            found = self._search(queries[open_queries], fetch, counted)
-            for number, index in enumerate(open_queries):
+        open_queries = dict.fromkeys(range(len(queries)), -1.0) if k else {}
+        for fetch in (_MORE**more * (k + _SPARE) for more in range(_ROUNDS)):
+            if not open_queries:
+                break
+            found = self._search(queries[[*open_queries]], fetch, self._equal.one_each(counted))
+            for number, index in enumerate([*open_queries]):
                 parts = [of_source[number] for of_source in found]
                 ordinals = np.concatenate([part.ordinals for part in parts])
-                scores = cosines(queries[index], np.concatenate([part.vectors for part in parts]))
-                kth = np.sort(scores)[-k]
+                vectors = np.concatenate([part.vectors for part in parts])
+                scores = cosines(queries[index], vectors)
+                near = best(*self._equal.spread(ordinals, scores, counted), k)
+                kth = float(near.scores.min())
                 bound = max(part.bound for part in parts)
-                reach = max(bound / smallest, bound / _MAX_NORM) + _PRODUCT_ERROR
+                reach = max(bound / self._min_norm, bound / _MAX_NORM) + _PRODUCT_ERROR
                 if kth > reach or bound == -np.inf:
-                    answers[index] = best(ordinals, scores, k)
+                    answers[index] = near
+                    del open_queries[index]
                 else:
-                    still_open.append(index)
-            open_queries = still_open
-            fetch *= _MORE
+                    open_queries[index] = kth
+        for index, kth in open_queries.items():
+            answers[index] = self._reaching(queries[index], kth, k, counted)
         return answers
+
+    def _reaching(self, query: Queries, kth: float, k: int, counted: Mask | None) -> Neighbors:
+        """Return the true neighbors of a query, float32 (D,), whose kth cosine is `kth` or more."""
+        least = min(kth * self._min_norm, kth * _MAX_NORM) - _PRODUCT_ERROR
+        one_each = self._equal.one_each(counted)
+        parts = [part for file in self._files for part in file.reaching(query, least, one_each)]
+        found = [self._rest.reaching(query, least, one_each)] if self._rest.numbers else []
+        found += self._together(parts)
+        ordinals = np.concatenate([ordinals for ordinals, _ in found])
+        products = np.concatenate([products for _, products in found])
+        near = products / self._equal.norms(ordinals) >= kth - _PRODUCT_ERROR
+        self._equal.learn(ordinals[near])
+        rows = self._equal.distinct(ordinals[near])
+        return best(*self._equal.spread(rows, cosines(query, self.vectors(rows)), counted), k)
 
     def _search(self, queries: Queries, k: int, counted: Mask | None) -> list[list[Found]]:
         """Return what each source, or part of a source, found for each query."""
         parts = [part for file in self._files for part in file.parts(queries, k, counted)]
         found = [self._rest.search(queries, k, counted)] if self._rest.numbers else []
+        return found + self._together(parts)
+
+    def _together(self, parts: Sequence[Callable[[], T]]) -> list[T]:
+        """Return the results of searches, which run beside each other."""
         if len(parts) < 2:
-            return found + [search() for search in parts]
+            return [search() for search in parts]
         if self._threads is None:
             self._threads = ThreadPoolExecutor(available_processors(), initializer=use_one_thread)
-        return found + list(self._threads.map(lambda search: search(), parts))
+        return list(self._threads.map(lambda search: search(), parts))
 
 
 NO_NEIGHBORS = Neighbors(np.empty(0, np.int64), np.empty(0, np.float32))
+
+
+def _joined(first: Neighbors, second: Neighbors) -> Neighbors:
+    """Return the rows of both, each once."""
+    ordinals = np.concatenate([first.ordinals, second.ordinals])
+    ordinals, places = np.unique(ordinals, return_index=True)
+    return Neighbors(ordinals, np.concatenate([first.scores, second.scores])[places])
 
 
 def best(ordinals: Ordinals, scores: npt.NDArray[np.float32], k: int) -> Neighbors:

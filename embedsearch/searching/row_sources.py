@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,10 @@ from embedsearch.searching.ann.search import (
     Candidates,
     Content,
     FlatFile,
+    rows_reaching,
     search_rows,
 )
+from embedsearch.searching.ann.unlike import Wide
 from embedsearch.store.files import damaged, pieces, verify, verify_once
 from embedsearch.store.manifest import FaissRecord, Segment
 from embedsearch.store.snapshot import Snapshot
@@ -31,12 +34,15 @@ from embedsearch.store.snapshot import Snapshot
 VERIFY_ALWAYS_BYTES = 128 << 20
 # A thread scans this much of a file in half a millisecond: less is not count splitting.
 _THREAD_BYTES = 8 << 20
-_RESCORED = 4  # candidates for each neighbor wanted
+RESCORED = 4  # candidates for each neighbor wanted
+# With fewer rows the nearest are farther, and more of them are searched: the query need not be.
+_LEAST_WIDE_SHARE = 0.5
 
 Queries = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float16]
 Ordinals = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]  # (all shard rows,): True for rows that count
+Reaching: TypeAlias = tuple[Ordinals, npt.NDArray[np.float32]]  # rows and their inner products
 
 
 @dataclass(frozen=True)
@@ -111,12 +117,31 @@ class FileRows:
     ) -> Iterable[Callable[[], list[Found]]]:
         """Return searches that together cover the file, at most one per thread."""
         mask = self._positions.mask(counted)
+        for start, stop in self._divided(mask):
+            yield partial(self._search, queries, k, mask, start, stop)
+
+    def reaching(
+        self, query: Queries, least: float, counted: Mask | None
+    ) -> Iterable[Callable[[], Reaching]]:
+        """Return searches that together find all rows whose product with a query is above least."""
+        mask = self._positions.mask(counted)
+        for start, stop in self._divided(mask):
+            yield partial(self._search_reaching, query, least, mask, start, stop)
+
+    def _divided(self, mask: Mask | None) -> Iterator[tuple[int, int]]:
+        """Yield the parts of the file for threads to search, none if no row counts."""
         if mask is not None and not mask.any():
             return
         rows, dim = self._file.vectors.shape
         parts = max(1, min(available_processors(), 2 * rows * dim // _THREAD_BYTES))
-        for start, stop in pairwise(np.linspace(0, rows, parts + 1).astype(np.int64).tolist()):
-            yield partial(self._search, queries, k, mask, start, stop)
+        yield from pairwise(np.linspace(0, rows, parts + 1).astype(np.int64).tolist())
+
+    def _search_reaching(
+        self, query: Queries, least: float, mask: Mask | None, start: int, stop: int
+    ) -> Reaching:
+        self.check()
+        found = self._file.reaching(query, least, mask, start, stop)
+        return self._positions.ordinals(found.positions), found.products
 
     def _search(
         self, queries: Queries, k: int, mask: Mask | None, start: int, stop: int
@@ -142,6 +167,7 @@ class AnnRows:
         index: CandidateIndex,
         segments: tuple[Segment, ...],
         setting: int,
+        wide: Wide | None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         """`check` raises DamagedStore if the index's file was cut since it was opened."""
@@ -149,6 +175,7 @@ class AnnRows:
         self._positions = Positions(snapshot, segments)
         self._index = index
         self._setting = setting
+        self._wide = wide
         self._rows = int(snapshot.starts[-1])
 
     def outside(self) -> Mask | None:
@@ -160,12 +187,33 @@ class AnnRows:
 
     def search(
         self, queries: Queries, k: int, share: float, counted: Mask | None
-    ) -> list[Ordinals]:
-        """Return candidates, if possible more than k; `share` of all rows count."""
+    ) -> list[Ordinals | None]:
+        """Return candidates, if possible more than k; `share` of all rows count.
+
+        None for a query that exact search is for.
+        """
         self._check()
-        wanted, setting = _RESCORED * k, round(self._setting / share)
-        found = self._index.search(queries, wanted, setting, self._positions.mask(counted))
-        return [self._positions.ordinals(positions) for positions in found]
+        mask, wide = self._positions.mask(counted), self._wide
+        setting = round(self._setting / share)
+        found: list[Candidates | None] = [*self._index.search(queries, RESCORED * k, setting, mask)]
+        if wide is not None and share >= _LEAST_WIDE_SHARE:
+            far = [i for i, near in enumerate(found) if near and near.best < wide.below]
+            if far and wide.setting:
+                wider = round(wide.setting / share)
+                again = self._index.search(queries[far], wide.rescored * k, wider, mask)
+                for number, near in zip(far, again, strict=True):
+                    found[number] = near
+            else:
+                for number in far:
+                    found[number] = None
+        return [
+            None if near is None else self._positions.ordinals(near.positions) for near in found
+        ]
+
+    def best(self, queries: Queries) -> list[float]:
+        """Return the product of each query's best candidate, by the index's own codes."""
+        found = self._index.search(queries, RESCORED, self._setting, self._positions.mask(None))
+        return [near.best for near in found]
 
 
 class ShardRows:
@@ -187,6 +235,19 @@ class ShardRows:
                     rows.take(new, vectors, start, live)
                 start += len(vectors)
         return [rows.found() for rows in best]
+
+    def reaching(self, query: Queries, least: float, counted: Mask | None) -> Reaching:
+        """Return all rows whose product with a query, float32 (D,), is above `least`."""
+        ordinals, products = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        for number in self.numbers:
+            start = int(self._snapshot.starts[number])
+            for vectors in self._snapshot.shards[number].vectors():
+                mask = None if counted is None else counted[start : start + len(vectors)]
+                found = rows_reaching(vectors, query, least, mask)
+                ordinals.append(found.positions + start)
+                products.append(found.products)
+                start += len(vectors)
+        return np.concatenate(ordinals), np.concatenate(products)
 
 
 class _BestRows:
@@ -242,7 +303,16 @@ def open_ann(snapshot: Snapshot, session: Session) -> AnnRows | None:
         index = CandidateIndex.open(content, snapshot.manifest.model.dim, record.rows)
     except ValueError as error:
         raise damaged(snapshot.store, record.relative, str(error)) from error
-    return AnnRows(snapshot, index, record.segments, record.setting, check)
+    wide = None
+    if record.unlike_recall is not None:
+        wide = Wide(
+            record.wide_below,
+            record.wide_setting,
+            record.wide_rescored,
+            record.unlike_recall,
+            record.unlike_latency_s,
+        )
+    return AnnRows(snapshot, index, record.segments, record.setting, wide, check)
 
 
 def _verified(

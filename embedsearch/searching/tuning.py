@@ -13,17 +13,19 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, TimeoutError as NotReady
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.config import AUTO_ANN, EXACT_ANN, SearchBudget
+from embedsearch.core.records import Neighbors
 from embedsearch.core.session import Session
 from embedsearch.core.unknown_fields import replaced
-from embedsearch.searching.ann import candidates
+from embedsearch.searching.ann import candidates, unlike
 from embedsearch.searching.ann.build import CandidateBuilder
 from embedsearch.searching.ann.candidates import Measured
+from embedsearch.searching.ann.unlike import Wide
 from embedsearch.searching.neighbors import RowSearch
 from embedsearch.searching.tuning_due import Due, due
 from embedsearch.store.files import write_new
@@ -74,6 +76,7 @@ class _Built:
     factory: str
     trained_rows: int
     curve: list[Measured]
+    wide: Wide | None
 
     def write(self, writer: StoreWriter) -> AnnRecord:
         """Write the index file of the next generation."""
@@ -84,6 +87,7 @@ class _Built:
             factory=self.factory,
             setting=self.curve[-1].setting,
             trained_rows=self.trained_rows,
+            **({} if self.wide is None else _recorded(self.wide)),
         )
 
 
@@ -94,6 +98,18 @@ class _RecallTest:
     new: npt.NDArray[np.bool_]  # (all shard rows,): rows to add to the index
     held: npt.NDArray[np.bool_]  # of these, rows to add only after the measurement
     questions: list[candidates.Question]
+    unlike: list[list[candidates.Question]]  # of queries unlike the rows, by kind
+
+
+def _recorded(wide: Wide) -> dict[str, Any]:
+    """Return fields of an AnnRecord."""
+    return {
+        "wide_below": wide.below,
+        "wide_setting": wide.setting,
+        "wide_rescored": wide.rescored,
+        "unlike_recall": round(wide.recall, 4),
+        "unlike_latency_s": wide.latency_s,
+    }
 
 
 _Choice = tuple[AnnRecord | _Built | None, SearchRecord]
@@ -111,6 +127,7 @@ class _Tuner:
         self._live = np.arange(int(snapshot.starts[-1]))
         if self._rows.alive is not None:
             self._live = self._live[self._rows.alive]
+        self._exact_s = snapshot.manifest.search.exact_latency_s
         self._rng = np.random.default_rng(_SEED)
 
     def close(self) -> None:
@@ -155,7 +172,7 @@ class _Tuner:
         size, is_free = 2 * live * dim, self._budget.factory == AUTO_ANN
         if self._budget.factory == EXACT_ANN or (is_free and size <= _ALWAYS_EXACT_BYTES):
             return None, search
-        exact_s = self._exact_latency_s()
+        self._exact_s = exact_s = self._exact_latency_s()
         search = replaced(search, exact_latency_s=exact_s)
         fits = size <= self._budget.memory_bytes
         if is_free and fits and exact_s <= self._budget.latency_s:
@@ -205,9 +222,10 @@ class _Tuner:
         self._add(builder, added)
         segments = (*segments, *self._segments(added))
         curve = self._measured(builder, segments, exam.questions)
+        wide = self._widened(builder, segments, exam, curve[-1])
         builder.add(self._rows.vectors(np.flatnonzero(exam.held)))
         segments = (*segments, *self._segments(exam.held))
-        return _Built(builder, segments, factory, trained_rows, curve)
+        return _Built(builder, segments, factory, trained_rows, curve, wide)
 
     def _add(self, builder: CandidateBuilder, mask: npt.NDArray[np.bool_]) -> None:
         """Add the rows in a mask to an index."""
@@ -242,7 +260,16 @@ class _Tuner:
         held[live[np.add.outer(starts, np.arange(_HELD_RUN)).ravel()]] = True
         known = ~held if self._rows.alive is None else self._rows.alive & ~held
         wanted = min(candidates.RECALL_AT, int(known.sum()))
-        queries = self._units(np.flatnonzero(held))
+        questions = self._questions(self._units(np.flatnonzero(held)), wanted, known)
+        rows = self._units(self._rng.choice(np.flatnonzero(known), unlike.ROWS))
+        kinds = unlike.unlike_queries(rows, self._rng) if questions else []
+        far = [self._questions(queries, wanted, known) for queries in kinds]
+        return _RecallTest(new, held, questions, far)
+
+    def _questions(
+        self, queries: npt.NDArray[np.float32], wanted: int, known: npt.NDArray[np.bool_]
+    ) -> list[candidates.Question]:
+        """Return the queries with what exact search finds among the rows that are known."""
         questions = []
         for start in range(0, len(queries), _EXACT_BATCH):
             self._session.check()
@@ -250,7 +277,7 @@ class _Tuner:
             for query, near in zip(batch, self._rows.exact(batch, wanted, known), strict=True):
                 lowest = float(np.sort(near.scores)[-wanted])
                 questions.append(candidates.Question(query, wanted, lowest))
-        return _RecallTest(new, held, questions)
+        return questions
 
     def _measured(
         self,
@@ -263,10 +290,43 @@ class _Tuner:
 
         def answer_at(setting: int) -> candidates.Answer:
             self._session.check()
-            self._rows.use(index, segments, setting)
-            return lambda query: self._rows.nearest(query[None], candidates.RECALL_AT)[0]
+            self._rows.use(index, segments, setting, None)
+            return self._answer
 
         return candidates.measure(answer_at, index.settings, questions, self._budget)
+
+    def _widened(
+        self,
+        builder: CandidateBuilder,
+        segments: tuple[Segment, ...],
+        exam: _RecallTest,
+        like: Measured,
+    ) -> Wide | None:
+        """Find the setting for queries unlike the rows; None if nothing can be measured."""
+        if not exam.unlike:
+            return None
+        index = builder.index()
+        self._rows.use(index, segments, like.setting, None)
+        queries = np.array([question.query for question in exam.questions])
+        below = unlike.limit_of(self._rows.best_candidates(queries))
+
+        def answer_at(wide: Wide) -> candidates.Answer:
+            self._session.check()
+            self._rows.use(index, segments, like.setting, wide)
+            return self._answer
+
+        started = time.perf_counter()
+        for question in exam.questions:
+            self._snapshot.images(self._answer(question.query).ordinals)
+        all_s = (time.perf_counter() - started) / len(exam.questions)
+        return unlike.widened(
+            *(answer_at, index.settings, like, below, exam.unlike),
+            exact_s=self._exact_s,
+            hits_s=max(0.0, all_s - like.latency_s),
+        )
+
+    def _answer(self, query: npt.NDArray[np.float32]) -> Neighbors:
+        return self._rows.nearest(query[None], candidates.RECALL_AT)[0]
 
     def _sample(self, count: int) -> npt.NDArray[np.float32]:
         """Return a random sample of `count` live rows, in store order."""

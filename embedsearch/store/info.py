@@ -20,7 +20,7 @@ from embedsearch.core.system import is_cached_store
 from embedsearch.store.current import check_format, read_current, read_generation
 from embedsearch.store.files import FileRecord, open_verified, pulled_from
 from embedsearch.store.locate import StorePath, readable_store
-from embedsearch.store.manifest import Manifest
+from embedsearch.store.manifest import AnnRecord, Manifest
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,18 @@ def _measured(manifest: Manifest) -> dict[str, Any]:
             for setting, recall, seconds in search.curve
         ],
         "reached": search.is_reached,
+        "unlike": _unlike(manifest.ann),
+    }
+
+
+def _unlike(ann: AnnRecord | None) -> dict[str, Any] | None:
+    """Return what was measured of queries unlike the rows, None if nothing was."""
+    if ann is None or ann.unlike_recall is None:
+        return None
+    return {
+        "recall_at_10": ann.unlike_recall,
+        "latency_ms": round(1000 * ann.unlike_latency_s, 3),
+        "setting": ann.wide_setting or None,  # none: exact search
     }
 
 

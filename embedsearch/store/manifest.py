@@ -62,11 +62,20 @@ class ExactRecord(FaissRecord):
 
 @dataclass(frozen=True)
 class AnnRecord(FaissRecord):
-    """An ANN index that supplies candidates; their scores come from the rows themselves."""
+    """An ANN index that supplies candidates; their scores come from the rows themselves.
+
+    A query whose best candidate is below `wide_below` by the index's own products is unlike the
+    store, and is searched with the wider setting, if it was measured.
+    """
 
     factory: str  # as FAISS's index_factory reads it
     setting: int  # lists to probe, or efSearch of HNSW
     trained_rows: int  # of the store when it was trained
+    wide_below: float = 0.0
+    wide_setting: int = 0  # 0: such queries are searched exactly
+    wide_rescored: int = 0  # candidates for each neighbor wanted
+    unlike_recall: float | None = None  # recall@10 of such queries; None if never measured
+    unlike_latency_s: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ class Snapshot:
         self._metadata_fd: int | None = None
         self._metadata: pa.Table | None = None
         self._groups: LRU[tuple[str, int], list[pa.Array[Any]]] = LRU(_GROUPS_KEPT)
+        self._name_order: npt.NDArray[np.int64] | None = None
         self._row_order: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
         try:
             for record in manifest.shards:
@@ -107,6 +108,16 @@ class Snapshot:
         found = np.full(len(wanted), -1, np.int64)
         found[exists] = order[positions[exists]]
         return found
+
+    def name_order(self) -> npt.NDArray[np.int64]:
+        """Return the place of each shard row, int64 (rows,), in the order of root and key."""
+        if self._name_order is None:
+            table = pa.concat_tables([part for _, part in self.tables(["root", "key"])])
+            order = table.append_column("n", pa.array(range(len(table)), pa.int64()))
+            order = order.sort_by([("root", "ascending"), ("key", "ascending")])
+            self._name_order = np.empty(len(table), np.int64)
+            self._name_order[numbers(order.column("n"))] = np.arange(len(table))
+        return self._name_order
 
     def live_mask(self) -> npt.NDArray[np.bool_]:
         """Return bool (all shard rows,): False for deleted rows."""

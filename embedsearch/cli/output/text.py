@@ -15,7 +15,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from embedsearch.cli.wording import SETUP_FIELDS, with_options
-from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.names import EXACT, path_fields, unicode_text
 from embedsearch.core.paths import file_url, printable
 from embedsearch.core.records import SIDECARS, Failure, Hit
@@ -269,83 +268,6 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.0f} %"
 
 
-def info_lines(facts: Mapping[str, Any]) -> str:
-    """Return the facts of `info` as aligned lines."""
-    model = facts["model"]
-    shown = {
-        "store": facts["store"],
-        "images": f"{facts['images']:,} ({facts['failures']:,} files failed)",
-        "folders": ", ".join(
-            f"{root} (not there now)" if root in facts["missing_roots"] else root
-            for root in facts["roots"]
-        ),
-        "left out": _left_out_text(facts),
-        "model": f"{_model_text(model)}, fingerprint {model['fingerprint'][:16]}",
-        "dims": str(facts["dim"]),
-        "generation": f"{facts['generation']}, {facts['created']}, by {facts['tool']}",
-        "search": f"{_search_text(facts)}; {facts['faiss_files']} FAISS file(s), "
-        f"{_size(facts['faiss_bytes'])}",
-        "columns": f"{', '.join(facts['columns']) or 'none of your own'}",
-        "shards": f"{facts['shards']}, {_size(facts['shard_bytes'])}",
-    }
-    if plan := facts["open_plan"]:
-        shown["open plan"] = (
-            f"{plan['done']} of {plan['units']} units done, {plan['images']:,} images; "
-            "embedsearch commit adds them"
-        )
-    width = max(map(len, shown))
-    return "".join(f"{name:<{width}}  {printable(text)}\n" for name, text in shown.items())
-
-
-def _left_out_text(facts: Mapping[str, Any]) -> str:
-    """Return the patterns of what walks leave out, and whether the usual ones are among them."""
-    excludes = facts["excludes"]
-    usual = ["folders of systems and catalogs, such as @eaDir"] if excludes["defaults"] else []
-    usual += [] if facts["follow_links"] else ["links"]
-    return ", ".join([*usual, *excludes["patterns"]]) or "nothing"
-
-
-def generation_lines(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the generations on the disk as a table."""
-    names = ("generation", "created", "images", "size", "")
-    shown = [
-        [
-            str(row["generation"]),
-            row["created"],
-            f"{row['images']:,}",
-            _size(row["bytes"]),
-            "current" if row["is_current"] else "" if row["is_here"] else "files are missing",
-        ]
-        for row in rows
-    ]
-    return table(names, shown, right=(0, 2, 3))
-
-
-def _model_text(model: Mapping[str, Any]) -> str:
-    if model["architecture"] == ModelSpec.FOREIGN:
-        return f"{model['name']}, made elsewhere"
-    how = f"{model['architecture']}, {model['input_side']} px, {model['pooling']}"
-    return f"{model['name']} ({how})"
-
-
-def _search_text(facts: Mapping[str, Any]) -> str:
-    """Return how a store is searched, with the measured recall and latency."""
-    measured, budget = facts["search_measured"], facts["search_budget"]
-    exact = measured["exact_latency_ms"]
-    text = f"{facts['search']}"
-    if measured["curve"]:
-        last = measured["curve"][-1]
-        text += (
-            f": recall@10 {last['recall_at_10']:.3f} in {last['latency_ms']:.2f} ms at "
-            f"{last['setting']}, exact takes {exact:.2f} ms"
-        )
-    elif exact:
-        text += f": {exact:.2f} ms"
-    if not measured["reached"]:
-        text += f"; not the wanted recall {budget['recall']} in {1000 * budget['latency_s']:g} ms"
-    return text
-
-
 def model_lines(entries: Sequence[Mapping[str, Any]]) -> str:
     """Return the catalog as a table, with the licenses of its weights below."""
     rows = [
@@ -365,10 +287,6 @@ def model_lines(entries: Sequence[Mapping[str, Any]]) -> str:
         terms.setdefault(entry["licence"], []).append(entry["name"])
     notes = [f"{', '.join(names)}: {licence}" for licence, names in terms.items()]
     return table(header, rows, right=(1, 2, 3)) + "\n" + "\n".join(notes) + "\n"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.0f} kB"
 
 
 def failure_values(folder: str, failure: Failure) -> dict[str, Any]:

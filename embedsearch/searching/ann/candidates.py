@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,16 +107,20 @@ def measure(
         return [Measured(settings[-1], 1.0, 0.0, 0.0)]
     curve = []
     for setting in settings:
-        answer = answer_at(setting)
-        answer(questions[0].query)  # warm-up
-        seconds, shares = [], []
-        for question in questions:
-            started = time.perf_counter()
-            found = answer(question.query)
-            seconds.append(time.perf_counter() - started)
-            shares.append(question.share(found))
-        error = float(np.std(shares) / np.sqrt(len(shares)))
-        curve.append(Measured(setting, float(np.mean(shares)), float(np.median(seconds)), error))
+        curve.append(measured(answer_at(setting), setting, questions))
         if curve[-1].reaches(budget.recall) or curve[-1].latency_s > 4 * budget.latency_s:
             break
     return curve
+
+
+def measured(answer: Answer, setting: int, questions: Sequence[Question]) -> Measured:
+    """Measure the answers to questions at a setting."""
+    answer(questions[0].query)  # warm-up
+    seconds, shares = [], []
+    for question in questions:
+        started = time.perf_counter()
+        found = answer(question.query)
+        seconds.append(time.perf_counter() - started)
+        shares.append(question.share(found))
+    error = float(np.std(shares) / np.sqrt(len(shares)))
+    return Measured(setting, float(np.mean(shares)), float(np.median(seconds)), error)

@@ -33,6 +33,11 @@ class Candidates:
     positions: npt.NDArray[np.int64]
     products: npt.NDArray[np.float32]
 
+    @property
+    def best(self) -> float:
+        """Return the largest product, -inf without candidates."""
+        return float(self.products[0]) if len(self.products) else -np.inf
+
 
 class FlatFile:
     """A flat fp16 FAISS file, searched where its bytes lie: opening it reads only its header."""
@@ -61,21 +66,33 @@ class FlatFile:
         """
         if len(queries) >= _MANY_QUERIES:
             return self._search_by_blocks(queries, k, mask, start, stop)
-        parameters = None
-        if mask is not None:
-            bits = np.packbits(mask[:stop], bitorder="little")  # must outlive the selector
-            bits[: start // 8] = 0
-            if start % 8:
-                bits[start // 8] &= 0xFF << start % 8 & 0xFF
-            selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
-            parameters = _faiss.SearchParameters(sel=selector)
-        elif stop - start < len(self.vectors):
-            parameters = _faiss.SearchParameters(sel=faiss.IDSelectorRange(start, stop))
+        parameters, _bits = self._part(mask, start, stop)
         products, positions = self._index.search(queries, min(k, stop - start), params=parameters)
         return [
             Candidates(row[row >= 0], product[row >= 0])  # FAISS pads with -1
             for row, product in zip(positions, products, strict=True)
         ]
+
+    def reaching(
+        self, query: Queries, least: float, mask: Mask | None, start: int, stop: int
+    ) -> Candidates:
+        """Return all from start to stop, in any order, whose product with (D,) is above `least`."""
+        parameters, _bits = self._part(mask, start, stop)
+        _, products, positions = self._index.range_search(query[None], least, params=parameters)
+        return Candidates(positions, products)
+
+    def _part(self, mask: Mask | None, start: int, stop: int) -> tuple[Any, Any]:
+        """Return parameters to search positions start to stop, and what must outlive them."""
+        if mask is None and stop - start == len(self.vectors):
+            return None, None
+        if mask is None:
+            return _faiss.SearchParameters(sel=faiss.IDSelectorRange(start, stop)), None
+        bits = np.packbits(mask[:stop], bitorder="little")
+        bits[: start // 8] = 0
+        if start % 8:
+            bits[start // 8] &= 0xFF << start % 8 & 0xFF
+        selector = faiss.IDSelectorBitmap(len(bits), faiss.swig_ptr(bits))
+        return _faiss.SearchParameters(sel=selector), bits
 
     def _search_by_blocks(
         self, queries: Queries, k: int, mask: Mask | None, start: int, stop: int
@@ -148,10 +165,11 @@ class CandidateIndex:
             return [n for n in _STEPS if n < self._lists] + [self._lists]
         return [n for n in _STEPS if 16 <= n <= 1024] if self._is_hnsw else [1]
 
-    def search(
-        self, queries: Queries, k: int, setting: int, mask: Mask | None
-    ) -> list[npt.NDArray[np.int64]]:
-        """Return up to k positions per query, int64 (c,), among those that `mask` allows."""
+    def search(self, queries: Queries, k: int, setting: int, mask: Mask | None) -> list[Candidates]:
+        """Return up to k candidates per query among positions that `mask` allows.
+
+        Their products are those of the index's own codes.
+        """
         chosen = {}
         if mask is not None:
             bits = np.packbits(mask, bitorder="little")  # must outlive the selector
@@ -164,8 +182,11 @@ class CandidateIndex:
             parameters = _faiss.SearchParameters(**chosen)
         if self._is_transformed:
             parameters = _faiss.SearchParametersPreTransform(index_params=parameters)
-        _, positions = self._index.search(queries, min(k, len(self)), params=parameters)
-        return [row[row >= 0] for row in positions]
+        products, positions = self._index.search(queries, min(k, len(self)), params=parameters)
+        return [
+            Candidates(row[row >= 0], product[row >= 0])
+            for row, product in zip(positions, products, strict=True)
+        ]
 
 
 def _opened(content: Content) -> Any:
@@ -203,6 +224,13 @@ def search_rows(vectors: Vectors, queries: Queries, k: int, mask: Mask | None) -
         best = best[np.argsort(-row[best], kind="stable")]
         found.append(Candidates(positions[best], row[best]))
     return found
+
+
+def rows_reaching(vectors: Vectors, query: Queries, least: float, mask: Mask | None) -> Candidates:
+    """Return all of float16 (n, D), in any order, whose product with (D,) is above `least`."""
+    positions = np.arange(len(vectors)) if mask is None else np.flatnonzero(mask)
+    products = vectors[positions].astype(np.float32) @ query
+    return Candidates(positions[products > least], products[products > least])
 
 
 def cosines(query: npt.NDArray[np.float32], vectors: Vectors) -> npt.NDArray[np.float32]:

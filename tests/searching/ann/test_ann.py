@@ -203,9 +203,12 @@ def test_bytes_come_in_pieces_and_can_be_left() -> None:
     builder = CandidateBuilder.trained("IVF4,SQ8", 64, rows[:500].astype(np.float32))
     builder.add(rows)
     found = builder.index().search(rows[:5].astype(np.float32), 10, 4, None)
-    assert [len(row) for row in found] == [10] * 5
+    assert [len(row.positions) for row in found] == [10] * 5
     mask = np.zeros(len(rows), np.bool_)
     mask[[3, 77]] = True
-    assert {*builder.index().search(rows[:1].astype(np.float32), 10, 4, mask)[0]} == {3, 77}
+    assert {*builder.index().search(rows[:1].astype(np.float32), 10, 4, mask)[0].positions} == {
+        3,
+        77,
+    }
     with pytest.raises(ValueError, match=r"FAISS cannot read it"):
         CandidateIndex.open(os.open("/dev/null", os.O_RDONLY), 64, 1)
