@@ -11,10 +11,11 @@ import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, ParamSpec, TypeVar
 
 from embedsearch.core.errors import UsageError
-from embedsearch.core.field_types import as_type
+from embedsearch.core.field_types import WORDS, as_type
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -57,6 +58,8 @@ def _checked(name: str, value: Any, kinds: Sequence[str]) -> Any:
     plain = [_PLAIN[kind] for kind in kinds if kind in _PLAIN]
     if _PATHS & set(kinds) and not (plain and not isinstance(value, str | os.PathLike)):
         return _path(name, as_type(name, value, str) if {"str", "None"} >= set(kinds) else value)
+    if plain and _PATHS & set(kinds) and not isinstance(value, plain[0] | Integral):
+        raise UsageError(f"{name} must be text or {WORDS[plain[0]]}, not {_shown(value)}", name)
     if plain:
         return as_type(name, value, plain[0])
     if lists:

@@ -17,7 +17,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from embedsearch.core.errors import UsageError
 
-_WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
 
 
 def settle_types(config: Any) -> None:
@@ -45,7 +45,7 @@ def as_type(name: str, value: object, hint: Any) -> Any:
             raise UsageError(f"{name} must be {hint.__name__}, not {_shown(value)}", name)
         return value
     if (found := _plain(value, hint)) is None:
-        raise UsageError(f"{name} must be {_WORDS[hint]}, not {_shown(value)}", name)
+        raise UsageError(f"{name} must be {WORDS[hint]}, not {_shown(value)}", name)
     return found
 
 

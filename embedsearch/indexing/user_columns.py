@@ -34,8 +34,8 @@ _SHOWN = 20  # names that matched nothing
 def join_user_columns(job: Job, update: StoreUpdate) -> MetadataReport | None:
     """Join the user's columns to the rows that they name; None if there is no source of columns.
 
-    A rebuild keeps the previous columns: they are joined by path. The next commit has both the
-    rows and their columns.
+    A rebuild keeps the previous columns: they are joined by path, or by the bytes of a file that
+    has moved. The next commit has both the rows and their columns.
     """
     before = job.manifest if job.base is None else None
     keeps = before is not None and before.metadata is not None
@@ -46,7 +46,7 @@ def join_user_columns(job: Job, update: StoreUpdate) -> MetadataReport | None:
         known = update.user_columns()
         if before is not None and keeps:
             with Snapshot(job.store, before) as old:
-                kept = carried(old)
+                kept = carried(old, snapshot)
             if kept is not None:
                 known, _ = join(snapshot, kept, None)
         table = job.table
@@ -136,17 +136,43 @@ def beside(
     return sidecar_table(sidecars, BUILT_IN, known)
 
 
-def carried(snapshot: Snapshot) -> UserTable | None:
-    """Return the user's columns of a generation by path, to join to one with other row numbers."""
-    if (table := snapshot.metadata()) is None:
+def carried(old: Snapshot, new: Snapshot) -> UserTable | None:
+    """Return the user's columns of a generation by path, to join to one with other row numbers.
+
+    Those of a file that has moved are by its new path.
+    """
+    if (table := old.metadata()) is None:
         return None
-    roots = {root.id: root.path.rstrip("/") + "/" for root in snapshot.manifest.roots}
-    paths = {row: roots[root] + os.fsdecode(key) for row, root, key in snapshot.live_keys()}
+    paths, there = _paths(old), set(_paths(new).values())
     rows: list[Any] = table.column("row").to_pylist()
+    gone = {row for row in rows if row in paths and paths[row] not in there}
+    if gone:
+        before = set(paths.values())
+        fresh = {row: path for row, path in _paths(new).items() if path not in before}
+        homes: dict[bytes, list[str]] = {}
+        for row, digest in _digests(new, set(fresh)):
+            homes.setdefault(digest, []).append(fresh[row])
+        for row, digest in _digests(old, gone):
+            if left := homes.get(digest):
+                paths[row] = left.pop(0)
     positions = [position for position, row in enumerate(rows) if row in paths]
     names = [paths[rows[position]] for position in positions]
     columns = table.drop_columns(["row"]).take(pa.array(positions, pa.int64()))
     return UserTable("before", "path", names, columns)
+
+
+def _paths(snapshot: Snapshot) -> dict[int, str]:
+    """Return the whole path of each live row."""
+    roots = {root.id: root.path.rstrip("/") + "/" for root in snapshot.manifest.roots}
+    return {row: roots[root] + os.fsdecode(key) for row, root, key in snapshot.live_keys()}
+
+
+def _digests(snapshot: Snapshot, wanted: set[int]) -> Iterator[tuple[int, bytes]]:
+    """Yield the known sha256 of the files of some rows."""
+    for _, table in snapshot.tables(["row", "digest"]):
+        for row, digest in zip(*(column.to_pylist() for column in table.columns), strict=True):
+            if row in wanted and any(digest):
+                yield row, digest
 
 
 def _rows(named: NamedImages, user: UserTable) -> pa.Table:

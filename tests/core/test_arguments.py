@@ -44,7 +44,7 @@ def test_what_is_meant_is_taken() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"image": 2.5}, "image must be a whole number"),
+        ({"image": 2.5}, "image must be text or a whole number"),
         ({"folders": 5}, "folders must be a list"),
         ({"folders": ["a", 5]}, "folders must be text or a path, not 5"),
         ({"store": "\ud800"}, "store is no valid text"),

@@ -228,3 +228,25 @@ def test_a_rebuild_of_a_store_that_holds_a_file_twice(
         update.commit({})
     index(rebuild=True)
     assert captions(tmp_path) == {ALL[0]: "of 0.png", ALL[1]: None, ALL[2]: None}
+
+
+def test_a_rebuild_follows_a_file_that_has_moved(
+    index: Callable[..., IndexReport], tmp_path: Path
+) -> None:
+    table = tmp_path / "m.csv"
+    table.write_text("name,caption\n0.png,sea\n1.png,wood\n")
+    index(tmp_path / "p", metadata=str(table))
+    (tmp_path / "p" / "sub" / "0.png").rename(tmp_path / "p" / "moved.png")
+    shutil.copy(tmp_path / "p" / "sub" / "1.png", tmp_path / "p" / "copy.png")
+    index(rebuild=True)
+    with embedsearch.open_store(tmp_path / "s.es") as searcher:
+        captions = {
+            name: searcher.get(name).metadata.get("caption")
+            for name in ("moved.png", "sub/1.png", "copy.png", "sub/2.png")
+        }
+    assert captions == {
+        "moved.png": "sea",
+        "sub/1.png": "wood",
+        "copy.png": None,
+        "sub/2.png": None,
+    }

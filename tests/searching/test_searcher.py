@@ -80,7 +80,7 @@ def test_what_is_no_image_of_the_store(searcher: embedsearch.Searcher) -> None:
         with pytest.raises(ImageNotFound):
             searcher.thumbnail(image)
     for image in (None, 1.5, b"a/01.png", ["a/01.png"]):
-        with pytest.raises(UsageError, match="a key, a path or a row"):
+        with pytest.raises(UsageError, match="image must be text or a whole number"):
             searcher.get(image)  # type: ignore[arg-type]
 
 
