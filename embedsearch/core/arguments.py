@@ -57,7 +57,7 @@ def _checked(name: str, value: Any, kinds: Sequence[str]) -> Any:
         return _members(name, value, lists[0])
     plain = [_PLAIN[kind] for kind in kinds if kind in _PLAIN]
     if _PATHS & set(kinds) and not (plain and not isinstance(value, str | os.PathLike)):
-        return _path(name, as_type(name, value, str) if {"str", "None"} >= set(kinds) else value)
+        return _path(name, value if (_PATHS - {"str"}) & set(kinds) else as_type(name, value, str))
     if plain and _PATHS & set(kinds) and not isinstance(value, plain[0] | Integral):
         raise UsageError(f"{name} must be text or {WORDS[plain[0]]}, not {_shown(value)}", name)
     if plain:

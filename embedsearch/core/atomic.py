@@ -38,7 +38,7 @@ def sync(descriptor: int) -> None:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Replace the content of `path`; readers see the old or the new bytes. Raises OSError."""
-    temporary = path.with_name(f"tmp-{secrets.token_hex(8)}-{path.name}"[:255])
+    temporary = path.with_name(f"tmp-{secrets.token_hex(8)}")
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -81,11 +81,31 @@ class _Target:
                 self.temporary.chmod(stat.S_IMODE(self.path.stat().st_mode))
             self.temporary.replace(self.path)
             return
-        # Without waiting for somebody to read a pipe: there may be nobody.
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
-        os.set_blocking(descriptor, True)
-        with os.fdopen(descriptor, "wb") as out, self.temporary.open("rb") as written:
+        with self.temporary.open("rb") as written, os.fdopen(_opened(self.path), "wb") as out:
             shutil.copyfileobj(written, out)
+
+
+def _opened(path: Path) -> int:
+    """Return a descriptor to write to a pipe, a device, or what is open already. Raises OSError."""
+    if (number := _number(path)) is not None:
+        sys.stdout.flush()
+        return os.dup(number)  # which goes on where the last one who wrote there has ended
+    # Without waiting for somebody to read a pipe: there may be nobody.
+    descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+def _number(path: Path) -> int | None:
+    """Return the descriptor that a name such as /dev/stdout stands for, None for other names."""
+    match path.parts:
+        case ("/", "dev", "stdout"):
+            return 1
+        case ("/", "dev", "stderr"):
+            return 2
+        case ("/", "dev", "fd", name) | ("/", "proc", "self", "fd", name) if name.isdigit():
+            return int(name)
+    return None
 
 
 def _target(path: Path, kept: contextlib.ExitStack) -> _Target:
@@ -99,11 +119,11 @@ def _target(path: Path, kept: contextlib.ExitStack) -> _Target:
     if stat.S_ISBLK(kind) or stat.S_ISSOCK(kind):
         raise StorageError(f"{path} is no file to write to, but a disk or a socket")
     # A file that is open as /dev/stdout must stay the one that is open.
-    is_stream = not stat.S_ISREG(kind) or path.parts[:2] in {("/", "dev"), ("/", "proc")}
-    if is_stream and not stat.S_ISDIR(kind):
+    is_stream = not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)) or _number(path) is not None
+    if is_stream:
         folder = kept.enter_context(tempfile.TemporaryDirectory())
-        return _Target(path, Path(folder, path.name), True)
+        return _Target(path, Path(folder, "output"), True)
     path = Path(os.path.realpath(path))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp"[-255:])
+    temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")  # names may be as long as can be
     kept.callback(lambda: temporary.unlink(missing_ok=True))
     return _Target(path, temporary, False)

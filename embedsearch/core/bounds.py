@@ -12,7 +12,7 @@ HEADER_BYTES = 1 << 20  # of a member: its long name, its pax records
 HEADERS = 16  # of a member, one for the next
 MEMBERS = 4_000_000
 # Of a compressed tar: so many, and one more for so many packed bytes.
-MEMBERS_FLOOR, MEMBER_PACKED_BYTES = 20_000, 64
+MEMBERS_FLOOR, MEMBER_PACKED_BYTES = 300_000, 64
 ODD_MEMBERS = 100_000  # that are failures by their name
 XZ_MEMORY_BYTES = 128 << 20  # `xz -9` needs 65 MB
 
@@ -21,7 +21,7 @@ FOOTER_BYTES = 16 << 20
 SCHEMA_FIELDS, SCHEMA_DEPTH, COLUMN_CHUNKS = 10_000, 64, 100_000
 PAGE_RATIO, PAGE_FLOOR_BYTES = 50, 64 << 20
 PAGE_HEADER_BYTES = 1 << 20
-VALUES_FLOOR, VALUE_BYTES = 1_000_000, 1  # stated values: so many, and one for so many bytes
+VALUES_FLOOR, VALUE_BYTES = 16_000_000, 1  # stated values: so many, and one for so many bytes
 ROWS_FLOOR, ROW_BYTES = 100_000, 16  # of images likewise
 READ_BYTES = 32 << 20  # of values that are unpacked together
 PATH_BYTES = 4096  # of a row

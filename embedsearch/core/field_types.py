@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from numbers import Integral, Real
@@ -37,7 +37,7 @@ def as_type(name: str, value: object, hint: Any) -> Any:
             return None
     if get_origin(hint) is tuple:
         given = [value] if isinstance(value, str | os.PathLike) else value
-        if not isinstance(given, Sequence) or isinstance(given, bytes):
+        if not isinstance(given, Iterable) or isinstance(given, bytes | Mapping):
             raise UsageError(f"{name} must be a list of texts, not {_shown(value)}", name)
         return tuple(as_type(name, part, get_args(hint)[0]) for part in given)
     if is_dataclass(hint) and isinstance(hint, type):

@@ -129,7 +129,7 @@ def _number(stays: Any, new: Any) -> pa.DataType:
         return pa.float64()
     if not any(map(pa.types.is_decimal, kinds)):  # int64 and uint64
         for column in (stays, new):
-            if pa.types.is_uint64(column.type) and pc.max(column).as_py() >= 1 << 63:
+            if pa.types.is_uint64(column.type) and (pc.max(column).as_py() or 0) >= 1 << 63:
                 return pa.uint64()
         return pa.int64()
     scale = max(kind.scale for kind in kinds if pa.types.is_decimal(kind))

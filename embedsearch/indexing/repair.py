@@ -42,15 +42,15 @@ def repair(
     done = [] if to is None else roll_back(store, to, wait_s, session)
     lock = WriterLock(store, wait_s, session.check, session.notice)
     try:
-        generation = restore_pointer(store)
+        restored = restore_pointer(store)
     finally:
         lock.release()
-    if generation is not None:
+    if restored is not None:
         live = read_current(store).live
-        done.append(
-            f"CURRENT names generation {generation} again, of {live} images; what later ones "
-            "held is lost: index its folders again"
-        )
+        words = f"CURRENT names generation {restored.generation} again, of {live} images"
+        if restored.has_lost:
+            words += "; what later ones held is lost: index its folders again"
+        done.append(words)
     with StoreWriter(store, wait_s, session) as writer:
         _, problems = check_store(store, read_data=True)
         ours = [p for p in problems if is_own_name(Path(p.file).name) or p.file == "shards"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -22,10 +22,18 @@ _NEXT_ROW = re.compile(rb'"next_row":\s*(\d{1,18})\b')
 _LEAP = 1_000_000  # rows, for a generation of which nothing can be read
 
 
-def restore_pointer(store: Path) -> int | None:
+@dataclass(frozen=True)
+class Restored:
+    """The generation that CURRENT names again, and whether later ones are lost."""
+
+    generation: int
+    has_lost: bool
+
+
+def restore_pointer(store: Path) -> Restored | None:
     """If CURRENT is damaged, point it at the newest generation with complete shards.
 
-    Returns that generation, or None if CURRENT was not damaged. Row numbers of what is lost are
+    Returns what it did, or None if CURRENT was not damaged. Row numbers of what is lost are
     not given again. Raises DamagedStore if there is no complete generation left, IncompatibleStore
     if a later version wrote the current one. The caller holds the writer's lock.
     """
@@ -42,15 +50,15 @@ def restore_pointer(store: Path) -> int | None:
         except (ValueError, DamagedStore):
             continue
         generation = manifest.generation
+        newest = max(int(path.name[2:10]) for path in paths)
         next_row = _next_row(store, manifest, paths)
         if next_row > manifest.next_row:
-            newest = max(int(path.name[2:10]) for path in paths)
             manifest = replace(
                 manifest, generation=newest + 1, parent=generation, next_row=next_row
             )
             record = write_new(store, "m", manifest.generation, "json", [manifest.to_bytes()])
         point(store, manifest.generation, record)
-        return generation
+        return Restored(generation, newest > generation)
     raise DamagedStore(f"{store} holds no complete generation: delete it and index again")
 
 

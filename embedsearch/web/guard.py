@@ -37,7 +37,7 @@ _POLICY = (
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", _POLICY.encode()),
-    (b"referrer-policy", b"no-referrer"),
+    (b"referrer-policy", b"same-origin"),  # a form without scripts tells its origin,
 ]
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]*)(?::[0-9]{1,5})?")
 _log = logging.getLogger("embedsearch.web")

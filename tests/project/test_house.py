@@ -345,3 +345,23 @@ def test_nothing_connects_when_weights_are_here(tmp_path: Path) -> None:
     probe = "import socket; socket.socket().connect_ex(('127.0.0.1', 9))"
     subprocess.run([sys.executable, "-c", probe], env=environment, check=True)
     assert "socket.connect" in (tmp_path / "touched").read_text()
+
+
+def test_names_of_files_are_plain() -> None:
+    """A test that leaves something where it was started is noticed, and any system can clone."""
+    if not (REPOSITORY / ".git").exists():
+        pytest.skip("not a clone")
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True)
+    names = listed.stdout.split(b"\0")[:-1]
+    assert len(names) > 100
+    assert [name for name in names if not re.fullmatch(rb"[A-Za-z0-9._/-]+", name)] == []
+    homes = {name.split(b"/")[0].decode() for name in names if b"/" in name}
+    assert homes <= {
+        "embedsearch",
+        "tests",
+        "benchmarks",
+        "sample_images",
+        "docs",
+        "examples",
+        ".ci",
+    }

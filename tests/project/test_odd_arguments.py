@@ -60,7 +60,10 @@ def functions() -> list[str]:
 
 
 @pytest.mark.parametrize("name", functions())
-def test_of_a_function(store: Path, name: str, tmp_path: Path) -> None:
+def test_of_a_function(
+    store: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # a store or an output of any name may be made
     function = getattr(embedsearch, name)
     plain: dict[str, Any] = {
         "store": store,

@@ -316,6 +316,6 @@ def test_every_answer_carries_the_headers_of_a_careful_server(
     headers = server.request("GET", target, None, **fields).headers
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["content-security-policy"].startswith("default-src 'none'")
-    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["referrer-policy"] == "same-origin"
     assert not [name for name in headers if name.startswith("access-control")]
     assert "server" not in headers

@@ -55,8 +55,12 @@ def unlike_queries(rows: Units, rng: np.random.Generator) -> list[Units]:
 
 
 def limit_of(best: Sequence[float]) -> float:
-    """Return the product below which a query is unlike the rows, from those of rows held out."""
-    return float(np.quantile(best, _LIKE_BELOW))
+    """Return the product below which a query is unlike the rows, from those of rows held out.
+
+    It is -1, below which none is, where no row held out found anything.
+    """
+    found = [product for product in best if np.isfinite(product)]
+    return float(np.quantile(found, _LIKE_BELOW)) if found else -1.0
 
 
 def widened(

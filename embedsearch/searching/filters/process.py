@@ -68,6 +68,7 @@ class Worker:
                 env=child_environment(**_ENVIRONMENT),
                 pass_fds=(theirs.fileno(),),
                 process_group=0,
+                cwd=None if os.path.isdir(os.curdir) else "/",  # it may have been removed
             )
         except OSError as error:
             self._connection.close()
