@@ -121,3 +121,17 @@ def test_no_column_of_images(library: Library, tmp_path: Path) -> None:
     pq.write_table(pa.table({"label": pa.array(["a"])}), tmp_path / "a.parquet")
     with pytest.raises(embedsearch.NothingIndexed, match=r"no column holds image files.*label"):
         library.index(tmp_path / "a.parquet")
+
+
+def test_other_columns_may_hold_millions_of_values(library: Library, tmp_path: Path) -> None:
+    """Masks pack well, and are no bomb."""
+    masks = pa.array([[0] * 40_000] * 120, pa.list_(pa.uint8()))
+    pictures = [content(seed % 4) for seed in range(120)]
+    pq.write_table(pa.table({"image": pictures, "mask": masks}), tmp_path / "p.parquet")
+    report = library.index(tmp_path / "p.parquet")
+    assert (report.added, report.failed) == (120, 0)
+    labels = pa.array([[0] * 80] * 60_000, pa.list_(pa.int64()))
+    names = pa.array([f"{number}.png" for number in range(60_000)])
+    pq.write_table(pa.table({"name": names, "labels": labels}), tmp_path / "m.parquet")
+    found = embedsearch.index(store=library.store, metadata=str(tmp_path / "m.parquet"))
+    assert found.metadata is not None and found.metadata.rows == 60_000

@@ -386,3 +386,22 @@ def test_a_killed_rebuild_keeps_the_columns(
     assert values(tmp_path / "s.es", "c") == ["sea", "wood", None]
     sync()
     assert values(tmp_path / "s.es", "c") == ["sea", "wood", None]
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (pa.list_(pa.int64()), pa.list_(pa.uint64())),
+        (pa.list_(pa.uint64()), pa.list_(pa.int64())),
+        (pa.struct([("a", pa.int64())]), pa.struct([("a", pa.uint64())])),
+    ],
+    ids=str,
+)
+def test_a_number_that_is_nowhere_has_no_size(
+    bring: Callable[..., Any], tmp_path: Path, first: pa.DataType, second: pa.DataType
+) -> None:
+    some: Any = [1] if pa.types.is_list(first) else {"a": 1}
+    none: Any = [] if pa.types.is_list(first) else {"a": None}
+    bring(pa.table({"name": ["0.png"], "c": pa.array([some], first)}))
+    bring(pa.table({"name": ["1.png"], "c": pa.array([none], second)}))
+    assert values(tmp_path / "s.es", "c")[:2] == [some, none]

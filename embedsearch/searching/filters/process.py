@@ -51,6 +51,15 @@ class Overdue(Exception):
     """A question took longer than it may."""
 
 
+def _folder() -> str | None:
+    """Return where a process starts: here, unless this folder has been removed."""
+    try:
+        os.getcwd()
+    except OSError:
+        return "/"
+    return None
+
+
 class Worker:
     """One process. It has no file of this one open but its socket."""
 
@@ -68,7 +77,7 @@ class Worker:
                 env=child_environment(**_ENVIRONMENT),
                 pass_fds=(theirs.fileno(),),
                 process_group=0,
-                cwd=None if os.path.isdir(os.curdir) else "/",  # it may have been removed
+                cwd=_folder(),
             )
         except OSError as error:
             self._connection.close()

@@ -32,6 +32,7 @@ from tests.support.filters import (
     peak_mb,
     workers,
 )
+from tests.support.library import REPOSITORY
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at in /proc")
 
@@ -271,3 +272,24 @@ def test_a_process_has_no_file_of_ours_but_its_socket(tmp_path: Path) -> None:
         links = [str(each.readlink()) for each in Path(f"/proc/{worker}/fd").iterdir()]
         assert not [link for link in links if "lock" in link]
         assert len([link for link in links if link.startswith("socket:")]) == 1
+
+
+def test_a_folder_that_is_gone_holds_up_no_filter(tmp_path: Path) -> None:
+    """A service whose folder was replaced under it."""
+    np.save(tmp_path / "v.npy", np.eye(3, dtype=np.float32))
+    (tmp_path / "n").write_text("a.jpg\nb.jpg\nc.jpg\n")
+    store = tmp_path / "s.es"
+    embedsearch.import_vectors(
+        tmp_path / "v.npy", paths=tmp_path / "n", model="m", store=store, root=tmp_path
+    )
+    program = (
+        "import os, sys, embedsearch\n"
+        "os.mkdir(sys.argv[2]); os.chdir(sys.argv[2])\n"
+        "with embedsearch.open_store(sys.argv[1]) as s:\n"
+        "    os.rmdir(sys.argv[2])\n"
+        "    print(s.images(where='row > 0').total)"
+    )
+    command = [sys.executable, "-c", program, str(store), str(tmp_path / "gone")]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.stdout == "2\n", done.stderr
