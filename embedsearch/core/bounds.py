@@ -12,7 +12,7 @@ HEADER_BYTES = 1 << 20  # of a member: its long name, its pax records
 HEADERS = 16  # of a member, one for the next
 MEMBERS = 4_000_000
 # Of a compressed tar: so many, and one more for so many packed bytes.
-MEMBERS_FLOOR, MEMBER_PACKED_BYTES = 300_000, 64
+MEMBERS_FLOOR, MEMBER_PACKED_BYTES = 100_000, 64
 ODD_MEMBERS = 100_000  # that are failures by their name
 XZ_MEMORY_BYTES = 128 << 20  # `xz -9` needs 65 MB
 
