@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
         Interrupted as Interrupted,
         MissingLibrary as MissingLibrary,
         NothingIndexed as NothingIndexed,
+        OverBound as OverBound,
         PlanOpen as PlanOpen,
         StorageError as StorageError,
         StoreLocked as StoreLocked,
@@ -64,7 +65,7 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
         DuplicateGroup as DuplicateGroup,
         DuplicateReport as DuplicateReport,
     )
-    from embedsearch.curation.duplicates import duplicates as duplicates
+    from embedsearch.curation.duplicates import UnmetWish as UnmetWish, duplicates as duplicates
     from embedsearch.curation.picture_map import (
         MapPoint as MapPoint,
         PictureMap as PictureMap,
