@@ -142,7 +142,7 @@ def test_a_server_that_stops_answering_ends_the_run(
         return None
 
     s3.fault = fault
-    with pytest.raises(StorageError, match=r"8 images in a row .*SLOW_DOWN.*goes on from there"):
+    with pytest.raises(StorageError, match=r"8 images in a row .*goes on from there"):
         library.index("s3://bucket/p", checkpoint_images=1)
     s3.fault = lambda method, path: None
     report = library.index("s3://bucket/p")
