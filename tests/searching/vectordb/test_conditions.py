@@ -216,7 +216,6 @@ def test_filters_mean_the_same(
         ("rating = random()", "(random)"),
         ("list_contains(tags, 'a')", "(list_contains)"),
         ("tags is null", "does not hold tags, only big"),
-        ("precise > '2024-01-01'", "does not hold precise"),
         ("gps is null", "does not hold gps"),
         ("rating", "column ref"),
         ("rating > price", "column ref"),
