@@ -11,6 +11,7 @@ _FORBIDDEN = frozenset(
     {"pickle.find_class", "os.system", "subprocess.Popen", "socket.connect", "os.posix_spawn"}
     | {"os.exec", "os.fork"}
 )
+_FILTERS = "embedsearch.searching.filters.worker"  # which answers conditions, whatever data says
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _OWN_CODE = (sys.prefix, sys.base_prefix, "<")
 
@@ -31,10 +32,13 @@ class Guard:
         if event == "open":
             path, _, flags = arguments
             writes = isinstance(flags, int) and flags & _WRITES
-            is_bad = bool(writes) and not str(path).startswith(self._allowed)
+            is_known = isinstance(path, int)  # a descriptor, open already: of a file in memory
+            is_bad = bool(writes) and not (is_known or str(path).startswith(self._allowed))
         elif event == "exec":  # a module imported late is code, too, but not the data's
             name = getattr(arguments[0], "co_filename", "")
             is_bad = not name.startswith((*_OWN_CODE, os.getcwd()))
+        elif event == "subprocess.Popen":
+            is_bad = _FILTERS not in arguments[1]
         else:
             is_bad = event in _FORBIDDEN
         if is_bad:

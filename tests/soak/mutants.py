@@ -7,9 +7,9 @@ import hashlib
 import json
 import os
 import signal
+import tarfile
 import time
 import traceback
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -289,16 +289,15 @@ def clears_others() -> None:
 def believes_archives() -> None:
     """What the library says of a damaged archive goes through to the user."""
 
-    class Broken(zipfile.ZipFile):
-        """Has its own words."""
+    read = tarfile.TarInfo.frombuf.__func__  # type: ignore[attr-defined]
 
-        def _RealGetContents(self) -> None:
-            try:
-                super()._RealGetContents()  # type: ignore[misc]
-            except zipfile.BadZipFile as error:
-                raise KeyError(str(error)) from error
+    def frombuf(cls: type[tarfile.TarInfo], *arguments: Any) -> Any:
+        try:
+            return read(cls, *arguments)
+        except tarfile.HeaderError as error:
+            raise LookupError(str(error)) from error
 
-    put("zipfile.ZipFile", Broken)
+    put("tarfile.TarInfo.frombuf", classmethod(frombuf))
 
 
 @_mutant
