@@ -153,7 +153,7 @@ def test_an_interrupted_list_leaves_no_file(store: Path, tmp_path: Path) -> None
     command = [sys.executable, "-m", "embedsearch", "query", *map(str, options)]
     with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
-        while not any(path.stat().st_size for path in tmp_path.glob(".hits*")):
+        while not any(path.stat().st_size for path in tmp_path.glob(".tmp-*")):
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.01)
         process.terminate()
