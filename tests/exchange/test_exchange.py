@@ -115,14 +115,14 @@ def test_only_what_meets_a_condition(store: Path, tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         export(store, tmp_path / "nowhere" / "out.npy")
     assert {path: path.read_bytes() for path in tmp_path.glob("out.*")} == before
-    assert not list(tmp_path.glob(".out*")), "an unfinished file was left"
+    assert not list(tmp_path.glob(".*")), "an unfinished file was left"
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "npy", "jsonl", "faiss"])
 def test_an_interrupted_export_leaves_nothing(store: Path, tmp_path: Path, suffix: str) -> None:
     with pytest.raises(Interrupted):
         export(store, tmp_path / f"out.{suffix}", session=Session(stop=lambda: 2))
-    assert not list(tmp_path.glob("*out*"))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_shards_are_read_by_others_as_they_are(store: Path) -> None:
