@@ -15,7 +15,7 @@ from numbers import Integral
 from typing import Any, ParamSpec, TypeVar
 
 from embedsearch.core.errors import UsageError
-from embedsearch.core.field_types import WORDS, as_type
+from embedsearch.core.field_types import WORDS, as_type, listed, shown
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -59,19 +59,19 @@ def _checked(name: str, value: Any, kinds: Sequence[str]) -> Any:
     if _PATHS & set(kinds) and not (plain and not isinstance(value, str | os.PathLike)):
         return _path(name, value if (_PATHS - {"str"}) & set(kinds) else as_type(name, value, str))
     if plain and _PATHS & set(kinds) and not isinstance(value, plain[0] | Integral):
-        raise UsageError(f"{name} must be text or {WORDS[plain[0]]}, not {_shown(value)}", name)
+        raise UsageError(f"{name} must be text or {WORDS[plain[0]]}, not {shown(value)}", name)
     if plain:
         return as_type(name, value, plain[0])
     if lists:
-        raise UsageError(f"{name} must be a list, not {_shown(value)}", name)
+        raise UsageError(f"{name} must be a list, not {shown(value)}", name)
     if any(kind.startswith(("Callable", "OnProgress", "ExtractorFactory")) for kind in kinds):
         if not callable(value):
-            raise UsageError(f"{name} must be a function, not {_shown(value)}", name)
+            raise UsageError(f"{name} must be a function, not {shown(value)}", name)
         return value
     classes = {one.__name__ for one in type(value).__mro__}
     ours = [kind for kind in kinds if kind.isidentifier() and kind not in _ANYTHING]
     if ours and not classes & set(ours):
-        raise UsageError(f"{name} must be {ours[0]}, not {_shown(value)}", name)
+        raise UsageError(f"{name} must be {ours[0]}, not {shown(value)}", name)
     return value
 
 
@@ -81,27 +81,23 @@ def _members(name: str, value: Any, kind: str) -> Any:
     first, *more = rest.split(", ")
     inner = _ALTERNATIVE.split(first)
     if not isinstance(value, Iterable):
-        raise UsageError(f"{name} must be a list, not {_shown(value)}", name)
+        raise UsageError(f"{name} must be a list, not {shown(value)}", name)
     if inner[0] in _ANYTHING:
         # They are checked where they are used, and what is iterable may have no end.
-        return value if isinstance(value, Sequence) or head == "Iterable" else list(value)
-    members = [_checked(name, member, inner) for member in value]
+        is_left = isinstance(value, Sequence) or head == "Iterable"
+        return value if is_left else listed(name, value)
+    members = [_checked(name, member, inner) for member in listed(name, value)]
     if head == "tuple" and more and more != ["..."] and len(members) != 1 + len(more):
-        raise UsageError(f"{name} must have {1 + len(more)} members, not {_shown(value)}", name)
+        raise UsageError(f"{name} must have {1 + len(more)} members, not {shown(value)}", name)
     return tuple(members) if isinstance(value, tuple) else members
 
 
 def _path(name: str, value: Any) -> Any:
     """Return a text or a path that the system can hold. Raises UsageError."""
     if not isinstance(value, str | bytes | os.PathLike):
-        raise UsageError(f"{name} must be text or a path, not {_shown(value)}", name)
+        raise UsageError(f"{name} must be text or a path, not {shown(value)}", name)
     try:
         os.fsencode(value)
     except UnicodeEncodeError as error:
-        raise UsageError(f"{name} is no valid text: {_shown(value)}", name) from error
+        raise UsageError(f"{name} is no valid text: {shown(value)}", name) from error
     return os.fsdecode(value) if isinstance(value, bytes) else value
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:60] + "…"

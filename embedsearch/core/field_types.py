@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
 from numbers import Integral, Real
@@ -37,16 +37,25 @@ def as_type(name: str, value: object, hint: Any) -> Any:
             return None
     if get_origin(hint) is tuple:
         given = [value] if isinstance(value, str | os.PathLike) else value
-        if not isinstance(given, Iterable) or isinstance(given, bytes | Mapping):
-            raise UsageError(f"{name} must be a list of texts, not {_shown(value)}", name)
-        return tuple(as_type(name, part, get_args(hint)[0]) for part in given)
+        members = listed(name, given, "a list of texts")
+        return tuple(as_type(name, part, get_args(hint)[0]) for part in members)
     if is_dataclass(hint) and isinstance(hint, type):
         if not isinstance(value, hint):
-            raise UsageError(f"{name} must be {hint.__name__}, not {_shown(value)}", name)
+            raise UsageError(f"{name} must be {hint.__name__}, not {shown(value)}", name)
         return value
     if (found := _plain(value, hint)) is None:
-        raise UsageError(f"{name} must be {WORDS[hint]}, not {_shown(value)}", name)
+        raise UsageError(f"{name} must be {WORDS[hint]}, not {shown(value)}", name)
     return found
+
+
+def listed(name: str, value: Any, wanted: str = "a list") -> list[Any]:
+    """Return the members of a list, a set, an array or whatever has members. Raises UsageError."""
+    try:
+        if not isinstance(value, str | bytes | Mapping):
+            return list(value)
+    except TypeError:  # also an array without dimensions, which says that it has members
+        pass
+    raise UsageError(f"{name} must be {wanted}, not {shown(value)}", name)
 
 
 def _plain(value: object, hint: type) -> Any:
@@ -74,6 +83,7 @@ def _hints(kind: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in fields(kind)}
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value as it is named in an error."""
     text = repr(value)
     return text if len(text) <= 60 else text[:60] + "…"

@@ -134,7 +134,15 @@ def whole_path(root: str, key: str) -> str:
 
 def is_inside(path: str, folder: str) -> bool:
     """Return whether a path is a folder, or below it, by their names alone."""
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
+    return part_below(path, folder) is not None
+
+
+def part_below(path: str, folder: str) -> str | None:
+    """Return the part of a path below a folder, "" for the folder itself, None for others."""
+    if path == folder:
+        return ""
+    start = folder.rstrip("/") + "/"
+    return path.removeprefix(start) if path.startswith(start) else None
 
 
 def is_web(path: str) -> bool:

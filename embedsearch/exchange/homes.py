@@ -10,7 +10,7 @@ import os
 from functools import lru_cache
 
 from embedsearch.core.names import existing
-from embedsearch.core.paths import is_url
+from embedsearch.core.paths import is_url, part_below
 from embedsearch.core.records import Root, RootKind
 from embedsearch.images.sources.exclusion import WalkRules
 from embedsearch.images.sources.links import takes
@@ -77,6 +77,5 @@ class Homes:
 
 def _inside(root: Root, path: str) -> str:
     """Return a path as a key of a root of files, "" if it is outside."""
-    start = root.path.rstrip("/") + "/"
-    is_there = root.kind in {RootKind.FOLDER, RootKind.LIST} and path.startswith(start)
-    return path.removeprefix(start) if is_there else ""
+    is_of_files = root.kind in {RootKind.FOLDER, RootKind.LIST}
+    return (part_below(path, root.path) or "") if is_of_files else ""

@@ -15,7 +15,14 @@ import numpy as np
 from embedsearch.core.arguments import checked
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import StoreNotFound, UsageError
-from embedsearch.core.paths import is_url, local_path, named_forms, size_and_time
+from embedsearch.core.paths import (
+    is_inside,
+    is_url,
+    local_path,
+    named_forms,
+    part_below,
+    size_and_time,
+)
 from embedsearch.core.records import ImageRef, JsonRecord, Root, RootKind
 from embedsearch.core.remote import normal_url
 from embedsearch.core.session import Session
@@ -61,7 +68,7 @@ def relocate(
         roots = snapshot.manifest.roots
         known = KnownRows(snapshot)
         before = _named(old, roots, known)
-        found = {root: _inside(root.path, before) for root in _places(roots)}
+        found = {root: part_below(root.path, before) for root in _places(roots)}
         inner = {root: rest for root, rest in found.items() if rest is not None}
         listed = _listed_below(roots, known, before)
         if not inner and not listed:
@@ -71,7 +78,9 @@ def relocate(
             for root in _places(roots):
                 if root not in inner and root.path == path:
                     raise UsageError(f"{path} is in the store already: forget it first")
-                if root not in inner and (_inside(path, root.path) or _inside(root.path, path)):
+                if root not in inner and (
+                    part_below(path, root.path) or part_below(root.path, path)
+                ):
                     raise UsageError(
                         f"{path} and {root.path}, which is scanned, overlap: embedsearch index "
                         f"{shlex.quote(root.path)} finds by itself what moved into it"
@@ -104,10 +113,10 @@ def forget(
         roots = snapshot.manifest.roots
         known = KnownRows(snapshot)
         path = _named(folder, roots, known)
-        gone = {root for root in _places(roots) if _inside(root.path, path) is not None}
+        gone = {root for root in _places(roots) if is_inside(root.path, path)}
         listed = _listed_below(roots, known, path)
         if not gone and not listed:
-            above = [root.path for root in _places(roots) if _inside(path, root.path) is not None]
+            above = [root.path for root in _places(roots) if is_inside(path, root.path)]
             if above:
                 raise UsageError(
                     f"{path} is a part of {above[0]}, which is scanned: delete it, or leave it "
@@ -134,7 +143,7 @@ def _named(folder: str | os.PathLike[str], roots: Sequence[Root], known: KnownRo
         return normal_url(path)
     forms = named_forms(path)
     for form in forms:
-        is_root = any(_inside(root.path, form) is not None for root in _places(roots))
+        is_root = any(is_inside(root.path, form) for root in _places(roots))
         if is_root or _listed_below(roots, known, form):
             return form
     return forms[-1]
@@ -148,14 +157,6 @@ def _known(roots: Sequence[Root]) -> str:
     return f"it has {', '.join(root.path for root in _places(roots)) or 'none'}"
 
 
-def _inside(path: str, folder: str) -> str | None:
-    """Return the part of a path below a folder, "" for the folder itself, None for others."""
-    if path == folder:
-        return ""
-    start = folder.rstrip("/") + "/"
-    return path.removeprefix(start) if path.startswith(start) else None
-
-
 def _joined(folder: str, rest: str) -> str:
     return os.path.join(folder, rest) if rest else folder
 
@@ -166,7 +167,7 @@ def _listed_below(roots: Sequence[Root], known: KnownRows, folder: str) -> list[
     for root in roots:
         if root.kind is RootKind.LIST:
             for key, position in known.keys(known.below(ScanTarget(root))):
-                if _inside("/" + os.fsdecode(key), folder) is not None:
+                if is_inside("/" + os.fsdecode(key), folder):
                     positions.append(position)
     return positions
 
@@ -201,7 +202,7 @@ def _moved(known: KnownRows, positions: list[int], old: str, new: str) -> Iterat
     """Yield the rows of listed files under their new paths. Raises UsageError for a missing one."""
     for position in positions:
         path = "/" + os.fsdecode(bytes(known.value("key", position)))
-        target = _joined(new, _inside(path, old) or "")
+        target = _joined(new, part_below(path, old) or "")
         try:
             size, mtime_ns = size_and_time(os.stat(target))
         except OSError as error:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from embedsearch.core.paths import part_below
 from embedsearch.core.records import ImageRef, Root, RootKind
 from embedsearch.images.sources.exclusion import WalkRules
 from embedsearch.images.sources.links import is_truly_gone, takes
@@ -115,9 +116,9 @@ def reached(
 def _home(path: str, targets: Iterable[ScanTarget]) -> tuple[Root, str] | None:
     """Return the root and the key under which a target covers a path."""
     for target in targets:
-        start = target.root.path.rstrip("/") + "/"
-        if path.startswith(start) and target.covers(path.removeprefix(start)):
-            return target.root, path.removeprefix(start)
+        key = part_below(path, target.root.path)
+        if key and target.covers(key):
+            return target.root, key
     return None
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from embedsearch.core.errors import UsageError
-from embedsearch.core.paths import is_url, local_path
+from embedsearch.core.paths import is_inside, is_url, local_path
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Root, RootKind
 from embedsearch.core.unknown_fields import replaced
 from embedsearch.core.walks import Ignored
@@ -263,8 +263,7 @@ def _packed_otherwise(path: str) -> str:
 
 def _leads(folder: str, path: str, rules: WalkRules) -> bool:
     """Return whether a walk through a folder comes to a path."""
-    is_inside = path == folder or path.startswith(folder.rstrip("/") + "/")
-    return is_inside and not rules.leaves_out(path.removeprefix(folder).strip("/"))
+    return is_inside(path, folder) and not rules.leaves_out(path.removeprefix(folder).strip("/"))
 
 
 def _outermost(targets: Iterable[ScanTarget]) -> Iterator[ScanTarget]:

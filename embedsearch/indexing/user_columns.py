@@ -143,12 +143,13 @@ def carried(old: Snapshot, new: Snapshot) -> UserTable | None:
     """
     if (table := old.metadata()) is None:
         return None
-    paths, there = _paths(old), set(_paths(new).values())
+    paths, now = _paths(old), _paths(new)
+    there = set(now.values())
     rows: list[Any] = table.column("row").to_pylist()
     gone = {row for row in rows if row in paths and paths[row] not in there}
     if gone:
         before = set(paths.values())
-        fresh = {row: path for row, path in _paths(new).items() if path not in before}
+        fresh = {row: path for row, path in now.items() if path not in before}
         homes: dict[bytes, list[str]] = {}
         for row, digest in _digests(new, set(fresh)):
             homes.setdefault(digest, []).append(fresh[row])

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from embedsearch.core.errors import EmbedSearchError, UsageError
-from embedsearch.core.paths import local_path
+from embedsearch.core.paths import local_path, part_below
 from embedsearch.searching.queries import Inside, Key
 from embedsearch.searching.searcher import Searcher
 
@@ -53,8 +53,8 @@ def image_of_client(
         if (row := row_of(name)) is not None:
             return Key(row)
     for folder in folders:
-        if whole.startswith(inside := folder.rstrip("/") + "/"):
-            return Inside(folder, whole.removeprefix(inside))
+        if inside := part_below(whole, folder):
+            return Inside(folder, inside)
     raise _refusal(text)
 
 

@@ -1,7 +1,7 @@
 """A converted network in the user's cache; in: its folder, out: a compiled model that was checked.
 
-A cache is checked before it is believed: every file by its sha256, and what was compiled anew by
-the known vectors of known pictures. What fails is made again.
+A cache is checked before it is believed: every file by its sha256, and what was compiled again
+by the known vectors of known pictures. What fails is made again.
 """
 
 from __future__ import annotations

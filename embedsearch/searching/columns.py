@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embedsearch.core.names import EXACT, comparable, exact_bytes, unicode_text
-from embedsearch.core.paths import is_url, is_web, local_path, url_key
+from embedsearch.core.paths import is_url, is_web, local_path, part_below, url_key
 from embedsearch.core.session import Session
 from embedsearch.searching.filters.grammar import POSITION_COLUMN
 from embedsearch.searching.filters.where import Filters
@@ -109,12 +109,7 @@ class RowColumns:
                 return found
             if name.startswith("/") or is_url(name):
                 path = name if is_url(name) else os.path.normpath(name)
-                starts = {root.id: root.path.rstrip("/") + "/" for root in roots}
-                inside = {
-                    root: path.removeprefix(start)
-                    for root, start in starts.items()
-                    if path.startswith(start)
-                }
+                inside = {r.id: part for r in roots if (part := part_below(path, r.path))}
                 for read in (str, url_key) if is_web(path) else (str,):
                     wanted = {root: os.fsencode(read(key)) for root, key in inside.items()}
                     if found := self._exactly(wanted):

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias
 
 from fastapi import FastAPI, Path
 from fastapi.exceptions import RequestValidationError
@@ -30,7 +30,7 @@ from embedsearch.core.errors import (
     UnreadableImage,
     UsageError,
 )
-from embedsearch.core.paths import is_url, printable
+from embedsearch.core.paths import printable
 from embedsearch.core.records import Hit, ImageRecord, Reason
 from embedsearch.images.thumbnails import MAX_SIDE
 from embedsearch.searching.searcher import Searcher
@@ -51,7 +51,6 @@ from embedsearch.web.search_request import (
 )
 from embedsearch.web.turns import Busy, Turns
 
-T = TypeVar("T")
 _Row: TypeAlias = Annotated[str, Path(pattern="^[0-9]{1,12}$")]
 _SIDE = re.compile(r"[0-9]{1,4}")
 _DEFAULT_SIDE = 256
@@ -246,7 +245,7 @@ class _Routes:
 
     async def _is_remote(self, images: list[str | int]) -> bool:
         """Return whether one of these images of the store is fetched from another server."""
-        if not any(is_url(root.path) for root in self._searcher.manifest.roots):
+        if not any(root.is_remote for root in self._searcher.manifest.roots):
             return False
         return await self._turns.run(
             Kind.RECORDS, lambda: any(map(self._searcher.is_remote, images))

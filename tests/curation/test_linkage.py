@@ -82,33 +82,32 @@ def test_balls_say_no_more_than_comparing_does(seed: int, count: int, spread: fl
         assert (wide[group] @ wide[group].T).min() >= 0.97
 
 
-@pytest.mark.parametrize("copies", [5, 17, 20, 60, 400])
-def test_a_group_is_whole_whatever_its_size(copies: int) -> None:
-    """Three versions, each of many equal copies: the nearest of a copy are of its own version."""
-    angles = np.repeat(np.deg2rad([0.0, 1.0, 2.0]), copies)
+def on_a_circle(
+    degrees: npt.NDArray[Any], reach: float
+) -> tuple[Similarity, list[tuple[int, int]]]:
+    """Return vectors at some degrees of a circle, alike up to `reach` of them, and their pairs."""
+    angles = np.deg2rad(degrees)
     likeness = Similarity(
         units(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)),
-        float(np.cos(np.deg2rad(3))),
+        float(np.cos(np.deg2rad(reach))),
         [AS_IT_IS],
         nothing,
     )
     pairs, _ = likeness.pairs()
-    listed = list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
+    return likeness, list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("copies", [5, 17, 20, 60, 400])
+def test_a_group_is_whole_whatever_its_size(copies: int) -> None:
+    """Three versions, each of many equal copies: the nearest of a copy are of its own version."""
+    likeness, listed = on_a_circle(np.repeat([0.0, 1.0, 2.0], copies), 3)
     (group,) = complete_groups(listed, likeness, likeness.pairs_among)
     assert group == list(range(3 * copies))
 
 
 def test_a_chain_makes_no_group_of_its_ends() -> None:
     """The mutant: single linkage, which would make one group of all."""
-    angles = np.deg2rad(np.arange(0, 60, 6))
-    likeness = Similarity(
-        units(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)),
-        float(np.cos(np.deg2rad(7))),
-        [AS_IT_IS],
-        nothing,
-    )
-    pairs, _ = likeness.pairs()
-    listed = list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
+    likeness, listed = on_a_circle(np.arange(0, 60, 6), 7)
     assert len(listed) == 9
     assert max(map(len, complete_groups(listed, likeness, likeness.pairs_among))) == 2
     assert (

@@ -13,21 +13,20 @@ import os
 import shutil
 import tarfile
 import tempfile
-import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-import hypothesis
 import pyarrow.parquet as pq
-from hypothesis import HealthCheck, Phase, settings, strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
 
 import embedsearch
 from embedsearch.core.errors import UsageError
 from embedsearch.store.check import check_store
 from tests.soak import mutants
 from tests.soak.finding import Finding, Trial
+from tests.soak.machine import run_machine
 from tests.support.extractor import counting
 from tests.support.library import paint
 
@@ -293,20 +292,4 @@ def run(trial: Trial, finding: Finding, folder: Path) -> None:
     """Run `share` of the sequences; in short ones the steps are fewer, too."""
     mutants.apply(trial.mutant)
     Belongings.finding, Belongings.workshop = finding, folder
-    machine = hypothesis.seed(trial.seed)(Belongings)
-    try:
-        run_state_machine_as_test(
-            machine,
-            settings=settings(
-                max_examples=trial.count(_SEEDS),
-                stateful_step_count=_STEPS if trial.share == 1 else 40,
-                deadline=None,
-                database=None,
-                phases=(Phase.generate,),
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
-    except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        steps = getattr(error, "__notes__", "")
-        finding.accuse(f"{place.lineno} {type(error).__name__}: {error} {steps}")
+    run_machine(Belongings, trial, finding, _SEEDS, _STEPS if trial.share == 1 else 40)

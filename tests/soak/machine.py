@@ -10,6 +10,7 @@ import random
 import shutil
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -189,13 +190,20 @@ def run(trial: Trial, finding: Finding, folder: Path) -> None:
     """Run `share` of the sequences."""
     StoreMachine.finding, StoreMachine.mutant = finding, trial.mutant
     StoreMachine.workshop = folder
-    machine = hypothesis.seed(trial.seed)(StoreMachine)
+    run_machine(StoreMachine, trial, finding, _RUNS, _STEPS if trial.share == 1 else 20)
+
+
+def run_machine(
+    kind: type[RuleBasedStateMachine], trial: Trial, finding: Finding, sequences: int, steps: int
+) -> None:
+    """Run `share` of the sequences of a machine, each of up to so many steps."""
+    machine = hypothesis.seed(trial.seed)(kind)
     try:
         run_state_machine_as_test(
             machine,
             settings=settings(
-                max_examples=trial.count(_RUNS),
-                stateful_step_count=_STEPS if trial.share == 1 else 20,
+                max_examples=trial.count(sequences),
+                stateful_step_count=steps,
                 deadline=None,
                 database=None,
                 phases=(Phase.generate,),  # a shorter sequence takes hours to find
@@ -203,4 +211,6 @@ def run(trial: Trial, finding: Finding, folder: Path) -> None:
             ),
         )
     except Exception as error:
-        finding.accuse(f"{type(error).__name__}: {error} {getattr(error, '__notes__', '')}")
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        steps_done = getattr(error, "__notes__", "")
+        finding.accuse(f"{place.lineno} {type(error).__name__}: {error} {steps_done}")

@@ -219,7 +219,7 @@ class Pool:
             worker.close()
 
     def after_fork(self) -> None:
-        """Start anew in a forked process: the workers and the locks are the parent's."""
+        """Begin again in a forked process: the workers and the locks are the parent's."""
         self._begin()
 
 

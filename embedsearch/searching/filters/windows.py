@@ -1,7 +1,7 @@
 """Rows in files that other processes can map; in: tables in parts, out: windows of rows.
 
 A window is written once and then read by every process that is asked about it. The last ones are
-kept, up to a size: a store of millions of rows is read anew, window by window.
+kept, up to a size: a store of millions of rows is read again, window by window.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def test_what_embedsearch_did_not_make_stays(engines: Callable[[str], Engine], s
 def test_the_rows_of_another_store_are_not_overwritten(
     quick_engine: Engine, vectors: npt.NDArray[np.float32], tmp_path: Path
 ) -> None:
-    """One of the same model and columns: by a slip, or made anew where the first one stood."""
+    """One of the same model and columns: by a slip, or made again where the first one stood."""
     url = quick_engine.url()
     for name in ("first", "again"):
         (tmp_path / name).mkdir()
