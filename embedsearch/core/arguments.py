@@ -35,14 +35,19 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         for name, parameter in signature.parameters.items()
         if parameter.kind not in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}
     }
+    in_order = [
+        name for name, one in signature.parameters.items() if one.kind <= one.POSITIONAL_OR_KEYWORD
+    ]
+
+    def settled(name: str, value: Any) -> Any:
+        return _checked(name, value, annotations[name]) if name in annotations else value
 
     @functools.wraps(function)
     def called(*arguments: P.args, **options: P.kwargs) -> R:
-        bound = signature.bind(*arguments, **options)
-        for name, value in bound.arguments.items():
-            if kinds := annotations.get(name):
-                bound.arguments[name] = _checked(name, value, kinds)
-        return function(*bound.args, **bound.kwargs)
+        # Not by signature.bind(), which takes 10 µs, and a query calls three of these
+        named = [settled(name, value) for name, value in zip(in_order, arguments, strict=False)]
+        given: Any = [*named, *arguments[len(named) :]]
+        return function(*given, **{name: settled(name, options[name]) for name in options})
 
     return called
 

@@ -22,8 +22,10 @@ WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "
 
 def settle_types(config: Any) -> None:
     """Bring the fields of a new config to their types. Raises UsageError."""
-    for name, hint in _hints(config.__class__).items():
-        object.__setattr__(config, name, as_type(name, getattr(config, name), hint))
+    for name, (hint, as_they_are) in _hints(config.__class__).items():
+        value = getattr(config, name)
+        if type(value) not in as_they_are:
+            object.__setattr__(config, name, as_type(name, value, hint))
 
 
 def as_type(name: str, value: object, hint: Any) -> Any:
@@ -78,9 +80,15 @@ def _is_bool(value: object) -> bool:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: type) -> dict[str, tuple[Any, set[Any]]]:
+    """Return for each field its annotation, and the types whose values need no look."""
     hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}
+    found = {}
+    for field in fields(kind):
+        hint = hints[field.name]
+        parts = get_args(hint) if get_origin(hint) in {Union, UnionType} else [hint]
+        found[field.name] = hint, {bool, int, str, NoneType}.intersection(parts)
+    return found
 
 
 def shown(value: object) -> str:

@@ -271,12 +271,13 @@ class Generation:
         if config.diverse is not None:
             ranked = self._diversified(ranked, config.diverse, wanted)
         page = ranked[config.offset : wanted]
+        percentiles = self._percentiles([row.score for row in page])
         metadata = self._columns.metadata([row.image.row for row in page])
         return [
             Hit(
                 rank=rank,
                 score=row.score,
-                percentile=self._percentile(row.score),
+                percentile=percentile,
                 row=row.image.row,
                 path=whole_path(*self._place(row.image)),
                 key=os.fsdecode(row.image.key),
@@ -284,8 +285,8 @@ class Generation:
                 height=row.image.height,
                 metadata=user,
             )
-            for rank, (row, user) in enumerate(
-                zip(page, metadata, strict=True), start=config.offset + 1
+            for rank, (row, percentile, user) in enumerate(
+                zip(page, percentiles, metadata, strict=True), start=config.offset + 1
             )
         ]
 
@@ -331,12 +332,12 @@ class Generation:
             nearest = cosine if len(chosen) == 1 else np.maximum(nearest, cosine)
         return chosen
 
-    def _percentile(self, score: float) -> float | None:
-        """Return the percentage of random pairs of rows that have a lower cosine."""
+    def _percentiles(self, scores: list[float]) -> list[float | None]:
+        """Return the percentage of random pairs of rows that have a lower cosine, for each."""
         if not (search := self.manifest.search).pair_cosines:
-            return None
-        share = np.interp(score, search.pair_cosines, search.pair_levels)
-        return math.floor(1e6 * float(share)) / 1e4
+            return [None] * len(scores)
+        shares = np.interp(scores, search.pair_cosines, search.pair_levels)
+        return [math.floor(1e6 * share) / 1e4 for share in shares.tolist()]
 
     def _units(self, rows: list[_Row]) -> npt.NDArray[np.float64]:
         """Return the stored vectors of rows, float64 (n, D), of length 1."""

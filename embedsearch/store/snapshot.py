@@ -27,6 +27,7 @@ from embedsearch.store.shards import DamageGuard, Shard, failures_of, numbers
 
 # Cached row groups of 4,096 images, a quarter of a megabyte each.
 _GROUPS_KEPT = 256
+_IMAGE_COLUMNS = [field.name for field in fields(StoredImage)]
 
 
 class Snapshot:
@@ -161,9 +162,8 @@ class Snapshot:
 
     def _image_columns(self, shard: Shard, group: int) -> list[pa.Array[Any]]:
         """Return the columns of StoredImage of a row group; the last ones are cached."""
-        names = [field.name for field in fields(StoredImage)]
         key = (shard.record.name, group)
-        return self._groups.get(key, lambda: list(shard.group(group, names).columns))
+        return self._groups.get(key, lambda: list(shard.group(group, _IMAGE_COLUMNS).columns))
 
     def _by_shard(
         self, ordinals: npt.NDArray[np.int64]
