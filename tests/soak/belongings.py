@@ -130,6 +130,9 @@ class Belongings(RuleBasedStateMachine):
         self.listed.add(str(path))
         listing = self.base / "list.txt"
         listing.write_text("".join(f"{each}\n" for each in sorted(self.listed)))
+        for gone in self.listed - self.there.keys():
+            # The list alone is looked at, so a file that it names and that has moved is deleted
+            (self.known or {}).pop(gone, None)
         self._index(files=str(listing))
 
     @rule(member=st.sampled_from(_MEMBERS), gone=st.booleans())

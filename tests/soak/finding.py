@@ -47,6 +47,8 @@ class Finding:
 
     def accuse(self, words: str) -> None:
         """Note a broken promise."""
-        self.broken.append(" ".join(words.split())[:1500])
+        text = " ".join(words.split())
+        # The last steps of a long sequence tell most.
+        self.broken.append(text if len(text) <= 3000 else f"{text[:1000]} … {text[-2000:]}")
         if self.first_is_enough:
             raise Caught(self.broken[-1])
