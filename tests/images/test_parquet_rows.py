@@ -59,17 +59,23 @@ def test_columns_of_short_values_of_any_type(values: Any, tmp_path: Path) -> Non
 def test_what_may_repeat_in_a_row_keeps_the_bound_of_its_page(tmp_path: Path) -> None:
     tags = pa.array([[text] for text in TEXTS])
     assert rows(tmp_path, tags) <= 33, "a dictionary of 1 MB"
-    prefixes = {"use_dictionary": False, "column_encoding": {"caption": "DELTA_BYTE_ARRAY"}}
+    prefixes: dict[str, Any] = {
+        "use_dictionary": False,
+        "column_encoding": {"caption": "DELTA_BYTE_ARRAY"},
+    }
     assert rows(tmp_path, [LONG + text for text in TEXTS[:100]], **prefixes) <= 37
     assert rows(tmp_path, TEXTS, **prefixes) < MOST
 
 
 def test_long_plain_values_are_read_few_at_once(tmp_path: Path) -> None:
-    options = {"use_dictionary": False, "compression": "zstd", "write_batch_size": 1}
-    assert rows(tmp_path, [LONG] * 50, **options) == bounds.READ_BYTES // (len(LONG) + 4)
+    options: dict[str, Any] = {"compression": "zstd", "write_batch_size": 1}
+    assert rows(tmp_path, [LONG] * 50, use_dictionary=False, **options) == bounds.READ_BYTES // (
+        len(LONG) + 4
+    )
     short_first = [str(number) for number in range(2000)] + [LONG + str(n) for n in range(50)]
-    options = {"compression": "zstd", "write_batch_size": 1, "dictionary_pagesize_limit": 2000}
-    assert rows(tmp_path, short_first, **options) <= bounds.READ_BYTES // len(LONG)
+    assert rows(
+        tmp_path, short_first, dictionary_pagesize_limit=2000, **options
+    ) <= bounds.READ_BYTES // len(LONG)
 
 
 def test_a_dictionary_that_is_broken_or_too_long_to_look_at_counts_as_one_value(
@@ -93,8 +99,8 @@ def test_a_dictionary_that_is_broken_or_too_long_to_look_at_counts_as_one_value(
 
 def test_a_chunk_is_that_of_its_place_whatever_it_calls_itself(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
-    options = {"store_schema": False, "write_statistics": False}
-    pq.write_table(pa.table({"caption": [LONG] * 1000}), path, **options)
+    table = pa.table({"caption": [LONG] * 1000})
+    pq.write_table(table, path, store_schema=False, write_statistics=False)
     head, name, metadata = path.read_bytes().partition(b"caption")
     path.write_bytes(head + name + metadata.replace(b"caption", b"another"))
     with (parquet := open_parquet(path)).file:
