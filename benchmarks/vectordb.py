@@ -22,10 +22,10 @@ import numpy.typing as npt
 import pytest
 
 from benchmarks.measure import machine, spread
-from embedsearch.exchange.import_vectors import import_vectors
 from embedsearch.exchange.upload import upload
 from embedsearch.searching.searcher import Searcher, open_store
 from tests.support.engines import MILVUS_TOKEN, milvus_server, postgres_server
+from tests.support.stores import imported
 
 QUERIES, WARM_UP = 200, 20
 WANTED_RATE, WANTED_RECALL = 5000, 0.98
@@ -44,7 +44,8 @@ def main() -> None:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="embedsearch-bench-")))
         os.environ["EMBEDSEARCH_CACHE"] = str(base / "cache")
         made = clustered(rows + QUERIES, dim)
-        store, queries = stored(base, made[:rows]), made[rows:]
+        store = imported(base, made[:rows], (f"{n:07d}.jpg" for n in range(rows)))
+        queries = made[rows:]
         with open_store(store) as searcher:
             wanted, exact_ms = asked(searcher, queries)
         print(f"\n{machine()}, {rows:,} × {dim}, {QUERIES} queries\n")
@@ -117,20 +118,6 @@ def _blocks(
         size = min(10_000, count - start)
         noise = rng.standard_normal((size, centers.shape[1]), np.float32)
         yield centers[rng.integers(0, len(centers), size)] + 0.7 * noise
-
-
-def stored(base: Path, vectors: npt.NDArray[np.float32]) -> Path:
-    """Return a store of these vectors, searched exactly."""
-    np.save(base / "vectors.npy", vectors)
-    (base / "paths.txt").write_text("\n".join(f"{n:07d}.jpg" for n in range(len(vectors))))
-    import_vectors(
-        base / "vectors.npy",
-        model="clustered",
-        paths=base / "paths.txt",
-        root=base,
-        store=base / "s.es",
-    )
-    return base / "s.es"
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import UnreadableImage
+from embedsearch.core.lru import LRU
 from embedsearch.core.session import Session
 from embedsearch.curation.collection import Picture
 from embedsearch.images.close_look import FINE_SIDE, SIDE, FineLook, Look
@@ -61,10 +62,10 @@ class _Shelf(Generic[T]):
         session: Session,
     ) -> None:
         self._decoder = SharedDecoder(side, DecodeLimits(), max_files=at_once)
-        self._make, self._at_once, self._kept = make, at_once, kept
+        self._make, self._at_once = make, at_once
         self._originals = originals
         self._session = session
-        self._looks: dict[int, T | None] = {}  # by row; the oldest is first
+        self._looks: LRU[int, tuple[T | None]] = LRU(kept)  # by row; None if it has none
 
     def close(self) -> None:
         """End the workers."""
@@ -76,7 +77,7 @@ class _Shelf(Generic[T]):
         while some := list(islice(rest, self._at_once)):
             self._session.check()
             rows = [picture.row for picture in some]
-            found = {row: self._looks[row] for row in rows if row in self._looks}
+            found = {row: kept[0] for row in rows if (kept := self._looks.find(row))}
             found |= self._read([picture for picture in some if picture.row not in found])
             yield from (found[row] for row in rows)
 
@@ -91,9 +92,8 @@ class _Shelf(Generic[T]):
                 found[picture.row] = None
         outcomes = self._decoder(list(files.values()))
         found |= {row: self._look(outcome) for row, outcome in zip(files, outcomes, strict=True)}
-        self._looks |= found
-        for row in list(self._looks)[: max(0, len(self._looks) - self._kept)]:
-            del self._looks[row]
+        for row, look in found.items():
+            self._looks.keep(row, (look,))
         return found
 
     def _look(self, outcome: Decoded | UnreadableImage) -> T | None:

@@ -21,8 +21,8 @@ from embedsearch.core.config import DuplicateConfig
 from embedsearch.core.errors import UsageError
 from embedsearch.curation.copies import DuplicateReport
 from embedsearch.curation.duplicates import duplicates
-from embedsearch.exchange.import_vectors import import_vectors
 from tests.support.library import BOAT, CLOCK, GOLDEN, SAMPLES, paint, run_cli
+from tests.support.stores import imported
 
 
 def found(report: DuplicateReport) -> dict[str, dict[str, str]]:
@@ -281,17 +281,10 @@ def test_many_copies_of_one_picture(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
     one = rng.standard_normal(64).astype(np.float32)
     vectors = one + 0.02 * rng.standard_normal((20_000, 64), np.float32)
-    np.save(tmp_path / "v.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-    (tmp_path / "p.txt").write_text("".join(f"{n}.jpg\n" for n in range(20_000)))
-    import_vectors(
-        tmp_path / "v.npy",
-        paths=tmp_path / "p.txt",
-        root=tmp_path,
-        model="theirs",
-        store=tmp_path / "s.es",
-    )
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    store = imported(tmp_path, vectors, (f"{n}.jpg" for n in range(20_000)))
     started = time.monotonic()
-    report = duplicates(tmp_path / "s.es", config=DuplicateConfig(similar=0.98))
+    report = duplicates(store, config=DuplicateConfig(similar=0.98))
     assert [len(group.copies) for group in report.groups] == [19_999]
     assert time.monotonic() - started < 60
 

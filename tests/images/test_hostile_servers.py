@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import http.server
-import io
 import os
 import re
 import signal
@@ -12,73 +10,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from embedsearch.core import bounds, remote
+from embedsearch.core import bounds
 from embedsearch.core.errors import NothingIndexed, StorageError
 from embedsearch.core.records import ImageRef, Reason
 from embedsearch.core.web_files import REDIRECTS_VARIABLE
 from embedsearch.images.sources.remote import fetched
 from embedsearch.images.temporary import TemporaryImages
+from tests.support.answering import Web, picture, served
 from tests.support.archives import make_tar
 from tests.support.library import Library, counts
 
 pytest.importorskip("aiohttp", reason="needs aiohttp, as https:// does")
-
-
-class Web(http.server.BaseHTTPRequestHandler):
-    """A server that answers by a function."""
-
-    protocol_version = "HTTP/1.1"
-    answer: Callable[[Web], None]
-
-    def do_GET(self) -> None:
-        type(self).answer(self)
-
-    do_HEAD = do_GET
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-    def say(self, body: bytes, code: int = 200, **headers: str) -> None:
-        self.send_response(code)
-        for name, value in {"content_length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def list(self, *names: str) -> None:
-        links = "".join(f'<a href="{name}">{name}</a>' for name in names)
-        self.say(links.encode(), content_type="text/html")
-
-
-class _Quiet(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def served(answer: Callable[[Web], None]) -> Iterator[str]:
-    handler = type("Handler", (Web,), {"answer": staticmethod(answer)})
-    with _Quiet(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def picture(side: int = 200) -> bytes:
-    out = io.BytesIO()
-    Image.effect_noise((side, side), 60).convert("RGB").save(out, "PNG")
-    return out.getvalue()
 
 
 def _chunked(web: Web, data: bytes) -> None:
@@ -287,40 +235,6 @@ def test_what_is_packed_unasked_is_refused(library: Library) -> None:
         pytest.raises(StorageError, match="packs its answer"),
     ):
         library.index(f"{url}/p/")
-
-
-def test_nobody_waits_for_a_server_that_trickles(
-    library: Library, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bounds, "SILENT_S", 1.0)
-    monkeypatch.setattr(bounds, "HEADERS_S", 1.0)
-    monkeypatch.setattr(bounds, "LISTING_S", 1.0)
-    monkeypatch.setattr(remote, "ATTEMPTS", 1)
-    over = threading.Event()
-
-    def answer(web: Web) -> None:
-        if not web.path.endswith(".png") and not web.path.startswith("/slow"):
-            return web.list("a.png", "b.png")
-        web.send_response(200)
-        if not web.path.endswith("b.png"):  # whose headers have no end
-            web.send_header("content-length", "1000000")
-            web.end_headers()
-        web.flush_headers()
-        while web.command == "GET" and not over.wait(0.2):
-            web.wfile.write(b"x: y\r\n")
-            web.wfile.flush()
-        return None
-
-    with served(answer) as url:
-        began = time.monotonic()
-        with pytest.raises(NothingIndexed):
-            library.index(f"{url}/p/")
-        assert set(library.reasons().values()) == {Reason.IO_ERROR}
-        with pytest.raises(NothingIndexed):
-            library.index(f"{url}/slow/")
-        assert Reason.OVER_BOUND in library.reasons().values()
-        assert time.monotonic() - began < 60
-        over.set()
 
 
 def test_what_is_fetched_ahead_has_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:

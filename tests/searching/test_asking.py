@@ -19,7 +19,7 @@ from embedsearch.core.records import EmbeddingBatch, ImageFacts, ImageRef
 from embedsearch.searching.queries import QueryEmbedder
 from tests.support.library import paint
 from tests.support.oracle import DIM, unit
-from tests.support.stores import rows_of
+from tests.support.stores import imported, rows_of
 
 
 @pytest.fixture(scope="module")
@@ -232,13 +232,8 @@ def test_one_image_has_no_percentile(tmp_path: Path, extractor: Callable[..., An
 def twins(tmp_path: Path) -> Path:
     """Rows of 300 random vectors, each of them twice."""
     vectors = np.random.default_rng(0).standard_normal((300, 64)).astype(np.float32)
-    np.save(tmp_path / "v.npy", np.vstack([vectors, vectors]))
-    (tmp_path / "names").write_text("".join(f"{n:03d}.jpg\n" for n in range(600)))
-    store = tmp_path / "twins.es"
-    embedsearch.import_vectors(
-        tmp_path / "v.npy", paths=tmp_path / "names", model="m", store=store, root=tmp_path
-    )
-    return store
+    names = (f"{n:03d}.jpg" for n in range(600))
+    return imported(tmp_path, np.vstack([vectors, vectors]), names)
 
 
 def test_a_limit_of_one_means_the_same(twins: Path) -> None:

@@ -19,6 +19,7 @@ from embedsearch.searching.equal_rows import EqualRows
 from embedsearch.searching.tuning import tune
 from embedsearch.store.current import read_current
 from embedsearch.store.writer import StoreWriter
+from tests.support.stores import imported
 
 ROWS, EQUAL, NEAR, DIM = 9000, 5000, 1000, 24
 
@@ -51,16 +52,7 @@ def asked() -> npt.NDArray[np.float32]:
 @pytest.fixture(scope="module")
 def flat(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("equal")
-    np.save(folder / "v.npy", vectors())
-    (folder / "p.csv").write_text("path\n" + "\n".join(names()))
-    embedsearch.import_vectors(
-        folder / "v.npy",
-        model="foreign",
-        paths=folder / "p.csv",
-        root=folder,
-        store=folder / "flat.es",
-    )
-    return folder / "flat.es"
+    return imported(folder, vectors(), names())
 
 
 def expected(store: Path, query: npt.NDArray[np.float32], left_out: int = -1) -> list[str]:

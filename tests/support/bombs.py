@@ -217,6 +217,11 @@ def _prefixes(path: Path) -> None:
             writer.write_batch(batch, row_group_size=1 << 20)
 
 
+def _plain(path: Path) -> None:
+    images = pa.table({"image": [bytes(32 * MB)] * 64})
+    _written(path, images, use_dictionary=False, write_batch_size=1)
+
+
 def _page(path: Path) -> None:
     _written(path, pa.table({"image": [bytes(600 * MB)]}), use_dictionary=False)
 
@@ -250,7 +255,7 @@ def _footer(path: Path) -> None:
     path.write_bytes(b"PAR1" + bytes(20 * MB) + struct.pack("<I", 20 * MB) + b"PAR1")
 
 
-def _written(path: Path, table: pa.Table, **options: bool) -> None:
+def _written(path: Path, table: pa.Table, **options: int) -> None:
     # Deep schemas have names that Arrow joins; it writes no statistics of values this long.
     pq.write_table(table, path, compression="zstd", write_statistics=False, **options)  # type: ignore[arg-type]
 
@@ -280,6 +285,7 @@ PARQUETS: dict[str, tuple[Callable[[Path], None], str]] = {
     "values.parquet": (_same_values, ""),
     "paths.parquet": (_same_paths, "a path of more than"),
     "prefixes.parquet": (_prefixes, ""),
+    "plain.parquet": (_plain, ""),
     "page.parquet": (_page, "unpack to"),
     "nulls.parquet": (_nulls, "are stated in"),
     "list.parquet": (_list_of_nulls, "are stated in"),
@@ -296,6 +302,13 @@ def _many_captions(path: Path) -> None:
     )
     names = [str(number) for number in range(100_000)]
     _written(path, pa.table({"path": names, "caption": texts}), store_schema=False)
+
+
+def _plain_captions(path: Path) -> None:
+    captions = pa.table(
+        {"path": [str(number) for number in range(2000)], "caption": ["a" * MB] * 2000}
+    )
+    _written(path, captions, use_dictionary=False, write_batch_size=1)
 
 
 def _text(content: Callable[[], str]) -> Callable[[Path], None]:
@@ -327,4 +340,5 @@ TABLES: dict[str, tuple[Callable[[Path], None], str]] = {
     "lists.json": (_text(lambda: "[" + "[]," * 10_000_000 + "[]]"), "too many for one document"),
     "deep.json": (_text(lambda: "[" * 10_000_000), ""),
     "captions.parquet": (_many_captions, "unpack to more than"),
+    "plain.parquet": (_plain_captions, "unpack to more than"),
 }

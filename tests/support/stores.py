@@ -1,18 +1,31 @@
-"""What a store holds, read in ways of the tests' own."""
+"""Stores of vectors made elsewhere, and what a store holds, read in ways of the tests' own."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.parquet as pq
 
 import embedsearch
 from embedsearch import Key
 from embedsearch.store.shards import row_schema
 from embedsearch.store.snapshot import open_snapshot
+
+
+def imported(folder: Path, vectors: npt.NDArray[Any], names: Iterable[str]) -> Path:
+    """Return a store, `s.es` in a folder, of vectors (n, D) that another network made."""
+    np.save(folder / "v.npy", vectors)
+    (folder / "names.txt").write_text("".join(f"{name}\n" for name in names))
+    store = folder / "s.es"
+    embedsearch.import_vectors(
+        folder / "v.npy", paths=folder / "names.txt", root=folder, model="elsewhere", store=store
+    )
+    return store
 
 
 def contents(store: Path) -> dict[str, bytes]:
@@ -57,3 +70,17 @@ def said(store: Path, key: str) -> dict[str, Any]:
         (hit,) = searcher.query(Key(key), 1)
         assert hit.key == key
         return dict(hit.metadata)
+
+
+def values(store: Path, column: str) -> list[Any]:
+    """Return a column of all images as `get` and JSON have it, and check that filters read it."""
+    with embedsearch.open_store(store) as searcher:
+        found = searcher.images(100).images
+        for image in found:
+            json.dumps(image.to_dict(), allow_nan=False)
+        held = [image.metadata.get(column) for image in found]
+        if any(value is not None for value in held):
+            condition = f'"{column}" IS NOT NULL'
+            count = searcher.images(100, where=condition).total
+            assert count == sum(value is not None for value in held)
+    return held

@@ -64,7 +64,7 @@ class ImageColumn:
         if not self.is_list and not paths:
             yield from ([""] for _ in range(file.metadata.num_rows))
             return
-        most = parquet.rows_at_once([self.name], _NAMES if paths else _LOOKED_AT)
+        most = parquet.rows_at_once(paths or leaves, _NAMES if paths else _LOOKED_AT)
         for batch in file.iter_batches(most, columns=paths or leaves):
             for value in batch.column(0).to_pylist():
                 yield [cell.path for cell in self.cells(value)]

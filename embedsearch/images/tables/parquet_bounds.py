@@ -1,15 +1,16 @@
 """What a Parquet file states before the library believes it; in: a path, out: a checked file.
 
 The library makes room for whatever sizes the footer and the pages state, so both are read here
-first, by their format (Thrift's compact protocol): how many fields, chunks and values there are,
-and what each page unpacks to.
+first, by their format: how many fields, chunks and values there are, and what each page unpacks to.
 """
 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,14 +18,14 @@ import pyarrow.parquet as pq
 
 from embedsearch.core import bounds
 from embedsearch.core.errors import OverBound
+from embedsearch.images.tables.dictionary_page import DictionaryPage
+from embedsearch.images.tables.thrift import LISTS, STRUCT, ThriftReader
 
 _MAGIC, _TAIL_BYTES = b"PAR1", 8
-_TRUE, _FALSE, _BYTE, _INTEGERS, _DOUBLE, _BINARY = 1, 2, 3, {4, 5, 6}, 7, 8
-_LISTS, _MAP, _STRUCT, _UUID = {9, 10}, 11, 12, 13
-_DEEPEST = 64  # structs and lists in one another
-_BYTES = {6, 7}  # types of values that have any length
+_FIXED = 7  # the type of values of one length
+_BYTES = {6, _FIXED}  # types of values that have any length
 _DATA, _DICTIONARY, _DATA_2 = 5, 7, 8  # fields of a page's header
-_ENCODING = {_DATA: 2, _DATA_2: 4}  # fields of those
+_ENCODING = {_DATA: 2, _DICTIONARY: 2, _DATA_2: 4}  # fields of those
 _PREFIXES = 7  # the encoding by which a value repeats the begin of the one before
 _HEAD_BYTES = 4096  # of a page, which are read first
 
@@ -33,13 +34,21 @@ _HEAD_BYTES = 4096  # of a page, which are read first
 class _Chunk:
     """A column in a row group: where its pages are."""
 
-    name: str = ""  # of the column that it belongs to
     kind: int = -1
+    codec: int = 0
     packed: int = 0
     start: int = 0
     dictionary: int = 0
+    group: int = 0
+    leaf: int = 0  # which column of the schema, of those without others in them
     largest: int = 0  # bytes that a page unpacks to
-    longest: int = 0  # bytes that one value may have beside those of its page
+    longest: int = 0  # bytes that a value of its pages takes; see _bytes_of_a_value
+    dictionaries: list[DictionaryPage] = field(default_factory=list)  # whose values are not known
+
+    @property
+    def value_bytes(self) -> int:
+        """What one of its values may take in memory."""
+        return max(self.longest, *(page.most_bytes for page in self.dictionaries), 0)
 
 
 @dataclass
@@ -47,24 +56,65 @@ class Parquet:
     """An open file that was checked."""
 
     file: pq.ParquetFile
+    path: str | Path
     bytes: int
-    longest: dict[str, int] = field(default_factory=dict)  # see _Chunk, by column
+    chunks: list[_Chunk] = field(default_factory=list)  # with values of any length
+    looked_at: int = 0  # values of dictionaries
 
     def rows_at_once(self, names: Collection[str], most: int) -> int:
-        """Return how many rows of these columns fit into READ_BYTES when they are unpacked."""
-        longest = sum(self.longest.get(name, 0) for name in names)
-        return max(1, min(most, bounds.READ_BYTES // max(1, longest)))
+        """Return how many rows of these columns fit into READ_BYTES when they are unpacked.
+
+        A name is one of a column, or of a field in it with dots between.
+        """
+        leaves = self._leaves(set(names))
+        rows = self._fitting(leaves, most)
+        if rows < most and self._look(leaves):
+            rows = self._fitting(leaves, most)
+        return rows
+
+    def _leaves(self, names: set[str]) -> set[int]:
+        """Return the columns of the schema that are read for these names, as the library does."""
+        schema: Any = self.file.schema
+        paths = (schema.column(number).path.split(".") for number in range(len(schema)))
+        above = (accumulate(path, "{}.{}".format) for path in paths)
+        return {number for number, each in enumerate(above) if not names.isdisjoint(each)}
+
+    def _fitting(self, leaves: set[int], most: int) -> int:
+        of_row: Counter[int] = Counter()
+        for chunk in self.chunks:
+            if chunk.leaf in leaves:
+                of_row[chunk.group] += chunk.value_bytes
+        return max(1, min(most, bounds.READ_BYTES // max(1, *of_row.values(), 0)))
+
+    def _look(self, leaves: set[int]) -> bool:
+        """Learn the longest value of each dictionary; return whether any was learned.
+
+        Until then the whole page counts as one value. So it does for lists, of which a row may
+        have a value many times.
+        """
+        schema: Any = self.file.schema
+        most = bounds.VALUES_FLOOR + self.bytes // bounds.VALUE_BYTES
+        found = False
+        with open(self.path, "rb") as file:
+            for chunk in self.chunks:
+                if chunk.leaf not in leaves or schema.column(chunk.leaf).max_repetition_level:
+                    continue
+                values = sum(page.values for page in chunk.dictionaries)
+                if chunk.dictionaries and self.looked_at + values <= most:
+                    self.looked_at += values
+                    longest = max(page.longest(file) for page in chunk.dictionaries)
+                    chunk.longest, chunk.dictionaries = max(chunk.longest, longest), []
+                    found = True
+        return found
 
 
 def open_parquet(path: str | Path, *, checksums: bool = False) -> Parquet:
     """Open a file that states nothing beyond the bounds. Raises OverBound, and what Arrow does."""
     with open(path, "rb") as file:
         size = file.seek(0, os.SEEK_END)
-        longest: dict[str, int] = {}
-        for group in _groups(file, size):
-            for chunk in group:
-                longest[chunk.name] = max(longest.get(chunk.name, 0), chunk.longest)
-    return Parquet(pq.ParquetFile(path, page_checksum_verification=checksums), size, longest)
+        chunks = [chunk for group in _groups(file, size) for chunk in group if chunk.value_bytes]
+    opened = pq.ParquetFile(path, page_checksum_verification=checksums)
+    return Parquet(opened, path, size, chunks)
 
 
 def _groups(file: BinaryIO, size: int) -> Iterator[list[_Chunk]]:
@@ -77,16 +127,13 @@ def _groups(file: BinaryIO, size: int) -> Iterator[list[_Chunk]]:
     if length > bounds.FOOTER_BYTES:
         raise OverBound(f"a footer of more than {bounds.FOOTER_BYTES >> 20} MB")
     file.seek(size - _TAIL_BYTES - length)
-    for group in _footer(_Reader(file.read(length))):
-        for chunk in group:
+    for number, group in enumerate(_footer(ThriftReader(file.read(length)))):
+        for leaf, chunk in enumerate(group):
+            chunk.group, chunk.leaf = number, leaf
             _check_pages(file, size, chunk)
         packed, unpacked = sum(c.packed for c in group), sum(c.largest for c in group)
         _check_ratio("the pages of its columns", packed, unpacked)
-        by_column: dict[str, _Chunk] = {}
-        for chunk in group:
-            whole = by_column.setdefault(chunk.name, _Chunk(chunk.name))
-            whole.longest += chunk.longest
-        yield list(by_column.values())
+        yield group
 
 
 def _check_ratio(what: str, packed: int, unpacked: int) -> None:
@@ -110,9 +157,19 @@ def _check_pages(file: BinaryIO, size: int, chunk: _Chunk) -> None:
         if values > bounds.VALUES_FLOOR + size // bounds.VALUE_BYTES:
             raise OverBound(f"{values} values are stated in {size} bytes")
         chunk.largest = max(chunk.largest, unpacked)
-        if chunk.kind in _BYTES and page.repeats:
-            chunk.longest = max(chunk.longest, unpacked)
+        if chunk.kind in _BYTES:
+            chunk.longest = max(chunk.longest, _bytes_of_a_value(page))
+            if page.is_dictionary:
+                place, is_fixed = at + length, chunk.kind == _FIXED
+                listed = packed, unpacked, page.listed, chunk.codec, is_fixed
+                chunk.dictionaries.append(DictionaryPage(place, *listed))
         at += length + packed
+
+
+def _bytes_of_a_value(page: _Page) -> int:
+    """Return what a row takes of a page: on average, as whole pages are read, if none repeats."""
+    size = max(page.packed, page.unpacked)  # some are not packed, whatever their sizes say
+    return 0 if page.is_dictionary else size if page.repeats else -(-size // max(1, page.values))
 
 
 @dataclass
@@ -120,6 +177,8 @@ class _Page:
     packed: int = 0
     unpacked: int = 0
     values: int = 0
+    listed: int = 0  # values of a dictionary
+    is_dictionary: bool = False
     repeats: bool = False  # whether one of its bytes may become many
 
 
@@ -127,7 +186,7 @@ def _page(file: BinaryIO, at: int) -> tuple[_Page, int]:
     """Return the header of a page, and its length."""
     for most in (_HEAD_BYTES, bounds.PAGE_HEADER_BYTES):
         file.seek(at)
-        reader = _Reader(file.read(most))
+        reader = ThriftReader(file.read(most))
         try:
             return _page_header(reader), reader.at
         except IndexError as error:
@@ -137,35 +196,45 @@ def _page(file: BinaryIO, at: int) -> tuple[_Page, int]:
     raise AssertionError("the last try returns or raises")
 
 
-def _page_header(reader: _Reader) -> _Page:
+def _page_header(reader: ThriftReader) -> _Page:
     page = _Page()
+    kinds: set[int] = set()
     for number, kind in reader.fields():
         if number == 2:
             page.unpacked = reader.integer()
         elif number == 3:
             page.packed = reader.integer()
-        elif number in _ENCODING and kind == _STRUCT:
-            for inner, of_kind in reader.fields():
-                if inner == 1:
-                    page.values = reader.integer()
-                elif inner == _ENCODING[number]:
-                    page.repeats = reader.integer() == _PREFIXES
-                else:
-                    reader.skip(of_kind)
+        elif number in _ENCODING and kind == STRUCT:
+            kinds.add(number)
+            _page_kind(reader, number, page)
         else:
-            page.repeats |= number == _DICTIONARY
             reader.skip(kind)
+    if len(kinds) > 1:
+        raise ValueError("a page states to be of two kinds")
     return page
 
 
-def _footer(reader: _Reader) -> Iterator[list[_Chunk]]:
+def _page_kind(reader: ThriftReader, number: int, page: _Page) -> None:
+    page.is_dictionary = number == _DICTIONARY
+    for inner, kind in reader.fields():
+        if inner == 1 and page.is_dictionary:
+            page.listed = reader.integer()
+        elif inner == 1:
+            page.values = reader.integer()
+        elif inner == _ENCODING[number]:
+            page.repeats |= reader.integer() == _PREFIXES
+        else:
+            reader.skip(kind)
+
+
+def _footer(reader: ThriftReader) -> Iterator[list[_Chunk]]:
     """Yield the chunks of each row group of a file's metadata."""
     chunks = 0
     try:
         for number, kind in reader.fields():
-            if number == 2 and kind in _LISTS:
+            if number == 2 and kind in LISTS:
                 _check_schema(reader)
-            elif number == 4 and kind in _LISTS:
+            elif number == 4 and kind in LISTS:
                 for _ in range(reader.length()):
                     group = _group(reader)
                     chunks += len(group)
@@ -179,7 +248,7 @@ def _footer(reader: _Reader) -> Iterator[list[_Chunk]]:
         raise ValueError("its footer ends too early") from error
 
 
-def _check_schema(reader: _Reader) -> None:
+def _check_schema(reader: ThriftReader) -> None:
     """Raise OverBound for a schema of too many fields, or too deep."""
     count = reader.length()
     if count > bounds.SCHEMA_FIELDS:
@@ -202,14 +271,14 @@ def _check_schema(reader: _Reader) -> None:
             raise OverBound(f"its fields are more than {bounds.SCHEMA_DEPTH} deep")
 
 
-def _group(reader: _Reader) -> list[_Chunk]:
+def _group(reader: ThriftReader) -> list[_Chunk]:
     group: list[_Chunk] = []
     for number, kind in reader.fields():
-        if number == 1 and kind in _LISTS:
+        if number == 1 and kind in LISTS:
             for _ in range(reader.length()):
                 chunk = _Chunk()
                 for inner, of_kind in reader.fields():
-                    if inner == 3 and of_kind == _STRUCT:
+                    if inner == 3 and of_kind == STRUCT:
                         _metadata(reader, chunk)
                     else:
                         reader.skip(of_kind)
@@ -219,106 +288,13 @@ def _group(reader: _Reader) -> list[_Chunk]:
     return group
 
 
-def _metadata(reader: _Reader, chunk: _Chunk) -> None:
-    integers = {1: "kind", 7: "packed", 9: "start", 11: "dictionary"}
+def _metadata(reader: ThriftReader, chunk: _Chunk) -> None:
+    integers = {1: "kind", 4: "codec", 7: "packed", 9: "start", 11: "dictionary"}
     for number, kind in reader.fields():
         if number in integers:
             setattr(chunk, integers[number], reader.integer())
-        elif number == 3 and kind in _LISTS:
-            for place in range(reader.length()):
-                text = reader.binary()
-                if place == 0:
-                    chunk.name = text.decode("utf-8", "replace")
         else:
             reader.skip(kind)
-
-
-class _Reader:
-    """Values in Thrift's compact protocol. Raises IndexError at the end of the bytes."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.at = 0
-
-    def fields(self) -> Iterator[tuple[int, int]]:
-        """Yield number and type of each field of a struct; each is read or skipped meanwhile."""
-        number = 0
-        while byte := self._byte():
-            step = byte >> 4
-            number = number + step if step else self.integer()
-            yield number, byte & 15
-
-    def integer(self) -> int:
-        """Return a number with a sign."""
-        value = self._number()
-        return (value >> 1) ^ -(value & 1)
-
-    def length(self) -> int:
-        """Return how many elements a list has; their type is passed over."""
-        byte = self._byte()
-        return self._number() if byte >> 4 == 15 else byte >> 4
-
-    def binary(self) -> bytes:
-        """Return bytes."""
-        length = self._number()
-        start, self.at = self.at, self.at + length
-        if self.at > len(self._data):
-            raise IndexError
-        return self._data[start : self.at]
-
-    def skip(self, kind: int, depth: int = 0) -> None:
-        """Pass over a value."""
-        if depth > _DEEPEST:
-            raise OverBound("a header is nested too deep")
-        if kind in {_TRUE, _FALSE}:
-            return
-        if kind == _BYTE:
-            self._byte()
-        elif kind in _INTEGERS:
-            self._number()
-        elif kind in {_DOUBLE, _UUID}:
-            self.at += 8 if kind == _DOUBLE else 16
-        elif kind == _BINARY:
-            self.binary()
-        elif kind == _STRUCT:
-            for _, inner in self.fields():
-                self.skip(inner, depth + 1)
-        elif kind in _LISTS or kind == _MAP:
-            self._skip_elements(kind, depth)
-        else:
-            raise ValueError(f"a header holds a value of type {kind}, which there is not")
-
-    def _skip_elements(self, kind: int, depth: int) -> None:
-        if kind == _MAP:
-            count = self._number()
-            byte = self._byte() if count else 0
-            kinds = [byte >> 4, byte & 15]
-        else:
-            kinds = [self._data[self.at] & 15]
-            count = self.length()
-        for _ in range(count):
-            for each in kinds:
-                if each in {_TRUE, _FALSE}:
-                    self._byte()  # in a list it has one
-                else:
-                    self.skip(each, depth + 1)
-
-    def _byte(self) -> int:
-        byte = self._data[self.at]
-        self.at += 1
-        return byte
-
-    def _number(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self._data[self.at]
-            self.at += 1
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value
-            shift += 7
-            if shift > 63:
-                raise ValueError("a header holds a number of more than 64 bits")
 
 
 def read_columns(parquet: Parquet, names: list[str]) -> Any:

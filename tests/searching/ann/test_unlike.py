@@ -23,6 +23,7 @@ from embedsearch.store.info import info
 from embedsearch.store.manifest import AnnRecord
 from embedsearch.store.writer import StoreWriter
 from tests.support.library import run_cli
+from tests.support.stores import imported
 
 ROWS, DIM, CENTERS = 12_000, 48, 300
 
@@ -45,12 +46,7 @@ def clusters(count: int, seed: int) -> Units:
 @pytest.fixture(scope="module", params=["IVF256,SQ8", "IVF256,RaBitQ4"])
 def store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unlike")
-    np.save(folder / "v.npy", clusters(ROWS, 1))
-    (folder / "p.csv").write_text("path\n" + "\n".join(f"{n:05d}.png" for n in range(ROWS)))
-    made = folder / "s.es"
-    embedsearch.import_vectors(
-        folder / "v.npy", model="foreign", paths=folder / "p.csv", root=folder, store=made
-    )
+    made = imported(folder, clusters(ROWS, 1), (f"{n:05d}.png" for n in range(ROWS)))
     with StoreWriter(made) as writer:
         assert writer.manifest is not None
         budget = SearchBudget(latency_s=1.0, factory=request.param)

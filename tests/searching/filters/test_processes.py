@@ -33,6 +33,7 @@ from tests.support.filters import (
     workers,
 )
 from tests.support.library import REPOSITORY
+from tests.support.stores import imported
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at in /proc")
 
@@ -276,12 +277,7 @@ def test_a_process_has_no_file_of_ours_but_its_socket(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_gone_holds_up_no_filter(tmp_path: Path) -> None:
     """A service whose folder was replaced under it."""
-    np.save(tmp_path / "v.npy", np.eye(3, dtype=np.float32))
-    (tmp_path / "n").write_text("a.jpg\nb.jpg\nc.jpg\n")
-    store = tmp_path / "s.es"
-    embedsearch.import_vectors(
-        tmp_path / "v.npy", paths=tmp_path / "n", model="m", store=store, root=tmp_path
-    )
+    store = imported(tmp_path, np.eye(3, dtype=np.float32), ["a.jpg", "b.jpg", "c.jpg"])
     program = (
         "import os, sys, embedsearch\n"
         "os.mkdir(sys.argv[2]); os.chdir(sys.argv[2])\n"
