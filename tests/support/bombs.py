@@ -251,6 +251,37 @@ def _captions(path: Path) -> None:
     _written(path, pa.table({"image": [b"x"] * 2000, "caption": texts}), store_schema=False)
 
 
+def _named(item: Any, length: int = 2000) -> pa.ListArray[Any]:
+    """Return a row that is a list of one item so many times."""
+    items = pa.DictionaryArray.from_arrays(pa.array([0] * length, pa.int32()), pa.array([item]))
+    return pa.ListArray.from_arrays([0, length], items)
+
+
+def _image_list(path: Path) -> None:
+    _written(path, pa.table({"image": _named(bytes(MB))}), store_schema=False)
+
+
+def _path_list(path: Path) -> None:
+    paths = _named("a" * MB).flatten()
+    pairs = pa.StructArray.from_arrays([pa.array([b"x"] * 2000), paths], ["bytes", "path"])
+    images = pa.ListArray.from_arrays([0, 2000], pairs)
+    _written(path, pa.table({"image": images}), store_schema=False)
+
+
+def _caption_list(path: Path) -> None:
+    captions = pa.table({"image": [b"x"], "path": ["good.png"], "tags": _named("a" * MB)})
+    _written(path, captions, store_schema=False)
+
+
+def _typed_caption_list(path: Path) -> None:
+    _written(path, pa.table({"path": ["good.png"], "tags": _named("a" * MB)}))
+
+
+def _typed_captions(path: Path) -> None:
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * 9000, pa.int32()), pa.array(["a" * MB]))
+    _written(path, pa.table({"path": [str(n) for n in range(9000)], "caption": texts}))
+
+
 def _footer(path: Path) -> None:
     path.write_bytes(b"PAR1" + bytes(20 * MB) + struct.pack("<I", 20 * MB) + b"PAR1")
 
@@ -293,6 +324,9 @@ PARQUETS: dict[str, tuple[Callable[[Path], None], str]] = {
     "deep.parquet": (_deep, "deep"),
     "captions.parquet": (_captions, ""),
     "footer.parquet": (_footer, "a footer of more than"),
+    "image_list.parquet": (_image_list, "unpack to more than"),
+    "path_list.parquet": (_path_list, "unpack to more than"),
+    "caption_list.parquet": (_caption_list, ""),
 }
 
 
@@ -341,4 +375,7 @@ TABLES: dict[str, tuple[Callable[[Path], None], str]] = {
     "deep.json": (_text(lambda: "[" * 10_000_000), ""),
     "captions.parquet": (_many_captions, "unpack to more than"),
     "plain.parquet": (_plain_captions, "unpack to more than"),
+    "list.parquet": (_caption_list, "unpack to more than"),
+    "typed_list.parquet": (_typed_caption_list, "unpack to more than"),
+    "typed.parquet": (_typed_captions, "unpack to more than"),
 }

@@ -75,8 +75,8 @@ class ImageColumn:
             rows = parquet.rows_at_once([self.name], _LOOKED_AT)
             first = next(parquet.file.iter_batches(rows, columns=[self.name]), None)
             values = [] if first is None else first.column(0).to_pylist()
-        except (pa.ArrowException, OSError):
-            return 0
+        except (pa.ArrowException, OSError, OverBound):
+            return 0  # it is said if the column is read nevertheless
         cells = [cell for value in values for cell in self.cells(value)]
         begun = sum(starts_an_image((cell.content or b"")[:HEAD_BYTES]) for cell in cells)
         return begun * len(values) + sum(bool(cell.path) for cell in cells)

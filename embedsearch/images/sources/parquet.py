@@ -29,6 +29,7 @@ from embedsearch.images.sources.source import Beside, Container, Placed, lost
 from embedsearch.images.tables.held_values import Unheld, held_column
 from embedsearch.images.tables.parquet_bounds import Parquet, open_parquet
 from embedsearch.images.tables.table import holds_bytes
+from embedsearch.images.tables.unpacked import unpacked_bytes
 
 _Place: TypeAlias = tuple[int, int]  # of an image: its row, and its number there
 _Content: TypeAlias = "bytes | ImageLocation | Failure"
@@ -206,10 +207,8 @@ def _others(parquet: Parquet, odd: dict[str, str]) -> Iterator[dict[str, Any]]:
         return
     first = whole = 0
     for batch in file.iter_batches(parquet.rows_at_once(names, _ROWS), columns=names):
-        whole += batch.nbytes
-        if whole > max(bounds.TABLE_FLOOR_BYTES, bounds.TABLE_RATIO * parquet.bytes):
-            limit = f"{bounds.TABLE_FLOOR_BYTES >> 20} MB and {bounds.TABLE_RATIO} times its size"
-            raise OverBound(f"its columns unpack to more than {limit}")
+        whole += unpacked_bytes(batch)
+        parquet.check_held(whole)
         held: dict[str, pa.ChunkedArray[Any]] = {}
         for name, column in zip(batch.schema.names, batch.columns, strict=True):
             try:

@@ -20,12 +20,14 @@ from embedsearch.core import bounds
 from embedsearch.core.errors import OverBound
 from embedsearch.images.tables.dictionary_page import DictionaryPage
 from embedsearch.images.tables.thrift import LISTS, STRUCT, ThriftReader
+from embedsearch.images.tables.unpacked import largest_rows, unpacked_bytes
 
 _MAGIC, _TAIL_BYTES = b"PAR1", 8
 _FIXED = 7  # the type of values of one length
 _BYTES = {6, _FIXED}  # types of values that have any length
 _DATA, _DICTIONARY, _DATA_2 = 5, 7, 8  # fields of a page's header
 _ENCODING = {_DATA: 2, _DICTIONARY: 2, _DATA_2: 4}  # fields of those
+_NAMED = {2, 8}  # the encodings by which rows name values of a dictionary
 _PREFIXES = 7  # the encoding by which a value repeats the begin of the one before
 _HEAD_BYTES = 4096  # of a page, which are read first
 
@@ -44,11 +46,18 @@ class _Chunk:
     largest: int = 0  # bytes that a page unpacks to
     longest: int = 0  # bytes that a value of its pages takes; see _bytes_of_a_value
     dictionaries: list[DictionaryPage] = field(default_factory=list)  # whose values are not known
+    named: int = 0  # values of any length that pages name in a dictionary
+    others: int = 0  # bytes that all other values may take
 
     @property
     def value_bytes(self) -> int:
         """What one of its values may take in memory."""
-        return max(self.longest, *(page.most_bytes for page in self.dictionaries), 0)
+        return max(self.longest, self.page_bytes)
+
+    @property
+    def page_bytes(self) -> int:
+        """What a value of its dictionaries has at most, if nothing else is known."""
+        return max((page.most_bytes for page in self.dictionaries), default=0)
 
 
 @dataclass
@@ -60,13 +69,26 @@ class Parquet:
     bytes: int
     chunks: list[_Chunk] = field(default_factory=list)  # with values of any length
     looked_at: int = 0  # values of dictionaries
+    measured: set[int] = field(default_factory=set)  # columns whose rows were
+
+    def check_held(self, size: int, what: str = "its columns") -> None:
+        """Raise OverBound if memory should not hold so many bytes of its columns."""
+        if size > self._most_held:
+            limit = f"{bounds.TABLE_FLOOR_BYTES >> 20} MB and {bounds.TABLE_RATIO} times its size"
+            raise OverBound(f"{what} unpack to more than {limit}")
+
+    @property
+    def _most_held(self) -> int:
+        return max(bounds.TABLE_FLOOR_BYTES, bounds.TABLE_RATIO * self.bytes)
 
     def rows_at_once(self, names: Collection[str], most: int) -> int:
         """Return how many rows of these columns fit into READ_BYTES when they are unpacked.
 
-        A name is one of a column, or of a field in it with dots between.
+        A name is one of a column, or of a field in it with dots between. Raises OverBound where one
+        row may have more than memory should hold, and what Arrow does.
         """
         leaves = self._leaves(set(names))
+        self._check_lists(leaves)
         rows = self._fitting(leaves, most)
         if rows < most and self._look(leaves):
             rows = self._fitting(leaves, most)
@@ -80,11 +102,48 @@ class Parquet:
         return {number for number, each in enumerate(above) if not names.isdisjoint(each)}
 
     def _fitting(self, leaves: set[int], most: int) -> int:
+        return max(1, min(most, bounds.READ_BYTES // max(1, self._row_bytes(leaves))))
+
+    def _row_bytes(self, leaves: set[int]) -> int:
         of_row: Counter[int] = Counter()
         for chunk in self.chunks:
             if chunk.leaf in leaves:
                 of_row[chunk.group] += chunk.value_bytes
-        return max(1, min(most, bounds.READ_BYTES // max(1, *of_row.values(), 0)))
+        return max(of_row.values(), default=0)
+
+    def _check_lists(self, leaves: set[int]) -> None:
+        """Raise OverBound for lists of which a row may have more than memory should hold.
+
+        A row is read whole, however often it names a value. Its bytes are counted only in columns
+        that would have too many if each value were as long as the longest.
+        """
+        lists = {leaf for leaf in leaves if self._is_list(leaf)}
+        chunks = [chunk for chunk in self.chunks if chunk.leaf in lists - self.measured]
+        others = sum(chunk.others for chunk in chunks)
+        self.check_held(others, "its lists may")
+        if others + sum(chunk.named * chunk.page_bytes for chunk in chunks) > self._most_held:
+            named: Counter[int] = Counter()
+            with open(self.path, "rb") as file:
+                for chunk in chunks:
+                    longest = self._longest(file, chunk)
+                    named[chunk.leaf] += chunk.named * (longest or chunk.page_bytes)
+            if others + named.total() > self._most_held:
+                share = (self._most_held - others) // len(named)
+                for leaf in (leaf for leaf, size in named.items() if size > share):
+                    self._measure(leaf)
+        self.check_held(self._row_bytes(lists & self.measured))
+
+    def _measure(self, leaf: int) -> None:
+        schema: Any = self.file.schema
+        largest = largest_rows(self.path, schema.column(leaf).path)
+        for chunk in self.chunks:
+            if chunk.leaf == leaf:
+                chunk.longest, chunk.dictionaries = largest[chunk.group], []
+        self.measured.add(leaf)
+
+    def _is_list(self, leaf: int) -> bool:
+        schema: Any = self.file.schema
+        return bool(schema.column(leaf).max_repetition_level)
 
     def _look(self, leaves: set[int]) -> bool:
         """Learn the longest value of each dictionary; return whether any was learned.
@@ -92,20 +151,24 @@ class Parquet:
         Until then the whole page counts as one value. So it does for lists, of which a row may
         have a value many times.
         """
-        schema: Any = self.file.schema
-        most = bounds.VALUES_FLOOR + self.bytes // bounds.VALUE_BYTES
         found = False
         with open(self.path, "rb") as file:
             for chunk in self.chunks:
-                if chunk.leaf not in leaves or schema.column(chunk.leaf).max_repetition_level:
+                if chunk.leaf not in leaves or self._is_list(chunk.leaf):
                     continue
-                values = sum(page.values for page in chunk.dictionaries)
-                if chunk.dictionaries and self.looked_at + values <= most:
-                    self.looked_at += values
-                    longest = max(page.longest(file) for page in chunk.dictionaries)
+                if (longest := self._longest(file, chunk)) is not None:
                     chunk.longest, chunk.dictionaries = max(chunk.longest, longest), []
                     found = True
         return found
+
+    def _longest(self, file: BinaryIO, chunk: _Chunk) -> int | None:
+        """Return how long the values of dictionaries are; None without, or with too many."""
+        values = sum(page.values for page in chunk.dictionaries)
+        most = bounds.VALUES_FLOOR + self.bytes // bounds.VALUE_BYTES
+        if not chunk.dictionaries or self.looked_at + values > most:
+            return None
+        self.looked_at += values
+        return max(page.longest(file) for page in chunk.dictionaries)
 
 
 def open_parquet(path: str | Path, *, checksums: bool = False) -> Parquet:
@@ -159,17 +222,30 @@ def _check_pages(file: BinaryIO, size: int, chunk: _Chunk) -> None:
         chunk.largest = max(chunk.largest, unpacked)
         if chunk.kind in _BYTES:
             chunk.longest = max(chunk.longest, _bytes_of_a_value(page))
+            if page.encoding in _NAMED and not page.is_dictionary:
+                chunk.named += page.values
+            else:
+                chunk.others += _bytes_of_all_values(page)
             if page.is_dictionary:
                 place, is_fixed = at + length, chunk.kind == _FIXED
                 listed = packed, unpacked, page.listed, chunk.codec, is_fixed
                 chunk.dictionaries.append(DictionaryPage(place, *listed))
         at += length + packed
+    if chunk.kind == _FIXED:  # as long as any other, and Arrow keeps none of them once
+        length = max((-(-p.most_bytes // max(1, p.values)) for p in chunk.dictionaries), default=0)
+        chunk.others, chunk.named = chunk.others + chunk.named * length, 0
 
 
 def _bytes_of_a_value(page: _Page) -> int:
     """Return what a row takes of a page: on average, as whole pages are read, if none repeats."""
     size = max(page.packed, page.unpacked)  # some are not packed, whatever their sizes say
-    return 0 if page.is_dictionary else size if page.repeats else -(-size // max(1, page.values))
+    repeats = page.encoding == _PREFIXES  # one of its bytes may become many
+    return 0 if page.is_dictionary else size if repeats else -(-size // max(1, page.values))
+
+
+def _bytes_of_all_values(page: _Page) -> int:
+    """Return what the values of a page may take together, a dictionary's as they are listed."""
+    return max(page.packed, page.unpacked) * (page.values if page.encoding == _PREFIXES else 1)
 
 
 @dataclass
@@ -179,7 +255,7 @@ class _Page:
     values: int = 0
     listed: int = 0  # values of a dictionary
     is_dictionary: bool = False
-    repeats: bool = False  # whether one of its bytes may become many
+    encoding: int = -1
 
 
 def _page(file: BinaryIO, at: int) -> tuple[_Page, int]:
@@ -222,7 +298,7 @@ def _page_kind(reader: ThriftReader, number: int, page: _Page) -> None:
         elif inner == 1:
             page.values = reader.integer()
         elif inner == _ENCODING[number]:
-            page.repeats |= reader.integer() == _PREFIXES
+            page.encoding = reader.integer()
         else:
             reader.skip(kind)
 
@@ -302,13 +378,10 @@ def read_columns(parquet: Parquet, names: list[str]) -> Any:
     import pyarrow as pa
 
     schema = parquet.file.schema_arrow
-    most = max(bounds.TABLE_FLOOR_BYTES, bounds.TABLE_RATIO * parquet.bytes)
     held, batches = 0, []
     for batch in parquet.file.iter_batches(parquet.rows_at_once(names, 65_536), columns=names):
-        held += batch.nbytes
-        if held > most:
-            limit = f"{bounds.TABLE_FLOOR_BYTES >> 20} MB and {bounds.TABLE_RATIO} times its size"
-            raise OverBound(f"its columns unpack to more than {limit}")
+        held += unpacked_bytes(batch)
+        parquet.check_held(held)
         batches.append(batch)
     kept = pa.schema([schema.field(name) for name in names])
     return pa.Table.from_batches(batches, kept).combine_chunks()
