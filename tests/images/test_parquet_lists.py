@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +37,23 @@ def row(items: Any) -> Any:
     return pa.ListArray.from_arrays([0, len(items)], items)
 
 
-LISTS = {
+def mapped(keys: Any, items: Any) -> Any:
+    ends: Any = pa.array([0, len(keys)], pa.int32())
+    return pa.MapArray.from_arrays(ends, keys, items)
+
+
+LISTS: dict[str, Callable[[], Any]] = {
     "list": lambda: row(named(MANY)),
     "bytes": lambda: row(named(MANY, LONG.encode())),
     "two": lambda: row(row(named(MANY))),
     "fixed": lambda: pa.FixedSizeListArray.from_arrays(named(MANY), MANY),
     "large": lambda: pa.LargeListArray.from_arrays(pa.array([0, MANY], pa.int64()), named(MANY)),
-    "struct": lambda: row(pa.StructArray.from_arrays([named(MANY), pa.array(range(MANY))], "tn")),
-    "inside": lambda: pa.StructArray.from_arrays([row(named(MANY)), pa.array([1])], "tn"),
-    "map": lambda: pa.MapArray.from_arrays([0, MANY], pa.array(map(str, range(MANY))), named(MANY)),
-    "keys": lambda: pa.MapArray.from_arrays([0, MANY], named(MANY), pa.array(range(MANY))),
+    "struct": lambda: row(
+        pa.StructArray.from_arrays([named(MANY), pa.array(range(MANY))], ["t", "n"])
+    ),
+    "inside": lambda: pa.StructArray.from_arrays([row(named(MANY)), pa.array([1])], ["t", "n"]),
+    "map": lambda: mapped(pa.array(range(MANY)), named(MANY)),
+    "keys": lambda: mapped(named(MANY), pa.array(range(MANY))),
 }
 
 
@@ -74,7 +82,7 @@ def test_lists_of_several_columns_are_in_memory_together(tmp_path: Path) -> None
 
 
 def test_rows_of_many_groups_are_not_read_together(tmp_path: Path) -> None:
-    lists = pa.ListArray.from_arrays(range(0, 401, 40), named(400))
+    lists = pa.ListArray.from_arrays(list(range(0, 401, 40)), named(400))
     path = written(tmp_path / "a.parquet", lists, row_group_size=1, store_schema=False)
     with (parquet := open_parquet(path)).file:
         assert parquet.rows_at_once(["tags"], 10) == 1
