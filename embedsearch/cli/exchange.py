@@ -94,6 +94,10 @@ def import_(
     ] = None,
     root: Annotated[Path, typer.Option(help="The folder that contains the paths.")] = Path(),
     store: WrittenStoreOption = None,
+    center: Annotated[
+        str | None,
+        typer.Option(help="store, model or none.  [none for other models; kept by the store]"),
+    ] = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -102,7 +106,13 @@ def import_(
     from embedsearch.exchange.import_vectors import import_vectors
 
     report = import_vectors(
-        source, model=model, paths=paths, root=root, store=store, session=session_with_signals()
+        source,
+        model=model,
+        paths=paths,
+        root=root,
+        store=store,
+        center=center,
+        session=session_with_signals(),
     )
     if json:
         sys.stdout.write(json_line(report.to_dict()) + "\n")

@@ -51,6 +51,10 @@ INDEX = {
     "poll_s": Option(
         "--poll", parser=seconds, metavar="TIME", help="With --watch: look every so often, too."
     ),
+    "center": Option(
+        help="What vectors are measured from: store (the mean of its images), model or none.  "
+        "[store; kept by the store]"
+    ),
     "recall": Option(help="Share of the true 10 nearest that queries must find.  [0.98]"),
     "latency_s": Option(
         "--latency", parser=seconds, metavar="TIME", help="Maximum time of a query.  [10ms]"

@@ -74,6 +74,10 @@ class SearchBudget:
             raise UsageError("memory_bytes must be above 0", "memory_bytes")
 
 
+STORE_CENTER, MODEL_CENTER, NO_CENTER = "store", "model", "none"
+CENTERS = (STORE_CENTER, MODEL_CENTER, NO_CENTER)
+
+
 @dataclass(frozen=True)
 class IndexConfig:
     """How one `index` run works. Only the first three change vectors beyond rounding."""
@@ -85,6 +89,9 @@ class IndexConfig:
     device: str = "auto"
     precision: str = "auto"  # auto takes bf16 on CPUs where it was measured to be faster
     workers: int | None = None  # decoding processes; None: as many as keep the network busy
+    # What vectors are measured from when they are compared: the mean of the store's images, what
+    # the model's weights foretell of it, or none; None keeps the store's choice, first "store".
+    center: str | None = None
     # Of queries to the store, see SearchBudget; None keeps the store's value.
     recall: float | None = None
     latency_s: float | None = None
@@ -115,6 +122,7 @@ class IndexConfig:
         check_device(self.device)
         check_precision(self.precision)
         _check_side(self.input_side)
+        check_center(self.center)
         if self.workers is not None and self.workers < 1:
             raise UsageError("workers must be at least 1", "workers")
         if self.wait_s < 0:
@@ -246,6 +254,12 @@ class TrainConfig:
             raise UsageError("holdout must be above 0 and below 1", "holdout")
         if not 0 <= self.seed < 1 << 32:
             raise UsageError("seed must be at least 0 and below 2^32", "seed")
+
+
+def check_center(center: str | None) -> None:
+    """Raise UsageError for what is no kind of center."""
+    if center is not None and center not in CENTERS:
+        raise UsageError(f"center must be one of {', '.join(CENTERS)}, not {center!r}", "center")
 
 
 def _check_side(side: int | None) -> None:

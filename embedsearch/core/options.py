@@ -34,6 +34,7 @@ class IndexOptions(TypedDict, total=False):
     device: str
     precision: str
     workers: int | None
+    center: str | None
     recall: float | None
     latency_s: float | None
     memory_bytes: int | None

@@ -101,11 +101,14 @@ class Collection:
         ]
 
     def vectors(self) -> npt.NDArray[np.float16]:
-        """Return the embeddings, float16 (n, D), in the order of positions."""
-        dim = self.snapshot.manifest.model.dim
+        """Return what search compares, float16 (n, D), in the order of positions."""
+        dim, center = self.snapshot.manifest.model.dim, self.snapshot.center
         vectors = np.empty((len(self), dim), np.float16)
         for position, table in self._parts(["vector"]):
-            vectors[position : position + len(table)] = vector_array(table.column("vector"))
+            stored = vector_array(table.column("vector"))
+            vectors[position : position + len(table)] = (
+                stored if center is None else center.rows(stored)
+            )
         return vectors
 
     def signatures(self) -> npt.NDArray[np.uint8]:

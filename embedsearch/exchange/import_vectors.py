@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embedsearch.core.arguments import checked
-from embedsearch.core.config import SearchBudget
+from embedsearch.core.config import SearchBudget, check_center
 from embedsearch.core.errors import (
     IncompatibleStore,
     NothingIndexed,
@@ -92,6 +92,7 @@ def import_vectors(
     paths: str | Path | None = None,
     root: str | Path = ".",
     store: str | Path | None = None,
+    center: str | None = None,
     session: Session | None = None,
 ) -> ImportReport:
     """Add vectors to a store, all or nothing.
@@ -101,14 +102,18 @@ def import_vectors(
     `path`, which may have another usual name, such as `file_name`. Paths are below the folder
     `root`. `model` is the model of the vectors: a catalog entry or a file of weights, whose network
     then embeds query images, or any other name; then the store is queried only by keys and vectors.
-    Vectors are scaled to length 1. Other columns of the Parquet or CSV become user columns, except
-    those named like built-in ones. Raises EmbedSearchError.
+    Vectors are scaled to length 1. `center` is as in IndexConfig; a new store of vectors that were
+    made elsewhere has "none": scores are the cosines of the vectors as they are. Other columns of
+    the Parquet or CSV become user columns, except those named like built-in ones. Raises
+    EmbedSearchError.
     """
+    check_center(center)
     session = session or Session()
     reader = _reader(Path(local_path(source)), None if paths is None else Path(local_path(paths)))
     spec = _spec(model, reader.dim, session)
     with StoreWriter(locate_store(store, create=True)) as writer:
-        return _Import(writer, spec, os.path.realpath(local_path(root)), session).run(reader)
+        home = os.path.realpath(local_path(root))
+        return _Import(writer, spec, home, center, session).run(reader)
 
 
 def _spec(model: str, dim: int, session: Session) -> ModelSpec:
@@ -124,10 +129,18 @@ def _spec(model: str, dim: int, session: Session) -> ModelSpec:
 class _Import:
     """One import."""
 
-    def __init__(self, writer: StoreWriter, spec: ModelSpec, root: str, session: Session) -> None:
+    def __init__(
+        self,
+        writer: StoreWriter,
+        spec: ModelSpec,
+        root: str,
+        center: str | None,
+        session: Session,
+    ) -> None:
         self._writer = writer
         self._spec = spec
         self._root = root.rstrip("/") or "/"
+        self._center = center
         self._session = session
         self._counts = dict.fromkeys(("rows", "added", "replaced", "failed", "repeated"), 0)
         self._failures: list[Failure] = []
@@ -147,7 +160,9 @@ class _Import:
                 f"({'; '.join(self._spec.differences(before.model))})"
             )
         user = self._user_columns(reader)
-        update = StoreUpdate(self._writer, self._spec, self._homes.roots, rebuild=False)
+        update = StoreUpdate(
+            self._writer, self._spec, self._homes.roots, rebuild=False, center=self._center
+        )
         for paths, vectors in reader.blocks():
             self._session.check()
             self._take(update, paths, vectors)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,7 @@ def _record(snapshot: Snapshot, fields: list[Field]) -> DatabaseRecord:
         tool=f"embedsearch {__version__}",
         fields=tuple(fields),
         store_id=snapshot.manifest.store_id,
+        center=snapshot.manifest.center_id,
     )
 
 
@@ -226,7 +228,9 @@ class _Upload:
         """Yield the live rows, one row group at a time."""
         fields = self._record.fields
         keys = self._snapshot.tables(["row", "root", "key"])
-        vectors = (group for shard in self._snapshot.shards for group in shard.vectors())
+        vectors = chain.from_iterable(
+            map(self._snapshot.vectors, range(len(self._snapshot.shards)))
+        )
         for (start, table), (_, known), group in zip(
             self._columns.tables(_sources(fields)), keys, vectors, strict=True
         ):

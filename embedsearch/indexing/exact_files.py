@@ -39,7 +39,7 @@ def refresh_exact(writer: StoreWriter, manifest: Manifest) -> tuple[ExactRecord,
         if not kept or rest == 0 or live_rows(kept[-1]) > min(2 * rest, limit // 2):
             break
         kept.pop()
-    written = [_write_exact(writer, manifest.model.dim, g) for g in _groups(uncovered, limit)]
+    written = [_write_exact(writer, manifest, group) for group in _groups(uncovered, limit)]
     return (*kept, *written)
 
 
@@ -55,13 +55,17 @@ def _groups(records: list[ShardRecord], limit: int) -> Iterable[list[ShardRecord
         yield group
 
 
-def _write_exact(writer: StoreWriter, dim: int, records: list[ShardRecord]) -> ExactRecord:
+def _write_exact(
+    writer: StoreWriter, manifest: Manifest, records: list[ShardRecord]
+) -> ExactRecord:
+    dim, center = manifest.model.dim, manifest.open_center()
+
     def rows() -> Iterable[Any]:
         for record in records:
             shard = Shard(writer.store, record, dim)
             try:
                 shard.verify()
-                yield from shard.vectors()
+                yield from shard.vectors() if center is None else map(center.rows, shard.vectors())
             finally:
                 shard.close()
 

@@ -99,7 +99,11 @@ class Job(Request):
                 changes = self.find_changes(snapshot)
             check_embeddable(self.model, len(changes.embed))
             update = StoreUpdate(
-                self.writer, self.model, self.scope.roots, rebuild=self.config.rebuild
+                self.writer,
+                self.model,
+                self.scope.roots,
+                rebuild=self.config.rebuild,
+                center=self.config.center,
             )
             update.set_rules(self.sources.rules)
             update.apply(changes, snapshot)

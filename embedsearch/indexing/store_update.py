@@ -24,6 +24,7 @@ from embedsearch.core.names import unicode_text
 from embedsearch.core.records import EmbeddingBatch, Failure, Root
 from embedsearch.core.session import Session
 from embedsearch.images.sources.exclusion import WalkRules
+from embedsearch.indexing.centering import Centering
 from embedsearch.indexing.changes import Changes
 from embedsearch.indexing.exact_files import refresh_exact
 from embedsearch.indexing.images_table import write_images_table
@@ -53,8 +54,15 @@ class StoreUpdate:
     """
 
     def __init__(
-        self, writer: StoreWriter, model: ModelSpec, roots: tuple[Root, ...], *, rebuild: bool
+        self,
+        writer: StoreWriter,
+        model: ModelSpec,
+        roots: tuple[Root, ...],
+        *,
+        rebuild: bool,
+        center: str | None = None,
     ) -> None:
+        """`center` is the kind of it, see IndexConfig; None keeps that of the store."""
         self.writer = writer
         old = None if rebuild else writer.manifest
         made: dict[str, Any] = {"generation": 0, "parent": 0, "created": "", "run": {}}
@@ -70,6 +78,7 @@ class StoreUpdate:
             next_row = writer.manifest.next_row
             made["unknown"] = writer.manifest.unknown
             self.manifest = Manifest(next_row=next_row, live=0, search=search, **made)
+        self._centering = Centering(writer, model, center, rebuild=rebuild)
         self._pending: list[pa.Table] = []
         self._pending_rows = 0
         self._fresh: list[Future[ShardRecord]] = []
@@ -95,6 +104,7 @@ class StoreUpdate:
         """
         started, first = time.monotonic(), self.manifest.next_row
         self._add_rows(batch_table(batch, self.manifest.next_row))
+        self._centering.add(batch.vectors)
         self.images_since_commit += len(batch.refs)
         self.write_s += time.monotonic() - started
         return first
@@ -136,6 +146,7 @@ class StoreUpdate:
     def add_shards(self, shards: Sequence[ShardRecord], next_row: int) -> None:
         """Add shards that other processes wrote, of rows numbered below `next_row`."""
         manifest = self.manifest
+        self._centering.add_shards(shards)
         live = manifest.live + sum(shard.rows for shard in shards)
         self.manifest = replace(
             manifest, shards=(*manifest.shards, *shards), live=live, next_row=next_row
@@ -199,7 +210,7 @@ class StoreUpdate:
             table = failure_table(self._failures)
             failures = write_small(store, "f", number, table) if count else None
             manifest = replace(manifest, failures=failures, failure_rows=count)
-        manifest = replace(manifest, run=dict(run))
+        manifest = replace(self._centering.counted(manifest), run=dict(run))
         self.writer.commit(manifest)
         self.manifest = manifest
         assert self.writer.manifest is not None, "it was committed"
@@ -213,10 +224,11 @@ class StoreUpdate:
             self.tidy()
 
     def finish(self, budget: SearchBudget, run: Mapping[str, Any], session: Session) -> None:
-        """End a run: merge shards, write FAISS files, tune the search if due, and commit changes.
+        """End a run: take the center anew if due, merge shards, write FAISS files, tune the search.
 
         Raises Interrupted if the new search index is left to the next run.
         """
+        self.manifest = self._centering.renewed(self.manifest, session)
         self.tidy()
         stopped = None
         if due(self.manifest, budget) is not Due.NOTHING:
@@ -267,8 +279,8 @@ class StoreUpdate:
         return (
             self._user_columns is None
             and current is not None
-            and (new.shards, new.faiss, new.search)
-            == (current.shards, current.faiss, current.search)
+            and (new.shards, new.faiss, new.search, new.center)
+            == (current.shards, current.faiss, current.search, current.center)
         )
 
     def _stage(self) -> None:

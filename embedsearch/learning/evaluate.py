@@ -149,6 +149,7 @@ def _evaluate_store(
 ) -> list[Evaluation]:
     with open_snapshot(path) as snapshot:
         keys, paths, vectors = _stored(snapshot)
+        center = snapshot.center
     truth = _Truth(keys, pairs, session.notice)
     queries = np.flatnonzero(truth.wanted)
     if len(queries) > MAX_QUERIES:
@@ -163,17 +164,19 @@ def _evaluate_store(
         )
     device, precision = config.device, config.precision
     with open_store(path, device=device, precision=precision, session=session) as searcher:
-        served_recall = _served_recall(searcher, vectors, paths)
+        plain = vectors if center is None else center.plain(vectors)
+        served_recall = _served_recall(searcher, vectors, plain, paths)
         results = []
         for count in sorted({0, expand}):
             check = session.check
             asked = _expanded(vectors, queries, count, check) if count else vectors[queries]
             values = measure_all(vectors, queries, truth.wanted, truth.relevant, check, asked)
+            given = asked if center is None else center.plain(asked)
             worst = [
                 WorstQuery(
                     path=paths[queries[number]],
                     average_precision=round(float(values["mAP"][number]), 4),
-                    hits=_others(searcher, asked[number], paths[queries[number]]),
+                    hits=_others(searcher, given[number], paths[queries[number]]),
                 )
                 for number in np.argsort(values["mAP"], kind="stable")[:WORST]
             ]
@@ -210,11 +213,11 @@ def _expanded(vectors: Floats, queries: Ints, count: int, between: Callable[[], 
 
 
 def _stored(snapshot: Snapshot) -> tuple[list[str], list[str], Floats]:
-    """Return keys, paths and unit vectors, float32 (N, D), of the live rows, by root and key."""
+    """Return keys, paths and measured vectors, float32 (N, D), of live rows, by root and key."""
     alive = np.flatnonzero(snapshot.live_mask())
     if not len(alive):
         raise UsageError("the store holds no image to evaluate")
-    stored = [piece for shard in snapshot.shards for piece in shard.vectors()]
+    stored = [piece for n in range(len(snapshot.shards)) for piece in snapshot.vectors(n)]
     vectors = np.concatenate(stored)[alive].astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     images = snapshot.images(alive)
@@ -232,8 +235,13 @@ def _others(searcher: Searcher, vector: Floats, path: str) -> list[Hit]:
     return [replace(hit, rank=rank) for rank, hit in enumerate(others, start=1)]
 
 
-def _served_recall(searcher: Searcher, vectors: Floats, paths: Sequence[str]) -> float:
-    """Return the share of the true 10 nearest others among the store's hits; ties count."""
+def _served_recall(
+    searcher: Searcher, vectors: Floats, plain: Floats, paths: Sequence[str]
+) -> float:
+    """Return the share of the true 10 nearest others among the store's hits; ties count.
+
+    `vectors` are measured, float32 (N, D); `plain` are those of the network.
+    """
     count = min(_SERVED_QUERIES, len(paths))
     rows = np.random.default_rng(0).choice(len(paths), count, replace=False)
     found = 0
@@ -242,6 +250,6 @@ def _served_recall(searcher: Searcher, vectors: Floats, paths: Sequence[str]) ->
         scores = vectors @ vectors[row]
         scores[row] = -np.inf
         least = np.sort(scores)[-wanted] - _TIE
-        hits = _others(searcher, vectors[row], paths[row])
+        hits = _others(searcher, plain[row], paths[row])
         found += sum(hit.score >= least for hit in hits)
     return float(found / (count * wanted))

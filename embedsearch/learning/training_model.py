@@ -1,7 +1,8 @@
 """A network with its training heads; in: float pixels, out: one loss over all targets.
 
-The vectors that are compared with class proxies are computed as those of a store: pooled, measured
-from the center, of unit length. So training improves the vectors that are searched.
+The vectors that are compared with class proxies are computed as those that a store compares:
+pooled, measured from a center, of unit length. So training improves the vectors that are searched.
+A store's center is the mean of its images; here it is foretold from the weights, which change.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from embedsearch.network.resnet import STAGES, ResNet
 
 STEM = "stem"
 FEATURE_NORM = 4.0  # what a linear head sees
+EXPECTED_SHARE = 0.6  # of the expected features: about the center that a store will have
 TEMPERATURE = 0.05  # of the proxies' softmax (Zhai & Wu, BMVC 2019)
 
 
@@ -65,7 +67,7 @@ class TrainingModel(nn.Module):
         super().__init__()
         self.network = network
         self.pooling = pooling_of(spec)
-        self.share = spec.center
+        self.architecture = spec.architecture
         self.register_buffer("center", torch.zeros(network.kind.dim))
         self.measure_center()
         self.heads = nn.ModuleList()
@@ -75,7 +77,8 @@ class TrainingModel(nn.Module):
 
     def measure_center(self) -> None:
         """Set the center to the features that the weights give on average."""
-        self.center.copy_(self.share * expected_features(self.network, self.pooling))
+        expected = expected_features(self.network, self.architecture, self.pooling)
+        self.center.copy_(EXPECTED_SHARE * expected)
 
     def features(self, x: Tensor) -> Tensor:
         """Return pooled features, float32 (B, dim), of normalized pixels (B, 3, S, S)."""

@@ -19,7 +19,6 @@ _TEMPLATE = ModelSpec(
     weights_sha256="",
     dim=0,
     input_side=DEFAULT_SIDE,
-    center=0.6,
     decoding=DECODING,
 )
 

@@ -29,7 +29,10 @@ class Extractor(nn.Module):
         self.network = network
         self.pooling = pooling_of(spec)
         self.flip = spec.flip
-        self.register_buffer("center", spec.center * expected_features(network, self.pooling))
+        center = torch.zeros(spec.dim)
+        if spec.center:  # of models made before stores had centers of their own
+            center = spec.center * expected_features(network, spec.architecture, self.pooling)
+        self.register_buffer("center", center)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return float32 (B, D), unit rows, of uint8 (B, S, S, 3)."""

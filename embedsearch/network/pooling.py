@@ -5,14 +5,11 @@ In: maps (B, C, H, W); out: float (B, C).
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from embedsearch.network.resnet import STAGES, ResidualBlock, ResNet
-
-_LEAST = 1e-6  # of an activation, before the power
-_NODES = 64  # of the Gauss-Hermite quadrature
+from embedsearch.network import expected
+from embedsearch.network.resnet import ResNet
 
 
 class GeM(nn.Module):
@@ -28,48 +25,13 @@ class GeM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the pooled features; inputs below 1e-6 count as 1e-6."""
-        return x.clamp(min=_LEAST).pow(self.p).mean(dim=(2, 3)).pow(1.0 / self.p)
+        return x.clamp(min=expected.LEAST).pow(self.p).mean(dim=(2, 3)).pow(1.0 / self.p)
 
 
-def expected_features(network: ResNet, pooling: GeM) -> Tensor:
-    """Return the mean of a network's pooled features, as a unit vector (dim,), on the CPU.
-
-    Computed from the weights alone: a BatchNorm's output is taken as a Gaussian of mean β and
-    deviation |γ|, block after block through the last stage. Features of ReLU networks share a
-    large common part; vectors measured from it rank better (benchmarks/QUALITY.md).
-    """
-    points, weights = np.polynomial.hermite_e.hermegauss(_NODES)
-    node = torch.from_numpy(points)
-    share = torch.from_numpy(weights / weights.sum())
-    with torch.no_grad():
-        mean = variance = torch.zeros(network.kind.dim, dtype=torch.float64)
-        values = torch.empty(0)
-        for block in network.get_submodule(STAGES[-1]).children():
-            assert isinstance(block, ResidualBlock)
-            mean, variance = _before_activation(block, mean, variance)
-            values = block.act(mean[:, None] + variance.sqrt()[:, None] * node)
-            mean = values @ share
-            variance = (values - mean[:, None]).square() @ share
-        pooled = (values.clamp(min=_LEAST).pow(pooling.p) @ share).pow(1.0 / pooling.p)
-        return nn.functional.normalize(pooled, dim=0).float()
-
-
-def _before_activation(
-    block: ResidualBlock, mean: Tensor, variance: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return mean and variance, float64 (C,), of F(x) + shortcut(x), from those of x."""
-    norm = block.last_norm
-    residual, spread = _precise(norm.bias), _precise(norm.weight)
-    if block.se is not None:
-        scale = _precise(block.se.scale(norm.bias.view(1, -1, 1, 1)).flatten())
-        residual, spread = residual * scale, spread * scale
-    if block.downsample is not None:
-        projection = block.downsample[-1]
-        assert isinstance(projection, nn.BatchNorm2d)
-        mean, variance = _precise(projection.bias), _precise(projection.weight).square()
-    return mean + residual, variance + spread.square()
-
-
-def _precise(values: Tensor) -> Tensor:
-    """Return float64 on the CPU: Metal has no float64."""
-    return values.cpu().double()
+def expected_features(network: ResNet, architecture: str, pooling: GeM) -> Tensor:
+    """Return the mean of a network's pooled features, a unit vector (dim,), from its weights."""
+    weights = network.state_dict()
+    found = expected.expected_features(
+        weights, lambda name: weights[name].float().cpu(), architecture, pooling.p
+    )
+    return torch.from_numpy(found)

@@ -73,5 +73,11 @@ class _NoStore:
     def vector(self, image: str | int) -> Vector:
         raise UsageError(f"{image!r} is a key, and there is no store to find it in")
 
+    def measured(self, vector: Vector) -> Vector:
+        return vector
+
+    def plain(self, measured: Vector) -> Vector:
+        return measured
+
     def place(self, image: str | int) -> StoredPlace:
         raise UsageError(f"{image!r} is a key, and there is no store to find it in")

@@ -56,7 +56,8 @@ class ServedRows:
             raise vanished(database.place)
         record.check_model(snapshot.manifest.model, database.place)
         self._record = record
-        self._check_sample(record)
+        if record.center == snapshot.manifest.center_id:  # else it is out of date, see below
+            self._check_sample(record)
         is_ours = record.is_of(snapshot.manifest.store_id)
         self._is_current = is_ours and record.generation == snapshot.manifest.generation
         if not is_ours:

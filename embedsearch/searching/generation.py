@@ -89,7 +89,7 @@ class Generation:
         self._columns.close()
 
     def hits(self, queries: Sequence[Vector], config: SearchConfig) -> list[list[Hit]]:
-        """Return the hits of each query, float32 (D,), of length 1. Raises UsageError."""
+        """Return the hits of each query, measured, float32 (D,). Raises UsageError."""
         answers = []
         asked = self._asked(config.where)
         for outcome in self._answer_together([(query, config, asked) for query in queries]):
@@ -98,8 +98,18 @@ class Generation:
             answers.append(outcome)
         return answers
 
+    def measured(self, vector: Vector) -> Vector:
+        """Return a unit vector, float32 (D,), measured from the center of the store."""
+        center = self._snapshot.center
+        return vector if center is None else center.measured(vector)
+
+    def plain(self, measured: Vector) -> Vector:
+        """Return the unit vector, float32 (D,), that a measured one, float32 (D,), is of."""
+        center = self._snapshot.center
+        return measured if center is None else center.plain(measured)
+
     def vector(self, image: str | int) -> Vector:
-        """Return the vector of an image of the store as a query. Raises ImageNotFound."""
+        """Return the measured vector of an image of the store. Raises ImageNotFound."""
         with self._reading:
             vector = self._rows.vectors(np.array([self._find(image)]))[0].astype(np.float32)
         unit: Vector = vector / np.linalg.norm(vector)
@@ -340,7 +350,7 @@ class Generation:
         return [math.floor(1e6 * share) / 1e4 for share in shares.tolist()]
 
     def _units(self, rows: list[_Row]) -> npt.NDArray[np.float64]:
-        """Return the stored vectors of rows, float64 (n, D), of length 1."""
+        """Return the measured vectors of rows, float64 (n, D), of length 1."""
         ordinals = np.array([row.ordinal for row in rows], np.int64)
         vectors = self._rows.vectors(ordinals).astype(np.float64)
         units: npt.NDArray[np.float64] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -33,7 +33,6 @@ from embedsearch.searching.row_sources import (
     open_files,
 )
 from embedsearch.store.manifest import Segment
-from embedsearch.store.shards import vector_array
 from embedsearch.store.snapshot import Snapshot
 
 _SPARE = 16  # candidates beyond k, so that one round is nearly always enough
@@ -42,7 +41,7 @@ _ROUNDS = 2  # then all rows are taken that can reach the kth
 _PRODUCT_ERROR = 2e-6  # of FAISS's float32 sums
 _NORM_SLACK = 0.005  # how far a cosine and a product can be apart, with a margin
 _MANY_CANDIDATES = 128  # are scored in float32 first, which is faster
-_MAX_NORM = 1.002  # of a unit vector rounded to float16, with a margin
+_MIN_NORM, _MAX_NORM = 0.998, 1.002  # of a unit vector rounded to float16, with a margin
 # With a filter that keeps few rows, an index finds less than a pass over all rows does.
 MIN_ANN_SHARE = 0.1
 _MAX_ANN_SHARE = 0.01  # of the rows that count: an index is not made for a larger k
@@ -70,7 +69,7 @@ class RowSearch:
         self._threads: ThreadPoolExecutor | None = None
         self._equal = EqualRows(int(snapshot.starts[-1]), self.vectors)
         norms = [record.min_norm for record in snapshot.manifest.shards]
-        self._min_norm = min(norms, default=1.0)
+        self._min_norm = min(norms, default=1.0) if snapshot.center is None else _MIN_NORM
         self._ann = open_ann(snapshot, session)
         self.outside = None if self._ann is None else self._ann.outside()
 
@@ -158,7 +157,7 @@ class RowSearch:
         return self._exact(queries, k, self.alive if counted is None else counted)
 
     def vectors(self, ordinals: Ordinals) -> Vectors:
-        """Return the stored vectors of rows, float16 (n, D)."""
+        """Return what search compares of rows, float16 (n, D)."""
         for file in self._files:
             file.check()
         found = np.empty((len(ordinals), self._snapshot.manifest.model.dim), np.float16)
@@ -168,8 +167,7 @@ class RowSearch:
             if (vectors := self._vectors.get(number)) is not None:
                 found[in_shard] = vectors[ordinals[in_shard] - self._snapshot.starts[number]]
             else:
-                table = self._snapshot.take(ordinals[in_shard], ["vector"])
-                found[in_shard] = vector_array(table.column("vector"))
+                found[in_shard] = self._snapshot.vectors_of(ordinals[in_shard])
         return found
 
     def counted(self, allowed: Mask | None) -> Mask | None:

@@ -121,7 +121,13 @@ class Stored(Protocol):
     """Looks up images of a store by their keys or rows."""
 
     def vector(self, image: str | int) -> Vector:
-        """Return a unit vector, float32 (D,). Raises ImageNotFound."""
+        """Return a measured vector, float32 (D,). Raises ImageNotFound."""
+
+    def measured(self, vector: Vector) -> Vector:
+        """Return a unit vector, float32 (D,), measured from the center of the store."""
+
+    def plain(self, measured: Vector) -> Vector:
+        """Return the unit vector, float32 (D,), that a measured one, float32 (D,), is of."""
 
     def place(self, image: str | int) -> StoredPlace:
         """Return where an image was when it was indexed. Raises ImageNotFound."""
@@ -167,7 +173,7 @@ class QueryEmbedder:
             self._extractor = None
 
     def vectors(self, queries: Sequence[Query], stored: Stored) -> list[_Outcome]:
-        """Return the unit vector of each query, float32 (D,), or why an image has none.
+        """Return the measured vector of each query, float32 (D,), or why an image has none.
 
         Raises UsageError for an invalid query.
         """
@@ -180,15 +186,19 @@ class QueryEmbedder:
         ]
 
     def matrix(self, queries: Sequence[Query], stored: Stored) -> npt.NDArray[np.float32]:
-        """Return the unit vectors, float32 (Q, D). Raises UsageError and UnreadableImage."""
-        vectors = self.vectors(queries, stored)
-        for vector in vectors:
+        """Return unit vectors of the network, float32 (Q, D), measured from nothing.
+
+        Raises UsageError and UnreadableImage.
+        """
+        vectors = []
+        for vector in self.vectors(queries, stored):
             if isinstance(vector, UnreadableImage):
                 raise vector
+            vectors.append(stored.plain(vector))
         return np.array(vectors, dtype=np.float32).reshape(len(queries), self.spec.dim)
 
     def _singles(self, queries: Sequence[Any], stored: Stored) -> list[_Outcome]:
-        """Return the vector of each query; none is a mixture."""
+        """Return the measured vector of each query; none is a mixture."""
         found: dict[int, _Outcome] = {}
         pixels: dict[int, npt.NDArray[np.uint8]] = {}
         files: dict[int, tuple[_File, Box | None]] = {}
@@ -197,7 +207,7 @@ class QueryEmbedder:
             if isinstance(query, Key):
                 found[index] = stored.vector(query.key)
             elif isinstance(image, np.ndarray) and image.ndim == 1 and box is None:
-                found[index] = self._checked(image)
+                found[index] = stored.measured(self._checked(image))
             elif self.spec.is_foreign:
                 raise IncompatibleStore(
                     f"the vectors of this store were made elsewhere, by {self.spec.name}: "
@@ -227,7 +237,9 @@ class QueryEmbedder:
             else:
                 pixels[index] = outcome.pixels
         if pixels:
-            found |= dict(zip(pixels, self._embed_together([*pixels.values()]), strict=True))
+            embedded = self._embed_together([*pixels.values()])
+            measured = [_from_center(vector, stored) for vector in embedded]
+            found |= dict(zip(pixels, measured, strict=True))
         return [found[index] for index in range(len(queries))]
 
     def _original(self, stored: StoredPlace) -> ImageLocation:
@@ -279,6 +291,10 @@ def drawn_towards(
     total = query.astype(np.float64) + weights @ vectors.astype(np.float64)
     unit: Vector = (total / np.linalg.norm(total)).astype(np.float32)
     return unit
+
+
+def _from_center(outcome: _Outcome, stored: Stored) -> _Outcome:
+    return outcome if isinstance(outcome, UnreadableImage) else stored.measured(outcome)
 
 
 def _file(image: _File, box: Box | None, temporary: Iterator[str]) -> ImageFile:

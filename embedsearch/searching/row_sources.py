@@ -228,7 +228,7 @@ class ShardRows:
         best = [_BestRows(dim, k) for _ in queries]
         for number in self.numbers:
             start = int(self._snapshot.starts[number])
-            for vectors in self._snapshot.shards[number].vectors():
+            for vectors in self._snapshot.vectors(number):
                 mask = None if counted is None else counted[start : start + len(vectors)]
                 live = len(vectors) if mask is None else int(mask.sum())
                 for rows, new in zip(best, search_rows(vectors, queries, k, mask), strict=True):
@@ -241,7 +241,7 @@ class ShardRows:
         ordinals, products = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
         for number in self.numbers:
             start = int(self._snapshot.starts[number])
-            for vectors in self._snapshot.shards[number].vectors():
+            for vectors in self._snapshot.vectors(number):
                 mask = None if counted is None else counted[start : start + len(vectors)]
                 found = rows_reaching(vectors, query, least, mask)
                 ordinals.append(found.positions + start)

@@ -230,12 +230,12 @@ class _Tuner:
     def _add(self, builder: CandidateBuilder, mask: npt.NDArray[np.bool_]) -> None:
         """Add the rows in a mask to an index."""
         start = 0
-        for shard in self._snapshot.shards:
+        for number, shard in enumerate(self._snapshot.shards):
             if not mask[start : start + shard.record.rows].any():
                 start += shard.record.rows
                 continue
             shard.verify()
-            for vectors in shard.vectors():
+            for vectors in self._snapshot.vectors(number):
                 builder.add(vectors[mask[start : start + len(vectors)]])
                 start += len(vectors)
                 self._session.check()

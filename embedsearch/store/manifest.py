@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -14,9 +15,11 @@ from embedsearch.core.records import Root, RootKind
 from embedsearch.core.strict_json import strict_json
 from embedsearch.core.unknown_fields import record_of, values_of
 from embedsearch.core.walks import Excludes
+from embedsearch.store.center import Center, CenterRecord
 from embedsearch.store.files import FileRecord
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READERS = 1  # the oldest format whose readers understand a store without a center
 MAX_BYTES = 64 << 20
 
 
@@ -117,6 +120,7 @@ class Manifest:
     metadata: FileRecord | None = None  # the user's columns, by row number
     failures: FileRecord | None = None
     failure_rows: int = 0
+    center: CenterRecord | None = None  # None in old stores: vectors are compared as they are
     exact: tuple[ExactRecord, ...] = ()
     ann: AnnRecord | None = None
     search: SearchRecord = field(default_factory=lambda: SearchRecord(SearchBudget()))
@@ -134,11 +138,23 @@ class Manifest:
         optional = (self.deleted, self.failures, self.metadata)
         return [*self.shards, *self.faiss, *(record for record in optional if record is not None)]
 
+    def open_center(self) -> Center | None:
+        """Return what vectors are measured from, None where they are compared as they are."""
+        return Center.of(self.center, self.model.dim)
+
+    @property
+    def center_id(self) -> str:
+        """Return 16 hex digits that tell its center from others, "" where there is none."""
+        vector = "" if self.center is None else self.center.vector
+        return hashlib.sha256(vector.encode()).hexdigest()[:16] if vector else ""
+
     def to_bytes(self) -> bytes:
         """Return the manifest as JSON."""
         own = {f.name: values_of(getattr(self, f.name)) for f in fields(self)}
         values = {**own.pop("unknown"), **own}
-        values |= {"format_version": FORMAT_VERSION, "min_reader_version": FORMAT_VERSION}
+        is_centered = self.center is not None and bool(self.center.vector)
+        values["format_version"] = FORMAT_VERSION
+        values["min_reader_version"] = FORMAT_VERSION if is_centered else READERS
         return json.dumps(values, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
 
     @classmethod
@@ -186,6 +202,8 @@ class Manifest:
             raise ValueError("follow_links is neither true nor false")
         if len({shard.name for shard in self.shards}) != len(self.shards):
             raise ValueError("a shard is named twice")
+        if self.center is not None:
+            self.center.check(self.model.dim)
 
 
 def _records(values: dict[str, Any]) -> dict[str, Any]:
@@ -207,6 +225,8 @@ def _records(values: dict[str, Any]) -> dict[str, Any]:
         values["excludes"] = record_of(Excludes, {**kept, "defaults": bool(kept["defaults"])})
     if values.get("ann") is not None:
         values["ann"] = record_of(AnnRecord, _with_segments(values["ann"]))
+    if values.get("center") is not None:
+        values["center"] = record_of(CenterRecord, values["center"])
     for name in ("deleted", "failures", "metadata"):
         if values.get(name) is not None:
             values[name] = record_of(FileRecord, values[name])

@@ -23,7 +23,7 @@ from embedsearch.core.records import Failure, StoredImage
 from embedsearch.store.current import check_format, read_current, read_generation
 from embedsearch.store.files import FileRecord, damaged, open_verified, read_verified, verify
 from embedsearch.store.manifest import FaissRecord, Manifest
-from embedsearch.store.shards import DamageGuard, Shard, failures_of, numbers
+from embedsearch.store.shards import DamageGuard, Shard, failures_of, numbers, vector_array
 
 # Cached row groups of 4,096 images, a quarter of a megabyte each.
 _GROUPS_KEPT = 256
@@ -42,6 +42,7 @@ class Snapshot:
         self._metadata: pa.Table | None = None
         self._groups: LRU[tuple[str, int], list[pa.Array[Any]]] = LRU(_GROUPS_KEPT)
         self._name_order: npt.NDArray[np.int64] | None = None
+        self.center = manifest.open_center()
         self._row_order: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
         try:
             for record in manifest.shards:
@@ -146,6 +147,16 @@ class Snapshot:
         order = np.empty(len(ordinals), dtype=np.int64)
         order[np.concatenate([indices for _, indices in found])] = np.arange(len(ordinals))
         return pa.concat_tables([part for part, _ in found]).take(order)
+
+    def vectors(self, number: int) -> Iterator[npt.NDArray[np.float16]]:
+        """Yield what search compares of a shard, float16 (rows, D), one row group at a time."""
+        for vectors in self.shards[number].vectors():
+            yield vectors if self.center is None else self.center.rows(vectors)
+
+    def vectors_of(self, ordinals: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+        """Return what search compares of the rows at `ordinals`, float16 (n, D)."""
+        vectors = vector_array(self.take(ordinals, ["vector"]).column("vector"))
+        return vectors if self.center is None else self.center.rows(vectors)
 
     def images(self, ordinals: npt.NDArray[np.int64]) -> list[StoredImage]:
         """Return the images of the rows at `ordinals`, in their order."""

@@ -178,7 +178,7 @@ def test_the_extractor_normalises_inside() -> None:
         wanted = torch.nn.functional.normalize(maps.clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3))
         assert torch.allclose(extractor(pixels), wanted, atol=1e-5)
         centred = build_extractor(replace(spec, center=0.6), extractor.network.state_dict())
-        center = 0.6 * expected_features(extractor.network, GeM(3.0))
+        center = 0.6 * expected_features(extractor.network, "resnet18", GeM(3.0))
         measured = torch.nn.functional.normalize(wanted - center)
         assert torch.allclose(centred(pixels), measured, atol=1e-5)
         both = build_extractor(replace(spec, flip=True), extractor.network.state_dict())
@@ -212,10 +212,10 @@ def test_expected_features_against_samples(name: str) -> None:
                 drawn[0] *= block.se.scale(block.last_norm.bias.view(1, -1, 1, 1)).flatten()
             x = block.act(sum(drawn) if block.downsample else drawn[0] + x)
         wanted = x.clamp(min=1e-6).pow(3).mean(dim=0).pow(1 / 3)
-    found = expected_features(network, GeM(3.0))
+    found = expected_features(network, name, GeM(3.0))
     # Not 1: between blocks the samples are rectified Gaussians, the expectation's plain ones.
     assert torch.cosine_similarity(found, wanted, dim=0) > 0.997
-    averages = expected_features(network, GeM(1.0))  # the mutant: of another pooling
+    averages = expected_features(network, name, GeM(1.0))  # the mutant: of another pooling
     assert torch.cosine_similarity(averages, wanted, dim=0) < 0.997
     assert torch.isclose(found.norm(), torch.tensor(1.0), atol=1e-6)
 

@@ -46,7 +46,8 @@ def commit(
             )
         records = _Gathered.of(path, opened, session)
         adopt(path, records.shards)
-        update = StoreUpdate(writer, opened.model, opened.roots, rebuild=False)
+        center = opened.run.get("center")
+        update = StoreUpdate(writer, opened.model, opened.roots, rebuild=False, center=center)
         update.add_shards(records.shards, opened.next_row)
         for old, new in records.replaced:
             if new < 0:

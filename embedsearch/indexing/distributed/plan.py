@@ -52,7 +52,7 @@ def plan(
             rows_change = bool(changes.kept or changes.doubles or changes.deleted)
             nothing_yet = Outcome()
             commit_if_changed(job, changes, update, nothing_yet, rows_change=rows_change)
-            run = run_record(job, changes, nothing_yet)
+            run = {**run_record(job, changes, nothing_yet), "center": config.center}
             if not len(changes.embed):
                 update.finish(config.budget(update.manifest.search.budget), run, job.session)
                 return None
