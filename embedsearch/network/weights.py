@@ -304,8 +304,11 @@ def _file_spec(path: Path, session: Session) -> ModelSpec:
     assert cached is not None, "the last try raises"
     note, source = cached[1], str(path.resolve())
     spec = file_spec(path.stem, note["architecture"], note["dim"], sha256, source)
-    own = {name: value for name, value in note.get("record", {}).items() if name in _OF_A_RECORD}
-    return ModelSpec.from_dict({**spec.to_dict(), **own})
+    if not (record := note.get("record")):
+        return spec
+    own = {name: value for name, value in record.items() if name in _OF_A_RECORD}
+    # A record of an older version has no such field, and is of weights that were made without.
+    return ModelSpec.from_dict({**spec.to_dict(), "gaussian": ModelSpec.gaussian, **own})
 
 
 def _hub_file(entry: CatalogEntry) -> Path:
