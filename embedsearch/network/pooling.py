@@ -33,15 +33,14 @@ class GeM(nn.Module):
         powers = x.clamp(min=_LEAST).pow(self.p)
         if not self.gaussian:
             return powers.mean(dim=(2, 3)).pow(1.0 / self.p)
-        down, across = (_weights(powers, dim, self.gaussian) for dim in (2, 3))
+        down, across = (_gaussian(int(n), self.gaussian, x.device) for n in x.shape[2:])
         # A product and a sum: autocast would take a matrix product in half precision.
-        return (powers * (down[:, None] * across)).sum(dim=(2, 3)).pow(1.0 / self.p)
+        return powers.mul_(down[:, None] * across).sum(dim=(2, 3)).pow(1.0 / self.p)
 
 
-def _weights(x: Tensor, dim: int, sigma: float) -> Tensor:
-    """Return a Gaussian over one side of a map, around its middle, float32 (n,), its sum 1."""
-    cells = torch.arange(x.shape[dim], dtype=torch.float32, device=x.device)
-    place = (cells + 0.5) / x.shape[dim] - 0.5
+def _gaussian(cells: int, sigma: float, device: torch.device) -> Tensor:
+    """Return weights of a row of cells, largest in its middle, float32 (cells,), their sum 1."""
+    place = (torch.arange(cells, dtype=torch.float32, device=device) + 0.5) / cells - 0.5
     return torch.softmax(-place.square() / (2.0 * sigma**2), dim=0)
 
 

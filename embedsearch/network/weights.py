@@ -362,6 +362,9 @@ class ModelInfo(JsonRecord):
     architecture: str
     dim: int
     input_side: int
+    resize: str  # what of a picture it sees
+    pooling: str
+    gaussian: float  # sigma of the weights of the map's cells, 0: all alike
     megabytes: float
     here: bool
     auto: bool  # the one that `auto` means
@@ -378,6 +381,9 @@ def models() -> list[ModelInfo]:
             architecture=entry.spec.architecture,
             dim=entry.spec.dim,
             input_side=entry.spec.input_side,
+            resize=entry.spec.resize,
+            pooling=entry.spec.pooling,
+            gaussian=entry.spec.gaussian,
             megabytes=entry.megabytes,
             here=is_cached(entry),
             auto=entry.name == AUTO_MODEL,

@@ -41,10 +41,15 @@ def assert_parity(reference: np.ndarray, other: np.ndarray) -> None:
     assert np.mean(overlaps) >= 0.97, np.mean(overlaps)
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_runtimes_agree_on_the_samples(flip: bool) -> None:
-    spec = replace(resolve("packaged", Session()), flip=flip)
-    pixels = decoded(SAMPLES, spec.input_side, 54)
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"flip": True}, {"gaussian": 0.0, "resize": "squash"}, {"gaussian": 0.1}, {"input_side": 97}],
+    ids=str,
+)
+def test_runtimes_agree_on_the_samples(fields: dict[str, Any]) -> None:
+    spec = replace(resolve("packaged", Session()), **fields)
+    assert spec.gaussian or "gaussian" in fields, "the default weighs the middle"
+    pixels = decoded(SAMPLES, spec, 54)
     reference = embed(TorchExtractor(spec, "cpu", "fp32"), pixels)
     assert np.allclose(np.linalg.norm(reference, axis=1), 1.0, atol=1e-5)
     for precision in ("fp32", "bf16"):
@@ -104,7 +109,7 @@ def test_fused_kernels_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch
 def test_a_device_short_of_memory_gets_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in for a GPU with room for three pictures, and then for none."""
     spec = resolve("packaged", Session())
-    pixels = decoded(SAMPLES, spec.input_side, 10)
+    pixels = decoded(SAMPLES, spec, 10)
     extractor = TorchExtractor(spec, "cpu", "fp32")
     wanted = extractor(pixels)
     room, tried = 3, []
@@ -153,7 +158,7 @@ def test_bf16_is_taken_only_where_it_is_native(
 def test_runtimes_agree_with_real_weights(real_resnet50: Path, shared_data: Path) -> None:
     spec = resolve(str(real_resnet50), Session())
     assert (spec.architecture, spec.dim, spec.input_side) == ("resnet50", 2048, 224)
-    pixels = decoded(shared_data / "caltech101_dev", 224, 200)
+    pixels = decoded(shared_data / "caltech101_dev", spec, 200)
     assert len(pixels) == 200
     reference = embed(TorchExtractor(spec, "cpu", "fp32"), pixels)
     for precision in ("fp32", "bf16"):
@@ -187,7 +192,7 @@ def test_int8_finds_what_fp32_finds(shared_data: Path) -> None:
     """Of the ten nearest 0.95 stay; benchmarks/precision.py has the same for larger networks."""
     pytest.importorskip("nncf")
     spec = resolve("packaged", Session())
-    pixels = decoded(shared_data / "caltech101_dev", spec.input_side, 2013)
+    pixels = decoded(shared_data / "caltech101_dev", spec, 2013)
     exact = embed(OpenVinoExtractor(spec, "fp32", Session()), pixels)
     small = embed(OpenVinoExtractor(spec, "int8", Session()), pixels)
     assert (exact * small).sum(axis=1).min() > 0.99
@@ -229,7 +234,7 @@ def test_packaged_quality_is_what_the_card_says(shared_data: Path) -> None:
     """P@1 and mAP, leave one out, over 51 classes: the model card's figures hold."""
     folder = shared_data / "caltech101_dev"
     spec = resolve("packaged", Session())
-    vectors = embed(OpenVinoExtractor(spec, "auto", Session()), decoded(folder, 128, 2013))
+    vectors = embed(OpenVinoExtractor(spec, "auto", Session()), decoded(folder, spec, 2013))
     labels = np.array([ref.key.split("/")[0] for ref in FolderScan(0, str(folder))])
     scores = vectors @ vectors.T
     np.fill_diagonal(scores, -2.0)
