@@ -120,7 +120,7 @@ def test_a_jpeg_is_decoded_as_finely_as_what_is_shown_needs(size: tuple[int, int
 
 
 def test_what_is_said_of_a_picture_is_said_of_the_whole() -> None:
-    """Copies are found by the signature: it is that of the squashed picture, nearly to the level."""
+    """Copies are found by the signature: it is nearly that of the squashed picture."""
     rng = np.random.default_rng(3)
     for width, height in ((640, 480), (480, 640), (1280, 320)):
         coarse = rng.integers(0, 256, (9, 12, 3), np.uint8)
@@ -144,7 +144,7 @@ def test_thin_and_tiny_pictures(size: tuple[int, int]) -> None:
 
 
 def test_the_size_in_between_is_bounded() -> None:
-    """Whatever the shape, and evenly around the middle, so that a mirrored picture shows the same."""
+    """Whatever the shape; and even around the middle: a mirrored picture shows the same."""
     for width in (1, 2, 3, 150, 224, 225, 1000, 60_000, 10**9):
         for height in (1, 7, 224, 1000):
             for side in (16, 31, 224):

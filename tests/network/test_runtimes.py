@@ -43,7 +43,13 @@ def assert_parity(reference: np.ndarray, other: np.ndarray) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"flip": True}, {"gaussian": 0.0, "resize": "squash"}, {"gaussian": 0.1}, {"input_side": 97}],
+    [
+        {},
+        {"flip": True},
+        {"gaussian": 0.0, "resize": "squash"},
+        {"gaussian": 0.1},
+        {"input_side": 97},
+    ],
     ids=str,
 )
 def test_runtimes_agree_on_the_samples(fields: dict[str, Any]) -> None:
