@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from benchmarks.measure import machine
 from embedsearch.core.config import DecodeLimits
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
@@ -40,7 +41,7 @@ def main(folder: Path, models: list[str]) -> None:
     print("|---|---|---|---|---|---|---|---|")
     for model in models:
         spec = resolve(model, Session())
-        pixels, labels = decoded(folder, spec.input_side)
+        pixels, labels = decoded(folder, spec)
         exact = np.empty((0, spec.dim), dtype=np.float32)
         for precision in PRECISIONS:
             extractor = load_stream_extractor(spec, "cpu", precision, Session())
@@ -61,13 +62,14 @@ def main(folder: Path, models: list[str]) -> None:
             )
 
 
-def decoded(folder: Path, side: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def decoded(folder: Path, spec: ModelSpec) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """Return the pictures, uint8 (N, S, S, 3), and the number of each one's class."""
     scan = FolderScan(0, str(folder))
     jobs = [DecodeJob(ref, place) for ref, place in scan.places(list(scan))]
     workers = len(os.sched_getaffinity(0))
     pixels, names = [], []
-    with DecodePool(side, DecodeLimits(), workers=workers) as pool:
+    side, resize = spec.input_side, spec.resize
+    with DecodePool(side, DecodeLimits(), workers=workers, resize=resize) as pool:
         for batch in pool.run(iter(jobs)):
             pixels.append(batch.images.pixels.copy())
             names += [ref.key.split("/")[0] for ref in batch.images.refs]

@@ -33,7 +33,7 @@ from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.images.decode.image import square
 from embedsearch.learning.metrics import measure, rank_others
-from embedsearch.network.extractor import normalization
+from embedsearch.network.extractor import normalization, pooling_of
 from embedsearch.network.pooling import GeM, expected_features
 from embedsearch.network.resnet import ResNet, float_pixels, load
 from embedsearch.network.weights import resolve, weights_path
@@ -41,6 +41,7 @@ from embedsearch.network.weights import resolve, weights_path
 BATCH = 32
 FITTED_ON = 2_000  # pictures of Tiny ImageNet, for PCA and means
 PCA_DIMS = 256
+OWN = "the model's own"  # pooling, as its record says
 
 Pixels = npt.NDArray[np.uint8]
 POOLINGS: dict[str, Callable[[dict[str, Tensor]], Tensor]] = {
@@ -66,13 +67,15 @@ class Network:
         )
         self.side = self.spec.input_side
         self.mean, self.deviation = normalization(self.spec)
+        self.pooling = pooling_of(self.spec)
+        self.poolings = POOLINGS | {OWN: lambda maps: self.pooling(maps["layer4"])}
         self.photos = photos
         names = sorted(set(labels))
         self.labels = np.array([names.index(label) for label in labels])
 
     def features(self, pixels: Pixels, scales: Sequence[float], *, flip: bool = False) -> Features:
         """Return every pooling's unit vectors, summed over scales and mirror images, and time."""
-        found: dict[str, list[Tensor]] = {name: [] for name in POOLINGS}
+        found: dict[str, list[Tensor]] = {name: [] for name in self.poolings}
         seconds = 0.0
         for start in range(-BATCH, len(pixels), BATCH):  # the first batch twice: once to warm up
             batch = torch.from_numpy(pixels[max(0, start) : max(0, start) + BATCH])
@@ -102,10 +105,14 @@ class Network:
             with torch.autocast("cpu", torch.bfloat16):
                 maps = self.network.extract_stages(y.contiguous(memory_format=torch.channels_last))
             maps = {name: values.float() for name, values in maps.items()}
-            for name, pool in POOLINGS.items():
+            for name, pool in self.poolings.items():
                 pooled = normalize(pool(maps))
                 sums[name] = sums[name] + pooled if name in sums else pooled
         return sums
+
+    def seen(self, photo: Image.Image, side: int) -> Pixels:
+        """Return what the model sees of a photo, as its record says."""
+        return square(photo, side, resize=self.spec.resize)
 
     def score(self, vectors: npt.NDArray[np.float32]) -> tuple[float, float]:
         """Return mAP and recall@1, leave one out."""
@@ -160,16 +167,19 @@ def rows(net: Network, others: Sequence[Image.Image]) -> list[tuple[str, float, 
     def add(what: str, vectors: npt.NDArray[Any], rate: float) -> None:
         table.append((what, *net.score(vectors), rate))
 
-    base = net.features(stacked(net.photos, square, side), [1.0])
+    base = net.features(stacked(net.photos, net.seen, side), [1.0])
+    whole = net.features(stacked(net.photos, square, side), [1.0])
     crop = net.features(stacked(net.photos, cropped, side), [1.0])
-    for rule, found in (("whole, squashed", base), ("center crop", crop)):
+    own = f"{net.spec.resize}, by the record"
+    for rule, found in ((own, base), ("whole, squashed", whole), ("center crop", crop)):
         for pooling, vectors in found.vectors.items():
             add(f"{rule}, {pooling}", vectors, found.rate)
-    gem = base.vectors["GeM 3"]
-    center = expected_features(net.network, GeM(3.0)).numpy()
-    share, default = net.spec.center, "whole, squashed, GeM 3"
-    assert net.spec.pooling == "gem3", "the rows that bear the default's name have this pooling"
-    elsewhere = net.features(stacked(others, square, side), [1.0]).vectors["GeM 3"]
+    gem = base.vectors[OWN]
+    center = expected_features(net.network, net.spec.architecture, net.pooling).numpy()
+    share, default = net.spec.center, f"{net.spec.resize}, {net.spec.pooling}"
+    if net.spec.gaussian:
+        default += f" with sigma {net.spec.gaussian:g}"
+    elsewhere = net.features(stacked(others, net.seen, side), [1.0]).vectors[OWN]
     add(
         f"**the default: {default}, {share} of the expected center**",
         gem - share * center,
@@ -196,16 +206,16 @@ def rows(net: Network, others: Sequence[Image.Image]) -> list[tuple[str, float, 
         crop.rate,
     )
     for other in (side - 64, side - 32, side + 32):
-        found = net.features(stacked(net.photos, square, other), [1.0])
-        measured = found.vectors["GeM 3"] - share * center
+        found = net.features(stacked(net.photos, net.seen, other), [1.0])
+        measured = found.vectors[OWN] - share * center
         add(f"the default at {other} px (--input-side)", measured, found.rate)
-    pixels = stacked(net.photos, square, side)
+    pixels = stacked(net.photos, net.seen, side)
     flipped = net.features(pixels, [1.0], flip=True)
-    add("the default, --flip", flipped.vectors["GeM 3"] - share * center, flipped.rate)
+    add("the default, --flip", flipped.vectors[OWN] - share * center, flipped.rate)
     scaled = net.features(pixels, [0.71, 1.0, 1.41])
     add(
         "the default, 3 scales (0.71, 1, 1.41)",
-        scaled.vectors["GeM 3"] - share * center,
+        scaled.vectors[OWN] - share * center,
         scaled.rate,
     )
     return table

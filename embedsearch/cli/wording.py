@@ -1,9 +1,15 @@
-"""Field names in messages as the options that set them; in: an error, out: its line on stderr."""
+"""Words for values; in: an error or the record of a model, out: what is shown of it.
+
+Field names in messages become the options that set them.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from embedsearch.core.model_spec import MILD_CROP, SQUASH
 
 # Options whose name differs from their field.
 _NAMES = {
@@ -14,6 +20,7 @@ _NAMES = {
     "wait_s": "--wait",
     "from_scratch": "--weights none",
 }
+_RESIZES = {SQUASH: "whole, squashed", MILD_CROP: "mildly cropped"}
 SETUP_FIELDS = ("workers", "precision", "input_side")  # that speed advice may name
 
 
@@ -31,3 +38,11 @@ def with_options(message: str, fields: Iterable[str]) -> str:
             shown = re.sub(bare, option, message, count=1)
         message = shown
     return message
+
+
+def input_words(model: Mapping[str, Any]) -> str:
+    """Return what a model sees of a picture and how it pools, of the fields of its record."""
+    words = [_RESIZES.get(model["resize"], model["resize"]), model["pooling"]]
+    if sigma := model["gaussian"]:
+        words.append(f"middle weighted, sigma {sigma:g}")
+    return ", ".join(words)

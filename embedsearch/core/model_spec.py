@@ -13,6 +13,11 @@ from embedsearch.core.unknown_fields import record_of, values_of
 # How a file becomes pixels: raised with each change of `images/decode` that changes some vectors.
 DECODING = 2
 
+# What the network sees of a picture, S × S: see `images/decode/pixels.py`.
+SQUASH = "squash"  # the whole picture, its sides scaled apart
+MILD_CROP = "mild-crop"  # half of the distortion is cropped away, half squashed
+RESIZES = (SQUASH, MILD_CROP)
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -26,7 +31,7 @@ class ModelSpec:
     weights_sha256: str
     dim: int
     input_side: int
-    resize: str = "squash"  # the whole picture is scaled to S × S
+    resize: str = SQUASH  # one of RESIZES
     interpolation: str = "bicubic"
     draft: int = 2  # JPEGs are decoded at the smallest DCT scale of at least draft × S
     pooling: str = "gem3"
@@ -37,11 +42,13 @@ class ModelSpec:
     licence: str = ""
     source: str = ""
     decoding: int = 1  # DECODING of the program that made the vectors; older records have none
+    gaussian: float = 0.0  # weights of the map's cells: sigma as a share of its side; 0: all alike
 
     TEXTS: ClassVar[str] = "texts"  # the source of vectors of texts
     FOREIGN: ClassVar[str] = "foreign"  # the architecture of vectors that were made elsewhere
 
     _DESCRIPTIVE: ClassVar[frozenset[str]] = frozenset({"name", "licence", "source"})
+    _LATER: ClassVar[dict[str, Any]] = {"decoding": 1, "gaussian": 0.0}  # older records have none
 
     @classmethod
     def foreign(cls, name: str, dim: int, source: str = "imported") -> ModelSpec:
@@ -62,9 +69,9 @@ class ModelSpec:
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that change a vector."""
-        left_out = set(self._DESCRIPTIVE)
-        if self.decoding == 1:  # the fingerprint of older stores has no such field
-            left_out.add("decoding")
+        # The fingerprint of older stores has no later fields: nor has one that is as if without.
+        later = {name for name, default in self._LATER.items() if getattr(self, name) == default}
+        left_out = self._DESCRIPTIVE | later
         return {name: value for name, value in self._values().items() if name not in left_out}
 
     def asked(self, input_side: int | None, flip: bool = False) -> ModelSpec:

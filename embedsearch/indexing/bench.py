@@ -22,6 +22,7 @@ import numpy.typing as npt
 from embedsearch.core.arguments import checked
 from embedsearch.core.config import BENCH_IMAGES, IndexConfig
 from embedsearch.core.errors import NothingIndexed, UsageError
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.options import IndexOptions, configured
 from embedsearch.core.records import ImageRef, JsonRecord
 from embedsearch.core.session import Session
@@ -90,11 +91,11 @@ def bench(
     jobs = [DecodeJob(*placed) for placed in FolderScan(0, str(root)).places(refs)] * passes
     with clock.measure("load"):
         extractor = load_stream_extractor(spec, config.device, config.precision, session)
-    if not len((alone := _decode_alone(spec.input_side, config, jobs, session)).pixels):
+    if not len((alone := _decode_alone(spec, config, jobs, session)).pixels):
         raise NothingIndexed(f"none of {len(refs)} images of {folder} can be read")
     embed_rate = network_rate(extractor, alone.pixels, feed_for(config.device).batch)
     session.check()
-    together = _all_together(spec.input_side, config, jobs, extractor, session)
+    together = _all_together(spec, config, jobs, extractor, session)
     slowest = slowest_stage(together.busy_s)
     setup = Setup(extractor.device, extractor.precision, together.workers, spec.input_side)
     return BenchReport(
@@ -168,15 +169,16 @@ class _Decoded:
 
 
 def _decode_alone(
-    side: int, config: IndexConfig, jobs: list[DecodeJob], session: Session
+    spec: ModelSpec, config: IndexConfig, jobs: list[DecodeJob], session: Session
 ) -> _Decoded:
     _, max_workers = config.worker_range(on_gpu=True)
     workers = min(max_workers, len(jobs))
-    pixels = np.empty((0, side, side, 3), dtype=np.uint8)
+    pixels = np.empty((0, spec.input_side, spec.input_side, 3), dtype=np.uint8)
     sizes: list[int] = []
     read_s = decode_s = 0.0
     failed = 0
-    with DecodePool(side, config.limits, workers=workers, batch=8) as pool:
+    side, resize = spec.input_side, spec.resize
+    with DecodePool(side, config.limits, workers=workers, batch=8, resize=resize) as pool:
         for batch in pool.run(iter(jobs), session.stop):
             if not len(pixels):
                 pixels = batch.images.pixels.copy()
@@ -205,14 +207,15 @@ class _Together:
 
 
 def _all_together(
-    side: int,
+    spec: ModelSpec,
     config: IndexConfig,
     jobs: list[DecodeJob],
     extractor: PixelExtractor,
     session: Session,
 ) -> _Together:
     started = time.monotonic()
-    with Pipeline(side, config, iter(jobs), len(jobs), session.stop) as pipeline:
+    side, resize = spec.input_side, spec.resize
+    with Pipeline(side, config, iter(jobs), len(jobs), session.stop, resize=resize) as pipeline:
         for _ in pipeline.embed(extractor):
             pass
         busy_s, workers = pipeline.busy_s(), pipeline.workers

@@ -165,7 +165,9 @@ def listed_folders(folders: str | Path | Iterable[str | Path]) -> list[str]:
 def requested_model(config: IndexConfig, own: ModelSpec | None, session: Session) -> ModelSpec:
     """Return the model that a config requests; `own` is that of a store or a plan."""
     if own is None or config.model != AUTO:
-        own = resolve(config.model, session)
+        named = resolve(config.model, session)
+        if own is None or config.rebuild or named.weights_sha256 != own.weights_sha256:
+            own = named  # else the store keeps the input and the pooling that it was made with
     return own.asked(config.input_side, config.flip)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from embedsearch.core.config import IndexConfig
+from embedsearch.core.model_spec import SQUASH
 from embedsearch.core.records import (
     EmbeddingBatch,
     Failure,
@@ -48,6 +49,8 @@ class Pipeline:
         jobs: Iterator[DecodeJob],
         count: int,
         stop: Callable[[], int] = lambda: 0,
+        *,
+        resize: str = SQUASH,
     ) -> None:
         """`count` is the number of jobs; `stop` ends the stream early, see Session."""
         self._closed = threading.Event()
@@ -64,6 +67,7 @@ class Pipeline:
             max_workers=min(max_workers, count),
             batch=feed.batch,
             in_flight=feed.lanes,
+            resize=resize,
         )
         self._batches = self._pool.lease(jobs, lambda: stop() or self._closed.is_set())
 

@@ -123,7 +123,7 @@ class _TrainingRun:
         self.identity = identity_of(config, self.spec)
         self.found = read_checkpoint(self.checkpoint, self.identity)
         self.pictures = decode_training_images(
-            labels, self.spec.input_side, config.holdout, config.seed, folder.pixels, session
+            labels, self.spec, config.holdout, config.seed, folder.pixels, session
         )
         self.digest = digest_of((self.pictures.train.labels, self.pictures.held.labels))
         batch = batch_size(len(self.pictures.train), config.batch)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import StorageError, UsageError
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.paths import printable
 from embedsearch.core.records import Failure, ImageRef
 from embedsearch.core.session import Session
@@ -50,9 +51,9 @@ class TrainingImages:
 
 
 def decode_training_images(
-    labels: Labels, side: int, holdout: float, seed: int, scratch: Path, session: Session
+    labels: Labels, spec: ModelSpec, holdout: float, seed: int, scratch: Path, session: Session
 ) -> TrainingImages:
-    """Split the images and decode them as `index` does; `scratch` is a file to map.
+    """Split the images and decode them as `index` does for a model; `scratch` is a file to map.
 
     Raises UsageError for too few, StorageError for a full disk, and Interrupted.
     """
@@ -62,7 +63,7 @@ def decode_training_images(
     )
     parts, failed = [], 0
     for part in chosen:
-        pixels, indices, failures = _decode_all(part.folder, part.refs, side, scratch, session)
+        pixels, indices, failures = _decode_all(part.folder, part.refs, spec, scratch, session)
         for failure in failures[:_NAMED]:
             session.notice(f"left out: {printable(failure.key)}: {failure.reason}")
         failed += len(failures)
@@ -78,9 +79,10 @@ def decode_training_images(
 
 
 def _decode_all(
-    folder: str, refs: Sequence[ImageRef], side: int, file: Path, session: Session
+    folder: str, refs: Sequence[ImageRef], spec: ModelSpec, file: Path, session: Session
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[Failure]]:
     """Return pixels, mapped from `file`, the indices of their refs, and failures."""
+    side = spec.input_side
     shape = (len(refs), side, side, 3)
     if not refs:
         return np.empty(shape, np.uint8), np.empty(0, np.int64), []
@@ -101,7 +103,7 @@ def _decode_all(
     failures: list[Failure] = []
     numbers = {ref.key: number for number, ref in enumerate(refs)}
     workers = min(max_workers(), len(refs))
-    with DecodePool(side, DecodeLimits(), workers=workers) as pool:
+    with DecodePool(side, DecodeLimits(), workers=workers, resize=spec.resize) as pool:
         placed = FolderScan(0, folder).places(refs)
         for batch in pool.run((DecodeJob(*each) for each in placed), session.stop):
             mine = [numbers[ref.key] for ref in batch.images.refs]

@@ -9,9 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from embedsearch.core.model_spec import ModelSpec
+from embedsearch.core.model_spec import RESIZES, ModelSpec
 from embedsearch.network.pooling import GeM, expected_features
 from embedsearch.network.resnet import STAGES, ResNet, float_pixels, load
+
+_SIGMAS = (0.01, 10.0)  # a narrower one sees a cell at most, a wider one all alike
 
 
 class Extractor(nn.Module):
@@ -51,6 +53,7 @@ class Extractor(nn.Module):
 
 def build_extractor(spec: ModelSpec, weights: dict[str, Tensor]) -> Extractor:
     """Return the extractor of a model, in eval mode. Raises ValueError for foreign weights."""
+    check_resize(spec)
     return Extractor(load(spec.architecture, weights), spec).eval()
 
 
@@ -60,11 +63,20 @@ def normalization(spec: ModelSpec) -> tuple[Tensor, Tensor]:
     return mean, deviation
 
 
+def check_resize(spec: ModelSpec) -> None:
+    """Raise ValueError where a model's record names an input rule that the decoder lacks."""
+    if spec.resize not in RESIZES:
+        raise ValueError(f"unknown resize {spec.resize!r}: it is one of {', '.join(RESIZES)}")
+
+
 def pooling_of(spec: ModelSpec) -> GeM:
     """Return the pooling layer that a model's record names. Raises ValueError."""
     if not spec.pooling.startswith("gem"):
         raise ValueError(f"unknown pooling {spec.pooling!r}")
-    return GeM(float(spec.pooling.removeprefix("gem")))
+    sigma, (least, most) = spec.gaussian, _SIGMAS
+    if sigma is True or not (sigma == 0.0 or least <= sigma <= most):
+        raise ValueError(f"gaussian is 0 or from {least:g} to {most:g}, not {sigma!r}")
+    return GeM(float(spec.pooling.removeprefix("gem")), sigma)
 
 
 def from_center(features: Tensor, center: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ from embedsearch.network.converted import (
     place_model,
     write_note,
 )
-from embedsearch.network.extractor import Extractor, build_extractor, pooling_of
+from embedsearch.network.extractor import Extractor, build_extractor, check_resize, pooling_of
 from embedsearch.network.quantize import quantize
 from embedsearch.network.resnet import ARCHITECTURES, STAGES, Architecture, load
 
@@ -78,8 +78,7 @@ def import_weights(file: Path, folder: Path) -> None:
     network = load(name, weights)  # strict: names what is missing or unexpected
     side = record.get("input_side", _PROBE_SIDE)
     spec = ModelSpec("", name, sha256, network.kind.dim, side)
-    own = {key: value for key, value in record.items() if key in spec.identity()}
-    _answers(build_extractor(ModelSpec.from_dict({**spec.to_dict(), **own}), weights), side)
+    _answers(build_extractor(ModelSpec.from_dict({**spec.to_dict(), **record}), weights), side)
     # Copies: the library refuses tensors that share memory, as those of some checkpoints do.
     plain = torch.contiguous_format
     body = {key: value.clone(memory_format=plain) for key, value in weights.items()}
@@ -103,6 +102,7 @@ def _own_record(metadata: dict[str, str]) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(metadata[MODEL_RECORD])
         spec = ModelSpec.from_dict(record)
         pooling_of(spec)
+        check_resize(spec)
         sound = (
             MIN_SIDE <= spec.input_side <= MAX_SIDE
             and isinstance(spec.input_side, int)
@@ -111,8 +111,7 @@ def _own_record(metadata: dict[str, str]) -> dict[str, Any]:
             and all(map(math.isfinite, (*spec.mean, *spec.std)))
             and 0.0 <= spec.center <= 1.0
             and isinstance(spec.flip, bool)
-            and (spec.resize, spec.interpolation, spec.draft)
-            == (ModelSpec.resize, ModelSpec.interpolation, ModelSpec.draft)
+            and (spec.interpolation, spec.draft) == (ModelSpec.interpolation, ModelSpec.draft)
         )
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"the file's model record cannot be used: {error}") from error

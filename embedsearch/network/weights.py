@@ -304,8 +304,11 @@ def _file_spec(path: Path, session: Session) -> ModelSpec:
     assert cached is not None, "the last try raises"
     note, source = cached[1], str(path.resolve())
     spec = file_spec(path.stem, note["architecture"], note["dim"], sha256, source)
-    own = {name: value for name, value in note.get("record", {}).items() if name in _OF_A_RECORD}
-    return ModelSpec.from_dict({**spec.to_dict(), **own})
+    if not (record := note.get("record")):
+        return spec
+    own = {name: value for name, value in record.items() if name in _OF_A_RECORD}
+    # A record of an older version has no such field, and is of weights that were made without.
+    return ModelSpec.from_dict({**spec.to_dict(), "gaussian": ModelSpec.gaussian, **own})
 
 
 def _hub_file(entry: CatalogEntry) -> Path:
@@ -359,6 +362,9 @@ class ModelInfo(JsonRecord):
     architecture: str
     dim: int
     input_side: int
+    resize: str  # what of a picture it sees
+    pooling: str
+    gaussian: float  # sigma of the weights of the map's cells, 0: all alike
     megabytes: float
     here: bool
     auto: bool  # the one that `auto` means
@@ -375,6 +381,9 @@ def models() -> list[ModelInfo]:
             architecture=entry.spec.architecture,
             dim=entry.spec.dim,
             input_side=entry.spec.input_side,
+            resize=entry.spec.resize,
+            pooling=entry.spec.pooling,
+            gaussian=entry.spec.gaussian,
             megabytes=entry.megabytes,
             here=is_cached(entry),
             auto=entry.name == AUTO_MODEL,

@@ -150,7 +150,11 @@ class QueryEmbedder:
         self._loading = threading.Lock()
         self._extractor: PixelExtractor | None = None
         self._decoder = SharedDecoder(
-            spec.input_side, limits, max_files=IMAGES_AT_ONCE, meanwhile=lambda: self._network()
+            spec.input_side,
+            limits,
+            max_files=IMAGES_AT_ONCE,
+            resize=spec.resize,
+            meanwhile=lambda: self._network(),
         )
         self._temporary = TemporaryImages()
         self._originals = Originals(limits.max_bytes)
@@ -228,7 +232,7 @@ class QueryEmbedder:
                     found[index] = error
             else:
                 try:
-                    pixels[index] = _square(image, self.spec.input_side, box)
+                    pixels[index] = _square(image, self.spec, box)
                 except UnreadableImage as error:
                     found[index] = error
         for index, outcome in zip(files, self._decoded([*files.values()]), strict=True):
@@ -338,8 +342,8 @@ def _whole(query: Any) -> tuple[Any, Box | None]:
     return query, None
 
 
-def _square(image: Any, side: int, box: Box | None) -> npt.NDArray[np.uint8]:
-    """Return a PIL image or a uint8 array as pixels of the network's size."""
+def _square(image: Any, spec: ModelSpec, box: Box | None) -> npt.NDArray[np.uint8]:
+    """Return a PIL image or a uint8 array as the pixels that the network sees."""
     from PIL import Image
 
     from embedsearch.images.decode.image import DecodeError, square
@@ -356,7 +360,7 @@ def _square(image: Any, side: int, box: Box | None) -> npt.NDArray[np.uint8]:
     if not image.width or not image.height:
         raise UsageError("a query image has no pixels")
     try:
-        return square(image, side, box)
+        return square(image, spec.input_side, box, resize=spec.resize)
     except DecodeError as error:
         raise UsageError(error.detail) from error
     except MemoryError:

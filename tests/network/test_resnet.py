@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from embedsearch.core.model_spec import DECODING, ModelSpec
+from embedsearch.core.model_spec import DECODING, MILD_CROP, RESIZES, ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.images.decode import image as decode_image
 from embedsearch.network.catalog import CATALOG
@@ -32,6 +32,8 @@ from embedsearch.network.resnet import (
 )
 from embedsearch.network.weights import resolve
 from tests.support.networks import blocks_of, untrained
+
+OLDER_FINGERPRINT = "d7052a27e1171939f0676e842f125d138bed94669bc8d5c65bfbdefd93279cd6"
 
 TORCHVISION = [name for name in ARCHITECTURES if not name.startswith("se") and name[-1] != "d"]
 
@@ -232,7 +234,8 @@ def test_spec_and_decoder_agree() -> None:
     """What the fingerprint says about decoding is what the decoder does."""
     spec = resolve("packaged", Session())
     assert spec.draft == decode_image.DRAFT_SCALE
-    assert (spec.resize, spec.interpolation) == ("squash", "bicubic")
+    assert spec.resize in RESIZES and spec.interpolation == "bicubic"
+    assert (spec.resize, spec.pooling, spec.gaussian) == ("mild-crop", "gem3", 0.4)
     changed = ModelSpec(**{**spec.to_dict(), "pooling": "gem1", "mean": spec.mean, "std": spec.std})
     assert changed.fingerprint != spec.fingerprint
     assert changed.differences(spec) == ["pooling: gem1 != gem3"]
@@ -243,3 +246,20 @@ def test_spec_and_decoder_agree() -> None:
     assert older.differences(spec) == [f"decoding: 1 != {DECODING}"]
     assert "decoding" not in older.identity()
     assert older.fingerprint != spec.fingerprint
+
+
+def test_a_record_from_before_a_field_keeps_its_fingerprint() -> None:
+    """The digits are those of a store of the version before: rows of it and of now fit together."""
+    record = {
+        "name": "packaged", "architecture": "resnet18", "weights_sha256": "ab" * 32, "dim": 512,
+        "input_side": 128, "resize": "squash", "interpolation": "bicubic", "draft": 2,
+        "pooling": "gem3", "center": 0.6, "flip": False, "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225], "licence": "", "source": "", "decoding": 2,
+    }  # fmt: skip
+    spec = ModelSpec.from_dict(record)
+    assert spec.gaussian == 0.0 and "gaussian" not in spec.identity()
+    assert spec.fingerprint == OLDER_FINGERPRINT
+    weighted = replace(spec, gaussian=0.4)
+    assert weighted.fingerprint != spec.fingerprint != replace(spec, resize=MILD_CROP).fingerprint
+    assert weighted.differences(spec) == ["gaussian: 0.4 != 0.0"]
+    assert ModelSpec.from_dict(weighted.to_dict()) == weighted

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from embedsearch.core.config import DecodeLimits
+from embedsearch.core.model_spec import ModelSpec
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.sources.folder import FolderScan
 from embedsearch.network.openvino_runtime import OpenVinoExtractor
@@ -33,11 +34,12 @@ def blocks_of(network: ResNet, stage: str) -> list[ResidualBlock]:
     return [block for block in blocks if isinstance(block, ResidualBlock)]
 
 
-def decoded(folder: Path, side: int, count: int) -> np.ndarray:
+def decoded(folder: Path, spec: ModelSpec, count: int) -> np.ndarray:
+    """Return evenly spread pictures of a folder as a model sees them, uint8 (n, S, S, 3)."""
     refs = list(FolderScan(0, str(folder)))
     refs = refs[:: max(1, len(refs) // count)][:count]
     jobs = (decode_job(ref, str(folder)) for ref in refs)
-    with DecodePool(side, DecodeLimits(), workers=2) as pool:
+    with DecodePool(spec.input_side, DecodeLimits(), workers=2, resize=spec.resize) as pool:
         return np.concatenate([batch.images.pixels.copy() for batch in pool.run(jobs)])
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from embedsearch.cli.output.text import table
+from embedsearch.cli.wording import input_words
 from embedsearch.core.config import MODEL_CENTER, STORE_CENTER
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.paths import printable
@@ -67,7 +68,7 @@ def generation_lines(rows: Sequence[Mapping[str, Any]]) -> str:
 def _model_text(model: Mapping[str, Any]) -> str:
     if model["architecture"] == ModelSpec.FOREIGN:
         return f"{model['name']}, made elsewhere"
-    how = f"{model['architecture']}, {model['input_side']} px, {model['pooling']}"
+    how = f"{model['architecture']}, {model['input_side']} px, {input_words(model)}"
     return f"{model['name']} ({how})"
 
 

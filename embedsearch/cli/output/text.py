@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from embedsearch.cli.wording import SETUP_FIELDS, with_options
+from embedsearch.cli.wording import SETUP_FIELDS, input_words, with_options
 from embedsearch.core.names import EXACT, path_fields, unicode_text
 from embedsearch.core.paths import file_url, printable
 from embedsearch.core.records import SIDECARS, Failure, Hit
@@ -285,7 +285,8 @@ def model_lines(entries: Sequence[Mapping[str, Any]]) -> str:
     terms: dict[str, list[str]] = {}
     for entry in entries:
         terms.setdefault(entry["licence"], []).append(entry["name"])
-    notes = [f"{', '.join(names)}: {licence}" for licence, names in terms.items()]
+    notes = sorted({f"pictures: {input_words(entry)}" for entry in entries})
+    notes += [f"{', '.join(names)}: {licence}" for licence, names in terms.items()]
     return table(header, rows, right=(1, 2, 3)) + "\n" + "\n".join(notes) + "\n"
 
 

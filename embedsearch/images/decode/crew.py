@@ -35,7 +35,14 @@ class Crew:
     """Worker processes and the tasks that wait for one. One thread at a time calls it."""
 
     def __init__(
-        self, side: int, limits: DecodeLimits, max_workers: int, ring: tuple[int, int], *, fit: bool
+        self,
+        side: int,
+        limits: DecodeLimits,
+        max_workers: int,
+        ring: tuple[int, int],
+        *,
+        resize: str,
+        fit: bool,
     ) -> None:
         """`ring` is the descriptor of the shared ring and its number of slots."""
         self._ring_fd, slots = ring
@@ -43,7 +50,13 @@ class Crew:
         self.waiting: deque[Task] = deque()
         self._limits = limits
         self._max_workers = max_workers
-        self._spec = {"side": side, "fit": fit, "limits": vars(limits), "slots": slots}
+        self._spec = {
+            "side": side,
+            "resize": resize,
+            "fit": fit,
+            "limits": vars(limits),
+            "slots": slots,
+        }
         self._start_failures = 0
         self._errors = os.fdopen(anonymous_file(), "w+b")
         self._wake_read, self._wake_write = os.pipe()

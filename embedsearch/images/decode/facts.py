@@ -20,23 +20,29 @@ _APPEARANCE_SIDE = 128
 _FIRST_YEAR, _LAST_YEAR = 1800, 2199
 
 
-def appearance_of(picture: Image.Image) -> Appearance:
-    """Return the appearance of an RGB image.
+def appearance_of(picture: Image.Image, side: int) -> Appearance:
+    """Return the appearance of an RGB image, as if it had been scaled to side × side.
 
     The sharpness is that of Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy"
     (2000). A large, slightly blurred image is sharp at 128 × 128.
     """
-    middle = picture.convert("L").resize((_APPEARANCE_SIDE, _APPEARANCE_SIDE), Image.Resampling.BOX)
-    luma = np.asarray(middle, dtype=np.float32)
+    gray = picture.convert("L")
+    squashed = _small(gray.resize((side, side), Image.Resampling.BICUBIC))
+    # Scaled once less where the image is not square yet: each time makes edges softer.
+    luma = np.asarray(_small(gray), dtype=np.float32)
     sides = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:]
     # Whole numbers, of which float64 sums are exact: the same on every processor.
     edges = (sides - 4.0 * luma[1:-1, 1:-1]).ravel().astype(np.float64)
     variance = float(edges @ edges) / edges.size - float(edges.mean()) ** 2
     return Appearance(
-        brightness=round(float(luma.mean(dtype=np.float64)) / 255.0, 4),
+        brightness=round(float(np.asarray(squashed).mean(dtype=np.float64)) / 255.0, 4),
         sharpness=round(max(0.0, variance), 2),
-        signature=middle.reduce(_APPEARANCE_SIDE // SIGNATURE_SIDE).tobytes(),
+        signature=squashed.reduce(_APPEARANCE_SIDE // SIGNATURE_SIDE).tobytes(),
     )
+
+
+def _small(gray: Image.Image) -> Image.Image:
+    return gray.resize((_APPEARANCE_SIDE, _APPEARANCE_SIDE), Image.Resampling.BOX)
 
 
 @dataclass(frozen=True)

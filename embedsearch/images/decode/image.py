@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from embedsearch.core.config import DecodeLimits
+from embedsearch.core.model_spec import SQUASH
 from embedsearch.core.records import Appearance, Box, Reason
 from embedsearch.images.decode.color import to_srgb
 from embedsearch.images.decode.facts import appearance_of, read_exif
@@ -26,7 +27,14 @@ from embedsearch.images.decode.opening import (
     message_of,
     open_image,
 )
-from embedsearch.images.decode.pixels import on_ground, on_square, reduce, stored_box, turn_upright
+from embedsearch.images.decode.pixels import (
+    middle,
+    on_ground,
+    on_square,
+    reduce,
+    stored_box,
+    turn_upright,
+)
 from embedsearch.images.decode.raw import RAW, is_raw, open_raw
 from embedsearch.images.decode.samples import extrema, simple_mode
 from embedsearch.images.decode.stated import Stated, stated_by
@@ -65,12 +73,19 @@ class _Opened:
 
 
 def decode(
-    file: BinaryIO, side: int, limits: DecodeLimits, *, fit: bool = False, crop: Box | None = None
+    file: BinaryIO,
+    side: int,
+    limits: DecodeLimits,
+    *,
+    resize: str = SQUASH,
+    fit: bool = False,
+    crop: Box | None = None,
 ) -> DecodedImage:
     """Decode the first image of `file` that shows something to side × side pixels, in sRGB.
 
-    The whole image, or the part of it in `crop`, is squashed to the square; with `fit` it keeps its
-    proportions, centered on white. Raises DecodeError, whatever the decoder raised.
+    `resize` says what the square shows of the whole image, or of the part of it in `crop`; with
+    `fit` it keeps its proportions, centered on white. The appearance is that of the whole.
+    Raises DecodeError, whatever the decoder raised.
     """
     opened = _opened(file, side, limits, crop)
     image, (width, height) = opened.image, opened.size
@@ -82,7 +97,8 @@ def decode(
     def finished(frame: Image.Image, stated: Stated, *, is_first: bool) -> Image.Image:
         simple = simple_mode(frame, stated, again if is_first else None)
         box = None if crop is None else _drafted_box(crop, opened, exif.orientation)
-        ready = on_ground(to_srgb(reduce(simple, side, fit=fit, box=box), stated))
+        small = reduce(simple, side, fit=fit, box=box, resize=resize)
+        ready = on_ground(to_srgb(small, stated))
         return turn_upright(on_square(ready, side) if fit else ready, exif.orientation)
 
     try:
@@ -100,8 +116,8 @@ def decode(
     if exif.orientation >= 5:
         width, height = height, width
     return DecodedImage(
-        pixels=np.asarray(upright, dtype=np.uint8),
-        look=appearance_of(upright),
+        pixels=np.asarray(middle(upright, side), dtype=np.uint8),
+        look=appearance_of(upright, side),
         width=width,
         height=height,
         format=image.format or "",
@@ -112,13 +128,16 @@ def decode(
     )
 
 
-def square(image: Image.Image, side: int, crop: Box | None = None) -> npt.NDArray[np.uint8]:
+def square(
+    image: Image.Image, side: int, crop: Box | None = None, *, resize: str = SQUASH
+) -> npt.NDArray[np.uint8]:
     """Return a Pillow image as uint8 (side, side, 3), upright, like `decode`."""
     orientation, stated = read_exif(image).orientation, stated_by(image)
     box = None if crop is None else stored_box(crop, image.size, orientation)
     simple = simple_mode(image, stated)
-    small = on_ground(to_srgb(reduce(simple, side, fit=False, box=box), stated))
-    return np.asarray(turn_upright(small, orientation), dtype=np.uint8)
+    small = reduce(simple, side, fit=False, box=box, resize=resize)
+    upright = turn_upright(on_ground(to_srgb(small, stated)), orientation)
+    return np.asarray(middle(upright, side), dtype=np.uint8)
 
 
 def _opened(file: BinaryIO, side: int, limits: DecodeLimits, crop: Box | None) -> _Opened:
@@ -152,7 +171,10 @@ def _of_raw(file: BinaryIO, side: int, limits: DecodeLimits, crop: Box | None) -
 
 
 def _reduce_scale(image: Image.Image, size: tuple[int, int], side: int, crop: Box | None) -> None:
-    """Let a JPEG be decoded at the scale that leaves DRAFT_SCALE × side pixels of what is shown."""
+    """Let a JPEG be decoded at the scale that leaves DRAFT_SCALE × side pixels of what is shown.
+
+    MILD_CROP asks for no more: what it leaves of the long side is no less than the short one.
+    """
     width, height = DRAFT_SCALE * side, DRAFT_SCALE * side
     if image.format in {"JPEG", "MPO"} and crop is not None:
         left, top, right, bottom = stored_box(crop, size, read_exif(image).orientation)

@@ -1,4 +1,4 @@
-"""A decoded image reduced to S × S; in: L, RGB, RGBA or CMYK, out: an upright RGB image.
+"""A decoded image reduced to S × S, or to S × more; in: L, RGB, RGBA or CMYK, out: upright RGB.
 
 Alpha and orientation are applied to the small image, which bounds memory.
 """
@@ -8,9 +8,12 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from embedsearch.core.model_spec import MILD_CROP, SQUASH
 from embedsearch.core.records import Box, Reason
 from embedsearch.images.decode.opening import DecodeError
 
+CROPPED = 0.5  # of a picture's distortion, in logarithms, is cropped away by MILD_CROP
+MOST_STRETCH = 8.0  # long side over short of a picture scaled for it: bounds the memory
 _LIGHT = 216  # mean luma of what is seen; on white it would hardly be
 _DARK_GROUND = (64, 64, 64, 255)
 _TRANSPOSE = {
@@ -48,16 +51,43 @@ def reduce(
     *,
     fit: bool,
     box: tuple[float, float, float, float] | None,
+    resize: str = SQUASH,
 ) -> Image.Image:
-    """Return the image at side × side, or within it in its own proportions. Alpha is weighed in."""
+    """Return the image at the size of `scaled_size`, or with `fit` within side × side.
+
+    Alpha is weighed in.
+    """
     if box is not None:
         image = image.crop(box)
-    width, height = side, side
+    size = scaled_size(image.size, side, resize)
     if fit:
         scale = min(side / image.width, side / image.height)
-        width = max(1, round(image.width * scale))
-        height = max(1, round(image.height * scale))
-    return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def scaled_size(size: tuple[int, int], side: int, resize: str) -> tuple[int, int]:
+    """Return width and height to which a whole picture is scaled; the network sees its `middle`.
+
+    Of a picture whose sides are as a to 1, MILD_CROP shows the middle a^(1 - CROPPED) to 1. One of
+    more than MOST_STRETCH^(1 / CROPPED) to 1 is cropped less. Raises ValueError for another rule.
+    """
+    if resize == SQUASH:
+        return side, side
+    if resize != MILD_CROP:
+        raise ValueError(f"unknown resize {resize!r}")
+    stretch = min((max(size) / min(size)) ** CROPPED, MOST_STRETCH)
+    margin = round(side * (stretch - 1.0) / 2.0)  # on both sides: a mirrored picture shows the same
+    longer = side + 2 * margin
+    return (longer, side) if size[0] > size[1] else (side, longer)
+
+
+def middle(scaled: Image.Image, side: int) -> Image.Image:
+    """Return the side × side pixels in the middle of an image, itself if it has no others."""
+    if scaled.size == (side, side):
+        return scaled
+    left, top = (scaled.width - side) // 2, (scaled.height - side) // 2
+    return scaled.crop((left, top, left + side, top + side))
 
 
 def on_ground(small: Image.Image) -> Image.Image:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import UnreadableImage
 from embedsearch.core.microbatch import MicroBatcher
+from embedsearch.core.model_spec import SQUASH
 from embedsearch.core.paths import printable
 from embedsearch.core.records import Box, Failure, ImageFacts, ImageLocation, ImageRef, Reason
 from embedsearch.core.system import available_processors
@@ -60,17 +61,18 @@ class SharedDecoder:
         limits: DecodeLimits,
         *,
         max_files: int,
+        resize: str = SQUASH,
         fit: bool = False,
         meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
         """Decode up to `max_files` files at a time; `meanwhile` runs while the workers decode.
 
-        With `fit`, a picture keeps its proportions, centered on white; else it is squashed.
+        `resize` and `fit` say what of a picture the pixels show, as in `decode`.
         """
         self._side = side
         self._limits = limits
         self._max_files = max_files
-        self._fit = fit
+        self._resize, self._fit = resize, fit
         self._meanwhile = meanwhile
         self._decode_together = MicroBatcher(self._decode, max_files)
         self._using = threading.Lock()
@@ -117,7 +119,12 @@ class SharedDecoder:
         workers = min(files, available_processors())
         if self._pool is None:
             self._pool = DecodePool(
-                self._side, self._limits, workers=workers, batch=self._max_files, fit=self._fit
+                self._side,
+                self._limits,
+                workers=workers,
+                batch=self._max_files,
+                resize=self._resize,
+                fit=self._fit,
             )
         self._pool.grow_to(workers)
         return self._pool

@@ -32,13 +32,13 @@ def main() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (limits.worker_memory_bytes,) * 2)
-    side, fit = spec["side"], spec["fit"]
-    slots = map_pixels(spec["ring_fd"], spec["slots"], side)
+    shown = {"side": spec["side"], "resize": spec["resize"], "fit": spec["fit"]}
+    slots = map_pixels(spec["ring_fd"], spec["slots"], spec["side"])
     with os.fdopen(spec["job_fd"], "rb") as jobs, os.fdopen(spec["result_fd"], "wb") as results:
         _answer(results, {"ready": True})
         for line in jobs:
             job = json.loads(line)
-            _answer(results, _work(job, slots[job["slot"]], side, limits, fit=fit))
+            _answer(results, _work(job, slots[job["slot"]], limits, shown))
 
 
 def _answer(results: IO[bytes], answer: dict[str, Any]) -> None:
@@ -47,8 +47,9 @@ def _answer(results: IO[bytes], answer: dict[str, Any]) -> None:
 
 
 def _work(
-    job: dict[str, Any], slot: Any, side: int, limits: DecodeLimits, *, fit: bool
+    job: dict[str, Any], slot: Any, limits: DecodeLimits, shown: dict[str, Any]
 ) -> dict[str, Any]:
+    """Decode an image into its slot, as `shown` says, and return the answer."""
     started = time.perf_counter()
     try:
         descriptor = open_regular(
@@ -75,7 +76,7 @@ def _work(
             image.seek(0)
             read_s = time.perf_counter() - started
             crop = job["crop"] and Box(**job["crop"])
-            picture = decode(image, side, limits, fit=fit, crop=crop)
+            picture = decode(image, limits=limits, crop=crop, **shown)
         except BrokenPart as error:
             return _failure(Stage.READ, error.reason, str(error))
         except DecodeError as error:

@@ -102,7 +102,8 @@ class _Decoder:
         self._store = Path(store)
         self._plan = open_plan(self._store)
         self._sources = Sources(limits["max_bytes"])
-        self._pool = DecodePool(self._plan.model.input_side, DecodeLimits(**limits))
+        model = self._plan.model
+        self._pool = DecodePool(model.input_side, DecodeLimits(**limits), resize=model.resize)
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         chunk = Chunk(*(int(rows[name][0]) for name in ("unit", "number", "images")))

@@ -142,8 +142,9 @@ def run_units(
         with Sources(config.limits.max_bytes) as sources, collector:
             refs = (ref for unit in todo for ref in collector.refs_of(unit))
             jobs = (DecodeJob(ref, where) for ref, where in sources.places(refs, opened.roots))
-            model = opened.model
-            with Pipeline(model.input_side, config, jobs, total, session.stop) as pipeline:
+            model, stop = opened.model, session.stop
+            side, resize = model.input_side, model.resize
+            with Pipeline(side, config, jobs, total, stop, resize=resize) as pipeline:
                 extractor = extractor_factory(model, config.device, config.precision, session)
                 collector.device = extractor.device
                 session.keep()
