@@ -1,254 +1,301 @@
-"""The table behind the defaults: `python -m benchmarks.quality DATA MODEL…`
+"""The table behind the defaults: `python -m benchmarks.quality DATA CACHE MODEL…`
 
-DATA is the folder that holds `caltech101_dev/` (one folder a class) and `tiny_imagenet/`
-(Parquet files of JPEGs); MODEL is a name or a file that `--model` takes. Prints Markdown: for each
-network, what pooling, input rule, center, PCA, mirror image and several scales do to leave-one-out
-mAP and recall@1, and to the images a second of the network with every pooling (bf16 in torch, one
-pass, decoding apart): they compare rows of one table.
+DATA holds `caltech101_dev/` and `retrieval_dev/SET/CLASS/*.jpg`; MODEL is a name or a file that
+`--model` takes. Prints Markdown: for each network, what the input rule, pooling, center, mirror
+image and several scales do to leave-one-out mAP on nine kinds of photos, against torchvision's own
+recipe. Features are kept in CACHE, so that a run that was cut goes on.
 
-Most of these are not options of the tool; that is what the table is for.
+A row's center is of each set by itself, as that of a store would be. Most rows are no options of
+the tool; that is what the table is for.
 """
 
 from __future__ import annotations
 
-import io
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from torch import Tensor
-from torch.nn.functional import interpolate, normalize
 
 from benchmarks.measure import machine
+from benchmarks.photo_sets import OBJECTS, RULES, Photo, Pixels, photos_of
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
-from embedsearch.images.decode.image import square
 from embedsearch.learning.metrics import measure, rank_others
-from embedsearch.network.extractor import normalization, pooling_of
-from embedsearch.network.pooling import GeM, expected_features
-from embedsearch.network.resnet import ResNet, float_pixels, load
+from embedsearch.network.converted import import_openvino
+from embedsearch.network.expected import expected_of
+from embedsearch.network.extractor import normalization
+from embedsearch.network.pooling import GeM
+from embedsearch.network.resnet import STAGES, float_pixels, load
 from embedsearch.network.weights import resolve, weights_path
+from embedsearch.store.center import MODEL_SHARE, STORE_SHARE
 
-BATCH = 32
-FITTED_ON = 2_000  # pictures of Tiny ImageNet, for PCA and means
-PCA_DIMS = 256
-OWN = "the model's own"  # pooling, as its record says
-
-Pixels = npt.NDArray[np.uint8]
-POOLINGS: dict[str, Callable[[dict[str, Tensor]], Tensor]] = {
-    "average": lambda maps: maps["layer4"].mean(dim=(2, 3)),
-    "GeM 2": lambda maps: GeM(2.0)(maps["layer4"]),
-    "GeM 3": lambda maps: GeM(3.0)(maps["layer4"]),
-    "GeM 4": lambda maps: GeM(4.0)(maps["layer4"]),
-    "max": lambda maps: maps["layer4"].amax(dim=(2, 3)),
-    "GeM 3 of stages 3 + 4": lambda maps: torch.cat(
-        [normalize(GeM(3.0)(maps[stage])) for stage in ("layer4", "layer3")], dim=1
-    ),
+BATCH = 16
+LOSES_BY = 0.005  # of a set's mAP: less is a draw
+RESAMPLES = 1_000
+SMALL = ((2, 2), (4, 2), (5, 4), (10, 4), (10, 10))  # classes of a small store, photos of each
+DRAWS = 12  # of small stores from each set
+AVERAGE, GAUSSIAN = "average", 0.4
+# Power and sigma of the weights over the map, 0 where all cells count alike.
+POOLINGS = {AVERAGE: (1.0, 0.0)} | {
+    f"GeM {power:g}" + (f", middle {sigma:g}" if sigma else ""): (power, sigma)
+    for sigma in (0.0, 0.29, GAUSSIAN, 0.5)
+    for power in (1.5, 2.0, 2.5, 3.0)
 }
 
-
-class Network:
-    """A network with the photos it is tried on."""
-
-    def __init__(self, model: str, photos: Sequence[Image.Image], labels: Sequence[str]) -> None:
-        self.spec: ModelSpec = resolve(model, Session())
-        weights = load_file(weights_path(self.spec))
-        self.network: ResNet = load(self.spec.architecture, weights).to(
-            memory_format=torch.channels_last
-        )
-        self.side = self.spec.input_side
-        self.mean, self.deviation = normalization(self.spec)
-        self.pooling = pooling_of(self.spec)
-        self.poolings = POOLINGS | {OWN: lambda maps: self.pooling(maps["layer4"])}
-        self.photos = photos
-        names = sorted(set(labels))
-        self.labels = np.array([names.index(label) for label in labels])
-
-    def features(self, pixels: Pixels, scales: Sequence[float], *, flip: bool = False) -> Features:
-        """Return every pooling's unit vectors, summed over scales and mirror images, and time."""
-        found: dict[str, list[Tensor]] = {name: [] for name in self.poolings}
-        seconds = 0.0
-        for start in range(-BATCH, len(pixels), BATCH):  # the first batch twice: once to warm up
-            batch = torch.from_numpy(pixels[max(0, start) : max(0, start) + BATCH])
-            started = time.perf_counter()
-            with torch.inference_mode():
-                x = (float_pixels(batch) - self.mean) / self.deviation
-                sums = self._pooled(x, scales)
-                if flip:
-                    mirrored = self._pooled(x.flip(3), scales)
-                    sums = {name: sums[name] + mirrored[name] for name in sums}
-            if start >= 0:
-                seconds += time.perf_counter() - started
-                for name, vectors in sums.items():
-                    found[name].append(normalize(vectors))
-        return Features(
-            {name: torch.cat(parts).numpy() for name, parts in found.items()},
-            len(pixels) / seconds,
-        )
-
-    def _pooled(self, x: Tensor, scales: Sequence[float]) -> dict[str, Tensor]:
-        sums: dict[str, Tensor] = {}
-        for scale in scales:
-            y = x
-            if scale != 1.0:
-                side = round(self.side * scale / 32) * 32
-                y = interpolate(x, (side, side), mode="bicubic", antialias=True)
-            with torch.autocast("cpu", torch.bfloat16):
-                maps = self.network.extract_stages(y.contiguous(memory_format=torch.channels_last))
-            maps = {name: values.float() for name, values in maps.items()}
-            for name, pool in self.poolings.items():
-                pooled = normalize(pool(maps))
-                sums[name] = sums[name] + pooled if name in sums else pooled
-        return sums
-
-    def seen(self, photo: Image.Image, side: int) -> Pixels:
-        """Return what the model sees of a photo, as its record says."""
-        return square(photo, side, resize=self.spec.resize)
-
-    def score(self, vectors: npt.NDArray[np.float32]) -> tuple[float, float]:
-        """Return mAP and recall@1, leave one out."""
-        queries = np.arange(len(vectors))
-        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        order = rank_others(unit.astype(np.float32), queries)
-        relevant = self.labels[order] == self.labels[:, None]
-        values = measure(relevant, np.bincount(self.labels)[self.labels] - 1)
-        return float(values["mAP"].mean()), float(values["recall@1"].mean())
+Vectors = npt.NDArray[np.float32]
+Centered = Callable[[Vectors], Vectors]
 
 
 class Features:
-    """Unit vectors of every pooling, and the images a second that they took."""
+    """Pooled features of all photos by one network, made once for each input rule."""
 
-    def __init__(self, vectors: dict[str, npt.NDArray[np.float32]], rate: float) -> None:
-        self.vectors = vectors
-        self.rate = rate
+    def __init__(self, model: str, photos: Sequence[Photo], cache: Path) -> None:
+        self.spec: ModelSpec = resolve(model, Session())
+        self._photos = photos
+        self._cache = cache
+        self._network: Any = None
+
+    def of(self, rule: str) -> dict[str, Any]:
+        """Return unit vectors, float32 (N, D), by pooling, and `rate`, in images/s."""
+        spec = self.spec
+        path = self._cache / f"{spec.weights_sha256[:16]}-{spec.input_side}-{rule}.npz"
+        if not path.exists():
+            found = self._made(rule)
+            partial = path.with_suffix(".part.npz")
+            np.savez(partial, **found)
+            partial.rename(path)
+        with np.load(path) as kept:
+            return {name: kept[name].astype(np.float32) for name in kept.files}
+
+    def _made(self, rule: str) -> dict[str, Any]:
+        """Embed all photos."""
+        if self._network is None:
+            self._network = _compiled(self.spec)
+        pools = {name: GeM(*settings) for name, settings in POOLINGS.items()}
+        vectors = {name: np.zeros((len(self._photos), self.spec.dim), np.float16) for name in pools}
+        by_shape: dict[tuple[int, ...], list[tuple[int, Pixels]]] = {}
+        seconds = 0.0
+
+        def embed(batch: list[tuple[int, Pixels]]) -> None:
+            nonlocal seconds
+            started = time.perf_counter()
+            maps = torch.from_numpy(self._network(np.stack([pixels for _, pixels in batch]))[0])
+            seconds += time.perf_counter() - started
+            places = [place for place, _ in batch]
+            for name, pool in pools.items():
+                vectors[name][places] = torch.nn.functional.normalize(pool(maps)).numpy()
+
+        with ThreadPoolExecutor() as threads:
+            for place, pixels in enumerate(threads.map(self._seen(rule), self._photos)):
+                waiting = by_shape.setdefault(pixels.shape, [])
+                waiting.append((place, pixels))
+                if len(waiting) == BATCH:
+                    embed(by_shape.pop(pixels.shape))
+        for rest in by_shape.values():
+            embed(rest)
+        return {**vectors, "rate": np.array(len(self._photos) / seconds)}
+
+    def _seen(self, rule: str) -> Callable[[Photo], Pixels]:
+        def pixels(photo: Photo) -> Pixels:
+            with Image.open(photo.path) as image:
+                return RULES[rule](image.convert("RGB"), self.spec.input_side)
+
+        return pixels
 
 
-def cropped(photo: Image.Image, side: int) -> Pixels:
-    """Return the center of a photo, as torchvision's own transform of 224 px cuts it."""
-    scale = round(side * 256 / 224) / min(photo.size)
-    size = [max(side, round(length * scale)) for length in photo.size]
-    photo = photo.resize((size[0], size[1]), Image.Resampling.BILINEAR)
-    left, top = ((length - side) // 2 for length in size)
-    return np.asarray(photo.crop((left, top, left + side, top + side)))
+def _compiled(spec: ModelSpec) -> Any:
+    """Return a function of uint8 (B, H, W, 3) that gives the last map, float32 (B, C, H', W')."""
+    network = load(spec.architecture, load_file(weights_path(spec)))
+    mean, deviation = normalization(spec)
+
+    class LastMap(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            x = (float_pixels(pixels) - mean) / deviation
+            return self.network.extract_stages(x)[STAGES[-1]]
+
+    ov = import_openvino()
+    example = torch.zeros(2, spec.input_side, spec.input_side, 3, dtype=torch.uint8)
+    with torch.no_grad():
+        model = ov.convert_model(LastMap().eval(), example_input=example, input=[-1, -1, -1, 3])
+    return ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
-def stacked(
-    photos: Sequence[Image.Image], rule: Callable[[Image.Image, int], Pixels], side: int
-) -> Pixels:
-    """Return uint8 (N, S, S, 3)."""
-    with ThreadPoolExecutor() as threads:
-        return np.stack(list(threads.map(lambda photo: rule(photo, side), photos)))
+def units(vectors: Vectors) -> Vectors:
+    """Return vectors of length 1."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    found: Vectors = (vectors / lengths).astype(np.float32)
+    return found
 
 
-def pca(
-    fitted_on: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
-    """Return the first PCA_DIMS principal components, of a mean and axes fitted elsewhere."""
-    mean = fitted_on.mean(axis=0)
-    _, _, axes = np.linalg.svd(fitted_on - mean, full_matrices=False)
-    reduced: npt.NDArray[np.float32] = (vectors - mean) @ axes[:PCA_DIMS].T
-    return reduced
+def from_own_mean(share: float) -> Centered:
+    """Return how vectors are measured from a share of their mean."""
+    return lambda vectors: units(vectors - share * vectors.mean(axis=0))
 
 
-def rows(net: Network, others: Sequence[Image.Image]) -> list[tuple[str, float, float, float]]:
-    """Return (what, mAP, recall@1, images/s) of everything that is tried."""
-    side = net.side
-    table = []
+@dataclass
+class Sets:
+    """The photos by set, and what it is to find the others of a class."""
 
-    def add(what: str, vectors: npt.NDArray[Any], rate: float) -> None:
-        table.append((what, *net.score(vectors), rate))
+    photos: Sequence[Photo]
 
-    base = net.features(stacked(net.photos, net.seen, side), [1.0])
-    whole = net.features(stacked(net.photos, square, side), [1.0])
-    crop = net.features(stacked(net.photos, cropped, side), [1.0])
-    own = f"{net.spec.resize}, by the record"
-    for rule, found in ((own, base), ("whole, squashed", whole), ("center crop", crop)):
-        for pooling, vectors in found.vectors.items():
-            add(f"{rule}, {pooling}", vectors, found.rate)
-    gem = base.vectors[OWN]
-    center = expected_features(net.network, net.spec.architecture, net.pooling).numpy()
-    share, default = net.spec.center, f"{net.spec.resize}, {net.spec.pooling}"
-    if net.spec.gaussian:
-        default += f" with sigma {net.spec.gaussian:g}"
-    elsewhere = net.features(stacked(others, net.seen, side), [1.0]).vectors[OWN]
+    def __post_init__(self) -> None:
+        self.of_photo = np.array([photo.set for photo in self.photos])
+        names = sorted({photo.label for photo in self.photos})
+        numbers = {name: number for number, name in enumerate(names)}
+        self.labels = np.array([numbers[photo.label] for photo in self.photos])
+        self.names = list(dict.fromkeys(self.of_photo.tolist()))
+
+    def precisions(self, vectors: Vectors, centered: Centered) -> dict[str, Vectors]:
+        """Return the average precision of each photo, by set."""
+        return {
+            name: self.precision(vectors, centered, np.flatnonzero(self.of_photo == name))
+            for name in self.names
+        }
+
+    def precision(self, vectors: Vectors, centered: Centered, chosen: Any) -> Any:
+        """Return the average precisions of some photos that form a store."""
+        labels = self.labels[chosen]
+        order = rank_others(centered(vectors[chosen]), np.arange(len(chosen)))
+        wanted = (labels[:, None] == labels).sum(axis=1) - 1
+        asked = wanted > 0
+        relevant = labels[order] == labels[:, None]
+        return measure(relevant[asked], wanted[asked])["mAP"]
+
+    def small(
+        self, vectors: Vectors, centers: dict[str, Centered], classes: int, each: int
+    ) -> dict[str, float]:
+        """Return the mAP of small stores by center: some photos of some classes of a set."""
+        rng = np.random.default_rng(0)
+        found: dict[str, list[float]] = {name: [] for name in centers}
+        for name in self.names:
+            inside = np.flatnonzero(self.of_photo == name)
+            for _ in range(DRAWS):
+                drawn = rng.permutation(np.unique(self.labels[inside]))[:classes]
+                chosen = np.concatenate(
+                    [rng.permutation(inside[self.labels[inside] == one])[:each] for one in drawn]
+                )
+                for center, centered in centers.items():
+                    values = self.precision(vectors, centered, chosen)
+                    found[center].append(float(values.mean()))
+        return {center: float(np.mean(values)) for center, values in found.items()}
+
+
+class Table:
+    """Rows of mAP by set, beside those of torchvision's recipe."""
+
+    def __init__(self, sets: Sets, features: Features) -> None:
+        self._sets = sets
+        self.features = features
+        self._base: dict[str, Vectors] | None = None
+
+    def head(self) -> str:
+        """Return the first two lines."""
+        names = [name.replace("_dev", "") for name in self._sets.names]
+        cells = ["what", *names, "mean of 8", "all 9", "won : lost", "worst", "gain, 95 %"]
+        return f"| {' | '.join(cells)} |\n|{'---|' * len(cells)}"
+
+    def row(self, what: str, vectors: Vectors, centered: Centered = units) -> str:
+        """Return a row; the first one is what the others are compared with."""
+        found = self._sets.precisions(vectors, centered)
+        means = {name: float(values.mean()) for name, values in found.items()}
+        self._base = base = self._base or found
+        gains = {name: means[name] - float(base[name].mean()) for name in means}
+        of_8 = float(np.mean([mean for name, mean in means.items() if name != OBJECTS]))
+        low, high = self._interval(found, base)
+        won = sum(gain > LOSES_BY for gain in gains.values())
+        lost = sum(gain < -LOSES_BY for gain in gains.values())
+        cells = [what, *(f"{mean:.3f}" for mean in means.values()), f"{of_8:.3f}"]
+        cells += [f"{np.mean([*means.values()]):.3f}", f"{won} : {lost}"]
+        cells += [f"{min(gains.values()):+.3f}", f"{low:+.3f} to {high:+.3f}"]
+        return f"| {' | '.join(cells)} |"
+
+    @staticmethod
+    def _interval(found: dict[str, Vectors], base: dict[str, Vectors]) -> tuple[float, float]:
+        """Return the 95 % interval of the mean gain over all sets, photos drawn anew in each."""
+        rng = np.random.default_rng(0)
+        drawn = np.zeros(RESAMPLES)
+        for name, values in found.items():
+            gains = values - base[name]
+            counts = rng.multinomial(len(gains), np.full(len(gains), 1 / len(gains)), RESAMPLES)
+            drawn += counts @ gains / len(gains) / len(found)
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        return float(low), float(high)
+
+
+def report(features: Features, sets: Sets) -> None:
+    """Print the tables of a network."""
+    spec, table = features.spec, Table(sets, features)
+    power = float(spec.pooling.removeprefix("gem"))
+    own = f"GeM {power:g}, middle {GAUSSIAN:g}"
+    store = from_own_mean(STORE_SHARE)
+    expected = expected_of(spec)
+    seen = {rule: features.of(rule) for rule in RULES}
+    mild = seen["mildly cropped"]
+    print(f"\n### {spec.name}: {spec.architecture} at {spec.input_side} px\n\n{table.head()}")
+
+    def add(what: str, vectors: Vectors, centered: Centered = units) -> None:
+        print(table.row(what, vectors, centered), flush=True)
+
+    add("torchvision's recipe: its crop, average", seen["torchvision's"][AVERAGE])
     add(
-        f"**the default: {default}, {share} of the expected center**",
-        gem - share * center,
-        base.rate,
+        "0.1: squashed, GeM 3, 0.6 of what is foretold",
+        seen["squashed"]["GeM 3"],
+        lambda vectors: units(vectors - MODEL_SHARE * expected),
     )
-    for part in (0.4, 0.8, 1.0):
-        add(f"{default}, {part} of the expected center", gem - part * center, base.rate)
+    add(f"**the default: mildly cropped, {own}, {STORE_SHARE} of the mean**", mild[own], store)
+    for rule in ("torchvision's", "squashed", "middle square", "own proportions"):
+        add(f"{rule} instead", seen[rule][own], store)
+    for pooling in POOLINGS:
+        if pooling != own:
+            add(f"{pooling} instead", mild[pooling], store)
+    add("no center", mild[own])
     add(
-        f"{default}, mean of {FITTED_ON:,} Tiny ImageNet pictures",
-        gem - elsewhere.mean(axis=0),
-        base.rate,
+        f"{MODEL_SHARE} of what is foretold",
+        mild[own],
+        lambda vectors: units(vectors - MODEL_SHARE * expected),
     )
-    add(f"{default}, mean of these photos (flatters)", gem - gem.mean(axis=0), base.rate)
-    add(
-        f"{default}, PCA {PCA_DIMS} of {FITTED_ON:,} Tiny ImageNet pictures",
-        pca(elsewhere, gem),
-        base.rate,
-    )
-    add(f"{default}, PCA {PCA_DIMS} of these photos (flatters)", pca(gem, gem), base.rate)
-    crop_gem = crop.vectors["GeM 3"]
-    add(
-        f"center crop, GeM 3, {share} of the expected center",
-        crop_gem - share * center,
-        crop.rate,
-    )
-    for other in (side - 64, side - 32, side + 32):
-        found = net.features(stacked(net.photos, net.seen, other), [1.0])
-        measured = found.vectors[OWN] - share * center
-        add(f"the default at {other} px (--input-side)", measured, found.rate)
-    pixels = stacked(net.photos, net.seen, side)
-    flipped = net.features(pixels, [1.0], flip=True)
-    add("the default, --flip", flipped.vectors[OWN] - share * center, flipped.rate)
-    scaled = net.features(pixels, [0.71, 1.0, 1.41])
-    add(
-        "the default, 3 scales (0.71, 1, 1.41)",
-        scaled.vectors[OWN] - share * center,
-        scaled.rate,
-    )
-    return table
-
-
-def read_photos(folder: Path) -> tuple[list[Image.Image], list[str]]:
-    """Return the photos, each as its decoder gives it, and their classes."""
-    paths = sorted(folder.rglob("*.jpg"))
-    photos = [Image.open(path).convert("RGB") for path in paths]
-    return photos, [path.parent.name for path in paths]
-
-
-def read_others(folder: Path) -> list[Image.Image]:
-    """Return FITTED_ON pictures of Tiny ImageNet, evenly spread."""
-    column = pq.read_table(sorted(folder.glob("train-*.parquet"))[0], columns=["jpeg"]).column(0)
-    step = len(column) // FITTED_ON
-    return [
-        Image.open(io.BytesIO(column[i * step].as_py())).convert("RGB") for i in range(FITTED_ON)
-    ]
+    for share in (0.4, 0.6, 0.7, 0.9, 1.0):
+        add(f"{share} of the mean", mild[own], from_own_mean(share))
+    scales = [mild[own], *(seen[f"scale {scale}"][own] for scale in ("0.71", "1.41"))]
+    add("the mirror image, too (--flip)", units(mild[own] + seen["mirror image"][own]), store)
+    add("mean of three scales", units(sum(scales[1:], scales[0])), store)
+    add("maximum of three scales", units(np.maximum.reduce(scales)), store)
+    rates = ", ".join(f"{rule} {found['rate']:.0f}" for rule, found in seen.items())
+    print(f"\nThe network alone, images/s in fp32: {rates}.\n")
+    centers: dict[str, Centered] = {
+        "no center": units,
+        f"{MODEL_SHARE} of what is foretold": lambda v: units(v - MODEL_SHARE * expected),
+        f"{STORE_SHARE} of the mean": store,
+    }
+    print(f"| a store of | {' | '.join(centers)} |\n|{'---|' * (len(centers) + 1)}")
+    for classes, each in SMALL:
+        values = sets.small(mild[own], centers, classes, each).values()
+        cells = " | ".join(f"{value:.3f}" for value in values)
+        print(f"| {classes} × {each} images | {cells} |", flush=True)
 
 
 def main() -> None:
     """Print the tables."""
-    data = Path(sys.argv[1])
+    data, cache = Path(sys.argv[1]), Path(sys.argv[2])
+    cache.mkdir(parents=True, exist_ok=True)
+    photos = photos_of(data)
+    sets = Sets(photos)
     print(machine())
-    photos, labels = read_photos(data / "caltech101_dev")
-    others = read_others(data / "tiny_imagenet")
-    for model in sys.argv[2:]:
-        net = Network(model, photos, labels)
-        print(f"\n### {net.spec.name}: {net.spec.architecture} at {net.side} px\n")
-        print("| what | mAP | recall@1 | images/s |\n|---|---|---|---|")
-        for what, mean_ap, recall, rate in rows(net, others):
-            print(f"| {what} | {mean_ap:.3f} | {recall:.3f} | {rate:.0f} |", flush=True)
+    for model in sys.argv[3:]:
+        report(Features(model, photos, cache), sets)
 
 
 if __name__ == "__main__":

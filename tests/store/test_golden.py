@@ -1,7 +1,8 @@
 """Stores of released formats, kept as they were made; and one of them, broken in every known way.
 
 `golden/format_1` holds eight of sample_images in /photos by the packaged network, of which one was
-deleted, one broken file, two columns, and an IVF index.
+deleted, one broken file, two columns, and an IVF index. `golden/format_2` holds nine, and measures
+them from a center.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ FORMAT_1 = GOLDEN / "format_1"
 SCORES = {"clocks_1.jpg": 1.0, "clocks_5.jpg": 0.60572, "clocks_6.jpg": 0.50634}
 
 
+FORMAT_2 = GOLDEN / "format_2"
+SCORES_2 = {"clocks_1.jpg": 1.0, "clocks_5.jpg": 0.56981, "clocks_6.jpg": 0.42153}
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return Path(shutil.copytree(FORMAT_1, tmp_path / "format_1"))
@@ -45,6 +50,19 @@ def test_a_store_of_format_1_answers(store: Path) -> None:
     assert hits[0].metadata == {"label": "clocks", "count": 5}
     assert sorted(hit.key for hit in labelled) == ["boats_1.jpg", "boats_4.jpg", "boats_5.jpg"]
     assert [failure.key for _, failure in failures(store)] == ["broken.jpg"]
+
+
+def test_a_store_of_format_2_answers(tmp_path: Path) -> None:
+    store = Path(shutil.copytree(FORMAT_2, tmp_path / "format_2"))
+    done = run_cli("check", "--read-data", "--store", store)
+    assert done.stdout == "generation 3 is whole: 8 images in 6 files\n"
+    with embedsearch.open_store(store) as searcher:
+        hits = searcher.query(embedsearch.Key("clocks_1.jpg"), k=3)
+    assert {hit.key: pytest.approx(hit.score, abs=1e-4) for hit in hits} == SCORES_2
+    assert hits[0].metadata == {"label": "clocks", "count": 5}
+    values = json.loads((store / "manifests" / _pointer(store)["manifest"]).read_text())
+    assert (values["format_version"], values["min_reader_version"]) == (2, 2)
+    assert (values["center"]["kind"], values["center"]["images"]) == ("store", 9)
 
 
 def test_columns_that_came_later_are_empty(store: Path, tmp_path: Path) -> None:
