@@ -123,6 +123,9 @@ class Stored(Protocol):
     def vector(self, image: str | int) -> Vector:
         """Return a measured vector, float32 (D,). Raises ImageNotFound."""
 
+    def plain_vector(self, image: str | int) -> Vector:
+        """Return a unit vector of the network, float32 (D,). Raises ImageNotFound."""
+
     def measured(self, vector: Vector) -> Vector:
         """Return a unit vector, float32 (D,), measured from the center of the store."""
 
@@ -181,25 +184,36 @@ class QueryEmbedder:
 
         Raises UsageError for an invalid query.
         """
-        mixes = [_parts(query) for query in queries]
-        singles = [part for mix in mixes for part in (*mix.like, *mix.unlike)]
-        flat = iter(self._singles(singles, stored))
-        return [
-            _mixed([next(flat) for _ in mix.like], [next(flat) for _ in mix.unlike])
-            for mix in mixes
-        ]
+        return [_mixed(*parts) for parts in self._in_parts(queries, stored)]
 
     def matrix(self, queries: Sequence[Query], stored: Stored) -> npt.NDArray[np.float32]:
         """Return unit vectors of the network, float32 (Q, D), measured from nothing.
 
-        Raises UsageError and UnreadableImage.
+        A mixture is made of measured ones, as when it is searched. Raises UsageError and
+        UnreadableImage.
         """
         vectors = []
-        for vector in self.vectors(queries, stored):
+        made = self._in_parts(queries, _AsMade(stored))
+        for query, (like, unlike) in zip(queries, made, strict=True):
+            vector = like[0]
+            if isinstance(query, Mix):
+                measured = (
+                    [_from_center(each, stored) for each in some] for some in (like, unlike)
+                )
+                vector = _mixed(*measured)
             if isinstance(vector, UnreadableImage):
                 raise vector
-            vectors.append(stored.plain(vector))
+            vectors.append(stored.plain(vector) if isinstance(query, Mix) else vector)
         return np.array(vectors, dtype=np.float32).reshape(len(queries), self.spec.dim)
+
+    def _in_parts(
+        self, queries: Sequence[Query], stored: Stored
+    ) -> list[tuple[list[_Outcome], list[_Outcome]]]:
+        """Return the vectors of what each query is like and unlike."""
+        mixes = [_parts(query) for query in queries]
+        singles = [part for mix in mixes for part in (*mix.like, *mix.unlike)]
+        flat = iter(self._singles(singles, stored))
+        return [([next(flat) for _ in m.like], [next(flat) for _ in m.unlike]) for m in mixes]
 
     def _singles(self, queries: Sequence[Any], stored: Stored) -> list[_Outcome]:
         """Return the measured vector of each query; none is a mixture."""
@@ -285,6 +299,19 @@ class QueryEmbedder:
         except ValueError as error:
             raise UsageError(f"a query vector has length 1: {error}") from error
         return vector
+
+
+class _AsMade:
+    """A store of which vectors are wanted as the network made them."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.vector = self.plain_vector = stored.plain_vector
+        self.place = stored.place
+
+    def measured(self, vector: Vector) -> Vector:
+        return vector
+
+    plain = measured
 
 
 def drawn_towards(

@@ -28,7 +28,7 @@ from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.files import FileRecord
 from embedsearch.store.info import generations, roll_back
-from embedsearch.store.manifest import Manifest
+from embedsearch.store.manifest import FORMAT_VERSION, Manifest
 from embedsearch.store.writer import StoreWriter, create_store
 from tests.support.library import paint, run_cli
 from tests.support.stores import rows_of
@@ -54,7 +54,9 @@ def test_shards_are_ordinary_parquet(store: Path, photos: Path) -> None:
 def test_manifest_survives_its_round_trip(store: Path) -> None:
     manifest = read_current(store)
     assert Manifest.from_bytes(manifest.to_bytes()) == manifest
-    newer = manifest.to_bytes().replace(b'"min_reader_version": 1', b'"min_reader_version": 2')
+    text, ours, later = manifest.to_bytes().decode(), FORMAT_VERSION, FORMAT_VERSION + 1
+    newer = text.replace(f'"min_reader_version": {ours}', f'"min_reader_version": {later}').encode()
+    assert newer != manifest.to_bytes()
     with pytest.raises(IncompatibleStore, match="update embedsearch"):
         Manifest.from_bytes(newer)
 
