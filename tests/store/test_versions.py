@@ -53,7 +53,10 @@ def test_fields_of_a_later_version_are_handed_on(
     grown: Path, library: Library, tmp_path: Path
 ) -> None:
     _, values = current(grown)
-    values |= {"format_version": FORMAT_VERSION + 1, "captions_index": {"name": "t-00000009.sqlite"}}
+    values |= {
+        "format_version": FORMAT_VERSION + 1,
+        "captions_index": {"name": "t-00000009.sqlite"},
+    }
     values["roots"][0]["label"] = "holidays"
     values["search"]["again"] = [1, {"a": None}]
     values["search"]["budget"]["joules"] = 0.5
