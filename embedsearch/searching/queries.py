@@ -184,7 +184,13 @@ class QueryEmbedder:
 
         Raises UsageError for an invalid query.
         """
-        return [_mixed(*parts) for parts in self._in_parts(queries, stored)]
+        mixes = [_parts(query) for query in queries]
+        singles = [part for mix in mixes for part in (*mix.like, *mix.unlike)]
+        flat = iter(self._singles(singles, stored))
+        return [
+            _mixed([next(flat) for _ in mix.like], [next(flat) for _ in mix.unlike])
+            for mix in mixes
+        ]
 
     def matrix(self, queries: Sequence[Query], stored: Stored) -> npt.NDArray[np.float32]:
         """Return unit vectors of the network, float32 (Q, D), measured from nothing.
@@ -192,28 +198,16 @@ class QueryEmbedder:
         A mixture is made of measured ones, as when it is searched. Raises UsageError and
         UnreadableImage.
         """
+        mixed = iter(self.vectors([q for q in queries if isinstance(q, Mix)], stored))
+        single = [query for query in queries if not isinstance(query, Mix)]
+        made = iter(self._singles(single, _AsMade(stored)))
         vectors = []
-        made = self._in_parts(queries, _AsMade(stored))
-        for query, (like, unlike) in zip(queries, made, strict=True):
-            vector = like[0]
-            if isinstance(query, Mix):
-                measured = (
-                    [_from_center(each, stored) for each in some] for some in (like, unlike)
-                )
-                vector = _mixed(*measured)
+        for query in queries:
+            vector = next(mixed if isinstance(query, Mix) else made)
             if isinstance(vector, UnreadableImage):
                 raise vector
             vectors.append(stored.plain(vector) if isinstance(query, Mix) else vector)
         return np.array(vectors, dtype=np.float32).reshape(len(queries), self.spec.dim)
-
-    def _in_parts(
-        self, queries: Sequence[Query], stored: Stored
-    ) -> list[tuple[list[_Outcome], list[_Outcome]]]:
-        """Return the vectors of what each query is like and unlike."""
-        mixes = [_parts(query) for query in queries]
-        singles = [part for mix in mixes for part in (*mix.like, *mix.unlike)]
-        flat = iter(self._singles(singles, stored))
-        return [([next(flat) for _ in m.like], [next(flat) for _ in m.unlike]) for m in mixes]
 
     def _singles(self, queries: Sequence[Any], stored: Stored) -> list[_Outcome]:
         """Return the measured vector of each query; none is a mixture."""

@@ -101,8 +101,7 @@ def test_it_stays_while_little_comes_and_moves_with_much(alone: Shared, photos: 
         assert grown.center.vector != first.center.vector
         _, vectors = plain_rows(alone.store)
         wanted = by_hand(alone.store, vectors[0])
-        while searcher.manifest.generation != grown.generation:
-            searcher.query(Key("000.png"))
+        assert searcher.refresh()
         found = {hit.key: hit.score for hit in searcher.query(vectors[0], k=300)}
         assert found == pytest.approx(wanted, abs=2e-3)
     assert check_store(alone.store, read_data=True)[1] == []
