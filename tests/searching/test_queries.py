@@ -128,9 +128,9 @@ def test_a_mixture_is_rocchios(samples: embedsearch.Searcher) -> None:
     likes, unlikes = (measured(samples.store, np.array(some)) for some in (like, unlike))
     center = samples.manifest.open_center()
     assert center is not None
-    by_hand = center.plain(likes.mean(axis=0) - UNLIKE_WEIGHT * unlikes.mean(axis=0))
+    by_hand = likes.mean(axis=0) - UNLIKE_WEIGHT * unlikes.mean(axis=0)
     wanted = samples.query(Mix(like, unlike), 9)
-    same = samples.query(by_hand.astype(np.float32), 9)
+    same = samples.query(center.plain(by_hand.astype(np.float32)), 9)
     assert keys(wanted) == keys(same)
     assert [h.score for h in wanted] == pytest.approx([h.score for h in same], abs=1e-6)
     assert samples.query(like[0], 9, like=like[1:], unlike=unlike) == wanted
@@ -217,8 +217,8 @@ def test_expansion_adds_weighed_neighbors(samples: embedsearch.Searcher) -> None
     weights = [max(hit.score, 0.0) ** 3 for hit in near]
     center = samples.manifest.open_center()
     assert center is not None
-    vector = center.plain(measured(samples.store, query) + weights @ rows)
-    wanted = samples.query(vector.astype(np.float32), 9)
+    vector = measured(samples.store, query) + weights @ rows
+    wanted = samples.query(center.plain(vector.astype(np.float32)), 9)
     hits = samples.query(query, 9, expand=4)
     assert keys(hits) == keys(wanted)
     assert [h.score for h in hits] == pytest.approx([h.score for h in wanted], abs=1e-3)

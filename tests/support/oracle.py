@@ -17,10 +17,9 @@ DIM = 512
 
 def oracle(store: Path, query: npt.NDArray[np.float32], k: int) -> list[tuple[bytes, float]]:
     """Every live row's q·v/|v| in float64, both measured, best first, ties in the order of keys."""
-    query = measured(store, query)
-    rows = compared_rows(store)
+    asked, rows = measured(store, query), compared_rows(store)
     scores = {
-        key: float(np.clip(query @ vector / np.linalg.norm(vector), -1, 1))
+        key: float(np.clip(asked @ vector / np.linalg.norm(vector), -1, 1))
         for key, vector in rows.items()
     }
     ordered = sorted(scores, key=lambda key: (-np.float32(scores[key]), key))
