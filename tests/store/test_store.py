@@ -24,8 +24,9 @@ from embedsearch.core.errors import (
 )
 from embedsearch.core.strict_json import strict_json
 from embedsearch.indexing.repair import repair
+from embedsearch.store import files
 from embedsearch.store.check import check_store
-from embedsearch.store.current import read_current
+from embedsearch.store.current import check_format, read_current
 from embedsearch.store.files import FileRecord
 from embedsearch.store.info import generations, roll_back
 from embedsearch.store.manifest import FORMAT_VERSION, Manifest
@@ -49,6 +50,23 @@ def test_shards_are_ordinary_parquet(store: Path, photos: Path) -> None:
     assert row["mtime_ns"] == (photos / "b/02.png").stat().st_mtime_ns
     assert row["digest"] == hashlib.sha256((photos / "b/02.png").read_bytes()).digest()
     assert len(rows_of(store)) == 11
+
+
+def test_two_create_a_store_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The faster one sweeps what the slower one has not named yet: the store is there for both."""
+    store, write = tmp_path / "s.es", files._write
+
+    def overtaken(*arguments: Any) -> Any:
+        monkeypatch.setattr(files, "_write", write)
+        written = write(*arguments)
+        with StoreWriter(store):
+            assert not [*(store / "tmp").iterdir()]
+        return written
+
+    monkeypatch.setattr(files, "_write", overtaken)
+    create_store(store)
+    assert files._write is write, "it was overtaken"
+    check_format(store)
 
 
 def test_manifest_survives_its_round_trip(store: Path) -> None:
