@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -117,7 +116,6 @@ def _record(snapshot: Snapshot, fields: list[Field]) -> DatabaseRecord:
         tool=f"embedsearch {__version__}",
         fields=tuple(fields),
         store_id=snapshot.manifest.store_id,
-        center=snapshot.manifest.center_id,
     )
 
 
@@ -226,11 +224,10 @@ class _Upload:
 
     def _batches(self, live: npt.NDArray[np.bool_]) -> Iterator[RowBatch]:
         """Yield the live rows, one row group at a time."""
-        fields = self._record.fields
+        fields, center = self._record.fields, self._snapshot.center
+        center_id = self._snapshot.manifest.center_id
         keys = self._snapshot.tables(["row", "root", "key"])
-        vectors = chain.from_iterable(
-            map(self._snapshot.vectors, range(len(self._snapshot.shards)))
-        )
+        vectors = (group for shard in self._snapshot.shards for group in shard.vectors())
         for (start, table), (_, known), group in zip(
             self._columns.tables(_sources(fields)), keys, vectors, strict=True
         ):
@@ -243,8 +240,8 @@ class _Upload:
             values = [plain(column_of(table, field), field.kind) for field in fields]
             yield RowBatch(
                 rows=numbers(known.column("row")).astype(np.int64),
-                marks=row_checksums(group, [roots, names_in_root, *values]),
-                vectors=group,
+                marks=row_checksums(group, [roots, names_in_root, *values], center_id),
+                vectors=group if center is None else center.rows(group),
                 roots=roots,
                 keys=names_in_root,
                 values=values,

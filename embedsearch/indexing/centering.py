@@ -16,6 +16,7 @@ import numpy.typing as npt
 from embedsearch.core.config import MODEL_CENTER, NO_CENTER, STORE_CENTER
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
+from embedsearch.core.unknown_fields import replaced
 from embedsearch.store.center import CenterRecord, mean_sum
 from embedsearch.store.manifest import Manifest, SearchRecord, ShardRecord
 from embedsearch.store.shards import Shard
@@ -42,7 +43,6 @@ class Centering:
         self._writer = writer
         self._sum: npt.NDArray[np.float64] = np.zeros(model.dim)
         self._count = 0
-        self._has_changed = False
 
     def add(self, vectors: npt.NDArray[np.floating]) -> None:
         """Count images that are added, by their vectors, (n, D)."""
@@ -66,7 +66,6 @@ class Centering:
         record = manifest.center or CenterRecord(self._kind)
         is_first = not record.vector and manifest.live == self._count > 0
         record = record.added(self._sum, self._count)
-        self._has_changed |= self._count > 0
         self._sum, self._count = np.zeros_like(self._sum), 0
         if is_first:
             record = record.taken(self._expected(manifest.model))
@@ -77,12 +76,12 @@ class Centering:
         before = manifest.center or CenterRecord(NO_CENTER)
         if self._kind is None or not manifest.live:
             return manifest
-        record = replace(before, kind=self._kind)
+        record = replaced(before, kind=self._kind)
         few_left = manifest.live <= _FEW_LEFT * record.seen
         if record.kind == STORE_CENTER and (few_left or not record.seen):
             record = self._recounted(manifest, record)
-        elif record == before and not self._has_changed:
-            return manifest
+        elif record.kind == MODEL_CENTER and record == before and before.vector:
+            return manifest  # the weights are the same
         newer = record.taken(self._expected(manifest.model))
         if not before.is_out_of_date(newer, manifest.model.dim):
             return replace(manifest, center=record)
@@ -93,7 +92,8 @@ class Centering:
             if newer.vector
             else "vectors are compared as they are"
         )
-        search = SearchRecord(manifest.search.budget)
+        none = vars(SearchRecord(manifest.search.budget))  # nothing is measured of these vectors
+        search = replaced(manifest.search, **none)
         return replace(manifest, center=newer, exact=(), ann=None, search=search)
 
     def _recounted(self, manifest: Manifest, record: CenterRecord) -> CenterRecord:
@@ -107,7 +107,7 @@ class Centering:
                 for first, vectors in _placed(shard, start)
             )
             total, count = mean_sum(parts, manifest.model.dim)
-        return replace(record, seen=0, mean="").added(total, count)
+        return replaced(record, seen=0, mean="").added(total, count)
 
     def _expected(self, model: ModelSpec) -> npt.NDArray[np.float32]:
         """Return what the weights foretell of the mean, zeros if that does not matter.

@@ -73,11 +73,12 @@ class _NoStore:
     def vector(self, image: str | int) -> Vector:
         raise UsageError(f"{image!r} is a key, and there is no store to find it in")
 
+    plain_vector = vector
+
     def measured(self, vector: Vector) -> Vector:
         return vector
 
-    def plain(self, measured: Vector) -> Vector:
-        return measured
+    plain = measured
 
     def place(self, image: str | int) -> StoredPlace:
         raise UsageError(f"{image!r} is a key, and there is no store to find it in")

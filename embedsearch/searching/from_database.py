@@ -56,8 +56,7 @@ class ServedRows:
             raise vanished(database.place)
         record.check_model(snapshot.manifest.model, database.place)
         self._record = record
-        if record.center == snapshot.manifest.center_id:  # else it is out of date, see below
-            self._check_sample(record)
+        self._check_sample(record)
         is_ours = record.is_of(snapshot.manifest.store_id)
         self._is_current = is_ours and record.generation == snapshot.manifest.generation
         if not is_ours:
@@ -144,9 +143,9 @@ class ServedRows:
         if not len(ordinals):
             return
         rows = np.array([image.row for image in self._snapshot.images(ordinals)], np.int64)
-        expected = dict(
-            zip(rows.tolist(), vector_checksums(self._rows.vectors(ordinals)), strict=True)
-        )
+        # As the network made them: their center may have been another one when they were sent.
+        vectors = self._snapshot.plain_vectors_of(ordinals)
+        expected = dict(zip(rows.tolist(), vector_checksums(vectors), strict=True))
         for row, mark in zip(*self._database.marks(rows, record), strict=True):
             if mark & _VECTOR != expected[int(row)]:
                 raise IncompatibleStore(

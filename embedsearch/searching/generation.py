@@ -111,9 +111,14 @@ class Generation:
     def vector(self, image: str | int) -> Vector:
         """Return the measured vector of an image of the store. Raises ImageNotFound."""
         with self._reading:
-            vector = self._rows.vectors(np.array([self._find(image)]))[0].astype(np.float32)
-        unit: Vector = vector / np.linalg.norm(vector)
-        return unit
+            (vector,) = self._rows.vectors(np.array([self._find(image)]))
+        return _unit(vector)
+
+    def plain_vector(self, image: str | int) -> Vector:
+        """Return the vector that the network made of an image. Raises ImageNotFound."""
+        with self._reading:
+            (vector,) = self._snapshot.plain_vectors_of(np.array([self._find(image)]))
+        return _unit(vector)
 
     def record(self, image: str | int) -> ImageRecord:
         """Return what the store knows of an image. Raises ImageNotFound."""
@@ -372,6 +377,12 @@ class _Row:
     score: float
     ordinal: int
     image: StoredImage
+
+
+def _unit(stored: npt.NDArray[np.float16]) -> Vector:
+    vector = stored.astype(np.float32)
+    unit: Vector = vector / np.linalg.norm(vector)
+    return unit
 
 
 def _rounded(value: float | None, digits: int) -> float | None:

@@ -123,6 +123,9 @@ class Stored(Protocol):
     def vector(self, image: str | int) -> Vector:
         """Return a measured vector, float32 (D,). Raises ImageNotFound."""
 
+    def plain_vector(self, image: str | int) -> Vector:
+        """Return a unit vector of the network, float32 (D,). Raises ImageNotFound."""
+
     def measured(self, vector: Vector) -> Vector:
         """Return a unit vector, float32 (D,), measured from the center of the store."""
 
@@ -192,13 +195,18 @@ class QueryEmbedder:
     def matrix(self, queries: Sequence[Query], stored: Stored) -> npt.NDArray[np.float32]:
         """Return unit vectors of the network, float32 (Q, D), measured from nothing.
 
-        Raises UsageError and UnreadableImage.
+        A mixture is made of measured ones, as when it is searched. Raises UsageError and
+        UnreadableImage.
         """
+        mixed = iter(self.vectors([q for q in queries if isinstance(q, Mix)], stored))
+        single = [query for query in queries if not isinstance(query, Mix)]
+        made = iter(self._singles(single, _AsMade(stored)))
         vectors = []
-        for vector in self.vectors(queries, stored):
+        for query in queries:
+            vector = next(mixed if isinstance(query, Mix) else made)
             if isinstance(vector, UnreadableImage):
                 raise vector
-            vectors.append(stored.plain(vector))
+            vectors.append(stored.plain(vector) if isinstance(query, Mix) else vector)
         return np.array(vectors, dtype=np.float32).reshape(len(queries), self.spec.dim)
 
     def _singles(self, queries: Sequence[Any], stored: Stored) -> list[_Outcome]:
@@ -285,6 +293,19 @@ class QueryEmbedder:
         except ValueError as error:
             raise UsageError(f"a query vector has length 1: {error}") from error
         return vector
+
+
+class _AsMade:
+    """A store of which vectors are wanted as the network made them."""
+
+    def __init__(self, stored: Stored) -> None:
+        self.vector = self.plain_vector = stored.plain_vector
+        self.place = stored.place
+
+    def measured(self, vector: Vector) -> Vector:
+        return vector
+
+    plain = measured
 
 
 def drawn_towards(

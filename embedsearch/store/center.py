@@ -10,12 +10,13 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.config import CENTERS, MODEL_CENTER, NO_CENTER
+from embedsearch.core.unknown_fields import replaced
 
 STORE_SHARE = 0.8  # of the mean of the store's images, be they few or many
 MODEL_SHARE = 0.6  # of what the model's weights foretell
@@ -59,16 +60,16 @@ class CenterRecord:
             return self
         before = self.seen * _unpacked(self.mean, len(total)).astype(np.float64)
         seen = self.seen + count
-        return replace(self, seen=seen, mean=_packed((before + total) / seen))
+        return replaced(self, seen=seen, mean=_packed((before + total) / seen))
 
     def taken(self, expected: Unit) -> CenterRecord:
         """Return the record with its center made of the images seen, or of what is expected."""
         if self.kind == NO_CENTER:
-            return replace(self, images=0, vector="")
+            return replaced(self, images=0, vector="")
         if self.kind == MODEL_CENTER:
-            return replace(self, images=0, vector=_packed(MODEL_SHARE * expected))
+            return replaced(self, images=0, vector=_packed(MODEL_SHARE * expected))
         mean = _unpacked(self.mean, len(expected))
-        return replace(self, images=self.seen, vector=_packed(STORE_SHARE * mean))
+        return replaced(self, images=self.seen, vector=_packed(STORE_SHARE * mean))
 
     def is_out_of_date(self, newer: CenterRecord, dim: int) -> bool:
         """Return whether the center should be that of the newer record."""

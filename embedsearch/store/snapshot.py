@@ -155,8 +155,12 @@ class Snapshot:
 
     def vectors_of(self, ordinals: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
         """Return what search compares of the rows at `ordinals`, float16 (n, D)."""
-        vectors = vector_array(self.take(ordinals, ["vector"]).column("vector"))
+        vectors = self.plain_vectors_of(ordinals)
         return vectors if self.center is None else self.center.rows(vectors)
+
+    def plain_vectors_of(self, ordinals: npt.NDArray[np.int64]) -> npt.NDArray[np.float16]:
+        """Return the vectors of the rows at `ordinals` as they are stored, float16 (n, D)."""
+        return vector_array(self.take(ordinals, ["vector"]).column("vector"))
 
     def images(self, ordinals: npt.NDArray[np.int64]) -> list[StoredImage]:
         """Return the images of the rows at `ordinals`, in their order."""

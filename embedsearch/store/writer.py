@@ -232,7 +232,11 @@ def create_store(store: Path) -> None:
                     with contextlib.suppress(OSError):  # others have put something there
                         folder.rmdir()
                 raise
-            replace_file(store, FORMAT_NAME, FORMAT_TEXT)
+            try:
+                replace_file(store, FORMAT_NAME, FORMAT_TEXT)
+            except StorageError:  # the first writer may have swept the new file from under this one
+                if not (store / FORMAT_NAME).exists():
+                    raise
         check_format(store)
         missing = [n for n in sorted({TMP_NAME, *FOLDERS.values()}) if not (store / n).is_dir()]
         for name in missing:

@@ -35,7 +35,9 @@ def test_clusters_hold_what_is_alike(store: Path) -> None:
     assert clusters(store, 9) == found
     with embedsearch.open_store(store) as searcher:
         first = found[0]
-        vectors = searcher.embed([embedsearch.Key(row) for row in first.rows])
+        center = searcher.manifest.open_center()
+        assert center is not None
+        vectors = center.measured(searcher.embed([embedsearch.Key(row) for row in first.rows]))
         centre = vectors.mean(axis=0)
         cosines = vectors @ centre / np.linalg.norm(centre)
         assert abs(cosines.mean() - first.cohesion) < 0.02

@@ -151,11 +151,17 @@ def test_shards_are_read_by_others_as_they_are(store: Path) -> None:
 def test_what_was_exported_comes_back(
     store: Path, photos: Path, tmp_path: Path, suffix: str, extractor: Callable[..., Any]
 ) -> None:
+    embedsearch.index(store=store, center="none")
     export(store, tmp_path / f"out.{suffix}")
     paths = tmp_path / "out.csv" if suffix == "npy" else None
     other = tmp_path / "other.es"
     report = import_vectors(
-        tmp_path / f"out.{suffix}", model="packaged", paths=paths, root=photos, store=other
+        tmp_path / f"out.{suffix}",
+        model="packaged",
+        paths=paths,
+        root=photos,
+        store=other,
+        center="none",
     )
     assert (report.rows, report.added, report.replaced, report.images) == (11, 11, 0, 11)
     assert check_store(other, read_data=True)[1] == []

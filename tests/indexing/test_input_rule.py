@@ -26,6 +26,7 @@ from embedsearch.learning.labels import read_labels
 from embedsearch.learning.training_images import decode_training_images
 from embedsearch.network.runtime import load_extractor
 from embedsearch.network.weights import resolve
+from embedsearch.store.current import read_current
 from tests.support.library import run_cli
 from tests.support.pictures import picture
 
@@ -101,9 +102,16 @@ def test_the_older_record_is_told_from_todays_model(
         "packaged (resnet18, 128 px, whole, squashed, gem3), finge"
         in run_cli("info", "--store", store).stdout
     )
-    refused = run_cli("index", wide, "--store", store, "--model", "packaged")
-    assert refused.returncode != 0
-    assert "resize: mild-crop != squash; gaussian: 0.4 != 0.0" in refused.stderr
+    picture(9, (90, 500)).save(wide / "c0" / "9.png")
+    kept = run_cli("index", wide, "--store", store, "--model", "packaged")
+    assert kept.returncode == 0 and "1 added" in kept.stdout, kept.stderr
+    assert read_current(store).model == older(), "it is the same network: the store keeps its rule"
+    with embedsearch.open_store(store) as searcher:
+        (hit,) = searcher.query(by_hand(older(), wide)["9.png"], k=1)
+        assert hit.key == "c0/9.png" and hit.score > 0.999
+    more = ("index", wide, "--store", store, "--model", "packaged", "--input-side", "160")
+    refused = run_cli(*more)
+    assert refused.returncode != 0 and "input_side: 160 != 128" in refused.stderr
     assert run_cli("index", "--store", store, "--rebuild", "--model", "packaged").returncode == 0
     shown = "packaged (resnet18, 128 px, mildly cropped, gem3, middle weighted, sigma 0.4), finge"
     assert shown in run_cli("info", "--store", store).stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from embedsearch.core.errors import (
     IncompatibleStore,
     Interrupted,
 )
-from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.store import merge
 from embedsearch.store.check import check_store
@@ -66,8 +66,16 @@ def test_another_model_needs_a_rebuild(
 ) -> None:
     library.index(photos)
     old = read_current(library.store)
-    other = ModelSpec(**{**old.model.to_dict(), "name": "other", "pooling": "gem1",
-                         "mean": old.model.mean, "std": old.model.std})  # fmt: skip
+    again = replace(old.model, name="other", pooling="gem1")
+    monkeypatch.setattr("embedsearch.indexing.job.resolve", lambda name, session: again)
+    paint(photos / "more.png", 77)
+    report = library.index(photos, model="other")
+    assert (report.added, report.unchanged) == (1, 12), "its weights are those of the store"
+    (photos / "more.png").unlink()
+    assert library.index(photos, model="other").deleted == 1
+    old = read_current(library.store)
+    assert old.model.pooling == "gem3"
+    other = replace(again, weights_sha256="0" * 64)
     monkeypatch.setattr("embedsearch.indexing.job.resolve", lambda name, session: other)
     with pytest.raises(IncompatibleStore, match=r"pooling: gem1 != gem3.*rebuild=True"):
         library.index(photos, model="other")

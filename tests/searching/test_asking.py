@@ -19,7 +19,7 @@ from embedsearch.core.records import EmbeddingBatch, ImageFacts, ImageRef
 from embedsearch.searching.queries import QueryEmbedder
 from tests.support.library import paint
 from tests.support.oracle import DIM, unit
-from tests.support.stores import imported, rows_of
+from tests.support.stores import compared_rows, imported, rows_of
 
 
 @pytest.fixture(scope="module")
@@ -206,12 +206,12 @@ def test_bytes_never_reach_the_store(real_store: Path) -> None:
 
 
 def test_the_percentile_is_the_share_of_pairs_below(real_store: Path) -> None:
-    vectors = np.array([*(np.frombuffer(v, np.float16) for v in rows_of(real_store).values())])
-    units = vectors.astype(np.float64)
+    units = np.array([*compared_rows(real_store).values()])
     units /= np.linalg.norm(units, axis=1, keepdims=True)
     pairs = (units @ units.T)[np.triu_indices(len(units), 1)]
+    fourth = np.frombuffer([*rows_of(real_store).values()][3], np.float16).astype(np.float32)
     with embedsearch.open_store(real_store) as searcher:
-        hits = searcher.query(units[3].astype(np.float32), 10)
+        hits = searcher.query(fourth / np.linalg.norm(fourth), 10)
     assert hits[0].percentile == 100.0
     for hit in hits:
         share = 100 * float(np.mean(pairs < hit.score - 1e-6))

@@ -21,6 +21,7 @@ from embedsearch.images.decode.image import decode, square
 from embedsearch.searching.queries import UNLIKE_WEIGHT
 from tests.support.library import SAMPLES, paint, run_cli
 from tests.support.oracle import unit
+from tests.support.stores import measured
 
 CLOCK = SAMPLES / "clocks" / "clocks_1.jpg"
 
@@ -122,11 +123,16 @@ def test_a_key_of_two_folders_needs_the_whole_path(
 
 
 def test_a_mixture_is_rocchios(samples: embedsearch.Searcher) -> None:
+    """Of vectors as they are compared, measured from the center."""
     like, unlike = [unit(1), unit(2), unit(3)], [unit(4), unit(5)]
-    likes, unlikes = np.array(like, np.float64), np.array(unlike, np.float64)
-    vector = likes.mean(axis=0) - UNLIKE_WEIGHT * unlikes.mean(axis=0)
-    wanted = samples.query((vector / np.linalg.norm(vector)).astype(np.float32), 9)
-    assert samples.query(Mix(like, unlike), 9) == wanted
+    likes, unlikes = (measured(samples.store, np.array(some)) for some in (like, unlike))
+    center = samples.manifest.open_center()
+    assert center is not None
+    by_hand = likes.mean(axis=0) - UNLIKE_WEIGHT * unlikes.mean(axis=0)
+    wanted = samples.query(Mix(like, unlike), 9)
+    same = samples.query(center.plain(by_hand.astype(np.float32)), 9)
+    assert keys(wanted) == keys(same)
+    assert [h.score for h in wanted] == pytest.approx([h.score for h in same], abs=1e-6)
     assert samples.query(like[0], 9, like=like[1:], unlike=unlike) == wanted
     assert samples.query(like=like, unlike=unlike, k=9) == wanted
     assert samples.query(Mix([unit(1)]), 9) == samples.query(unit(1), 9)
@@ -137,7 +143,7 @@ def test_a_mixture_is_rocchios(samples: embedsearch.Searcher) -> None:
     with pytest.raises(UsageError, match="cannot hold mixtures"):
         samples.query(Mix(like), like=[unit(2)])
     with pytest.raises(UsageError, match="cancel"):
-        samples.query(Mix([unit(1), -unit(1)]))
+        samples.query(Mix([center.plain(unit(1)), center.plain(-unit(1))]))
 
 
 def test_unlike_takes_away_what_it_shows(samples: embedsearch.Searcher) -> None:
@@ -176,7 +182,7 @@ def test_collapsing_leaves_the_best_of_each_kind(
         assert keys(searcher.query(query, 3, offset=2, collapse=0.999)) == keys(hits[2:5])
         assert len(searcher.query(query, 40, collapse=0.999)) == 11
         apart = searcher.query(query, 40, collapse=0.05)
-        vectors = searcher.embed([Key(hit.key) for hit in apart])
+        vectors = measured(store, searcher.embed([Key(hit.key) for hit in apart]))
         cosines = vectors @ vectors.T - 2 * np.eye(len(apart))
         assert 1 < len(apart) < 11 and cosines.max() < 0.05
 
@@ -185,7 +191,8 @@ def test_diverse_hits_are_by_maximal_marginal_relevance(samples: embedsearch.Sea
     query = Key("clocks/clocks_1.jpg")
     plain = samples.query(query, 54)
     assert samples.query(query, 10, diverse=0.0) == plain[:10]
-    vectors = {hit.key: samples.embed([Key(hit.key)])[0].astype(np.float64) for hit in plain}
+    embedded = measured(samples.store, samples.embed([Key(hit.key) for hit in plain]))
+    vectors = dict(zip(keys(plain), embedded, strict=True))
     weight, left = 0.6, list(plain)
     chosen: list[str] = []
     while len(chosen) < 10:
@@ -204,14 +211,15 @@ def test_diverse_hits_are_by_maximal_marginal_relevance(samples: embedsearch.Sea
 
 
 def test_expansion_adds_weighed_neighbors(samples: embedsearch.Searcher) -> None:
-    query = samples.embed([Key("boats/boats_1.jpg")])[0].astype(np.float64)
-    near = samples.query(query.astype(np.float32), 4)
-    vector = query + sum(
-        max(hit.score, 0.0) ** 3 * samples.embed([Key(hit.key)])[0].astype(np.float64)
-        for hit in near
-    )
-    wanted = samples.query((vector / np.linalg.norm(vector)).astype(np.float32), 9)
-    hits = samples.query(query.astype(np.float32), 9, expand=4)
+    (query,) = samples.embed([Key("boats/boats_1.jpg")])
+    near = samples.query(query, 4)
+    rows = measured(samples.store, samples.embed([Key(hit.key) for hit in near]))
+    weights = [max(hit.score, 0.0) ** 3 for hit in near]
+    center = samples.manifest.open_center()
+    assert center is not None
+    vector = measured(samples.store, query) + weights @ rows
+    wanted = samples.query(center.plain(vector.astype(np.float32)), 9)
+    hits = samples.query(query, 9, expand=4)
     assert keys(hits) == keys(wanted)
     assert [h.score for h in hits] == pytest.approx([h.score for h in wanted], abs=1e-3)
 

@@ -22,7 +22,9 @@ import pytest
 import embedsearch
 from embedsearch.core.model_spec import DECODING
 from embedsearch.indexing.repair import repair
+from embedsearch.store.current import read_current
 from embedsearch.store.info import failures
+from embedsearch.store.manifest import FORMAT_VERSION
 from tests.soak.damage import Damage, forge, replace_manifest
 from tests.soak.witness import current
 from tests.support.library import GOLDEN, SAMPLES, run_cli
@@ -87,12 +89,16 @@ def test_it_is_written_to_as_a_new_one(store: Path, tmp_path: Path) -> None:
 
 
 def test_its_vectors_are_those_of_the_older_decoding(store: Path, tmp_path: Path) -> None:
-    """It is written to, with a word on how to renew it; asking for today's model is refused."""
+    """It is written to, with a word on how to renew it, also when its model is named."""
     shutil.copytree(SAMPLES / "brick_walls", tmp_path / "more")
     more = ("index", tmp_path / "more", "--store", store)
-    refused = run_cli(*more, "--model", "packaged")
-    assert refused.returncode != 0 and f"decoding: {DECODING} != 1" in refused.stderr
-    assert "--rebuild" in run_cli(*more).stderr
+    before = read_current(store).model
+    for model in (("--model", "packaged"), ()):
+        done = run_cli(*more, *model)
+        assert done.returncode == 0 and "--rebuild" in done.stderr
+        after = read_current(store)
+        assert (after.live, after.model) == (13, before) and before.decoding == 1
+        assert after.center is None, "rows that were there keep their scores"
     shutil.rmtree(store)
     assert run_cli(*more, "--model", "packaged").returncode == 0
     with embedsearch.open_store(store) as searcher:
@@ -245,7 +251,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], int, str]] = {
     ),
     "manifest with NaN": (lambda store: replace_manifest(store, b'{"live": NaN}'), 5, "NaN"),
     "manifest 100,000 deep": (lambda store: replace_manifest(store, b"[" * 100_000), 5, "deep"),
-    "manifest of a newer version": (_say(min_reader_version=2), 6, "format 2"),
+    "manifest of a newer version": (
+        _say(min_reader_version=FORMAT_VERSION + 1),
+        6,
+        f"format {FORMAT_VERSION + 1}",
+    ),
     "manifest counts too much": (_say(live=8), 5, "add up"),
     "manifest counts less than nothing": (_say(deleted_rows=-1), 5, "number"),
     "manifest leads out": (

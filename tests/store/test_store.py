@@ -24,11 +24,12 @@ from embedsearch.core.errors import (
 )
 from embedsearch.core.strict_json import strict_json
 from embedsearch.indexing.repair import repair
+from embedsearch.store import files
 from embedsearch.store.check import check_store
-from embedsearch.store.current import read_current
+from embedsearch.store.current import check_format, read_current
 from embedsearch.store.files import FileRecord
 from embedsearch.store.info import generations, roll_back
-from embedsearch.store.manifest import Manifest
+from embedsearch.store.manifest import FORMAT_VERSION, Manifest
 from embedsearch.store.writer import StoreWriter, create_store
 from tests.support.library import paint, run_cli
 from tests.support.stores import rows_of
@@ -51,10 +52,29 @@ def test_shards_are_ordinary_parquet(store: Path, photos: Path) -> None:
     assert len(rows_of(store)) == 11
 
 
+def test_two_create_a_store_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The faster one sweeps what the slower one has not named yet: the store is there for both."""
+    store, write = tmp_path / "s.es", files._write
+
+    def overtaken(*arguments: Any) -> Any:
+        monkeypatch.setattr(files, "_write", write)
+        written = write(*arguments)
+        with StoreWriter(store):
+            assert not [*(store / "tmp").iterdir()]
+        return written
+
+    monkeypatch.setattr(files, "_write", overtaken)
+    create_store(store)
+    assert files._write is write, "it was overtaken"
+    check_format(store)
+
+
 def test_manifest_survives_its_round_trip(store: Path) -> None:
     manifest = read_current(store)
     assert Manifest.from_bytes(manifest.to_bytes()) == manifest
-    newer = manifest.to_bytes().replace(b'"min_reader_version": 1', b'"min_reader_version": 2')
+    text, ours, later = manifest.to_bytes().decode(), FORMAT_VERSION, FORMAT_VERSION + 1
+    newer = text.replace(f'"min_reader_version": {ours}', f'"min_reader_version": {later}').encode()
+    assert newer != manifest.to_bytes()
     with pytest.raises(IncompatibleStore, match="update embedsearch"):
         Manifest.from_bytes(newer)
 

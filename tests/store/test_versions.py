@@ -12,6 +12,7 @@ import pytest
 import embedsearch
 from embedsearch.core.errors import DamagedStore, IncompatibleStore
 from embedsearch.store.current import read_current
+from embedsearch.store.manifest import FORMAT_VERSION
 from embedsearch.store.snapshot import open_snapshot
 from tests.support.library import Library, paint
 
@@ -52,12 +53,16 @@ def test_fields_of_a_later_version_are_handed_on(
     grown: Path, library: Library, tmp_path: Path
 ) -> None:
     _, values = current(grown)
-    values |= {"format_version": 2, "captions_index": {"name": "t-00000009.sqlite"}}
+    values |= {
+        "format_version": FORMAT_VERSION + 1,
+        "captions_index": {"name": "t-00000009.sqlite"},
+    }
     values["roots"][0]["label"] = "holidays"
     values["search"]["again"] = [1, {"a": None}]
     values["search"]["budget"]["joules"] = 0.5
     values["excludes"]["hidden"] = True
     values["model"]["note"] = "x"
+    values["center"]["spread"] = 0.5
     put(grown, values)
     with embedsearch.open_store(grown) as searcher:
         assert len(searcher) == 4
@@ -71,12 +76,14 @@ def test_fields_of_a_later_version_are_handed_on(
     assert written["search"]["budget"]["joules"] == 0.5
     assert written["excludes"]["hidden"] is True
     assert written["model"]["note"] == "x"
-    assert written["format_version"] == 1
+    assert written["center"]["vector"] != values["center"]["vector"], "taken anew"
+    assert written["center"]["spread"] == 0.5
+    assert written["format_version"] == FORMAT_VERSION
 
 
 def test_what_a_later_version_means_otherwise_is_no_damage(grown: Path) -> None:
     _, values = current(grown)
-    put(grown, values | {"format_version": 2, "roots": "elsewhere"})
+    put(grown, values | {"format_version": FORMAT_VERSION + 1, "roots": "elsewhere"})
     with pytest.raises(IncompatibleStore, match="update embedsearch"):
         embedsearch.open_store(grown)
     before = (grown / "CURRENT").read_bytes()

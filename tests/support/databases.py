@@ -45,7 +45,9 @@ HOSTILE = [
 ]
 
 
-def import_rows(folder: Path, vectors: npt.NDArray[np.float32], model: str) -> Path:
+def import_rows(
+    folder: Path, vectors: npt.NDArray[np.float32], model: str, center: str | None = None
+) -> Path:
     rng = np.random.default_rng(6)
 
     def some(values: list[Any], nulls: float = 0.2) -> list[Any]:
@@ -77,7 +79,9 @@ def import_rows(folder: Path, vectors: npt.NDArray[np.float32], model: str) -> P
         "with_nul": some(["a\0b", "c"]),
     }
     pq.write_table(pa.table(columns), folder / "rows.parquet")
-    import_vectors(folder / "rows.parquet", model=model, root=folder, store=folder / "s.es")
+    import_vectors(
+        folder / "rows.parquet", model=model, root=folder, store=folder / "s.es", center=center
+    )
     return folder / "s.es"
 
 

@@ -10,18 +10,16 @@ import numpy.typing as npt
 import pytest
 
 from embedsearch.core.records import Hit
-from tests.support.stores import rows_of
+from tests.support.stores import compared_rows, measured
 
 DIM = 512
 
 
 def oracle(store: Path, query: npt.NDArray[np.float32], k: int) -> list[tuple[bytes, float]]:
-    """Every live row's q·v/|v| in float64, best first, ties in the order of keys."""
-    rows = {
-        key: np.frombuffer(v, np.float16).astype(np.float64) for key, v in rows_of(store).items()
-    }
+    """Every live row's q·v/|v| in float64, both measured, best first, ties in the order of keys."""
+    asked, rows = measured(store, query), compared_rows(store)
     scores = {
-        key: float(np.clip(query @ vector / np.linalg.norm(vector), -1, 1))
+        key: float(np.clip(asked @ vector / np.linalg.norm(vector), -1, 1))
         for key, vector in rows.items()
     }
     ordered = sorted(scores, key=lambda key: (-np.float32(scores[key]), key))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,8 +40,7 @@ def contents(store: Path) -> dict[str, bytes]:
 
 def rows_of(store: Path) -> dict[bytes, bytes]:
     """Read the live rows with nothing but pyarrow and the manifest: key to vector bytes."""
-    pointer = json.loads((store / "CURRENT").read_text())
-    manifest = json.loads((store / "manifests" / pointer["manifest"]).read_text())
+    manifest = _manifest(store)
     dead: set[int] = set()
     if manifest["deleted"]:
         table = pq.read_table(store / "shards" / manifest["deleted"]["name"])
@@ -52,6 +52,34 @@ def rows_of(store: Path) -> dict[bytes, bytes]:
                 found[row["key"]] = np.array(row["vector"], np.float16).tobytes()
     assert len(found) == manifest["live"]
     return found
+
+
+def measured(store: Path, vectors: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return unit vectors (…, D) as they are compared, by what the manifest says."""
+    moved = vectors.astype(np.float64) - _center(store)
+    units: npt.NDArray[np.float64] = moved / np.linalg.norm(moved, axis=-1, keepdims=True)
+    return units
+
+
+def compared_rows(store: Path) -> dict[bytes, npt.NDArray[np.float64]]:
+    """Return key to vector of the live rows, measured and rounded as they are compared."""
+    rows = {key: np.frombuffer(vector, np.float16) for key, vector in rows_of(store).items()}
+    if np.any(_center(store)):
+        keys, vectors = [*rows], np.array([*rows.values()])
+        rows = dict(zip(keys, measured(store, vectors).astype(np.float16), strict=True))
+    return {key: vector.astype(np.float64) for key, vector in rows.items()}
+
+
+def _center(store: Path) -> npt.NDArray[np.float32]:
+    """Return float32 (D,), or a 0 for none."""
+    record = _manifest(store).get("center") or {"vector": ""}
+    return np.frombuffer(base64.b64decode(record["vector"]) or bytes(4), "<f4")
+
+
+def _manifest(store: Path) -> dict[str, Any]:
+    pointer = json.loads((store / "CURRENT").read_text())
+    values: dict[str, Any] = json.loads((store / "manifests" / pointer["manifest"]).read_text())
+    return values
 
 
 def live_rows(store: Path) -> list[dict[str, Any]]:

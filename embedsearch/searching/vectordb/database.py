@@ -45,7 +45,6 @@ class DatabaseRecord:
     tool: str
     fields: tuple[Field, ...]
     store_id: str = ""  # of the store whose rows these are; older records have none
-    center: str = ""  # that the vectors are measured from, see Manifest.center_id
 
     def to_json(self) -> str:
         """Return it as text."""

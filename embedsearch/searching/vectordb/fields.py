@@ -166,11 +166,14 @@ def vector_checksums(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.int64]:
 
 
 def row_checksums(
-    vectors: npt.NDArray[np.float16], values: Sequence[Sequence[object]]
+    vectors: npt.NDArray[np.float16], values: Sequence[Sequence[object]], center_id: str
 ) -> npt.NDArray[np.int64]:
     """Return a checksum of each row, int64 (n,): vector in the upper half, values in the lower.
 
-    Rows with different checksums differ. `values` holds one sequence per field.
+    Rows with different checksums differ. `values` holds one sequence per field; `vectors` are as
+    the network made them, and `center_id` tells from what those in the database are measured.
     """
+    start = zlib.crc32(center_id.encode())  # 0 for none
     lines = (repr(row).encode("utf-8", "surrogatepass") for row in zip(*values, strict=True))
-    return vector_checksums(vectors) | np.array([zlib.crc32(line) for line in lines], np.int64)
+    lower = np.array([zlib.crc32(line, start) for line in lines], np.int64)
+    return vector_checksums(vectors) | lower

@@ -97,9 +97,8 @@ def test_filtered_recall(stores: dict[str, Path], kind: str, share: float) -> No
 def near_row(searcher: embedsearch.Searcher, seed: int) -> npt.NDArray[np.float32]:
     """Return a unit vector near some row."""
     rng = np.random.default_rng(seed)
-    row = searcher._generations.current._rows.vectors(np.array([rng.integers(len(searcher))]))[
-        0
-    ].astype(np.float32)
+    snapshot = searcher._generations.current._snapshot
+    (row,) = snapshot.plain_vectors_of(np.array([rng.integers(len(searcher))])).astype(np.float32)
     noisy = row + 0.02 * rng.standard_normal(DIM).astype(np.float32)
     near: npt.NDArray[np.float32] = noisy / np.linalg.norm(noisy)
     return near.astype(np.float32)

@@ -24,6 +24,7 @@ from tests.support.library import paint
 
 def test_a_database_follows_its_store(quick_engine: Engine, changing: Changing) -> None:
     url = quick_engine.url()
+    changing.index(center="model")  # that of so few images would move with one
     assert changing.counts(url) == (13, 0, 0)
     assert changing.counts(url) == (0, 13, 0)
     assert not changing.same_hits(url, k=20)
@@ -33,7 +34,7 @@ def test_a_database_follows_its_store(quick_engine: Engine, changing: Changing) 
     changing.index()
     # Before it is told: what has gone is not shown, what is new comes from the store itself.
     said = changing.same_hits(url, k=20)
-    assert "holds generation 2, the store generation" in said[0]
+    assert "holds generation 3, the store generation" in said[0]
     assert "export --to brings it up to date" in said[0]
     assert "the store itself is searched, exactly" in said[1] and len(said) == 2
     assert changing.counts(url) == (2, 11, 2)
@@ -93,6 +94,38 @@ def test_other_vectors_are_refused(
         upload(store, url)
     assert upload(store, url, replace=True).uploaded == ROWS
     open_store(store, serve_from=url).close()
+
+
+def test_another_center_sends_the_rows_again(quick_engine: Engine, changing: Changing) -> None:
+    """Until then the database is out of date, which costs no hit and is no other store."""
+    url = quick_engine.url()
+    assert changing.counts(url) == (13, 0, 0)
+    changing.index(center="none")
+    said = changing.same_hits(url, k=20)
+    assert len(said) == 1 and "export --to brings it up to date" in said[0]
+    assert changing.counts(url) == (13, 0, 0)
+    assert not changing.same_hits(url, k=20)
+    changing.index(center="store")
+    assert changing.counts(url) == (13, 0, 0)
+    assert changing.counts(url) == (0, 13, 0)
+
+
+def test_other_rows_from_another_center_are_refused(
+    quick_engine: Engine, vectors: npt.NDArray[np.float32], tmp_path: Path
+) -> None:
+    """Each store has a center of its own: it does not hide whose rows the database holds."""
+    url, stores = quick_engine.url(), {}
+    for name, first, last in (("one", 0, 200), ("other", 300, 500), ("again", 0, 260)):
+        (tmp_path / name).mkdir()
+        stores[name] = import_rows(tmp_path / name, vectors[first:last], "made up", "store")
+    upload(stores["other"], url, replace=True)
+    with pytest.raises(IncompatibleStore, match="was filled from another store"):
+        open_store(stores["one"], serve_from=url)
+    upload(stores["one"], url, replace=True)
+    said = Notices()
+    with open_store(stores["again"], serve_from=url, session=said.session) as served:
+        assert len(said) == 1 and "another store" in said[0]
+        assert len(served.query(vectors[250], k=20)) == 20
 
 
 def test_what_embedsearch_did_not_make_stays(engines: Callable[[str], Engine], store: Path) -> None:
