@@ -27,6 +27,7 @@ from embedsearch.network.resnet import (
 from embedsearch.network.runtime import load_extractor
 from embedsearch.network.torch_runtime import TorchExtractor, _Lane, training_precision
 from embedsearch.network.weights import resolve
+from embedsearch.store.center import STORE_SHARE
 from tests.support.library import SAMPLES
 from tests.support.networks import decoded, embed, untrained
 
@@ -240,11 +241,13 @@ def test_int8_is_for_processors_and_for_embedding(monkeypatch: pytest.MonkeyPatc
 
 
 def test_packaged_quality_is_what_the_card_says(shared_data: Path) -> None:
-    """P@1 and mAP, leave one out, over 51 classes: the model card's figures hold."""
+    """P@1 and mAP, leave one out, over 51 classes, as a store compares: the card's figures hold."""
     folder = shared_data / "caltech101_dev"
     spec = resolve("packaged", Session())
     vectors = embed(OpenVinoExtractor(spec, "auto", Session()), decoded(folder, spec, 2013))
     labels = np.array([ref.key.split("/")[0] for ref in FolderScan(0, str(folder))])
+    vectors = vectors - STORE_SHARE * vectors.mean(axis=0)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     scores = vectors @ vectors.T
     np.fill_diagonal(scores, -2.0)
     order = np.argsort(-scores, axis=1)[:, :-1]
@@ -252,4 +255,4 @@ def test_packaged_quality_is_what_the_card_says(shared_data: Path) -> None:
     precision = relevant.cumsum(axis=1) / np.arange(1, len(labels))
     mean_ap = float(((precision * relevant).sum(axis=1) / relevant.sum(axis=1)).mean())
     assert relevant[:, 0].mean() == pytest.approx(0.709, abs=0.005)
-    assert mean_ap == pytest.approx(0.413, abs=0.005)
+    assert mean_ap == pytest.approx(0.418, abs=0.005)
