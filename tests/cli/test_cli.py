@@ -312,9 +312,11 @@ def test_models_lists_the_catalogue() -> None:
     assert next(e for e in entries if e["name"] == "packaged")["here"] is True
     text = run_cli("models").stdout
     assert "packaged" in text and "resnet152" in text and "non-commercial" in text
-    assert "pictures: mildly cropped, gem3, middle weighted, sigma 0.4\n" in text
+    assert "pictures: mildly cropped, gem2, middle weighted, sigma 0.4\n" in text
+    assert "\npackaged: mildly cropped, gem3, middle weighted, sigma 0.4\n" in text
     assert {(e["resize"], e["pooling"], e["gaussian"]) for e in entries} == {
-        ("mild-crop", "gem3", 0.4)
+        ("mild-crop", "gem2", 0.4),
+        ("mild-crop", "gem3", 0.4),
     }
 
 

@@ -283,9 +283,12 @@ def model_lines(entries: Sequence[Mapping[str, Any]]) -> str:
     ]
     header = ("name", "dims", "input px", "size", "here", "quality")
     terms: dict[str, list[str]] = {}
+    inputs: dict[str, list[str]] = {}
     for entry in entries:
         terms.setdefault(entry["licence"], []).append(entry["name"])
-    notes = sorted({f"pictures: {input_words(entry)}" for entry in entries})
+        inputs.setdefault(input_words(entry), []).append(entry["name"])
+    usual, *others = sorted(inputs, key=lambda words: -len(inputs[words]))
+    notes = [f"pictures: {usual}", *(f"{', '.join(inputs[words])}: {words}" for words in others)]
     notes += [f"{', '.join(names)}: {licence}" for licence, names in terms.items()]
     return table(header, rows, right=(1, 2, 3)) + "\n" + "\n".join(notes) + "\n"
 
