@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from embedsearch.core.config import MODEL_CENTER, STORE_CENTER
 from embedsearch.core.model_spec import MILD_CROP, SQUASH
 
 # Options whose name differs from their field.
@@ -38,6 +39,13 @@ def with_options(message: str, fields: Iterable[str]) -> str:
             shown = re.sub(bare, option, message, count=1)
         message = shown
     return message
+
+
+def center_words(kind: str, images: int) -> str:
+    """Return what vectors are measured from."""
+    if kind == STORE_CENTER:
+        return f"the mean of {images:,} images"
+    return "what the model foretells" if kind == MODEL_CENTER else "none"
 
 
 def input_words(model: Mapping[str, Any]) -> str:

@@ -191,6 +191,7 @@ def _evaluate_store(
                     images_per_s=0.0,
                     measures={name: estimate(values[name]) for name in NAMES},
                     served_recall=served_recall,
+                    center=searcher.manifest.center_kind,
                     worst=worst,
                     expand=count,
                 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from embedsearch.core.config import NO_CENTER
 from embedsearch.core.records import Hit, JsonRecord
 
 
@@ -39,6 +40,7 @@ class Evaluation(JsonRecord):
     measures: dict[str, Estimate]
     served_recall: float  # of the 10 nearest by exact search, the share that `query` returns
     worst: list[WorstQuery]
+    center: str = NO_CENTER  # that vectors were measured from, see IndexConfig
     expand: int = 0  # neighbors that each query was expanded by
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from embedsearch.core.arguments import checked
-from embedsearch.core.config import NO_CENTER
 from embedsearch.core.errors import DamagedStore, UsageError
 from embedsearch.core.names import unicode_text
 from embedsearch.core.records import Failure, JsonRecord, Root, RootKind
@@ -48,7 +47,10 @@ class StoreInfo:
             "follow_links": manifest.follow_links,
             "model": manifest.model.to_dict() | {"fingerprint": manifest.model.fingerprint},
             "dim": manifest.model.dim,
-            "center": _center(manifest),
+            "center": {
+                "kind": manifest.center_kind,
+                "images": 0 if manifest.center is None else manifest.center.images,
+            },
             "generation": manifest.generation,
             "created": manifest.created,
             "tool": manifest.tool,
@@ -82,14 +84,6 @@ def info(store: StorePath = None, *, session: Session | None = None) -> StoreInf
             columns=columns,
             units=_open_units(path),
         )
-
-
-def _center(manifest: Manifest) -> dict[str, Any]:
-    """Return what vectors are measured from."""
-    record = manifest.center
-    if record is None or not record.vector:
-        return {"kind": NO_CENTER, "images": 0}
-    return {"kind": record.kind, "images": record.images}
 
 
 def _is_gone(root: Root) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from embedsearch.core.config import SearchBudget
+from embedsearch.core.config import NO_CENTER, SearchBudget
 from embedsearch.core.errors import IncompatibleStore, UsageError
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.records import Root, RootKind
@@ -143,6 +143,11 @@ class Manifest:
         return Center.of(self.center, self.model.dim)
 
     @property
+    def center_kind(self) -> str:
+        """Return what vectors are measured from, as in IndexConfig."""
+        return self.center.kind if self.center is not None and self.center.vector else NO_CENTER
+
+    @property
     def center_id(self) -> str:
         """Return 16 hex digits that tell its center from others, "" where there is none."""
         vector = "" if self.center is None else self.center.vector
@@ -152,9 +157,9 @@ class Manifest:
         """Return the manifest as JSON."""
         own = {f.name: values_of(getattr(self, f.name)) for f in fields(self)}
         values = {**own.pop("unknown"), **own}
-        is_centered = self.center is not None and bool(self.center.vector)
         values["format_version"] = FORMAT_VERSION
-        values["min_reader_version"] = FORMAT_VERSION if is_centered else READERS
+        is_plain = self.center_kind == NO_CENTER
+        values["min_reader_version"] = READERS if is_plain else FORMAT_VERSION
         return json.dumps(values, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
 
     @classmethod

@@ -19,6 +19,7 @@ from embedsearch.learning.evaluate import evaluate
 from embedsearch.learning.metrics import NAMES
 from embedsearch.learning.reports import Evaluation
 from tests.support.library import SAMPLES, paint, run_cli
+from tests.support.stores import measured
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,7 @@ def test_what_expanding_queries_gains(samples_store: Path, evaluation: Evaluatio
     with embedsearch.open_store(samples_store) as searcher:
         paths = [p for p in sorted(SAMPLES.rglob("*")) if p.suffix in {".jpg", ".png", ".webp"}]
         keys = [Key(str(path)) for path in paths]
-        vectors = searcher.embed(keys)
+        vectors = measured(samples_store, searcher.embed(keys))
     averages = []
     for place, vector in enumerate(vectors):
         others = np.delete(np.arange(len(vectors)), place)

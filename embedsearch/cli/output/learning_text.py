@@ -27,7 +27,7 @@ def evaluation_lines(results: Sequence[Evaluation]) -> str:
     spread = max((e.high - e.low) / 2 for r in results for e in r.measures.values())
     lines = [
         f"{last.queries} queries, each one left out of what it looks for; 95 % confidence: "
-        f"+-{spread:.3f} or less",
+        f"+-{spread:.3f} or less; center: {last.center}",
         f"worst queries of {printable(last.model)}:",
         *(f"  {w.average_precision:.3f}  {printable(from_here(w.path))}" for w in last.worst[:5]),
     ]

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from embedsearch.cli.output.text import table
-from embedsearch.cli.wording import input_words
-from embedsearch.core.config import MODEL_CENTER, STORE_CENTER
+from embedsearch.cli.wording import center_words, input_words
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.paths import printable
 
@@ -25,7 +24,7 @@ def info_lines(facts: Mapping[str, Any]) -> str:
         "left out": _left_out_text(facts),
         "model": f"{_model_text(model)}, fingerprint {model['fingerprint'][:16]}",
         "dims": str(facts["dim"]),
-        "center": _center_text(facts["center"]),
+        "center": center_words(**facts["center"]),
         "generation": f"{facts['generation']}, {facts['created']}, by {facts['tool']}",
         "search": f"{_search_text(facts)}; {facts['faiss_files']} FAISS file(s), "
         f"{_size(facts['faiss_bytes'])}",
@@ -70,13 +69,6 @@ def _model_text(model: Mapping[str, Any]) -> str:
         return f"{model['name']}, made elsewhere"
     how = f"{model['architecture']}, {model['input_side']} px, {input_words(model)}"
     return f"{model['name']} ({how})"
-
-
-def _center_text(center: Mapping[str, Any]) -> str:
-    """Return what vectors are measured from."""
-    if center["kind"] == STORE_CENTER:
-        return f"the mean of {center['images']:,} images"
-    return "what the model foretells" if center["kind"] == MODEL_CENTER else "none"
 
 
 def _search_text(facts: Mapping[str, Any]) -> str:
