@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from embedsearch.cli.app import JsonOption, StoreOption, VerboseOption, notice, session_with_signals
-from embedsearch.cli.options import NETWORK, TRAIN, with_config
+from embedsearch.cli.options import CENTER, NETWORK, TRAIN, with_config
 from embedsearch.cli.sheet import SheetRow, write_rows
 from embedsearch.core.config import IndexConfig, SearchConfig, TrainConfig
 from embedsearch.core.errors import MissingLibrary, UsageError
@@ -18,7 +18,7 @@ from embedsearch.core.errors import MissingLibrary, UsageError
 SHEET_HITS = 6  # next to each of the worst queries: one line
 
 
-@with_config(IndexConfig, NETWORK)
+@with_config(IndexConfig, NETWORK | CENTER)
 def evaluate(
     config: IndexConfig,
     folder: Annotated[

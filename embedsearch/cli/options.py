@@ -25,6 +25,12 @@ NETWORK = {
 }
 MODEL = {"model": Option(help="A name from `embedsearch models`, or a file of weights.")}
 WORKERS = {"workers": Option(help="Decoding processes.  [default: what keeps the network busy]")}
+CENTER = {
+    "center": Option(
+        help="What vectors are measured from: store (the mean of its images), model or none.  "
+        "[store; kept by the store]"
+    )
+}
 INDEX = {
     "files": Option(metavar="FILE", help="Only the files listed in it, one per line; - is stdin."),
     **MODEL,
@@ -51,10 +57,7 @@ INDEX = {
     "poll_s": Option(
         "--poll", parser=seconds, metavar="TIME", help="With --watch: look every so often, too."
     ),
-    "center": Option(
-        help="What vectors are measured from: store (the mean of its images), model or none.  "
-        "[store; kept by the store]"
-    ),
+    **CENTER,
     "recall": Option(help="Share of the true 10 nearest that queries must find.  [0.98]"),
     "latency_s": Option(
         "--latency", parser=seconds, metavar="TIME", help="Maximum time of a query.  [10ms]"

@@ -68,12 +68,11 @@ def evaluate(
     config = config or IndexConfig()
     models = models or (config.model,)
     given = tuple(models) != (AUTO,) or config.input_side is not None or config.flip
+    given = given or config.center is not None
     if folder is None and given:
         raise UsageError(
-            "model, input_side and flip go with a folder of images: a store has its model",
-            "model",
-            "input_side",
-            "flip",
+            "model, input_side, flip and center go with a folder of images: a store has its own",
+            *("model", "input_side", "flip", "center"),
         )
     session = session or Session()
     pairs = None

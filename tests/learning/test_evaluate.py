@@ -171,10 +171,19 @@ def test_the_command_compares_and_draws(tmp_path: Path) -> None:
 
 def test_the_model_of_the_configuration_counts(samples_store: Path, tmp_path: Path) -> None:
     config = IndexConfig(model="packaged")
-    with pytest.raises(UsageError, match="a store has its model"):
+    with pytest.raises(UsageError, match="a store has its own"):
         evaluate(store=samples_store, config=config)
     for seed in range(2):
         paint(tmp_path / "a" / f"{seed}.png", seed)
         paint(tmp_path / "b" / f"{seed}.png", seed + 5)
     (found,) = evaluate(tmp_path, config=config)
     assert found.model == "packaged"
+
+
+def test_centers_are_compared(samples_store: Path) -> None:
+    (plain,) = evaluate(SAMPLES, models=["packaged"], config=IndexConfig(center="none"))
+    (own,) = evaluate(SAMPLES, models=["packaged"])
+    assert (plain.center, own.center) == ("none", "store")
+    assert own.measures["mAP"].value > plain.measures["mAP"].value + 0.01
+    with pytest.raises(UsageError, match="center go with a folder"):
+        evaluate(store=samples_store, config=IndexConfig(center="none"))
