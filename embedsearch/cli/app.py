@@ -56,10 +56,10 @@ def session_with_signals() -> Session:
             os.kill(os.getpid(), number)
         _stop_signal = number
 
+    guard_signals(ENDED_S)  # first: a signal between the two would be noted, and end nothing
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores it on purpose
             signal.signal(number, note)
-    guard_signals(ENDED_S)
     return Session(notice=notice, stop=lambda: _stop_signal, keep=keep_results)
 
 
