@@ -217,8 +217,7 @@ def _stored(snapshot: Snapshot) -> tuple[list[str], list[str], Floats]:
     alive = np.flatnonzero(snapshot.live_mask())
     if not len(alive):
         raise UsageError("the store holds no image to evaluate")
-    stored = [piece for n in range(len(snapshot.shards)) for piece in snapshot.vectors(n)]
-    vectors = np.concatenate(stored)[alive].astype(np.float32)
+    vectors = snapshot.vectors_of(alive).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     images = snapshot.images(alive)
     roots = {root.id: root.path for root in snapshot.manifest.roots}

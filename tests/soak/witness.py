@@ -5,6 +5,7 @@ In: a store; out: an `Account` of its rows, by nothing but JSON, hashlib and pya
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -41,6 +43,7 @@ class Account:
     failed: frozenset[bytes]
     files: dict[str, str]
     columns: dict[tuple[int, bytes], str]  # the user's, by (root, key), as JSON
+    center: bytes = b""  # float32 (D,), nothing where vectors are compared as they are
 
 
 class Contradiction(Exception):
@@ -113,7 +116,8 @@ def _account(manifest: dict[str, Any], files: dict[str, str], data: dict[str, by
     user = table(manifest["metadata"]).to_pylist() if manifest["metadata"] else []
     said = {row.pop("row"): json.dumps(row, sort_keys=True) for row in user}
     columns = {numbers[row]: text for row, text in said.items() if row in numbers}
-    return Account(manifest["generation"], rows, frozenset(failed), files, columns)
+    center = base64.b64decode((manifest.get("center") or {"vector": ""})["vector"])
+    return Account(manifest["generation"], rows, frozenset(failed), files, columns, center)
 
 
 def _file(store: Path, name: str, sha256: str) -> bytes:
@@ -141,11 +145,19 @@ def examine(store: Path, *, without_cache: bool = False) -> Account | None:
     return account
 
 
+def _measured(
+    vectors: npt.NDArray[np.float64], center: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    moved = vectors - center
+    units: npt.NDArray[np.float64] = moved / np.linalg.norm(moved, axis=-1, keepdims=True)
+    return units
+
+
 def _compare_answers(store: Path, account: Account) -> None:
     names = list(account.rows)
     rows = np.stack([np.frombuffer(account.rows[name].vector, np.float16) for name in names])
-    vectors = rows.astype(np.float64)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    center = np.frombuffer(account.center or bytes(4), "<f4").astype(np.float64)
+    vectors = _measured(rows.astype(np.float64), center)
     rng = np.random.default_rng(len(names))
     queries = rng.standard_normal((_QUERIES, vectors.shape[1]))
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
@@ -154,7 +166,7 @@ def _compare_answers(store: Path, account: Account) -> None:
         if searcher.manifest.generation != account.generation:
             raise Contradiction(f"it answers from generation {searcher.manifest.generation}")
         for query in queries:
-            truth = vectors @ query
+            truth = vectors @ _measured(query, center)
             hits = searcher.query(query.astype(np.float32), k=_K)
             if len(hits) != min(_K, len(names)):
                 raise Contradiction(f"{len(hits)} hits among {len(names)} rows")
