@@ -35,12 +35,19 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
         for name, parameter in signature.parameters.items()
         if parameter.kind not in {parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL}
     }
+    annotations = {name: kinds for name, kinds in annotations.items() if set(kinds) - _ANYTHING}
+    as_they_are = {
+        name: {_PLAIN[kind] for kind in kinds if kind in {"int", "bool"}}
+        for name, kinds in annotations.items()
+    }
     in_order = [
         name for name, one in signature.parameters.items() if one.kind <= one.POSITIONAL_OR_KEYWORD
     ]
 
     def settled(name: str, value: Any) -> Any:
-        return _checked(name, value, annotations[name]) if name in annotations else value
+        if name not in annotations or type(value) in as_they_are[name]:
+            return value
+        return _checked(name, value, annotations[name])
 
     @functools.wraps(function)
     def called(*arguments: P.args, **options: P.kwargs) -> R:
