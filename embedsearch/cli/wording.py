@@ -45,7 +45,7 @@ def center_words(kind: str, images: int) -> str:
     """Return what vectors are measured from."""
     if kind == STORE_CENTER:
         return f"the mean of {images:,} images"
-    return "what the model foretells" if kind == MODEL_CENTER else "none"
+    return "an estimate from the weights" if kind == MODEL_CENTER else "none"
 
 
 def input_words(model: Mapping[str, Any]) -> str:

@@ -89,8 +89,8 @@ class IndexConfig:
     device: str = "auto"
     precision: str = "auto"  # auto takes bf16 on CPUs where it was measured to be faster
     workers: int | None = None  # decoding processes; None: as many as keep the network busy
-    # What vectors are measured from when they are compared: the mean of the store's images, what
-    # the model's weights foretell of it, or none; None keeps the store's choice, first "store".
+    # What vectors are measured from when they are compared: the mean of the store's images, its
+    # estimate from the model's weights, or none; None keeps the store's choice, first "store".
     center: str | None = None
     # Of queries to the store, see SearchBudget; None keeps the store's value.
     recall: float | None = None

@@ -1,6 +1,6 @@
 """The store's center, kept in step with its images; in: vectors that come, out: manifests.
 
-It is set with the first commit. It stays while the store grows, and is taken anew at the end of a
+It is set with the first commit. It stays while the store grows, and is recomputed at the end of a
 run where it would move far, or the images are twice as many and it would move a little. The FAISS
 files are then built again from the shards; nothing is embedded again.
 """
@@ -86,9 +86,9 @@ class Centering:
         if not before.is_out_of_date(newer, manifest.model.dim):
             return replace(manifest, center=record)
         session.notice(
-            f"the center of the vectors is taken anew, from {newer.images:,} images"
+            f"the center of the vectors is recomputed, from {newer.images:,} images"
             if newer.images
-            else "vectors are measured from what the model foretells"
+            else "vectors are measured from an estimate made of the weights"
             if newer.vector
             else "vectors are compared as they are"
         )
@@ -110,7 +110,7 @@ class Centering:
         return replaced(record, seen=0, mean="").added(total, count)
 
     def _expected(self, model: ModelSpec) -> npt.NDArray[np.float32]:
-        """Return what the weights foretell of the mean, zeros if that does not matter.
+        """Return the mean as estimated from the weights, zeros if no such center is wanted.
 
         Raises WeightsUnavailable.
         """

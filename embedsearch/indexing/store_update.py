@@ -224,7 +224,7 @@ class StoreUpdate:
             self.tidy()
 
     def finish(self, budget: SearchBudget, run: Mapping[str, Any], session: Session) -> None:
-        """End a run: take the center anew if due, merge shards, write FAISS files, tune the search.
+        """End a run: recompute the center if due, merge shards, write FAISS files, tune the search.
 
         Raises Interrupted if the new search index is left to the next run.
         """

@@ -2,7 +2,7 @@
 
 The vectors that are compared with class proxies are computed as those that a store compares:
 pooled, measured from a center, of unit length. So training improves the vectors that are searched.
-A store's center is the mean of its images; here it is foretold from the weights, which change.
+A store's center is the mean of its images; here it is estimated from the weights, which change.
 """
 
 from __future__ import annotations

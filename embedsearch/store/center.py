@@ -19,8 +19,8 @@ from embedsearch.core.config import CENTERS, MODEL_CENTER, NO_CENTER
 from embedsearch.core.unknown_fields import replaced
 
 STORE_SHARE = 0.8  # of the mean of the store's images, be they few or many
-MODEL_SHARE = 0.6  # of what the model's weights foretell
-_GROWN = 2.0  # times as many images: the center may be taken anew
+MODEL_SHARE = 0.6  # of the mean as estimated from the model's weights
+_GROWN = 2.0  # times as many images: the center may be recomputed
 _MOVED = 0.02  # and is, if it would move by as much
 _DRIFTED = 0.05  # however many images came
 _LONGEST = 0.95  # a center: what is measured from it must keep a length
@@ -35,7 +35,7 @@ class CenterRecord:
 
     Vectors are float32 (D,), little-endian, in Base64. `vector` is what is subtracted, none if it
     is empty; it was made of the mean of `images` images. `mean` is that of all `seen` images that
-    were ever added, from which the center can be taken anew.
+    were ever added, from which the center can be recomputed.
     """
 
     kind: str

@@ -35,7 +35,7 @@ def center_of(record: CenterRecord) -> Center:
     return center
 
 
-def test_a_center_is_a_share_of_the_mean_or_of_what_is_foretold() -> None:
+def test_a_center_is_a_share_of_the_mean_or_of_its_estimate() -> None:
     vectors, expected = units(150), units(1, 9)[0]
     wanted = STORE_SHARE * vectors.mean(axis=0)
     center = center_of(record_of(vectors).taken(expected))
@@ -43,10 +43,10 @@ def test_a_center_is_a_share_of_the_mean_or_of_what_is_foretold() -> None:
     by_hand = vectors - wanted
     by_hand /= np.linalg.norm(by_hand, axis=1, keepdims=True)
     assert np.allclose(measured, by_hand, atol=1e-6)
-    foretold = center_of(record_of(vectors, MODEL_CENTER).taken(expected))
+    estimated = center_of(record_of(vectors, MODEL_CENTER).taken(expected))
     by_model = vectors - MODEL_SHARE * expected
     by_model /= np.linalg.norm(by_model, axis=1, keepdims=True)
-    assert np.allclose(foretold.measured(vectors), by_model, atol=1e-6)
+    assert np.allclose(estimated.measured(vectors), by_model, atol=1e-6)
     assert Center.of(record_of(vectors, NO_CENTER).taken(expected), DIM) is None
     assert Center.of(None, DIM) is None
 
