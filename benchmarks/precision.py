@@ -22,7 +22,7 @@ from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
 from embedsearch.images.sources.folder import FolderScan
 from embedsearch.indexing.bench import network_rate
-from embedsearch.learning.metrics import measure_all
+from embedsearch.learning.metrics import measure_all, rank_others
 from embedsearch.network.feed import CPU_BATCH
 from embedsearch.network.runtime import load_stream_extractor
 from embedsearch.network.weights import resolve
@@ -81,7 +81,10 @@ def quality(vectors: Vectors, labels: npt.NDArray[np.int64]) -> tuple[float, flo
     wanted = np.bincount(labels)[labels] - 1
     everyone = np.arange(len(labels))
     measured = measure_all(
-        vectors, everyone, wanted, lambda queries, rows: labels[rows] == labels[queries][:, None]
+        everyone,
+        wanted,
+        lambda queries: rank_others(vectors, queries),
+        lambda queries, rows: labels[rows] == labels[queries][:, None],
     )
     return float(measured["recall@1"].mean()), float(measured["mAP"].mean())
 

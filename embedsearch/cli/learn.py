@@ -36,6 +36,9 @@ def evaluate(
     expand: Annotated[
         int, typer.Option(help="Also measure queries expanded by this many neighbors.")
     ] = SearchConfig.expand,
+    rerank: Annotated[
+        bool, typer.Option("--rerank", help="Also measure re-ranked hits.")
+    ] = SearchConfig.rerank,
     sheet: Annotated[
         Path | None, typer.Option(help="Write the worst queries of the last model to this PNG.")
     ] = None,
@@ -55,6 +58,7 @@ def evaluate(
             store=store,
             relevant=relevant,
             expand=expand,
+            rerank=rerank,
             config=config,
             session=session_with_signals(),
             on_progress=on_progress,

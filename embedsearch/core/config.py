@@ -176,6 +176,7 @@ class SearchConfig:
     # How much hits should differ from each other: 0 not at all, 1 as much as possible.
     diverse: float | None = None
     expand: int = 0  # query again with the mean of the query and this many neighbors
+    rerank: bool = False  # order the nearest 100 also by what is nearest to each of them
 
     def __post_init__(self) -> None:
         settle_types(self)
@@ -195,6 +196,8 @@ class SearchConfig:
             raise UsageError(f"diverse must be between 0 and 1, not {self.diverse}", "diverse")
         if self.diverse is not None and self.offset + self.k > DIVERSE_POOL:
             raise UsageError(f"diverse hits are chosen among the {DIVERSE_POOL} nearest")
+        if self.diverse is not None and self.rerank:
+            raise UsageError("diverse and rerank are two orders: choose one", "diverse", "rerank")
         if not 0 <= self.expand <= MAX_EXPAND:
             raise UsageError(
                 f"expand must be between 0 and {MAX_EXPAND}, not {self.expand}", "expand"

@@ -67,6 +67,7 @@ class SearchOptions(TypedDict, total=False):
     collapse: float | None
     diverse: float | None
     expand: int
+    rerank: bool
 
 
 class TrainOptions(TypedDict, total=False):

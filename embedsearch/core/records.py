@@ -305,7 +305,7 @@ class Hit(JsonRecord):
 
     `row` is the image's number in the store, the same until the file changes. `percentile` is the
     percentage of random pairs of the store's images that have a lower cosine; None if the store
-    has too few images.
+    has too few images. A re-ranked hit has its place by `rank_score`; others have None.
     """
 
     rank: int
@@ -317,6 +317,7 @@ class Hit(JsonRecord):
     width: int
     height: int
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    rank_score: float | None = None
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,12 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from embedsearch.core.arguments import checked
 from embedsearch.core.config import IndexConfig, SearchConfig
@@ -25,9 +27,9 @@ from embedsearch.core.session import Session
 from embedsearch.indexing.sync import index
 from embedsearch.learning.labels import read_rows
 from embedsearch.learning.metrics import NAMES, Bools, Floats, Ints, estimate, measure_all
-from embedsearch.learning.reports import Evaluation, WorstQuery
+from embedsearch.learning.ranking import Ranking
+from embedsearch.learning.reports import Evaluation, GroupMeasure, WorstQuery
 from embedsearch.network.catalog import AUTO
-from embedsearch.searching.queries import drawn_towards
 from embedsearch.searching.searcher import Searcher, open_store
 from embedsearch.store.locate import readable_store
 from embedsearch.store.snapshot import Snapshot, open_snapshot
@@ -39,7 +41,7 @@ _TIE = 1e-5  # scores this close are equal: exact search agrees to this precisio
 MAX_QUERIES = 20_000  # more do not change the third digit
 _NAMED = 3
 _OF_THE_RUN = ("model", "precision", "failed")
-_BETWEEN = 256  # queries
+_GROUPS = (1, 2, 4, 10, 30)  # least images to find
 _Pairs: TypeAlias = list[tuple[str, str]]  # keys of a query and an image that it should find
 
 
@@ -51,6 +53,7 @@ def evaluate(
     store: str | Path | None = None,
     relevant: str | Path | None = None,
     expand: int = 0,
+    rerank: bool = False,
     config: IndexConfig | None = None,
     session: Session | None = None,
     on_progress: Callable[[Progress], None] | None = None,
@@ -59,12 +62,12 @@ def evaluate(
 
     Without a folder that is `store`, else the nearest one. The class of an image is the first
     folder of its key; or `relevant` names a CSV with the columns query and relevant, both keys.
-    With `expand` each is followed by the Evaluation of queries expanded by that many neighbors.
-    Raises UsageError and the errors of `index`.
+    Each is followed by those with the options of query time: queries expanded by `expand`
+    neighbors, hits re-ranked, both. Raises UsageError and the errors of `index`.
     """
     if folder is not None and store is not None:
         raise UsageError("evaluate takes a folder of labeled images or a store, not both")
-    SearchConfig(expand=expand)  # refuses a bad value
+    asked = SearchConfig(expand=expand, rerank=rerank)  # refuses bad values
     config = config or IndexConfig()
     models = models or (config.model,)
     given = tuple(models) != (AUTO,) or config.input_side is not None or config.flip
@@ -81,7 +84,7 @@ def evaluate(
         pairs = [(row["query"], row["relevant"]) for _, row in rows]
     if folder is None:
         with readable_store(store, session) as path:
-            return _evaluate_store(path, pairs, expand, config, session)
+            return _evaluate_store(path, pairs, asked, config, session)
     results = []
     for model in models:
         with tempfile.TemporaryDirectory(prefix="embedsearch-") as base:
@@ -90,7 +93,7 @@ def evaluate(
             report = index(
                 [str(folder)], store=path, config=of_model, session=session, on_progress=on_progress
             )
-            found = _evaluate_store(path, pairs, expand, of_model, session)
+            found = _evaluate_store(path, pairs, asked, of_model, session)
         rate = min(report.stage_rate[stage] for stage in ("decode", "embed"))
         ran: dict[str, Any] = {name: getattr(report, name) for name in _OF_THE_RUN}
         results += [replace(result, images_per_s=rate, **ran) for result in found]
@@ -144,7 +147,7 @@ class _Truth:
 
 
 def _evaluate_store(
-    path: Path, pairs: _Pairs | None, expand: int, config: IndexConfig, session: Session
+    path: Path, pairs: _Pairs | None, asked: SearchConfig, config: IndexConfig, session: Session
 ) -> list[Evaluation]:
     with open_snapshot(path) as snapshot:
         keys, paths, vectors = _stored(snapshot)
@@ -166,18 +169,19 @@ def _evaluate_store(
         plain = vectors if center is None else center.plain(vectors)
         served_recall = _served_recall(searcher, vectors, plain, paths)
         results = []
-        for count in sorted({0, expand}):
-            check = session.check
-            asked = _expanded(vectors, queries, count, check) if count else vectors[queries]
-            values = measure_all(vectors, queries, truth.wanted, truth.relevant, check, asked)
-            given = asked if center is None else center.plain(asked)
+        for expand, rerank in product(sorted({0, asked.expand}), sorted({False, asked.rerank})):
+            ranking = Ranking(vectors, expand, rerank)
+            values = measure_all(queries, truth.wanted, ranking, truth.relevant, session.check)
+            lowest = np.argsort(values["mAP"], kind="stable")[:WORST]
+            drawn = ranking.asked(queries[lowest])
+            given = drawn if center is None else center.plain(drawn)
             worst = [
                 WorstQuery(
                     path=paths[queries[number]],
                     average_precision=round(float(values["mAP"][number]), 4),
-                    hits=_others(searcher, given[number], paths[queries[number]]),
+                    hits=_others(searcher, query, paths[queries[number]], rerank=rerank),
                 )
-                for number in np.argsort(values["mAP"], kind="stable")[:WORST]
+                for number, query in zip(lowest, given, strict=True)
             ]
             results.append(
                 Evaluation(
@@ -192,24 +196,23 @@ def _evaluate_store(
                     served_recall=served_recall,
                     center=searcher.manifest.center_kind,
                     worst=worst,
-                    expand=count,
+                    expand=expand,
+                    rerank=rerank,
+                    by_group=_by_group(truth.wanted[queries], values["mAP"]),
                 )
             )
     return results
 
 
-def _expanded(vectors: Floats, queries: Ints, count: int, between: Callable[[], None]) -> Floats:
-    """Return queries, rows of float32 (N, D), moved toward their nearest neighbors: (Q, D)."""
-    asked = np.empty((len(queries), vectors.shape[1]), np.float32)
-    for number, query in enumerate(queries):
-        if number % _BETWEEN == 0:
-            between()
-        scores = vectors @ vectors[query]
-        scores[query] = -np.inf
-        near = np.argpartition(-scores, min(count, len(scores) - 1))[:count]
-        near = near[near != query]
-        asked[number] = drawn_towards(vectors[query], scores[near], vectors[near])
-    return asked
+def _by_group(wanted: Ints, values: npt.NDArray[np.float64]) -> list[GroupMeasure]:
+    """Return the mean of the values, float64 (Q,), by how many images each query has to find."""
+    found = []
+    for least, after in zip(_GROUPS, [*_GROUPS[1:], None], strict=True):
+        inside = (wanted >= least) & (wanted < (after or np.inf))
+        if count := int(inside.sum()):
+            most = None if after is None else after - 1
+            found.append(GroupMeasure(least, most, count, estimate(values[inside])))
+    return found
 
 
 def _stored(snapshot: Snapshot) -> tuple[list[str], list[str], Floats]:
@@ -227,9 +230,9 @@ def _stored(snapshot: Snapshot) -> tuple[list[str], list[str], Floats]:
     return keys, paths, vectors[order]
 
 
-def _others(searcher: Searcher, vector: Floats, path: str) -> list[Hit]:
+def _others(searcher: Searcher, vector: Floats, path: str, *, rerank: bool = False) -> list[Hit]:
     """Return the store's hits for one of its images, without that image."""
-    hits = searcher.query(vector, k=_SERVED_K + 1)
+    hits = searcher.query(vector, k=_SERVED_K + 1, rerank=rerank)
     others = [hit for hit in hits if hit.path != path][:_SERVED_K]
     return [replace(hit, rank=rank) for rank, hit in enumerate(others, start=1)]
 

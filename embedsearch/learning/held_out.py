@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from embedsearch.learning.labels import LabelColumn, main_of, scale_of
-from embedsearch.learning.metrics import Bools, Floats, Ints, measure_all
+from embedsearch.learning.metrics import Bools, Floats, Ints, measure_all, rank_others
 from embedsearch.learning.reports import Quality
 
 
@@ -62,5 +62,5 @@ def _retrieval(vectors: Floats, held: Sequence[LabelColumn]) -> tuple[float | No
     def same(chunk: Ints, order: Ints) -> Bools:
         return np.asarray(labels[order] == labels[chunk][:, None])
 
-    values = measure_all(vectors, queries, others, same)
+    values = measure_all(queries, others, lambda chunk: rank_others(vectors, chunk), same)
     return float(values["recall@1"].mean()), float(values["mAP"].mean())

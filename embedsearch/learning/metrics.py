@@ -20,6 +20,7 @@ CUTOFFS = (1, 5, 10)
 NAMES = ("recall@1", "recall@5", "recall@10", "P@10", "mAP", "nDCG@10", "MRR")
 _RESAMPLES = 1_000
 _ELEMENTS = 1 << 22  # of a score matrix held at once
+_AT_ONCE = 256  # queries
 _LEVEL = 95.0  # percent of the confidence interval
 
 
@@ -44,28 +45,24 @@ def measure(relevant: Bools, wanted: Ints) -> dict[str, npt.NDArray[np.float64]]
 
 
 def measure_all(
-    vectors: Floats,
     queries: Ints,
     wanted: Ints,
+    rank: Callable[[Ints], Ints],
     relevant: Callable[[Ints, Ints], Bools],
     between: Callable[[], None] = lambda: None,
-    asked: Floats | None = None,
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Return each of NAMES a query, each asking all other rows of float32 (N, D), unit rows.
+    """Return each of NAMES a query, each one of N rows that asks all others.
 
-    `wanted` int64 (N,) counts what each row should find; `relevant` tells it of queries (Q,) and
-    their ranked rows (Q, N - 1). Some queries at a time: memory does not grow with all of them.
-    `between` is called now and then, and may raise. `asked`, float32 (Q, D), are the queries where
-    they are not the rows themselves.
+    `wanted` int64 (N,) counts what each row should find; `rank` orders the other rows for queries
+    (Q,), as (Q, N - 1), and `relevant` tells which of them these should find. Some queries at a
+    time: memory does not grow with all of them. `between` is called now and then, and may raise.
     """
-    size = max(1, _ELEMENTS // max(1, len(vectors)))
+    size = min(_AT_ONCE, max(1, _ELEMENTS // max(1, len(wanted))))
     parts = []
     for start in range(0, len(queries), size):
         between()
         chunk = queries[start : start + size]
-        instead = None if asked is None else asked[start : start + size]
-        ranked = relevant(chunk, rank_others(vectors, chunk, instead))
-        parts.append(measure(ranked, wanted[chunk]))
+        parts.append(measure(relevant(chunk, rank(chunk)), wanted[chunk]))
     return {name: np.concatenate([part[name] for part in parts]) for name in NAMES}
 
 

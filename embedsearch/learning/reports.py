@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from embedsearch.core.config import NO_CENTER
 from embedsearch.core.records import Hit, JsonRecord
@@ -15,6 +15,16 @@ class Estimate:
     value: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class GroupMeasure:
+    """The mAP of the queries that have `least` to `most` images to find; None is no limit."""
+
+    least: int
+    most: int | None
+    queries: int
+    mean_ap: Estimate
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,8 @@ class Evaluation(JsonRecord):
     worst: list[WorstQuery]
     center: str = NO_CENTER  # that vectors were measured from, see IndexConfig
     expand: int = 0  # neighbors that each query was expanded by
+    rerank: bool = False
+    by_group: list[GroupMeasure] = field(default_factory=list)  # by size
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ from embedsearch.core.errors import EmbedSearchError, ImageNotFound, UsageError
 from embedsearch.core.microbatch import MicroBatcher
 from embedsearch.core.paths import whole_path
 from embedsearch.core.records import Hit, ImageRecord, Neighbors, StoredImage, StoredPlace
-from embedsearch.core.scores import reaches
 from embedsearch.core.session import Session
+from embedsearch.searching import ordering
 from embedsearch.searching.columns import RowColumns
 from embedsearch.searching.neighbors import RowSearch
+from embedsearch.searching.ordering import Row
 from embedsearch.searching.queries import Vector, drawn_towards
 from embedsearch.searching.row_sources import Mask
 from embedsearch.store.manifest import Manifest
@@ -214,6 +215,8 @@ class Generation:
         if config.expand:
             queries = self._expanded(queries, config, asked)
         fetch = DIVERSE_POOL if config.diverse is not None else config.offset + config.k
+        if config.rerank:
+            fetch = max(fetch, ordering.RERANKED)
         candidates = self._candidates(self._nearest(queries, fetch, asked))
         return [
             self._page(query, rows, fetch, config, asked)
@@ -266,7 +269,7 @@ class Generation:
     def _page(
         self,
         query: Vector,
-        candidates: list[_Row],
+        candidates: list[Row],
         fetch: int,
         config: SearchConfig,
         asked: _Asked,
@@ -275,16 +278,20 @@ class Generation:
         wanted = config.offset + config.k
         pool = wanted if config.diverse is None else DIVERSE_POOL  # to choose among
         while True:
-            ranked = _ranked(candidates, fetch, config.min_score)
+            ranked = ordering.by_score(candidates)[:fetch]
+            if config.rerank:
+                first = self._units(ranked[: ordering.RERANKED])
+                ranked = ordering.reranked(ranked, query, first)
+            ranked = ordering.reaching(ranked, config.min_score)
             is_all = len(ranked) < fetch
             if config.collapse is not None:
-                ranked = self._distinct(ranked, config.collapse, pool)
+                ranked = ordering.distinct(ranked, self._units(ranked), config.collapse, pool)
             if config.collapse is None or is_all or len(ranked) >= pool:
                 break
             fetch *= _COLLAPSE_MORE
             (candidates,) = self._candidates(self._nearest(query[None], fetch, asked))
         if config.diverse is not None:
-            ranked = self._diversified(ranked, config.diverse, wanted)
+            ranked = ordering.diversified(ranked, self._units(ranked), config.diverse, wanted)
         page = ranked[config.offset : wanted]
         percentiles = self._percentiles([row.score for row in page])
         metadata = self._columns.metadata([row.image.row for row in page])
@@ -292,6 +299,7 @@ class Generation:
             Hit(
                 rank=rank,
                 score=row.score,
+                rank_score=row.rank_score,
                 percentile=percentile,
                 row=row.image.row,
                 path=whole_path(*self._place(row.image)),
@@ -305,47 +313,16 @@ class Generation:
             )
         ]
 
-    def _candidates(self, found: list[Neighbors]) -> list[list[_Row]]:
+    def _candidates(self, found: list[Neighbors]) -> list[list[Row]]:
         """Return the neighbors of each query with their images, unordered."""
         images = iter(self._snapshot.images(np.concatenate([near.ordinals for near in found])))
         return [
             [
-                _Row(score, ordinal, next(images))
+                Row(score, ordinal, next(images))
                 for score, ordinal in zip(near.scores.tolist(), near.ordinals.tolist(), strict=True)
             ]
             for near in found
         ]
-
-    def _distinct(self, ranked: list[_Row], limit: float, count: int) -> list[_Row]:
-        """Return up to `count` rows, best first, no two of which reach a cosine of `limit`."""
-        vectors = self._units(ranked)
-        kept: list[int] = []
-        for index in range(len(ranked)):
-            if not kept or not reaches(float((vectors[kept] @ vectors[index]).max()), limit):
-                kept.append(index)
-                if len(kept) == count:
-                    break
-        return [ranked[index] for index in kept]
-
-    def _diversified(self, ranked: list[_Row], weight: float, count: int) -> list[_Row]:
-        """Return rows by maximal marginal relevance.
-
-        Each is the best of (1 - weight) score - weight (its highest cosine with those before):
-        Carbonell and Goldstein, "The use of MMR" (1998).
-        """
-        vectors = self._units(ranked)
-        scores = np.array([row.score for row in ranked], np.float64)
-        nearest = np.zeros(len(ranked))
-        left = np.ones(len(ranked), np.bool_)
-        chosen: list[_Row] = []
-        while left.any() and len(chosen) < count:
-            worth = np.where(left, (1.0 - weight) * scores - weight * nearest, -np.inf)
-            best = int(worth.argmax())
-            chosen.append(ranked[best])
-            left[best] = False
-            cosine = vectors @ vectors[best]
-            nearest = cosine if len(chosen) == 1 else np.maximum(nearest, cosine)
-        return chosen
 
     def _percentiles(self, scores: list[float]) -> list[float | None]:
         """Return the percentage of random pairs of rows that have a lower cosine, for each."""
@@ -354,7 +331,7 @@ class Generation:
         shares = np.interp(scores, search.pair_cosines, search.pair_levels)
         return [math.floor(1e6 * share) / 1e4 for share in shares.tolist()]
 
-    def _units(self, rows: list[_Row]) -> npt.NDArray[np.float64]:
+    def _units(self, rows: list[Row]) -> npt.NDArray[np.float64]:
         """Return the measured vectors of rows, float64 (n, D), of length 1."""
         ordinals = np.array([row.ordinal for row in rows], np.int64)
         vectors = self._rows.vectors(ordinals).astype(np.float64)
@@ -370,15 +347,6 @@ class _Asked:
     condition: Condition | None  # None without a database
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A row among the nearest, before it becomes a hit."""
-
-    score: float
-    ordinal: int
-    image: StoredImage
-
-
 def _unit(stored: npt.NDArray[np.float16]) -> Vector:
     vector = stored.astype(np.float32)
     unit: Vector = vector / np.linalg.norm(vector)
@@ -388,10 +356,3 @@ def _unit(stored: npt.NDArray[np.float16]) -> Vector:
 def _rounded(value: float | None, digits: int) -> float | None:
     """Return what a float32 was before it was stored."""
     return None if value is None else round(value, digits)
-
-
-def _ranked(candidates: list[_Row], count: int, min_score: float | None) -> list[_Row]:
-    """Return the best `count` rows in their final order, without scores below `min_score`."""
-    rows = sorted(candidates, key=lambda row: (-row.score, row.image.root, row.image.key))
-    least = -1.0 if min_score is None else min_score
-    return [row for row in rows[:count] if reaches(row.score, least)]

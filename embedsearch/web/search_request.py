@@ -60,6 +60,9 @@ class Options(BaseModel):
     collapse: Annotated[float | None, Field(description="copies count once")] = None
     diverse: Annotated[float | None, Field(description="how different hits are")] = None
     expand: Annotated[int, Field(description="neighbors to ask again with")] = 0
+    rerank: Annotated[bool, Field(description="order the 100 nearest by their neighbors, too")] = (
+        False
+    )
 
     def config(self) -> SearchConfig:
         """Return them as a SearchConfig. Raises UsageError."""

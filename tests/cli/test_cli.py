@@ -54,15 +54,27 @@ def test_json_csv_and_paths_tell_the_same(store: Path) -> None:
     lines = [json.loads(line) for line in run_cli(*arguments, "--json").stdout.splitlines()]
     assert len(lines) == 8
     names = ["query", "rank", "score", "percentile", "row"]
-    names += ["path", "path_bytes", "key", "width", "height", "metadata"]
+    names += ["path", "path_bytes", "key", "width", "height", "metadata", "rank_score"]
     assert list(lines[0]) == names
     assert lines[0]["key"] == "clocks/clocks_1.jpg" and lines[0]["score"] > 0.9999
     assert [line["rank"] for line in lines] == [1, 2, 3, 4, 1, 2, 3, 4]
     table = list(csv.DictReader(io.StringIO(run_cli(*arguments, "--csv").stdout)))
     assert [row["path"] for row in table] == [line["path"] for line in lines]
     assert list(table[0]) == names and float(table[1]["score"]) == lines[1]["score"]
+    assert all(line["rank_score"] is None for line in lines) and table[0]["rank_score"] == ""
     paths = run_cli(*arguments, "--paths").stdout.splitlines()
     assert paths == [line["path"] for line in lines]
+
+
+def test_rank_scores_stand_beside_the_cosines(store: Path) -> None:
+    arguments = ["query", CLOCK, "--store", store, "-k", "4", "--rerank"]
+    lines = [json.loads(line) for line in run_cli(*arguments, "--json").stdout.splitlines()]
+    header, *rows = run_cli(*arguments).stdout.splitlines()[1:]
+    assert header.split()[:3] == ["rank", "score", "re-ranked"]
+    wanted = [[f"{line['score']:.3f}", f"{line['rank_score']:.3f}"] for line in lines]
+    assert [row.split()[1:3] for row in rows] == wanted
+    both = run_cli(*arguments, "--diverse", "0.5")
+    assert both.returncode == 2 and "--diverse and --rerank are two orders" in both.stderr
 
 
 def test_min_score(store: Path) -> None:

@@ -19,7 +19,7 @@ from embedsearch.learning.evaluate import evaluate
 from embedsearch.learning.metrics import NAMES
 from embedsearch.learning.reports import Evaluation
 from tests.support.library import SAMPLES, paint, run_cli
-from tests.support.stores import measured
+from tests.support.stores import measured, reranked_by_hand
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,50 @@ def test_what_expanding_queries_gains(samples_store: Path, evaluation: Evaluatio
         evaluate(store=samples_store, expand=-1)
 
 
+def test_what_reranking_gains(samples_store: Path, evaluation: Evaluation) -> None:
+    """The same order as `query` gives with each image left out, by plain NumPy, and the groups."""
+    plain, reranked = evaluate(store=samples_store, rerank=True)
+    assert plain == evaluation and reranked.rerank and not reranked.expand
+    with embedsearch.open_store(samples_store) as searcher:
+        paths = [p for p in sorted(SAMPLES.rglob("*")) if p.suffix in {".jpg", ".png", ".webp"}]
+        keys = [Key(str(path)) for path in paths]
+        vectors = measured(samples_store, searcher.embed(keys)).astype(np.float64)
+    averages = []
+    for place, query in enumerate(vectors):
+        others = np.delete(np.arange(len(vectors)), place)
+        scores = reranked_by_hand(query, vectors[others])
+        ranked = others[np.argsort(-scores)]
+        is_right = [paths[other].parent == paths[place].parent for other in ranked]
+        ranks = [rank for rank, right in enumerate(is_right, start=1) if right]
+        averages.append(np.mean([(i + 1) / rank for i, rank in enumerate(ranks)]))
+    assert reranked.measures["mAP"].value == pytest.approx(np.mean(averages), abs=1e-4)
+    assert reranked.measures["mAP"].value > plain.measures["mAP"].value
+    (group,) = reranked.by_group
+    assert (group.least, group.most, group.queries) == (4, 9, 54)
+    assert group.mean_ap == reranked.measures["mAP"]
+    both = evaluate(store=samples_store, rerank=True, expand=2)
+    assert [(e.expand, e.rerank) for e in both] == [(0, False), (0, True), (2, False), (2, True)]
+    done = run_cli("evaluate", "--store", samples_store, "--rerank", "--expand", "2")
+    assert "packaged --expand 2 --rerank" in done.stdout.splitlines()[4]
+
+
+def test_groups_of_several_sizes(samples_store: Path, tmp_path: Path) -> None:
+    """A query with one image to find, and one with four."""
+    found = sorted(path.name for path in (SAMPLES / "boats").iterdir())[:5]
+    pairs = [("clocks/clocks_1.jpg", "clocks/clocks_2.jpg")]
+    pairs += [(f"boats/{found[0]}", f"boats/{name}") for name in found[1:]]
+    listed = tmp_path / "pairs.csv"
+    listed.write_text("query,relevant\n" + "".join(f"{a},{b}\n" for a, b in pairs))
+    (result,) = evaluate(store=samples_store, relevant=listed)
+    assert [(g.least, g.most, g.queries) for g in result.by_group] == [(1, 1, 1), (4, 9, 1)]
+    mean = np.mean([group.mean_ap.value for group in result.by_group])
+    assert mean == pytest.approx(result.measures["mAP"].value)
+    done = run_cli("evaluate", "--store", samples_store, "--relevant", listed)
+    header, row, queries = done.stdout.splitlines()[2:5]
+    assert header.split()[-4:] == ["1", "4", "to", "9"] and queries.split() == ["queries", "1", "1"]
+    assert row.split()[1:] == [f"{group.mean_ap.value:.3f}" for group in result.by_group]
+
+
 def test_the_worst_queries_are_the_worst(evaluation: Evaluation) -> None:
     values = [worst.average_precision for worst in evaluation.worst]
     assert values == sorted(values) and values[0] < evaluation.measures["mAP"].value
@@ -94,8 +138,8 @@ def test_a_served_index_that_misses_neighbours_is_seen(
 
     whole = Searcher.query
 
-    def lossy(self: Searcher, image: object, k: int = 10) -> list[embedsearch.Hit]:
-        return whole(self, image, k=2 * k)[::2]  # type: ignore[arg-type]
+    def lossy(self: Searcher, image: object, k: int = 10, **options: bool) -> list[embedsearch.Hit]:
+        return whole(self, image, k=2 * k, **options)[::2]  # type: ignore[arg-type]
 
     monkeypatch.setattr(Searcher, "query", lossy)
     (found,) = evaluate(store=samples_store)

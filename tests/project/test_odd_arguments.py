@@ -114,7 +114,7 @@ def test_of_a_searcher(store: Path, name: str) -> None:
                 ends_well(method, 0, value)
 
 
-OPTIONS = ("k", "offset", "where", "min_score", "collapse", "diverse", "expand")
+OPTIONS = ("k", "offset", "where", "min_score", "collapse", "diverse", "expand", "rerank")
 
 
 def test_of_an_embedder() -> None:

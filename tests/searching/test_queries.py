@@ -18,10 +18,11 @@ from embedsearch.core.config import DecodeLimits, SearchConfig
 from embedsearch.core.errors import UnreadableImage, UsageError
 from embedsearch.core.records import Box, Hit
 from embedsearch.images.decode.image import decode, square
+from embedsearch.searching import ordering
 from embedsearch.searching.queries import UNLIKE_WEIGHT
 from tests.support.library import SAMPLES, paint, run_cli
 from tests.support.oracle import unit
-from tests.support.stores import measured
+from tests.support.stores import measured, reranked_by_hand
 
 CLOCK = SAMPLES / "clocks" / "clocks_1.jpg"
 
@@ -224,6 +225,41 @@ def test_expansion_adds_weighed_neighbors(samples: embedsearch.Searcher) -> None
     assert [h.score for h in hits] == pytest.approx([h.score for h in wanted], abs=1e-3)
 
 
+def test_reranked_hits(samples: embedsearch.Searcher) -> None:
+    """The nearest 100 are ordered by what each of them is near; the cosine stays beside it."""
+    (query,) = samples.embed([Key("boats/boats_1.jpg")])
+    plain = samples.query(query, 54)
+    hits = samples.query(query, 54, rerank=True)
+    assert all(hit.rank_score is None for hit in plain) and keys(hits) != keys(plain)
+    cosines = {hit.key: hit.score for hit in plain}
+    rows = measured(samples.store, samples.embed([Key(key) for key in cosines]))
+    wanted = reranked_by_hand(measured(samples.store, query), rows)
+    by_key = dict(zip(cosines, wanted, strict=True))
+    given = [hit.rank_score or 0.0 for hit in hits]
+    assert given == pytest.approx([by_key[hit.key] for hit in hits], abs=2e-3)
+    assert given == sorted(given, reverse=True) and [h.rank for h in hits] == [*range(1, 55)]
+    assert {hit.key: hit.score for hit in hits} == cosines
+    assert samples.query(query, 5, rerank=True) == hits[:5]
+    assert samples.query(query, 5, offset=7, rerank=True) == hits[7:12]
+    near = samples.query(query, 54, rerank=True, min_score=0.3)
+    assert near and keys(near) == [hit.key for hit in hits if hit.score >= 0.3]
+    where = "path like 'clocks/%'"
+    assert len(samples.query(query, 9, rerank=True, where=where)) == 6
+    assert keys(samples.query(query, 2, rerank=True, expand=3, collapse=0.999))
+    assert samples.query(query, 1, rerank=True, where="path = 'boats/boats_1.jpg'")[0].rank_score
+
+
+def test_those_beyond_the_reranked_follow_by_cosine(
+    samples: embedsearch.Searcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordering, "RERANKED", 5)
+    (query,) = samples.embed([Key("boats/boats_1.jpg")])
+    plain, hits = samples.query(query, 9), samples.query(query, 9, rerank=True)
+    assert {*keys(hits[:5])} == {*keys(plain[:5])} and keys(hits[5:]) == keys(plain[5:])
+    assert [hit.rank_score is None for hit in hits] == [False] * 5 + [True] * 4
+    assert samples.query(query, 3, offset=4, rerank=True) == hits[4:7]
+
+
 def test_wrong_options_are_refused(samples: embedsearch.Searcher) -> None:
     wrong: list[dict[str, Any]] = [
         {"offset": -1},
@@ -235,6 +271,8 @@ def test_wrong_options_are_refused(samples: embedsearch.Searcher) -> None:
         {"expand": -1},
         {"expand": 10**6},
         {"min_score": 2.0},
+        {"rerank": "yes"},
+        {"rerank": True, "diverse": 0.5},
         {"k": 0},
         {"radius": 3},
         {"where": "widht > 1"},
@@ -281,6 +319,7 @@ def test_the_command_line_asks_the_same(samples_store: Path, tmp_path: Path) -> 
         wanted = ask(str(CLOCK), offset=2, k=4, diverse=0.5, collapse=0.99)
         assert answer(CLOCK, *options) == wanted
         assert answer(CLOCK, "--expand", "3") == ask(str(CLOCK), expand=3)
+        assert answer(CLOCK, "--rerank") == ask(str(CLOCK), rerank=True)
     sheet = tmp_path / "sheet.png"
     arguments = ["query", "--key", "clocks/clocks_1.jpg", CLOCK, "--crop", "0,0,300,300"]
     arguments += ["--like", boat, "-k", "2", "--store", samples_store, "--sheet", sheet]

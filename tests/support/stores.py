@@ -61,6 +61,20 @@ def measured(store: Path, vectors: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return units
 
 
+def reranked_by_hand(
+    query: npt.NDArray[np.float64], rows: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Return the rank scores of unit rows, float64 (n, D), for a query, (D,), row by row."""
+    scores = []
+    for place, row in enumerate(rows):
+        others = np.delete(rows, place, axis=0)
+        near = others[np.argsort(-(others @ row))[:5]]
+        weights = np.clip(near @ row, 0, None)
+        drawn = row + (weights @ near / weights.sum() if weights.sum() else 0.0)
+        scores.append((row @ query + drawn @ query / np.linalg.norm(drawn)) / 2)
+    return np.array(scores)
+
+
 def compared_rows(store: Path) -> dict[bytes, npt.NDArray[np.float64]]:
     """Return key to vector of the live rows, measured and rounded as they are compared."""
     rows = {key: np.frombuffer(vector, np.float16) for key, vector in rows_of(store).items()}

@@ -69,6 +69,7 @@ def test_options_are_those_of_a_search(server: Served, searcher: embedsearch.Sea
         "min_score": 0.1,
         "collapse": 0.99,
         "expand": 2,
+        "rerank": True,
     }
     expected = [hit.to_dict() for hit in searcher.query(CLOCK, **options)]
     assert expected

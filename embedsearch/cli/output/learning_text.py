@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 from embedsearch.cli.output.text import from_here, table
 from embedsearch.core.paths import printable
-from embedsearch.learning.reports import Epoch, Evaluation, StagePlan, TrainReport
+from embedsearch.learning.reports import Epoch, Evaluation, GroupMeasure, StagePlan, TrainReport
 
 
 def evaluation_lines(results: Sequence[Evaluation]) -> str:
-    """Return a table, one row per model, and below it the worst queries."""
+    """Return a table, a row per model and way to ask; how it depends on groups; the worst."""
     names = list(results[0].measures)
     header = ["model", "images", *names, "served", "images/s"]
     rows = [
         [
-            result.model + (f" --expand {result.expand}" if result.expand else ""),
+            _name(result),
             str(result.images),
             *(f"{result.measures[name].value:.3f}" for name in names),
             f"{result.served_recall:.3f}",
@@ -28,12 +28,40 @@ def evaluation_lines(results: Sequence[Evaluation]) -> str:
     lines = [
         f"{last.queries} queries, each one left out of what it looks for; 95 % confidence: "
         f"+-{spread:.3f} or less; center: {last.center}",
-        f"worst queries of {printable(last.model)}:",
+        f"worst queries of {printable(_name(last))}:",
         *(f"  {w.average_precision:.3f}  {printable(from_here(w.path))}" for w in last.worst[:5]),
     ]
     if last.failed:
         lines.insert(0, f"{last.failed} pictures could not be read")
-    return table(header, rows, right=range(1, len(header))) + "\n".join(lines) + "\n"
+    shown = table(header, rows, right=range(1, len(header))) + _group_lines(results)
+    return shown + "\n".join(lines) + "\n"
+
+
+def _name(result: Evaluation) -> str:
+    """Return the model and the options of query time."""
+    expand = f" --expand {result.expand}" if result.expand else ""
+    return result.model + expand + (" --rerank" if result.rerank else "")
+
+
+def _group_lines(results: Sequence[Evaluation]) -> str:
+    """Return a table of mAP by how many images a query has to find, if that differs."""
+    groups = {group.least: group for result in results for group in result.by_group}
+    if len(groups) < 2:
+        return ""
+    columns = [groups[least] for least in sorted(groups)]
+    rows = []
+    for result in results:
+        found = {group.least: f"{group.mean_ap.value:.3f}" for group in result.by_group}
+        rows.append([_name(result), *(found.get(column.least, "") for column in columns)])
+    rows.append(["queries", *(f"{column.queries:,}" for column in columns)])
+    header = ["mAP where there are to find", *map(_range, columns)]
+    return table(header, rows, right=range(1, len(header)))
+
+
+def _range(group: GroupMeasure) -> str:
+    if group.most is None:
+        return f"{group.least} or more"
+    return str(group.least) if group.most == group.least else f"{group.least} to {group.most}"
 
 
 def plan_lines(plan: Sequence[StagePlan]) -> str:

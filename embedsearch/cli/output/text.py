@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # a query does without indexing
 
 HIT_COLUMNS = [
     *("query", "rank", "score", "percentile", "row"),
-    *("path", EXACT, "key", "width", "height", "metadata"),
+    *("path", EXACT, "key", "width", "height", "metadata", "rank_score"),
 ]
 
 
@@ -70,10 +70,12 @@ def hit_table(query: str, hits: Sequence[Hit], link_host: str | None = None) -> 
 
     With `link_host`, the name of this machine, paths are links (escape sequence OSC 8).
     """
+    is_reranked = any(hit.rank_score is not None for hit in hits)
     rows = [
         (
             str(hit.rank),
             f"{hit.score:.3f}",
+            *([_decimals(hit.rank_score)] if is_reranked else []),
             "" if hit.percentile is None else f"{hit.percentile:.2f} %",
             f"{hit.width} x {hit.height}" if hit.width else "",
             from_here(hit.path),
@@ -82,12 +84,17 @@ def hit_table(query: str, hits: Sequence[Hit], link_host: str | None = None) -> 
     ]
     if not rows:
         return f"{printable(query)}: no image matches the filters\n"
-    lines = table(("rank", "score", "nearer than", "size", "path"), rows, right=(0, 1, 2, 3))
+    header = ["rank", "score", *(["re-ranked"] if is_reranked else []), "nearer than", "size"]
+    lines = table([*header, "path"], rows, right=range(len(header)))
     if link_host is not None:
-        header, *shown = lines.splitlines()
+        first, *shown = lines.splitlines()
         linked = [_linked(line, hit.path, link_host) for line, hit in zip(shown, hits, strict=True)]
-        lines = "\n".join([header, *linked]) + "\n"
+        lines = "\n".join([first, *linked]) + "\n"
     return f"{printable(query)}\n{lines}"
+
+
+def _decimals(score: float | None) -> str:
+    return "" if score is None else f"{score:.3f}"
 
 
 def _linked(line: str, path: str, host: str) -> str:

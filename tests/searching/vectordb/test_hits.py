@@ -47,6 +47,7 @@ def test_hits_are_those_of_the_store(
             {"k": 4, "collapse": 0.95},
             {"k": 6, "diverse": 0.5},
             {"k": 6, "expand": 4},
+            {"k": 6, "rerank": True},
             {"k": 50, "min_score": 0.8},
             {"k": 7, "where": "rating > 3 and label like 'trips%'"},
             {"k": 400, "where": "flag"},

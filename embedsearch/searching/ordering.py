@@ -1,0 +1,114 @@
+"""The order of hits; in: the rows nearest to a query, out: some of them, best first.
+
+By cosine, or re-ranked; without copies of better ones; as different as wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.core.records import StoredImage
+from embedsearch.core.scores import reaches
+
+RERANKED = 100  # of the nearest rows
+_NEIGHBORS = 5  # whose mean a row is re-ranked by
+_DIGITS = 6  # of a rank score: copies tie
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row among the nearest, before it becomes a hit."""
+
+    score: float
+    ordinal: int
+    image: StoredImage
+    rank_score: float | None = None  # what it was re-ranked by
+
+
+def by_score(rows: Sequence[Row]) -> list[Row]:
+    """Return rows by cosine, best first; ties by root and key."""
+    return sorted(rows, key=lambda row: (-row.score, row.image.root, row.image.key))
+
+
+def reranked(ordered: Sequence[Row], query: npt.NDArray[np.float32], vectors: Floats) -> list[Row]:
+    """Return rows with the first ones re-ranked; `vectors`, float64 (n, D), are those of the first.
+
+    The others follow as they are, without a rank score.
+    """
+    scores = rank_scores(query, vectors).tolist()
+    first = [
+        replace(row, rank_score=score)
+        for row, score in zip(ordered[: len(scores)], scores, strict=True)
+    ]
+    first.sort(key=lambda row: (-(row.rank_score or 0.0), row.image.root, row.image.key))
+    return [*first, *ordered[len(scores) :]]
+
+
+def rank_scores(query: npt.NDArray[np.float32], vectors: npt.NDArray[np.floating[Any]]) -> Floats:
+    """Return what rows are re-ranked by, float64 (n,), of their unit vectors, (n, D).
+
+    It is the mean of a row's cosine with the query and that of the row drawn towards its nearest
+    among the others. What many of the nearest are like comes first, and what is alone among
+    them, last. (After Shao et al., "Global features are all you need", ICCV 2023; its rule, which
+    moves the query as well, loses where a query has few images to find: benchmarks/QUALITY.md.)
+    """
+    rows, asked = vectors.astype(np.float64), query.astype(np.float64)
+    cosines: Floats = rows @ asked
+    if len(rows) < 2:
+        return cosines.round(_DIGITS)
+    between = rows @ rows.T
+    np.fill_diagonal(between, -np.inf)
+    count = min(_NEIGHBORS, len(rows) - 1)
+    nearest = np.argpartition(-between, count - 1, axis=1)[:, :count]
+    weights = np.take_along_axis(between, nearest, axis=1).clip(min=0.0)
+    weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    drawn = rows + np.einsum("nk,nkd->nd", weights, rows[nearest])
+    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    scores: Floats = (cosines + drawn @ asked) / 2.0
+    return scores.round(_DIGITS)
+
+
+def reaching(rows: Sequence[Row], min_score: float | None) -> list[Row]:
+    """Return the rows of at least that cosine."""
+    return [row for row in rows if reaches(row.score, -1.0 if min_score is None else min_score)]
+
+
+def distinct(rows: Sequence[Row], vectors: Floats, limit: float, count: int) -> list[Row]:
+    """Return up to `count` rows, in order, no two of which reach a cosine of `limit`.
+
+    `vectors`, float64 (n, D), are theirs, of length 1.
+    """
+    kept: list[int] = []
+    for index in range(len(rows)):
+        if not kept or not reaches(float((vectors[kept] @ vectors[index]).max()), limit):
+            kept.append(index)
+            if len(kept) == count:
+                break
+    return [rows[index] for index in kept]
+
+
+def diversified(rows: Sequence[Row], vectors: Floats, weight: float, count: int) -> list[Row]:
+    """Return rows by maximal marginal relevance; `vectors`, float64 (n, D), are theirs.
+
+    Each is the best of (1 - weight) score - weight (its highest cosine with those before):
+    Carbonell and Goldstein, "The use of MMR" (1998).
+    """
+    scores = np.array([row.score for row in rows], np.float64)
+    nearest = np.zeros(len(rows))
+    left = np.ones(len(rows), np.bool_)
+    chosen: list[Row] = []
+    while left.any() and len(chosen) < count:
+        worth = np.where(left, (1.0 - weight) * scores - weight * nearest, -np.inf)
+        best = int(worth.argmax())
+        chosen.append(rows[best])
+        left[best] = False
+        cosine = vectors @ vectors[best]
+        nearest = cosine if len(chosen) == 1 else np.maximum(nearest, cosine)
+    return chosen
