@@ -29,7 +29,8 @@ from benchmarks.measure import machine
 from benchmarks.photo_sets import OBJECTS, RULES, Photo, Pixels, photos_of
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
-from embedsearch.learning.metrics import measure, rank_others
+from embedsearch.learning.metrics import measure
+from embedsearch.learning.ranking import Ranking
 from embedsearch.network.converted import import_openvino
 from embedsearch.network.expected import expected_of
 from embedsearch.network.extractor import normalization
@@ -43,6 +44,10 @@ LOSES_BY = 0.005  # of a set's mAP: less is a draw
 RESAMPLES = 1_000
 SMALL = ((2, 2), (4, 2), (5, 4), (10, 4), (10, 10))  # classes of a small store, photos of each
 DRAWS = 12  # of small stores from each set
+GROUPS = (2, 3, 4, 8)  # photos of a class
+GROUP_DRAWS = 3
+# Neighbors that a query is expanded by, and whether hits are re-ranked.
+WAYS = {"plain": (0, False), "--expand 3": (3, False), "--rerank": (0, True), "both": (3, True)}
 ESTIMATED = f"{MODEL_SHARE} of the mean estimated from the weights"
 AVERAGE, GAUSSIAN = "average", 0.4
 # Power and sigma of the weights over the map, 0 where all cells count alike.
@@ -173,12 +178,39 @@ class Sets:
 
     def precision(self, vectors: Vectors, centered: Centered, chosen: Any) -> Any:
         """Return the average precisions of some photos that form a store."""
+        return self._precision(Ranking(centered(vectors[chosen])), chosen)
+
+    def _precision(self, ranking: Ranking, chosen: Any) -> Any:
         labels = self.labels[chosen]
-        order = rank_others(centered(vectors[chosen]), np.arange(len(chosen)))
+        order = ranking(np.arange(len(chosen)))
         wanted = (labels[:, None] == labels).sum(axis=1) - 1
         asked = wanted > 0
         relevant = labels[order] == labels[:, None]
         return measure(relevant[asked], wanted[asked])["mAP"]
+
+    def by_group(self, vectors: Vectors, centered: Centered) -> dict[str, list[float]]:
+        """Return the mAP of ways to ask, with so many photos of each class; mean of eight sets."""
+        found: dict[str, list[float]] = {name: [] for name in WAYS}
+        for each in (*GROUPS, None):
+            of_sets: dict[str, list[float]] = {name: [] for name in WAYS}
+            for name in set(self.names) - {OBJECTS}:
+                inside = np.flatnonzero(self.of_photo == name)
+                for draw in range(1 if each is None else GROUP_DRAWS):
+                    chosen = inside if each is None else self._drawn(inside, each, draw)
+                    for way, (expand, rerank) in WAYS.items():
+                        ranking = Ranking(centered(vectors[chosen]), expand, rerank)
+                        of_sets[way].append(float(self._precision(ranking, chosen).mean()))
+            for way, values in of_sets.items():
+                found[way].append(float(np.mean(values)))
+        return found
+
+    def _drawn(self, inside: Any, each: int, seed: int) -> Any:
+        """Return `each` photos of every class, or all of a smaller one."""
+        rng = np.random.default_rng(seed)
+        classes = np.unique(self.labels[inside])
+        return np.concatenate(
+            [rng.permutation(inside[self.labels[inside] == one])[:each] for one in classes]
+        )
 
     def small(
         self, vectors: Vectors, centers: dict[str, Centered], classes: int, each: int
@@ -279,6 +311,9 @@ def report(features: Features, sets: Sets) -> None:
     add("the mirror image, too (--flip)", units(mild[own] + seen["mirror image"][own]), store)
     add("mean of three scales", units(sum(scales[1:], scales[0])), store)
     add("maximum of three scales", units(np.maximum.reduce(scales)), store)
+    print(f"\n| at query time | {' | '.join(map(str, GROUPS))} | all |\n|{'---|' * 6}")
+    for way, means in sets.by_group(mild[own], store).items():
+        print(f"| {way} | {' | '.join(f'{mean:.3f}' for mean in means)} |", flush=True)
     rates = ", ".join(f"{rule} {found['rate']:.0f}" for rule, found in seen.items())
     print(f"\nThe network alone, images/s in fp32: {rates}.\n")
     centers: dict[str, Centered] = {

@@ -59,19 +59,24 @@ def rank_scores(query: npt.NDArray[np.float32], vectors: npt.NDArray[np.floating
     them, last. (After Shao et al., "Global features are all you need", ICCV 2023; its rule, which
     moves the query as well, loses where a query has few images to find: benchmarks/QUALITY.md.)
     """
-    rows, asked = vectors.astype(np.float64), query.astype(np.float64)
-    cosines: Floats = rows @ asked
-    if len(rows) < 2:
+    cosines: Floats = (vectors @ query).astype(np.float64)
+    if len(vectors) < 2:
         return cosines.round(_DIGITS)
-    between = rows @ rows.T
-    np.fill_diagonal(between, -np.inf)
-    count = min(_NEIGHBORS, len(rows) - 1)
-    nearest = np.argpartition(-between, count - 1, axis=1)[:, :count]
-    weights = np.take_along_axis(between, nearest, axis=1).clip(min=0.0)
+    rows = vectors.astype(np.float32)
+    between = (rows @ rows.T).astype(np.float64)
+    others = between.copy()
+    np.fill_diagonal(others, -np.inf)
+    count = min(_NEIGHBORS, len(vectors) - 1)
+    nearest = np.argpartition(-others, count - 1, axis=1)[:, :count]
+    near = np.take_along_axis(others, nearest, axis=1)
+    weights = near.clip(min=0.0)
     weights /= np.maximum(weights.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-    drawn = rows + np.einsum("nk,nkd->nd", weights, rows[nearest])
-    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
-    scores: Floats = (cosines + drawn @ asked) / 2.0
+    # The row drawn is v + sum w n: its product with the query and its length follow from cosines.
+    product = cosines + (weights * cosines[nearest]).sum(axis=1)
+    among = between[nearest[:, :, None], nearest[:, None, :]]
+    squared = np.einsum("ni,nj,nij->n", weights, weights, among)
+    length = np.sqrt(1.0 + 2.0 * (weights * near).sum(axis=1) + squared)
+    scores: Floats = (cosines + product / length) / 2.0
     return scores.round(_DIGITS)
 
 
