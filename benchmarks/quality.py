@@ -46,7 +46,7 @@ SMALL = ((2, 2), (4, 2), (5, 4), (10, 4), (10, 10))  # classes of a small store,
 DRAWS = 12  # of small stores from each set
 GROUPS = (2, 3, 4, 8)  # photos of a class
 GROUP_DRAWS = 3
-# Neighbors that a query is expanded by, and whether hits are re-ranked.
+# By name, `expand` and `rerank` of a Ranking.
 WAYS = {"plain": (0, False), "--expand 3": (3, False), "--rerank": (0, True), "both": (3, True)}
 ESTIMATED = f"{MODEL_SHARE} of the mean estimated from the weights"
 AVERAGE, GAUSSIAN = "average", 0.4
@@ -189,14 +189,16 @@ class Sets:
         return measure(relevant[asked], wanted[asked])["mAP"]
 
     def by_group(self, vectors: Vectors, centered: Centered) -> dict[str, list[float]]:
-        """Return the mAP of ways to ask, with so many photos of each class; mean of eight sets."""
+        """Return the mAP by options of a query, for each of GROUPS and all; mean of eight sets."""
         found: dict[str, list[float]] = {name: [] for name in WAYS}
         for each in (*GROUPS, None):
             of_sets: dict[str, list[float]] = {name: [] for name in WAYS}
             for name in set(self.names) - {OBJECTS}:
                 inside = np.flatnonzero(self.of_photo == name)
                 for draw in range(1 if each is None else GROUP_DRAWS):
-                    chosen = inside if each is None else self._drawn(inside, each, draw)
+                    rng = np.random.default_rng(draw)
+                    classes = np.unique(self.labels[inside])
+                    chosen = self._drawn(inside, classes, each or len(inside), rng)
                     for way, (expand, rerank) in WAYS.items():
                         ranking = Ranking(centered(vectors[chosen]), expand, rerank)
                         of_sets[way].append(float(self._precision(ranking, chosen).mean()))
@@ -204,10 +206,8 @@ class Sets:
                 found[way].append(float(np.mean(values)))
         return found
 
-    def _drawn(self, inside: Any, each: int, seed: int) -> Any:
-        """Return `each` photos of every class, or all of a smaller one."""
-        rng = np.random.default_rng(seed)
-        classes = np.unique(self.labels[inside])
+    def _drawn(self, inside: Any, classes: Any, each: int, rng: np.random.Generator) -> Any:
+        """Return `each` photos of the classes, or all of a smaller one."""
         return np.concatenate(
             [rng.permutation(inside[self.labels[inside] == one])[:each] for one in classes]
         )
@@ -222,9 +222,7 @@ class Sets:
             inside = np.flatnonzero(self.of_photo == name)
             for _ in range(DRAWS):
                 drawn = rng.permutation(np.unique(self.labels[inside]))[:classes]
-                chosen = np.concatenate(
-                    [rng.permutation(inside[self.labels[inside] == one])[:each] for one in drawn]
-                )
+                chosen = self._drawn(inside, drawn, each, rng)
                 for center, centered in centers.items():
                     values = self.precision(vectors, centered, chosen)
                     found[center].append(float(values.mean()))
@@ -311,7 +309,9 @@ def report(features: Features, sets: Sets) -> None:
     add("the mirror image, too (--flip)", units(mild[own] + seen["mirror image"][own]), store)
     add("mean of three scales", units(sum(scales[1:], scales[0])), store)
     add("maximum of three scales", units(np.maximum.reduce(scales)), store)
-    print(f"\n| at query time | {' | '.join(map(str, GROUPS))} | all |\n|{'---|' * 6}")
+    print(
+        f"\n| at query time | {' | '.join(map(str, GROUPS))} | all |\n|{'---|' * (len(GROUPS) + 2)}"
+    )
     for way, means in sets.by_group(mild[own], store).items():
         print(f"| {way} | {' | '.join(f'{mean:.3f}' for mean in means)} |", flush=True)
     rates = ", ".join(f"{rule} {found['rate']:.0f}" for rule, found in seen.items())

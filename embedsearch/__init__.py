@@ -109,6 +109,7 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
         Epoch as Epoch,
         Estimate as Estimate,
         Evaluation as Evaluation,
+        GroupMeasure as GroupMeasure,
         Quality as Quality,
         StagePlan as StagePlan,
         TrainReport as TrainReport,

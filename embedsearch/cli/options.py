@@ -79,7 +79,9 @@ SEARCH = {
     "collapse": Option(help="Leave out hits whose cosine with a better hit reaches this."),
     "diverse": Option(help="How much hits should differ: 0 not at all, 1 as much as possible."),
     "expand": Option(help="Query again with the mean of the query and this many neighbors."),
-    "rerank": Option("--rerank", help="Order the 100 nearest also by what each of them is near."),
+    "rerank": Option(
+        "--rerank", help="Re-rank the 100 nearest: hits that resemble other near hits move up."
+    ),
 }
 DUPLICATES = {
     "threshold": Option(help="Minimum correlation of two copies."),

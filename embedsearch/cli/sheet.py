@@ -40,7 +40,7 @@ def write_rows(path: Path, rows: list[SheetRow]) -> None:
         pixels = pictures.tiles(_images(kept))
         for row in kept:
             line = [Tile(next(pixels), row.title, os.path.basename(row.name), is_query=True)]
-            line += [Tile(next(pixels), f"{h.rank}.  {h.score:.3f}", h.key) for h in row.hits]
+            line += [Tile(next(pixels), f"{h.rank}.  {_scores(h)}", h.key) for h in row.hits]
             lines.append(line)
     write_sheet(path, lines)
     notice(f"contact sheet written to {path}")
@@ -89,7 +89,7 @@ def _section(row: SheetRow, jpegs: Iterator[bytes | None]) -> Section:
 def _figure(hit: Hit, jpegs: Iterator[bytes | None]) -> Figure:
     from embedsearch.cli.output.page import Figure
 
-    captions = [f"{hit.rank} · {hit.score:.3f}"]
+    captions = [f"{hit.rank} · {_scores(hit)}"]
     if hit.width:
         captions.append(f"{hit.width} × {hit.height}")
     columns = [(name, value) for name, value in hit.metadata.items() if value is not None]
@@ -97,6 +97,11 @@ def _figure(hit: Hit, jpegs: Iterator[bytes | None]) -> Figure:
     if len(columns) > _MAX_COLUMNS:
         captions.append(f"and {len(columns) - _MAX_COLUMNS} more columns")
     return Figure(next(jpegs), hit.key, tuple(captions), hit.path)
+
+
+def _scores(hit: Hit) -> str:
+    """Return the cosine, and what a re-ranked hit is ordered by."""
+    return f"{hit.score:.3f}" + ("" if hit.rank_score is None else f" ({hit.rank_score:.3f})")
 
 
 def _shown(value: Any) -> str:

@@ -176,7 +176,7 @@ class SearchConfig:
     # How much hits should differ from each other: 0 not at all, 1 as much as possible.
     diverse: float | None = None
     expand: int = 0  # query again with the mean of the query and this many neighbors
-    rerank: bool = False  # order the nearest 100 also by what is nearest to each of them
+    rerank: bool = False  # re-rank the 100 nearest: hits that resemble other near hits move up
 
     def __post_init__(self) -> None:
         settle_types(self)

@@ -305,7 +305,7 @@ class Hit(JsonRecord):
 
     `row` is the image's number in the store, the same until the file changes. `percentile` is the
     percentage of random pairs of the store's images that have a lower cosine; None if the store
-    has too few images. A re-ranked hit has its place by `rank_score`; others have None.
+    has too few images. `rank_score`, in [-1, 1], orders re-ranked hits; others have None.
     """
 
     rank: int

@@ -30,7 +30,7 @@ from embedsearch.indexing.exact_files import refresh_exact
 from embedsearch.indexing.images_table import write_images_table
 from embedsearch.indexing.known_rows import KeptRow
 from embedsearch.indexing.read_back import check_readable
-from embedsearch.searching.ann.due import Due, due
+from embedsearch.searching.ann.tuning_due import Due, due
 from embedsearch.store.manifest import Manifest, SearchRecord, ShardRecord
 from embedsearch.store.merge import merge_shards, relocated, rows_per_shard
 from embedsearch.store.shards import (

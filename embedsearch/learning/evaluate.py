@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,14 +22,15 @@ from embedsearch.core.arguments import checked
 from embedsearch.core.config import IndexConfig, SearchConfig
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import local_path, printable, whole_path
-from embedsearch.core.records import Hit, Progress
+from embedsearch.core.records import Hit, Progress, StoredImage
 from embedsearch.core.session import Session
 from embedsearch.indexing.sync import index
 from embedsearch.learning.labels import read_rows
 from embedsearch.learning.metrics import NAMES, Bools, Floats, Ints, estimate, measure_all
 from embedsearch.learning.ranking import Ranking
-from embedsearch.learning.reports import Evaluation, GroupMeasure, WorstQuery
+from embedsearch.learning.reports import Estimate, Evaluation, GroupMeasure, WorstQuery
 from embedsearch.network.catalog import AUTO
+from embedsearch.searching.ordering import RERANKED, rank_scores
 from embedsearch.searching.searcher import Searcher, open_store
 from embedsearch.store.locate import readable_store
 from embedsearch.store.snapshot import Snapshot, open_snapshot
@@ -62,12 +63,13 @@ def evaluate(
 
     Without a folder that is `store`, else the nearest one. The class of an image is the first
     folder of its key; or `relevant` names a CSV with the columns query and relevant, both keys.
-    Each is followed by those with the options of query time: queries expanded by `expand`
-    neighbors, hits re-ranked, both. Raises UsageError and the errors of `index`.
+    Each model gives one Evaluation per combination of the options of a query: plain, re-ranked,
+    expanded by `expand` neighbors, both. Raises UsageError and the errors of `index`.
     """
     if folder is not None and store is not None:
         raise UsageError("evaluate takes a folder of labeled images or a store, not both")
-    asked = SearchConfig(expand=expand, rerank=rerank)  # refuses bad values
+    options = SearchConfig(expand=expand, rerank=rerank)  # refuses bad values
+    baseline = _Baseline()
     config = config or IndexConfig()
     models = models or (config.model,)
     given = tuple(models) != (AUTO,) or config.input_side is not None or config.flip
@@ -84,7 +86,7 @@ def evaluate(
         pairs = [(row["query"], row["relevant"]) for _, row in rows]
     if folder is None:
         with readable_store(store, session) as path:
-            return _evaluate_store(path, pairs, asked, config, session)
+            return _evaluate_store(path, pairs, options, config, baseline, session)
     results = []
     for model in models:
         with tempfile.TemporaryDirectory(prefix="embedsearch-") as base:
@@ -93,7 +95,7 @@ def evaluate(
             report = index(
                 [str(folder)], store=path, config=of_model, session=session, on_progress=on_progress
             )
-            found = _evaluate_store(path, pairs, asked, of_model, session)
+            found = _evaluate_store(path, pairs, options, of_model, baseline, session)
         rate = min(report.stage_rate[stage] for stage in ("decode", "embed"))
         ran: dict[str, Any] = {name: getattr(report, name) for name in _OF_THE_RUN}
         results += [replace(result, images_per_s=rate, **ran) for result in found]
@@ -147,12 +149,17 @@ class _Truth:
 
 
 def _evaluate_store(
-    path: Path, pairs: _Pairs | None, asked: SearchConfig, config: IndexConfig, session: Session
+    path: Path,
+    pairs: _Pairs | None,
+    options: SearchConfig,
+    config: IndexConfig,
+    baseline: _Baseline,
+    session: Session,
 ) -> list[Evaluation]:
     with open_snapshot(path) as snapshot:
-        keys, paths, vectors = _stored(snapshot)
+        images = _Images.of(snapshot)
         center = snapshot.center
-    truth = _Truth(keys, pairs, session.notice)
+    truth = _Truth(images.keys, pairs, session.notice)
     queries = np.flatnonzero(truth.wanted)
     if len(queries) > MAX_QUERIES:
         session.notice(f"{MAX_QUERIES:,} of {len(queries):,} queries are used, drawn at random")
@@ -166,42 +173,111 @@ def _evaluate_store(
         )
     device, precision = config.device, config.precision
     with open_store(path, device=device, precision=precision, session=session) as searcher:
-        plain = vectors if center is None else center.plain(vectors)
-        served_recall = _served_recall(searcher, vectors, plain, paths)
-        results = []
-        for expand, rerank in product(sorted({0, asked.expand}), sorted({False, asked.rerank})):
-            ranking = Ranking(vectors, expand, rerank)
-            values = measure_all(queries, truth.wanted, ranking, truth.relevant, session.check)
-            lowest = np.argsort(values["mAP"], kind="stable")[:WORST]
-            drawn = ranking.asked(queries[lowest])
-            given = drawn if center is None else center.plain(drawn)
-            worst = [
-                WorstQuery(
-                    path=paths[queries[number]],
-                    average_precision=round(float(values["mAP"][number]), 4),
-                    hits=_others(searcher, query, paths[queries[number]], rerank=rerank),
-                )
-                for number, query in zip(lowest, given, strict=True)
-            ]
-            results.append(
-                Evaluation(
-                    model=searcher.manifest.model.name,
-                    precision="",
-                    images=len(keys),
-                    queries=len(queries),
-                    classes=truth.classes,
-                    failed=searcher.manifest.run.get("failed", 0),
-                    images_per_s=0.0,
-                    measures={name: estimate(values[name]) for name in NAMES},
-                    served_recall=served_recall,
-                    center=searcher.manifest.center_kind,
-                    worst=worst,
-                    expand=expand,
-                    rerank=rerank,
-                    by_group=_by_group(truth.wanted[queries], values["mAP"]),
-                )
+        plain = images.vectors if center is None else center.plain(images.vectors)
+        served_recall = _served_recall(searcher, images, plain)
+        manifest = searcher.manifest
+    results = []
+    for expand, rerank in product(sorted({0, options.expand}), sorted({False, options.rerank})):
+        ranking = Ranking(images.vectors, expand, rerank)
+        values = measure_all(queries, truth.wanted, ranking, truth.relevant, session.check)
+        results.append(
+            Evaluation(
+                model=manifest.model.name,
+                precision="",
+                images=len(images.keys),
+                queries=len(queries),
+                classes=truth.classes,
+                failed=manifest.run.get("failed", 0),
+                images_per_s=0.0,
+                measures={name: estimate(values[name]) for name in NAMES},
+                served_recall=served_recall,
+                center=manifest.center_kind,
+                worst=images.worst(queries, values["mAP"], ranking),
+                expand=expand,
+                rerank=rerank,
+                gain=baseline.gain([images.keys[query] for query in queries], values["mAP"]),
+                by_group=_by_group(truth.wanted[queries], values["mAP"]),
             )
+        )
     return results
+
+
+class _Baseline:
+    """The average precisions of the first Evaluation, which others are compared with."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, float] = {}
+
+    def gain(self, keys: list[str], values: npt.NDArray[np.float64]) -> Estimate | None:
+        """Return the mean gain over the queries of both; None of the first one itself."""
+        if not self._first:
+            self._first = dict(zip(keys, values.tolist(), strict=True))
+            return None
+        gains = [
+            value - self._first[key]
+            for key, value in zip(keys, values.tolist(), strict=True)
+            if key in self._first
+        ]
+        return estimate(np.array(gains)) if gains else None
+
+
+@dataclass(frozen=True)
+class _Images:
+    """The live images of a store, by root and key."""
+
+    images: list[StoredImage]
+    keys: list[str]
+    paths: list[str]
+    vectors: Floats  # measured, float32 (N, D), of length 1
+
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> _Images:
+        """Read them. Raises UsageError if there are none."""
+        alive = np.flatnonzero(snapshot.live_mask())
+        if not len(alive):
+            raise UsageError("the store holds no image to evaluate")
+        vectors = snapshot.vectors_of(alive).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        images = snapshot.images(alive)
+        roots = {root.id: root.path for root in snapshot.manifest.roots}
+        order = sorted(range(len(images)), key=lambda i: (images[i].root, images[i].key))
+        images = [images[i] for i in order]
+        keys = [os.fsdecode(image.key) for image in images]
+        paths = [
+            whole_path(roots[image.root], key) for image, key in zip(images, keys, strict=True)
+        ]
+        return cls(images, keys, paths, vectors[order])
+
+    def worst(
+        self, queries: Ints, values: npt.NDArray[np.float64], ranking: Ranking
+    ) -> list[WorstQuery]:
+        """Return the queries of least average precision, float64 (Q,), and what they find."""
+        lowest = np.argsort(values, kind="stable")[:WORST]
+        chosen = queries[lowest]
+        found = []
+        for number, order, query in zip(
+            lowest, ranking(chosen), ranking.query_vectors(chosen), strict=True
+        ):
+            first = order[:RERANKED]
+            scores = self.vectors[first] @ query
+            ranks = rank_scores(query, self.vectors[first]) if ranking.rerank else None
+            hits = [
+                Hit(
+                    rank=place + 1,
+                    score=float(scores[place]),
+                    percentile=None,
+                    row=self.images[row].row,
+                    path=self.paths[row],
+                    key=self.keys[row],
+                    width=self.images[row].width,
+                    height=self.images[row].height,
+                    rank_score=None if ranks is None else float(ranks[place]),
+                )
+                for place, row in enumerate(first[:_SERVED_K].tolist())
+            ]
+            precision = round(float(values[number]), 4)
+            found.append(WorstQuery(self.paths[queries[number]], precision, hits))
+        return found
 
 
 def _by_group(wanted: Ints, values: npt.NDArray[np.float64]) -> list[GroupMeasure]:
@@ -215,35 +291,12 @@ def _by_group(wanted: Ints, values: npt.NDArray[np.float64]) -> list[GroupMeasur
     return found
 
 
-def _stored(snapshot: Snapshot) -> tuple[list[str], list[str], Floats]:
-    """Return keys, paths and measured vectors, float32 (N, D), of live rows, by root and key."""
-    alive = np.flatnonzero(snapshot.live_mask())
-    if not len(alive):
-        raise UsageError("the store holds no image to evaluate")
-    vectors = snapshot.vectors_of(alive).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    images = snapshot.images(alive)
-    roots = {root.id: root.path for root in snapshot.manifest.roots}
-    order = sorted(range(len(images)), key=lambda i: (images[i].root, images[i].key))
-    keys = [os.fsdecode(images[i].key) for i in order]
-    paths = [whole_path(roots[images[i].root], key) for i, key in zip(order, keys, strict=True)]
-    return keys, paths, vectors[order]
-
-
-def _others(searcher: Searcher, vector: Floats, path: str, *, rerank: bool = False) -> list[Hit]:
-    """Return the store's hits for one of its images, without that image."""
-    hits = searcher.query(vector, k=_SERVED_K + 1, rerank=rerank)
-    others = [hit for hit in hits if hit.path != path][:_SERVED_K]
-    return [replace(hit, rank=rank) for rank, hit in enumerate(others, start=1)]
-
-
-def _served_recall(
-    searcher: Searcher, vectors: Floats, plain: Floats, paths: Sequence[str]
-) -> float:
+def _served_recall(searcher: Searcher, images: _Images, plain: Floats) -> float:
     """Return the share of the true 10 nearest others among the store's hits; ties count.
 
-    `vectors` are measured, float32 (N, D); `plain` are those of the network.
+    `plain`, float32 (N, D), are the vectors of the network.
     """
+    paths, vectors = images.paths, images.vectors
     count = min(_SERVED_QUERIES, len(paths))
     rows = np.random.default_rng(0).choice(len(paths), count, replace=False)
     found = 0
@@ -252,6 +305,7 @@ def _served_recall(
         scores = vectors @ vectors[row]
         scores[row] = -np.inf
         least = np.sort(scores)[-wanted] - _TIE
-        hits = _others(searcher, plain[row], paths[row])
-        found += sum(hit.score >= least for hit in hits)
+        hits = searcher.query(plain[row], k=_SERVED_K + 1)
+        others = [hit for hit in hits if hit.path != paths[row]][:_SERVED_K]
+        found += sum(hit.score >= least for hit in others)
     return float(found / (count * wanted))

@@ -53,7 +53,8 @@ class Evaluation(JsonRecord):
     center: str = NO_CENTER  # that vectors were measured from, see IndexConfig
     expand: int = 0  # neighbors that each query was expanded by
     rerank: bool = False
-    by_group: list[GroupMeasure] = field(default_factory=list)  # by size
+    gain: Estimate | None = None  # of mAP over the first Evaluation, query by query
+    by_group: list[GroupMeasure] = field(default_factory=list)  # by number of images to find
 
 
 @dataclass(frozen=True)

@@ -214,12 +214,14 @@ class Generation:
         """Return the hits of each of the queries, float32 (Q, D), unit rows."""
         if config.expand:
             queries = self._expanded(queries, config, asked)
-        fetch = DIVERSE_POOL if config.diverse is not None else config.offset + config.k
-        if config.rerank:
-            fetch = max(fetch, ordering.RERANKED)
-        candidates = self._candidates(self._nearest(queries, fetch, asked))
+        pool = config.offset + config.k
+        if config.diverse is not None:
+            pool = DIVERSE_POOL
+        elif config.rerank:
+            pool = max(pool, ordering.RERANKED)
+        candidates = self._candidates(self._nearest(queries, pool, asked))
         return [
-            self._page(query, rows, fetch, config, asked)
+            self._page(query, rows, pool, config, asked)
             for query, rows in zip(queries, candidates, strict=True)
         ]
 
@@ -270,19 +272,14 @@ class Generation:
         self,
         query: Vector,
         candidates: list[Row],
-        fetch: int,
+        pool: int,
         config: SearchConfig,
         asked: _Asked,
     ) -> list[Hit]:
-        """Return the hits that the config requests, from the `fetch` nearest rows or more."""
-        wanted = config.offset + config.k
-        pool = wanted if config.diverse is None else DIVERSE_POOL  # to choose among
+        """Return the hits that the config requests, chosen among the `pool` nearest rows."""
+        wanted, fetch = config.offset + config.k, pool
         while True:
-            ranked = ordering.by_score(candidates)[:fetch]
-            if config.rerank:
-                first = self._units(ranked[: ordering.RERANKED])
-                ranked = ordering.reranked(ranked, query, first)
-            ranked = ordering.reaching(ranked, config.min_score)
+            ranked = ordering.reaching(ordering.by_score(candidates)[:fetch], config.min_score)
             is_all = len(ranked) < fetch
             if config.collapse is not None:
                 ranked = ordering.distinct(ranked, self._units(ranked), config.collapse, pool)
@@ -290,6 +287,9 @@ class Generation:
                 break
             fetch *= _COLLAPSE_MORE
             (candidates,) = self._candidates(self._nearest(query[None], fetch, asked))
+        if config.rerank:
+            first = self._units(ranked[: ordering.RERANKED])
+            ranked = ordering.reranked(ranked, query, first)
         if config.diverse is not None:
             ranked = ordering.diversified(ranked, self._units(ranked), config.diverse, wanted)
         page = ranked[config.offset : wanted]

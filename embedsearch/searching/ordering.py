@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ RERANKED = 100  # of the nearest rows
 _NEIGHBORS = 5  # whose mean a row is re-ranked by
 _DIGITS = 6  # of a rank score: copies tie
 
-Floats = npt.NDArray[np.float64]
+Scores: TypeAlias = npt.NDArray[np.float64]  # or unit vectors, (n, D)
 
 
 @dataclass(frozen=True)
@@ -37,33 +37,34 @@ def by_score(rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (-row.score, row.image.root, row.image.key))
 
 
-def reranked(ordered: Sequence[Row], query: npt.NDArray[np.float32], vectors: Floats) -> list[Row]:
-    """Return rows with the first ones re-ranked; `vectors`, float64 (n, D), are those of the first.
+def reranked(rows: Sequence[Row], query: npt.NDArray[np.float32], vectors: Scores) -> list[Row]:
+    """Return rows with the first of them re-ranked, whose vectors are float64 (n, D), of length 1.
 
     The others follow as they are, without a rank score.
     """
-    scores = rank_scores(query, vectors).tolist()
-    first = [
-        replace(row, rank_score=score)
-        for row, score in zip(ordered[: len(scores)], scores, strict=True)
-    ]
-    first.sort(key=lambda row: (-(row.rank_score or 0.0), row.image.root, row.image.key))
-    return [*first, *ordered[len(scores) :]]
+    scores = rank_scores(query, vectors)
+    first = [replace(rows[i], rank_score=float(scores[i])) for i in _descending(scores)]
+    return [*first, *rows[len(first) :]]
 
 
-def rank_scores(query: npt.NDArray[np.float32], vectors: npt.NDArray[np.floating[Any]]) -> Floats:
+def rank_order(query: npt.NDArray[np.float32], vectors: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return the order of re-ranked rows, int64 (n,); see `rank_scores`. Ties stay in order."""
+    return _descending(rank_scores(query, vectors))
+
+
+def rank_scores(query: npt.NDArray[np.float32], vectors: npt.NDArray[Any]) -> Scores:
     """Return what rows are re-ranked by, float64 (n,), of their unit vectors, (n, D).
 
-    It is the mean of a row's cosine with the query and that of the row drawn towards its nearest
-    among the others. What many of the nearest are like comes first, and what is alone among
-    them, last. (After Shao et al., "Global features are all you need", ICCV 2023; its rule, which
+    It is the mean of two cosines with the query: that of the row, and that of the row drawn towards
+    the mean of its five nearest among the others, weighted by cosine. Hits that resemble other near
+    hits move up. (After Shao et al., "Global features are all you need", ICCV 2023; its rule, which
     moves the query as well, loses where a query has few images to find: benchmarks/QUALITY.md.)
     """
-    cosines: Floats = (vectors @ query).astype(np.float64)
+    vectors = vectors.astype(np.float64)
+    cosines: Scores = vectors @ query.astype(np.float64)
     if len(vectors) < 2:
         return cosines.round(_DIGITS)
-    rows = vectors.astype(np.float32)
-    between = (rows @ rows.T).astype(np.float64)
+    between = vectors @ vectors.T
     others = between.copy()
     np.fill_diagonal(others, -np.inf)
     count = min(_NEIGHBORS, len(vectors) - 1)
@@ -76,8 +77,12 @@ def rank_scores(query: npt.NDArray[np.float32], vectors: npt.NDArray[np.floating
     among = between[nearest[:, :, None], nearest[:, None, :]]
     squared = np.einsum("ni,nj,nij->n", weights, weights, among)
     length = np.sqrt(1.0 + 2.0 * (weights * near).sum(axis=1) + squared)
-    scores: Floats = (cosines + product / length) / 2.0
+    scores: Scores = (cosines + product / length) / 2.0
     return scores.round(_DIGITS)
+
+
+def _descending(scores: Scores) -> npt.NDArray[np.int64]:
+    return np.argsort(-scores, kind="stable")
 
 
 def reaching(rows: Sequence[Row], min_score: float | None) -> list[Row]:
@@ -85,7 +90,7 @@ def reaching(rows: Sequence[Row], min_score: float | None) -> list[Row]:
     return [row for row in rows if reaches(row.score, -1.0 if min_score is None else min_score)]
 
 
-def distinct(rows: Sequence[Row], vectors: Floats, limit: float, count: int) -> list[Row]:
+def distinct(rows: Sequence[Row], vectors: Scores, limit: float, count: int) -> list[Row]:
     """Return up to `count` rows, in order, no two of which reach a cosine of `limit`.
 
     `vectors`, float64 (n, D), are theirs, of length 1.
@@ -99,7 +104,7 @@ def distinct(rows: Sequence[Row], vectors: Floats, limit: float, count: int) -> 
     return [rows[index] for index in kept]
 
 
-def diversified(rows: Sequence[Row], vectors: Floats, weight: float, count: int) -> list[Row]:
+def diversified(rows: Sequence[Row], vectors: Scores, weight: float, count: int) -> list[Row]:
     """Return rows by maximal marginal relevance; `vectors`, float64 (n, D), are theirs.
 
     Each is the best of (1 - weight) score - weight (its highest cosine with those before):

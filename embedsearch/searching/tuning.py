@@ -1,7 +1,7 @@
 """How a store is searched, chosen by measuring; in: a manifest, out: it with a new search record.
 
 Exact search while it stays within the budget, else the ANN index that does so on rows of this
-store. Later rows are searched exactly in addition, until `ann.due` says to add them or to
+store. Later rows are searched exactly in addition, until `ann.tuning_due` says to add them or to
 choose again.
 """
 
@@ -25,7 +25,7 @@ from embedsearch.core.unknown_fields import replaced
 from embedsearch.searching.ann import candidates, unlike
 from embedsearch.searching.ann.build import CandidateBuilder
 from embedsearch.searching.ann.candidates import Measured
-from embedsearch.searching.ann.due import Due, due
+from embedsearch.searching.ann.tuning_due import Due, due
 from embedsearch.searching.ann.unlike import Wide
 from embedsearch.searching.neighbors import RowSearch
 from embedsearch.store.files import write_new

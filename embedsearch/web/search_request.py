@@ -60,9 +60,7 @@ class Options(BaseModel):
     collapse: Annotated[float | None, Field(description="copies count once")] = None
     diverse: Annotated[float | None, Field(description="how different hits are")] = None
     expand: Annotated[int, Field(description="neighbors to ask again with")] = 0
-    rerank: Annotated[bool, Field(description="order the 100 nearest by their neighbors, too")] = (
-        False
-    )
+    rerank: Annotated[bool, Field(description="hits that resemble others move up")] = False
 
     def config(self) -> SearchConfig:
         """Return them as a SearchConfig. Raises UsageError."""

@@ -70,7 +70,7 @@ def test_rank_scores_stand_beside_the_cosines(store: Path) -> None:
     arguments = ["query", CLOCK, "--store", store, "-k", "4", "--rerank"]
     lines = [json.loads(line) for line in run_cli(*arguments, "--json").stdout.splitlines()]
     header, *rows = run_cli(*arguments).stdout.splitlines()[1:]
-    assert header.split()[:3] == ["rank", "score", "re-ranked"]
+    assert header.split()[:4] == ["rank", "score", "rank", "score"]
     wanted = [[f"{line['score']:.3f}", f"{line['rank_score']:.3f}"] for line in lines]
     assert [row.split()[1:3] for row in rows] == wanted
     both = run_cli(*arguments, "--diverse", "0.5")

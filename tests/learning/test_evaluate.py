@@ -17,8 +17,10 @@ from embedsearch.core.errors import UsageError
 from embedsearch.core.session import Session
 from embedsearch.learning.evaluate import evaluate
 from embedsearch.learning.metrics import NAMES
+from embedsearch.learning.ranking import Ranking
 from embedsearch.learning.reports import Evaluation
 from tests.support.library import SAMPLES, paint, run_cli
+from tests.support.oracle import units
 from tests.support.stores import measured, reranked_by_hand
 
 
@@ -99,10 +101,43 @@ def test_what_reranking_gains(samples_store: Path, evaluation: Evaluation) -> No
     (group,) = reranked.by_group
     assert (group.least, group.most, group.queries) == (4, 9, 54)
     assert group.mean_ap == reranked.measures["mAP"]
+    assert plain.gain is None and reranked.gain is not None
+    gain = reranked.measures["mAP"].value - plain.measures["mAP"].value
+    assert reranked.gain.value == pytest.approx(gain)
+    assert reranked.gain.low < gain < reranked.gain.high < reranked.gain.low + 0.1
     both = evaluate(store=samples_store, rerank=True, expand=2)
     assert [(e.expand, e.rerank) for e in both] == [(0, False), (0, True), (2, False), (2, True)]
     done = run_cli("evaluate", "--store", samples_store, "--rerank", "--expand", "2")
     assert "packaged --expand 2 --rerank" in done.stdout.splitlines()[4]
+    assert done.stdout.count(" +-") == 4, "three gains, and the confidence of all measures"
+
+
+def test_the_hits_of_the_worst_queries_are_those_measured(samples_store: Path) -> None:
+    """Their order gives the average precision that stands beside them."""
+    for result in evaluate(store=samples_store, rerank=True, expand=3):
+        for worst in result.worst:
+            is_right = [Path(h.path).parent == Path(worst.path).parent for h in worst.hits]
+            ranks = [rank for rank, right in enumerate(is_right, start=1) if right]
+            least = sum((i + 1) / rank for i, rank in enumerate(ranks)) / 5
+            most = least + (5 - len(ranks)) / 5 / 2  # the others come behind the ten shown
+            assert least - 1e-4 <= worst.average_precision <= most + 1e-4
+            assert worst.path not in {hit.path for hit in worst.hits}
+            assert all((hit.rank_score is None) != result.rerank for hit in worst.hits)
+
+
+def test_a_ranking_of_more_than_are_reranked() -> None:
+    rng = np.random.default_rng(6)
+    rows = units(rng.normal(size=12) + rng.normal(size=(140, 12))).astype(np.float32)
+    rows[90] = rows[20]
+    for query in (0, 20, 139):
+        plain, found = (
+            Ranking(rows)(np.array([query]))[0],
+            Ranking(rows, 0, True)(np.array([query]))[0],
+        )
+        assert found[100:].tolist() == plain[100:].tolist()
+        vectors = rows[plain[:100]].astype(np.float64)
+        scores = reranked_by_hand(rows[query].astype(np.float64), vectors).round(6)
+        assert found[:100].tolist() == plain[np.argsort(-scores, kind="stable")].tolist()
 
 
 def test_groups_of_several_sizes(samples_store: Path, tmp_path: Path) -> None:
@@ -203,7 +238,12 @@ def test_the_command_compares_and_draws(tmp_path: Path) -> None:
     done = run_cli("evaluate", photos, *models, "--sheet", sheet)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].split() == ["model", "images", *NAMES, "served", "images/s"]
+    assert lines[0].split() == [
+        "model",
+        "images",
+        *NAMES,
+        *["gain", "in", "mAP", "served", "images/s"],
+    ]
     assert lines[1].split()[:2] == lines[2].split()[:2] == ["packaged", "12"]
     assert "1 pictures could not be read" in done.stdout
     with Image.open(sheet) as image:

@@ -21,8 +21,8 @@ SCORE = re.compile(r"\b[01]\.\d{3}\b")
 PERCENTILE = re.compile(r" *\b(\d+\.\d{2}) %")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
 
 
 def assert_same(shown: str, wanted: str) -> None:
@@ -135,6 +135,27 @@ def test_the_recipes_for_frameworks_run(home: Path) -> None:
         assert len(shown) == 4
         assert shown[0].startswith("A round wall clock")
         assert sum("clock" in line or "watch" in line for line in shown) >= 3
+
+
+def test_choosing_a_model_goes_as_the_page_says(home: Path) -> None:
+    page = (REPOSITORY / "docs" / "choosing.md").read_text()
+    (command,), (code,) = blocks("console", page), blocks("python", page)
+    words = shlex.split(command.removeprefix("$ embedsearch "))
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "embedsearch", *words],
+        cwd=home,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = [line.split("  ")[1] for line in done.stdout.splitlines()[1:5]]
+    options = ["", " --rerank", " --expand 3", " --expand 3 --rerank"]
+    assert names == [f"packaged{option}" for option in options]
+    assert (home / "worst.png").stat().st_size > 10_000
+    shown = run_python(home, code).splitlines()
+    assert [line.split()[:2] for line in shown] == [["packaged", "False"], ["packaged", "True"]]
+    links = re.findall(r"\]\(([^)#]+)", page)
+    assert links and all((REPOSITORY / "docs" / link).exists() for link in links)
 
 
 def run_python(home: Path, code: str) -> str:

@@ -21,8 +21,8 @@ from embedsearch.images.decode.image import decode, square
 from embedsearch.searching import ordering
 from embedsearch.searching.queries import UNLIKE_WEIGHT
 from tests.support.library import SAMPLES, paint, run_cli
-from tests.support.oracle import unit
-from tests.support.stores import measured, reranked_by_hand
+from tests.support.oracle import unit, units
+from tests.support.stores import compared_rows, measured, reranked_by_hand
 
 CLOCK = SAMPLES / "clocks" / "clocks_1.jpg"
 
@@ -226,27 +226,40 @@ def test_expansion_adds_weighed_neighbors(samples: embedsearch.Searcher) -> None
 
 
 def test_reranked_hits(samples: embedsearch.Searcher) -> None:
-    """The nearest 100 are ordered by what each of them is near; the cosine stays beside it."""
+    """Hits that resemble other near hits move up; the cosine stays beside the rank score."""
     (query,) = samples.embed([Key("boats/boats_1.jpg")])
-    plain = samples.query(query, 54)
-    hits = samples.query(query, 54, rerank=True)
+    plain, hits = samples.query(query, 54), samples.query(query, 54, rerank=True)
     assert all(hit.rank_score is None for hit in plain) and keys(hits) != keys(plain)
     cosines = {hit.key: hit.score for hit in plain}
-    rows = measured(samples.store, samples.embed([Key(key) for key in cosines]))
-    wanted = reranked_by_hand(measured(samples.store, query), rows)
-    by_key = dict(zip(cosines, wanted, strict=True))
-    given = [hit.rank_score or 0.0 for hit in hits]
-    assert given == pytest.approx([by_key[hit.key] for hit in hits], abs=2e-3)
-    assert given == sorted(given, reverse=True) and [h.rank for h in hits] == [*range(1, 55)]
     assert {hit.key: hit.score for hit in hits} == cosines
+    stored = {key.decode(): row for key, row in compared_rows(samples.store).items()}
+    rows = units(np.array([stored[key] for key in cosines]))
+    wanted = dict(zip(cosines, reranked_by_hand(measured(samples.store, query), rows), strict=True))
+    given = [hit.rank_score for hit in hits]
+    assert given == pytest.approx([wanted[hit.key] for hit in hits], abs=1e-5)
+    assert given == pytest.approx(sorted(wanted.values(), reverse=True), abs=1e-5)
+    assert [hit.rank for hit in hits] == [*range(1, 55)]
     assert samples.query(query, 5, rerank=True) == hits[:5]
     assert samples.query(query, 5, offset=7, rerank=True) == hits[7:12]
-    near = samples.query(query, 54, rerank=True, min_score=0.3)
-    assert near and keys(near) == [hit.key for hit in hits if hit.score >= 0.3]
-    where = "path like 'clocks/%'"
-    assert len(samples.query(query, 9, rerank=True, where=where)) == 6
-    assert keys(samples.query(query, 2, rerank=True, expand=3, collapse=0.999))
-    assert samples.query(query, 1, rerank=True, where="path = 'boats/boats_1.jpg'")[0].rank_score
+    drawn = samples.query(query, 54, expand=3)
+    assert {*keys(samples.query(query, 54, rerank=True, expand=3))} == {*keys(drawn)}
+
+
+def test_what_is_left_out_is_no_neighbor_of_a_reranked_hit(samples: embedsearch.Searcher) -> None:
+    """Filters, least scores and copies come first: what is left is re-ranked."""
+    (query,) = samples.embed([Key("boats/boats_1.jpg")])
+    stored = {key.decode(): row for key, row in compared_rows(samples.store).items()}
+    for options in ({"min_score": 0.1}, {"where": "path like '%s/%'"}, {"collapse": 0.5}):
+        plain = samples.query(query, 54, **options)
+        assert 6 < len(plain) <= 54
+        rows = units(np.array([stored[hit.key] for hit in plain]))
+        wanted = reranked_by_hand(measured(samples.store, query), rows)
+        hits = samples.query(query, 54, rerank=True, **options)
+        by_key = dict(zip(keys(plain), wanted, strict=True))
+        assert [h.rank_score for h in hits] == pytest.approx(
+            [by_key[h.key] for h in hits], abs=1e-5
+        )
+    assert len(samples.query(query, 54, collapse=0.5)) < 54
 
 
 def test_those_beyond_the_reranked_follow_by_cosine(

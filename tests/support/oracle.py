@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,12 @@ def assert_right(hits: list[Hit], wanted: list[tuple[bytes, float]]) -> None:
     assert [hit.rank for hit in hits] == list(range(1, len(wanted) + 1))
     for hit, (_, score) in zip(hits, wanted, strict=True):
         assert hit.score == pytest.approx(score, abs=1e-5)
+
+
+def units(vectors: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """Return vectors (…, D) of length 1."""
+    found: npt.NDArray[np.float64] = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return found
 
 
 def unit(seed: int) -> npt.NDArray[np.float32]:

@@ -6,18 +6,26 @@ from collections.abc import Sequence
 
 from embedsearch.cli.output.text import from_here, table
 from embedsearch.core.paths import printable
-from embedsearch.learning.reports import Epoch, Evaluation, GroupMeasure, StagePlan, TrainReport
+from embedsearch.learning.reports import (
+    Epoch,
+    Evaluation,
+    GroupMeasure,
+    StagePlan,
+    TrainReport,
+)
 
 
 def evaluation_lines(results: Sequence[Evaluation]) -> str:
     """Return a table, a row per model and way to ask; how it depends on groups; the worst."""
     names = list(results[0].measures)
-    header = ["model", "images", *names, "served", "images/s"]
+    gain = ["gain in mAP"] if len(results) > 1 else []
+    header = ["model", "images", *names, *gain, "served", "images/s"]
     rows = [
         [
             _name(result),
             str(result.images),
             *(f"{result.measures[name].value:.3f}" for name in names),
+            *([_gain(result)] if gain else []),
             f"{result.served_recall:.3f}",
             f"{result.images_per_s:.0f}" if result.images_per_s else "",
         ]
@@ -43,6 +51,13 @@ def _name(result: Evaluation) -> str:
     return result.model + expand + (" --rerank" if result.rerank else "")
 
 
+def _gain(result: Evaluation) -> str:
+    """Return the gain over the first row, and half of its confidence interval."""
+    if (gain := result.gain) is None:
+        return ""
+    return f"{gain.value:+.3f} +-{(gain.high - gain.low) / 2:.3f}"
+
+
 def _group_lines(results: Sequence[Evaluation]) -> str:
     """Return a table of mAP by how many images a query has to find, if that differs."""
     groups = {group.least: group for result in results for group in result.by_group}
@@ -54,7 +69,7 @@ def _group_lines(results: Sequence[Evaluation]) -> str:
         found = {group.least: f"{group.mean_ap.value:.3f}" for group in result.by_group}
         rows.append([_name(result), *(found.get(column.least, "") for column in columns)])
     rows.append(["queries", *(f"{column.queries:,}" for column in columns)])
-    header = ["mAP where there are to find", *map(_range, columns)]
+    header = ["mAP by number of images to find", *map(_range, columns)]
     return table(header, rows, right=range(1, len(header)))
 
 

@@ -84,7 +84,7 @@ def hit_table(query: str, hits: Sequence[Hit], link_host: str | None = None) -> 
     ]
     if not rows:
         return f"{printable(query)}: no image matches the filters\n"
-    header = ["rank", "score", *(["re-ranked"] if is_reranked else []), "nearer than", "size"]
+    header = ["rank", "score", *(["rank score"] if is_reranked else []), "nearer than", "size"]
     lines = table([*header, "path"], rows, right=range(len(header)))
     if link_host is not None:
         first, *shown = lines.splitlines()

@@ -17,7 +17,7 @@ from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import DamagedStore, Interrupted, UsageError
 from embedsearch.core.session import Session
 from embedsearch.indexing.repair import repair
-from embedsearch.searching.ann.due import Due, due
+from embedsearch.searching.ann.tuning_due import Due, due
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.manifest import Manifest
