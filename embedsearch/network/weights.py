@@ -101,6 +101,11 @@ def weights_path(spec: ModelSpec) -> Path:
         found = _catalog_spec(entry, Session())
         if found.weights_sha256 == spec.weights_sha256:
             return weights_path(found)
+    if spec.source == CATALOG[PACKAGED].spec.source:
+        raise WeightsUnavailable(
+            "the vectors are of the packaged network of another version; embed the images again: "
+            "embedsearch index --rebuild --model packaged"
+        )
     raise WeightsUnavailable(
         f"the weights of {spec.name} (sha256 {spec.weights_sha256[:16]}…, from {spec.source}) "
         f"are not in {cache_folder() / _NAME}: name their file once: embedsearch index --model FILE"

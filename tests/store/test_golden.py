@@ -21,7 +21,9 @@ import pytest
 
 import embedsearch
 from embedsearch.core.model_spec import DECODING
+from embedsearch.core.session import Session
 from embedsearch.indexing.repair import repair
+from embedsearch.network.weights import resolve
 from embedsearch.store.current import read_current
 from embedsearch.store.info import failures
 from embedsearch.store.manifest import FORMAT_VERSION
@@ -40,6 +42,16 @@ SCORES_2 = {"clocks_1.jpg": 1.0, "clocks_5.jpg": 0.56981, "clocks_6.jpg": 0.4215
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     return Path(shutil.copytree(FORMAT_1, tmp_path / "format_1"))
+
+
+@pytest.fixture
+def known(store: Path) -> Path:
+    """The store of format 1, as if today's packaged weights had made its vectors."""
+    model = current(store)[1]["model"] | {
+        "weights_sha256": resolve("packaged", Session()).weights_sha256
+    }
+    _say(model=model)(store)
+    return store
 
 
 def test_a_store_of_format_1_answers(store: Path) -> None:
@@ -67,8 +79,32 @@ def test_a_store_of_format_2_answers(tmp_path: Path) -> None:
     assert (values["center"]["kind"], values["center"]["images"]) == ("store", 9)
 
 
-def test_columns_that_came_later_are_empty(store: Path, tmp_path: Path) -> None:
+def test_the_packaged_weights_of_another_version(store: Path, tmp_path: Path) -> None:
+    """It answers by what it holds; what needs its network says how to renew it."""
+    photos = tmp_path / "more"
+    shutil.copytree(SAMPLES / "brick_walls", photos)
+    for command in (("index", photos), ("query", photos / "brick_walls_1.jpg")):
+        done = run_cli(*command, "--store", store)
+        assert done.returncode == 4 and "index --rebuild --model packaged" in done.stderr
+        assert "Traceback" not in done.stderr
+    assert run_cli("query", "--key", "clocks_1.jpg", "--store", store).returncode == 0
+    (tmp_path / "photos").mkdir()
+    shutil.copy(SAMPLES / "clocks" / "clocks_1.jpg", tmp_path / "photos")
+    new = tmp_path / "new.es"
+    assert (
+        run_cli("index", tmp_path / "photos", "--store", new, "--model", "packaged").returncode == 0
+    )
+    _say(model=current(new)[1]["model"] | {"weights_sha256": "0" * 64})(new)
+    assert run_cli("index", "--store", new).returncode == 0, "nothing to embed"
+    done = run_cli("index", "--store", new, "--rebuild", "--model", "packaged")
+    assert done.returncode == 0 and "1 embedded" in done.stdout, done.stderr
+    hits = run_cli("query", photos / "brick_walls_1.jpg", "--store", new, "--paths").stdout
+    assert hits.endswith("clocks_1.jpg\n")
+
+
+def test_columns_that_came_later_are_empty(known: Path, tmp_path: Path) -> None:
     """Until the image is embedded anew; a merge of old and new shards keeps both."""
+    store = known
     with embedsearch.open_store(store) as searcher:
         assert searcher.get("clocks_1.jpg").brightness is None
         assert searcher.images(where="brightness is null").total == 7
@@ -81,15 +117,17 @@ def test_columns_that_came_later_are_empty(store: Path, tmp_path: Path) -> None:
         assert searcher.images(where="brightness > 0.1 and sharpness > 1").total == 6
 
 
-def test_it_is_written_to_as_a_new_one(store: Path, tmp_path: Path) -> None:
+def test_it_is_written_to_as_a_new_one(known: Path, tmp_path: Path) -> None:
+    store = known
     shutil.copytree(SAMPLES / "brick_walls", tmp_path / "more")
     done = run_cli("index", tmp_path / "more", "--store", store)
     assert done.returncode == 0 and "6 added" in done.stdout, done.stderr
     assert run_cli("check", "--read-data", "--store", store).returncode == 0
 
 
-def test_its_vectors_are_those_of_the_older_decoding(store: Path, tmp_path: Path) -> None:
+def test_its_vectors_are_those_of_the_older_decoding(known: Path, tmp_path: Path) -> None:
     """It is written to, with a word on how to renew it, also when its model is named."""
+    store = known
     shutil.copytree(SAMPLES / "brick_walls", tmp_path / "more")
     more = ("index", tmp_path / "more", "--store", store)
     before = read_current(store).model
