@@ -307,6 +307,8 @@ def report(features: Features, sets: Sets) -> None:
         add(f"{share} of the mean", mild[own], from_own_mean(share))
     scales = [mild[own], *(seen[f"scale {scale}"][own] for scale in ("0.71", "1.41"))]
     add("the mirror image, too (--flip)", units(mild[own] + seen["mirror image"][own]), store)
+    add("1.41 of the side instead (--input-side)", scales[2], store)
+    add("mean of 1 and 1.41 of the side", units(scales[0] + scales[2]), store)
     add("mean of three scales", units(sum(scales[1:], scales[0])), store)
     add("maximum of three scales", units(np.maximum.reduce(scales)), store)
     print(
