@@ -22,7 +22,7 @@ from embedsearch.core.errors import UsageError
 from embedsearch.curation.copies import DuplicateReport
 from embedsearch.curation.duplicates import duplicates
 from tests.support.library import BOAT, CLOCK, GOLDEN, SAMPLES, paint, run_cli
-from tests.support.stores import imported
+from tests.support.stores import imported, with_packaged_weights
 
 
 def found(report: DuplicateReport) -> dict[str, dict[str, str]]:
@@ -231,7 +231,7 @@ def test_a_page_of_copies(tmp_path: Path) -> None:
 
 
 def test_pictures_without_a_signature(tmp_path: Path) -> None:
-    golden = shutil.copytree(GOLDEN / "format_1", tmp_path / "old")
+    golden = with_packaged_weights(shutil.copytree(GOLDEN / "format_1", tmp_path / "old"))
     with pytest.raises(UsageError, match="no image here has a signature"):
         duplicates(golden)
     photos = shutil.copytree(SAMPLES / "boats", tmp_path / "more")

@@ -21,15 +21,14 @@ import pytest
 
 import embedsearch
 from embedsearch.core.model_spec import DECODING
-from embedsearch.core.session import Session
 from embedsearch.indexing.repair import repair
-from embedsearch.network.weights import resolve
 from embedsearch.store.current import read_current
 from embedsearch.store.info import failures
 from embedsearch.store.manifest import FORMAT_VERSION
 from tests.soak.damage import Damage, forge, replace_manifest
 from tests.soak.witness import current
 from tests.support.library import GOLDEN, SAMPLES, run_cli
+from tests.support.stores import with_packaged_weights
 
 FORMAT_1 = GOLDEN / "format_1"
 SCORES = {"clocks_1.jpg": 1.0, "clocks_5.jpg": 0.60572, "clocks_6.jpg": 0.50634}
@@ -47,11 +46,7 @@ def store(tmp_path: Path) -> Path:
 @pytest.fixture
 def known(store: Path) -> Path:
     """The store of format 1, as if today's packaged weights had made its vectors."""
-    model = current(store)[1]["model"] | {
-        "weights_sha256": resolve("packaged", Session()).weights_sha256
-    }
-    _say(model=model)(store)
-    return store
+    return with_packaged_weights(store)
 
 
 def test_a_store_of_format_1_answers(store: Path) -> None:

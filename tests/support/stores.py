@@ -14,8 +14,11 @@ import pyarrow.parquet as pq
 
 import embedsearch
 from embedsearch import Key
+from embedsearch.core.session import Session
+from embedsearch.network.weights import resolve
 from embedsearch.store.shards import row_schema
 from embedsearch.store.snapshot import open_snapshot
+from tests.soak.damage import replace_manifest
 
 
 def imported(folder: Path, vectors: npt.NDArray[Any], names: Iterable[str]) -> Path:
@@ -73,6 +76,14 @@ def reranked_by_hand(
         drawn = row + (weights @ near / weights.sum() if weights.sum() else 0.0)
         scores.append((row @ query + drawn @ query / np.linalg.norm(drawn)) / 2)
     return np.array(scores)
+
+
+def with_packaged_weights(store: Path) -> Path:
+    """Let a store say that the packaged weights of this version made its vectors."""
+    manifest = _manifest(store)
+    manifest["model"]["weights_sha256"] = resolve("packaged", Session()).weights_sha256
+    replace_manifest(store, json.dumps(manifest).encode())
+    return store
 
 
 def compared_rows(store: Path) -> dict[bytes, npt.NDArray[np.float64]]:
