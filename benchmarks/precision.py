@@ -22,7 +22,8 @@ from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
 from embedsearch.images.sources.folder import FolderScan
 from embedsearch.indexing.bench import network_rate
-from embedsearch.learning.metrics import measure_all, rank_others
+from embedsearch.learning.metrics import measure_classes
+from embedsearch.learning.ranking import Ranking
 from embedsearch.network.feed import CPU_BATCH
 from embedsearch.network.runtime import load_stream_extractor
 from embedsearch.network.weights import resolve
@@ -78,14 +79,7 @@ def decoded(folder: Path, spec: ModelSpec) -> tuple[npt.NDArray[np.uint8], npt.N
 
 def quality(vectors: Vectors, labels: npt.NDArray[np.int64]) -> tuple[float, float]:
     """Return recall@1 and mAP, each picture asking all others."""
-    wanted = np.bincount(labels)[labels] - 1
-    everyone = np.arange(len(labels))
-    measured = measure_all(
-        everyone,
-        wanted,
-        lambda queries: rank_others(vectors, queries),
-        lambda queries, rows: labels[rows] == labels[queries][:, None],
-    )
+    measured = measure_classes(labels, Ranking(vectors))
     return float(measured["recall@1"].mean()), float(measured["mAP"].mean())
 
 

@@ -29,7 +29,7 @@ from benchmarks.measure import machine
 from benchmarks.photo_sets import OBJECTS, RULES, Photo, Pixels, photos_of
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
-from embedsearch.learning.metrics import measure
+from embedsearch.learning.metrics import measure_classes
 from embedsearch.learning.ranking import Ranking
 from embedsearch.network.converted import import_openvino
 from embedsearch.network.expected import expected_of
@@ -178,15 +178,8 @@ class Sets:
 
     def precision(self, vectors: Vectors, centered: Centered, chosen: Any) -> Any:
         """Return the average precisions of some photos that form a store."""
-        return self._precision(Ranking(centered(vectors[chosen])), chosen)
-
-    def _precision(self, ranking: Ranking, chosen: Any) -> Any:
-        labels = self.labels[chosen]
-        order = ranking(np.arange(len(chosen)))
-        wanted = (labels[:, None] == labels).sum(axis=1) - 1
-        asked = wanted > 0
-        relevant = labels[order] == labels[:, None]
-        return measure(relevant[asked], wanted[asked])["mAP"]
+        ranking = Ranking(centered(vectors[chosen]))
+        return measure_classes(self.labels[chosen], ranking)["mAP"]
 
     def by_group(self, vectors: Vectors, centered: Centered) -> dict[str, list[float]]:
         """Return the mAP by options of a query, for each of GROUPS and all; mean of eight sets."""
@@ -201,9 +194,10 @@ class Sets:
                     chosen = self._drawn(inside, classes, each or len(inside), rng)
                     for way, (expand, rerank) in WAYS.items():
                         ranking = Ranking(centered(vectors[chosen]), expand, rerank)
-                        of_sets[way].append(float(self._precision(ranking, chosen).mean()))
-            for way, values in of_sets.items():
-                found[way].append(float(np.mean(values)))
+                        values = measure_classes(self.labels[chosen], ranking)["mAP"]
+                        of_sets[way].append(float(values.mean()))
+            for way, means in of_sets.items():
+                found[way].append(float(np.mean(means)))
         return found
 
     def _drawn(self, inside: Any, classes: Any, each: int, rng: np.random.Generator) -> Any:
@@ -286,11 +280,8 @@ def report(features: Features, sets: Sets) -> None:
         print(table.row(what, vectors, centered), flush=True)
 
     add("torchvision's recipe: its crop, average", seen["torchvision's"][AVERAGE])
-    add(
-        "0.1: squashed, GeM 3, 0.6 of the estimated mean",
-        seen["squashed"]["GeM 3"],
-        estimated,
-    )
+    before = "0.1: squashed, GeM 3, 0.6 of the estimated mean"
+    add(before, seen["squashed"]["GeM 3"], estimated)
     add(f"**the default: mildly cropped, {own}, {STORE_SHARE} of the mean**", mild[own], store)
     for rule in ("torchvision's", "squashed", "middle square", "own proportions"):
         add(f"{rule} instead", seen[rule][own], store)
@@ -298,11 +289,7 @@ def report(features: Features, sets: Sets) -> None:
         if pooling != own:
             add(f"{pooling} instead", mild[pooling], store)
     add("no center", mild[own])
-    add(
-        ESTIMATED,
-        mild[own],
-        estimated,
-    )
+    add(ESTIMATED, mild[own], estimated)
     for share in (0.4, 0.6, 0.7, 0.9, 1.0):
         add(f"{share} of the mean", mild[own], from_own_mean(share))
     scales = [mild[own], *(seen[f"scale {scale}"][own] for scale in ("0.71", "1.41"))]
@@ -311,9 +298,8 @@ def report(features: Features, sets: Sets) -> None:
     add("mean of 1 and 1.41 of the side", units(scales[0] + scales[2]), store)
     add("mean of three scales", units(sum(scales[1:], scales[0])), store)
     add("maximum of three scales", units(np.maximum.reduce(scales)), store)
-    print(
-        f"\n| at query time | {' | '.join(map(str, GROUPS))} | all |\n|{'---|' * (len(GROUPS) + 2)}"
-    )
+    print(f"\n| at query time | {' | '.join(map(str, GROUPS))} | all |")
+    print(f"|{'---|' * (len(GROUPS) + 2)}")
     for way, means in sets.by_group(mild[own], store).items():
         print(f"| {way} | {' | '.join(f'{mean:.3f}' for mean in means)} |", flush=True)
     rates = ", ".join(f"{rule} {found['rate']:.0f}" for rule, found in seen.items())

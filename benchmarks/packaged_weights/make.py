@@ -35,7 +35,8 @@ from benchmarks.packaged_weights.distil import (
 from embedsearch.core.atomic import write_atomically
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
-from embedsearch.learning.metrics import measure_all, rank_others
+from embedsearch.learning.metrics import measure_classes
+from embedsearch.learning.ranking import Ranking
 from embedsearch.network.prepare import MODEL_RECORD
 from embedsearch.network.resnet import load
 from embedsearch.network.weights import resolve, weights_path
@@ -74,14 +75,7 @@ def mean_ap(
             pixels = functional.interpolate(pixels, size, mode="bicubic").clamp(0.0, 255.0)
             parts.append(pooled_features(network, pixels, spec))
     vectors = measured(torch.cat(parts)).numpy()
-    wanted = np.bincount(labels)[labels] - 1
-    values = measure_all(
-        np.flatnonzero(wanted),
-        wanted,
-        lambda queries: rank_others(vectors, queries),
-        lambda queries, rows: labels[rows] == labels[queries][:, None],
-    )
-    return float(values["mAP"].mean())
+    return float(measure_classes(labels, Ranking(vectors))["mAP"].mean())
 
 
 def mixed(old: Weights, new: Weights, share: float) -> Weights:

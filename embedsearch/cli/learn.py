@@ -40,7 +40,7 @@ def evaluate(
         bool, typer.Option("--rerank", help="Also measure re-ranked hits.")
     ] = SearchConfig.rerank,
     sheet: Annotated[
-        Path | None, typer.Option(help="Write the worst queries of the last model to this PNG.")
+        Path | None, typer.Option(help="Write the worst queries of the last row to this PNG.")
     ] = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from embedsearch.learning.labels import LabelColumn, main_of, scale_of
-from embedsearch.learning.metrics import Bools, Floats, Ints, measure_all, rank_others
+from embedsearch.learning.metrics import Floats, measure_classes
+from embedsearch.learning.ranking import Ranking
 from embedsearch.learning.reports import Quality
 
 
@@ -53,14 +54,7 @@ def _retrieval(vectors: Floats, held: Sequence[LabelColumn]) -> tuple[float | No
     if main is None:
         return None, None
     known = np.flatnonzero(main.known)
-    labels, vectors = main.values[known], vectors[known]
-    others = np.bincount(labels.astype(np.int64), minlength=len(main.classes))[labels] - 1
-    queries = np.flatnonzero(others)
-    if not len(queries):
+    values = measure_classes(main.values[known].astype(np.int64), Ranking(vectors[known]))
+    if not len(values["mAP"]):
         return None, None
-
-    def same(chunk: Ints, order: Ints) -> Bools:
-        return np.asarray(labels[order] == labels[chunk][:, None])
-
-    values = measure_all(queries, others, lambda chunk: rank_others(vectors, chunk), same)
     return float(values["recall@1"].mean()), float(values["mAP"].mean())

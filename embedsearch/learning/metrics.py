@@ -63,7 +63,22 @@ def measure_all(
         between()
         chunk = queries[start : start + size]
         parts.append(measure(relevant(chunk, rank(chunk)), wanted[chunk]))
-    return {name: np.concatenate([part[name] for part in parts]) for name in NAMES}
+    return {name: np.concatenate([np.empty(0), *(p[name] for p in parts)]) for name in NAMES}
+
+
+def measure_classes(
+    labels: Ints, rank: Callable[[Ints], Ints]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Return each of NAMES a query: each row that has others of its class, in order.
+
+    `labels` int64 (N,), from 0, are the classes of the rows; `rank` as in `measure_all`.
+    """
+    others = np.bincount(labels)[labels] - 1
+
+    def same(queries: Ints, order: Ints) -> Bools:
+        return np.asarray(labels[order] == labels[queries][:, None])
+
+    return measure_all(np.flatnonzero(others), others, rank, same)
 
 
 def estimate(values: npt.NDArray[np.float64], seed: int = 0) -> Estimate:

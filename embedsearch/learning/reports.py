@@ -29,7 +29,7 @@ class GroupMeasure:
 
 @dataclass(frozen=True)
 class WorstQuery:
-    """A query of low average precision, with the nearest others that the store answers."""
+    """A query of low average precision, with its first hits in the order that was measured."""
 
     path: str
     average_precision: float

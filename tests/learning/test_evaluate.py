@@ -268,6 +268,6 @@ def test_centers_are_compared(samples_store: Path) -> None:
     (plain,) = evaluate(SAMPLES, models=["packaged"], config=IndexConfig(center="none"))
     (own,) = evaluate(SAMPLES, models=["packaged"])
     assert (plain.center, own.center) == ("none", "store")
-    assert own.measures["mAP"].value > plain.measures["mAP"].value
+    assert own.measures["mAP"].value > plain.measures["mAP"].value + 0.003
     with pytest.raises(UsageError, match="center go with a folder"):
         evaluate(store=samples_store, config=IndexConfig(center="none"))

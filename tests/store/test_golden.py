@@ -99,42 +99,39 @@ def test_the_packaged_weights_of_another_version(store: Path, tmp_path: Path) ->
 
 def test_columns_that_came_later_are_empty(known: Path, tmp_path: Path) -> None:
     """Until the image is embedded anew; a merge of old and new shards keeps both."""
-    store = known
-    with embedsearch.open_store(store) as searcher:
+    with embedsearch.open_store(known) as searcher:
         assert searcher.get("clocks_1.jpg").brightness is None
         assert searcher.images(where="brightness is null").total == 7
         assert searcher.images(where="sharpness > 0").total == 0
     shutil.copytree(SAMPLES / "brick_walls", tmp_path / "more")
-    assert run_cli("index", tmp_path / "more", "--store", store).returncode == 0
-    with embedsearch.open_store(store) as searcher:
+    assert run_cli("index", tmp_path / "more", "--store", known).returncode == 0
+    with embedsearch.open_store(known) as searcher:
         assert len(searcher.manifest.shards) == 1
         assert searcher.images(where="brightness is null").total == 7
         assert searcher.images(where="brightness > 0.1 and sharpness > 1").total == 6
 
 
 def test_it_is_written_to_as_a_new_one(known: Path, tmp_path: Path) -> None:
-    store = known
     shutil.copytree(SAMPLES / "brick_walls", tmp_path / "more")
-    done = run_cli("index", tmp_path / "more", "--store", store)
+    done = run_cli("index", tmp_path / "more", "--store", known)
     assert done.returncode == 0 and "6 added" in done.stdout, done.stderr
-    assert run_cli("check", "--read-data", "--store", store).returncode == 0
+    assert run_cli("check", "--read-data", "--store", known).returncode == 0
 
 
 def test_its_vectors_are_those_of_the_older_decoding(known: Path, tmp_path: Path) -> None:
     """It is written to, with a word on how to renew it, also when its model is named."""
-    store = known
     shutil.copytree(SAMPLES / "brick_walls", tmp_path / "more")
-    more = ("index", tmp_path / "more", "--store", store)
-    before = read_current(store).model
+    more = ("index", tmp_path / "more", "--store", known)
+    before = read_current(known).model
     for model in (("--model", "packaged"), ()):
         done = run_cli(*more, *model)
         assert done.returncode == 0 and "--rebuild" in done.stderr
-        after = read_current(store)
+        after = read_current(known)
         assert (after.live, after.model) == (13, before) and before.decoding == 1
         assert after.center is None, "rows that were there keep their scores"
-    shutil.rmtree(store)
+    shutil.rmtree(known)
     assert run_cli(*more, "--model", "packaged").returncode == 0
-    with embedsearch.open_store(store) as searcher:
+    with embedsearch.open_store(known) as searcher:
         assert searcher.manifest.model.decoding == DECODING
 
 
