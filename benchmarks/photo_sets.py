@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from embedsearch.core.model_spec import MILD_CROP, SQUASH
+from embedsearch.core.model_spec import BILINEAR, MILD_CROP, SQUASH, Framing
 from embedsearch.images.decode.image import square
 
 OBJECTS = "caltech101_dev"  # which the tests use, too
 KINDS = "retrieval_dev"  # a folder of other sets
+SEEN = Framing(MILD_CROP, BILINEAR)  # by default
 CELL = 32  # pixels of a side that become one cell of the last map
 _LEAST, _MOST = 0.85, 1.03  # of the pixels of a square, for own proportions
 
@@ -84,18 +85,18 @@ def own_proportions(photo: Image.Image, side: int) -> Image.Image:
 
 def mirrored(photo: Image.Image, side: int) -> Pixels:
     """Return the mirror image of what is seen by default."""
-    return np.ascontiguousarray(square(photo, side, resize=MILD_CROP)[:, ::-1])
+    return np.ascontiguousarray(square(photo, side, SEEN)[:, ::-1])
 
 
 def at_scale(scale: float) -> Callable[[Image.Image, int], Pixels]:
     """Return a rule: what is seen by default, at another size in whole cells."""
-    return lambda photo, side: square(photo, round(side * scale / CELL) * CELL, resize=MILD_CROP)
+    return lambda photo, side: square(photo, round(side * scale / CELL) * CELL, SEEN)
 
 
 RULES: dict[str, Callable[[Image.Image, int], Pixels]] = {
     "torchvision's": lambda photo, side: np.asarray(short_side_cropped(photo, side)),
-    "squashed": lambda photo, side: square(photo, side, resize=SQUASH),
-    "mildly cropped": lambda photo, side: square(photo, side, resize=MILD_CROP),
+    "squashed": lambda photo, side: square(photo, side, Framing(SQUASH)),
+    "mildly cropped": lambda photo, side: square(photo, side, SEEN),
     "middle square": lambda photo, side: np.asarray(center_cropped(photo, side)),
     "own proportions": lambda photo, side: np.asarray(own_proportions(photo, side)),
     "mirror image": mirrored,

@@ -69,8 +69,8 @@ def decoded(folder: Path, spec: ModelSpec) -> tuple[npt.NDArray[np.uint8], npt.N
     jobs = [DecodeJob(ref, place) for ref, place in scan.places(list(scan))]
     workers = len(os.sched_getaffinity(0))
     pixels, names = [], []
-    side, resize = spec.input_side, spec.resize
-    with DecodePool(side, DecodeLimits(), workers=workers, resize=resize) as pool:
+    side, framing = spec.input_side, spec.framing
+    with DecodePool(side, DecodeLimits(), workers=workers, framing=framing) as pool:
         for batch in pool.run(iter(jobs)):
             pixels.append(batch.images.pixels.copy())
             names += [ref.key.split("/")[0] for ref in batch.images.refs]

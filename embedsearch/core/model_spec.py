@@ -17,6 +17,21 @@ DECODING = 2
 SQUASH = "squash"  # the whole picture, its sides scaled apart
 MILD_CROP = "mild-crop"  # half of the distortion is cropped away, half squashed
 RESIZES = (SQUASH, MILD_CROP)
+FIT = "fit"  # the whole picture in its proportions, centered on white: what people see
+BICUBIC = "bicubic"  # Pillow's
+BILINEAR = "bilinear"  # of a picture that was softened first: see `images/decode/scaling.py`
+INTERPOLATIONS = (BICUBIC, BILINEAR)
+
+
+@dataclass(frozen=True)
+class Framing:
+    """What S × S pixels show of a picture, and how they are computed from it."""
+
+    resize: str = SQUASH  # one of RESIZES, or FIT
+    interpolation: str = BICUBIC  # one of INTERPOLATIONS
+
+
+SQUASHED = Framing()  # of the models of version 0.1
 
 
 @dataclass(frozen=True)
@@ -32,7 +47,7 @@ class ModelSpec:
     dim: int
     input_side: int
     resize: str = SQUASH  # one of RESIZES
-    interpolation: str = "bicubic"
+    interpolation: str = BICUBIC  # one of INTERPOLATIONS
     draft: int = 2  # JPEGs are decoded at the smallest DCT scale of at least draft × S
     pooling: str = "gem3"
     center: float = 0.0  # how much of the network's expected features is subtracted
@@ -60,6 +75,11 @@ class ModelSpec:
     def is_foreign(self) -> bool:
         """Return whether no network here can compute such vectors."""
         return self.architecture == self.FOREIGN
+
+    @property
+    def framing(self) -> Framing:
+        """Return how a picture becomes the pixels that the network sees."""
+        return Framing(self.resize, self.interpolation)
 
     @property
     def fingerprint(self) -> str:

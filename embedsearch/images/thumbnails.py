@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import UnreadableImage, UsageError
+from embedsearch.core.model_spec import BILINEAR, FIT, Framing
 from embedsearch.core.paths import local_path
 from embedsearch.core.records import ImageFacts, ImageLocation
 from embedsearch.core.system import cache_folder
@@ -32,6 +33,7 @@ _SIDES = {256: 32, 1024: 4}
 MAX_SIDE = max(_SIDES)
 _AT_ONCE = 32
 _QUALITY = 85  # of a JPEG
+_FRAMING = Framing(FIT, BILINEAR)
 
 _Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 
@@ -85,7 +87,7 @@ class Thumbnailer:
         fits = min(known for known in _SIDES if known >= side)
         with self._making:
             if fits not in self._decoders:
-                made = SharedDecoder(fits, self._limits, max_files=_SIDES[fits], fit=True)
+                made = SharedDecoder(fits, self._limits, max_files=_SIDES[fits], framing=_FRAMING)
                 self._decoders[fits] = made
             return self._decoders[fits]
 
@@ -101,7 +103,7 @@ class ThumbnailReader:
         """Decode to `side` pixels, the longer side of a picture."""
         self._side = side
         limits = DecodeLimits()
-        self._decoder = SharedDecoder(side, limits, max_files=_AT_ONCE, fit=True)
+        self._decoder = SharedDecoder(side, limits, max_files=_AT_ONCE, framing=_FRAMING)
         self._handed = TemporaryImages()
         self._originals = Originals(limits.max_bytes)
 

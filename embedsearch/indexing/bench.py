@@ -177,8 +177,8 @@ def _decode_alone(
     sizes: list[int] = []
     read_s = decode_s = 0.0
     failed = 0
-    side, resize = spec.input_side, spec.resize
-    with DecodePool(side, config.limits, workers=workers, batch=8, resize=resize) as pool:
+    side, framing = spec.input_side, spec.framing
+    with DecodePool(side, config.limits, workers=workers, batch=8, framing=framing) as pool:
         for batch in pool.run(iter(jobs), session.stop):
             if not len(pixels):
                 pixels = batch.images.pixels.copy()
@@ -214,8 +214,8 @@ def _all_together(
     session: Session,
 ) -> _Together:
     started = time.monotonic()
-    side, resize = spec.input_side, spec.resize
-    with Pipeline(side, config, iter(jobs), len(jobs), session.stop, resize=resize) as pipeline:
+    side, framing = spec.input_side, spec.framing
+    with Pipeline(side, config, iter(jobs), len(jobs), session.stop, framing=framing) as pipeline:
         for _ in pipeline.embed(extractor):
             pass
         busy_s, workers = pipeline.busy_s(), pipeline.workers

@@ -38,8 +38,8 @@ def embed(
         return outcome
     located = job.sources.places(changes.embed, job.scope.roots)
     jobs = (DecodeJob(ref, location) for ref, location in located)
-    config, side, resize = job.config, job.model.input_side, job.model.resize
-    with Pipeline(side, config, jobs, total, job.session.stop, resize=resize) as pipeline:
+    config, side, framing = job.config, job.model.input_side, job.model.framing
+    with Pipeline(side, config, jobs, total, job.session.stop, framing=framing) as pipeline:
         with clock.measure("load"):  # meanwhile the workers start and decode
             extractor = extractor_factory(job.model, config.device, config.precision, job.session)
         outcome.setup = Setup(extractor.device, extractor.precision, pipeline.workers, side)

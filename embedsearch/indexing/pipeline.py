@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from embedsearch.core.config import IndexConfig
-from embedsearch.core.model_spec import SQUASH
+from embedsearch.core.model_spec import SQUASHED, Framing
 from embedsearch.core.records import (
     EmbeddingBatch,
     Failure,
@@ -50,7 +50,7 @@ class Pipeline:
         count: int,
         stop: Callable[[], int] = lambda: 0,
         *,
-        resize: str = SQUASH,
+        framing: Framing = SQUASHED,
     ) -> None:
         """`count` is the number of jobs; `stop` ends the stream early, see Session."""
         self._closed = threading.Event()
@@ -67,7 +67,7 @@ class Pipeline:
             max_workers=min(max_workers, count),
             batch=feed.batch,
             in_flight=feed.lanes,
-            resize=resize,
+            framing=framing,
         )
         self._batches = self._pool.lease(jobs, lambda: stop() or self._closed.is_set())
 

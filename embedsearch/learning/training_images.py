@@ -103,7 +103,7 @@ def _decode_all(
     failures: list[Failure] = []
     numbers = {ref.key: number for number, ref in enumerate(refs)}
     workers = min(max_workers(), len(refs))
-    with DecodePool(side, DecodeLimits(), workers=workers, resize=spec.resize) as pool:
+    with DecodePool(side, DecodeLimits(), workers=workers, framing=spec.framing) as pool:
         placed = FolderScan(0, folder).places(refs)
         for batch in pool.run((DecodeJob(*each) for each in placed), session.stop):
             mine = [numbers[ref.key] for ref in batch.images.refs]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from embedsearch.core.model_spec import DECODING, MILD_CROP, ModelSpec
+from embedsearch.core.model_spec import BILINEAR, DECODING, MILD_CROP, ModelSpec
 
 PACKAGED = "packaged"
 AUTO = "auto"
@@ -20,6 +20,7 @@ _TEMPLATE = ModelSpec(
     dim=0,
     input_side=DEFAULT_SIDE,
     resize=MILD_CROP,
+    interpolation=BILINEAR,
     pooling="gem2",
     gaussian=0.4,
     decoding=DECODING,

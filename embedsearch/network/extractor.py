@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from embedsearch.core.model_spec import RESIZES, ModelSpec
+from embedsearch.core.model_spec import INTERPOLATIONS, RESIZES, ModelSpec
 from embedsearch.network.pooling import GeM, expected_features
 from embedsearch.network.resnet import STAGES, ResNet, float_pixels, load
 
@@ -53,7 +53,7 @@ class Extractor(nn.Module):
 
 def build_extractor(spec: ModelSpec, weights: dict[str, Tensor]) -> Extractor:
     """Return the extractor of a model, in eval mode. Raises ValueError for foreign weights."""
-    check_resize(spec)
+    check_framing(spec)
     return Extractor(load(spec.architecture, weights), spec).eval()
 
 
@@ -63,10 +63,13 @@ def normalization(spec: ModelSpec) -> tuple[Tensor, Tensor]:
     return mean, deviation
 
 
-def check_resize(spec: ModelSpec) -> None:
+def check_framing(spec: ModelSpec) -> None:
     """Raise ValueError where a model's record names an input rule that the decoder lacks."""
     if spec.resize not in RESIZES:
         raise ValueError(f"unknown resize {spec.resize!r}: it is one of {', '.join(RESIZES)}")
+    if spec.interpolation not in INTERPOLATIONS:
+        known = ", ".join(INTERPOLATIONS)
+        raise ValueError(f"unknown interpolation {spec.interpolation!r}: it is one of {known}")
 
 
 def pooling_of(spec: ModelSpec) -> GeM:

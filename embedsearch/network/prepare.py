@@ -35,7 +35,7 @@ from embedsearch.network.converted import (
     place_model,
     write_note,
 )
-from embedsearch.network.extractor import Extractor, build_extractor, check_resize, pooling_of
+from embedsearch.network.extractor import Extractor, build_extractor, check_framing, pooling_of
 from embedsearch.network.quantize import quantize
 from embedsearch.network.resnet import ARCHITECTURES, STAGES, Architecture, load
 
@@ -102,7 +102,7 @@ def _own_record(metadata: dict[str, str]) -> dict[str, Any]:
         record: dict[str, Any] = json.loads(metadata[MODEL_RECORD])
         spec = ModelSpec.from_dict(record)
         pooling_of(spec)
-        check_resize(spec)
+        check_framing(spec)
         sound = (
             MIN_SIDE <= spec.input_side <= MAX_SIDE
             and isinstance(spec.input_side, int)
@@ -111,7 +111,7 @@ def _own_record(metadata: dict[str, str]) -> dict[str, Any]:
             and all(map(math.isfinite, (*spec.mean, *spec.std)))
             and 0.0 <= spec.center <= 1.0
             and isinstance(spec.flip, bool)
-            and (spec.interpolation, spec.draft) == (ModelSpec.interpolation, ModelSpec.draft)
+            and spec.draft == ModelSpec.draft
         )
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"the file's model record cannot be used: {error}") from error

@@ -156,7 +156,7 @@ class QueryEmbedder:
             spec.input_side,
             limits,
             max_files=IMAGES_AT_ONCE,
-            resize=spec.resize,
+            framing=spec.framing,
             meanwhile=lambda: self._network(),
         )
         self._temporary = TemporaryImages()
@@ -381,7 +381,7 @@ def _square(image: Any, spec: ModelSpec, box: Box | None) -> npt.NDArray[np.uint
     if not image.width or not image.height:
         raise UsageError("a query image has no pixels")
     try:
-        return square(image, spec.input_side, box, resize=spec.resize)
+        return square(image, spec.input_side, spec.framing, box)
     except DecodeError as error:
         raise UsageError(error.detail) from error
     except MemoryError:

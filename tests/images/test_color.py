@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from embedsearch.core.config import DecodeLimits
+from embedsearch.core.model_spec import SQUASHED
 from embedsearch.images.decode import color
 from embedsearch.images.decode.image import decode, square
 from tests.support.pictures import chunk, encoded, picture, png
@@ -86,7 +87,7 @@ def test_a_profile_with_exchanged_channels_though_it_is_called_srgb() -> None:
     assert apart(file, picture(3)) < 1.5
     file.seek(0)
     with Image.open(file) as image:  # what a query with a Pillow image sees
-        assert np.abs(square(image, 32).astype(int) - shown(file)).max() == 0
+        assert np.abs(square(image, 32, SQUASHED).astype(int) - shown(file)).max() == 0
 
 
 def test_alpha_survives_a_profile() -> None:

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 
 from embedsearch.core.config import DecodeLimits
+from embedsearch.core.model_spec import BILINEAR, FIT, SQUASHED, Framing
 from embedsearch.core.records import Box, Failure, ImageFacts, ImageRef, Reason
 from embedsearch.images.decode import opening as decode_image
 from embedsearch.images.decode.image import DecodeError, decode, square
-from embedsearch.images.decode.pixels import _TRANSPOSE
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.sources.kinds import HEAD_BYTES, starts_an_image
 from tests.support.jobs import decode_job
@@ -270,7 +270,8 @@ def test_a_part_of_a_large_jpeg_is_read_at_a_reduced_scale(orientation: int) -> 
     exif[274] = orientation
     large = gradient(1600, 1200)
     file = encoded(large, "JPEG", quality=95, exif=exif.tobytes())
-    upright = large.transpose(_TRANSPOSE[orientation]) if orientation > 1 else large
+    upright = ImageOps.exif_transpose(Image.open(file))
+    file.seek(0)
     box = Box(upright.width // 4, upright.height // 8, upright.width // 2, upright.height // 2)
     corners = (box.x, box.y, box.x + box.width, box.y + box.height)
     wanted = np.asarray(upright.crop(corners).resize((32, 32)), dtype=int)
@@ -312,11 +313,15 @@ def test_truncated_pictures_need_permission() -> None:
 
 def test_square_is_decode_without_a_file() -> None:
     image = gradient(300, 100)
-    assert np.array_equal(square(image, 32), decode(encoded(image, "PNG"), 32, LIMITS).pixels)
+    assert np.array_equal(
+        square(image, 32, SQUASHED), decode(encoded(image, "PNG"), 32, LIMITS).pixels
+    )
 
 
 def test_fit_keeps_proportions_on_white() -> None:
-    pixels = decode(encoded(Image.new("RGB", (100, 50)), "PNG"), 40, LIMITS, fit=True).pixels
+    pixels = decode(
+        encoded(Image.new("RGB", (100, 50)), "PNG"), 40, LIMITS, Framing(FIT, BILINEAR)
+    ).pixels
     assert pixels[:9].min() == 255 and pixels[31:].min() == 255 and pixels[11:29].max() == 0
 
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.core.model_spec import MILD_CROP, RESIZES, SQUASH
+from embedsearch.core.model_spec import BILINEAR, MILD_CROP, RESIZES, SQUASH, Framing
 from embedsearch.core.records import Box
 from embedsearch.images.decode.image import DRAFT_SCALE, DecodedImage, decode, square
 from embedsearch.images.decode.pixels import MOST_STRETCH, scaled_size
@@ -18,6 +18,7 @@ from tests.support.library import REPOSITORY
 from tests.support.pictures import encoded
 
 LIMITS = DecodeLimits()
+MILD, SQUASHED = Framing(MILD_CROP, BILINEAR), Framing(SQUASH, BILINEAR)
 SIDE = 64
 
 
@@ -33,7 +34,7 @@ def bordered(width: int, height: int, shown: int) -> Image.Image:
 def mild(image: Image.Image, form: str = "PNG", side: int = SIDE, **more: object) -> DecodedImage:
     crop = more.pop("crop", None)
     assert crop is None or isinstance(crop, Box)
-    return decode(encoded(image, form, **more), side, LIMITS, resize=MILD_CROP, crop=crop)
+    return decode(encoded(image, form, **more), side, LIMITS, MILD, crop)
 
 
 @pytest.mark.parametrize("turned", [False, True], ids=["wide", "tall"])
@@ -46,19 +47,19 @@ def test_half_of_the_distortion_is_cropped_away(long: int, shown: int, turned: b
 
     column = long * SIDE**-1 * (200 / long) ** 0.5  # pixels of the picture in one that is shown
     exact = mild(picture(shown)).pixels.astype(int)
-    assert exact[..., 0].max() < 40 and exact[..., 2].min() > 215, "some of the border is seen"
+    assert exact[..., 0].max() < 48 and exact[..., 2].min() > 207, "some of the border is seen"
     assert exact[2:-2, 2:-2, 0].max() < 3
     narrower = mild(picture(shown - 2 * round(2 * column))).pixels
     edges = (narrower[0], narrower[-1]) if turned else (narrower[:, 0], narrower[:, -1])
     assert all(edge[:, 0].min() > 215 for edge in edges), "two columns of the border are not seen"
-    squashed = decode(encoded(picture(shown), "PNG"), SIDE, LIMITS).pixels
+    squashed = decode(encoded(picture(shown), "PNG"), SIDE, LIMITS, SQUASHED).pixels
     edges = (squashed[0], squashed[-1]) if turned else (squashed[:, 0], squashed[:, -1])
     assert all(edge[:, 0].min() > 215 for edge in edges), "the whole picture shows its border"
 
 
 def test_a_square_is_shown_whole() -> None:
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (90, 90, 3), np.uint8))
-    one, other = mild(image), decode(encoded(image, "PNG"), SIDE, LIMITS)
+    one, other = mild(image), decode(encoded(image, "PNG"), SIDE, LIMITS, SQUASHED)
     assert np.array_equal(one.pixels, other.pixels) and one.look == other.look
 
 
@@ -79,11 +80,11 @@ def test_all_orientations_show_the_same(size: tuple[int, int]) -> None:
         data = encoded(stored, "PNG", exif=exif)
         assert ImageOps.exif_transpose(Image.open(data)).tobytes() == upright.tobytes()
         data.seek(0)
-        found = decode(data, SIDE, LIMITS, resize=MILD_CROP)
+        found = decode(data, SIDE, LIMITS, MILD)
         assert (found.width, found.height) == size
         assert np.abs(found.pixels - wanted).max() <= 1, orientation
         data.seek(0)
-        given = square(Image.open(data), SIDE, resize=MILD_CROP)
+        given = square(Image.open(data), SIDE, MILD)
         assert np.array_equal(given, found.pixels), orientation
 
 
@@ -101,7 +102,7 @@ def test_a_crop_comes_first(orientation: int) -> None:
     found = mild(stored, crop=box, exif=exif).pixels
     assert found[..., 0].max() < 40 and found[..., 1].max() < 40 and found[..., 2].min() > 215
     assert right - left == 400
-    given = square(Image.open(encoded(stored, "PNG", exif=exif)), SIDE, box, resize=MILD_CROP)
+    given = square(Image.open(encoded(stored, "PNG", exif=exif)), SIDE, MILD, box)
     assert np.array_equal(given, found)
 
 
@@ -116,7 +117,7 @@ def test_a_jpeg_is_decoded_as_finely_as_what_is_shown_needs(size: tuple[int, int
     drafted.draft("RGB", (DRAFT_SCALE * SIDE, DRAFT_SCALE * SIDE))
     assert min(drafted.size) * (long / short) ** 0.5 >= min(drafted.size) >= DRAFT_SCALE * SIDE
     found = mild(image, "JPEG", quality=90).pixels.astype(int)
-    assert np.abs(found - square(image, SIDE, resize=MILD_CROP)).mean() < 2
+    assert np.abs(found - square(image, SIDE, MILD)).mean() < 2
 
 
 def test_what_is_said_of_a_picture_is_said_of_the_whole() -> None:
@@ -126,11 +127,12 @@ def test_what_is_said_of_a_picture_is_said_of_the_whole() -> None:
         coarse = rng.integers(0, 256, (9, 12, 3), np.uint8)
         image = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
         image.paste("red", (0, 0, width // 9, height))  # which the crop does not show
-        wanted, found = decode(encoded(image, "PNG"), 128, LIMITS).look, mild(image, side=128).look
+        wanted = decode(encoded(image, "PNG"), 128, LIMITS, SQUASHED).look
+        found = mild(image, side=128).look
         far = np.subtract(*(np.frombuffer(look.signature, np.uint8).astype(int)
                             for look in (wanted, found)))  # fmt: skip
-        assert np.abs(far).max() <= 3 and np.abs(far).mean() < 0.5
-        assert found.brightness == pytest.approx(wanted.brightness, abs=0.002)
+        assert np.abs(far).max() <= 3 and np.abs(far).mean() < 1
+        assert found.brightness == pytest.approx(wanted.brightness, abs=0.004)
         assert found.sharpness == pytest.approx(wanted.sharpness, rel=0.35)
 
 
@@ -140,7 +142,7 @@ def test_thin_and_tiny_pictures(size: tuple[int, int]) -> None:
     found = mild(image)
     assert found.pixels.shape == (SIDE, SIDE, 3) and (found.width, found.height) == size
     assert np.abs(found.pixels.astype(int) - (10, 200, 30)).max() == 0
-    assert np.array_equal(square(image, SIDE, resize=MILD_CROP), found.pixels)
+    assert np.array_equal(square(image, SIDE, MILD), found.pixels)
 
 
 def test_the_size_in_between_is_bounded() -> None:
@@ -163,6 +165,7 @@ def test_a_thin_picture_takes_little_memory() -> None:
 import io, resource
 from PIL import Image
 from embedsearch.core.config import DecodeLimits
+from embedsearch.core.model_spec import Framing
 from embedsearch.images.decode.image import decode
 file = io.BytesIO()
 Image.new("RGBA", (1, 60000), "red").save(file, "PNG")
@@ -170,7 +173,7 @@ file.seek(0)
 decode(file, 224, DecodeLimits())
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 file.seek(0)
-decode(file, 224, DecodeLimits(), resize={MILD_CROP!r})
+decode(file, 224, DecodeLimits(), Framing({MILD_CROP!r}, {BILINEAR!r}))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
@@ -182,4 +185,4 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def test_a_rule_that_is_not_known_is_refused() -> None:
     assert RESIZES == (SQUASH, MILD_CROP)
     with pytest.raises(ValueError, match="unknown resize 'fisheye'"):
-        square(Image.new("RGB", (8, 9)), 8, resize="fisheye")
+        square(Image.new("RGB", (8, 9)), 8, Framing("fisheye"))

@@ -15,9 +15,9 @@ from PIL import Image
 
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.records import Box, ImageRef, Reason
+from embedsearch.images.decode.formats.raw import is_raw
 from embedsearch.images.decode.image import DecodeError, decode
 from embedsearch.images.decode.pool import DecodePool
-from embedsearch.images.decode.raw import is_raw
 from embedsearch.images.sources.kinds import HEAD_BYTES, Kind, kind_of, starts_an_image
 from tests.support.jobs import decode_job
 from tests.support.pictures import encoded, picture, tiff

@@ -14,7 +14,7 @@ from PIL import Image
 
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.records import ImageRef, Reason
-from embedsearch.images.decode import tiff as decode_tiff
+from embedsearch.images.decode.formats import tiff as decode_tiff
 from embedsearch.images.decode.image import DecodeError, decode
 from embedsearch.images.decode.pool import DecodePool
 from tests.support.jobs import decode_job

@@ -58,7 +58,7 @@ def by_hand(spec: ModelSpec, folder: Path) -> dict[str, np.ndarray]:
 def seen(spec: ModelSpec, path: Path) -> np.ndarray:
     """Return what a network sees of a picture, uint8 (S, S, 3)."""
     with path.open("rb") as file:
-        return decode(file, spec.input_side, DecodeLimits(), resize=spec.resize).pixels
+        return decode(file, spec.input_side, DecodeLimits(), spec.framing).pixels
 
 
 @pytest.mark.parametrize("is_older", [False, True], ids=["today", "older"])

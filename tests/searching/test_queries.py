@@ -16,6 +16,7 @@ import embedsearch
 from embedsearch import Crop, Key, Mix
 from embedsearch.core.config import DecodeLimits, SearchConfig
 from embedsearch.core.errors import UnreadableImage, UsageError
+from embedsearch.core.model_spec import SQUASHED
 from embedsearch.core.records import Box, Hit
 from embedsearch.images.decode.image import decode, square
 from embedsearch.searching import ordering
@@ -52,7 +53,7 @@ def test_a_crop_is_cut_from_the_upright_picture(orientation: int, box: Box) -> N
     wanted = np.asarray(part.resize((32, 32), Image.Resampling.BICUBIC, reducing_gap=3.0))
     data.seek(0)
     assert np.array_equal(decode(data, 32, DecodeLimits(), crop=box).pixels, wanted)
-    assert np.array_equal(square(Image.open(data), 32, box), wanted)
+    assert np.array_equal(square(Image.open(data), 32, SQUASHED, box), wanted)
 
 
 def test_a_crop_finds_what_it_shows(samples: embedsearch.Searcher, tmp_path: Path) -> None:

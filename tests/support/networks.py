@@ -39,7 +39,7 @@ def decoded(folder: Path, spec: ModelSpec, count: int) -> np.ndarray:
     refs = list(FolderScan(0, str(folder)))
     refs = refs[:: max(1, len(refs) // count)][:count]
     jobs = (decode_job(ref, str(folder)) for ref in refs)
-    with DecodePool(spec.input_side, DecodeLimits(), workers=2, resize=spec.resize) as pool:
+    with DecodePool(spec.input_side, DecodeLimits(), workers=2, framing=spec.framing) as pool:
         return np.concatenate([batch.images.pixels.copy() for batch in pool.run(jobs)])
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from embedsearch.images.decode import raw
+from embedsearch.images.decode.formats import raw
 from embedsearch.images.sources import kinds
 from tests.support.pictures import encoded
 

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import EmbedSearchError, StorageError
+from embedsearch.core.model_spec import Framing
 from embedsearch.core.records import Reason, Stage
 from embedsearch.core.system import anonymous_file
 from embedsearch.images.decode.process import Task, Worker
@@ -40,9 +41,7 @@ class Crew:
         limits: DecodeLimits,
         max_workers: int,
         ring: tuple[int, int],
-        *,
-        resize: str,
-        fit: bool,
+        framing: Framing,
     ) -> None:
         """`ring` is the descriptor of the shared ring and its number of slots."""
         self._ring_fd, slots = ring
@@ -52,8 +51,7 @@ class Crew:
         self._max_workers = max_workers
         self._spec = {
             "side": side,
-            "resize": resize,
-            "fit": fit,
+            "framing": vars(framing),
             "limits": vars(limits),
             "slots": slots,
         }

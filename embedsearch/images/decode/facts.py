@@ -10,9 +10,11 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from embedsearch.core.records import SIGNATURE_SIDE, Appearance
+from embedsearch.images.decode.scaling import luma
 
 _APPEARANCE_SIDE = 128
 # Years that a photo, a scan of one, or a clock that is somewhat wrong can have. Others are damage,
@@ -20,29 +22,23 @@ _APPEARANCE_SIDE = 128
 _FIRST_YEAR, _LAST_YEAR = 1800, 2199
 
 
-def appearance_of(picture: Image.Image, side: int) -> Appearance:
-    """Return the appearance of an RGB image, as if it had been scaled to side × side.
+def appearance_of(pixels: npt.NDArray[np.uint8]) -> Appearance:
+    """Return the appearance of RGB pixels, uint8 (H, W, 3), as if they were squashed to a square.
 
     The sharpness is that of Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy"
     (2000). A large, slightly blurred image is sharp at 128 × 128.
     """
-    gray = picture.convert("L")
-    squashed = _small(gray.resize((side, side), Image.Resampling.BICUBIC))
-    # Scaled once less where the image is not square yet: each time makes edges softer.
-    luma = np.asarray(_small(gray), dtype=np.float32)
-    sides = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:]
+    small = luma(pixels).resize((_APPEARANCE_SIDE, _APPEARANCE_SIDE), Image.Resampling.BOX)
+    light = np.asarray(small, dtype=np.int16)
+    sides = light[:-2, 1:-1] + light[2:, 1:-1] + light[1:-1, :-2] + light[1:-1, 2:]
     # Whole numbers, of which float64 sums are exact: the same on every processor.
-    edges = (sides - 4.0 * luma[1:-1, 1:-1]).ravel().astype(np.float64)
+    edges = (sides - 4 * light[1:-1, 1:-1]).ravel().astype(np.float64)
     variance = float(edges @ edges) / edges.size - float(edges.mean()) ** 2
     return Appearance(
-        brightness=round(float(np.asarray(squashed).mean(dtype=np.float64)) / 255.0, 4),
+        brightness=round(float(light.mean(dtype=np.float64)) / 255.0, 4),
         sharpness=round(max(0.0, variance), 2),
-        signature=squashed.reduce(_APPEARANCE_SIDE // SIGNATURE_SIDE).tobytes(),
+        signature=small.reduce(_APPEARANCE_SIDE // SIGNATURE_SIDE).tobytes(),
     )
-
-
-def _small(gray: Image.Image) -> Image.Image:
-    return gray.resize((_APPEARANCE_SIDE, _APPEARANCE_SIDE), Image.Resampling.BOX)
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.core.model_spec import SQUASH
+from embedsearch.core.model_spec import SQUASHED, Framing
 from embedsearch.core.records import Appearance, Box, Reason
-from embedsearch.images.decode.color import to_srgb
 from embedsearch.images.decode.facts import appearance_of, read_exif
+from embedsearch.images.decode.formats.jpeg import plain_samples
+from embedsearch.images.decode.formats.raw import RAW, is_raw, open_raw
+from embedsearch.images.decode.formats.tiff import in_native_order, is_misread, read_tiff
 from embedsearch.images.decode.opening import (
     DecodeError as DecodeError,
     check_pixels,
@@ -29,16 +31,13 @@ from embedsearch.images.decode.opening import (
 )
 from embedsearch.images.decode.pixels import (
     middle,
-    on_ground,
-    on_square,
-    reduce,
+    reduced,
     stored_box,
     turn_upright,
 )
-from embedsearch.images.decode.raw import RAW, is_raw, open_raw
 from embedsearch.images.decode.samples import extrema, simple_mode
+from embedsearch.images.decode.scaling import Samples, luma
 from embedsearch.images.decode.stated import Stated, stated_by
-from embedsearch.images.decode.tiff import in_native_order, is_misread, read_tiff
 
 DRAFT_SCALE = 2
 _ANIMATED = {"GIF", "WEBP", "PNG", "AVIF"}
@@ -64,28 +63,29 @@ class DecodedImage:
 
 @dataclass(frozen=True)
 class _Opened:
-    """A decoded first image: its size in the file, and what a file of its kind states."""
+    """A first image: its size in the file, and what a file of its kind states.
+
+    Its pixels are decoded, to `samples` where they are not None.
+    """
 
     image: Image.Image
     size: tuple[int, int]
     stated: Stated
     truncated: bool
+    samples: Samples | None = None
 
 
 def decode(
     file: BinaryIO,
     side: int,
     limits: DecodeLimits,
-    *,
-    resize: str = SQUASH,
-    fit: bool = False,
+    framing: Framing = SQUASHED,
     crop: Box | None = None,
 ) -> DecodedImage:
     """Decode the first image of `file` that shows something to side × side pixels, in sRGB.
 
-    `resize` says what the square shows of the whole image, or of the part of it in `crop`; with
-    `fit` it keeps its proportions, centered on white. The appearance is that of the whole.
-    Raises DecodeError, whatever the decoder raised.
+    `framing` says what the square shows of the whole image, or of the part of it in `crop`. The
+    appearance is that of the whole. Raises DecodeError, whatever the decoder raised.
     """
     opened = _opened(file, side, limits, crop)
     image, (width, height) = opened.image, opened.size
@@ -94,20 +94,21 @@ def decode(
     def again(rawmode: str) -> Image.Image:
         return _in_layout(file, rawmode, limits)
 
-    def finished(frame: Image.Image, stated: Stated, *, is_first: bool) -> Image.Image:
-        simple = simple_mode(frame, stated, again if is_first else None)
+    def finished(frame: Image.Image | Samples, stated: Stated) -> Samples:
         box = None if crop is None else _drafted_box(crop, opened, exif.orientation)
-        small = reduce(simple, side, fit=fit, box=box, resize=resize)
-        ready = on_ground(to_srgb(small, stated))
-        return turn_upright(on_square(ready, side) if fit else ready, exif.orientation)
+        return turn_upright(reduced(frame, side, framing, stated, box), exif.orientation)
 
     try:
-        upright = finished(image, opened.stated, is_first=True)
+        first = opened.samples
+        upright = finished(
+            simple_mode(image, opened.stated, again) if first is None else first, opened.stated
+        )
         if image.format in _ANIMATED and _is_blank(upright):
             plain = replace(opened.stated, area=None)
             limit = min(_MAX_FRAMES, limits.max_pixels // (width * height))
             upright = _telling(
-                upright, (finished(frame, plain, is_first=False) for frame in _frames(image, limit))
+                upright,
+                (finished(simple_mode(frame, plain), plain) for frame in _frames(image, limit)),
             )
     except (DecodeError, MemoryError):
         raise
@@ -116,8 +117,8 @@ def decode(
     if exif.orientation >= 5:
         width, height = height, width
     return DecodedImage(
-        pixels=np.asarray(middle(upright, side), dtype=np.uint8),
-        look=appearance_of(upright, side),
+        pixels=middle(upright, side),
+        look=appearance_of(upright),
         width=width,
         height=height,
         format=image.format or "",
@@ -129,15 +130,14 @@ def decode(
 
 
 def square(
-    image: Image.Image, side: int, crop: Box | None = None, *, resize: str = SQUASH
+    image: Image.Image, side: int, framing: Framing, crop: Box | None = None
 ) -> npt.NDArray[np.uint8]:
     """Return a Pillow image as uint8 (side, side, 3), upright, like `decode`."""
     orientation, stated = read_exif(image).orientation, stated_by(image)
     box = None if crop is None else stored_box(crop, image.size, orientation)
     simple = simple_mode(image, stated)
-    small = reduce(simple, side, fit=False, box=box, resize=resize)
-    upright = turn_upright(on_ground(to_srgb(small, stated)), orientation)
-    return np.asarray(middle(upright, side), dtype=np.uint8)
+    upright = turn_upright(reduced(simple, side, framing, stated, box), orientation)
+    return middle(upright, side)
 
 
 def _opened(file: BinaryIO, side: int, limits: DecodeLimits, crop: Box | None) -> _Opened:
@@ -153,7 +153,9 @@ def _opened(file: BinaryIO, side: int, limits: DecodeLimits, crop: Box | None) -
             raise DecodeError(Reason.UNSUPPORTED_FORMAT, "TIFF")
         in_native_order(image)
         stated = stated_by(image, file)
-        return _Opened(image, size, stated, load_pixels(image, limits))
+        samples = plain_samples(image, file) if image.size == size else None
+        truncated = samples is None and load_pixels(image, limits)
+        return _Opened(image, size, stated, truncated, samples)
     except DecodeError as error:
         image = read_tiff(file, limits, error)
     return _Opened(image, image.size, stated_by(image), truncated=False)
@@ -218,7 +220,7 @@ def _frames(image: Image.Image, limit: int) -> Iterator[Image.Image]:
         yield image
 
 
-def _telling(first: Image.Image, later: Iterator[Image.Image]) -> Image.Image:
+def _telling(first: Samples, later: Iterator[Samples]) -> Samples:
     """Return the frame that shows something: the first clear one, or else the clearest.
 
     Animations fade in from black, and the frames of a fade are as much alike as the blank ones.
@@ -226,7 +228,7 @@ def _telling(first: Image.Image, later: Iterator[Image.Image]) -> Image.Image:
     best, most = first, 0.0
     for frame in later:
         if not _is_blank(frame):
-            contrast = float(np.asarray(frame.convert("L"), dtype=np.float64).std())
+            contrast = float(np.asarray(luma(frame), dtype=np.float64).std())
             if contrast > most:
                 best, most = frame, contrast
             if most >= _SHOWN:
@@ -234,5 +236,5 @@ def _telling(first: Image.Image, later: Iterator[Image.Image]) -> Image.Image:
     return best
 
 
-def _is_blank(upright: Image.Image) -> bool:
-    return all(high - low <= _BLANK for low, high in extrema(upright))
+def _is_blank(upright: Samples) -> bool:
+    return all(high - low <= _BLANK for low, high in extrema(Image.fromarray(upright)))

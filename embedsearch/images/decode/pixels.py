@@ -1,29 +1,35 @@
 """A decoded image reduced to S × S, or to S × more; in: L, RGB, RGBA or CMYK, out: upright RGB.
 
-Alpha and orientation are applied to the small image, which bounds memory.
+Colors, alpha and orientation are applied to the small image, which bounds memory.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from PIL import Image
 
-from embedsearch.core.model_spec import MILD_CROP, SQUASH
+from embedsearch.core.model_spec import BILINEAR, FIT, MILD_CROP, SQUASH, Framing
 from embedsearch.core.records import Box, Reason
+from embedsearch.images.decode.color import to_srgb
 from embedsearch.images.decode.opening import DecodeError
+from embedsearch.images.decode.scaling import Samples, scaled
+from embedsearch.images.decode.stated import Stated
 
 CROPPED = 0.5  # of a picture's distortion, in logarithms, is cropped away by MILD_CROP
 MOST_STRETCH = 8.0  # long side over short of a picture scaled for it: bounds the memory
 _LIGHT = 216  # mean luma of what is seen; on white it would hardly be
 _DARK_GROUND = (64, 64, 64, 255)
-_TRANSPOSE = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_Turn = Callable[[Samples], Samples]
+_TURNS: dict[int, _Turn] = {  # by EXIF's orientation; all are views
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.swapaxes(0, 1),
+    6: lambda stored: stored[::-1].swapaxes(0, 1),
+    7: lambda stored: stored[::-1, ::-1].swapaxes(0, 1),
+    8: lambda stored: stored[:, ::-1].swapaxes(0, 1),
 }
 
 
@@ -45,35 +51,57 @@ def stored_box(crop: Box, size: tuple[int, int], orientation: int) -> tuple[int,
     return (left, top, right, bottom) if orientation < 5 else (top, left, bottom, right)
 
 
-def reduce(
-    image: Image.Image,
+def reduced(
+    picture: Image.Image | Samples,
     side: int,
-    *,
-    fit: bool,
-    box: tuple[float, float, float, float] | None,
-    resize: str = SQUASH,
-) -> Image.Image:
-    """Return the image at the size of `scaled_size`, or with `fit` within side × side.
+    framing: Framing,
+    stated: Stated,
+    box: tuple[int, int, int, int] | None = None,
+) -> Samples:
+    """Return RGB, uint8 (H, W, 3), of the size that the framing wants, in sRGB, without alpha.
 
-    Alpha is weighed in.
+    The picture is of L, RGB, RGBA or CMYK, the samples are of L or RGB; `box` is the part to show.
     """
-    if box is not None:
-        image = image.crop(box)
-    size = scaled_size(image.size, side, resize)
-    if fit:
-        scale = min(side / image.width, side / image.height)
-        size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    return image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    if isinstance(picture, np.ndarray) and framing.interpolation != BILINEAR:
+        picture = Image.fromarray(picture)
+    if isinstance(picture, np.ndarray):
+        if box is not None:
+            picture = picture[box[1] : box[3], box[0] : box[2]]
+        size = scaled_size(picture.shape[1::-1], side, framing.resize)
+        mode, small = "RGB" if picture.ndim == 3 else "L", scaled(picture, size)
+    else:
+        picture = picture if box is None else picture.crop(box)
+        size = scaled_size(picture.size, side, framing.resize)
+        mode, small = picture.mode, _scaled_image(picture, size, framing)
+    if mode != "RGB" or stated.has_colors:
+        colored = on_ground(to_srgb(Image.fromarray(small, mode), stated))
+        small = np.asarray(colored)
+    return _on_square(small, side) if framing.resize == FIT else small
+
+
+def _scaled_image(image: Image.Image, size: tuple[int, int], framing: Framing) -> Samples:
+    """Return the samples of an image at a size, alpha weighed in."""
+    if framing.interpolation != BILINEAR:
+        return np.asarray(image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0))
+    if image.mode != "RGBA":
+        return scaled(image, size)
+    weighed = Image.fromarray(scaled(image.convert("RGBa"), size), "RGBa")
+    return np.asarray(weighed.convert("RGBA"))
 
 
 def scaled_size(size: tuple[int, int], side: int, resize: str) -> tuple[int, int]:
     """Return width and height to which a whole picture is scaled; the network sees its `middle`.
+
+    FIT leaves its proportions, the longer side S.
 
     Of a picture whose sides are as a to 1, MILD_CROP shows the middle a^(1 - CROPPED) to 1. One of
     more than MOST_STRETCH^(1 / CROPPED) to 1 is cropped less. Raises ValueError for another rule.
     """
     if resize == SQUASH:
         return side, side
+    if resize == FIT:
+        scale = side / max(size)
+        return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
     if resize != MILD_CROP:
         raise ValueError(f"unknown resize {resize!r}")
     stretch = min((max(size) / min(size)) ** CROPPED, MOST_STRETCH)
@@ -82,12 +110,10 @@ def scaled_size(size: tuple[int, int], side: int, resize: str) -> tuple[int, int
     return (longer, side) if size[0] > size[1] else (side, longer)
 
 
-def middle(scaled: Image.Image, side: int) -> Image.Image:
-    """Return the side × side pixels in the middle of an image, itself if it has no others."""
-    if scaled.size == (side, side):
-        return scaled
-    left, top = (scaled.width - side) // 2, (scaled.height - side) // 2
-    return scaled.crop((left, top, left + side, top + side))
+def middle(small: Samples, side: int) -> Samples:
+    """Return the side × side pixels in the middle."""
+    top, left = (small.shape[0] - side) // 2, (small.shape[1] - side) // 2
+    return small[top : top + side, left : left + side]
 
 
 def on_ground(small: Image.Image) -> Image.Image:
@@ -105,14 +131,14 @@ def on_ground(small: Image.Image) -> Image.Image:
     return Image.alpha_composite(ground, small).convert("RGB")
 
 
-def on_square(small: Image.Image, side: int) -> Image.Image:
-    """Return the image centered on a white square, itself if it fills it."""
-    if small.size == (side, side):
-        return small
-    canvas = Image.new("RGB", (side, side), "white")
-    canvas.paste(small, ((side - small.width) // 2, (side - small.height) // 2))
-    return canvas
+def _on_square(small: Samples, side: int) -> Samples:
+    """Return the pixels centered on a white square."""
+    square = np.full((side, side, 3), 255, np.uint8)
+    top, left = (side - small.shape[0]) // 2, (side - small.shape[1]) // 2
+    square[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return square
 
 
-def turn_upright(small: Image.Image, orientation: int) -> Image.Image:
-    return small.transpose(_TRANSPOSE[orientation]) if orientation in _TRANSPOSE else small
+def turn_upright(small: Samples, orientation: int) -> Samples:
+    """Return the pixels turned by EXIF's orientation, 1 to 8."""
+    return _TURNS[orientation](small) if orientation in _TURNS else small

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.core.model_spec import SQUASH
+from embedsearch.core.model_spec import SQUASHED, Framing
 from embedsearch.core.records import Failure, ImageBatch, ImageFacts, ImageLocation, ImageRef
 from embedsearch.images.decode.crew import GROW_EVERY_S, Crew, system_errors
 from embedsearch.images.decode.process import DecodeJob, Task, outcome
@@ -126,14 +126,13 @@ class DecodePool:
         max_workers: int | None = None,
         batch: int = BATCH,
         in_flight: int = 1,
-        resize: str = SQUASH,
-        fit: bool = False,
+        framing: Framing = SQUASHED,
     ) -> None:
         """`in_flight` is how many batches the caller holds at a time. Raises StorageError."""
         with system_errors():
             self._ring = Ring(in_flight + SPARE_REGIONS, batch, side)
             ring = self._ring.descriptor, self._ring.slots
-            self.crew = Crew(side, limits, max_workers or workers, ring, resize=resize, fit=fit)
+            self.crew = Crew(side, limits, max_workers or workers, ring, framing)
         self._released: deque[int] = deque()
         self._wait = _CallerWait()
         self._closing = threading.Event()

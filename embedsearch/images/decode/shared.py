@@ -17,7 +17,7 @@ import numpy.typing as npt
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import UnreadableImage
 from embedsearch.core.microbatch import MicroBatcher
-from embedsearch.core.model_spec import SQUASH
+from embedsearch.core.model_spec import SQUASHED, Framing
 from embedsearch.core.paths import printable
 from embedsearch.core.records import Box, Failure, ImageFacts, ImageLocation, ImageRef, Reason
 from embedsearch.core.system import available_processors
@@ -61,18 +61,17 @@ class SharedDecoder:
         limits: DecodeLimits,
         *,
         max_files: int,
-        resize: str = SQUASH,
-        fit: bool = False,
+        framing: Framing = SQUASHED,
         meanwhile: Callable[[], object] = lambda: None,
     ) -> None:
         """Decode up to `max_files` files at a time; `meanwhile` runs while the workers decode.
 
-        `resize` and `fit` say what of a picture the pixels show, as in `decode`.
+        `framing` says what of a picture the pixels show.
         """
         self._side = side
         self._limits = limits
         self._max_files = max_files
-        self._resize, self._fit = resize, fit
+        self._framing = framing
         self._meanwhile = meanwhile
         self._decode_together = MicroBatcher(self._decode, max_files)
         self._using = threading.Lock()
@@ -123,8 +122,7 @@ class SharedDecoder:
                 self._limits,
                 workers=workers,
                 batch=self._max_files,
-                resize=self._resize,
-                fit=self._fit,
+                framing=self._framing,
             )
         self._pool.grow_to(workers)
         return self._pool

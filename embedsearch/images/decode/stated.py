@@ -44,6 +44,11 @@ class Stated:
     gamma: float | None = None
     primaries: tuple[float, ...] | None = None
 
+    @property
+    def has_colors(self) -> bool:
+        """Return whether the file states what its colors are: else they are those of sRGB."""
+        return (self.cicp, self.icc, self.gamma, self.primaries) != (None, None, None, None)
+
 
 def stated_by(image: Image.Image, file: BinaryIO | None = None) -> Stated:
     """Return what is stated by an opened image, whose pixels are not yet decoded."""

@@ -17,6 +17,7 @@ import time
 from typing import IO, Any
 
 from embedsearch.core.config import DecodeLimits
+from embedsearch.core.model_spec import Framing
 from embedsearch.core.paths import open_regular, size_and_time
 from embedsearch.core.records import Box, ByteRange, Reason, Stage
 from embedsearch.images.archive_part import BrokenPart, read_part
@@ -32,8 +33,9 @@ def main() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (limits.worker_memory_bytes,) * 2)
-    shown = {"side": spec["side"], "resize": spec["resize"], "fit": spec["fit"]}
-    slots = map_pixels(spec["ring_fd"], spec["slots"], spec["side"])
+    side, framing = spec["side"], Framing(**spec["framing"])
+    shown = {"side": side, "framing": framing}
+    slots = map_pixels(spec["ring_fd"], spec["slots"], side)
     with os.fdopen(spec["job_fd"], "rb") as jobs, os.fdopen(spec["result_fd"], "wb") as results:
         _answer(results, {"ready": True})
         for line in jobs:

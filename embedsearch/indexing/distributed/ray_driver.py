@@ -103,7 +103,7 @@ class _Decoder:
         self._plan = open_plan(self._store)
         self._sources = Sources(limits["max_bytes"])
         model = self._plan.model
-        self._pool = DecodePool(model.input_side, DecodeLimits(**limits), resize=model.resize)
+        self._pool = DecodePool(model.input_side, DecodeLimits(**limits), framing=model.framing)
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, Any]:
         chunk = Chunk(*(int(rows[name][0]) for name in ("unit", "number", "images")))

@@ -143,8 +143,8 @@ def run_units(
             refs = (ref for unit in todo for ref in collector.refs_of(unit))
             jobs = (DecodeJob(ref, where) for ref, where in sources.places(refs, opened.roots))
             model, stop = opened.model, session.stop
-            side, resize = model.input_side, model.resize
-            with Pipeline(side, config, jobs, total, stop, resize=resize) as pipeline:
+            side, framing = model.input_side, model.framing
+            with Pipeline(side, config, jobs, total, stop, framing=framing) as pipeline:
                 extractor = extractor_factory(model, config.device, config.precision, session)
                 collector.device = extractor.device
                 session.keep()
