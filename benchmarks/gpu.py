@@ -106,7 +106,7 @@ def network_alone(spec: ModelSpec, pixels: Pixels) -> Iterator[Row]:
         extractor = TorchExtractor(spec, "cuda", precision, streaming=True)
         for _ in range(2 * (usual[0] + 2)):  # until both lanes have their graph
             extractor(np.resize(pixels, (batch, *pixels.shape[1:])))
-        rate = network_rate(extractor, pixels, batch)
+        rate = network_rate(extractor, pixels, batch).images_per_s
         torch_runtime.GRAPH_AFTER, torch_runtime.fuse_kernels = usual  # type: ignore[attr-defined]
         yield f"network alone, {precision}, batches of {batch}, {way}", f"{rate:,.0f} /s"
 

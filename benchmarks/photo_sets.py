@@ -19,7 +19,7 @@ from embedsearch.images.decode.image import square
 
 OBJECTS = "caltech101_dev"  # which the tests use, too
 KINDS = "retrieval_dev"  # a folder of other sets
-SEEN = Framing(MILD_CROP, BILINEAR)  # by default
+SEEN = Framing(MILD_CROP, BILINEAR, 1)  # by default
 CELL = 32  # pixels of a side that become one cell of the last map
 _LEAST, _MOST = 0.85, 1.03  # of the pixels of a square, for own proportions
 

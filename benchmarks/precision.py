@@ -46,7 +46,7 @@ def main(folder: Path, models: list[str]) -> None:
         exact = np.empty((0, spec.dim), dtype=np.float32)
         for precision in PRECISIONS:
             extractor = load_stream_extractor(spec, "cpu", precision, Session())
-            rate = network_rate(extractor, pixels[:CPU_BATCH], CPU_BATCH)
+            rate = network_rate(extractor, pixels[:CPU_BATCH], CPU_BATCH).images_per_s
             starts = range(0, len(pixels), CPU_BATCH)
             vectors = np.concatenate([extractor(pixels[s : s + CPU_BATCH]) for s in starts])
             exact = vectors if precision == "fp32" else exact

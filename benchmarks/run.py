@@ -239,7 +239,7 @@ spec = resolve(sys.argv[2], Session())
 paths = sorted(Path(sys.argv[1]).iterdir())[:CPU_BATCH]
 pixels = np.stack([decode(p.open("rb"), spec.input_side, DecodeLimits()).pixels for p in paths])
 extractor = load_stream_extractor(spec, "cpu", sys.argv[3], Session())
-print(network_rate(extractor, pixels, CPU_BATCH))
+print(network_rate(extractor, pixels, CPU_BATCH).images_per_s)
 """
 
 # One thread each; seconds a photo: Pillow's full decode, RGB, resize; then ours, EXIF included.

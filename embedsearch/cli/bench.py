@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from embedsearch.cli.app import JsonOption, VerboseOption, session_with_signals
-from embedsearch.cli.options import MODEL, NETWORK, WORKERS, with_config
+from embedsearch.cli.options import MODEL, NETWORK, TUNE, WORKERS, with_config
 from embedsearch.core.config import BENCH_IMAGES, IndexConfig
 
 
-@with_config(IndexConfig, MODEL | NETWORK | WORKERS)
+@with_config(IndexConfig, MODEL | NETWORK | TUNE | WORKERS)
 def bench(
     config: IndexConfig,
     folder: Annotated[str, typer.Argument(help="A folder of your photos.")],

@@ -24,6 +24,9 @@ NETWORK = {
     "precision": Option(help="auto, fp32, bf16, fp16, or int8: faster, on a CPU."),
 }
 MODEL = {"model": Option(help="A name from `embedsearch models`, or a file of weights.")}
+TUNE = {
+    "tune": Option("--tune/--no-tune", help="Measure once how the network runs fastest here.  [on]")
+}
 WORKERS = {"workers": Option(help="Decoding processes.  [default: what keeps the network busy]")}
 CENTER = {
     "center": Option(
@@ -35,6 +38,7 @@ INDEX = {
     "files": Option(metavar="FILE", help="Only the files listed in it, one per line; - is stdin."),
     **MODEL,
     **NETWORK,
+    **TUNE,
     **WORKERS,
     "max_pixels": Option(help="Refuse pictures of more pixels."),
     "max_bytes": Option(help="Refuse files of more bytes."),

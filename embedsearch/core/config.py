@@ -88,6 +88,7 @@ class IndexConfig:
     flip: bool = False  # also embed the mirror image and average: twice the time
     device: str = "auto"
     precision: str = "auto"  # auto takes bf16 on CPUs where it was measured to be faster
+    tune: bool = True  # measure once how the network runs fastest here, if many images are worth it
     workers: int | None = None  # decoding processes; None: as many as keep the network busy
     # What vectors are measured from when they are compared: the mean of the store's images, its
     # estimate from the model's weights, or none; None keeps the store's choice, first "store".

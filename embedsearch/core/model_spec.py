@@ -21,6 +21,7 @@ FIT = "fit"  # the whole picture in its proportions, centered on white: what peo
 BICUBIC = "bicubic"  # Pillow's
 BILINEAR = "bilinear"  # of a picture that was softened first: see `images/decode/scaling.py`
 INTERPOLATIONS = (BICUBIC, BILINEAR)
+DRAFTS = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Framing:
 
     resize: str = SQUASH  # one of RESIZES, or FIT
     interpolation: str = BICUBIC  # one of INTERPOLATIONS
+    draft: int = 2  # JPEGs are decoded at the smallest DCT scale of at least draft × S
 
 
 SQUASHED = Framing()  # of the models of version 0.1
@@ -48,7 +50,7 @@ class ModelSpec:
     input_side: int
     resize: str = SQUASH  # one of RESIZES
     interpolation: str = BICUBIC  # one of INTERPOLATIONS
-    draft: int = 2  # JPEGs are decoded at the smallest DCT scale of at least draft × S
+    draft: int = 2  # one of DRAFTS, see Framing
     pooling: str = "gem3"
     center: float = 0.0  # how much of the network's expected features is subtracted
     flip: bool = False  # the mean of the picture's vector and its mirror image's
@@ -79,7 +81,7 @@ class ModelSpec:
     @property
     def framing(self) -> Framing:
         """Return how a picture becomes the pixels that the network sees."""
-        return Framing(self.resize, self.interpolation)
+        return Framing(self.resize, self.interpolation, self.draft)
 
     @property
     def fingerprint(self) -> str:

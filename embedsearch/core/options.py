@@ -33,6 +33,7 @@ class IndexOptions(TypedDict, total=False):
     flip: bool
     device: str
     precision: str
+    tune: bool
     workers: int | None
     center: str | None
     recall: float | None

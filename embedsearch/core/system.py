@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import sys
@@ -63,11 +64,53 @@ def child_environment(**changes: str) -> dict[str, str]:
 
 
 def available_processors() -> int:
-    """Return how many processors this process may use."""
+    """Return how many processors this process may use: a part of one counts as one."""
+    return max(1, math.ceil(min(allowed_processors(), processor_quota())))
+
+
+def allowed_processors() -> int:
+    """Return on how many processors this process may run, whatever its share of their time."""
     try:
         return max(1, len(os.sched_getaffinity(0)))
     except (AttributeError, OSError):  # another system, or a sandbox that forbids to ask
         return os.cpu_count() or 1
+
+
+def processor_quota(root: str = "/") -> float:
+    """Return how many processors the control groups of this process leave it, inf without a limit.
+
+    Containers are limited so: the system still shows them all processors. Both versions of control
+    groups are read, of the process's group and all above it.
+    """
+    try:
+        lines = Path(root, "proc/self/cgroup").read_text().splitlines()
+    except OSError:  # another system
+        return math.inf
+    quota = math.inf
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = Path(root, "sys/fs/cgroup", *(["cpu"] if controllers else []))
+        group = mount / path.strip("/")
+        for folder in (group, *group.parents):
+            quota = min(quota, _quota_of(folder))
+            if folder == mount:
+                break
+    return quota
+
+
+def _quota_of(group: Path) -> float:
+    """Return the processors that one control group has, inf without a limit or a readable file."""
+    try:
+        if (group / "cpu.max").exists():
+            limit, period = (group / "cpu.max").read_text().split()
+        else:
+            limit = (group / "cpu.cfs_quota_us").read_text().strip()
+            period = (group / "cpu.cfs_period_us").read_text().strip()
+        return float(limit) / float(period) if float(limit) > 0 else math.inf  # -1: no limit
+    except (OSError, ValueError, ZeroDivisionError):  # "max" is no number
+        return math.inf
 
 
 def max_workers() -> int:

@@ -33,7 +33,7 @@ _SIDES = {256: 32, 1024: 4}
 MAX_SIDE = max(_SIDES)
 _AT_ONCE = 32
 _QUALITY = 85  # of a JPEG
-_FRAMING = Framing(FIT, BILINEAR)
+_FRAMING = Framing(FIT, BILINEAR, 1)
 
 _Pixels: TypeAlias = "npt.NDArray[np.uint8]"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import statistics
+import sys
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,16 +25,24 @@ from embedsearch.core.config import BENCH_IMAGES, IndexConfig
 from embedsearch.core.errors import NothingIndexed, UsageError
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.options import IndexOptions, configured
-from embedsearch.core.records import ImageRef, JsonRecord
+from embedsearch.core.records import ImageRef, JsonRecord, Stage
 from embedsearch.core.session import Session
+from embedsearch.core.system import available_processors
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
 from embedsearch.images.sources.folder import FolderScan
-from embedsearch.indexing.bottleneck import Setup, StageClock, advice, shares, slowest_stage
+from embedsearch.indexing.bottleneck import (
+    Setup,
+    StageClock,
+    advice,
+    at_most,
+    shares,
+    slowest_stage,
+)
 from embedsearch.indexing.pipeline import Pipeline
 from embedsearch.indexing.scope import real_folder
-from embedsearch.network.feed import feed_for
-from embedsearch.network.runtime import PixelExtractor, load_stream_extractor
+from embedsearch.network.feed import Feed
+from embedsearch.network.runtime import PixelExtractor, load_stream_extractor, stream_feed
 from embedsearch.network.weights import resolve
 
 NETWORK_SECONDS = 3.0
@@ -55,7 +64,10 @@ class BenchReport(JsonRecord):
     workers: int  # decoding processes when all stages ran
     load_s: float  # until the network was ready
     rates: Mapping[str, float]  # images/s of each stage alone
+    network: str  # how it was measured to run fastest on this CPU
     images_per_s: float  # of all stages together, without loading the network
+    images_per_s_at_most: float  # that the processors allow; 0 where a GPU embeds
+    network_share: float  # of the processors' time
     stage_share: Mapping[str, float]  # of that time; stages overlap
     slowest_stage: str
     advice: str
@@ -90,12 +102,18 @@ def bench(
     passes = -(-images // len(refs))  # with few photos, process startup would dominate
     jobs = [DecodeJob(*placed) for placed in FolderScan(0, str(root)).places(refs)] * passes
     with clock.measure("load"):
+        worth = sys.maxsize if config.tune else 0
+        feed = stream_feed(spec, config.device, config.precision, session, worth)
         extractor = load_stream_extractor(spec, config.device, config.precision, session)
     if not len((alone := _decode_alone(spec, config, jobs, session)).pixels):
         raise NothingIndexed(f"none of {len(refs)} images of {folder} can be read")
-    embed_rate = network_rate(extractor, alone.pixels, feed_for(config.device).batch)
+    network = network_rate(extractor, alone.pixels, feed.batch)
     session.check()
-    together = _all_together(spec, config, jobs, extractor, session)
+    together = _all_together(spec, config, jobs, extractor, feed, session)
+    most = share = 0.0
+    if extractor.device == "cpu":  # which decoding and the network share
+        most = at_most(1, {Stage.DECODE: alone.cpu_s, Stage.EMBED: network.cpu_s})
+        share = min(1.0, together.embed_cpu_s / together.seconds / available_processors())
     slowest = slowest_stage(together.busy_s)
     setup = Setup(extractor.device, extractor.precision, together.workers, spec.input_side)
     return BenchReport(
@@ -114,22 +132,35 @@ def bench(
             "scan": round(found / clock.seconds["scan"], 1),
             "read": round(alone.read_rate, 1),
             "decode": round(alone.decode_rate, 1),
-            "embed": round(embed_rate, 1),
+            "embed": round(network.images_per_s, 1),
         },
+        network=str(feed.settings) if extractor.device == "cpu" else "",
         images_per_s=round(len(jobs) / together.seconds, 1),
+        images_per_s_at_most=round(most, 1),
+        network_share=round(share, 3),
         stage_share=shares(together.busy_s, together.seconds),
         slowest_stage=slowest,
         advice=advice(slowest, setup),
     )
 
 
-def network_rate(extractor: PixelExtractor, pixels: npt.NDArray[np.uint8], batch: int) -> float:
-    """Return the images/s of the network alone, on all its lanes, with pixels from memory."""
+@dataclass(frozen=True)
+class NetworkRate:
+    """The network alone: images/s, and the seconds of processors that an image takes."""
+
+    images_per_s: float
+    cpu_s: float
+
+
+def network_rate(
+    extractor: PixelExtractor, pixels: npt.NDArray[np.uint8], batch: int
+) -> NetworkRate:
+    """Measure the network alone, on all its lanes, with pixels from memory."""
     fed = np.resize(pixels, (batch, *pixels.shape[1:]))
     with ThreadPoolExecutor(extractor.lanes) as threads:
         # The first calls allocate memory and, on some devices, compile.
         list(threads.map(lambda _: extractor(fed), range(extractor.lanes)))
-        started = time.monotonic()
+        started, since = time.monotonic(), time.process_time()
 
         def work(_: int) -> int:
             count = 0
@@ -138,8 +169,9 @@ def network_rate(extractor: PixelExtractor, pixels: npt.NDArray[np.uint8], batch
                 count += batch
             return count
 
-        counts = list(threads.map(work, range(extractor.lanes)))
-        return sum(counts) / (time.monotonic() - started)
+        images = sum(threads.map(work, range(extractor.lanes)))
+        seconds, cpu_s = time.monotonic() - started, time.process_time() - since
+    return NetworkRate(images / seconds, cpu_s / images)
 
 
 def _sample(root: Path, count: int, session: Session) -> tuple[list[ImageRef], int]:
@@ -166,6 +198,7 @@ class _Decoded:
     failed: int
     read_rate: float  # images/s
     decode_rate: float
+    cpu_s: float  # of processors, an image
 
 
 def _decode_alone(
@@ -175,7 +208,7 @@ def _decode_alone(
     workers = min(max_workers, len(jobs))
     pixels = np.empty((0, spec.input_side, spec.input_side, 3), dtype=np.uint8)
     sizes: list[int] = []
-    read_s = decode_s = 0.0
+    read_s = decode_s = cpu_s = 0.0
     failed = 0
     side, framing = spec.input_side, spec.framing
     with DecodePool(side, config.limits, workers=workers, batch=8, framing=framing) as pool:
@@ -186,6 +219,7 @@ def _decode_alone(
             failed += len(batch.failures)
             read_s += batch.read_s
             decode_s += batch.decode_s
+            cpu_s += batch.cpu_s
     session.check()
     good = len(sizes)
     return _Decoded(
@@ -194,6 +228,7 @@ def _decode_alone(
         failed,
         good * workers / read_s if read_s else 0.0,
         good * workers / decode_s if decode_s else 0.0,
+        cpu_s / max(1, good),
     )
 
 
@@ -204,6 +239,7 @@ class _Together:
     seconds: float
     busy_s: Mapping[str, float]
     workers: int  # at the end
+    embed_cpu_s: float  # of processors
 
 
 def _all_together(
@@ -211,14 +247,23 @@ def _all_together(
     config: IndexConfig,
     jobs: list[DecodeJob],
     extractor: PixelExtractor,
+    feed: Feed,
     session: Session,
 ) -> _Together:
     started = time.monotonic()
-    side, framing = spec.input_side, spec.framing
-    with Pipeline(side, config, iter(jobs), len(jobs), session.stop, framing=framing) as pipeline:
+    with Pipeline(
+        spec.input_side,
+        config,
+        iter(jobs),
+        len(jobs),
+        session.stop,
+        framing=spec.framing,
+        feed=feed,
+    ) as pipeline:
         for _ in pipeline.embed(extractor):
             pass
         busy_s, workers = pipeline.busy_s(), pipeline.workers
+        embed_cpu_s = pipeline.cpu_s()[Stage.EMBED]
     seconds = time.monotonic() - started
     session.check()
-    return _Together(seconds, busy_s, workers)
+    return _Together(seconds, busy_s, workers, embed_cpu_s)

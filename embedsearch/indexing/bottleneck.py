@@ -40,7 +40,7 @@ class StageClock:
         """Record the seconds of a block as those of a stage."""
         started = time.monotonic()
         yield
-        self.seconds[stage] = time.monotonic() - started
+        self.seconds[stage] += time.monotonic() - started
 
 
 def slowest_stage(busy_s: Mapping[str, float]) -> str:
@@ -63,6 +63,12 @@ def shares(busy_s: Mapping[str, float], elapsed_s: float) -> dict[str, float]:
     if elapsed_s <= 0:
         return {}
     return {name: round(min(1.0, s / elapsed_s), 3) for name, s in busy_s.items()}
+
+
+def at_most(images: int, cpu_s: Mapping[str, float]) -> float:
+    """Return the images/s that the processors allow, which decoding and the network share."""
+    seconds = sum(cpu_s.values())
+    return images * available_processors() / seconds if seconds else 0.0
 
 
 def advice(stage: str, setup: Setup) -> str:

@@ -17,7 +17,7 @@ from embedsearch.indexing.job import Job
 from embedsearch.indexing.pipeline import Embedded, Pipeline
 from embedsearch.indexing.report import Outcome, run_record
 from embedsearch.indexing.store_update import StoreUpdate
-from embedsearch.network.runtime import PixelExtractor
+from embedsearch.network.runtime import PixelExtractor, stream_feed
 
 ExtractorFactory = Callable[[ModelSpec, str, str, Session], PixelExtractor]
 OnProgress = Callable[[Progress], None]
@@ -38,11 +38,18 @@ def embed(
         return outcome
     located = job.sources.places(changes.embed, job.scope.roots)
     jobs = (DecodeJob(ref, location) for ref, location in located)
-    config, side, framing = job.config, job.model.input_side, job.model.framing
-    with Pipeline(side, config, jobs, total, job.session.stop, framing=framing) as pipeline:
+    config, model = job.config, job.model
+    worth = total if config.tune else 0
+    with clock.measure("load"):
+        feed = stream_feed(model, config.device, config.precision, job.session, worth)
+    with Pipeline(
+        model.input_side, config, jobs, total, job.session.stop, framing=model.framing, feed=feed
+    ) as pipeline:
         with clock.measure("load"):  # meanwhile the workers start and decode
-            extractor = extractor_factory(job.model, config.device, config.precision, job.session)
-        outcome.setup = Setup(extractor.device, extractor.precision, pipeline.workers, side)
+            extractor = extractor_factory(model, config.device, config.precision, job.session)
+        outcome.setup = Setup(
+            extractor.device, extractor.precision, pipeline.workers, model.input_side
+        )
         job.session.keep()
         streaming_since = time.monotonic()
         for batch in pipeline.embed(extractor):
@@ -55,6 +62,8 @@ def embed(
             if not job.replaces and _is_checkpoint(update, config):
                 update.set_failures([*changes.failures, *outcome.failures])
                 update.commit(run_record(job, changes, outcome))
+        outcome.streaming_s = time.monotonic() - streaming_since
+        outcome.cpu_s = pipeline.cpu_s()
         outcome.stopped_by = job.session.stop()
     return outcome
 

@@ -27,7 +27,7 @@ from embedsearch.core.records import (
 )
 from embedsearch.images.decode.pool import DecodedBatch, DecodePool
 from embedsearch.images.decode.process import DecodeJob
-from embedsearch.network.feed import feed_for
+from embedsearch.network.feed import Feed, feed_for
 from embedsearch.network.runtime import PixelExtractor
 
 
@@ -51,13 +51,16 @@ class Pipeline:
         stop: Callable[[], int] = lambda: 0,
         *,
         framing: Framing = SQUASHED,
+        feed: Feed | None = None,
     ) -> None:
-        """`count` is the number of jobs; `stop` ends the stream early, see Session."""
+        """`count` is the number of jobs; `stop` ends the stream early, see Session.
+        Without a feed it is that of the device."""
         self._closed = threading.Event()
         self._lock = threading.Lock()  # protects the busy seconds
-        self._read_s = self._decode_s = self._embed_s = 0.0
+        self._read_s = self._decode_s = self._embed_s = self._decode_cpu_s = 0.0
+        self._cpu_since = time.process_time()
         self._lanes: _Lanes | None = None
-        feed = feed_for(config.device)
+        feed = feed or feed_for(config.device)
         self._ahead = feed.ahead
         workers, max_workers = config.worker_range(on_gpu=feed.on_gpu)
         self._pool = DecodePool(
@@ -82,6 +85,7 @@ class Pipeline:
 
     def embed(self, extractor: PixelExtractor) -> Iterator[Embedded]:
         """Return an iterator over the results of all jobs; it raises what a lane raised."""
+        self._cpu_since = time.process_time()
         self._lanes = _Lanes(
             extractor.lanes, self._ahead, self._batches, lambda b: self._embed(b, extractor)
         )
@@ -103,6 +107,12 @@ class Pipeline:
                 Stage.EMBED: self._embed_s / lanes,
             }
 
+    def cpu_s(self) -> dict[str, float]:
+        """Return the seconds of processors so far: of decoding, and of this process."""
+        with self._lock:
+            decode_s = self._decode_cpu_s
+        return {Stage.DECODE: decode_s, Stage.EMBED: time.process_time() - self._cpu_since}
+
     def _embed(self, batch: DecodedBatch, extractor: PixelExtractor) -> Embedded:
         started = time.monotonic()
         embedded, unusable = embed_images(batch.images, extractor)
@@ -110,6 +120,7 @@ class Pipeline:
         with self._lock:
             self._read_s += batch.read_s
             self._decode_s += batch.decode_s
+            self._decode_cpu_s += batch.cpu_s
             self._embed_s += seconds
         return Embedded(embedded, [*batch.failures, *unusable])
 

@@ -7,9 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embedsearch.core.config import IndexConfig
-from embedsearch.core.records import Failure, JsonRecord, Reason
+from embedsearch.core.records import Failure, JsonRecord, Reason, Stage
+from embedsearch.core.system import available_processors
 from embedsearch.core.walks import Ignored
-from embedsearch.indexing.bottleneck import Setup, StageClock, advice, shares, slowest_stage
+from embedsearch.indexing.bottleneck import (
+    Setup,
+    StageClock,
+    advice,
+    at_most,
+    shares,
+    slowest_stage,
+)
 from embedsearch.indexing.changes import Changes
 from embedsearch.indexing.job import Request, verdict_key
 from embedsearch.store.manifest import Manifest
@@ -52,6 +60,9 @@ class IndexReport(JsonRecord):
     left_out: int = 0  # of the deleted: files that patterns leave out now
     behind_links: int = 0  # of the deleted: files behind links, which are not followed now
     over_limits: int = 0  # of the failed: with more pixels or bytes than the limits allow
+    images_per_s: float = 0.0  # from the first picture to the last
+    images_per_s_at_most: float = 0.0  # that the processors allow; 0 where a GPU embeds
+    network_share: float = 0.0  # of the processors' time
 
     def __post_init__(self) -> None:
         parts = self.added + self.changed + self.moved + self.unchanged + self.failed
@@ -86,6 +97,8 @@ class Outcome:
     failures: list[Failure] = field(default_factory=list)
     stopped_by: int = 0  # the signal that ended the run early
     setup: Setup | None = None  # None where nothing was to be embedded
+    streaming_s: float = 0.0  # from the first picture to the last
+    cpu_s: Mapping[str, float] = field(default_factory=dict)  # of processors, by stage
 
     @property
     def handled(self) -> int:
@@ -129,6 +142,7 @@ def make_report(
         if value > 0 and stage not in {"load", "tune"}
     }
     setup = outcome.setup
+    speed: dict[str, Any] = _speed(outcome)
     return IndexReport(
         store=str(request.store),
         model=model,
@@ -155,7 +169,20 @@ def make_report(
         left_out=changes.left_out,
         behind_links=changes.behind_links,
         over_limits=sum(failure.reason in _OVER_LIMITS for failure in outcome.failures),
+        **speed,
     )
+
+
+def _speed(outcome: Outcome) -> dict[str, float]:
+    """Return how fast pictures were embedded, and how fast the processors allow."""
+    if outcome.setup is None or not outcome.streaming_s:
+        return {}
+    found = {"images_per_s": round(outcome.handled / outcome.streaming_s, 1)}
+    if outcome.setup.device == "cpu":
+        found["images_per_s_at_most"] = round(at_most(outcome.handled, outcome.cpu_s), 1)
+        available = outcome.streaming_s * available_processors()
+        found["network_share"] = round(min(1.0, outcome.cpu_s[Stage.EMBED] / available), 3)
+    return found
 
 
 def _counts(changes: Changes, outcome: Outcome) -> dict[str, int]:

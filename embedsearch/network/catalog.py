@@ -21,6 +21,7 @@ _TEMPLATE = ModelSpec(
     input_side=DEFAULT_SIDE,
     resize=MILD_CROP,
     interpolation=BILINEAR,
+    draft=1,
     pooling="gem2",
     gaussian=0.4,
     decoding=DECODING,

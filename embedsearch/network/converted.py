@@ -14,6 +14,8 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,8 @@ import numpy.typing as npt
 from embedsearch.core.atomic import write_atomically
 from embedsearch.core.errors import MissingLibrary
 from embedsearch.core.session import Session
-from embedsearch.core.system import available_processors
+from embedsearch.core.system import allowed_processors, available_processors, processor_quota
+from embedsearch.network.feed import Settings
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 _DEBRIS_AGE_S = 3600.0
@@ -69,11 +72,15 @@ def compile_model(
     folder: Path,
     precision: str,
     known: Known,
-    *,
-    streaming: bool,
+    settings: Settings | None,
     session: Session,
+    *,
+    keep: bool = True,
 ) -> Any:
     """Return the compiled model, or None where this processor cannot run the precision.
+
+    It is set up for many batches by `settings`, for one quick answer without them. With `keep`
+    what was compiled is kept beside the network.
 
     Raises MissingLibrary where OpenVINO cannot be used, and BrokenConversion where the files are
     damaged, or give other vectors than the known ones.
@@ -84,16 +91,18 @@ def compile_model(
     floats = ("bf16" if has_bf16 else "fp32") if precision == "int8" else precision
     if floats not in _HINTS or (floats == "bf16" and not has_bf16):
         return None
-    settings = {
-        "PERFORMANCE_HINT": "THROUGHPUT" if streaming else "LATENCY",
-        "INFERENCE_PRECISION_HINT": _HINTS[floats],
-    }
-    model = folder / ("int8.xml" if precision == "int8" else "model.xml")
-    use = "batches" if streaming else "one"
+    path = folder / ("int8.xml" if precision == "int8" else "model.xml")
+    options = {"INFERENCE_PRECISION_HINT": _HINTS[floats], **_use(settings)}
     # Each in a folder of its own: OpenVINO gives files of several settings one name.
-    parts = ["compiled", *(part for part in (model.stem, floats, use) if part not in _PLAIN)]
+    use = "one" if settings is None else "batches"
+    parts = ["compiled", *(part for part in (path.stem, floats, use) if part not in _PLAIN)]
+    if settings is not None and settings.streams:
+        parts.append(f"{settings.streams}x{settings.batch if settings.is_static else 'any'}")
+    compiler = _Compiler(core, path, settings, options)
     try:
-        return _compiled(core, model, settings, folder / "-".join(parts), known, session)
+        if not keep:
+            return _right(compiler.compiled({}), known)
+        return _compiled(compiler, folder / "-".join(parts), known, session)
     except RuntimeError as error:
         problem = " ".join(str(error).split())[-300:]
         raise MissingLibrary(
@@ -102,9 +111,41 @@ def compile_model(
         ) from error
 
 
-def _compiled(
-    core: Any, model: Path, settings: dict[str, Any], kept: Path, known: Known, session: Session
-) -> Any:
+def _use(settings: Settings | None) -> dict[str, Any]:
+    """Return OpenVINO's options for one quick answer, or for many batches."""
+    if settings is None:
+        options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    elif settings.streams:
+        options = {"NUM_STREAMS": settings.streams}
+    else:
+        options = {"PERFORMANCE_HINT": "THROUGHPUT"}
+    if processor_quota() < allowed_processors():  # OpenVINO sees all of them
+        options["INFERENCE_NUM_THREADS"] = available_processors()
+    return options
+
+
+@dataclass(frozen=True)
+class _Compiler:
+    """What is compiled, and how."""
+
+    core: Any
+    path: Path
+    settings: Settings | None
+    options: dict[str, Any]
+
+    def compiled(self, more: dict[str, Any]) -> Any:
+        """Return the compiled model. Raises RuntimeError."""
+        options = {**self.options, **more}
+        if self.settings is None or not self.settings.is_static:
+            return self.core.compile_model(str(self.path), "CPU", options)
+        model = self.core.read_model(str(self.path))
+        shape = model.input(0).partial_shape
+        shape[0] = self.settings.batch
+        model.reshape(shape)
+        return self.core.compile_model(model, "CPU", options)
+
+
+def _compiled(compiler: _Compiler, kept: Path, known: Known, session: Session) -> Any:
     """Return a model as it was compiled before, else compile it.
 
     Raises RuntimeError and BrokenConversion.
@@ -114,19 +155,18 @@ def _compiled(
     if checked.get("processors") == processors:
         if (blobs := _blobs(kept)) == checked["sha256"]:
             with contextlib.suppress(RuntimeError):  # it is of another release
-                cached = {**settings, "CACHE_DIR": str(kept)}
-                compiled = core.compile_model(str(model), "CPU", cached)
+                compiled = compiler.compiled({"CACHE_DIR": str(kept)})
                 if _names(kept) == list(blobs):  # else it was compiled again: the cache has moved
                     return compiled
         else:
             session.notice(f"the compiled network in {kept} is damaged: it is compiled again")
     shutil.rmtree(kept, ignore_errors=True)
+    model = compiler.path
     if not is_whole(model.parent, model.stem):
         raise BrokenConversion(f"{model.parent} is damaged")
     try:
         with tempfile.TemporaryDirectory(dir=model.parent, prefix="tmp-") as made:
-            cached = {**settings, "CACHE_DIR": made}
-            compiled = _right(core.compile_model(str(model), "CPU", cached), known)
+            compiled = _right(compiler.compiled({"CACHE_DIR": made}), known)
             blobs = _blobs(Path(made))
             write_note(Path(made, _CHECKED), {"sha256": blobs, "processors": processors})
             with contextlib.suppress(OSError):  # another process was quicker
@@ -134,7 +174,7 @@ def _compiled(
                 Path(made).mkdir()  # which is removed
             return compiled
     except (OSError, RuntimeError):  # a cache that cannot be made, read or kept: without it
-        return _right(core.compile_model(str(model), "CPU", settings), known)
+        return _right(compiler.compiled({}), known)
 
 
 def _blobs(kept: Path) -> dict[str, str]:
@@ -148,12 +188,28 @@ def _names(kept: Path) -> list[str]:
 
 def _right(compiled: Any, known: Known) -> Any:
     """Return a compiled model that gives the known vectors. Raises BrokenConversion."""
-    side = compiled.input(0).partial_shape.get_min_shape()[1]
-    found = compiled(known_pictures(side))[0].astype(np.float32)
+    batch, side = compiled.input(0).partial_shape.get_min_shape()[:2]
+    found = answers(compiled, known_pictures(side), batch)
     least = float(np.einsum("nd,nd->n", found, known).min())
     if not least >= _LEAST_COSINE:  # NaN is none either
         raise BrokenConversion(f"the converted network gives other vectors, cosine {least:.3f}")
     return compiled
+
+
+def answers(infer: Callable[[Any], Any], pixels: Any, batch: int) -> Known:
+    """Return the vectors of uint8 (B, S, S, 3), by a network of any batch, 0, or exactly `batch`.
+
+    The last of several batches is filled up.
+    """
+    if len(pixels) == (batch or len(pixels)):
+        return np.array(infer(pixels)[0], np.float32)  # a copy: the output buffer is reused
+    parts = []
+    for start in range(0, len(pixels), batch):
+        some = pixels[start : start + batch]
+        full = np.zeros((batch, *pixels.shape[1:]), np.uint8)
+        full[: len(some)] = some
+        parts.append(np.array(infer(full)[0][: len(some)], np.float32))
+    return np.concatenate(parts)
 
 
 def place_model(model: Any, folder: Path, name: str) -> dict[str, str]:

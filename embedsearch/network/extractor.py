@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from embedsearch.core.model_spec import INTERPOLATIONS, RESIZES, ModelSpec
+from embedsearch.core.model_spec import DRAFTS, INTERPOLATIONS, RESIZES, ModelSpec
 from embedsearch.network.pooling import GeM, expected_features
 from embedsearch.network.resnet import STAGES, ResNet, float_pixels, load
 
@@ -70,6 +70,8 @@ def check_framing(spec: ModelSpec) -> None:
     if spec.interpolation not in INTERPOLATIONS:
         known = ", ".join(INTERPOLATIONS)
         raise ValueError(f"unknown interpolation {spec.interpolation!r}: it is one of {known}")
+    if spec.draft not in DRAFTS or spec.draft is True:
+        raise ValueError(f"draft is 1 or 2, not {spec.draft!r}")
 
 
 def pooling_of(spec: ModelSpec) -> GeM:

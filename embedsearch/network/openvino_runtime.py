@@ -6,6 +6,7 @@ by the child process of `prepare.py`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import platform
 import queue
@@ -26,13 +27,20 @@ from embedsearch.core.system import cache_folders
 from embedsearch.network.converted import (
     RUNTIME_NOTE,
     BrokenConversion,
+    Known,
+    answers,
     compile_model,
     is_whole,
     read_note,
 )
+from embedsearch.network.feed import Settings
+from embedsearch.network.tuning import tune, tuned_settings
 from embedsearch.network.weights import noted_cache_folder, run_prepare, weights_path
 
 _TRIES = 2
+# Of embedding, for which it is measured how that is fastest.
+_WORTH_S = 10.0
+_WORTH_IMAGES = 500
 
 
 class OpenVinoExtractor:
@@ -48,11 +56,12 @@ class OpenVinoExtractor:
         Raises MissingLibrary or WeightsUnavailable.
         """
         streaming = lanes > 1
-        self.precision, compiled = _loaded(spec, precision, session, streaming=streaming)
+        self.precision, settings, compiled = _loaded(spec, precision, session, streaming=streaming)
         if compiled is None:
             raise MissingLibrary(
                 f"this processor does not run {self.precision}: use precision=auto", "precision"
             )
+        self._batch = settings.batch if settings.is_static else 0
         self.lanes = min(lanes, compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()  # each for one call at a time
         for _ in range(self.lanes):
@@ -65,28 +74,49 @@ class OpenVinoExtractor:
         """Return the embeddings of a batch."""
         request = self._requests.get()
         try:
-            result = request.infer(pixels, share_inputs=True)[0]  # the pixels are not copied
-            return np.array(result, dtype=np.float32)  # a copy: the output buffer is reused
+            # share_inputs: the pixels are not copied.
+            return answers(lambda some: request.infer(some, share_inputs=True), pixels, self._batch)
         finally:
             self._requests.put(request)
 
 
+def stream_settings(spec: ModelSpec, precision: str, session: Session, images: int) -> Settings:
+    """Return how the converted model runs fastest on many batches.
+
+    That is measured where it was not yet and so many images are worth it.
+    Raises MissingLibrary or WeightsUnavailable.
+    """
+    if images < _WORTH_IMAGES and _kept(spec, needs_int8=precision == "int8") is None:
+        return Settings()
+    folder, chosen, known = _found(spec, precision, session)
+    rates = read_note(folder / RUNTIME_NOTE)["precision"]["images_per_s"]
+    if images >= max(_WORTH_IMAGES, _WORTH_S * rates.get(chosen, max(rates.values()))):
+        with contextlib.suppress(BrokenConversion):  # it is converted again where it is loaded
+            tune(folder, chosen, known, session)
+    return tuned_settings(folder, chosen)
+
+
+def _found(spec: ModelSpec, precision: str, session: Session) -> tuple[Path, str, Known]:
+    """Return the folder of the converted model, the precision, and the known vectors."""
+    folder = _converted(spec, session, needs_int8=precision == "int8")
+    note = read_note(folder / RUNTIME_NOTE)
+    chosen = note["precision"]["best"] if precision == "auto" else precision
+    return folder, chosen, np.array(note["known"], np.float32)
+
+
 def _loaded(
     spec: ModelSpec, precision: str, session: Session, *, streaming: bool
-) -> tuple[str, Any]:
-    """Return the precision and the compiled model; a damaged one is converted again.
+) -> tuple[str, Settings, Any]:
+    """Return precision, settings and the compiled model; a damaged one is converted again.
 
     Raises MissingLibrary or WeightsUnavailable.
     """
     for attempt in range(_TRIES):
-        folder = _converted(spec, session, needs_int8=precision == "int8")
-        note = read_note(folder / RUNTIME_NOTE)
-        chosen = note["precision"]["best"] if precision == "auto" else precision
-        known = np.array(note["known"], np.float32)
+        folder, chosen, known = _found(spec, precision, session)
+        settings = tuned_settings(folder, chosen) if streaming else Settings()
+        used = settings if streaming else None
         try:
-            return chosen, compile_model(
-                folder, chosen, known, streaming=streaming, session=session
-            )
+            return chosen, settings, compile_model(folder, chosen, known, used, session)
         except BrokenConversion as error:
             if attempt == _TRIES - 1:
                 raise MissingLibrary(f"{error}: delete {folder}, or use precision=fp32") from error
@@ -97,12 +127,9 @@ def _loaded(
 
 def _converted(spec: ModelSpec, session: Session, *, needs_int8: bool) -> Path:
     """Return the folder of the converted model, converting it first where it is missing."""
-    name = f"{spec.fingerprint[:32]}-{version('openvino')}-{_processor()}"
-    for base in cache_folders():
-        folder = base / "openvino" / name
-        if _is_ready(folder) and (not needs_int8 or is_whole(folder, "int8")):
-            return folder
-    folder = noted_cache_folder(session) / "openvino" / name
+    if (kept := _kept(spec, needs_int8=needs_int8)) is not None:
+        return kept
+    folder = noted_cache_folder(session) / "openvino" / _folder_name(spec)
     if not _is_ready(folder):
         session.notice(f"converting {spec.name} for this processor (once)")
         values = {"spec": spec.to_dict(), "weights": str(weights_path(spec)), "folder": str(folder)}
@@ -110,6 +137,19 @@ def _converted(spec: ModelSpec, session: Session, *, needs_int8: bool) -> Path:
     if needs_int8:
         _quantize(folder, spec, session)
     return folder
+
+
+def _kept(spec: ModelSpec, *, needs_int8: bool) -> Path | None:
+    """Return the folder of the converted model, None where it is missing."""
+    for base in cache_folders():
+        folder = base / "openvino" / _folder_name(spec)
+        if _is_ready(folder) and (not needs_int8 or is_whole(folder, "int8")):
+            return folder
+    return None
+
+
+def _folder_name(spec: ModelSpec) -> str:
+    return f"{spec.fingerprint[:32]}-{version('openvino')}-{_processor()}"
 
 
 def _is_ready(folder: Path) -> bool:

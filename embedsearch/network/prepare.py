@@ -111,7 +111,6 @@ def _own_record(metadata: dict[str, str]) -> dict[str, Any]:
             and all(map(math.isfinite, (*spec.mean, *spec.std)))
             and 0.0 <= spec.center <= 1.0
             and isinstance(spec.flip, bool)
-            and spec.draft == ModelSpec.draft
         )
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise ValueError(f"the file's model record cannot be used: {error}") from error
@@ -187,7 +186,7 @@ def measure_precision(folder: Path, side: int, known: Known) -> dict[str, Any]:
     pixels = np.zeros((_PROBE_BATCH, side, side, 3), dtype=np.uint8)
     rates = {}
     for precision in ("fp32", "bf16"):
-        compiled = compile_model(folder, precision, known, streaming=False, session=Session())
+        compiled = compile_model(folder, precision, known, None, Session())
         if compiled is None:
             continue
         compiled(pixels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tempfile
@@ -117,3 +118,41 @@ def test_an_error_of_a_caller_is_not_one_of_temporary_images() -> None:
     with pytest.raises(ConnectionResetError), temporary.of([b"x"]):
         raise ConnectionResetError
     temporary.close()
+
+
+@pytest.mark.parametrize(
+    ("groups", "files", "wanted"),
+    [
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000", "a/cpu.max": "50000 100000"}, 0.5),
+        ("0::/a\n", {"a/cpu.max": "max 100000", "cpu.max": "250000 100000"}, 2.5),
+        ("0::/\n", {"cpu.max": "max 100000"}, math.inf),
+        ("0::/gone/deeper\n", {"cpu.max": "300000 100000"}, 3.0),
+        ("4:memory:/m\n3:cpu,cpuacct:/d\n0::/\n",
+         {"cpu/d/cpu.cfs_quota_us": "150000\n", "cpu/d/cpu.cfs_period_us": "100000\n",
+          "cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1.5),
+        ("1:cpu:/host/path\n", {"cpu/cpu.cfs_quota_us": "200000",
+                                "cpu/cpu.cfs_period_us": "100000"}, 2.0),
+        ("5:cpuset:/\n", {"cpuset/cpu.cfs_quota_us": "1"}, math.inf),
+        ("0::/\n", {"cpu.max": "damaged"}, math.inf),
+        ("0::/\n", {"cpu.max": "1000 0"}, math.inf),
+        (None, {}, math.inf),
+    ],
+)  # fmt: skip
+def test_the_quota_of_control_groups(
+    groups: str | None, files: dict[str, str], wanted: float, tmp_path: Path
+) -> None:
+    if groups is not None:
+        (tmp_path / "proc/self").mkdir(parents=True)
+        (tmp_path / "proc/self/cgroup").write_text(groups)
+    for name, text in files.items():
+        path = tmp_path / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert system.processor_quota(str(tmp_path)) == wanted
+
+
+def test_a_part_of_a_processor_counts_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for quota, wanted in ((0.5, 1), (1.0, 1), (1.5, 2), (math.inf, 8)):
+        monkeypatch.setattr(system, "processor_quota", lambda quota=quota: quota)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+        assert system.available_processors() == wanted

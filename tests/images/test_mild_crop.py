@@ -12,13 +12,13 @@ from PIL import ExifTags, Image, ImageOps
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.model_spec import BILINEAR, MILD_CROP, RESIZES, SQUASH, Framing
 from embedsearch.core.records import Box
-from embedsearch.images.decode.image import DRAFT_SCALE, DecodedImage, decode, square
+from embedsearch.images.decode.image import DecodedImage, decode, square
 from embedsearch.images.decode.pixels import MOST_STRETCH, scaled_size
 from tests.support.library import REPOSITORY
 from tests.support.pictures import encoded
 
 LIMITS = DecodeLimits()
-MILD, SQUASHED = Framing(MILD_CROP, BILINEAR), Framing(SQUASH, BILINEAR)
+MILD, SQUASHED = Framing(MILD_CROP, BILINEAR, 1), Framing(SQUASH, BILINEAR, 1)
 SIDE = 64
 
 
@@ -108,14 +108,14 @@ def test_a_crop_comes_first(orientation: int) -> None:
 
 @pytest.mark.parametrize("size", [(4000, 3000), (3000, 4000), (6000, 900), (900, 6000)], ids=str)
 def test_a_jpeg_is_decoded_as_finely_as_what_is_shown_needs(size: tuple[int, int]) -> None:
-    """DRAFT_SCALE × side pixels of what is shown are left on both sides, and it is the picture."""
+    """No fewer pixels are left on both sides than are wanted, and it is the picture."""
     across, down = np.linspace(0, 255, size[0]), np.linspace(0, 255, size[1])
     rows, columns = np.meshgrid(down, across, indexing="ij")
     image = Image.fromarray(np.stack([columns, rows, 255 - columns], -1).astype(np.uint8))
     long, short = max(size), min(size)
     drafted = Image.open(encoded(image, "JPEG", quality=90))
-    drafted.draft("RGB", (DRAFT_SCALE * SIDE, DRAFT_SCALE * SIDE))
-    assert min(drafted.size) * (long / short) ** 0.5 >= min(drafted.size) >= DRAFT_SCALE * SIDE
+    drafted.draft("RGB", (SIDE, SIDE))
+    assert min(drafted.size) * (long / short) ** 0.5 >= min(drafted.size) >= SIDE
     found = mild(image, "JPEG", quality=90).pixels.astype(int)
     assert np.abs(found - square(image, SIDE, MILD)).mean() < 2
 

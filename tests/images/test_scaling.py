@@ -20,7 +20,7 @@ from embedsearch.images.decode.scaling import luma, scaled
 from tests.support.library import SAMPLES
 from tests.support.pictures import encoded
 
-MILD, SQUASHED = Framing(MILD_CROP, BILINEAR), Framing(SQUASH, BILINEAR)
+MILD, SQUASHED = Framing(MILD_CROP, BILINEAR, 1), Framing(SQUASH, BILINEAR, 1)
 # Shrunk, enlarged, both, hardly changed, of odd sizes, of one pixel, left to Pillow.
 SIZES = [((500, 375), (258, 224)), ((60, 40), (224, 224)), ((300, 90), (224, 224)),
          ((240, 230), (224, 224)), ((187, 301), (101, 157)), ((1, 1), (16, 16)),

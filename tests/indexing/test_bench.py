@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,11 @@ def test_bench_prints_a_table(tmp_path: Path) -> None:
     assert lines[0].startswith(
         "2 of 2 images 4 times, 1 failed, 0.0 megapixels (median), with pack"
     )
-    assert [line.split()[0] for line in lines[2:6]] == ["scan", "read", "decode", "embed"]
-    assert lines[-1].startswith("slowest stage: ")
+    assert lines[1].startswith("the network runs in ")
+    assert [line.split()[0] for line in lines[3:7]] == ["scan", "read", "decode", "embed"]
+    assert re.fullmatch(
+        r"[\d,]+ of at most [\d,]+ images/s; the network takes \d+ % of the processors.*", lines[-1]
+    )
 
 
 def test_bench_of_nothing_is_an_error(tmp_path: Path) -> None:
@@ -59,5 +63,5 @@ def test_the_rate_of_a_network_is_that_of_all_its_lanes(monkeypatch: pytest.Monk
 
     monkeypatch.setattr("embedsearch.indexing.bench.NETWORK_SECONDS", 0.5)
     pixels = np.zeros((3, 16, 16, 3), dtype=np.uint8)
-    rate = network_rate(Stand(lanes=2, seconds=0.02), pixels, 8)
+    rate = network_rate(Stand(lanes=2, seconds=0.02), pixels, 8).images_per_s
     assert rate == pytest.approx(2 * 8 / 0.02, rel=0.2)

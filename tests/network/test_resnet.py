@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from embedsearch.core.model_spec import DECODING, MILD_CROP, RESIZES, ModelSpec
+from embedsearch.core.model_spec import (
+    DECODING,
+    DRAFTS,
+    INTERPOLATIONS,
+    MILD_CROP,
+    RESIZES,
+    Framing,
+    ModelSpec,
+)
 from embedsearch.core.session import Session
-from embedsearch.images.decode import image as decode_image
 from embedsearch.network.catalog import CATALOG
 from embedsearch.network.extractor import build_extractor
 from embedsearch.network.pooling import GeM, expected_features
@@ -233,8 +240,8 @@ def test_pixels_of_another_layout_are_refused(bad: torch.Tensor) -> None:
 def test_spec_and_decoder_agree() -> None:
     """What the fingerprint says about decoding is what the decoder does."""
     spec = resolve("packaged", Session())
-    assert spec.draft == decode_image.DRAFT_SCALE
-    assert spec.resize in RESIZES and spec.interpolation == "bicubic"
+    assert spec.framing == Framing("mild-crop", "bilinear", 1)
+    assert spec.resize in RESIZES and spec.interpolation in INTERPOLATIONS and spec.draft in DRAFTS
     assert (spec.resize, spec.pooling, spec.gaussian) == ("mild-crop", "gem3", 0.4)
     changed = ModelSpec(**{**spec.to_dict(), "pooling": "gem1", "mean": spec.mean, "std": spec.std})
     assert changed.fingerprint != spec.fingerprint

@@ -37,10 +37,10 @@ def test_compiled_models_that_cannot_be_kept(converted: Path, tmp_path: Path) ->
     copy = tmp_path / "model"
     shutil.copytree(converted, copy, ignore=shutil.ignore_patterns("compiled"))
     (copy / "compiled").write_text("a file in the place of the folder")
-    assert compile_model(copy, "fp32", known(copy), streaming=False, session=Session()) is not None
+    assert compile_model(copy, "fp32", known(copy), None, Session()) is not None
     (copy / "model.xml").write_text("<no model>")
     with pytest.raises(BrokenConversion, match="damaged"):
-        compile_model(copy, "fp32", known(copy), streaming=False, session=Session())
+        compile_model(copy, "fp32", known(copy), None, Session())
 
 
 def test_a_home_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,4 +111,4 @@ def test_other_vectors_than_the_known_ones_are_noticed(converted: Path, tmp_path
     shutil.copytree(converted, copy, ignore=shutil.ignore_patterns("compiled"))
     other = np.roll(known(copy), 7, axis=1)
     with pytest.raises(BrokenConversion, match="other vectors"):
-        compile_model(copy, "fp32", other, streaming=False, session=Session())
+        compile_model(copy, "fp32", other, None, Session())

@@ -247,8 +247,15 @@ _STAGES = {
 
 
 def _slowest(report: IndexReport | BenchReport) -> str:
+    """Return what holds the run back, and what would help."""
     hint = f" → {with_options(report.advice, SETUP_FIELDS)}" if report.advice else ""
-    return f"slowest stage: {_STAGES.get(report.slowest_stage, report.slowest_stage)}{hint}"
+    stage = report.slowest_stage
+    if report.images_per_s_at_most and stage in {"read", "decode", "embed"}:
+        return (
+            f"{report.images_per_s:,.0f} of at most {report.images_per_s_at_most:,.0f} images/s; "
+            f"the network takes {_percent(report.network_share)} of the processors{hint}"
+        )
+    return f"slowest stage: {_STAGES.get(stage, stage)}{hint}"
 
 
 def bench_lines(report: BenchReport) -> str:
@@ -263,6 +270,7 @@ def bench_lines(report: BenchReport) -> str:
         f"{report.images} of {report.found} images{passes}{failed}, "
         f"{report.megapixels:.1f} megapixels (median), "
         f"with {report.model} on {report.device} ({report.precision})\n"
+        + (f"the network runs in {report.network}\n" if report.network else "")
         + table(("stage", "images/s alone", "busy in the run"), rows, right=(1, 2))
         + f"all together: {report.images_per_s:,.0f} images/s with {report.workers} decoding "
         f"process{'es' if report.workers > 1 else ''}; the network was ready after "

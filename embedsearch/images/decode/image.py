@@ -39,7 +39,6 @@ from embedsearch.images.decode.samples import extrema, simple_mode
 from embedsearch.images.decode.scaling import Samples, luma
 from embedsearch.images.decode.stated import Stated, stated_by
 
-DRAFT_SCALE = 2
 _ANIMATED = {"GIF", "WEBP", "PNG", "AVIF"}
 _MAX_FRAMES = 64  # that are looked at, and no more than max_pixels in all of them
 _BLANK = 8  # levels of 255 between darkest and brightest of a frame that shows nothing
@@ -87,7 +86,7 @@ def decode(
     `framing` says what the square shows of the whole image, or of the part of it in `crop`. The
     appearance is that of the whole. Raises DecodeError, whatever the decoder raised.
     """
-    opened = _opened(file, side, limits, crop)
+    opened = _opened(file, side, framing.draft * side, limits, crop)
     image, (width, height) = opened.image, opened.size
     exif = read_exif(image)
 
@@ -140,14 +139,19 @@ def square(
     return middle(upright, side)
 
 
-def _opened(file: BinaryIO, side: int, limits: DecodeLimits, crop: Box | None) -> _Opened:
-    """Return the first image of a file, its pixels decoded. Raises DecodeError."""
+def _opened(
+    file: BinaryIO, side: int, least: int, limits: DecodeLimits, crop: Box | None
+) -> _Opened:
+    """Return the first image of a file; a JPEG is left `least` pixels a side of what is shown.
+
+    Raises DecodeError.
+    """
     if is_raw(file):
-        return _of_raw(file, side, limits, crop)
+        return _of_raw(file, side, least, limits, crop)
     try:
         image = open_image(file)
         size = image.size
-        _reduce_scale(image, size, side, crop)
+        _reduce_scale(image, size, least, crop)
         check_pixels(image, size, limits)
         if is_misread(image):
             raise DecodeError(Reason.UNSUPPORTED_FORMAT, "TIFF")
@@ -161,10 +165,12 @@ def _opened(file: BinaryIO, side: int, limits: DecodeLimits, crop: Box | None) -
     return _Opened(image, image.size, stated_by(image), truncated=False)
 
 
-def _of_raw(file: BinaryIO, side: int, limits: DecodeLimits, crop: Box | None) -> _Opened:
+def _of_raw(
+    file: BinaryIO, side: int, least: int, limits: DecodeLimits, crop: Box | None
+) -> _Opened:
     """Return the picture of a RAW file. Raises DecodeError."""
     image, size = open_raw(file, side, limits)
-    _reduce_scale(image, size, side, crop)
+    _reduce_scale(image, size, least, crop)
     check_pixels(image, size, limits)
     stated = stated_by(image)
     truncated = load_pixels(image, limits)
@@ -172,12 +178,12 @@ def _of_raw(file: BinaryIO, side: int, limits: DecodeLimits, crop: Box | None) -
     return _Opened(image, size, stated, truncated)
 
 
-def _reduce_scale(image: Image.Image, size: tuple[int, int], side: int, crop: Box | None) -> None:
-    """Let a JPEG be decoded at the scale that leaves DRAFT_SCALE × side pixels of what is shown.
+def _reduce_scale(image: Image.Image, size: tuple[int, int], least: int, crop: Box | None) -> None:
+    """Let a JPEG be decoded at the scale that leaves `least` pixels a side of what is shown.
 
     MILD_CROP asks for no more: what it leaves of the long side is no less than the short one.
     """
-    width, height = DRAFT_SCALE * side, DRAFT_SCALE * side
+    width = height = least
     if image.format in {"JPEG", "MPO"} and crop is not None:
         left, top, right, bottom = stored_box(crop, size, read_exif(image).orientation)
         width = width * size[0] // (right - left)

@@ -42,6 +42,7 @@ class DecodedBatch:
     failures: list[Failure]
     read_s: float  # busy seconds, summed over the workers
     decode_s: float
+    cpu_s: float  # of processors, reading and decoding
     release: Callable[[], None]
 
 
@@ -52,6 +53,7 @@ class _Batch:
     outcomes: dict[int, ImageFacts | Failure] = field(default_factory=dict)
     read_s: float = 0.0
     decode_s: float = 0.0
+    cpu_s: float = 0.0
 
     @property
     def open_slots(self) -> set[int]:
@@ -69,6 +71,7 @@ class _Batch:
         self.outcomes[task.slot] = outcome(task.job.ref, answer)
         self.read_s += answer.get("read_s", 0.0)
         self.decode_s += answer.get("decode_s", 0.0)
+        self.cpu_s += answer.get("cpu_s", 0.0)
 
 
 class _CallerWait:
@@ -233,7 +236,8 @@ class DecodePool:
             self._released.append(batch.region)
             self.crew.wake()
 
-        return DecodedBatch(images, failures, batch.read_s, batch.decode_s, release)
+        busy = batch.read_s, batch.decode_s, batch.cpu_s
+        return DecodedBatch(images, failures, *busy, release)
 
     def _guarded_pump(self, jobs: Iterator[DecodeJob], done: _Done) -> None:
         try:

@@ -28,7 +28,7 @@ from embedsearch.indexing.embed import ExtractorFactory, OnProgress
 from embedsearch.indexing.job import listed_folders, requested_model
 from embedsearch.indexing.pipeline import Embedded, Pipeline
 from embedsearch.indexing.scope import Sources, resolve_scope
-from embedsearch.network.runtime import load_stream_extractor
+from embedsearch.network.runtime import load_stream_extractor, stream_feed
 from embedsearch.store.locate import locate_store
 from embedsearch.store.shards import batch_table, row_schema, write_shard
 from embedsearch.store.units import (
@@ -143,8 +143,9 @@ def run_units(
             refs = (ref for unit in todo for ref in collector.refs_of(unit))
             jobs = (DecodeJob(ref, where) for ref, where in sources.places(refs, opened.roots))
             model, stop = opened.model, session.stop
+            feed = stream_feed(model, config.device, config.precision, session)
             side, framing = model.input_side, model.framing
-            with Pipeline(side, config, jobs, total, stop, framing=framing) as pipeline:
+            with Pipeline(side, config, jobs, total, stop, framing=framing, feed=feed) as pipeline:
                 extractor = extractor_factory(model, config.device, config.precision, session)
                 collector.device = extractor.device
                 session.keep()
