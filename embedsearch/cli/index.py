@@ -91,7 +91,9 @@ def _sync(
     from embedsearch.cli.output.progress import ProgressDisplay
     from embedsearch.cli.output.text import json_line, report_lines
     from embedsearch.indexing.sync import index as sync
+    from embedsearch.store.without_pandas import spare_pandas
 
+    spare_pandas()
     with ProgressDisplay(notice) as on_progress:
         report = sync(folders, store=store, config=config, session=session, on_progress=on_progress)
     sys.stdout.write(json_line(report.to_dict()) + "\n" if as_json else report_lines(report))

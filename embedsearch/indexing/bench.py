@@ -42,7 +42,12 @@ from embedsearch.indexing.bottleneck import (
 from embedsearch.indexing.pipeline import Pipeline
 from embedsearch.indexing.scope import real_folder
 from embedsearch.network.feed import Feed
-from embedsearch.network.runtime import PixelExtractor, load_stream_extractor, stream_feed
+from embedsearch.network.runtime import (
+    PixelExtractor,
+    int8_pays,
+    load_stream_extractor,
+    stream_feed,
+)
 from embedsearch.network.weights import resolve
 
 NETWORK_SECONDS = 3.0
@@ -115,7 +120,9 @@ def bench(
         most = at_most(1, {Stage.DECODE: alone.cpu_s, Stage.EMBED: network.cpu_s})
         share = min(1.0, together.embed_cpu_s / together.seconds / available_processors())
     slowest = slowest_stage(together.busy_s)
-    setup = Setup(extractor.device, extractor.precision, together.workers, spec.input_side)
+    device, precision = extractor.device, extractor.precision
+    pays = int8_pays(spec, device, precision)
+    setup = Setup(device, precision, together.workers, spec.input_side, pays)
     return BenchReport(
         folder=str(root),
         found=found,

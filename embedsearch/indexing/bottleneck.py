@@ -7,10 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from importlib.util import find_spec
 
-from embedsearch.core.install import pip_install
 from embedsearch.core.system import available_processors
 
 
@@ -22,6 +19,7 @@ class Setup:
     precision: str
     workers: int
     input_side: int
+    int8_pays: bool = False  # as it was measured here
 
 
 class StageClock:
@@ -102,14 +100,8 @@ def _more_workers(stage: str, setup: Setup) -> str:
 def _faster_network(setup: Setup) -> str:
     if setup.device != "cpu":
         return "precision=auto" if setup.precision == "fp32" else "another GPU, or a smaller model"
-    if setup.precision in {"fp32", "bf16"}:
-        needs = "" if _has_nncf() else f" ({pip_install('nncf')})"
-        return f"precision=int8{needs}"
+    if setup.int8_pays:
+        return "precision=int8"
     side = min(160, setup.input_side)
     smaller = f" or input_side={side}" if side < setup.input_side else ""
     return f"a GPU, or a smaller model{smaller}"
-
-
-@cache
-def _has_nncf() -> bool:
-    return find_spec("nncf") is not None

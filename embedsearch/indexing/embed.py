@@ -17,7 +17,7 @@ from embedsearch.indexing.job import Job
 from embedsearch.indexing.pipeline import Embedded, Pipeline
 from embedsearch.indexing.report import Outcome, run_record
 from embedsearch.indexing.store_update import StoreUpdate
-from embedsearch.network.runtime import PixelExtractor, stream_feed
+from embedsearch.network.runtime import PixelExtractor, int8_pays, stream_feed
 
 ExtractorFactory = Callable[[ModelSpec, str, str, Session], PixelExtractor]
 OnProgress = Callable[[Progress], None]
@@ -47,8 +47,13 @@ def embed(
     ) as pipeline:
         with clock.measure("load"):  # meanwhile the workers start and decode
             extractor = extractor_factory(model, config.device, config.precision, job.session)
+        device, precision = extractor.device, extractor.precision
         outcome.setup = Setup(
-            extractor.device, extractor.precision, pipeline.workers, model.input_side
+            device,
+            precision,
+            pipeline.workers,
+            model.input_side,
+            int8_pays(model, device, precision),
         )
         job.session.keep()
         streaming_since = time.monotonic()

@@ -34,13 +34,14 @@ from embedsearch.network.converted import (
     read_note,
 )
 from embedsearch.network.feed import Settings
-from embedsearch.network.tuning import tune, tuned_settings
+from embedsearch.network.tuning import best_rate, tune, tuned_settings
 from embedsearch.network.weights import noted_cache_folder, run_prepare, weights_path
 
 _TRIES = 2
 # Of embedding, for which it is measured how that is fastest.
 _WORTH_S = 10.0
 _WORTH_IMAGES = 500
+_PAYS = 1.15  # int8 is advised from that many times as fast
 
 
 class OpenVinoExtractor:
@@ -94,6 +95,15 @@ def stream_settings(spec: ModelSpec, precision: str, session: Session, images: i
         with contextlib.suppress(BrokenConversion):  # it is converted again where it is loaded
             tune(folder, chosen, known, session)
     return tuned_settings(folder, chosen)
+
+
+def int8_pays(spec: ModelSpec, precision: str) -> bool:
+    """Return whether int8 was measured to be much faster here than a precision."""
+    folder = _kept(spec, needs_int8=True)
+    if folder is None:
+        return False
+    usual = best_rate(folder, precision)
+    return usual > 0 and best_rate(folder, "int8") >= _PAYS * usual
 
 
 def _found(spec: ModelSpec, precision: str, session: Session) -> tuple[Path, str, Known]:

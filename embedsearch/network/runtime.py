@@ -59,6 +59,15 @@ def stream_feed(
     return feed_for(device)
 
 
+def int8_pays(spec: ModelSpec, device: str, precision: str) -> bool:
+    """Return whether int8 was measured to be much faster than a precision on this machine."""
+    if device != "cpu" or not is_on_openvino(device, precision):
+        return False
+    from embedsearch.network import openvino_runtime
+
+    return openvino_runtime.int8_pays(spec, precision)
+
+
 def is_on_openvino(device: str, precision: str) -> bool:
     """Return whether OpenVINO runs the network, as far as that is known before loading."""
     on_cpu = device == "cpu" or (device == "auto" and not may_have_gpu())

@@ -34,6 +34,12 @@ def tuned_settings(folder: Path, precision: str) -> Settings:
     return Settings(**best) if best else Settings()
 
 
+def best_rate(folder: Path, precision: str) -> float:
+    """Return the images/s of a precision as it runs fastest, 0 where it was not measured."""
+    kept = _kept(folder, precision)
+    return max(kept["images_per_s"].values()) if kept.get("best") else 0.0
+
+
 def tune(folder: Path, precision: str, known: Known, session: Session) -> None:
     """Measure the settings for these processors, unless that was done.
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 import embedsearch
 from embedsearch.core.config import DecodeLimits
-from embedsearch.core.model_spec import MILD_CROP, SQUASH, ModelSpec
+from embedsearch.core.model_spec import BICUBIC, MILD_CROP, SQUASH, ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.images.decode.image import decode
 from embedsearch.indexing import bench as bench_module, job
@@ -45,7 +45,8 @@ def wide(tmp_path: Path) -> Path:
 
 def older() -> ModelSpec:
     """Return the record of a store of before there was another input rule."""
-    return replace(resolve("packaged", Session()), resize=SQUASH, gaussian=0.0)
+    spec = resolve("packaged", Session())
+    return replace(spec, resize=SQUASH, gaussian=0.0, interpolation=BICUBIC, draft=2)
 
 
 def by_hand(spec: ModelSpec, folder: Path) -> dict[str, np.ndarray]:
@@ -99,7 +100,7 @@ def test_the_older_record_is_told_from_todays_model(
         patch.setattr(job, "resolve", lambda *_: older())
         embedsearch.index(wide, store=store, model="packaged")
     assert (
-        "packaged (resnet18, 128 px, whole, squashed, gem3), finge"
+        "packaged (resnet18, 144 px, whole, squashed, gem3), finge"
         in run_cli("info", "--store", store).stdout
     )
     picture(9, (90, 500)).save(wide / "c0" / "9.png")
@@ -111,9 +112,9 @@ def test_the_older_record_is_told_from_todays_model(
         assert hit.key == "c0/9.png" and hit.score > 0.999
     more = ("index", wide, "--store", store, "--model", "packaged", "--input-side", "160")
     refused = run_cli(*more)
-    assert refused.returncode != 0 and "input_side: 160 != 128" in refused.stderr
+    assert refused.returncode != 0 and "input_side: 160 != 144" in refused.stderr
     assert run_cli("index", "--store", store, "--rebuild", "--model", "packaged").returncode == 0
-    shown = "packaged (resnet18, 128 px, mildly cropped, gem3, middle weighted, sigma 0.4), finge"
+    shown = "packaged (resnet18, 144 px, mildly cropped, gem3, middle weighted, sigma 0.4), finge"
     assert shown in run_cli("info", "--store", store).stdout
     facts = json.loads(run_cli("info", "--store", store, "--json").stdout)["model"]
     assert (facts["resize"], facts["pooling"], facts["gaussian"]) == (MILD_CROP, "gem3", 0.4)

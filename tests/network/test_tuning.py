@@ -15,7 +15,9 @@ from embedsearch.core.session import Session
 from embedsearch.network import openvino_runtime, tuning
 from embedsearch.network.converted import answers, compile_model, known_pictures, read_note
 from embedsearch.network.feed import AUTOMATIC, Settings
+from embedsearch.network.openvino_runtime import int8_pays
 from embedsearch.network.tuning import tune, tuned_settings
+from embedsearch.network.weights import resolve
 from tests.network.test_without_cache import converted as converted, known
 from tests.support.library import run_cli
 from tests.support.stores import rows_of
@@ -35,7 +37,7 @@ def stand_in(rates: dict[str, float], tried: list[str]) -> object:
         folder: Path, precision: str, known: object, settings: Settings, session: Session
     ) -> float:
         tried.append(str(settings))
-        return rates.get(str(settings), 100.0)
+        return rates.get(str(settings), 50.0)
 
     return rate
 
@@ -155,3 +157,21 @@ def test_an_index_follows_what_was_measured(
 def test_no_tune_measures_nothing(photos: Path) -> None:
     done = run_cli("bench", str(photos), "--images", "8", "--no-tune", "--model", "packaged")
     assert "measuring how" not in done.stderr and " of at most " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("rates", "wanted"),
+    [({"bf16": 100.0, "int8": 120.0}, True), ({"bf16": 100.0, "int8": 110.0}, False),
+     ({"bf16": 100.0}, False), ({"int8": 120.0}, False), ({}, False)],
+    ids=str,
+)  # fmt: skip
+def test_int8_is_advised_where_it_was_measured_to_pay(
+    rates: dict[str, float], wanted: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = resolve("packaged", Session())
+    assert not int8_pays(spec, "bf16"), "it was never made"
+    monkeypatch.setattr(openvino_runtime, "_kept", lambda *_, **__: folder)
+    for precision, rate in rates.items():
+        monkeypatch.setattr(tuning, "_rate", stand_in({str(AUTOMATIC): rate}, []))
+        tune(folder, precision, known(folder), Session())
+    assert int8_pays(spec, "bf16") == wanted

@@ -43,7 +43,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_packaged_is_always_here() -> None:
     spec = resolve("packaged", Session())
-    assert (spec.architecture, spec.dim, spec.input_side) == ("resnet18", 512, 128)
+    assert (spec.architecture, spec.dim, spec.input_side) == ("resnet18", 512, 144)
     assert "ImageNet" in spec.licence
     assert weights_path(spec).name == weights.PACKAGED_FILE
 

@@ -26,7 +26,8 @@ def flat_bytes(dim: int, vectors: Iterable[Rows]) -> Iterator[bytes]:
 
     Codes are fp16, so the rows are kept bit for bit.
     """
-    import faiss  # imported late: a run without changes does not need it
+    # Imported late: a run without changes does not need it.
+    from embedsearch.searching.ann.kernels import faiss
 
     index = faiss.IndexScalarQuantizer(
         dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
@@ -38,8 +39,7 @@ def flat_bytes(dim: int, vectors: Iterable[Rows]) -> Iterator[bytes]:
 
 def untrained(factory: str, dim: int) -> Any:
     """Return the empty index of a FAISS factory string. Raises ValueError if it is unusable."""
-    import faiss
-
+    from embedsearch.searching.ann.kernels import faiss
     from embedsearch.searching.ann.search import CandidateIndex
 
     try:
@@ -81,7 +81,7 @@ class CandidateBuilder:
     @classmethod
     def opened(cls, descriptor: int) -> CandidateBuilder:
         """Return the index in a verified file, read into memory, to add rows to."""
-        import faiss
+        from embedsearch.searching.ann.kernels import faiss
 
         library: Any = faiss  # its stubs lack this reader
         with open(f"/dev/fd/{descriptor}", "rb") as file:
@@ -104,7 +104,7 @@ class CandidateBuilder:
 
 def _clusterings(index: Any) -> Iterator[Any]:
     """Yield the k-means settings of an index, if it has any."""
-    import faiss
+    from embedsearch.searching.ann.kernels import faiss
 
     if isinstance((inner := faiss.downcast_index(index)), faiss.IndexPreTransform):
         inner = faiss.downcast_index(inner.index)
@@ -119,7 +119,7 @@ def _serialized(index: Any) -> Iterator[bytes]:
     0 bytes. Instead it calls back with pieces; a thread turns these calls into an iterator, so
     that the whole index is never held in memory twice.
     """
-    import faiss
+    from embedsearch.searching.ann.kernels import faiss
 
     pieces: queue.Queue[bytes | Exception | None] = queue.Queue(_PIECES_AHEAD)
     abandoned = threading.Event()

@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
+from embedsearch.searching.ann.kernels import faiss
 from embedsearch.searching.ann.search import Vectors
 
 EXACT_ROWS = 30_000

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 
+from embedsearch.searching.ann.kernels import faiss
 from embedsearch.searching.ann.search import Vectors
 
 _ROUNDS = 25

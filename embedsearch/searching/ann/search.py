@@ -10,9 +10,10 @@ import os
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import faiss
 import numpy as np
 import numpy.typing as npt
+
+from embedsearch.searching.ann.kernels import faiss
 
 # FAISS's stubs lack some classes and members, and the keywords of its Python layer.
 _faiss: Any = faiss
