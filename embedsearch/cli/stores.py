@@ -38,7 +38,12 @@ def info(
         sys.stdout.write(json_lines(rows) if json else generation_lines(rows))
         return
     found = facts.info(store, session=session).to_dict()
-    sys.stdout.write(json_line(found) + "\n" if json else info_lines(found))
+    used = ""
+    if verbose:
+        from embedsearch.searching.ann.kernels import kernels
+
+        used = kernels()
+    sys.stdout.write(json_line(found) + "\n" if json else info_lines(found, used))
 
 
 def check(

@@ -131,7 +131,7 @@ def test_what_is_said_of_a_picture_is_said_of_the_whole() -> None:
         found = mild(image, side=128).look
         far = np.subtract(*(np.frombuffer(look.signature, np.uint8).astype(int)
                             for look in (wanted, found)))  # fmt: skip
-        assert np.abs(far).max() <= 3 and np.abs(far).mean() < 1
+        assert np.abs(far).max() <= 8 and np.abs(far).mean() < 1.5
         assert found.brightness == pytest.approx(wanted.brightness, abs=0.004)
         assert found.sharpness == pytest.approx(wanted.sharpness, rel=0.35)
 

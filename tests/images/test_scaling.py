@@ -51,9 +51,9 @@ def test_without_opencv_the_samples_are_the_same(
 
 def test_luma_without_opencv(monkeypatch: pytest.MonkeyPatch) -> None:
     samples = np.asarray(noise(200, 90))
-    fast = np.asarray(luma(samples), dtype=int)
+    fast = luma(samples).astype(int)
     monkeypatch.setattr(scaling, "cv2", None)
-    assert np.abs(fast - np.asarray(luma(samples))).max() <= 1
+    assert np.abs(fast - luma(samples)).max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])

@@ -174,7 +174,7 @@ def test_bench_measures_what_index_does(wide: Path, monkeypatch: pytest.MonkeyPa
 
     def noting(kind: Any) -> Any:
         def made(*arguments: Any, **named: Any) -> Any:
-            rules.append(named.get("resize"))
+            rules.append(named["framing"].resize)
             return kind(*arguments, **named)
 
         return made

@@ -11,8 +11,8 @@ from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.paths import printable
 
 
-def info_lines(facts: Mapping[str, Any]) -> str:
-    """Return the facts of `info` as aligned lines."""
+def info_lines(facts: Mapping[str, Any], kernels: str = "") -> str:
+    """Return the facts of `info` as aligned lines, and whose products FAISS uses."""
     model = facts["model"]
     shown = {
         "store": facts["store"],
@@ -31,6 +31,8 @@ def info_lines(facts: Mapping[str, Any]) -> str:
         "columns": f"{', '.join(facts['columns']) or 'none of your own'}",
         "shards": f"{facts['shards']}, {_size(facts['shard_bytes'])}",
     }
+    if kernels:
+        shown["kernels"] = f"{kernels}, in FAISS's OpenBLAS"
     if plan := facts["open_plan"]:
         shown["open plan"] = (
             f"{plan['done']} of {plan['units']} units done, {plan['images']:,} images; "

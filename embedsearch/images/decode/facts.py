@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from embedsearch.core.records import SIGNATURE_SIDE, Appearance
-from embedsearch.images.decode.scaling import luma
+from embedsearch.images.decode.scaling import interpolated, luma
 
 _APPEARANCE_SIDE = 128
 # Years that a photo, a scan of one, or a clock that is somewhat wrong can have. Others are damage,
@@ -28,16 +28,17 @@ def appearance_of(pixels: npt.NDArray[np.uint8]) -> Appearance:
     The sharpness is that of Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy"
     (2000). A large, slightly blurred image is sharp at 128 × 128.
     """
-    small = luma(pixels).resize((_APPEARANCE_SIDE, _APPEARANCE_SIDE), Image.Resampling.BOX)
-    light = np.asarray(small, dtype=np.int16)
+    gray = luma(pixels)
+    light = interpolated(gray, (_APPEARANCE_SIDE, _APPEARANCE_SIDE)).astype(np.int16)
     sides = light[:-2, 1:-1] + light[2:, 1:-1] + light[1:-1, :-2] + light[1:-1, 2:]
     # Whole numbers, of which float64 sums are exact: the same on every processor.
     edges = (sides - 4 * light[1:-1, 1:-1]).ravel().astype(np.float64)
     variance = float(edges @ edges) / edges.size - float(edges.mean()) ** 2
+    size = (SIGNATURE_SIDE, SIGNATURE_SIDE)
     return Appearance(
         brightness=round(float(light.mean(dtype=np.float64)) / 255.0, 4),
         sharpness=round(max(0.0, variance), 2),
-        signature=small.reduce(_APPEARANCE_SIDE // SIGNATURE_SIDE).tobytes(),
+        signature=Image.fromarray(gray).resize(size, Image.Resampling.BOX).tobytes(),
     )
 
 

@@ -39,14 +39,14 @@ def scaled(picture: Image.Image | Samples, size: tuple[int, int]) -> Samples:
     samples = np.asarray(picture)
     if max(scales) > _LEAST_SCALE:
         samples = _softened(samples, scales)
-    return _interpolated(samples, size)
+    return interpolated(samples, size)
 
 
-def luma(samples: Samples) -> Image.Image:
-    """Return the luma of RGB samples, by ITU-R BT.601, as an image of L."""
+def luma(samples: Samples) -> Samples:
+    """Return the luma, uint8 (H, W), of RGB samples, by ITU-R BT.601."""
     if cv2 is not None:
-        return Image.fromarray(np.asarray(cv2.cvtColor(samples, cv2.COLOR_RGB2GRAY), np.uint8))
-    return Image.fromarray(samples).convert("L")
+        return np.asarray(cv2.cvtColor(samples, cv2.COLOR_RGB2GRAY), np.uint8)
+    return np.asarray(Image.fromarray(samples).convert("L"))
 
 
 def _softened(samples: Samples, scales: tuple[float, float]) -> Samples:
@@ -64,7 +64,7 @@ def _softened(samples: Samples, scales: tuple[float, float]) -> Samples:
     return _rounded(soft)
 
 
-def _interpolated(samples: Samples, size: tuple[int, int]) -> Samples:
+def interpolated(samples: Samples, size: tuple[int, int]) -> Samples:
     """Return samples at a width and height, linearly between the two nearest on each axis."""
     if samples.shape[1::-1] == size:
         return samples
