@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -69,13 +69,13 @@ class BenchReport(JsonRecord):
     workers: int  # decoding processes when all stages ran
     load_s: float  # until the network was ready
     rates: Mapping[str, float]  # images/s of each stage alone
-    network: str  # how it was measured to run fastest on this CPU
     images_per_s: float  # of all stages together, without loading the network
-    images_per_s_at_most: float  # that the processors allow; 0 where a GPU embeds
-    network_share: float  # of the processors' time
     stage_share: Mapping[str, float]  # of that time; stages overlap
     slowest_stage: str
     advice: str
+    network: str = ""  # how it was measured to run fastest on this CPU
+    images_per_s_at_most: float = 0.0  # that the processors allow; 0 where a GPU embeds
+    network_share: float = 0.0  # of the processors' time
 
 
 @checked
@@ -115,12 +115,8 @@ def bench(
     network = network_rate(extractor, alone.pixels, feed.batch)
     session.check()
     together = _all_together(spec, config, jobs, extractor, feed, session)
-    most = share = 0.0
-    if extractor.device == "cpu":  # which decoding and the network share
-        most = at_most(1, {Stage.DECODE: alone.cpu_s, Stage.EMBED: network.cpu_s})
-        share = min(1.0, together.embed_cpu_s / together.seconds / available_processors())
-    slowest = slowest_stage(together.busy_s)
     device, precision = extractor.device, extractor.precision
+    slowest = slowest_stage(together.busy_s)
     pays = int8_pays(spec, device, precision)
     setup = Setup(device, precision, together.workers, spec.input_side, pays)
     return BenchReport(
@@ -131,20 +127,13 @@ def bench(
         failed=alone.failed // passes,
         megapixels=round(alone.megapixels, 2),
         model=spec.name,
-        device=extractor.device,
-        precision=extractor.precision,
+        device=device,
+        precision=precision,
         workers=together.workers,
         load_s=round(clock.seconds["load"], 2),
-        rates={
-            "scan": round(found / clock.seconds["scan"], 1),
-            "read": round(alone.read_rate, 1),
-            "decode": round(alone.decode_rate, 1),
-            "embed": round(network.images_per_s, 1),
-        },
-        network=str(feed.settings) if extractor.device == "cpu" else "",
+        rates=_rates(found / clock.seconds["scan"], alone, network),
         images_per_s=round(len(jobs) / together.seconds, 1),
-        images_per_s_at_most=round(most, 1),
-        network_share=round(share, 3),
+        **(_on_processors(feed, alone, network, together) if device == "cpu" else {}),
         stage_share=shares(together.busy_s, together.seconds),
         slowest_stage=slowest,
         advice=advice(slowest, setup),
@@ -274,3 +263,25 @@ def _all_together(
     seconds = time.monotonic() - started
     session.check()
     return _Together(seconds, busy_s, workers, embed_cpu_s)
+
+
+def _rates(scanned: float, alone: _Decoded, network: NetworkRate) -> dict[str, float]:
+    """Return the images/s of each stage alone."""
+    found = {"scan": scanned, "read": alone.read_rate, "decode": alone.decode_rate}
+    return {
+        name: round(rate, 1) for name, rate in (found | {"embed": network.images_per_s}).items()
+    }
+
+
+def _on_processors(
+    feed: Feed, alone: _Decoded, network: NetworkRate, together: _Together
+) -> dict[str, Any]:
+    """Return the fields of a report on processors, which decoding and the network share."""
+    share = together.embed_cpu_s / together.seconds / available_processors()
+    return {
+        "network": str(feed.settings),
+        "images_per_s_at_most": round(
+            at_most(1, {Stage.DECODE: alone.cpu_s, Stage.EMBED: network.cpu_s}), 1
+        ),
+        "network_share": round(min(1.0, share), 3),
+    }
