@@ -50,20 +50,20 @@ class OpenVinoExtractor:
     device = "cpu"
 
     def __init__(
-        self, spec: ModelSpec, precision: str, session: Session, *, lanes: int = 1
+        self, spec: ModelSpec, precision: str, session: Session, *, lanes: int = 0
     ) -> None:
-        """Load the converted model for one quick answer, or for batches on up to `lanes` lanes.
+        """Load the converted model for batches on up to `lanes` lanes, with 0 for quick answers.
 
         Raises MissingLibrary or WeightsUnavailable.
         """
-        streaming = lanes > 1
+        streaming = lanes > 0
         self.precision, settings, compiled = _loaded(spec, precision, session, streaming=streaming)
         if compiled is None:
             raise MissingLibrary(
                 f"this processor does not run {self.precision}: use precision=auto", "precision"
             )
         self._batch = settings.batch if settings.is_static else 0
-        self.lanes = min(lanes, compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self.lanes = min(max(1, lanes), compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()  # each for one call at a time
         for _ in range(self.lanes):
             self._requests.put(compiled.create_infer_request())

@@ -83,7 +83,7 @@ def _load(
         if find_spec("openvino") is not None:
             from embedsearch.network.openvino_runtime import OpenVinoExtractor
 
-            lanes = feed_for("cpu").lanes if streaming else 1
+            lanes = feed_for("cpu").lanes if streaming else 0
             return OpenVinoExtractor(spec, precision, session, lanes=lanes)
         session.notice("openvino is not installed: embedding with torch, which is slower on a CPU")
     if precision == "int8":

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from embedsearch.core.errors import MissingLibrary
 from embedsearch.core.session import Session
 from embedsearch.core.system import available_processors
 from embedsearch.network.converted import Known, compile_model, read_note, write_note
@@ -87,9 +88,13 @@ def tune(folder: Path, precision: str, known: Known, session: Session) -> None:
 def _rate(
     folder: Path, precision: str, known: Known, settings: Settings, session: Session
 ) -> float:
-    """Return the images/s of a setting, on all its streams."""
-    compiled = compile_model(folder, precision, known, settings, session, keep=False)
-    assert compiled is not None, "it was compiled before"
+    """Return the images/s of a setting, on all its streams, 0 where it cannot be compiled."""
+    try:
+        compiled = compile_model(folder, precision, known, settings, session, keep=False)
+    except MissingLibrary:  # not in these settings, say for want of memory
+        return 0.0
+    if compiled is None:  # not in this precision: loading says so
+        return 0.0
     lanes = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
     side = compiled.input(0).partial_shape.get_min_shape()[1]
     pixels = np.zeros((settings.batch, side, side, 3), np.uint8)

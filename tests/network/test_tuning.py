@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import embedsearch
-from embedsearch.core.errors import Interrupted
+from embedsearch.core.errors import Interrupted, MissingLibrary
 from embedsearch.core.session import Session
 from embedsearch.network import openvino_runtime, tuning
 from embedsearch.network.converted import answers, compile_model, known_pictures, read_note
@@ -175,3 +175,18 @@ def test_int8_is_advised_where_it_was_measured_to_pay(
         monkeypatch.setattr(tuning, "_rate", stand_in({str(AUTOMATIC): rate}, []))
         tune(folder, precision, known(folder), Session())
     assert int8_pays(spec, "bf16") == wanted
+
+
+def test_what_cannot_be_compiled_is_passed_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A precision that the processor lacks, and settings for which OpenVINO finds no memory."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise MissingLibrary("OpenVINO cannot compile the model")
+
+    for stand in (refused, lambda *_, **__: None):
+        monkeypatch.setattr(tuning, "compile_model", stand)
+        tune(folder, "fp32", known(folder), Session())
+        assert tuned_settings(folder, "fp32") == AUTOMATIC
+        (folder / "tuning.json").unlink()
