@@ -72,7 +72,9 @@ def test_every_door_measures_from_it(alone: Shared, photos: Path) -> None:
         both = embedsearch.Mix([Key(keys[0]), Key(keys[1])])
         mixed = searcher.query(both, k=12)
         again = searcher.query(searcher.embed([both])[0], k=12)
-        assert [hit.key for hit in mixed] == [hit.key for hit in again]
+        # The two of the mixture are equally near to it: their order is the rounding's.
+        assert {hit.key for hit in mixed[:2]} == {hit.key for hit in again[:2]} == {*keys[:2]}
+        assert [hit.key for hit in mixed[2:]] == [hit.key for hit in again[2:]]
         assert [h.score for h in mixed] == pytest.approx([h.score for h in again], abs=1e-5)
         scores = [hit.score for hit in searcher.query(Key(keys[3]), k=12)]
     for file in (alone.store / "ann").iterdir():
