@@ -24,9 +24,7 @@ NETWORK = {
     "precision": Option(help="auto, fp32, bf16, fp16, or int8: faster, on a CPU."),
 }
 MODEL = {"model": Option(help="A name from `embedsearch models`, or a file of weights.")}
-TUNE = {
-    "tune": Option("--tune/--no-tune", help="Measure once how the network runs fastest here.  [on]")
-}
+TUNE = {"tune": Option("--tune/--no-tune", help="Measure once how the network runs fastest here.")}
 WORKERS = {"workers": Option(help="Decoding processes.  [default: what keeps the network busy]")}
 CENTER = {
     "center": Option(
