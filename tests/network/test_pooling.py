@@ -137,7 +137,7 @@ def test_the_record_in_a_file_is_kept(cache: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value"),
     [("gaussian", -1.0), ("gaussian", "wide"), ("resize", "fisheye"), ("resize", None),
-     ("gaussian", 1e-9), ("interpolation", "nearest"), ("draft", 1), ("pooling", "max")],
+     ("gaussian", 1e-9), ("interpolation", "nearest"), ("draft", 3), ("pooling", "max")],
 )  # fmt: skip
 def test_a_record_that_cannot_be_kept_is_refused(cache: Path, field: str, value: Any) -> None:
     record = {**small_spec().to_dict(), field: value}

@@ -90,7 +90,7 @@ def test_a_damaged_cache_is_made_again(
 ) -> None:
     monkeypatch.setenv("EMBEDSEARCH_CACHE", str(tmp_path))
     spec = resolve("packaged", Session())
-    picture = np.random.default_rng(0).integers(0, 255, (1, 128, 128, 3), np.uint8)
+    picture = np.random.default_rng(0).integers(0, 255, (1, 144, 144, 3), np.uint8)
     right = OpenVinoExtractor(spec, "fp32", Session())(picture)[0]
     rng = random.Random(5)
     for pattern in damaged:

@@ -83,7 +83,33 @@ def test_wrong_products_are_noticed() -> None:
 
             return SimpleNamespace(add=index.add, search=search)
 
-        return SimpleNamespace(IndexFlatIP=made, cvar=faiss.cvar)
+        return SimpleNamespace(
+            IndexFlatIP=made,
+            cvar=faiss.cvar,
+            omp_get_max_threads=faiss.omp_get_max_threads,
+            omp_set_num_threads=faiss.omp_set_num_threads,
+        )
 
     assert products_are_right(library(0.0))
     assert not products_are_right(library(0.001)) and not products_are_right(library(np.nan))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="fork")
+def test_a_forked_process_multiplies_too() -> None:
+    """The check starts no threads: those of OpenMP are gone after a fork, and waited for."""
+    program = """
+import os, signal
+import numpy as np
+from embedsearch.searching.ann.kernels import faiss
+if os.fork() == 0:
+    signal.alarm(20)
+    faiss.pairwise_distances(np.ones((5000, 64), np.float32), np.ones((5000, 64), np.float32))
+    index = faiss.IndexFlatIP(64)
+    index.add(np.ones((5000, 64), np.float32))
+    index.search(np.ones((3000, 64), np.float32), 3)
+    os._exit(0)
+raise SystemExit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+    environment = {name: v for name, v in os.environ.items() if name != "OPENBLAS_CORETYPE"}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, env=environment,
+                   cwd=REPOSITORY)  # fmt: skip

@@ -75,9 +75,12 @@ def products_are_right(library: Any) -> bool:
     b = random.standard_normal((queries, dim), np.float32) / np.float32(dim**0.5)
     usual = library.cvar.distance_compute_blas_threshold  # of sizes below it OpenBLAS is spared
     library.cvar.distance_compute_blas_threshold = 0
+    threads = library.omp_get_max_threads()
+    library.omp_set_num_threads(1)  # OpenMP's threads do not outlive a fork, and it waits for them
     index = library.IndexFlatIP(dim)
     index.add(a)
     scores, ids = index.search(b, rows)
+    library.omp_set_num_threads(threads)
     library.cvar.distance_compute_blas_threshold = usual
     found = np.take_along_axis(scores, np.argsort(ids, axis=1), axis=1)
     return bool(np.abs(found - b @ a.T).max() < _CLOSE)
