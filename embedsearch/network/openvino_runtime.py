@@ -33,7 +33,7 @@ from embedsearch.network.converted import (
     is_whole,
     read_note,
 )
-from embedsearch.network.feed import Settings
+from embedsearch.network.feed import AUTOMATIC, Settings
 from embedsearch.network.tuning import best_rate, tune, tuned_settings
 from embedsearch.network.weights import noted_cache_folder, run_prepare, weights_path
 
@@ -88,7 +88,7 @@ def stream_settings(spec: ModelSpec, precision: str, session: Session, images: i
     Raises MissingLibrary or WeightsUnavailable.
     """
     if images < _WORTH_IMAGES and _kept(spec, needs_int8=precision == "int8") is None:
-        return Settings()
+        return AUTOMATIC
     folder, chosen, known = _found(spec, precision, session)
     rates = read_note(folder / RUNTIME_NOTE)["precision"]["images_per_s"]
     if images >= max(_WORTH_IMAGES, _WORTH_S * rates.get(chosen, max(rates.values()))):
@@ -123,7 +123,7 @@ def _loaded(
     """
     for attempt in range(_TRIES):
         folder, chosen, known = _found(spec, precision, session)
-        settings = tuned_settings(folder, chosen) if streaming else Settings()
+        settings = tuned_settings(folder, chosen) if streaming else AUTOMATIC
         used = settings if streaming else None
         try:
             return chosen, settings, compile_model(folder, chosen, known, used, session)

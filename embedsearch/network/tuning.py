@@ -20,7 +20,7 @@ from embedsearch.core.errors import MissingLibrary
 from embedsearch.core.session import Session
 from embedsearch.core.system import available_processors
 from embedsearch.network.converted import Known, compile_model, read_note, write_note
-from embedsearch.network.feed import Settings
+from embedsearch.network.feed import AUTOMATIC, Settings
 
 BUDGET_S = 20.0  # of all measuring
 _NOTE = "tuning.json"
@@ -32,7 +32,7 @@ _GAIN = 1.03  # a setting must be that much faster than OpenVINO's own choice, o
 def tuned_settings(folder: Path, precision: str) -> Settings:
     """Return the settings that were measured for these processors, else OpenVINO's own."""
     best = _kept(folder, precision).get("best")
-    return Settings(**best) if best else Settings()
+    return Settings(**best) if best else AUTOMATIC
 
 
 def best_rate(folder: Path, precision: str) -> float:
@@ -70,18 +70,17 @@ def tune(folder: Path, precision: str, known: Known, session: Session) -> None:
                 _keep(folder, precision, {"images_per_s": rates})  # a killed run goes on here
         return max(candidates, key=lambda settings: rates.get(str(settings), 0.0))
 
-    own = Settings()
     processors = available_processors()
     counts = sorted({1, min(2, processors), processors})
     shapes = [Settings(streams, is_static=static) for streams in counts for static in (True, False)]
-    best = best_of([own, *shapes])
+    best = best_of([AUTOMATIC, *shapes])
     fixed = best if best.streams else Settings(processors, is_static=True)
     best = best_of([best, *(replace(fixed, batch=batch) for batch in _BATCHES)])
     # What else runs here meanwhile must not decide: both once more, and the best against the worst.
-    if best != own and min(measure(best), rates[str(best)]) < _GAIN * max(
-        measure(own), rates[str(own)]
+    if best != AUTOMATIC and min(measure(best), rates[str(best)]) < _GAIN * max(
+        measure(AUTOMATIC), rates[str(AUTOMATIC)]
     ):
-        best = own
+        best = AUTOMATIC
     _keep(folder, precision, {"images_per_s": rates, "best": asdict(best)})
 
 

@@ -313,15 +313,13 @@ def test_truncated_pictures_need_permission() -> None:
 
 def test_square_is_decode_without_a_file() -> None:
     image = gradient(300, 100)
-    assert np.array_equal(
-        square(image, 32, SQUASHED), decode(encoded(image, "PNG"), 32, LIMITS).pixels
-    )
+    wanted = decode(encoded(image, "PNG"), 32, LIMITS).pixels
+    assert np.array_equal(square(image, 32, SQUASHED), wanted)
 
 
 def test_fit_keeps_proportions_on_white() -> None:
-    pixels = decode(
-        encoded(Image.new("RGB", (100, 50)), "PNG"), 40, LIMITS, Framing(FIT, BILINEAR)
-    ).pixels
+    black = encoded(Image.new("RGB", (100, 50)), "PNG")
+    pixels = decode(black, 40, LIMITS, Framing(FIT, BILINEAR)).pixels
     assert pixels[:9].min() == 255 and pixels[31:].min() == 255 and pixels[11:29].max() == 0
 
 
