@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.core.model_spec import SQUASHED, Framing
+from embedsearch.core.model_spec import BILINEAR, SQUASHED, Framing
 from embedsearch.core.records import Appearance, Box, Reason
 from embedsearch.images.decode.facts import appearance_of, read_exif
 from embedsearch.images.decode.formats.jpeg import plain_samples
@@ -86,7 +86,7 @@ def decode(
     `framing` says what the square shows of the whole image, or of the part of it in `crop`. The
     appearance is that of the whole. Raises DecodeError, whatever the decoder raised.
     """
-    opened = _opened(file, side, framing.draft * side, limits, crop)
+    opened = _opened(file, side, framing, limits, crop)
     image, (width, height) = opened.image, opened.size
     exif = read_exif(image)
 
@@ -140,12 +140,13 @@ def square(
 
 
 def _opened(
-    file: BinaryIO, side: int, least: int, limits: DecodeLimits, crop: Box | None
+    file: BinaryIO, side: int, framing: Framing, limits: DecodeLimits, crop: Box | None
 ) -> _Opened:
-    """Return the first image of a file; a JPEG is left `least` pixels a side of what is shown.
+    """Return the first image of a file; a JPEG no larger than the framing of a side needs.
 
     Raises DecodeError.
     """
+    least = framing.draft * side
     if is_raw(file):
         return _of_raw(file, side, least, limits, crop)
     try:
@@ -157,7 +158,8 @@ def _opened(
             raise DecodeError(Reason.UNSUPPORTED_FORMAT, "TIFF")
         in_native_order(image)
         stated = stated_by(image, file)
-        samples = plain_samples(image, file) if image.size == size else None
+        is_plain = image.size == size and framing.interpolation == BILINEAR
+        samples = plain_samples(image, file) if is_plain else None
         truncated = samples is None and load_pixels(image, limits)
         return _Opened(image, size, stated, truncated, samples)
     except DecodeError as error:

@@ -62,8 +62,6 @@ def reduced(
 
     The picture is of L, RGB, RGBA or CMYK, the samples are of L or RGB; `box` is the part to show.
     """
-    if isinstance(picture, np.ndarray) and framing.interpolation != BILINEAR:
-        picture = Image.fromarray(picture)
     if isinstance(picture, np.ndarray):
         if box is not None:
             picture = picture[box[1] : box[3], box[0] : box[2]]
