@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from embedsearch.core.arguments import checked
 from embedsearch.core.config import DecodeLimits, check_device, check_precision
+from embedsearch.core.dropped import close_with
 from embedsearch.core.errors import UsageError
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.records import StoredPlace
@@ -36,13 +37,15 @@ class ImageEmbedder:
     ) -> None:
         """Take a model of the catalog or a file of weights, like `index --model`.
 
-        Raises UsageError and WeightsUnavailable. Close it, or use it with `with`.
+        Raises UsageError and WeightsUnavailable. Close it, or use it with `with`; one that is
+        dropped is closed soon after.
         """
         check_device(device)
         check_precision(precision)
         session = session or Session()
         limits = limits or DecodeLimits()
         self._embedder = QueryEmbedder(resolve(model, session), limits, device, precision, session)
+        close_with(self, self._embedder.close)
 
     def __enter__(self) -> ImageEmbedder:
         return self

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from embedsearch.core.arguments import checked
 from embedsearch.core.config import DEFAULT_K, SearchConfig, check_device, check_precision
+from embedsearch.core.dropped import close_with
 from embedsearch.core.errors import (
     MissingLibrary,
     StoreNotFound,
@@ -77,7 +78,7 @@ def open_store(
     opened in the background within seconds (from a URL, within a minute). `serve_from` is the URL
     of a vector database, filled by `export --to`, that supplies the candidates instead of FAISS.
     Raises StoreNotFound, DamagedStore, IncompatibleStore, StorageError. Close it, or use it with
-    `with`.
+    `with`; one that is dropped is closed soon after.
     """
     check_device(device)
     check_precision(precision)
@@ -144,6 +145,7 @@ class Searcher:
                 if self._is_closed:
                     raise StoreNotFound("this Searcher is closed: open the store again")
                 self._opened = _opened(self._settings, self._session)
+                close_with(self, self._opened.close)
             return self._opened
 
     @property

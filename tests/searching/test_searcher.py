@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import json
 import os
@@ -287,6 +288,35 @@ def test_closing_waits_for_nobody_and_leaves_nothing(store: Path, photos: Path) 
     searcher.close()
     del abandoned
     assert len(os.listdir("/proc/self/fd")) <= descriptors
+
+
+@pytest.mark.parametrize("is_in_a_cycle", [False, True])
+def test_what_is_dropped_is_closed(store: Path, photos: Path, *, is_in_a_cycle: bool) -> None:
+    image = (photos / "side.jpg").read_bytes()
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        searcher = embedsearch.open_store(store)
+        searcher.query(image)
+        embedder = embedsearch.ImageEmbedder("packaged")
+        embedder.embed([image])
+        if is_in_a_cycle:
+            searcher.itself, embedder.itself = searcher, embedder  # type: ignore[attr-defined]
+        del searcher, embedder
+    gc.collect()
+    _until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
+
+
+def test_a_fork_that_drops_a_searcher_leaves_it_to_its_owner(store: Path) -> None:
+    searcher = embedsearch.open_store(store)
+    searcher.thumbnail("side.jpg")
+    if (child := os.fork()) == 0:
+        del searcher
+        other = embedsearch.open_store(store)  # which starts the thread that closes
+        is_answered = bool(other.query(unit(0)))
+        os._exit(not is_answered)
+    assert os.waitpid(child, 0)[1] == 0
+    assert searcher.thumbnail("side.jpg", 32)
+    searcher.close()
 
 
 def _until(holds: Callable[[], bool]) -> None:
