@@ -12,6 +12,7 @@ import math
 import os
 import secrets
 import socket
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ _SAME_AGAIN_S = 60.0
 _YOUNG_S = 1.0  # a connection in the middle of something is left alone for that long
 _ENDING_S = 3.0  # requests in progress have that long to end after a signal
 _ENDED_S = 4.5  # after a signal nothing runs for longer
+_RESET = struct.pack("ii", 1, 0)  # for SO_LINGER: on, nothing is sent any more
 _SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
@@ -229,6 +231,8 @@ class BoundedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request, or refuse the connection."""
         super().connection_made(transport)
+        # Whatever the client leaves unread counts, also of a connection that is being closed.
+        transport.set_write_buffer_limits(high=0)
         self._since = self.loop.time()
         if not self._is_room_made():
             transport.write(_FULL)
@@ -265,7 +269,16 @@ class BoundedProtocol(H11Protocol):
             self.transport.write(_SLOW)
             self.transport.close()
         else:
-            self.transport.abort()
+            self._reset()
+
+    def _reset(self) -> None:
+        """Break the connection off, with what the system holds of the answer.
+
+        It would keep that, some megabytes, for minutes, and the client would not learn of the end.
+        """
+        if (connection := self.transport.get_extra_info("socket")) is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request."""
@@ -300,7 +313,7 @@ class BoundedProtocol(H11Protocol):
     def pause_writing(self) -> None:
         """Pause for a client that does not read its answer, for a limited time."""
         super().pause_writing()
-        self._waiting_for_reader = self.loop.call_later(self.limits.answer_s, self.transport.abort)
+        self._waiting_for_reader = self.loop.call_later(self.limits.answer_s, self._reset)
 
     def resume_writing(self) -> None:
         """The client reads again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import socket
 import sys
@@ -93,7 +94,7 @@ def test_slow_clients_are_cut_off_and_others_served(store: Path) -> None:
         idle = [server.connect() for _ in range(100)]
         head = b"POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-type: image/png\r\n"
         slow = []
-        for number in range(100):
+        for number in range(160, 240, 3):
             connection = server.connect()
             length = b"transfer-encoding: chunked" if number % 2 else b"content-length: 1000"
             connection.sendall(head + length + b"\r\n\r\n" + b"1\r\nx\r\n")
@@ -155,6 +156,19 @@ def test_a_client_that_takes_no_answer_is_cut_off(store: Path) -> None:
                     ended = True
             assert ended
         assert server.get("/health").status == 200
+
+
+def test_answers_that_wait_for_their_reader_are_not_kept(store: Path) -> None:
+    """Also where so little waits that the server could go on writing."""
+    line = b"GET /openapi.json HTTP/1.1\r\nhost: localhost\r\n\r\n"
+    with served(store, answer_s=1.0, headers_s=1.0) as server, contextlib.ExitStack() as held:
+        descriptors = Path(f"/proc/{server.process.pid}/fd")
+        before = len(list(descriptors.iterdir()))
+        for number in range(160, 240, 3):  # of which the system itself takes about 210
+            connection = held.enter_context(server.connect())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.sendall(line * number)
+        wait_for(lambda: len(list(descriptors.iterdir())) <= before)
 
 
 def test_eight_run_and_some_wait(store: Path) -> None:
