@@ -1,7 +1,7 @@
 """A model on the CPU through OpenVINO, without torch in this process.
 
 The converted network is in the user's cache, one folder a model and version; a missing one is made
-by the child process of `prepare.py`.
+by the child process of `prepare.py`, but that of the packaged weights, which is shipped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.core.errors import MissingLibrary
+from embedsearch.core.errors import MissingLibrary, WeightsUnavailable
 from embedsearch.core.install import pip_install
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
@@ -31,9 +31,11 @@ from embedsearch.network.converted import (
     answers,
     compile_model,
     is_whole,
+    place_converted,
     read_note,
 )
 from embedsearch.network.feed import AUTOMATIC, Settings
+from embedsearch.network.shipped import shipped
 from embedsearch.network.tuning import best_rate, tune, tuned_settings
 from embedsearch.network.weights import noted_cache_folder, run_prepare, weights_path
 
@@ -142,11 +144,32 @@ def _converted(spec: ModelSpec, session: Session, *, needs_int8: bool) -> Path:
     folder = noted_cache_folder(session) / "openvino" / _folder_name(spec)
     if not _is_ready(folder):
         session.notice(f"converting {spec.name} for this processor (once)")
-        values = {"spec": spec.to_dict(), "weights": str(weights_path(spec)), "folder": str(folder)}
-        run_prepare("convert", values, session)
+        _convert(spec, folder, session)
     if needs_int8:
         _quantize(folder, spec, session)
     return folder
+
+
+def _convert(spec: ModelSpec, folder: Path, session: Session) -> None:
+    """Put the converted model into a folder. Raises WeightsUnavailable and MissingLibrary."""
+    weights = weights_path(spec)
+    found = shipped(spec, weights)
+    if found is None or not _is_placed(*found, folder):
+        values = {"spec": spec.to_dict(), "weights": str(weights), "folder": str(folder)}
+        run_prepare("convert", values, session)
+
+
+def _is_placed(model: Any, known: Known, folder: Path) -> bool:
+    """Put a model that was converted beforehand into a folder; False if it is not right here."""
+    try:
+        place_converted(model, known, folder)
+    except BrokenConversion:
+        return False
+    except OSError as error:
+        where, why = error.filename or folder, error.strerror or error
+        message = f"{where}: {why}; EMBEDSEARCH_CACHE moves the cache folder"
+        raise WeightsUnavailable(message) from error
+    return True
 
 
 def _kept(spec: ModelSpec, *, needs_int8: bool) -> Path | None:

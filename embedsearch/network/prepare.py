@@ -11,9 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,24 +22,18 @@ import torch
 from embedsearch.core.atomic import write_atomically
 from embedsearch.core.config import MAX_SIDE, MIN_SIDE
 from embedsearch.core.model_spec import ModelSpec
-from embedsearch.core.session import Session
 from embedsearch.network.checkpoint import read_weights
 from embedsearch.network.converted import (
-    RUNTIME_NOTE,
     Known,
-    compile_model,
     import_openvino,
     known_pictures,
-    place_model,
-    write_note,
+    place_converted,
 )
 from embedsearch.network.extractor import Extractor, build_extractor, check_framing, pooling_of
 from embedsearch.network.quantize import quantize
 from embedsearch.network.resnet import ARCHITECTURES, STAGES, Architecture, load
 
 MODEL_RECORD = "embedsearch_model"  # the metadata that holds a ModelSpec's fields, as JSON
-_PROBE_BATCH = 8
-_PROBE_ROUNDS = 3
 _SAME_COSINE = 0.99999
 _PROBE_SIDE = 128  # for weights whose record has none
 
@@ -146,24 +138,15 @@ def recognize(weights: dict[str, torch.Tensor]) -> str:
 
 
 def convert(spec: ModelSpec, weights: Path, folder: Path) -> None:
-    """Write `model.xml`, `model.bin` and `runtime.json` for OpenVINO into `folder`."""
-    ov = import_openvino()
+    """Convert a model for OpenVINO into `folder`."""
     extractor = build_extractor(spec, safetensors.torch.load_file(weights))
     side = spec.input_side
     example = torch.zeros(2, side, side, 3, dtype=torch.uint8)
     with torch.no_grad():
-        model = ov.convert_model(extractor, example_input=example, input=[-1, side, side, 3])
-    folder.mkdir(parents=True, exist_ok=True)
-    place_model(model, folder, "model")
-    for kept in folder.glob("compiled*"):  # from the former files
-        shutil.rmtree(kept, ignore_errors=True)
-    known = _answers(extractor, side)
-    note = {
-        "openvino": ov.__version__,
-        "known": [[round(float(value), 6) for value in vector] for vector in known],
-        "precision": measure_precision(folder, side, known),
-    }
-    write_note(folder / RUNTIME_NOTE, note)
+        model = import_openvino().convert_model(
+            extractor, example_input=example, input=[-1, side, side, 3]
+        )
+    place_converted(model, _answers(extractor, side), folder)
 
 
 def _answers(extractor: Extractor, side: int) -> Known:
@@ -175,27 +158,6 @@ def _answers(extractor: Extractor, side: int) -> Known:
     if float(known[0] @ known[1]) > _SAME_COSINE:
         raise ValueError("this network gives one vector for different pictures")
     return known
-
-
-def measure_precision(folder: Path, side: int, known: Known) -> dict[str, Any]:
-    """Return the faster of fp32 and bf16 on this processor, with both rates in images/s.
-
-    A processor may offer bf16 and still run fp32 faster: of two with AVX-512 BF16 but without
-    AMX, one did 21 images/s of ResNet-50 in bf16 and 36 in fp32, the other 48 and 26.
-    """
-    pixels = np.zeros((_PROBE_BATCH, side, side, 3), dtype=np.uint8)
-    rates = {}
-    for precision in ("fp32", "bf16"):
-        compiled = compile_model(folder, precision, known, None, Session())
-        if compiled is None:
-            continue
-        compiled(pixels)
-        started = time.perf_counter()
-        for _ in range(_PROBE_ROUNDS):
-            compiled(pixels)
-        seconds = time.perf_counter() - started
-        rates[precision] = round(_PROBE_ROUNDS * _PROBE_BATCH / seconds, 1)
-    return {"best": max(rates, key=lambda name: rates[name]), "images_per_s": rates}
 
 
 if __name__ == "__main__":
