@@ -31,6 +31,7 @@ from embedsearch.searching.row_sources import (
     Vectors,
     open_ann,
     open_files,
+    together,
 )
 from embedsearch.store.manifest import Segment
 from embedsearch.store.snapshot import Snapshot
@@ -191,12 +192,10 @@ class RowSearch:
             found = self._search(queries[[*open_queries]], fetch, self._equal.one_each(counted))
             for number, index in enumerate([*open_queries]):
                 parts = [of_source[number] for of_source in found]
-                ordinals = np.concatenate([part.ordinals for part in parts])
-                vectors = np.concatenate([part.vectors for part in parts])
-                scores = cosines(queries[index], vectors)
-                near = best(*self._equal.spread(ordinals, scores, counted), k)
-                kth = float(near.scores.min())
-                bound = max(part.bound for part in parts)
+                some = together(parts, fetch)
+                scores = cosines(queries[index], some.vectors)
+                near = best(*self._equal.spread(some.ordinals, scores, counted), k)
+                kth, bound = float(near.scores.min()), some.bound
                 reach = max(bound / self._min_norm, bound / _MAX_NORM) + _PRODUCT_ERROR
                 if kth > reach or bound == -np.inf:
                     answers[index] = near

@@ -5,7 +5,7 @@ out: candidates with a bound on what was left out.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -47,14 +47,30 @@ Reaching: TypeAlias = tuple[Ordinals, npt.NDArray[np.float32]]  # rows and their
 
 @dataclass(frozen=True)
 class Found:
-    """One query's candidates from one source: ordinals int64 (c,), vectors float16 (c, D).
+    """One query's candidates from one source: ordinals int64 (c,), vectors float16 (c, D), and
+    their inner products float32 (c,).
 
     `bound` is the largest inner product that any other row can have, -inf if there is none.
     """
 
     ordinals: Ordinals
     vectors: Vectors
+    products: npt.NDArray[np.float32]
     bound: float
+
+
+def together(parts: Sequence[Found], most: int) -> Found:
+    """Return the candidates of several sources as of one, at most so many."""
+    products = np.concatenate([part.products for part in parts])
+    order = np.argsort(-products, kind="stable")
+    left_out = products[order[most : most + 1]]
+    kept = order[:most]
+    return Found(
+        np.concatenate([part.ordinals for part in parts])[kept],
+        np.concatenate([part.vectors for part in parts])[kept],
+        products[kept],
+        max([part.bound for part in parts] + left_out.tolist()),
+    )
 
 
 class Positions:
@@ -134,7 +150,7 @@ class FileRows:
             return
         rows, dim = self._file.vectors.shape
         parts = max(1, min(available_processors(), 2 * rows * dim // _THREAD_BYTES))
-        yield from pairwise(np.linspace(0, rows, parts + 1).astype(np.int64).tolist())
+        yield from pairwise(rows * part // parts for part in range(parts + 1))
 
     def _search_reaching(
         self, query: Queries, least: float, mask: Mask | None, start: int, stop: int
@@ -146,12 +162,13 @@ class FileRows:
     def _search(
         self, queries: Queries, k: int, mask: Mask | None, start: int, stop: int
     ) -> list[Found]:
-        count = stop - start if mask is None else int(mask[start:stop].sum())
+        count = stop - start if mask is None else np.count_nonzero(mask[start:stop])
         self.check()
         return [
             Found(
                 self._positions.ordinals(c.positions),
                 self._file.vectors[c.positions],
+                c.products,
                 float(c.products[-1]) if len(c.positions) < count else -np.inf,
             )
             for c in self._file.search(queries, k, mask, start, stop)
@@ -276,7 +293,7 @@ class _BestRows:
 
     def found(self) -> Found:
         """Return the candidates."""
-        return Found(self._ordinals, self._vectors, self._bound)
+        return Found(self._ordinals, self._vectors, self._products, self._bound)
 
 
 def open_files(snapshot: Snapshot, session: Session) -> Iterator[FileRows]:

@@ -7,6 +7,7 @@ In: queries float32 (Q, D), unit rows; out: candidates by inner product. The fin
 from __future__ import annotations
 
 import os
+import threading
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -21,6 +22,8 @@ _WRAPPERS = (faiss.IndexIDMap, faiss.IndexIDMap2, faiss.IndexRefine)
 _STEPS = sorted({round(2 ** (step / 2)) for step in range(40)})  # each about 1.4 times the last
 _MANY_QUERIES = 128  # from here on, matrix products are faster than one pass per query
 _BLOCK_ROWS = 8192
+_FEW_SHARE = 0.35  # of the rows; up to here they are gathered first
+_SCRATCH_ROWS = 4096  # 4 MB for 512 numbers, which a processor's caches hold
 Queries = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float16]
 Mask = npt.NDArray[np.bool_]
@@ -67,12 +70,34 @@ class FlatFile:
         """
         if len(queries) >= _MANY_QUERIES:
             return self._search_by_blocks(queries, k, mask, start, stop)
+        if mask is not None:
+            rows = start + np.flatnonzero(mask[start:stop])
+            if len(rows) <= _FEW_SHARE * (stop - start):
+                return self._search_gathered(queries, k, rows)
         parameters, _bits = self._part(mask, start, stop)
         products, positions = self._index.search(queries, min(k, stop - start), params=parameters)
         return [
             Candidates(row[row >= 0], product[row >= 0])  # FAISS pads with -1
             for row, product in zip(positions, products, strict=True)
         ]
+
+    def _search_gathered(
+        self, queries: Queries, k: int, rows: npt.NDArray[np.int64]
+    ) -> list[Candidates]:
+        """Do the same among `rows`, which are brought together first.
+
+        One by one, each would be waited for: of rows far apart the processor foresees none.
+        """
+        near = _scratch.of(self._index.d)
+        codes = self.vectors.view(np.uint8)
+        found = _Best(len(queries), k)
+        for first in range(0, len(rows), _SCRATCH_ROWS):
+            some = rows[first : first + _SCRATCH_ROWS]
+            np.take(codes, some, axis=0, out=near.codes[: len(some)], mode="clip")
+            near.index.ntotal = len(some)
+            products, places = near.index.search(queries, min(k, len(some)))
+            found.add(products, some[places])
+        return found.candidates()
 
     def reaching(
         self, query: Queries, least: float, mask: Mask | None, start: int, stop: int
@@ -100,8 +125,7 @@ class FlatFile:
     ) -> list[Candidates]:
         """Do the same by matrix products, which decode each row once for all queries."""
         codes = self.vectors.view(np.uint8)
-        positions = np.empty((len(queries), 0), np.int64)
-        products = np.empty((len(queries), 0), np.float32)
+        best = _Best(len(queries), k)
         for first in range(start, stop, _BLOCK_ROWS):
             rows = np.arange(first, min(first + _BLOCK_ROWS, stop))
             if mask is not None:
@@ -110,12 +134,50 @@ class FlatFile:
                 continue
             vectors = self._index.sq.decode(codes[rows])
             found = faiss.knn(queries, vectors, min(k, len(rows)), faiss.METRIC_INNER_PRODUCT)
-            products = np.concatenate([products, found[0]], axis=1)
-            positions = np.concatenate([positions, rows[found[1]]], axis=1)
-            order = np.argsort(-products, axis=1, kind="stable")[:, :k]
-            products = np.take_along_axis(products, order, axis=1)
-            positions = np.take_along_axis(positions, order, axis=1)
-        return [Candidates(*row) for row in zip(positions, products, strict=True)]
+            best.add(found[0], rows[found[1]])
+        return best.candidates()
+
+
+class _Best:
+    """The best k rows of each query so far."""
+
+    def __init__(self, queries: int, k: int) -> None:
+        self._k = k
+        self._positions = np.empty((queries, 0), np.int64)
+        self._products = np.empty((queries, 0), np.float32)
+
+    def add(self, products: npt.NDArray[np.float32], positions: npt.NDArray[np.int64]) -> None:
+        """Take what more rows have, (Q, n)."""
+        products = np.concatenate([self._products, products], axis=1)
+        positions = np.concatenate([self._positions, positions], axis=1)
+        order = np.argsort(-products, axis=1, kind="stable")[:, : self._k]
+        self._products = np.take_along_axis(products, order, axis=1)
+        self._positions = np.take_along_axis(positions, order, axis=1)
+
+    def candidates(self) -> list[Candidates]:
+        """Return them, best first."""
+        pairs = zip(self._positions, self._products, strict=True)
+        return [Candidates(positions, products) for positions, products in pairs]
+
+
+class _Scratch(threading.local):
+    """A small flat index of each thread, whose rows are written over."""
+
+    def __init__(self) -> None:
+        self.index: Any = None
+
+    def of(self, dim: int) -> _Scratch:
+        """Make it one of vectors (D,)."""
+        if self.index is None or self.index.d != dim:
+            kind = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
+            self.index = faiss.IndexScalarQuantizer(dim, *kind)
+            self.index.add(np.zeros((_SCRATCH_ROWS, dim), np.float32))
+            codes = faiss.rev_swig_ptr(self.index.codes.data(), 2 * _SCRATCH_ROWS * dim)
+            self.codes = codes.reshape(_SCRATCH_ROWS, 2 * dim)
+        return self
+
+
+_scratch = _Scratch()
 
 
 class CandidateIndex:
