@@ -115,10 +115,12 @@ class WalkRules:
 
     def leaves_out(self, key: str) -> bool:
         """Return whether a walk passes over a file or a folder because of its key."""
+        return bool(key) and (self.leaves_out_file(key) or self.exclusion.folder(key))
+
+    def leaves_out_file(self, key: str) -> bool:
+        """Return whether a walk passes over a file because of its key."""
         parts = map(os.fsencode, key.split("/"))
-        return bool(key) and (
-            any(map(is_hidden, parts)) or self.exclusion.folder(key) or self.exclusion.covers(key)
-        )
+        return any(map(is_hidden, parts)) or self.exclusion.covers(key)
 
 
 # For images that are looked up by name.

@@ -117,7 +117,7 @@ class Reach:
 def takes(folder: str, key: str, rules: WalkRules) -> bool:
     """Return whether a walk through a folder takes the file `key`, which may be missing."""
     name, path = os.fsencode(os.path.basename(key)), os.path.join(folder, key)
-    if rules.leaves_out(key):
+    if rules.leaves_out_file(key):
         return False
     if Path(path).is_symlink() and (
         not rules.follow_links or is_inside(os.path.realpath(path), os.path.realpath(folder))
