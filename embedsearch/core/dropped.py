@@ -24,10 +24,19 @@ def close_with(owner: object, close: Callable[[], None]) -> None:
     """
     global _closing
     with _starting:
-        if _closing is None or not _closing.is_alive():  # a fork has no threads
+        if _closing is None or not _closing.is_alive():
             _closing = threading.Thread(target=_close_all, name="embedsearch-closing", daemon=True)
             _closing.start()
     weakref.finalize(owner, _drop, close, os.getpid()).atexit = False
+
+
+def _forget() -> None:
+    """Begin anew in a forked process: what the parent opened is the parent's to close."""
+    global _due, _starting, _closing
+    _due, _starting, _closing = queue.SimpleQueue(), threading.Lock(), None
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _drop(close: Callable[[], None], process: int) -> None:

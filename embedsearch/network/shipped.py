@@ -34,7 +34,7 @@ def shipped(spec: ModelSpec, weights: Path) -> tuple[Any, Known] | None:
                 return None
             graph, constants = archive.read(GRAPH), archive.read(CONSTANTS)
             known: Known = np.load(io.BytesIO(archive.read(KNOWN)))
-    except FileNotFoundError:
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError):  # missing, or damaged
         return None
     openvino = import_openvino()
     content = np.frombuffer(aligned(weights.read_bytes()) + constants, np.uint8)

@@ -92,6 +92,16 @@ def test_one_that_is_not_right_here_is_converted(
     assert np.abs(vectors - OpenVinoExtractor(SPEC, "fp32", Session())(pixels)).max() < 1e-3
 
 
+def test_a_damaged_one_is_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conversions: list[str]
+) -> None:
+    cut = tmp_path / "cut.zip"
+    cut.write_bytes(archive_of(WEIGHTS).read_bytes()[:5_000])
+    monkeypatch.setattr(shipping, "archive_of", lambda weights: cut)
+    OpenVinoExtractor(SPEC, "fp32", Session())
+    assert conversions == ["convert"]
+
+
 def test_a_disk_without_room_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, conversions: list[str]
 ) -> None:

@@ -23,7 +23,7 @@ _STEPS = sorted({round(2 ** (step / 2)) for step in range(40)})  # each about 1.
 _MANY_QUERIES = 128  # from here on, matrix products are faster than one pass per query
 _BLOCK_ROWS = 8192
 _FEW_SHARE = 0.35  # of the rows; up to here they are gathered first
-_SCRATCH_ROWS = 4096  # 4 MB for 512 numbers, which a processor's caches hold
+_SCRATCH_BYTES = 2 << 20  # of a thread; a processor's caches hold it
 Queries = npt.NDArray[np.float32]
 Vectors = npt.NDArray[np.float16]
 Mask = npt.NDArray[np.bool_]
@@ -91,8 +91,8 @@ class FlatFile:
         near = _scratch.of(self._index.d)
         codes = self.vectors.view(np.uint8)
         found = _Best(len(queries), k)
-        for first in range(0, len(rows), _SCRATCH_ROWS):
-            some = rows[first : first + _SCRATCH_ROWS]
+        for first in range(0, len(rows), len(near.codes)):
+            some = rows[first : first + len(near.codes)]
             np.take(codes, some, axis=0, out=near.codes[: len(some)], mode="clip")
             near.index.ntotal = len(some)
             products, places = near.index.search(queries, min(k, len(some)))
@@ -171,9 +171,10 @@ class _Scratch(threading.local):
         if self.index is None or self.index.d != dim:
             kind = faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
             self.index = faiss.IndexScalarQuantizer(dim, *kind)
-            self.index.add(np.zeros((_SCRATCH_ROWS, dim), np.float32))
-            codes = faiss.rev_swig_ptr(self.index.codes.data(), 2 * _SCRATCH_ROWS * dim)
-            self.codes = codes.reshape(_SCRATCH_ROWS, 2 * dim)
+            rows = max(1, _SCRATCH_BYTES // (2 * dim))
+            self.index.add(np.zeros((rows, dim), np.float32))
+            codes = faiss.rev_swig_ptr(self.index.codes.data(), 2 * rows * dim)
+            self.codes = codes.reshape(rows, 2 * dim)
         return self
 
 
