@@ -167,8 +167,9 @@ def _is_placed(model: Any, known: Known, folder: Path) -> bool:
         return False
     except OSError as error:
         where, why = error.filename or folder, error.strerror or error
-        message = f"{where}: {why}; EMBEDSEARCH_CACHE moves the cache folder"
-        raise WeightsUnavailable(message) from error
+        raise WeightsUnavailable(
+            f"converting the network failed: {where}: {why}; EMBEDSEARCH_CACHE moves the cache folder"
+        ) from error
     return True
 
 
