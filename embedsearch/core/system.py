@@ -66,7 +66,12 @@ def child_environment(**changes: str) -> dict[str, str]:
 
 def available_processors() -> int:
     """Return how many processors this process may use: a part of one counts as one."""
-    return max(1, math.ceil(min(allowed_processors(), processor_quota())))
+    return max(1, math.ceil(processor_share()))
+
+
+def processor_share() -> float:
+    """Return how many processors' time this process may use, perhaps less than one's."""
+    return min(allowed_processors(), processor_quota())
 
 
 def allowed_processors() -> int:

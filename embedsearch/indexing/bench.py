@@ -27,7 +27,7 @@ from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.options import IndexOptions, configured
 from embedsearch.core.records import ImageRef, JsonRecord, Stage
 from embedsearch.core.session import Session
-from embedsearch.core.system import available_processors
+from embedsearch.core.system import processor_share
 from embedsearch.images.decode.pool import DecodePool
 from embedsearch.images.decode.process import DecodeJob
 from embedsearch.images.sources.folder import FolderScan
@@ -277,7 +277,7 @@ def _on_processors(
     feed: Feed, alone: _Decoded, network: NetworkRate, together: _Together
 ) -> dict[str, Any]:
     """Return the fields of a report on processors, which decoding and the network share."""
-    share = together.embed_cpu_s / together.seconds / available_processors()
+    share = together.embed_cpu_s / together.seconds / processor_share()
     return {
         "network": str(feed.settings),
         "images_per_s_at_most": round(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from embedsearch.core.system import available_processors
+from embedsearch.core.system import available_processors, processor_share
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def shares(busy_s: Mapping[str, float], elapsed_s: float) -> dict[str, float]:
 def at_most(images: int, cpu_s: Mapping[str, float]) -> float:
     """Return the images/s that the processors allow, which decoding and the network share."""
     seconds = sum(cpu_s.values())
-    return images * available_processors() / seconds if seconds else 0.0
+    return images * processor_share() / seconds if seconds else 0.0
 
 
 def advice(stage: str, setup: Setup) -> str:

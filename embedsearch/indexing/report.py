@@ -8,7 +8,7 @@ from typing import Any
 
 from embedsearch.core.config import IndexConfig
 from embedsearch.core.records import Failure, JsonRecord, Reason, Stage
-from embedsearch.core.system import available_processors
+from embedsearch.core.system import processor_share
 from embedsearch.core.walks import Ignored
 from embedsearch.indexing.bottleneck import (
     Setup,
@@ -180,7 +180,7 @@ def _speed(outcome: Outcome) -> dict[str, float]:
     found = {"images_per_s": round(outcome.handled / outcome.streaming_s, 1)}
     if outcome.setup.device == "cpu":
         found["images_per_s_at_most"] = round(at_most(outcome.handled, outcome.cpu_s), 1)
-        available = outcome.streaming_s * available_processors()
+        available = outcome.streaming_s * processor_share()
         found["network_share"] = round(min(1.0, outcome.cpu_s[Stage.EMBED] / available), 3)
     return found
 

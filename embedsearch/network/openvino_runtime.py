@@ -167,9 +167,8 @@ def _is_placed(model: Any, known: Known, folder: Path) -> bool:
         return False
     except OSError as error:
         where, why = error.filename or folder, error.strerror or error
-        raise WeightsUnavailable(
-            f"converting the network failed: {where}: {why}; EMBEDSEARCH_CACHE moves the cache folder"
-        ) from error
+        message = f"converting the network failed: {where}: {why}"
+        raise WeightsUnavailable(f"{message}; EMBEDSEARCH_CACHE moves the cache folder") from error
     return True
 
 

@@ -156,3 +156,4 @@ def test_a_part_of_a_processor_counts_as_one(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(system, "processor_quota", lambda quota=quota: quota)
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
         assert system.available_processors() == wanted
+        assert system.processor_share() == min(quota, 8)
