@@ -31,7 +31,7 @@ def close_with(owner: object, close: Callable[[], None]) -> None:
 
 
 def _forget() -> None:
-    """Begin anew in a forked process: what the parent opened is the parent's to close."""
+    """Reset this in a forked process, which must not close what its parent opened."""
     global _due, _starting, _closing
     _due, _starting, _closing = queue.SimpleQueue(), threading.Lock(), None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import shutil
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -55,7 +54,7 @@ def test_it_gives_the_vectors_of_the_weights(tmp_path: Path) -> None:
     write_archive(SPEC, WEIGHTS, again)
     assert zipfile.ZipFile(again).testzip() is None and again.stat().st_size < 100_000
     found = shipped(SPEC, WEIGHTS)
-    assert found is not None, "python -m benchmarks.packaged_weights.convert makes it anew"
+    assert found is not None, "out of date: run python -m benchmarks.packaged_weights.convert"
     model, known = found
     hint = {"INFERENCE_PRECISION_HINT": "f32"}
     vectors = import_openvino().Core().compile_model(model, "CPU", hint)(pictures)[0]
@@ -112,4 +111,3 @@ def test_a_disk_without_room_is_named(
     with pytest.raises(WeightsUnavailable, match=r"No space left.*EMBEDSEARCH_CACHE"):
         OpenVinoExtractor(SPEC, "fp32", Session())
     assert not conversions
-    shutil.rmtree(tmp_path / "cache")
