@@ -21,8 +21,9 @@ import torch
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.network.catalog import PACKAGED
-from embedsearch.network.converted import import_openvino, known_pictures
+from embedsearch.network.converted import import_openvino
 from embedsearch.network.extractor import Extractor, build_extractor
+from embedsearch.network.prepare import known_vectors
 from embedsearch.network.shipped import (
     ALIGNED,
     CONSTANTS,
@@ -50,10 +51,8 @@ def write_archive(spec: ModelSpec, weights: Path, archive: Path) -> None:
     """Write the graph of a model, its constants that are no weights, and its known vectors."""
     extractor = build_extractor(spec, safetensors.torch.load_file(weights))
     side = spec.input_side
-    with torch.no_grad():
-        answers = extractor(torch.from_numpy(known_pictures(side))).numpy()
     known = io.BytesIO()
-    np.save(known, answers)
+    np.save(known, known_vectors(extractor, side))
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder, "model.xml")
         import_openvino().save_model(traced(extractor, side), written, compress_to_fp16=True)

@@ -70,7 +70,7 @@ def import_weights(file: Path, folder: Path) -> None:
     network = load(name, weights)  # strict: names what is missing or unexpected
     side = record.get("input_side", _PROBE_SIDE)
     spec = ModelSpec("", name, sha256, network.kind.dim, side)
-    _answers(build_extractor(ModelSpec.from_dict({**spec.to_dict(), **record}), weights), side)
+    known_vectors(build_extractor(ModelSpec.from_dict({**spec.to_dict(), **record}), weights), side)
     # Copies: the library refuses tensors that share memory, as those of some checkpoints do.
     plain = torch.contiguous_format
     body = {key: value.clone(memory_format=plain) for key, value in weights.items()}
@@ -146,10 +146,10 @@ def convert(spec: ModelSpec, weights: Path, folder: Path) -> None:
         model = import_openvino().convert_model(
             extractor, example_input=example, input=[-1, side, side, 3]
         )
-    place_converted(model, _answers(extractor, side), folder)
+    place_converted(model, known_vectors(extractor, side), folder)
 
 
-def _answers(extractor: Extractor, side: int) -> Known:
+def known_vectors(extractor: Extractor, side: int) -> Known:
     """Return the vectors of the known pictures. Raises ValueError if they tell nothing apart."""
     with torch.no_grad():
         known: Known = extractor(torch.from_numpy(known_pictures(side))).float().numpy()
