@@ -28,6 +28,7 @@ CAMERA_ROUNDS = 5
 ROUNDS = 3
 COLD_ROUNDS = 15
 CLI: list[str | Path] = [sys.executable, "-m", "embedsearch"]
+ALONE: list[str | Path] = [sys.executable, Path(__file__).with_name("alone.py")]
 WALK = (
     "import os, sys\n"
     "n = 0\n"
@@ -86,7 +87,7 @@ def index_against_plain_loop(base: Path, weights: Path, environment: dict[str, s
         loops.append(run(loop, environment))
         for precision, runs in ours.items():
             runs.append(index(precision))
-            code = [sys.executable, "-c", BARE, photos, weights, precision]
+            code = [*ALONE, "network", photos, weights, precision]
             bare[precision].append(float(run(code, environment).last_line))
     rows = [("plain loop, images/s", spread([PHOTOS / r.seconds for r in loops], 1), "", True)]
     for precision, runs in ours.items():
@@ -122,7 +123,7 @@ def index_against_plain_loop(base: Path, weights: Path, environment: dict[str, s
 def camera_photos(base: Path, weights: Path, environment: dict[str, str]) -> list[Row]:
     """Photos of 12 to 24 megapixels: our decoding against Pillow's full decode and resize."""
     photos = SHARED / "data" / "camera"
-    code = [sys.executable, "-c", CAMERA, photos]
+    code = [*ALONE, "camera", photos]
     ratios, theirs, ours = [], [], []
     for _ in range(CAMERA_ROUNDS):
         full, drafted = map(float, run(code, environment).last_line.split())
@@ -136,7 +137,7 @@ def camera_photos(base: Path, weights: Path, environment: dict[str, str]) -> lis
             shutil.copy(path, many / f"{number}-{path.name}")
     store = base / "camera.es"
     command = [*CLI, "index", many, "--store", store, "--model", weights]
-    idle = run([sys.executable, "-c", IDLE, weights], environment, memory=True)
+    idle = run([*ALONE, "idle", weights], environment, memory=True)
     watched = run(command, environment, memory=True)
     above = watched.peak_mib - idle.peak_mib
     return [
@@ -157,8 +158,7 @@ def cold_query(base: Path, weights: Path, tiny: Path, environment: dict[str, str
     rows = []
     image = next((base / "photos").iterdir())
     large = base / "large.es"
-    folders = f"{tiny / '0'}\n{tiny / '1'}"
-    run([sys.executable, "-c", TINY, folders, large, weights], environment)
+    run([*ALONE, "index", large, weights, tiny / "0", tiny / "1"], environment)
     for store, images in ((base / "speed.es", PHOTOS), (large, 2 * TINY_FILES)):
         query: list[str | Path] = [*CLI, "query", image, "--store", store]
         for _ in range(2):
@@ -179,7 +179,7 @@ def cold_query(base: Path, weights: Path, tiny: Path, environment: dict[str, str
 def no_op(base: Path, tiny: Path, environment: dict[str, str]) -> list[Row]:
     """A run with nothing to do, against walking and stating the same files."""
     folder, store = tiny / "0", base / "noop.es"
-    run([sys.executable, "-c", TINY, folder, store, "packaged"], environment)
+    run([*ALONE, "index", store, "packaged", folder], environment)
     index: list[str | Path] = [*CLI, "index", folder, "--store", store]
     walk: list[str | Path] = [sys.executable, "-c", WALK, folder]
     walks, noops = [], []
@@ -205,7 +205,7 @@ def memory_by_size(base: Path, tiny: Path, environment: dict[str, str]) -> list[
     peaks: list[float] = []
     for folder in (tiny / "0", tiny):
         store = base / f"memory{len(peaks)}.es"
-        command: list[str | Path] = [sys.executable, "-c", TINY, folder, store, "packaged"]
+        command = [*ALONE, "index", store, "packaged", folder]
         peaks.append(run(command, environment, memory=True).peak_mib)
     growth = (peaks[1] - peaks[0]) * (1 << 20) / (9 * TINY_FILES)
     return [
@@ -221,87 +221,6 @@ def memory_by_size(base: Path, tiny: Path, environment: dict[str, str]) -> list[
 def reached(values: list[float], least: float) -> bool:
     """Return whether the median is at least that."""
     return statistics.median(values) >= least
-
-
-# The network alone, on all its lanes, fed with decoded photos from memory.
-BARE = """
-import sys
-from pathlib import Path
-import numpy as np
-from embedsearch.indexing.bench import network_rate
-from embedsearch.core.config import DecodeLimits
-from embedsearch.images.decode.image import decode
-from embedsearch.network.runtime import CPU_BATCH, load_stream_extractor
-from embedsearch.network.weights import resolve
-from embedsearch.core.session import Session
-
-spec = resolve(sys.argv[2], Session())
-paths = sorted(Path(sys.argv[1]).iterdir())[:CPU_BATCH]
-pixels = np.stack([decode(p.open("rb"), spec.input_side, DecodeLimits()).pixels for p in paths])
-extractor = load_stream_extractor(spec, "cpu", sys.argv[3], Session())
-print(network_rate(extractor, pixels, CPU_BATCH).images_per_s)
-"""
-
-# One thread each; seconds a photo: Pillow's full decode, RGB, resize; then ours, EXIF included.
-CAMERA = """
-import sys, time
-from pathlib import Path
-from PIL import Image
-from embedsearch.core.config import DecodeLimits
-from embedsearch.images.decode.image import decode
-
-def full(path):
-    with Image.open(path) as image:
-        image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
-
-def ours(path):
-    with path.open("rb") as file:
-        decode(file, 224, DecodeLimits())
-
-paths = sorted(Path(sys.argv[1]).glob("*.jpg"))
-best = []
-for work in (full, ours):
-    times = []
-    for path in paths:
-        rounds = []
-        for _ in range(5):
-            started = time.perf_counter()
-            work(path)
-            rounds.append(time.perf_counter() - started)
-        times.append(min(rounds))
-    best.append(sum(times) / len(times))
-print(*best)
-"""
-
-# What stands in memory before the first photo: the network loaded on all its lanes.
-IDLE = """
-import sys, time
-from embedsearch.network.runtime import load_stream_extractor
-from embedsearch.network.weights import resolve
-from embedsearch.core.session import Session
-import embedsearch.indexing.sync
-extractor = load_stream_extractor(resolve(sys.argv[1], Session()), "cpu", "auto", Session())
-time.sleep(0.5)
-"""
-
-TINY = """
-import sys
-import numpy as np
-import embedsearch
-
-class Stand:
-    device, precision, lanes = "cpu", "fp32", 1
-    def __init__(self, spec):
-        self.projection = np.random.default_rng(0).standard_normal((192, spec.dim), np.float32)
-    def __call__(self, pixels):
-        step = pixels.shape[1] // 8
-        small = pixels[:, ::step, ::step].reshape(len(pixels), -1).astype(np.float32)
-        vectors = small @ self.projection + 1e-3
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-embedsearch.index(sys.argv[1].split("\\n"), store=sys.argv[2], model=sys.argv[3],
-                  extractor_factory=lambda spec, *_: Stand(spec))
-"""
 
 
 def real_weights(folder: Path, name: str = "resnet50") -> Path:
