@@ -55,9 +55,16 @@ def idle(model: str) -> None:
 
 
 def index(store: str, model: str, *folders: str) -> None:
-    """Index folders with a stand-in for the network, which costs next to nothing."""
+    """Index folders with a stand-in for the network, which costs next to nothing.
+
+    No search index is built: of vectors that are noise it would take minutes and gigabytes.
+    """
     embedsearch.index(
-        folders, store=store, model=model, extractor_factory=lambda spec, *_: _StandIn(spec)
+        folders,
+        store=store,
+        model=model,
+        ann="exact",
+        extractor_factory=lambda spec, *_: _StandIn(spec),
     )
 
 

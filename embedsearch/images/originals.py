@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import threading
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from embedsearch.core.errors import UnreadableImage
 from embedsearch.core.lru import LRU
 from embedsearch.core.paths import is_url, is_web, printable, url_key, whole_path
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Root, RootKind
-from embedsearch.images.sources.open import kind_of_file, open_source
-from embedsearch.images.sources.source import Source
 from embedsearch.images.temporary import TemporaryImages
+
+if TYPE_CHECKING:
+    from embedsearch.images.sources.source import Source
 
 _KEPT = 8  # archives whose list of members is kept
 
@@ -39,6 +41,8 @@ class Originals:
 
         With a sha256, nothing else is decoded there.
         """
+        from embedsearch.images.sources.open import kind_of_file, open_source  # 20 ms
+
         kind = kind_of_file(root)
         if is_url(root):
             kind = kind or RootKind.FOLDER
@@ -66,6 +70,8 @@ class Originals:
         Raises UnreadableImage and StorageError.
         """
         if is_url(path):
+            from embedsearch.images.sources.open import kind_of_file
+
             parts = path.split("/")
             ends = (n for n, part in enumerate(parts) if n > 2 and kind_of_file(part))
             end = next(ends, len(parts) - 2) + 1

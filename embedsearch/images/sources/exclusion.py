@@ -7,8 +7,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-import pathspec
-
 from embedsearch.core.errors import UsageError
 from embedsearch.core.names import comparable
 from embedsearch.core.paths import local_path
@@ -33,6 +31,8 @@ class Exclusion:
 
     def __init__(self, excludes: Excludes) -> None:
         """Raise UsageError for a pattern that is none."""
+        import pathspec  # 10 ms, which a query need not spend
+
         own = [_line(pattern) for pattern in excludes.patterns]
         for given, line in zip(excludes.patterns, own, strict=True):
             try:
