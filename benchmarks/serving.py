@@ -40,8 +40,8 @@ ADAPTER_QUERIES = 600
 Row = tuple[str, str, str, bool]
 APART = """
 import sys
-from embedsearch.searching import queries
-queries.IMAGES_AT_ONCE = 1
+from embedsearch.searching import query_vectors
+query_vectors.IMAGES_AT_ONCE = 1
 from embedsearch.cli.entry import run
 sys.exit(run(sys.argv[1:]))
 """

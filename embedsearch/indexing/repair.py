@@ -10,7 +10,7 @@ from embedsearch.core.errors import DamagedStore
 from embedsearch.core.session import Session
 from embedsearch.indexing.exact_files import refresh_exact
 from embedsearch.indexing.images_table import refresh_images_table
-from embedsearch.searching.tuning import tune
+from embedsearch.searching.ann.tuning import tune
 from embedsearch.store.check import check_store
 from embedsearch.store.current import check_format, read_current
 from embedsearch.store.files import is_own_name

@@ -232,7 +232,7 @@ class StoreUpdate:
         self.tidy()
         stopped = None
         if due(self.manifest, budget) is not Due.NOTHING:
-            from embedsearch.searching.tuning import tune  # a no-op run loads no FAISS
+            from embedsearch.searching.ann.tuning import tune  # a no-op run loads no FAISS
 
             try:
                 self.manifest = tune(self.writer, self.manifest, budget, session)

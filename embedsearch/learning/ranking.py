@@ -12,7 +12,7 @@ import numpy as np
 
 from embedsearch.learning.metrics import Floats, Ints, rank_others
 from embedsearch.searching.ordering import RERANKED, rank_order
-from embedsearch.searching.queries import drawn_towards
+from embedsearch.searching.query_vectors import drawn_towards
 
 
 @dataclass(frozen=True)

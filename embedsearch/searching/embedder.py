@@ -16,7 +16,8 @@ from embedsearch.core.records import StoredPlace
 from embedsearch.core.session import Session
 from embedsearch.network.catalog import AUTO
 from embedsearch.network.weights import resolve
-from embedsearch.searching.queries import Crop, ImageLike, QueryEmbedder, Vector
+from embedsearch.searching.queries import Crop, ImageLike, Vector
+from embedsearch.searching.query_vectors import QueryEmbedder
 
 
 class ImageEmbedder:

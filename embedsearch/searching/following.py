@@ -16,7 +16,7 @@ from embedsearch.core.errors import EmbedSearchError, StoreNotFound
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.searching.generation import Generation
-from embedsearch.searching.queries import QueryEmbedder
+from embedsearch.searching.query_vectors import QueryEmbedder
 from embedsearch.store.current import current_pointer
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import open_snapshot

@@ -27,15 +27,16 @@ from embedsearch.searching import ordering
 from embedsearch.searching.columns import RowColumns
 from embedsearch.searching.neighbors import RowSearch
 from embedsearch.searching.ordering import Row
-from embedsearch.searching.queries import Vector, drawn_towards
+from embedsearch.searching.queries import Vector
+from embedsearch.searching.query_vectors import drawn_towards
 from embedsearch.searching.row_sources import Mask
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from embedsearch.searching.from_database import ServedRows
     from embedsearch.searching.vectordb.conditions import Condition
     from embedsearch.searching.vectordb.database import VectorDatabase
+    from embedsearch.searching.vectordb.served_rows import ServedRows
 
 QUERIES_AT_ONCE = 512  # share one pass over the rows
 _MANY_TIES = 256  # are ordered by a list of all names, which is made once
@@ -249,7 +250,7 @@ class Generation:
     def _served_by(self, database: VectorDatabase | None, session: Session) -> ServedRows | None:
         if database is None:
             return None
-        from embedsearch.searching.from_database import ServedRows
+        from embedsearch.searching.vectordb.served_rows import ServedRows
 
         return ServedRows(database, self._snapshot, self._rows, self._columns, session)
 

@@ -18,9 +18,9 @@ import numpy.typing as npt
 from embedsearch.core.records import Neighbors
 from embedsearch.core.session import Session
 from embedsearch.core.system import available_processors
+from embedsearch.searching.ann.equal_rows import EqualRows
 from embedsearch.searching.ann.search import CandidateIndex, cosines, use_one_thread
 from embedsearch.searching.ann.unlike import Wide
-from embedsearch.searching.equal_rows import EqualRows
 from embedsearch.searching.row_sources import (
     AnnRows,
     Found,

@@ -1,6 +1,6 @@
 """A store, open for queries; in: images, keys or vectors, out: the nearest images as hits.
 
-queries.py makes vectors of the query images, generation.py finds their neighbors, following.py
+query_vectors.py makes vectors of the queries, generation.py finds their neighbors, following.py
 keeps the newest generation open. Each call answers from one generation.
 """
 
@@ -34,7 +34,8 @@ from embedsearch.core.session import Session
 from embedsearch.core.system import available_processors
 from embedsearch.searching.following import OpenGenerations
 from embedsearch.searching.generation import QUERIES_AT_ONCE
-from embedsearch.searching.queries import IMAGES_AT_ONCE, Crop, Key, Mix, Query
+from embedsearch.searching.queries import Crop, Key, Mix, Query
+from embedsearch.searching.query_vectors import IMAGES_AT_ONCE
 from embedsearch.store.locate import locate_store, url_of
 from embedsearch.store.manifest import Manifest
 

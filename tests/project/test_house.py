@@ -29,7 +29,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ENTRIES = 400, 60, 16
 
 # Where a heavy library may be imported, as path prefixes.
 HEAVY = {
-    "PIL": {"images", "searching/queries", "cli/output"},
+    "PIL": {"images", "searching/queries", "searching/query_vectors", "cli/output"},
     "pillow_heif": {"images/decode"},
     "cv2": {"images/decode"},
     "simplejpeg": {"images/decode"},

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image
 import embedsearch
 from embedsearch.core.errors import StoreNotFound, UnreadableImage, UsageError
 from embedsearch.core.records import EmbeddingBatch, ImageFacts, ImageRef
-from embedsearch.searching.queries import QueryEmbedder
+from embedsearch.searching.query_vectors import QueryEmbedder
 from tests.support.library import paint
 from tests.support.oracle import DIM, unit
 from tests.support.stores import compared_rows, imported, rows_of

@@ -28,7 +28,7 @@ from embedsearch.core.errors import (
     UsageError,
 )
 from embedsearch.core.session import Session
-from embedsearch.searching.queries import QueryEmbedder
+from embedsearch.searching.query_vectors import QueryEmbedder
 from embedsearch.store.current import read_current
 from tests.support.library import paint
 from tests.support.oracle import unit

@@ -18,8 +18,8 @@ from embedsearch.core.config import IndexConfig, SearchBudget
 from embedsearch.core.errors import UsageError
 from embedsearch.core.records import Neighbors
 from embedsearch.core.session import Session
-from embedsearch.searching import neighbors, tuning
-from embedsearch.searching.ann import candidates
+from embedsearch.searching import neighbors
+from embedsearch.searching.ann import candidates, tuning
 from embedsearch.searching.ann.build import CandidateBuilder, flat_bytes
 from embedsearch.searching.ann.search import CandidateIndex
 from embedsearch.store.current import read_current

@@ -16,8 +16,8 @@ from embedsearch.core.config import SearchBudget
 from embedsearch.core.session import Session
 from embedsearch.searching.ann import unlike
 from embedsearch.searching.ann.candidates import Measured, Question
+from embedsearch.searching.ann.tuning import tune
 from embedsearch.searching.ann.unlike import Wide
-from embedsearch.searching.tuning import tune
 from embedsearch.store.current import read_current
 from embedsearch.store.info import info
 from embedsearch.store.manifest import AnnRecord

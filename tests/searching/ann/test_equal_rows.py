@@ -14,9 +14,9 @@ import embedsearch
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.session import Session
 from embedsearch.searching import neighbors
+from embedsearch.searching.ann.equal_rows import EqualRows
 from embedsearch.searching.ann.search import cosines
-from embedsearch.searching.equal_rows import EqualRows
-from embedsearch.searching.tuning import tune
+from embedsearch.searching.ann.tuning import tune
 from embedsearch.store.current import read_current
 from embedsearch.store.writer import StoreWriter
 from tests.support.stores import imported
