@@ -118,7 +118,12 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
     from embedsearch.learning.train import train as train
     from embedsearch.network.weights import ModelInfo as ModelInfo, models as models
     from embedsearch.searching.embedder import ImageEmbedder as ImageEmbedder
-    from embedsearch.searching.queries import Crop as Crop, Key as Key, Mix as Mix
+    from embedsearch.searching.queries import (
+        Crop as Crop,
+        Key as Key,
+        Mix as Mix,
+        Text as Text,
+    )
     from embedsearch.searching.searcher import (
         Answer as Answer,
         ImageList as ImageList,

@@ -84,6 +84,12 @@ SEARCH = {
     "rerank": Option(
         "--rerank", help="Re-rank the 100 nearest: hits that resemble other near hits move up."
     ),
+    "by": Option(help="With an image and words: rank by picture, words or both."),
+    "weight": Option(
+        metavar="NAME=NUMBER",
+        help="What picture, words or the words of a column count, as caption=2.  [1; path and "
+        "camera 0.5]",
+    ),
 }
 DUPLICATES = {
     "threshold": Option(help="Minimum correlation of two copies."),
@@ -117,6 +123,9 @@ ASKED: dict[str, Any] = {
     "key": Option(help="Look for an image of the store, by its key or path."),
     "like": Option(help="Hits should also be like this image."),
     "unlike": Option(help="Hits should not be like this image."),
+    "text": Option(
+        help='Words in captions, paths, camera names: "red shoes", -blue, caption:red, sho*.'
+    ),
     "source": Option(
         "--from",
         metavar="FILE",

@@ -76,7 +76,7 @@ def query(
     serve_from: ServeFromOption = None,
     verbose: VerboseOption = False,
 ) -> int:
-    """Show the nearest images of the store, best first."""
+    """Show the images of the store that are like an image, or match words, best first."""
     # A single answer is too small to split: starting threads would cost more.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from embedsearch.searching.filters.process import started_ahead
@@ -124,13 +124,20 @@ class _Answers:
     def __iter__(self) -> Iterator[SheetRow]:
         for name, answer in self._pairs:
             if answer.failure is not None:
-                print(f"embedsearch: {answer.failure}", file=sys.stderr)
+                hint = "; to search by words: --text" if _is_gone(answer.failure) else ""
+                print(f"embedsearch: {answer.failure}{hint}", file=sys.stderr)
                 self.failed += 1
                 continue
             row = SheetRow(_picture(answer), "query", name, answer.hits)
             if self._is_kept:
                 self.pictured.append(row)
             yield row
+
+
+def _is_gone(failure: UnreadableImage) -> bool:
+    from embedsearch.core.records import Reason  # with NumPy, which the help does without
+
+    return failure.reason is Reason.VANISHED
 
 
 def _print(answers: _Answers, form: str, end: bytes) -> None:
@@ -197,7 +204,7 @@ def _pictures(opened: ExitStack) -> _ShowPictures | None:
     pictures = opened.enter_context(ThumbnailReader(SIDE))
 
     def show(row: SheetRow) -> None:
-        captions = [row.title, *(f"{hit.rank}  {hit.score:.3f}" for hit in row.hits)]
+        captions = [row.title, *(f"{hit.rank}  {hit.ranked_by:.3f}" for hit in row.hits)]
         pixels = pictures.pixels([row.picture, *(hit.path for hit in row.hits)])
         shown = zip(pixels, captions, strict=True)
         rows.show([Thumbnail(p, text if p is not None else f"{text}  lost") for p, text in shown])
@@ -223,11 +230,13 @@ def _write(answers: _Answers, out: Path, total: int, session: Session) -> None:
 
 def _picture(answer: Answer) -> str | bytes:
     """Return the picture of a query: its first image, or the first hit of a key or vector."""
-    from embedsearch.searching.queries import Crop, Mix
+    from embedsearch.searching.queries import Crop, Mix, Text
 
     query: object = answer.query
     if isinstance(query, Mix):
-        query = query.like[0]
+        query = query.like[0] if query.like else query.text
+    if isinstance(query, Text):
+        return ""
     if isinstance(query, Crop):
         query = query.image
     if not isinstance(query, str | bytes):  # a key or a vector

@@ -26,12 +26,13 @@ _ROWS = 4096
 
 @dataclass(frozen=True)
 class QueryArguments:
-    """Images, keys of the store, a file of queries, and like and unlike images."""
+    """Images, keys of the store, a file of queries, like and unlike images, and words."""
 
     images: tuple[str, ...] = ()
     key: tuple[str, ...] = ()
     like: tuple[str, ...] = ()
     unlike: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
     crop: str | None = None
     source: str | None = None
 
@@ -40,8 +41,12 @@ class QueryArguments:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         if self.crop is not None and not (self.images or self.source or self.key):
             raise UsageError("--crop needs an image")
-        if not (self.images or self.key or self.like or self.source):
-            raise UsageError("name an image to look for, or --key, --like or --from")
+        if not (self.images or self.key or self.like or self.source or self.text):
+            raise UsageError("name an image to look for, or --text, --key, --like or --from")
+        if self.text and not "".join(self.text).strip():
+            raise UsageError("--text is empty")
+        if self.unlike and not (self.images or self.key or self.like or self.source):
+            raise UsageError("--unlike needs an image to look for: words leave out with -word")
         if self._box and self._is_vectors:
             raise UsageError("a vector cannot be cropped")
         if [*self.images, *self.like, *self.unlike, self.source].count(STDIN) > 1:
@@ -50,22 +55,26 @@ class QueryArguments:
 
     def __len__(self) -> int:
         """Return the number of queries."""
-        return len(self.images) + len(self.key) + len(self._listed) or min(1, len(self.like))
+        alone = min(1, len(self.like) + len(self.text))
+        return len(self.images) + len(self.key) + len(self._listed) or alone
 
     def queries(self, dim: int) -> Iterator[tuple[str, Query]]:
         """Yield the queries; `dim` is the length of the store's vectors. Raises UsageError."""
-        from embedsearch.searching.queries import Mix
+        from embedsearch.searching.queries import Mix, Text
 
+        words = Text(" ".join(self.text)) if self.text else None
         more = [_image_of(name) for name in self.like]
         less = [_image_of(name) for name in self.unlike]
         mixed = "".join(f" + {name}" for name in self.like)
         mixed += "".join(f" - {name}" for name in self.unlike)
+        mixed += "".join(f" + {text}" for text in self.text)
         is_alone = True
         for name, query in self._single(dim):
             is_alone = False
-            yield name + mixed, Mix([query, *more], less) if more or less else query
-        if is_alone and more:
-            yield mixed.removeprefix(" + "), Mix(more, less)
+            is_mixed = more or less or words is not None
+            yield name + mixed, Mix([query, *more], less, words) if is_mixed else query
+        if is_alone and (more or words is not None):
+            yield mixed.removeprefix(" + "), Mix(more, less, words)
 
     def _single(self, dim: int) -> Iterator[tuple[str, Single]]:
         """Yield the single images and vectors."""

@@ -100,8 +100,12 @@ def _figure(hit: Hit, jpegs: Iterator[bytes | None]) -> Figure:
 
 
 def _scores(hit: Hit) -> str:
-    """Return the cosine, and what a re-ranked hit is ordered by."""
-    return f"{hit.score:.3f}" + ("" if hit.rank_score is None else f" ({hit.rank_score:.3f})")
+    """Return the cosine, what the words are worth, and what else hits are ordered by."""
+    scores = [] if hit.score is None else [f"{hit.score:.3f}"]
+    if hit.words_score is not None:
+        scores.append(f"{', '.join(hit.matched[hit.score is not None :])} {hit.words_score:.2f}")
+    rank = "" if hit.rank_score is None else f" ({hit.rank_score:.3f})"
+    return " · ".join(scores) + rank
 
 
 def _shown(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from embedsearch.core.errors import UsageError
 from embedsearch.core.field_types import settle_types
+from embedsearch.core.scores import BOTH, RANKINGS
 from embedsearch.core.system import available_processors, max_workers
 from embedsearch.core.unknown_fields import replaced
 from embedsearch.core.walks import Excludes
@@ -178,6 +179,10 @@ class SearchConfig:
     diverse: float | None = None
     expand: int = 0  # query again with the mean of the query and this many neighbors
     rerank: bool = False  # re-rank the 100 nearest: hits that resemble other near hits move up
+    by: str = BOTH  # which rankings count where a query has an image and a text; see RANKINGS
+    # NAME=NUMBER: what a ranking (picture, words) or the words of a column count, else 1; of path
+    # and camera 0.5.
+    weight: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         settle_types(self)
@@ -199,10 +204,30 @@ class SearchConfig:
             raise UsageError(f"diverse hits are chosen among the {DIVERSE_POOL} nearest")
         if self.diverse is not None and self.rerank:
             raise UsageError("diverse and rerank are two orders: choose one", "diverse", "rerank")
+        if self.by not in RANKINGS:
+            raise UsageError(f"by must be one of {', '.join(RANKINGS)}, not {self.by!r}", "by")
+        _ = self.weights
         if not 0 <= self.expand <= MAX_EXPAND:
             raise UsageError(
                 f"expand must be between 0 and {MAX_EXPAND}, not {self.expand}", "expand"
             )
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Return what rankings and columns count, by their names. Raises UsageError."""
+        found = {}
+        for item in self.weight:
+            name, _, number = item.rpartition("=")
+            try:
+                value = float(number)
+            except ValueError:
+                value = -1.0
+            if not name or not 0.0 <= value <= 1000.0:
+                raise UsageError(
+                    f"weight is NAME=NUMBER, from 0 to 1000, as caption=2, not {item!r}", "weight"
+                )
+            found[name] = value
+        return found
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,8 @@ class SearchOptions(TypedDict, total=False):
     diverse: float | None
     expand: int
     rerank: bool
+    by: str
+    weight: tuple[str, ...]
 
 
 class TrainOptions(TypedDict, total=False):

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from embedsearch.core.names import EXACT, exact_bytes, unicode_text
 from embedsearch.core.paths import is_url
+from embedsearch.core.scores import PICTURE
 
 UNIT_NORM_TOLERANCE = 1e-4
 
@@ -301,15 +302,20 @@ class Neighbors:
 
 @dataclass(frozen=True)
 class Hit(JsonRecord):
-    """One neighbor. `rank` counts from 1; `score` is the cosine in [-1, 1], higher is nearer.
+    """One image found. `rank` counts from 1; higher scores are better.
+
+    `score` is the cosine with an image that was searched for, in [-1, 1], and `words_score` BM25 of
+    a text, at least 0; each is None where that did not find the image. `matched` names what did:
+    `picture`, or the columns with words of the text. `rank_score` orders hits that were re-ranked,
+    in [-1, 1], or found by an image and a text, by reciprocal ranks; others have None.
 
     `row` is the image's number in the store, the same until the file changes. `percentile` is the
     percentage of random pairs of the store's images that have a lower cosine; None if the store
-    has too few images. `rank_score`, in [-1, 1], orders re-ranked hits; others have None.
+    has too few images.
     """
 
     rank: int
-    score: float
+    score: float | None
     percentile: float | None
     row: int
     path: str
@@ -318,6 +324,14 @@ class Hit(JsonRecord):
     height: int
     metadata: Mapping[str, Any] = field(default_factory=dict)
     rank_score: float | None = None
+    words_score: float | None = None
+    matched: tuple[str, ...] = (PICTURE,)
+
+    @property
+    def ranked_by(self) -> float:
+        """Return the score that the hits of a query are ordered by."""
+        scores = (self.rank_score, self.score, self.words_score)
+        return next(score for score in scores if score is not None)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Comparisons of cosines; in: scores and limits, out: whether they are reached.
+"""What hits are ranked by, and comparisons of cosines.
 
 A cosine of float32 sums is off by some 1e-7: the picture itself has 0.9999999, and an exact copy
 reaches a limit of 1.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+PICTURE, WORDS, BOTH = "picture", "words", "both"
+RANKINGS = (BOTH, PICTURE, WORDS)
 TOLERANCE = 1e-6
 
 

@@ -10,6 +10,7 @@ from embedsearch.core.errors import DamagedStore
 from embedsearch.core.session import Session
 from embedsearch.indexing.exact_files import refresh_exact
 from embedsearch.indexing.images_table import refresh_images_table
+from embedsearch.indexing.words_file import refresh_words
 from embedsearch.searching.ann.tuning import tune
 from embedsearch.store.check import check_store
 from embedsearch.store.current import check_format, read_current
@@ -33,9 +34,9 @@ def repair(
 
     `to` first makes a former generation the newest one, see `roll_back`.
 
-    The FAISS files are rebuilt from the shards; if CURRENT or a manifest is damaged, the newest
-    complete generation becomes current. Damaged shards raise DamagedStore: only re-embedding the
-    images restores them.
+    The FAISS files and the words are rebuilt from the shards; if CURRENT or a manifest is damaged,
+    the newest complete generation becomes current. Damaged shards raise DamagedStore: only
+    re-embedding the images restores them.
     """
     store, session = locate_store(store), session or Session()
     check_format(store)
@@ -70,6 +71,10 @@ def repair(
             repaired = tune(writer, repaired, manifest.search.budget, session)
         if (repaired.exact, repaired.ann) != (manifest.exact, manifest.ann):
             done.append("the FAISS files were built again from the shards")
+        if manifest.words is not None and manifest.words.relative in broken:
+            repaired = replace(repaired, words=None)
+            repaired = replace(repaired, words=refresh_words(writer, repaired, session))
+            done.append("the words were collected again from the rows")
         if repaired != manifest:
             writer.commit(repaired)
         assert writer.manifest is not None, "there was one"

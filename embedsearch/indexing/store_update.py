@@ -30,6 +30,7 @@ from embedsearch.indexing.exact_files import refresh_exact
 from embedsearch.indexing.images_table import write_images_table
 from embedsearch.indexing.known_rows import KeptRow
 from embedsearch.indexing.read_back import check_readable
+from embedsearch.indexing.words_file import refresh_words
 from embedsearch.searching.ann.tuning_due import Due, due
 from embedsearch.store.manifest import Manifest, SearchRecord, ShardRecord
 from embedsearch.store.merge import merge_shards, relocated, rows_per_shard
@@ -224,12 +225,15 @@ class StoreUpdate:
             self.tidy()
 
     def finish(self, budget: SearchBudget, run: Mapping[str, Any], session: Session) -> None:
-        """End a run: recompute the center if due, merge shards, write FAISS files, tune the search.
+        """End a run: recompute the center if due, merge shards, write caches, tune the search.
 
         Raises Interrupted if the new search index is left to the next run.
         """
         self.manifest = self._centering.renewed(self.manifest, session)
         self.tidy()
+        self.manifest = replace(
+            self.manifest, words=refresh_words(self.writer, self.manifest, session)
+        )
         stopped = None
         if due(self.manifest, budget) is not Due.NOTHING:
             from embedsearch.searching.ann.tuning import tune  # a no-op run loads no FAISS
@@ -279,8 +283,8 @@ class StoreUpdate:
         return (
             self._user_columns is None
             and current is not None
-            and (new.shards, new.faiss, new.search, new.center)
-            == (current.shards, current.faiss, current.search, current.center)
+            and (new.shards, new.caches, new.search, new.center)
+            == (current.shards, current.caches, current.search, current.center)
         )
 
     def _stage(self) -> None:

@@ -1,4 +1,4 @@
-"""Haystack: components that retrieve images by image, and that embed images.
+"""Haystack: components that retrieve images by image and words, and that embed images.
 
 Errors are ValueError, as in Haystack's own components, with our messages. To load a pipeline with
 these components, allow them:
@@ -27,7 +27,7 @@ from embedsearch.integrations.adapters import (
 from embedsearch.integrations.image_argument import image_of
 from embedsearch.integrations.keywords import check_text_column, refuse_unknown
 from embedsearch.searching.embedder import ImageEmbedder
-from embedsearch.searching.queries import ImageLike, Query
+from embedsearch.searching.queries import ImageLike, Mix, Query, Text
 from embedsearch.searching.searcher import Searcher
 
 try:
@@ -39,12 +39,12 @@ except ModuleNotFoundError as error:
 _BLOB_SIDE = 1024
 _log = logging.getLogger(__name__)
 _SETTINGS = ("store", "top_k", "where", "min_score", "text_column", "load_blobs", "device")
-_ARGUMENTS = ("image", "query_embedding", "top_k", "where")
+_ARGUMENTS = ("image", "query_embedding", "query", "top_k", "where")
 
 
 @component
 class EmbedSearchImageRetriever:
-    """Retrieves the images of a store that look most like an image, or nearest to an embedding.
+    """Retrieves the images of a store that are like an image or an embedding, or match words.
 
     retriever = EmbedSearchImageRetriever("photos.es", top_k=5, load_blobs=True)
     documents = retriever.run(image="question.jpg")["documents"]
@@ -111,20 +111,22 @@ class EmbedSearchImageRetriever:
         self,
         image: str | Path | ByteStream | None = None,
         query_embedding: list[float] | None = None,
+        query: str | None = None,
         top_k: int | None = None,
         where: str | None = None,
         **unknown: Any,
     ) -> dict[str, list[Document]]:
-        """Return the nearest images, best first; arguments override the settings.
+        """Return the best images for an image, words or both; arguments override the settings.
 
-        `image` is a path, a `data:` URI or a ByteStream. Raises ValueError.
+        `image` is a path, a `data:` URI or a ByteStream; the words of `query` are looked for in
+        the user's columns and in paths. Raises ValueError.
         """
         with raised_as(ValueError):
             refuse_unknown(unknown, _ARGUMENTS, "argument")
             searcher = self._opened.searcher
             check_text_column(self.text_column, searcher)
             hits = searcher.query(
-                _query(image, query_embedding),
+                _query(image, query_embedding, query),
                 k=self.top_k if top_k is None else top_k,
                 where=self.where if where is None else where,
                 min_score=self.min_score,
@@ -137,12 +139,15 @@ class EmbedSearchImageRetriever:
         self,
         image: str | Path | ByteStream | None = None,
         query_embedding: list[float] | None = None,
+        query: str | None = None,
         top_k: int | None = None,
         where: str | None = None,
         **unknown: Any,
     ) -> dict[str, list[Document]]:
         """Return what `run` returns, from a thread, while the event loop goes on."""
-        return await asyncio.to_thread(self.run, image, query_embedding, top_k, where, **unknown)
+        return await asyncio.to_thread(
+            self.run, image, query_embedding, query, top_k, where, **unknown
+        )
 
     def _document(self, searcher: Searcher, hit: Hit) -> Document | None:
         """Return a hit as a document, None where its blob is asked for and its file is gone."""
@@ -159,7 +164,7 @@ class EmbedSearchImageRetriever:
             content=text_of(hit.metadata, self.text_column, "") or None,
             blob=blob,
             meta=fields_of(hit, "file_path"),
-            score=hit.score,
+            score=hit.ranked_by,
         )
 
     def close(self) -> None:
@@ -240,9 +245,15 @@ def _image(image: str | Path | ByteStream) -> ImageLike:
     return image.data if isinstance(image, ByteStream) else image_of(os.fspath(image))
 
 
-def _query(image: str | Path | ByteStream | None, embedding: list[float] | None) -> Query:
-    if image is not None and embedding is None:
-        return _image(image)
-    if embedding is not None and image is None:
-        return unit(embedding)
-    raise ValueError("give an image or a query_embedding")
+def _query(
+    image: str | Path | ByteStream | None, embedding: list[float] | None, text: str | None
+) -> Query:
+    if image is not None and embedding is not None:
+        raise ValueError("give an image or a query_embedding, not both")
+    words = None if text is None else Text(text)
+    if image is None and embedding is None:
+        if words is None:
+            raise ValueError("give an image, a query_embedding or a query")
+        return words
+    first = unit(embedding or []) if image is None else _image(image)
+    return first if words is None else Mix([first], text=words)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 from embedsearch.core.errors import EmbedSearchError, UsageError
 from embedsearch.core.paths import local_path, part_below
-from embedsearch.searching.queries import Inside, Key
+from embedsearch.searching.queries import Inside, Key, Text
 from embedsearch.searching.searcher import Searcher
 
 MAX_BYTES = 20 << 20  # of an image in a data: URI
@@ -32,6 +32,19 @@ def image_of(text: str) -> str | bytes:
     if not os.path.isfile(path):
         raise UsageError(f"{_shown(text)}: there is no such file; give an image, not words")
     return path
+
+
+def image_or_text(text: str) -> str | bytes | Text:
+    """Return what a text asks for: the image of a file or a `data:` URI, else its words.
+
+    Raises UsageError for a URL.
+    """
+    if text[:5].lower() == "data:":
+        return _data(text)
+    if not text.strip() or "\0" in text:
+        raise UsageError(f"{_shown(text)} is neither the path of an image nor words")
+    path = _path(text)
+    return path if os.path.isfile(path) else Text(text)
 
 
 def image_of_client(

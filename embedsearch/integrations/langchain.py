@@ -28,7 +28,7 @@ from embedsearch.integrations.adapters import (
     text_of,
     unit,
 )
-from embedsearch.integrations.image_argument import image_of
+from embedsearch.integrations.image_argument import image_of, image_or_text
 from embedsearch.integrations.keywords import check_text_column, query_options, refuse_unknown
 from embedsearch.searching.columns import BUILT_IN
 from embedsearch.searching.queries import Query
@@ -53,10 +53,13 @@ _BATCH = "batch_size"  # LangChain's indexing passes it; a call is one commit an
 
 
 class EmbedSearchRetriever(BaseRetriever):
-    """Retrieves the images of a store that look most like an image: a path or a `data:` URI.
+    """Retrieves the images of a store that are like an image, or have words in their columns.
+
+    The query is an image, as the path of a file or a `data:` URI; everything else is words.
 
     retriever = EmbedSearchRetriever(store="photos.es", k=5, text_column="caption")
     documents = retriever.invoke("question.jpg")
+    documents = retriever.invoke("red shoes")
 
     A document's text is the user's column `text_column`, else the path, which is also its id.
     Options of a query can be given to `invoke`, as `k=3`, `where="width > 1000"` or
@@ -88,7 +91,7 @@ class EmbedSearchRetriever(BaseRetriever):
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any
     ) -> list[Document]:
         with raised_as(LangChainException):
-            hits = self._opened.searcher.query(_image(query), **self._with(options))
+            hits = self._opened.searcher.query(_asked(query), **self._with(options))
         return [_document(hit, self.text_column) for hit in hits]
 
     async def _aget_relevant_documents(
@@ -96,7 +99,7 @@ class EmbedSearchRetriever(BaseRetriever):
     ) -> list[Document]:
         with raised_as(LangChainException):
             searcher = await asyncio.to_thread(lambda: self._opened.searcher)
-            hits = await searcher.aquery(_image(query), **self._with(options))
+            hits = await searcher.aquery(_asked(query), **self._with(options))
         return [_document(hit, self.text_column) for hit in hits]
 
     def _with(self, options: dict[str, Any]) -> dict[str, Any]:
@@ -249,7 +252,7 @@ class EmbedSearchVectorStore(VectorStore):
         return found
 
     def similarity_search(self, query: str, k: int = 4, **kwargs: Any) -> list[Document]:
-        """Return the documents nearest to a text; in a store of images, to an image."""
+        """Return the documents nearest to a text; of images, those for an image or words."""
         return [document for document, _ in self.similarity_search_with_score(query, k, **kwargs)]
 
     def similarity_search_with_score(
@@ -316,7 +319,7 @@ class EmbedSearchVectorStore(VectorStore):
         with raised_as(LangChainException):
             if self._embedding is not None:
                 return unit(self._embedding.embed_query(query))
-            return _image(query)
+            return _asked(query)
 
     def _search(self, query: Query, k: int, **options: Any) -> list[tuple[Document, float]]:
         with raised_as(LangChainException):
@@ -325,7 +328,7 @@ class EmbedSearchVectorStore(VectorStore):
             if not _holds_texts(searcher):
                 check_text_column(self._text_column, searcher)
             hits = searcher.query(query, **query_options({"k": k, **options}, searcher))
-            return [(self._found(searcher, hit), hit.score) for hit in hits]
+            return [(self._found(searcher, hit), hit.ranked_by) for hit in hits]
 
     def _found(self, searcher: Searcher, hit: Hit) -> Document:
         if _holds_texts(searcher):
@@ -338,10 +341,10 @@ class EmbedSearchVectorStore(VectorStore):
         return _document(record, self._text_column)
 
 
-def _image(query: Any) -> Query:
+def _asked(query: Any) -> Query:
     if not isinstance(query, str):
-        raise UsageError(f"{query!r} is not a text: give the path of an image or a data: URI")
-    return image_of(query)
+        raise UsageError(f"{query!r} is not a text: give words, a path or a data: URI")
+    return image_or_text(query)
 
 
 def _document(found: Hit | ImageRecord, text_column: str | None) -> Document:

@@ -21,10 +21,10 @@ from embedsearch.integrations.adapters import (
     text_of,
     unit,
 )
-from embedsearch.integrations.image_argument import image_of
+from embedsearch.integrations.image_argument import image_of, image_or_text
 from embedsearch.integrations.keywords import check_text_column, query_options, refuse_unknown
 from embedsearch.searching.embedder import ImageEmbedder
-from embedsearch.searching.queries import ImageLike, Query
+from embedsearch.searching.queries import ImageLike, Mix, Query, Text
 
 try:
     from llama_index.core.base.embeddings.base import Embedding
@@ -40,12 +40,13 @@ _NO_TEXT = "a residual network has never seen words: give an image, as QueryBund
 
 
 class EmbedSearchRetriever(BaseRetriever):
-    """Retrieves the images of a store that look most like an image, as image nodes.
+    """Retrieves the images of a store that are like an image, or match words, as image nodes.
 
     retriever = EmbedSearchRetriever("photos.es", k=5, text_column="caption")
     nodes = retriever.retrieve(QueryBundle("", image_path="question.jpg"))
 
-    The query is `image_path`, else `embedding`, else `query_str` as a path or a `data:` URI.
+    The query is `image_path`, with the words of `query_str` beside it; else `embedding`; else
+    `query_str`: the path of an image, a `data:` URI, or words.
     A node's id is the path; its text the user's column `text_column`, else empty.
     """
 
@@ -87,7 +88,7 @@ class EmbedSearchRetriever(BaseRetriever):
             text=text_of(hit.metadata, self._text_column, ""),
             metadata=fields_of(hit),
         )
-        return NodeWithScore(node=node, score=hit.score)
+        return NodeWithScore(node=node, score=hit.ranked_by)
 
     def close(self) -> None:
         """Close the store, if this opened it."""
@@ -151,8 +152,11 @@ class EmbedSearchEmbedding(MultiModalEmbedding):
 
 def _query(bundle: QueryBundle) -> Query:
     if bundle.image_path is not None:
-        return image_of(bundle.image_path)
-    return unit(bundle.embedding) if bundle.embedding is not None else image_of(bundle.query_str)
+        image = image_of(bundle.image_path)
+        return Mix([image], text=Text(bundle.query_str)) if bundle.query_str.strip() else image
+    if bundle.embedding is not None:
+        return unit(bundle.embedding)
+    return image_or_text(bundle.query_str)
 
 
 def _image(image: ImageType) -> ImageLike:

@@ -14,22 +14,35 @@ from typing import Annotated, Any, TypeVar
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp.types import CallToolResult, ImageContent, TextContent, Tool, ToolAnnotations
-from pydantic import BaseModel, Field
+from mcp.types import CallToolResult, Tool, ToolAnnotations
+from pydantic import Field
 
 from embedsearch._version import __version__
-from embedsearch.core.config import DuplicateConfig, SearchConfig
+from embedsearch.core.config import MAX_EXPAND, DuplicateConfig, SearchConfig
 from embedsearch.core.errors import EmbedSearchError, UnreadableImage, UsageError
-from embedsearch.core.names import unicode_text
 from embedsearch.core.paths import local_path, printable
-from embedsearch.core.records import Hit, ImageRecord
+from embedsearch.core.scores import BOTH
 from embedsearch.curation.duplicates import duplicates
 from embedsearch.images.thumbnails import MAX_SIDE
 from embedsearch.integrations.image_argument import image_of_client, row_of
 from embedsearch.integrations.keywords import refuse_unknown
+from embedsearch.integrations.mcp_answers import (
+    DuplicateResult,
+    GroupMember,
+    ImageResult,
+    ImagesResult,
+    SearchResult,
+    StoreList,
+    found_answer,
+    groups_answer,
+    images_answer,
+    jpeg_part,
+    stores_answer,
+    text_part,
+)
 from embedsearch.integrations.mcp_schema import plain_schema
-from embedsearch.integrations.mcp_size import Pictures, fitting, json_size, shortened
-from embedsearch.searching.queries import Key, Query
+from embedsearch.integrations.mcp_size import Pictures, json_size, shortened
+from embedsearch.searching.queries import Key, Single, query_of
 from embedsearch.searching.searcher import Searcher
 from embedsearch.web.guard import Access, App, Guard
 from embedsearch.web.limits import Kind, ServerLimits
@@ -37,14 +50,15 @@ from embedsearch.web.turns import Busy, Turns
 
 T = TypeVar("T")
 MAX_K = 50
-_THUMBNAIL_SIDE = 256
 _IMAGE_SIDE = 768
 _INSTRUCTIONS = (
-    "Finds images that look alike. Call search_similar_images with the path of an image, an "
-    "image as a data: URI, or an image of the store by its row or key. There is no search by "
-    "text, but `where` filters by the columns that list_stores lists, such as captions. "
-    "get_image shows an image; find_duplicates lists copies."
+    "Finds images by words, by an image, or by both. Call search_similar_images with text for the "
+    "words of captions, paths and cameras, with the path of an image, an image as a data: URI, or "
+    "an image of the store by its row or key. `where` filters by the columns that list_stores "
+    "lists, and list_images lists by it alone. get_image shows an image; find_duplicates lists "
+    "copies."
 )
+_MAX_EXAMPLES = 100
 _MAX_COMPARED = 200_000  # images, by find_duplicates: takes seconds and half a gigabyte
 _READ_ONLY = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
 
@@ -52,66 +66,13 @@ StoreName = Annotated[str | None, Field(description="A name from list_stores; de
 Row = Annotated[
     int | None, Field(ge=0, le=10**12 - 1, description="The row of an image of the store")
 ]
+Rows = Annotated[
+    Sequence[Annotated[int, Field(ge=0, le=10**12 - 1)]], Field(max_length=_MAX_EXAMPLES)
+]
 KeyName = Annotated[
     str | None,
     Field(description="The path of an image of the store, full or relative to its folder"),
 ]
-
-
-class SearchResult(BaseModel):
-    """Hits, best first. `score` is a cosine, 1 for the same picture; `row` identifies the image."""
-
-    hits: list[Hit]
-
-
-class ImageResult(BaseModel):
-    """The facts of an image of a store."""
-
-    image: ImageRecord
-
-
-class GroupMember(BaseModel):
-    """An image of a group; `what` is `keep`, or how it is a copy of the one to keep.
-
-    `recolored`, `in color`, `not checked` and `same file` (a link) are no copies.
-    """
-
-    group: int
-    what: str
-    score: float
-    row: int
-    path: str
-    path_bytes: str | None
-    width: int
-    height: int
-    size_bytes: int
-    format: str
-    sha256: str | None
-
-
-class DuplicateResult(BaseModel):
-    """A page of groups of copies, of `total` groups."""
-
-    groups: list[list[GroupMember]]
-    total: int
-
-
-class StoreFacts(BaseModel):
-    """A store; `columns`, with their types, can be used in `where`."""
-
-    name: str
-    images: int
-    generation: int
-    model: str
-    takes_images: bool  # False: only a row or a key can be the query
-    folders: list[str]
-    columns: dict[str, str]
-
-
-class StoreList(BaseModel):
-    """The stores that can be searched."""
-
-    stores: list[StoreFacts]
 
 
 def create_server(
@@ -124,7 +85,7 @@ def create_server(
     tools = _Tools(stores, [os.path.realpath(local_path(folder)) for folder in allowed])
     server = _Server(
         "embedsearch",
-        title="Search images by image",
+        title="Search images by words and by image",
         version=__version__,
         instructions=_INSTRUCTIONS,
         log_level="ERROR",
@@ -132,6 +93,7 @@ def create_server(
     for tool in (
         tools.search_similar_images,
         tools.get_image,
+        tools.list_images,
         tools.find_duplicates,
         tools.list_stores,
     ):
@@ -195,6 +157,10 @@ class _Tools:
 
     async def search_similar_images(
         self,
+        text: Annotated[
+            str | None,
+            Field(max_length=10_000, description='Words: red shoes, "a phrase", -not, caption:red'),
+        ] = None,
         image: Annotated[
             str | None, Field(description="The path of an image file, or a data: URI")
         ] = None,
@@ -209,21 +175,43 @@ class _Tools:
         min_score: Annotated[
             float | None, Field(ge=-1, le=1, description="Leave out hits below this cosine")
         ] = None,
+        like: Annotated[
+            Rows, Field(description="Rows of images that hits should also be like")
+        ] = (),
+        unlike: Annotated[Rows, Field(description="Rows of images hits should not be like")] = (),
+        crop: Annotated[
+            list[int] | None,
+            Field(min_length=4, max_length=4, description="x, y, width, height in pixels: a part"),
+        ] = None,
+        by: Annotated[str, Field(description="With text and image: picture, words or both")] = BOTH,
+        collapse: Annotated[
+            float | None, Field(description="Leave out copies: hits this like a better one, 0.95")
+        ] = None,
+        diverse: Annotated[
+            float | None, Field(ge=0, le=1, description="How much hits should differ")
+        ] = None,
+        expand: Annotated[
+            int, Field(ge=0, le=MAX_EXPAND, description="Ask again with so many neighbors")
+        ] = 0,
         thumbnails: Annotated[bool, Field(description="Show the hits, as small JPEGs")] = False,
     ) -> Annotated[CallToolResult, SearchResult]:
-        """Find the images of a store that look most like an image: give image, row or key."""
+        """Find images of a store by words, by an image (image, row or key), or by both."""
 
         def search() -> CallToolResult:
             searcher = self._store(store)
-            config = SearchConfig(k=k, offset=offset, where=where, min_score=min_score)
-            (answer,) = searcher.answers([self._query(searcher, image, row, key)], config=config)
+            config = SearchConfig(*(k, offset, where, min_score, collapse, diverse, expand), by=by)
+            first = self._image(searcher, image, row, key)
+            examples = {"like": [Key(n) for n in like], "unlike": [Key(n) for n in unlike]}
+            query = query_of(first, crop=crop, text=text, **examples)
+            (answer,) = searcher.answers([query], config=config)
             if answer.failure is not None:
                 raise answer.failure
-            return _found(searcher, answer.hits, thumbnails=thumbnails)
+            return found_answer(searcher, answer.hits, thumbnails=thumbnails)
 
-        kind = Kind.RECORDS if image is None else Kind.PICTURES
+        kind = Kind.RECORDS if image is None and crop is None else Kind.PICTURES
         kind = Kind.THUMBNAILS if thumbnails else kind
-        return await self._work(kind if where is None else Kind.FILTERS, search)
+        is_slow = where is not None or (text is not None and image is None)
+        return await self._work(Kind.FILTERS if is_slow else kind, search)
 
     async def get_image(
         self,
@@ -240,18 +228,35 @@ class _Tools:
             searcher = self._store(store)
             record = searcher.get(_one_of(row=row, key=key))
             facts = shortened(record.to_dict())
-            content: list[Any] = [_text(f"row {record.row}: {printable(record.path)}")]
+            content: list[Any] = [text_part(f"row {record.row}: {printable(record.path)}")]
             used = 2 * json_size(facts)
             (picture, *_), shown = Pictures(searcher, used).of_rows([record.row], side)
             if isinstance(picture, UnreadableImage):
                 raise picture
             if shown < side:
-                content.append(_text(f"reduced to {shown} pixels, to keep the answer small"))
+                content.append(text_part(f"reduced to {shown} pixels, to keep the answer small"))
             return CallToolResult(
-                content=[*content, _jpeg(picture)], structured_content={"image": facts}
+                content=[*content, jpeg_part(picture)], structured_content={"image": facts}
             )
 
         return await self._work(Kind.THUMBNAILS, get)
+
+    async def list_images(
+        self,
+        store: StoreName = None,
+        where: Annotated[
+            str | None, Field(description='An SQL condition: "width > 1000 and camera is null"')
+        ] = None,
+        k: Annotated[int, Field(ge=1, le=MAX_K, description="How many images")] = 20,
+        offset: Annotated[int, Field(ge=0, le=10**9, description="Images to leave out")] = 0,
+    ) -> Annotated[CallToolResult, ImagesResult]:
+        """List images of a store that meet a condition, in the store's order, and their number."""
+
+        def listed() -> CallToolResult:
+            found = self._store(store).images(k, where=where, offset=offset)
+            return images_answer(found.images, found.total, offset)
+
+        return await self._work(Kind.RECORDS if where is None else Kind.FILTERS, listed)
 
     async def find_duplicates(
         self,
@@ -277,13 +282,13 @@ class _Tools:
                 [GroupMember(**row) for row in group.rows(number)]
                 for number, group in enumerate(found, start=1)
             ]
-            return _page(groups[offset : offset + k], len(groups), offset)
+            return groups_answer(groups[offset : offset + k], len(groups), offset)
 
         return await self._work(Kind.FILTERS, find)
 
     async def list_stores(self) -> Annotated[CallToolResult, StoreList]:
         """List the stores, their content, and the columns that `where` can use."""
-        return await self._work(Kind.RECORDS, lambda: _listed(self._stores))
+        return await self._work(Kind.RECORDS, lambda: stores_answer(self._stores))
 
     async def _work(self, kind: Kind, work: Callable[[], T]) -> T:
         """Do work in a thread, when it is its turn. Raises ToolError for our errors."""
@@ -300,11 +305,15 @@ class _Tools:
             raise UsageError(f"there is no store {name!r}, but {', '.join(self._stores)}")
         return self._stores[name]
 
-    def _query(
+    def _image(
         self, searcher: Searcher, image: str | None, row: int | None, key: str | None
-    ) -> Query:
+    ) -> Single | None:
+        """Return the image of a query, None if it has none. Raises UsageError."""
+        if (image, row, key) == (None, None, None):
+            return None
+        one = _one_of(image=image, row=row, key=key)
         if image is None:
-            return Key(_one_of(image=image, row=row, key=key))
+            return Key(one)
         return image_of_client(image, self._allowed, partial(row_of, searcher))
 
 
@@ -312,86 +321,3 @@ def _one_of(**given: str | int | None) -> str | int:
     if len(values := [value for value in given.values() if value is not None]) != 1:
         raise UsageError(f"give one of {', '.join(given)}")
     return values[0]
-
-
-def _found(searcher: Searcher, hits: Sequence[Hit], *, thumbnails: bool) -> CallToolResult:
-    """Return hits as an answer, with as many facts and thumbnails as fit in."""
-    values = [shortened(hit.to_dict()) for hit in hits]
-    shown = fitting(values)
-    values = values[:shown]
-    lines = [_line(hit) for hit in values] or ["no image matches"]
-    if shown < len(hits):
-        lines.append(f"{shown} of {len(hits)} hits fit into an answer: go on with offset")
-    content: list[Any] = [_text("\n".join(lines))]
-    if thumbnails:
-        pictures = Pictures(searcher, json_size(values) + json_size(lines))
-        found, side = pictures.of_rows([hit.row for hit in hits[:shown]], _THUMBNAIL_SIDE)
-        for hit, picture in zip(hits, found, strict=False):
-            is_lost = isinstance(picture, UnreadableImage)
-            content.append(_text(f"row {hit.row}: {picture}") if is_lost else _jpeg(str(picture)))
-        if side < _THUMBNAIL_SIDE or len(found) < shown:
-            which = "" if len(found) == shown else f", and only for the first {len(found)} hits"
-            notice = f"thumbnails of {side} pixels{which}, to keep the answer small: lower k"
-            content.insert(1, _text(notice))
-    return CallToolResult(content=content, structured_content={"hits": values})
-
-
-def _page(groups: list[list[GroupMember]], total: int, offset: int) -> CallToolResult:
-    """Return groups as an answer, as many as fit in."""
-    shown = fitting(groups, lambda group: sum(json_size(row.model_dump()) + 2 for row in group))
-    note = ""
-    if not shown and groups:
-        whole = groups[0]
-        groups = [whole[: fitting(whole, lambda row: json_size(row.model_dump()))]]
-        note = f"{len(groups[0])} of the {len(whole)} images of one group fit into an answer: "
-        note += f"go on with offset={offset + 1}"
-    elif shown < len(groups):
-        groups = groups[:shown]
-        note = f"{shown} groups fit into an answer: go on with offset={offset + shown}"
-    return _said(DuplicateResult(groups=groups, total=total), note)
-
-
-def _listed(stores: Mapping[str, Searcher]) -> CallToolResult:
-    """Return the stores as an answer, with as many columns as fit in."""
-    facts: list[StoreFacts] = []
-    notes: list[str] = []
-    for name, searcher in stores.items():
-        columns = list(searcher.columns.items())
-        shown = fitting(columns, lambda column: len(stores) * json_size(column))
-        if shown < len(columns):
-            notes.append(f"{name}: {shown} of {len(columns)} columns fit into an answer")
-        manifest = searcher.manifest
-        facts.append(
-            StoreFacts(
-                name=name,
-                images=manifest.live,
-                generation=manifest.generation,
-                model=manifest.model.name,
-                takes_images=searcher.takes_images,
-                folders=[unicode_text(root.path) for root in manifest.roots],
-                columns=dict(columns[:shown]),
-            )
-        )
-    return _said(StoreList(stores=facts), "; ".join(notes))
-
-
-def _said(values: BaseModel, note: str) -> CallToolResult:
-    content: list[Any] = [_text(values.model_dump_json())]
-    if note:
-        content.append(_text(note))
-    return CallToolResult(content=content, structured_content=values.model_dump(mode="json"))
-
-
-def _line(hit: dict[str, Any]) -> str:
-    size = f"{hit['width']} x {hit['height']}"
-    more = "".join(f", {name}: {value}" for name, value in hit["metadata"].items())
-    start = f"{hit['rank']}. score {hit['score']:.3f}, row {hit['row']}, {size}"
-    return printable(f"{start}, {hit['key']}{more}")
-
-
-def _text(text: str) -> TextContent:
-    return TextContent(type="text", text=text)
-
-
-def _jpeg(picture: str) -> ImageContent:
-    return ImageContent(type="image", data=picture, mime_type="image/jpeg")

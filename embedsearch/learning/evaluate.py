@@ -30,7 +30,7 @@ from embedsearch.learning.metrics import NAMES, Bools, Floats, Ints, estimate, m
 from embedsearch.learning.ranking import Ranking
 from embedsearch.learning.reports import Estimate, Evaluation, GroupMeasure, WorstQuery
 from embedsearch.network.catalog import AUTO
-from embedsearch.searching.ordering import RERANKED, rank_scores
+from embedsearch.searching.ranking.ordering import RERANKED, rank_scores
 from embedsearch.searching.searcher import Searcher, open_store
 from embedsearch.store.locate import readable_store
 from embedsearch.store.snapshot import Snapshot, open_snapshot

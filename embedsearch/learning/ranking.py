@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedsearch.learning.metrics import Floats, Ints, rank_others
-from embedsearch.searching.ordering import RERANKED, rank_order
 from embedsearch.searching.query_vectors import drawn_towards
+from embedsearch.searching.ranking.ordering import RERANKED, rank_order
 
 
 @dataclass(frozen=True)

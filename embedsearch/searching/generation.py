@@ -1,15 +1,15 @@
-"""One generation, open for queries; in: unit vectors, out: hits.
+"""One generation, open for queries; in: unit vectors and texts, out: hits.
 
-The rows that match a filter (filters/) → the nearest of them (neighbors.py) → ranked hits.
+The rows that match a filter (filters/) → the nearest of them (neighbors.py), those with the words
+of a text (words/), or both in one ranking → a page of hits (ranking/).
 Concurrent queries of several threads are answered in one pass over the rows.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, TypeAlias
@@ -17,18 +17,21 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.core.config import DIVERSE_POOL, SearchConfig
+from embedsearch.core.config import SearchConfig
 from embedsearch.core.errors import EmbedSearchError, ImageNotFound, UsageError
 from embedsearch.core.microbatch import MicroBatcher
 from embedsearch.core.paths import whole_path
-from embedsearch.core.records import Hit, ImageRecord, Neighbors, StoredImage, StoredPlace
+from embedsearch.core.records import Hit, ImageRecord, Neighbors, StoredPlace
+from embedsearch.core.scores import PICTURE, WORDS
 from embedsearch.core.session import Session
-from embedsearch.searching import ordering
 from embedsearch.searching.columns import RowColumns
 from embedsearch.searching.neighbors import RowSearch
-from embedsearch.searching.ordering import Row
-from embedsearch.searching.queries import Vector
+from embedsearch.searching.queries import Sought, Vector
 from embedsearch.searching.query_vectors import drawn_towards
+from embedsearch.searching.ranking import ordering
+from embedsearch.searching.ranking.fusion import POOL
+from embedsearch.searching.ranking.ordering import Row
+from embedsearch.searching.ranking.page import Pages, Ranked, place_of, pool_of
 from embedsearch.searching.row_sources import Mask
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import Snapshot
@@ -37,13 +40,13 @@ if TYPE_CHECKING:
     from embedsearch.searching.vectordb.conditions import Condition
     from embedsearch.searching.vectordb.database import VectorDatabase
     from embedsearch.searching.vectordb.served_rows import ServedRows
+    from embedsearch.searching.words.search import Ranking, WordIndex
 
 QUERIES_AT_ONCE = 512  # share one pass over the rows
 _MANY_TIES = 256  # are ordered by a list of all names, which is made once
-_COLLAPSE_MORE = 4  # times as many are fetched if too few are left after collapsing
 _RECORD_COLUMNS = ["format", "size", "taken_at", "camera", "gps", "brightness", "sharpness"]
 
-_Question: TypeAlias = tuple[Vector, SearchConfig, "_Asked"]
+_Question: TypeAlias = tuple["_Wanted", SearchConfig, "_Asked"]
 _Outcome: TypeAlias = "list[Hit] | EmbedSearchError"
 
 
@@ -62,6 +65,10 @@ class Generation:
         try:
             self._rows = RowSearch(snapshot, session)
             self._columns = RowColumns(snapshot, session, self._reading)
+            self._session = session
+            self._collecting = threading.Lock()
+            self._words: WordIndex | None = None
+            self._pages = Pages(snapshot, self._rows, self._columns)
             self._served = self._served_by(database, session)
         except BaseException:
             snapshot.close()
@@ -87,14 +94,17 @@ class Generation:
         """Release files and memory; no query may be running."""
         with self._reading:
             self._rows.close()
+            if self._words is not None:
+                self._words.close()
             self._snapshot.close()
         self._columns.close()
 
-    def hits(self, queries: Sequence[Vector], config: SearchConfig) -> list[list[Hit]]:
-        """Return the hits of each query, measured, float32 (D,). Raises UsageError."""
+    def hits(self, queries: Sequence[Sought], config: SearchConfig) -> list[list[Hit]]:
+        """Return the hits of each query. Raises UsageError."""
         answers = []
         asked = self._asked(config.where)
-        for outcome in self._answer_together([(query, config, asked) for query in queries]):
+        wanted = [self._prepared(_ranked_by(query, config), config, asked) for query in queries]
+        for outcome in self._answer_together([(each, config, asked) for each in wanted]):
             if isinstance(outcome, EmbedSearchError):
                 raise outcome
             answers.append(outcome)
@@ -149,7 +159,7 @@ class Generation:
         return [
             ImageRecord(
                 row=image.row,
-                path=whole_path(*self._place(image)),
+                path=whole_path(*place_of(self.manifest, image)),
                 key=os.fsdecode(image.key),
                 width=image.width,
                 height=image.height,
@@ -171,11 +181,7 @@ class Generation:
             ordinals = np.array([self._find(image)])
             (stored,) = self._snapshot.images(ordinals)
             (values,) = self._snapshot.take(ordinals, ["digest"]).to_pylist()
-        return StoredPlace(*self._place(stored), values["digest"])
-
-    def _place(self, stored: StoredImage) -> tuple[str, str]:
-        roots = {root.id: root.path for root in self.manifest.roots}
-        return roots[stored.root], os.fsdecode(stored.key)
+        return StoredPlace(*place_of(self.manifest, stored), values["digest"])
 
     def _find(self, image: str | int) -> int:
         """Return the ordinal of a live image by its key, its full path or its row."""
@@ -202,7 +208,7 @@ class Generation:
         outcomes: dict[int, _Outcome] = {}
         with self._reading:
             for config, indices in by_config.items():
-                queries = np.array([questions[index][0] for index in indices], np.float32)
+                queries = [questions[index][0] for index in indices]
                 try:
                     asked = questions[indices[0]][2]
                     answers: Sequence[_Outcome] = self._answer(queries, config, asked)
@@ -211,20 +217,84 @@ class Generation:
                 outcomes |= dict(zip(indices, answers, strict=True))
         return [outcomes[index] for index in range(len(questions))]
 
-    def _answer(self, queries: Vector, config: SearchConfig, asked: _Asked) -> list[list[Hit]]:
-        """Return the hits of each of the queries, float32 (Q, D), unit rows."""
-        if config.expand:
-            queries = self._expanded(queries, config, asked)
-        pool = config.offset + config.k
-        if config.diverse is not None:
-            pool = DIVERSE_POOL
-        elif config.rerank:
-            pool = max(pool, ordering.RERANKED)
-        candidates = self._candidates(self._nearest(queries, pool, asked))
-        return [
-            self._page(query, rows, pool, config, asked)
-            for query, rows in zip(queries, candidates, strict=True)
-        ]
+    def _answer(
+        self, queries: Sequence[_Wanted], config: SearchConfig, asked: _Asked
+    ) -> list[list[Hit]]:
+        """Return the hits of each of the queries."""
+        pool = pool_of(config)
+        numbers = [n for n, query in enumerate(queries) if query.vector is not None]
+        vectors = np.array([queries[n].vector for n in numbers], np.float32)
+        if numbers and config.expand:
+            vectors = self._expanded(vectors, config, asked)
+        with_words = any(queries[n].words is not None for n in numbers)
+        found = self._nearest(vectors, max(pool, POOL) if with_words else pool, asked)
+        near = dict(zip(numbers, zip(vectors, found, strict=True), strict=True))
+        pictures = [n for n in numbers if queries[n].words is None]
+        rows = dict(zip(pictures, self._pages.rows_of([near[n][1] for n in pictures]), strict=True))
+        answers = []
+        for n, query in enumerate(queries):
+            vector = near[n][0] if n in near else None
+            if query.words is None:
+                assert vector is not None, "a query has a vector or words"
+                ranked = self._by_picture(vector, rows[n], pool, config, asked)
+            else:
+                ranked = self._by_words(query.words, near.get(n), pool, config, asked)
+            answers.append(self._pages.page(ranked, pool, config, vector))
+        return answers
+
+    def _by_picture(
+        self, vector: Vector, rows: list[Row], pool: int, config: SearchConfig, asked: _Asked
+    ) -> Ranked:
+        """Return a ranking by cosine, of which the `pool` nearest rows are known."""
+
+        def ranked(count: int) -> list[Row]:
+            known = rows
+            if count > pool:
+                (known,) = self._pages.rows_of(self._nearest(vector[None], count, asked))
+            return ordering.reaching(ordering.by_score(known)[:count], config.min_score)
+
+        return ranked
+
+    def _by_words(
+        self,
+        words: Callable[[int], Ranking],
+        near: tuple[Vector, Neighbors] | None,
+        pool: int,
+        config: SearchConfig,
+        asked: _Asked,
+    ) -> Ranked:
+        """Return a ranking by words, fused with one by cosine if a query has a vector."""
+
+        def ranked(count: int) -> list[Row]:
+            nearest = None
+            if near is not None:
+                vector, nearest = near
+                if count > max(pool, POOL):
+                    (nearest,) = self._nearest(vector[None], count, asked)
+            return self._pages.fused(words(count), nearest, count, config)
+
+        return ranked
+
+    def _prepared(self, query: Sought, config: SearchConfig, asked: _Asked) -> _Wanted:
+        """Return a query with its ranking by words, which is found before any lock is taken."""
+        if (text := query.text) is None:
+            return _Wanted(query.vector)
+        with self._collecting:
+            if self._words is None:
+                from embedsearch.searching.words.file import open_words  # others need no SQLite
+
+                self._words = open_words(self._snapshot, self._columns, self._session)
+        index, known = self._words, max(pool_of(config), POOL)
+        first = index.ranked(text, known, asked.mask, config.weights)
+        if query.vector is None and not len(first.ordinals):
+            index.check_searchable(asked.mask)
+
+        def words(count: int) -> Ranking:
+            if count <= known:
+                return first
+            return index.ranked(text, count, asked.mask, config.weights)
+
+        return _Wanted(query.vector, words)
 
     def _nearest(self, queries: Vector, k: int, asked: _Asked) -> list[Neighbors]:
         """Return the k nearest rows of each query, float32 (Q, D), that meet a condition."""
@@ -269,75 +339,13 @@ class Generation:
             ]
         )
 
-    def _page(
-        self,
-        query: Vector,
-        candidates: list[Row],
-        pool: int,
-        config: SearchConfig,
-        asked: _Asked,
-    ) -> list[Hit]:
-        """Return the hits that the config requests, chosen among the `pool` nearest rows."""
-        wanted, fetch = config.offset + config.k, pool
-        while True:
-            ranked = ordering.reaching(ordering.by_score(candidates)[:fetch], config.min_score)
-            is_all = len(ranked) < fetch
-            if config.collapse is not None:
-                ranked = ordering.distinct(ranked, self._units(ranked), config.collapse, pool)
-            if config.collapse is None or is_all or len(ranked) >= pool:
-                break
-            fetch *= _COLLAPSE_MORE
-            (candidates,) = self._candidates(self._nearest(query[None], fetch, asked))
-        if config.rerank:
-            first = self._units(ranked[: ordering.RERANKED])
-            ranked = ordering.reranked(ranked, query, first)
-        if config.diverse is not None:
-            ranked = ordering.diversified(ranked, self._units(ranked), config.diverse, wanted)
-        page = ranked[config.offset : wanted]
-        percentiles = self._percentiles([row.score for row in page])
-        metadata = self._columns.metadata([row.image.row for row in page])
-        return [
-            Hit(
-                rank=rank,
-                score=row.score,
-                rank_score=row.rank_score,
-                percentile=percentile,
-                row=row.image.row,
-                path=whole_path(*self._place(row.image)),
-                key=os.fsdecode(row.image.key),
-                width=row.image.width,
-                height=row.image.height,
-                metadata=user,
-            )
-            for rank, (row, percentile, user) in enumerate(
-                zip(page, percentiles, metadata, strict=True), start=config.offset + 1
-            )
-        ]
 
-    def _candidates(self, found: list[Neighbors]) -> list[list[Row]]:
-        """Return the neighbors of each query with their images, unordered."""
-        images = iter(self._snapshot.images(np.concatenate([near.ordinals for near in found])))
-        return [
-            [
-                Row(score, ordinal, next(images))
-                for score, ordinal in zip(near.scores.tolist(), near.ordinals.tolist(), strict=True)
-            ]
-            for near in found
-        ]
+@dataclass(frozen=True)
+class _Wanted:
+    """What is searched for: near which measured vector, and with which words, the best so many."""
 
-    def _percentiles(self, scores: list[float]) -> list[float | None]:
-        """Return the percentage of random pairs of rows that have a lower cosine, for each."""
-        if not (search := self.manifest.search).pair_cosines:
-            return [None] * len(scores)
-        shares = np.interp(scores, search.pair_cosines, search.pair_levels)
-        return [math.floor(1e6 * share) / 1e4 for share in shares.tolist()]
-
-    def _units(self, rows: list[Row]) -> npt.NDArray[np.float64]:
-        """Return the measured vectors of rows, float64 (n, D), of length 1."""
-        ordinals = np.array([row.ordinal for row in rows], np.int64)
-        vectors = self._rows.vectors(ordinals).astype(np.float64)
-        units: npt.NDArray[np.float64] = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-        return units
+    vector: Vector | None
+    words: Callable[[int], Ranking] | None = None
 
 
 @dataclass(frozen=True)
@@ -357,3 +365,16 @@ def _unit(stored: npt.NDArray[np.float16]) -> Vector:
 def _rounded(value: float | None, digits: int) -> float | None:
     """Return what a float32 was before it was stored."""
     return None if value is None else round(value, digits)
+
+
+def _ranked_by(query: Sought, config: SearchConfig) -> Sought:
+    """Return what counts of a query. Raises UsageError if nothing is left."""
+    if config.by == WORDS:
+        if query.text is None:
+            raise UsageError("by=words needs a text to look for", "by")
+        return Sought(None, query.text)
+    if config.by == PICTURE:
+        if query.vector is None:
+            raise UsageError("by=picture needs an image: this store's model reads no text", "by")
+        return Sought(query.vector)
+    return query

@@ -1,4 +1,4 @@
-"""What a store is asked: an image, a part of one, a key, a vector, or a mixture of these."""
+"""What a store is asked: an image, a part of one, a key, a vector, words, or several of these."""
 
 from __future__ import annotations
 
@@ -70,27 +70,80 @@ class Key:
 
 
 @dataclass(frozen=True)
+class Text:
+    """Words to look for in the user's columns of text, in paths and in names of cameras.
+
+    `red shoes` finds images with either word, `"red shoes"` the phrase, `sho*` the beginning of a
+    word, `caption:red` one in a column; `-blue` leaves images out. Case and accents do not matter.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str):
+            raise UsageError(f"text is a text, not {type(self.text).__name__}", "text")
+        if not self.text.strip():
+            raise UsageError("the text is empty", "text")
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
 class Mix:
     """One query of several images: what all of `like` have in common, and none of `unlike`.
 
     The mean of the like vectors minus UNLIKE_WEIGHT times the mean of the unlike ones, after
     Rocchio, "Relevance feedback in information retrieval" (1971), where the first query is one
-    of `like`.
+    of `like`. With a `text`, its words are looked for too, and the two rankings become one.
     """
 
     like: Sequence[Single]
     unlike: Sequence[Single] = ()
+    text: Text | None = None
 
     def __post_init__(self) -> None:
         for name, images in (("like", self.like), ("unlike", self.unlike)):
             if not isinstance(images, list | tuple):
                 raise UsageError(f"{name} must be a list of images, not {type(images).__name__}")
-        if not self.like:
+        if not self.like and (self.unlike or self.text is None):
             raise UsageError("a query needs at least one image in like")
-        if any(isinstance(part, Mix) for part in (*self.like, *self.unlike)):
-            raise UsageError("a mixture cannot hold mixtures, only images")
+        if any(isinstance(part, Mix | Text) for part in (*self.like, *self.unlike)):
+            raise UsageError("a mixture holds only images, and one text beside them")
 
 
 # One image: a unit vector is float (D,).
 Single: TypeAlias = "ImageLike | Crop | Key | npt.NDArray[Any]"
-Query: TypeAlias = "Single | Mix"
+Query: TypeAlias = "Single | Text | Mix"
+
+
+def query_of(
+    image: Single | None,
+    *,
+    crop: Sequence[int] | None = None,
+    like: Sequence[Single] = (),
+    unlike: Sequence[Single] = (),
+    text: str | None = None,
+) -> Query:
+    """Return one query of its parts: an image or its crop, images to be like or not, and words.
+
+    Raises UsageError.
+    """
+    if crop is not None:
+        if image is None or isinstance(image, np.ndarray | Crop):
+            raise UsageError("only an image can be cropped")
+        image = Crop(image, *crop)
+    words = None if text is None else Text(text)
+    if image is not None and not (like or unlike or words):
+        return image
+    if words is not None and image is None and not (like or unlike):
+        return words
+    return Mix([*([] if image is None else [image]), *like], list(unlike), words)
+
+
+@dataclass(frozen=True)
+class Sought:
+    """A query as it is searched for: a measured unit vector, float32 (D,), a text, or both."""
+
+    vector: Vector | None
+    text: str | None = None

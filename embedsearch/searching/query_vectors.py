@@ -24,7 +24,17 @@ from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.images.originals import Originals
 from embedsearch.images.temporary import TemporaryImages
 from embedsearch.network.runtime import PixelExtractor, load_extractor
-from embedsearch.searching.queries import UNLIKE_WEIGHT, Crop, Inside, Key, Mix, Query, Vector
+from embedsearch.searching.queries import (
+    UNLIKE_WEIGHT,
+    Crop,
+    Inside,
+    Key,
+    Mix,
+    Query,
+    Sought,
+    Text,
+    Vector,
+)
 
 IMAGES_AT_ONCE = 32  # decoded and embedded together
 # The weight of a neighbor in an expanded query is its score to this power: Radenović, Tolias and
@@ -98,18 +108,24 @@ class QueryEmbedder:
         with self._loading:
             self._extractor = None
 
-    def vectors(self, queries: Sequence[Query], stored: Stored) -> list[_Outcome]:
-        """Return the measured vector of each query, float32 (D,), or why an image has none.
+    def sought(self, queries: Sequence[Query], stored: Stored) -> list[Sought | UnreadableImage]:
+        """Return each query with its measured vector, or why an image has none.
 
         Raises UsageError for an invalid query.
         """
         mixes = [_parts(query) for query in queries]
         singles = [part for mix in mixes for part in (*mix.like, *mix.unlike)]
         flat = iter(self._singles(singles, stored))
-        return [
-            _mixed([next(flat) for _ in mix.like], [next(flat) for _ in mix.unlike])
-            for mix in mixes
-        ]
+        found: list[Sought | UnreadableImage] = []
+        for mix in mixes:
+            like, unlike = [next(flat) for _ in mix.like], [next(flat) for _ in mix.unlike]
+            vector = _mixed(like, unlike) if like else None
+            text = None if mix.text is None else mix.text.text
+            if isinstance(vector, UnreadableImage):
+                found.append(vector)
+            else:
+                found.append(Sought(vector, text))
+        return found
 
     def matrix(self, queries: Sequence[Query], stored: Stored) -> npt.NDArray[np.float32]:
         """Return unit vectors of the network, float32 (Q, D), measured from nothing.
@@ -117,15 +133,20 @@ class QueryEmbedder:
         A mixture is made of measured ones, as when it is searched. Raises UsageError and
         UnreadableImage.
         """
-        mixed = iter(self.vectors([q for q in queries if isinstance(q, Mix)], stored))
+        if any(isinstance(query, Text) or _parts(query).text is not None for query in queries):
+            raise UsageError("a text has no vector here: give images, keys or vectors")
+        mixed = iter(self.sought([q for q in queries if isinstance(q, Mix)], stored))
         single = [query for query in queries if not isinstance(query, Mix)]
         made = iter(self._singles(single, _AsMade(stored)))
         vectors = []
         for query in queries:
-            vector = next(mixed if isinstance(query, Mix) else made)
-            if isinstance(vector, UnreadableImage):
-                raise vector
-            vectors.append(stored.plain(vector) if isinstance(query, Mix) else vector)
+            found = next(mixed if isinstance(query, Mix) else made)
+            if isinstance(found, UnreadableImage):
+                raise found
+            if isinstance(found, Sought):
+                assert found.vector is not None, "it is of images"
+                found = stored.plain(found.vector)
+            vectors.append(found)
         return np.array(vectors, dtype=np.float32).reshape(len(queries), self.spec.dim)
 
     def _singles(self, queries: Sequence[Any], stored: Stored) -> list[_Outcome]:
@@ -256,6 +277,8 @@ def _copy(spec: ModelSpec, limits: DecodeLimits, device: str, precision: str) ->
 
 
 def _parts(query: Query) -> Mix:
+    if isinstance(query, Text):
+        return Mix([], text=query)
     return query if isinstance(query, Mix) else Mix([query])
 
 

@@ -343,7 +343,7 @@ def _verified(
     system ends a process that touches a mapped page which is no more: so their length is checked
     before each use. Raises DamagedStore.
     """
-    if (descriptor := snapshot.faiss.get(record.name)) is None:
+    if (descriptor := snapshot.caches.get(record.name)) is None:
         session.notice(
             f"{record.relative} is missing: searching without it, slower; "
             f"embedsearch repair --store {snapshot.store} rebuilds it"

@@ -1,4 +1,4 @@
-"""A store, open for queries; in: images, keys or vectors, out: the nearest images as hits.
+"""A store, open for queries; in: images, keys, vectors or words, out: the best images as hits.
 
 query_vectors.py makes vectors of the queries, generation.py finds their neighbors, following.py
 keeps the newest generation open. Each call answers from one generation.
@@ -34,12 +34,12 @@ from embedsearch.core.session import Session
 from embedsearch.core.system import available_processors
 from embedsearch.searching.following import OpenGenerations
 from embedsearch.searching.generation import QUERIES_AT_ONCE
-from embedsearch.searching.queries import Crop, Key, Mix, Query
+from embedsearch.searching.queries import Crop, Key, Mix, Query, Text, query_of
 from embedsearch.searching.query_vectors import IMAGES_AT_ONCE
 from embedsearch.store.locate import locate_store, url_of
 from embedsearch.store.manifest import Manifest
 
-__all__ = ["Answer", "Crop", "Key", "Mix", "Query", "Searcher", "open_store"]
+__all__ = ["Answer", "Crop", "Key", "Mix", "Query", "Searcher", "Text", "open_store"]
 
 # A GIF of one pixel.
 _PIXEL = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;"
@@ -208,29 +208,39 @@ class Searcher:
         image: Query | None = None,
         k: int = DEFAULT_K,
         *,
+        text: str | None = None,
         like: Sequence[Any] = (),
         unlike: Sequence[Any] = (),
         **options: Unpack[SearchOptions],
     ) -> list[Hit]:
-        """Return the min(k, matching images) nearest images, best first.
+        """Return the min(k, matching images) best images for an image, a text or both.
 
         With `like` and `unlike`, hits share what `image` and the `like` images have in common,
-        and not what the `unlike` images show (`Mix`). `options` are fields of SearchConfig:
-        `query("a.jpg", where="width > 1000", offset=10)`. Ties are broken by root and key, so
-        that answers are reproducible. Raises UnreadableImage and UsageError.
+        and not what the `unlike` images show (`Mix`). A `text` is looked for in captions, paths
+        and names of cameras (`Text`); with an image, the two rankings are fused.
+
+        `options` are fields of SearchConfig: `query("a.jpg", where="width > 1000", offset=10)`.
+        Ties are broken by root and key, so that answers are reproducible. Raises UnreadableImage
+        and UsageError.
         """
-        if image is None or like or unlike:
-            first: list[Any] = [] if image is None else [image]
-            image = Mix([*first, *like], list(unlike))
+        if not isinstance(image, Mix | Text):
+            image = query_of(image, like=like, unlike=unlike, text=text)
+        elif like or unlike or text is not None:
+            raise UsageError("a Mix or a Text is a whole query: nothing goes beside it")
         return self.query_batch([image], k, **options)[0]
 
     async def aquery(
-        self, image: Query | None = None, k: int = DEFAULT_K, **options: Unpack[SearchOptions]
+        self,
+        image: Query | None = None,
+        k: int = DEFAULT_K,
+        *,
+        text: str | None = None,
+        **options: Unpack[SearchOptions],
     ) -> list[Hit]:
         """Return what `query` returns; it runs in a thread, so the event loop is not blocked."""
         import asyncio  # 20 ms, which other queries need not spend
 
-        return await asyncio.to_thread(self.query, image, k, **options)
+        return await asyncio.to_thread(self.query, image, k, text=text, **options)
 
     @checked
     def query_batch(
@@ -265,12 +275,12 @@ class Searcher:
             for chunk in _chunks(images):
                 self._generations.check_open()
                 generation.prepare(config.where)
-                vectors = opened.decoders.embedder.vectors(chunk, generation)
-                good = [v for v in vectors if not isinstance(v, UnreadableImage)]
+                found = opened.decoders.embedder.sought(chunk, generation)
+                good = [one for one in found if not isinstance(one, UnreadableImage)]
                 hits = iter(generation.hits(good, config) if good else [])
-                for query, vector in zip(chunk, vectors, strict=True):
-                    if isinstance(vector, UnreadableImage):
-                        yield Answer(query, [], vector)
+                for query, sought in zip(chunk, found, strict=True):
+                    if isinstance(sought, UnreadableImage):
+                        yield Answer(query, [], sought)
                     else:
                         yield Answer(query, next(hits))
 
@@ -366,7 +376,7 @@ def _chunks(queries: Iterable[Query]) -> Iterator[list[Query]]:
     for query in queries:
         chunk.append(query)
         is_vector = isinstance(query, np.ndarray) and query.ndim == 1
-        images += not (is_vector or isinstance(query, Key))
+        images += not (is_vector or isinstance(query, Key | Text))
         if len(chunk) == QUERIES_AT_ONCE or images == IMAGES_AT_ONCE:
             yield chunk
             chunk, images = [], 0

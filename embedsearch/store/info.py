@@ -61,6 +61,8 @@ class StoreInfo:
             "shard_bytes": self.shard_bytes,
             "faiss_files": len(manifest.faiss),
             "faiss_bytes": self.faiss_bytes,
+            "words_bytes": 0 if manifest.words is None else manifest.words.bytes,
+            "words_columns": [] if manifest.words is None else list(manifest.words.columns),
             "columns": self.columns,
             "deleted_rows": manifest.deleted_rows,
             "open_plan": self.units,

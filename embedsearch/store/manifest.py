@@ -82,6 +82,15 @@ class AnnRecord(FaissRecord):
 
 
 @dataclass(frozen=True)
+class WordsRecord(FileRecord):
+    """A SQLite file with the words of all live rows: a cache of what its `sources` hold."""
+
+    columns: tuple[str, ...]  # whose words they are
+    rules: int  # by which texts became words
+    sources: str  # Manifest.word_sources when it was made
+
+
+@dataclass(frozen=True)
 class SearchRecord:
     """How a generation is searched, and the measurements on its rows behind that choice.
 
@@ -123,6 +132,7 @@ class Manifest:
     center: CenterRecord | None = None  # None in old stores: vectors are compared as they are
     exact: tuple[ExactRecord, ...] = ()
     ann: AnnRecord | None = None
+    words: WordsRecord | None = None
     search: SearchRecord = field(default_factory=lambda: SearchRecord(SearchBudget()))
     run: Mapping[str, Any] = field(default_factory=dict)  # counts and settings of the last run
     # Fields of a later version, which this one hands on.
@@ -133,10 +143,22 @@ class Manifest:
         """Return the FAISS files, which can be rebuilt from the shards."""
         return [*self.exact, *([] if self.ann is None else [self.ann])]
 
+    @property
+    def caches(self) -> list[FileRecord]:
+        """Return the files that can be rebuilt from the shards and the user's columns."""
+        return [*self.faiss, *([] if self.words is None else [self.words])]
+
+    @property
+    def word_sources(self) -> str:
+        """Return 16 hex digits that tell the texts and rows of this generation from others."""
+        parts = [*self.shards, self.deleted, self.metadata]
+        names = ["" if part is None else part.name for part in parts]
+        return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
+
     def files(self) -> list[FileRecord]:
         """Return every file that this generation needs."""
         optional = (self.deleted, self.failures, self.metadata)
-        return [*self.shards, *self.faiss, *(record for record in optional if record is not None)]
+        return [*self.shards, *self.caches, *(record for record in optional if record is not None)]
 
     def open_center(self) -> Center | None:
         """Return what vectors are measured from, None where they are compared as they are."""
@@ -230,6 +252,9 @@ def _records(values: dict[str, Any]) -> dict[str, Any]:
         values["excludes"] = record_of(Excludes, {**kept, "defaults": bool(kept["defaults"])})
     if values.get("ann") is not None:
         values["ann"] = record_of(AnnRecord, _with_segments(values["ann"]))
+    if values.get("words") is not None:
+        columns = tuple(map(str, values["words"]["columns"]))
+        values["words"] = record_of(WordsRecord, {**values["words"], "columns": columns})
     if values.get("center") is not None:
         values["center"] = record_of(CenterRecord, values["center"])
     for name in ("deleted", "failures", "metadata"):

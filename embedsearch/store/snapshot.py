@@ -22,7 +22,7 @@ from embedsearch.core.lru import LRU
 from embedsearch.core.records import Failure, StoredImage
 from embedsearch.store.current import check_format, read_current, read_generation
 from embedsearch.store.files import FileRecord, damaged, open_verified, read_verified, verify
-from embedsearch.store.manifest import FaissRecord, Manifest
+from embedsearch.store.manifest import Manifest
 from embedsearch.store.shards import DamageGuard, Shard, failures_of, numbers, vector_array
 
 # Cached row groups of 4,096 images, a quarter of a megabyte each.
@@ -37,7 +37,7 @@ class Snapshot:
         self.store = store
         self.manifest = manifest
         self.shards: list[Shard] = []
-        self.faiss: dict[str, int | DamagedStore] = {}  # absent if the file is missing
+        self.caches: dict[str, int | DamagedStore] = {}  # absent if the file is missing
         self._metadata_fd: int | None = None
         self._metadata: pa.Table | None = None
         self._groups: LRU[tuple[str, int], list[pa.Array[Any]]] = LRU(_GROUPS_KEPT)
@@ -47,9 +47,9 @@ class Snapshot:
         try:
             for record in manifest.shards:
                 self.shards.append(Shard(store, record, manifest.model.dim))
-            for faiss in manifest.faiss:
-                if (opened := _open_cache(store, faiss)) is not None:
-                    self.faiss[faiss.name] = opened
+            for cache in manifest.caches:
+                if (opened := _open_cache(store, cache)) is not None:
+                    self.caches[cache.name] = opened
             if manifest.metadata is not None:
                 self._metadata_fd = open_verified(store, manifest.metadata)
             rows = [record.rows for record in manifest.shards]
@@ -71,10 +71,10 @@ class Snapshot:
             shard.close()
         self.shards = []
         self._groups.clear()
-        for descriptor in self.faiss.values():
+        for descriptor in self.caches.values():
             if isinstance(descriptor, int):
                 os.close(descriptor)
-        self.faiss = {}
+        self.caches = {}
         if self._metadata_fd is not None:
             os.close(self._metadata_fd)
             self._metadata_fd = None
@@ -199,11 +199,11 @@ def open_snapshot(store: Path) -> Snapshot:
 
     def open_all(manifest: Manifest) -> Snapshot:
         snapshot = Snapshot(store, manifest)
-        is_whole = len(snapshot.faiss) == len(manifest.faiss)
+        is_whole = len(snapshot.caches) == len(manifest.caches)
         if is_whole or read_current(store).generation == manifest.generation:
             return snapshot
         snapshot.close()
-        raise DamagedStore(f"{store}: a FAISS file was swept while it was opened")
+        raise DamagedStore(f"{store}: a file was swept while it was opened")
 
     return read_generation(store, open_all)
 
@@ -243,8 +243,8 @@ def read_deleted(store: Path, manifest: Manifest) -> npt.NDArray[np.int64]:
     return np.sort(rows)
 
 
-def _open_cache(store: Path, record: FaissRecord) -> int | DamagedStore | None:
-    """Open a FAISS file; return None if it is missing, and the error if it is damaged."""
+def _open_cache(store: Path, record: FileRecord) -> int | DamagedStore | None:
+    """Open a cache of the shards; return None if it is missing, and the error if it is damaged."""
     try:
         return open_verified(store, record)
     except DamagedStore as error:

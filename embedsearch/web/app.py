@@ -241,6 +241,8 @@ class _Routes:
             return Kind.FILTERS
         if await self._is_remote(search.originals):
             return Kind.REMOTE
+        if search.has_words and not search.has_picture:
+            return Kind.FILTERS
         return Kind.PICTURES if search.has_picture else Kind.RECORDS
 
     async def _is_remote(self, images: list[str | int]) -> bool:

@@ -13,7 +13,7 @@ class Kind(StrEnum):
 
     RECORDS = auto()  # searches by row or vector, records, lists
     PICTURES = auto()  # searches by a picture that is decoded and embedded
-    FILTERS = auto()  # whatever has a condition
+    FILTERS = auto()  # whatever has a condition or words
     THUMBNAILS = auto()
     REMOTE = auto()  # what is fetched from another server
 

@@ -68,7 +68,7 @@ def _tile(hit: Hit, options: dict[str, str], top: str) -> str:
     width = round(_HEIGHT * hit.width / hit.height) if hit.height else _HEIGHT
     return (
         f'<li><a href="{more}"><img src="{top}images/{hit.row}/thumbnail" alt="{name}" '
-        f'width="{width}" height="{_HEIGHT}"></a><p>{hit.score:.3f} {name}</p></li>'
+        f'width="{width}" height="{_HEIGHT}"></a><p>{hit.ranked_by:.3f} {name}</p></li>'
     )
 
 

@@ -13,15 +13,17 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from embedsearch.core.config import DEFAULT_K, SearchConfig
+from embedsearch.core.errors import UsageError
+from embedsearch.core.scores import BOTH
 from embedsearch.core.strict_json import strict_json
-from embedsearch.searching.queries import Crop, Key, Mix, Query, Single
+from embedsearch.searching.queries import Crop, Key, Mix, Query, Single, Text, query_of
 from embedsearch.web.limits import ServerLimits
 
 MAX_K = 1000
@@ -30,6 +32,7 @@ _MAX_DIM = 1 << 16
 _MAX_EXAMPLES = 100
 _PARTS = 4
 _ROWS = rf"^\d{{1,12}}(,\d{{1,12}}){{0,{_MAX_EXAMPLES - 1}}}$"
+_Rows: TypeAlias = tuple[Sequence[int], Sequence[int]]  # to be like, to be unlike
 _SHOWN = 3  # errors of a request that are listed
 
 
@@ -61,14 +64,28 @@ class Options(BaseModel):
     diverse: Annotated[float | None, Field(description="how different hits are")] = None
     expand: Annotated[int, Field(description="neighbors to ask again with")] = 0
     rerank: Annotated[bool, Field(description="hits that resemble others move up")] = False
+    by: Annotated[str, Field(description="with an image and a text: picture, words or both")] = BOTH
+    weight: Annotated[
+        list[str],
+        BeforeValidator(lambda given: given.split(",") if isinstance(given, str) else given),
+        Field(max_length=_MAX_EXAMPLES, description="NAME=NUMBER: what a ranking or column counts"),
+    ] = []
 
     def config(self) -> SearchConfig:
         """Return them as a SearchConfig. Raises UsageError."""
         return SearchConfig(**{name: getattr(self, name) for name in Options.model_fields})
 
 
+Words: TypeAlias = Annotated[
+    str | None,
+    Field(max_length=10_000, description="words in captions, paths and names of cameras"),
+]
+
+
 class TextOptions(Options):
     """The options of a search in a query string or a form."""
+
+    text: Words = None
 
     crop: Annotated[
         str | None,
@@ -82,16 +99,17 @@ class TextOptions(Options):
 
 
 class RowOptions(TextOptions):
-    """A search for an image of the store, by a link."""
+    """A search for an image of the store, for words or for both, by a link."""
 
-    row: Annotated[Row, Field(description="an image of the store")]
+    row: Annotated[Row | None, Field(description="an image of the store")] = None
 
 
 class SearchBody(Options):
-    """A search in JSON: one of key, row and vector, or like."""
+    """A search in JSON: one of key, row and vector, or like, or text alone or beside them."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
+    text: Words = None
     key: Annotated[str | None, Field(min_length=1, max_length=65_536)] = None
     row: Annotated[int | None, Field(ge=0, lt=10**12)] = None
     vector: Annotated[list[float] | None, Field(max_length=_MAX_DIM, description="of length 1")] = (
@@ -142,12 +160,19 @@ class SearchRequest:
         query = self.query
         return [*query.like, *query.unlike] if isinstance(query, Mix) else [query]
 
+    @property
+    def has_words(self) -> bool:
+        """Return whether words are looked for."""
+        return isinstance(self.query, Text) or bool(isinstance(self.query, Mix) and self.query.text)
+
 
 async def read_search(request: Request, limits: ServerLimits) -> SearchRequest:
     """Read a request for a search. Raises BadRequest and UsageError."""
     if request.method == "GET":
         options = validated(RowOptions, parameters(request))
-        return _of_text(Key(options.row), options)
+        if options.row is None and options.text is None:
+            raise BadRequest("a search has a row or a text")
+        return _of_text(None if options.row is None else Key(options.row), options)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
         return _of_json(request, await request.body(), limits)
@@ -167,12 +192,13 @@ async def read_search(request: Request, limits: ServerLimits) -> SearchRequest:
     return _of_text(image, options)
 
 
-def _of_text(image: bytes | Key, options: TextOptions) -> SearchRequest:
+def _of_text(image: bytes | Key | None, options: TextOptions) -> SearchRequest:
     crop = options.crop and [int(number) for number in options.crop.split(",")]
     like, unlike = (
         [int(row) for row in rows.split(",") if row] for rows in (options.like, options.unlike)
     )
-    return SearchRequest(_query(image, crop or None, like, unlike), options.config())
+    query = _query(image, options, crop or None, (like, unlike))
+    return SearchRequest(query, options.config())
 
 
 def _of_json(request: Request, body: bytes, limits: ServerLimits) -> SearchRequest:
@@ -186,26 +212,26 @@ def _of_json(request: Request, body: bytes, limits: ServerLimits) -> SearchReque
         raise BadRequest(f"the body is no JSON: {str(error)[:200]}") from error
     search = validated(SearchBody, values)
     given = [name for name in ("key", "row", "vector") if getattr(search, name) is not None]
-    if len(given) > 1 or not (given or search.like):
-        raise BadRequest("a search has one of key, row and vector, or like")
+    if len(given) > 1 or not (given or search.like or search.text is not None):
+        raise BadRequest("a search has one of key, row and vector, or like, or text")
     first: Single | None = None
     if search.vector is not None:
         first = np.array(search.vector, np.float32)
     elif given:
         first = Key(getattr(search, given[0]))
-    return SearchRequest(_query(first, search.crop, search.like, search.unlike), search.config())
+    query = _query(first, search, search.crop, (search.like, search.unlike))
+    return SearchRequest(query, search.config())
 
 
-def _query(image: Any, crop: list[int] | None, like: Sequence[int], unlike: Sequence[int]) -> Query:
-    """Return the query: an image or a part of it, with rows to be like and unlike."""
-    if crop is not None:
-        if image is None or isinstance(image, np.ndarray):
-            raise BadRequest("only an image can be cropped")
-        image = Crop(image, *crop)
-    if not like and not unlike:
-        return image  # type: ignore[no-any-return]
-    examples = [] if image is None else [image]
-    return Mix([*examples, *map(Key, like)], [*map(Key, unlike)])
+def _query(
+    image: Single | None, options: TextOptions | SearchBody, crop: Sequence[int] | None, rows: _Rows
+) -> Query:
+    """Return the query: an image or a part of it, rows to be like and unlike, and words."""
+    like, unlike = ([Key(row) for row in listed] for listed in rows)
+    try:
+        return query_of(image, crop=crop, like=like, unlike=unlike, text=options.text)
+    except UsageError as error:
+        raise BadRequest(str(error)) from error
 
 
 async def _of_form(request: Request, limits: ServerLimits) -> tuple[bytes, dict[str, str]]:

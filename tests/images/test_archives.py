@@ -268,7 +268,7 @@ def test_pictures_of_an_archive_are_shown_and_asked_with(
         file_crop = embedsearch.Crop(str(photos / key), 0, 0, 40, 30)
         assert searcher.query(crop, k=3) == searcher.query(file_crop, k=3)
         (hit,) = searcher.query(str(archive / key), k=1)
-        assert hit.key == key and hit.score > 0.999
+        assert hit.key == key and hit.ranked_by > 0.999
         with pytest.raises(UnreadableImage, match="vanished"):
             searcher.query(str(archive / "no.png"))
         archive.unlink()

@@ -87,9 +87,9 @@ def test_every_door_uses_the_record(
                      embedsearch.Key(str(path.relative_to(wide))))  # fmt: skip
             for form in forms:
                 (hit,) = searcher.query(form, k=1)
-                assert hit.key == str(path.relative_to(wide)) and hit.score > 0.999
+                assert hit.key == str(path.relative_to(wide)) and hit.ranked_by > 0.999
             (hit,) = searcher.query(wanted[name], k=1)
-            assert hit.key == str(path.relative_to(wide)) and hit.score > 0.999
+            assert hit.key == str(path.relative_to(wide)) and hit.ranked_by > 0.999
 
 
 def test_the_older_record_is_told_from_todays_model(
@@ -109,7 +109,7 @@ def test_the_older_record_is_told_from_todays_model(
     assert read_current(store).model == older(), "it is the same network: the store keeps its rule"
     with embedsearch.open_store(store) as searcher:
         (hit,) = searcher.query(by_hand(older(), wide)["9.png"], k=1)
-        assert hit.key == "c0/9.png" and hit.score > 0.999
+        assert hit.key == "c0/9.png" and hit.ranked_by > 0.999
     more = ("index", wide, "--store", store, "--model", "packaged", "--input-side", "160")
     refused = run_cli(*more)
     assert refused.returncode != 0 and "input_side: 160 != 144" in refused.stderr
@@ -150,7 +150,7 @@ def test_units_use_the_record_of_the_plan(planned: tuple[Path, ModelSpec], wide:
     with embedsearch.open_store(store) as searcher:
         for name, vector in by_hand(spec, wide).items():
             (hit,) = searcher.query(vector, k=1)
-            assert hit.key.endswith(name) and hit.score > 0.999
+            assert hit.key.endswith(name) and hit.ranked_by > 0.999
 
 
 def test_actors_use_the_record_of_the_plan(planned: tuple[Path, ModelSpec], wide: Path) -> None:

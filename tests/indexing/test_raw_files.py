@@ -45,7 +45,7 @@ def test_raw_and_jpeg_are_two_rows_and_one_picture(tmp_path: Path, folder: Path)
         for image in (str(folder / "shot.NEF"), data):  # what is uploaded has no name
             hits = searcher.query(image, k=3)
             assert {hit.key for hit in hits[:2]} == {"shot.NEF", "shot.jpg"}
-            assert [hit.score > 0.98 for hit in hits] == [True, True, False]
+            assert [hit.ranked_by > 0.98 for hit in hits] == [True, True, False]
         named = {hit.key: hit for hit in hits}
         assert (named["shot.NEF"].width, named["shot.NEF"].height) == SIZE
         thumbnail = Image.open(io.BytesIO(searcher.thumbnail("shot.NEF", 64)))

@@ -44,7 +44,7 @@ def test_every_form_of_a_query_finds_the_picture(real_store: Path) -> None:
         answers = searcher.query_batch([*forms, vector], k=3)
         for hits in answers:
             assert [hit.key for hit in hits] == [hit.key for hit in answers[0]]
-            assert hits[0].key == "3.png" and hits[0].score > 0.9999
+            assert hits[0].key == "3.png" and hits[0].ranked_by > 0.9999
             assert (hits[0].width, hits[0].height) == (90, 70)
             assert hits[0].path == str(path)
 
@@ -214,7 +214,7 @@ def test_the_percentile_is_the_share_of_pairs_below(real_store: Path) -> None:
         hits = searcher.query(fourth / np.linalg.norm(fourth), 10)
     assert hits[0].percentile == 100.0
     for hit in hits:
-        share = 100 * float(np.mean(pairs < hit.score - 1e-6))
+        share = 100 * float(np.mean(pairs < hit.ranked_by - 1e-6))
         assert hit.percentile == pytest.approx(share, abs=100 / len(pairs) + 1)
     assert hits == sorted(hits, key=lambda hit: -(hit.percentile or 0))
 

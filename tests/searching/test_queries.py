@@ -19,8 +19,8 @@ from embedsearch.core.errors import UnreadableImage, UsageError
 from embedsearch.core.model_spec import SQUASHED
 from embedsearch.core.records import Box, Hit
 from embedsearch.images.decode.image import decode, square
-from embedsearch.searching import ordering
 from embedsearch.searching.queries import UNLIKE_WEIGHT
+from embedsearch.searching.ranking import ordering
 from tests.support.library import SAMPLES, paint, run_cli
 from tests.support.oracle import unit, units
 from tests.support.stores import compared_rows, measured, reranked_by_hand
@@ -67,11 +67,11 @@ def test_a_crop_finds_what_it_shows(samples: embedsearch.Searcher, tmp_path: Pat
     data = (tmp_path / "collage.png").read_bytes()
     for image in (tmp_path / "collage.png", data, collage, np.asarray(collage)):
         best = samples.query(Crop(image, *place), 1)[0]
-        assert best.key == "clocks/clocks_1.jpg" and best.score > 0.99
+        assert best.key == "clocks/clocks_1.jpg" and best.ranked_by > 0.99
         assert samples.query(Crop(image, 0, 0, 300, 200), 1)[0].key == "boats/boats_1.jpg"
-    assert samples.query(collage, 1)[0].score < 0.9
+    assert samples.query(collage, 1)[0].ranked_by < 0.9
     whole = Crop(CLOCK, 0, 0, clock.width, clock.height)
-    assert samples.query(whole, 3)[0].score > 0.999
+    assert samples.query(whole, 3)[0].ranked_by > 0.999
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_diverse_hits_are_by_maximal_marginal_relevance(samples: embedsearch.Sea
         best = max(
             left,
             key=lambda hit: (
-                (1 - weight) * hit.score
+                (1 - weight) * hit.ranked_by
                 - weight * max((vectors[hit.key] @ vectors[other] for other in chosen), default=0.0)
             ),
         )
@@ -216,7 +216,7 @@ def test_expansion_adds_weighed_neighbors(samples: embedsearch.Searcher) -> None
     (query,) = samples.embed([Key("boats/boats_1.jpg")])
     near = samples.query(query, 4)
     rows = measured(samples.store, samples.embed([Key(hit.key) for hit in near]))
-    weights = [max(hit.score, 0.0) ** 3 for hit in near]
+    weights = [max(hit.ranked_by, 0.0) ** 3 for hit in near]
     center = samples.manifest.open_center()
     assert center is not None
     vector = measured(samples.store, query) + weights @ rows

@@ -117,7 +117,7 @@ def _ask(store: Path) -> Answer:
     with embedsearch.open_store(store) as searcher:
         found = [searcher.query(query, k=_K) for query in queries[:2]]
         found.append(searcher.query(queries[2], k=_K, where="width > 1"))
-    return [[(hit.key, round(hit.score, 4)) for hit in hits] for hits in found]
+    return [[(hit.key, round(hit.ranked_by, 4)) for hit in hits] for hits in found]
 
 
 def _try_all(store: Path, damages: list[Damage], good: Answer, mutant: str | None) -> list[str]:

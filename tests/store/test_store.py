@@ -116,7 +116,7 @@ def answer_or_error(store: Path, image: Path) -> list[tuple[str, float]] | Embed
         with embedsearch.open_store(store) as searcher:
             vector = np.zeros(512, dtype=np.float32)
             vector[0] = 1.0
-            hits = [(hit.key, hit.score) for hit in searcher.query(vector, k=20)]
+            hits = [(hit.key, hit.ranked_by) for hit in searcher.query(vector, k=20)]
         if check:
             return DamagedStore(check[0].message)
         return hits

@@ -49,7 +49,8 @@ def _parquet(path: Path) -> Iterator[Write]:
 
     kinds: dict[str, pa.DataType] = dict.fromkeys(HIT_COLUMNS, pa.string())
     kinds |= {name: pa.int64() for name in ("rank", "row", "width", "height")}
-    kinds |= {name: pa.float64() for name in ("score", "rank_score", "percentile")}
+    kinds |= {name: pa.float64() for name in ("score", "rank_score", "words_score", "percentile")}
+    kinds["matched"] = pa.list_(pa.string())
     schema = pa.schema(kinds)
     waiting: list[dict[str, Any]] = []
 

@@ -29,6 +29,7 @@ def info_lines(facts: Mapping[str, Any], kernels: str = "") -> str:
         "search": f"{_search_text(facts)}; {facts['faiss_files']} FAISS file(s), "
         f"{_size(facts['faiss_bytes'])}",
         "columns": f"{', '.join(facts['columns']) or 'none of your own'}",
+        "words": _words_text(facts),
         "shards": f"{facts['shards']}, {_size(facts['shard_bytes'])}",
     }
     if kernels:
@@ -40,6 +41,13 @@ def info_lines(facts: Mapping[str, Any], kernels: str = "") -> str:
         )
     width = max(map(len, shown))
     return "".join(f"{name:<{width}}  {printable(text)}\n" for name, text in shown.items())
+
+
+def _words_text(facts: Mapping[str, Any]) -> str:
+    """Return where a text is looked for, and the size of the file of words."""
+    if not facts["words_columns"]:
+        return "collected at the first search for words; embedsearch index keeps them"
+    return f"of {', '.join(facts['words_columns'])}; {_size(facts['words_bytes'])}"
 
 
 def _left_out_text(facts: Mapping[str, Any]) -> str:

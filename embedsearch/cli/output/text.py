@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # a query does without indexing
 
 HIT_COLUMNS = [
     *("query", "rank", "score", "percentile", "row"),
-    *("path", EXACT, "key", "width", "height", "metadata", "rank_score"),
+    *("path", EXACT, "key", "width", "height", "metadata", "rank_score", "words_score", "matched"),
 ]
 
 
@@ -54,7 +54,7 @@ def csv_lines(rows: Iterable[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for row in rows:
-        writer.writerow([json.dumps(v) if isinstance(v, dict) else v for v in row.values()])
+        writer.writerow([_cell(value) for value in row.values()])
     return text.getvalue()
 
 
@@ -70,27 +70,37 @@ def hit_table(query: str, hits: Sequence[Hit], link_host: str | None = None) -> 
 
     With `link_host`, the name of this machine, paths are links (escape sequence OSC 8).
     """
-    is_reranked = any(hit.rank_score is not None for hit in hits)
-    rows = [
-        (
-            str(hit.rank),
-            f"{hit.score:.3f}",
-            *([_decimals(hit.rank_score)] if is_reranked else []),
-            "" if hit.percentile is None else f"{hit.percentile:.2f} %",
-            f"{hit.width} x {hit.height}" if hit.width else "",
-            from_here(hit.path),
-        )
-        for hit in hits
-    ]
-    if not rows:
-        return f"{printable(query)}: no image matches the filters\n"
-    header = ["rank", "score", *(["rank score"] if is_reranked else []), "nearer than", "size"]
-    lines = table([*header, "path"], rows, right=range(len(header)))
+    if not hits:
+        return f"{printable(query)}: no image matches\n"
+    columns: dict[str, list[str]] = {"rank": [str(hit.rank) for hit in hits]}
+    for name, scores in (
+        ("score", [hit.score for hit in hits]),
+        ("words", [hit.words_score for hit in hits]),
+        ("rank score", [hit.rank_score for hit in hits]),
+    ):
+        if any(score is not None for score in scores):
+            columns[name] = [_decimals(score) for score in scores]
+    if "score" in columns:
+        nearer = [hit.percentile for hit in hits]
+        columns["nearer than"] = ["" if one is None else f"{one:.2f} %" for one in nearer]
+    columns["size"] = [f"{hit.width} x {hit.height}" if hit.width else "" for hit in hits]
+    right = range(len(columns))
+    if "words" in columns:
+        columns["matched"] = [", ".join(hit.matched) for hit in hits]
+    columns["path"] = [from_here(hit.path) for hit in hits]
+    lines = table([*columns], zip(*columns.values(), strict=True), right)
     if link_host is not None:
         first, *shown = lines.splitlines()
         linked = [_linked(line, hit.path, link_host) for line, hit in zip(shown, hits, strict=True)]
         lines = "\n".join([first, *linked]) + "\n"
     return f"{printable(query)}\n{lines}"
+
+
+def _cell(value: Any) -> Any:
+    """Return a value as a cell of CSV."""
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return " ".join(value) if isinstance(value, list) else value
 
 
 def _decimals(score: float | None) -> str:

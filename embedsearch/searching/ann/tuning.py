@@ -144,7 +144,7 @@ class _Tuner:
             pair_cosines=pairs,
         )
         old = self._manifest.ann
-        descriptor = None if old is None else self._snapshot.faiss.get(old.name)
+        descriptor = None if old is None else self._snapshot.caches.get(old.name)
         if (
             old is not None
             and isinstance(descriptor, int)

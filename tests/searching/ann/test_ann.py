@@ -68,7 +68,7 @@ def test_every_index_filter_and_page_agrees_with_brute_force(
     assert [hit.rank for hit in hits] == list(range(offset + 1, offset + 1 + len(wanted)))
     for hit in hits:
         assert hit.score == pytest.approx(scores[os.fsencode(hit.key)], abs=1e-5)
-    ordered = sorted(whole, key=lambda hit: (-hit.score, hit.key))
+    ordered = sorted(whole, key=lambda hit: (-hit.ranked_by, hit.key))
     assert keys(whole) == keys(ordered)
     if kind == "exact":
         assert [os.fsencode(hit.key) for hit in hits] == [key for key, _ in wanted]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from embedsearch.core.records import StoredImage
-from embedsearch.searching.ordering import (
+from embedsearch.searching.ranking.ordering import (
     RERANKED,
     Row,
     by_score,

@@ -1,4 +1,4 @@
-"""The order of hits; in: the rows nearest to a query, out: some of them, best first.
+"""The order of hits; in: the rows that a query found, out: some of them, best first.
 
 By cosine, or re-ranked; without copies of better ones; as different as wanted.
 """
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.records import StoredImage
-from embedsearch.core.scores import reaches
+from embedsearch.core.scores import PICTURE, reaches
 
 RERANKED = 100  # of the nearest rows
 _NEIGHBORS = 5  # whose mean a row is re-ranked by
@@ -24,17 +24,25 @@ Scores: TypeAlias = npt.NDArray[np.float64]  # or unit vectors, (n, D)
 
 @dataclass(frozen=True)
 class Row:
-    """A row among the nearest, before it becomes a hit."""
+    """A row that was found, before it becomes a hit: as `Hit`, which says what its scores are."""
 
-    score: float
+    score: float | None
     ordinal: int
     image: StoredImage
-    rank_score: float | None = None  # what it was re-ranked by
+    rank_score: float | None = None
+    words_score: float | None = None
+    matched: tuple[str, ...] = (PICTURE,)
 
 
 def by_score(rows: Sequence[Row]) -> list[Row]:
     """Return rows by cosine, best first; ties by root and key."""
-    return sorted(rows, key=lambda row: (-row.score, row.image.root, row.image.key))
+    return sorted(rows, key=lambda row: (-cosine(row), row.image.root, row.image.key))
+
+
+def cosine(row: Row) -> float:
+    """Return the score of a row that a picture found."""
+    assert row.score is not None, "only words found it"
+    return row.score
 
 
 def reranked(rows: Sequence[Row], query: npt.NDArray[np.float32], vectors: Scores) -> list[Row]:
@@ -87,7 +95,7 @@ def _descending(scores: Scores) -> npt.NDArray[np.int64]:
 
 def reaching(rows: Sequence[Row], min_score: float | None) -> list[Row]:
     """Return the rows of at least that cosine."""
-    return [row for row in rows if reaches(row.score, -1.0 if min_score is None else min_score)]
+    return [row for row in rows if reaches(cosine(row), -1.0 if min_score is None else min_score)]
 
 
 def distinct(rows: Sequence[Row], vectors: Scores, limit: float, count: int) -> list[Row]:
@@ -108,9 +116,14 @@ def diversified(rows: Sequence[Row], vectors: Scores, weight: float, count: int)
     """Return rows by maximal marginal relevance; `vectors`, float64 (n, D), are theirs.
 
     Each is the best of (1 - weight) score - weight (its highest cosine with those before):
-    Carbonell and Goldstein, "The use of MMR" (1998).
+    Carbonell and Goldstein, "The use of MMR" (1998). Rows that a text found have as their score
+    what they are ordered by, as a share of the best.
     """
-    scores = np.array([row.score for row in rows], np.float64)
+    if not rows:
+        return []
+    scores = np.array([_worth(row) for row in rows], np.float64)
+    if rows[0].words_score is not None or rows[0].rank_score is not None:
+        scores /= scores.max()
     nearest = np.zeros(len(rows))
     left = np.ones(len(rows), np.bool_)
     chosen: list[Row] = []
@@ -122,3 +135,9 @@ def diversified(rows: Sequence[Row], vectors: Scores, weight: float, count: int)
         cosine = vectors @ vectors[best]
         nearest = cosine if len(chosen) == 1 else np.maximum(nearest, cosine)
     return chosen
+
+
+def _worth(row: Row) -> float:
+    """Return what a row is ordered by."""
+    found = (row.rank_score, row.words_score, row.score)
+    return next(score for score in found if score is not None)

@@ -1,0 +1,179 @@
+"""Rows by words; in: what a user typed, out: rows ranked by BM25, and the columns that matched.
+
+FTS5 keeps the lists of documents; the scores are computed here, of the rows that are live, so that
+they are those of a file that was just made. Robertson and Zaragoza, "The probabilistic relevance
+framework: BM25 and beyond" (2009), with the constants of SQLite.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import numpy.typing as npt
+
+from embedsearch.core.errors import UsageError
+from embedsearch.searching.words.documents import OWN, Documents, Numbers, mark_of
+from embedsearch.searching.words.terms import Term, terms_of
+from embedsearch.store.snapshot import Snapshot
+
+_K1, _B = 1.2, 0.75
+_LEAST_IDF = 1e-6  # of a word in more than half of the rows
+_DIGITS = 9  # of a score: equal ones tie
+_POSITION_BITS = 28  # of a word in its document
+_DEFAULT_WEIGHTS = {"path": 0.5, "camera": 0.5}  # the user's columns: 1
+_LAST = "\U0010ffff"  # sorts behind what any word continues with
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Rows with a word that was looked for, best first, and their BM25 scores, float64 (n,).
+
+    `columns` are those where each row matched, in the order of the store.
+    """
+
+    ordinals: Numbers
+    scores: npt.NDArray[np.float64]
+    columns: list[tuple[str, ...]]
+    places: Numbers  # of all shard rows, by root and key
+
+
+class WordIndex:
+    """The words of one generation, open. Any number of threads may use it."""
+
+    def __init__(
+        self, file: sqlite3.Connection, columns: Sequence[str], snapshot: Snapshot
+    ) -> None:
+        """Own the connection. Raises sqlite3.Error, KeyError and ValueError for a damaged file."""
+        self._file = file
+        self._using = threading.Lock()
+        self._columns = list(columns)
+        file.execute("PRAGMA temp_store=MEMORY")
+        file.execute("CREATE VIRTUAL TABLE temp.instances USING fts5vocab(main, words, instance)")
+        documents = Documents.of(file)
+        newest = documents.newest()
+        self._lengths = documents.lengths
+        self._ordinals = np.full(len(documents.rows), -1, np.int64)
+        self._ordinals[newest] = snapshot.ordinals(documents.rows[newest])
+        is_there = self._ordinals >= 0
+        alive = snapshot.live_mask()
+        is_there[is_there] = alive[self._ordinals[is_there]]
+        self._is_live = is_there
+        self._count = int(is_there.sum())
+        self._mean_length = float(self._lengths[is_there].mean()) if self._count else 1.0
+        self._places = np.zeros(int(snapshot.starts[-1]), np.int64)
+        self._places[self._ordinals[is_there]] = documents.places[is_there]
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._using:
+            self._file.close()
+
+    def ranked(
+        self,
+        text: str,
+        k: int,
+        mask: npt.NDArray[np.bool_] | None,
+        weights: Mapping[str, float],
+    ) -> Ranking:
+        """Return the best k rows of those of a mask, bool (all shard rows,); ties by root and key.
+
+        `weights` are of columns. Raises UsageError, sqlite3.Error.
+        """
+        terms = terms_of(text, self._columns)
+        weighted = {c: weights.get(c, _DEFAULT_WEIGHTS.get(c, 1.0)) for c in self._columns}
+        scores = np.zeros(len(self._ordinals))
+        matched: list[tuple[str, Numbers]] = []
+        for term in sorted(terms, key=lambda term: term.is_excluded):
+            with self._using:
+                found = {c: docs for c in self._columns if len(docs := self._documents(term, c))}
+            if term.is_excluded:
+                for docs in found.values():
+                    scores[docs] = 0.0
+                continue
+            self._add(scores, found, weighted)
+            matched += found.items()
+        scores = scores.round(_DIGITS)
+        documents = np.flatnonzero(scores)
+        if mask is not None:
+            documents = documents[mask[self._ordinals[documents]]]
+        best = self._best(documents, scores[documents], k)
+        columns = [_columns_of(document, matched, self._columns) for document in best.tolist()]
+        return Ranking(self._ordinals[best], scores[best], columns, self._places)
+
+    def check_searchable(self, mask: npt.NDArray[np.bool_] | None) -> None:
+        """Raise UsageError where nothing but paths could have matched a text."""
+        if mask is None and tuple(self._columns) == OWN:
+            raise UsageError(
+                "no path matches, and this store has neither columns of text nor a model that "
+                "reads text: give captions with --metadata, or search by an image",
+                "text",
+            )
+
+    def _add(
+        self,
+        scores: npt.NDArray[np.float64],
+        found: Mapping[str, Numbers],
+        weights: Mapping[str, float],
+    ) -> None:
+        """Add what a term is worth in the documents where it was found, a column at a time."""
+        if not found:
+            return
+        all_of_it = np.concatenate([*found.values()])
+        each = np.repeat([weights[column] for column in found], [len(d) for d in found.values()])
+        documents, inverse = np.unique(all_of_it, return_inverse=True)
+        often = np.bincount(inverse, each, len(documents))
+        count = len(documents)
+        idf = max(_LEAST_IDF, float(np.log((self._count - count + 0.5) / (count + 0.5))))
+        relative = self._lengths[documents] / self._mean_length
+        scores[documents] += idf * often * (_K1 + 1) / (often + _K1 * (1 - _B + _B * relative))
+
+    def _best(self, documents: Numbers, scores: npt.NDArray[np.float64], k: int) -> Numbers:
+        """Return the best k documents, in order."""
+        if len(documents) > k:
+            least = np.partition(scores, -k)[-k]
+            documents, scores = documents[scores >= least], scores[scores >= least]
+        order = np.lexsort((self._places[self._ordinals[documents]], -scores))
+        best: Numbers = documents[order[:k]]
+        return best
+
+    def _documents(self, term: Term, column: str) -> Numbers:
+        """Return the live documents with a term in a column, as often as it is there, sorted."""
+        if term.column not in {None, column}:
+            return np.empty(0, np.int64)
+        mark = mark_of(self._columns.index(column))
+        found: Numbers | None = None
+        for number, word in enumerate(term.words):
+            is_prefix = term.is_prefix and number == len(term.words) - 1
+            at = self._instances(mark + word, is_prefix=is_prefix) - number
+            found = at if found is None else np.intersect1d(found, at, assume_unique=True)
+            if not len(found):
+                break
+        assert found is not None, "a term has words"
+        documents = np.sort(found >> _POSITION_BITS) - 1  # rowids count from 1
+        live: Numbers = documents[self._is_live[documents]]
+        return live
+
+    def _instances(self, word: str, *, is_prefix: bool) -> Numbers:
+        """Return each occurrence of a marked word: rowid << _POSITION_BITS | position."""
+        where, values = "term = ?", [word]
+        if is_prefix:
+            where, values = "term >= ? AND term < ?", [word, word + _LAST]
+        query = f"SELECT doc << {_POSITION_BITS} | offset FROM temp.instances WHERE {where}"
+        return np.fromiter(chain.from_iterable(self._file.execute(query, values)), np.int64)
+
+
+def _columns_of(
+    document: int, matched: Sequence[tuple[str, Numbers]], columns: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the columns where some term was found in a document."""
+    there = set()
+    for column, documents in matched:
+        at = int(np.searchsorted(documents, document))
+        if at < len(documents) and documents[at] == document:
+            there.add(column)
+    return tuple(column for column in columns if column in there)

@@ -1,0 +1,59 @@
+"""What a user typed, as terms; in: text, out: words and phrases to look for.
+
+`red shoes` finds either, and rows with both first; `"red shoes"` is a phrase, `sho*` the beginning
+of a word, `-blue` leaves rows out, and `caption:red` looks into one column.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from embedsearch.core.errors import UsageError
+from embedsearch.searching.words.tokens import words_of
+
+MAX_TERMS = 64
+_SHOWN = 80  # characters of a text in a message
+_QUOTES = str.maketrans(dict.fromkeys("“”„‟«»＂", '"'))
+_TERM = re.compile(r'(-)?(?:([^\s":]+):)?(?:"([^"]*)"?|([^\s"]+))(\*)?')
+
+
+@dataclass(frozen=True)
+class Term:
+    """Words that follow each other, in one column or in any."""
+
+    words: tuple[str, ...]
+    column: str | None = None
+    is_prefix: bool = False  # the last word is the beginning of one
+    is_excluded: bool = False
+
+
+def terms_of(text: str, columns: Iterable[str]) -> list[Term]:
+    """Return what a text asks for. Raises UsageError if there is no word to look for.
+
+    `name:` is a column only where there is one of that name; `12:30` is a phrase.
+    """
+    named = {_folded(column): column for column in columns}
+    found = []
+    for minus, name, phrase, word, star in _TERM.findall(text.translate(_QUOTES)):
+        column = named.get(_folded(name)) if name else None
+        body = phrase or word
+        if name and column is None:
+            body = f"{name} {body}"
+        if words := words_of(body):
+            is_prefix = bool(star) or word.endswith("*")
+            found.append(Term(tuple(words), column, is_prefix, bool(minus)))
+    terms = list(dict.fromkeys(found))
+    if all(term.is_excluded for term in terms):
+        shown = " ".join(text.split())[:_SHOWN]
+        problem = "only leaves out" if terms else "has no word to look for"
+        raise UsageError(f"the text {shown!r} {problem}", "text")
+    if len(terms) > MAX_TERMS:
+        message = f"the text has {len(terms):,} different words; at most {MAX_TERMS} are looked for"
+        raise UsageError(message, "text")
+    return terms
+
+
+def _folded(name: str) -> str:
+    return " ".join(words_of(name))
