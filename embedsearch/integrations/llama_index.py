@@ -24,7 +24,7 @@ from embedsearch.integrations.adapters import (
 from embedsearch.integrations.image_argument import image_of, image_or_text
 from embedsearch.integrations.keywords import check_text_column, query_options, refuse_unknown
 from embedsearch.searching.embedder import ImageEmbedder
-from embedsearch.searching.queries import ImageLike, Mix, Query, Text
+from embedsearch.searching.queries import ImageLike, Query
 
 try:
     from llama_index.core.base.embeddings.base import Embedding
@@ -45,8 +45,8 @@ class EmbedSearchRetriever(BaseRetriever):
     retriever = EmbedSearchRetriever("photos.es", k=5, text_column="caption")
     nodes = retriever.retrieve(QueryBundle("", image_path="question.jpg"))
 
-    The query is `image_path`, with the words of `query_str` beside it; else `embedding`; else
-    `query_str`: the path of an image, a `data:` URI, or words.
+    The query is `image_path`, else `embedding`, else `query_str`: the path of an image, a `data:`
+    URI, or words. Beside an image, `query_str` is a question for a language model.
     A node's id is the path; its text the user's column `text_column`, else empty.
     """
 
@@ -152,8 +152,7 @@ class EmbedSearchEmbedding(MultiModalEmbedding):
 
 def _query(bundle: QueryBundle) -> Query:
     if bundle.image_path is not None:
-        image = image_of(bundle.image_path)
-        return Mix([image], text=Text(bundle.query_str)) if bundle.query_str.strip() else image
+        return image_of(bundle.image_path)
     if bundle.embedding is not None:
         return unit(bundle.embedding)
     return image_or_text(bundle.query_str)

@@ -109,7 +109,7 @@ class Mix:
         if not self.like and (self.unlike or self.text is None):
             raise UsageError("a query needs at least one image in like")
         if any(isinstance(part, Mix | Text) for part in (*self.like, *self.unlike)):
-            raise UsageError("a mixture holds only images, and one text beside them")
+            raise UsageError("a mixture cannot hold mixtures: it holds images, and one text")
 
 
 # One image: a unit vector is float (D,).
@@ -118,7 +118,7 @@ Query: TypeAlias = "Single | Text | Mix"
 
 
 def query_of(
-    image: Single | None,
+    image: Query | None,
     *,
     crop: Sequence[int] | None = None,
     like: Sequence[Single] = (),
@@ -138,7 +138,8 @@ def query_of(
         return image
     if words is not None and image is None and not (like or unlike):
         return words
-    return Mix([*([] if image is None else [image]), *like], list(unlike), words)
+    first: list[Any] = [] if image is None else [image]
+    return Mix([*first, *like], list(unlike), words)
 
 
 @dataclass(frozen=True)

@@ -223,10 +223,8 @@ class Searcher:
         Ties are broken by root and key, so that answers are reproducible. Raises UnreadableImage
         and UsageError.
         """
-        if not isinstance(image, Mix | Text):
+        if like or unlike or text is not None or not isinstance(image, Mix | Text):
             image = query_of(image, like=like, unlike=unlike, text=text)
-        elif like or unlike or text is not None:
-            raise UsageError("a Mix or a Text is a whole query: nothing goes beside it")
         return self.query_batch([image], k, **options)[0]
 
     async def aquery(

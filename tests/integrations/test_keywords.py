@@ -89,7 +89,7 @@ def test_a_filter_of_equal_values(rows: Path, values: Any, found: set[int]) -> N
         ({"score_threshold": 0.3}, "did you mean min_score"),
         ({"min_scor": 0.3}, "did you mean min_score"),
         ({"wher": "n = 1"}, "did you mean where"),
-        ({"zzz": 1}, "there is no option zzz; there are collapse, diverse"),
+        ({"zzz": 1}, "there is no option zzz; there are by, collapse, diverse"),
     ],
 )
 def test_what_is_refused(rows: Path, options: dict[str, Any], words: str) -> None:

@@ -78,7 +78,8 @@ async def refused(client: Client, tool: str, words: str = "", **arguments: Any) 
 async def exercise(client: Client, photos: Path, searcher: embedsearch.Searcher) -> None:
     """Use every tool, and compare with what Python says."""
     tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-    assert set(tools) == {"search_similar_images", "get_image", "find_duplicates", "list_stores"}
+    names = {"search_similar_images", "get_image", "list_images", "find_duplicates", "list_stores"}
+    assert set(tools) == names
     for tool in tools.values():
         assert tool.annotations is not None and tool.annotations.read_only_hint
         assert tool.output_schema is not None and tool.description

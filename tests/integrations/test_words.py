@@ -101,16 +101,16 @@ def test_langchain_takes_a_file_as_an_image_and_all_else_as_words(searcher: Sear
     assert [score for _, score in found] == sorted((score for _, score in found), reverse=True)
 
 
-def test_llama_index_takes_words_alone_and_beside_an_image(searcher: Searcher) -> None:
+def test_llama_index_takes_words_alone_and_a_question_beside_an_image(searcher: Searcher) -> None:
     adapter = pytest.importorskip("embedsearch.integrations.llama_index")
     from llama_index.core.schema import QueryBundle
 
     retriever = adapter.EmbedSearchRetriever(searcher, k=6)
     words = [hit.path for hit in searcher.query(text=TEXT, k=6)]
     assert [node.node.id_ for node in retriever.retrieve(QueryBundle(TEXT))] == words
-    both = [hit.path for hit in searcher.query(CLOCK, text=TEXT, k=6)]
+    pictures = [hit.path for hit in searcher.query(CLOCK, k=6)]
     asked = QueryBundle(TEXT, image_path=str(CLOCK))
-    assert [node.node.id_ for node in retriever.retrieve(asked)] == both
+    assert [node.node.id_ for node in retriever.retrieve(asked)] == pictures
 
 
 def test_haystack_takes_words_alone_and_beside_an_image(searcher: Searcher) -> None:
