@@ -173,9 +173,8 @@ def _said(values: BaseModel, note: str) -> CallToolResult:
 def _line(hit: dict[str, Any]) -> str:
     size = f"{hit['width']} x {hit['height']}"
     more = "".join(f", {name}: {value}" for name, value in hit["metadata"].items())
-    scores = [
-        f"{name} {hit[name]:.3f}" for name in ("score", "words_score") if hit[name] is not None
-    ]
+    known = (name for name in ("score", "words_score") if hit[name] is not None)
+    scores = ", ".join(f"{name} {hit[name]:.3f}" for name in known)
     start = f"{hit['rank']}. {scores}, row {hit['row']}, {size}"
     return printable(f"{start}, {hit['key']}{more}")
 
