@@ -130,7 +130,8 @@ def query_of(
     Raises UsageError.
     """
     if crop is not None:
-        if image is None or isinstance(image, np.ndarray | Crop):
+        is_vector = isinstance(image, np.ndarray) and image.ndim == 1
+        if image is None or is_vector or isinstance(image, Crop | Text | Mix):
             raise UsageError("only an image can be cropped")
         image = Crop(image, *crop)
     words = None if text is None else Text(text)
