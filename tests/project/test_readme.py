@@ -57,6 +57,17 @@ def test_the_session_is_true(home: Path) -> None:
         assert_same(shown, wanted)
 
 
+def test_the_session_with_words_is_true(home: Path) -> None:
+    shutil.copytree(REPOSITORY / "examples", home / "examples")
+    (session,) = [block for block in blocks("console") if "--text" in block]
+    steps = re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", session, re.MULTILINE)
+    assert [shlex.split(command)[1] for command, _ in steps] == ["index", "query", "query"]
+    for command, wanted in steps:
+        words = [sys.executable, "-P", "-m", "embedsearch", *shlex.split(command)[1:]]
+        done = subprocess.run(words, cwd=home, capture_output=True, text=True, check=True)
+        assert_same(done.stdout, wanted)
+
+
 def masked(text: str) -> list[str]:
     """Return the lines without what another processor's rounding changes: numbers, precision."""
     text = re.sub(r"\S+\.(jpg|png|webp)", "FILE", text)
