@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,8 @@ _BATCH = 4096
 _PAGES_KB, _WAITING_BYTES = 64_000, 64 << 20
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
-_Row: TypeAlias = tuple[int, str]
+_Text: TypeAlias = "str | list[str | None] | None"
+_Row: TypeAlias = "tuple[int, Sequence[_Text]]"
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Documents:
     """What the documents of a file stand for, in order; each int64 (n,)."""
 
     rows: Numbers
-    digests: Numbers  # of their words
+    digests: Numbers  # of their texts
     lengths: Numbers  # in words
     places: Numbers  # of their rows, by root and key
 
@@ -104,10 +105,11 @@ def write_documents(
                 file.execute(statement)
         file.execute(f"INSERT INTO words(words, rank) VALUES ('hashsize', {_WAITING_BYTES})")
         known = Documents.of(file) if more else _none()
-        added, live = _add(file, known, _texts(snapshot, columns), session)
+        marks = [mark_of(number) for number in range(len(text_columns(columns)))]
+        added, live = _add(file, known, _rows(snapshot, columns), marks, session)
         rows, digests, lengths = (
-            np.concatenate([before, np.array(new, np.int64)])
-            for before, new in zip((known.rows, known.digests, known.lengths), added, strict=True)
+            np.concatenate(parts)
+            for parts in zip((known.rows, known.digests, known.lengths), *added, strict=True)
         )
         ordinals = snapshot.ordinals(rows)
         order = snapshot.name_order() if len(rows) else rows
@@ -118,57 +120,66 @@ def write_documents(
 
 
 def _add(
-    file: sqlite3.Connection, known: Documents, texts: Iterator[_Row], session: Session
-) -> tuple[list[list[int]], int]:
-    """Write the documents that are not known; return their numbers, and how many rows there are."""
+    file: sqlite3.Connection,
+    known: Documents,
+    rows: Iterator[_Row],
+    marks: Sequence[str],
+    session: Session,
+) -> tuple[list[tuple[Numbers, Numbers, Numbers]], int]:
+    """Write the documents that are not known; return their numbers, and how many rows there are.
+
+    The numbers, of a batch each, are those of rows, hashes of their texts, and lengths in words.
+    """
     newest = known.newest()
-    rows, digests = known.rows[newest], known.digests[newest]
-    added: list[list[int]] = [[], [], []]  # rows, digests, lengths
-    live = 0
-    while batch := list(islice(texts, _BATCH)):
+    known_rows, known_digests = known.rows[newest], known.digests[newest]
+    added: list[tuple[Numbers, Numbers, Numbers]] = []
+    live, first = 0, 1 + len(known.rows)
+    while batch := list(islice(rows, _BATCH)):
         session.check()
+        live += len(batch)
         numbers = np.array([row for row, _ in batch], np.int64)
-        hashes = np.array([_digest(text) for _, text in batch], np.int64)
-        positions = np.searchsorted(rows, numbers)
-        is_known = positions < len(rows)
-        at = positions[is_known]
-        is_known[is_known] = (rows[at] == numbers[is_known]) & (digests[at] == hashes[is_known])
-        fresh = np.flatnonzero(~is_known).tolist()
-        first = 1 + len(known.rows) + len(added[0])
+        digests = np.array([_digest(texts) for _, texts in batch], np.int64)
+        at = np.searchsorted(known_rows, numbers)
+        is_known = at < len(known_rows)
+        found = at[is_known]
+        is_same = known_digests[found] == digests[is_known]
+        is_known[is_known] = (known_rows[found] == numbers[is_known]) & is_same
+        fresh = np.flatnonzero(~is_known)
+        words = [_marked(batch[n][1], marks) for n in fresh.tolist()]
         file.executemany(
             "INSERT INTO words(rowid, text) VALUES (?, ?)",
-            ((first + n, batch[at][1]) for n, at in enumerate(fresh)),
+            ((first + n, " ".join(each)) for n, each in enumerate(words)),
         )
-        added[0] += numbers[fresh].tolist()
-        added[1] += hashes[fresh].tolist()
-        added[2] += [batch[at][1].count(" ") + 1 if batch[at][1] else 0 for at in fresh]
-        live += len(batch)
+        first += len(words)
+        lengths = np.array([len(each) for each in words], np.int64)
+        added.append((numbers[fresh], digests[fresh], lengths))
     return added, live
 
 
-def _texts(snapshot: Snapshot, columns: RowColumns) -> Iterator[_Row]:
-    """Yield the number of each live row, and the marked words of its columns."""
+def _rows(snapshot: Snapshot, columns: RowColumns) -> Iterator[_Row]:
+    """Yield the number of each live row, and its texts."""
     deleted = set(snapshot.deleted.tolist())
-    names = text_columns(columns)
-    marks = [mark_of(number) for number in range(len(names))]
-    for _, table in columns.tables(["row", *names]):
+    for _, table in columns.tables(["row", *text_columns(columns)]):
         rows, *values = (column.to_pylist() for column in table.columns)
         for row, *texts in zip(rows, *values, strict=True):
             if row not in deleted:
-                marked = (_marked(text, m) for text, m in zip(texts, marks, strict=True) if text)
-                yield row, " ".join(filter(None, marked))
+                yield row, texts
 
 
-def _marked(value: Any, mark: str) -> str:
-    if isinstance(value, list):
-        return " ".join(filter(None, (_marked(item, mark) for item in value if item)))
-    return " ".join([mark + word for word in words_of(value)])
+def _marked(texts: Sequence[_Text], marks: Sequence[str]) -> list[str]:
+    """Return the words of texts, each behind the mark of its column."""
+    return [
+        mark + word
+        for text, mark in zip(texts, marks, strict=True)
+        for part in ([text] if isinstance(text, str) else text or ())
+        if part is not None
+        for word in words_of(part)
+    ]
 
 
-def _digest(text: str) -> int:
-    return int.from_bytes(
-        hashlib.blake2b(text.encode(), digest_size=8).digest(), "little", signed=True
-    )
+def _digest(texts: Sequence[_Text]) -> int:
+    digest = hashlib.blake2b(repr(texts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
 
 
 def _none() -> Documents:
