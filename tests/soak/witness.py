@@ -20,7 +20,15 @@ import pyarrow.parquet as pq
 import embedsearch
 from embedsearch.store.check import check_store
 
-_FOLDERS = {"s": "shards", "d": "shards", "f": "shards", "e": "ann", "a": "ann", "u": "meta"}
+_FOLDERS = {
+    "s": "shards",
+    "d": "shards",
+    "f": "shards",
+    "e": "ann",
+    "a": "ann",
+    "w": "ann",
+    "u": "meta",
+}
 _QUERIES = 3
 _K = 10
 _SAME_SCORE = 1e-3
@@ -59,9 +67,9 @@ def current(store: Path) -> tuple[str, dict[str, Any]]:
 
 def records(manifest: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what a manifest says of each of its files."""
-    single = ("ann", "deleted", "failures", "metadata")
+    single = ("ann", "words", "deleted", "failures", "metadata")
     several = [*manifest["shards"], *manifest["exact"]]
-    return several + [manifest[kind] for kind in single if manifest[kind] is not None]
+    return several + [manifest[kind] for kind in single if manifest.get(kind) is not None]
 
 
 def relative(name: str) -> str:

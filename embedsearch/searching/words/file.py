@@ -10,6 +10,7 @@ import contextlib
 import os
 import sqlite3
 import tempfile
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -55,19 +56,24 @@ def open_words(snapshot: Snapshot, columns: RowColumns, session: Session) -> Wor
     record = snapshot.manifest.words
     is_kept = record is not None and record.name in snapshot.caches
     if record is not None and is_kept and is_current(snapshot.manifest):
-        descriptor = _descriptor(snapshot, record)
-        file = _connected(snapshot.store / record.relative, descriptor)
+        unreadable = partial(_unreadable, snapshot, record.relative)
+        file = _connected(snapshot.store / record.relative, _descriptor(snapshot, record))
         try:
             _check_schema(file)
-            return WordIndex(file, record.columns, snapshot)
+            return WordIndex(file, record.columns, snapshot, unreadable)
         except (sqlite3.Error, KeyError, ValueError) as error:
             file.close()
-            raise damaged(snapshot.store, record.relative, f"cannot be read ({error})") from error
+            raise unreadable(error) from error
     session.notice("collecting the words of this store; embedsearch index keeps them")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "words.sqlite")
         make_words(path, snapshot, columns, session)
-        return WordIndex(_open(path), text_columns(columns), snapshot)
+        names = text_columns(columns)
+        return WordIndex(_open(path), names, snapshot, partial(_unreadable, snapshot, "ann"))
+
+
+def _unreadable(snapshot: Snapshot, name: str, error: Exception) -> DamagedStore:
+    return damaged(snapshot.store, name, f"cannot be read ({error})")
 
 
 def _descriptor(snapshot: Snapshot, record: WordsRecord) -> int:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.core.errors import UsageError
+from embedsearch.core.errors import DamagedStore, UsageError
 from embedsearch.searching.words.documents import OWN, Documents, Numbers, mark_of
 from embedsearch.searching.words.terms import Term, terms_of
 from embedsearch.store.snapshot import Snapshot
@@ -46,10 +46,18 @@ class WordIndex:
     """The words of one generation, open. Any number of threads may use it."""
 
     def __init__(
-        self, file: sqlite3.Connection, columns: Sequence[str], snapshot: Snapshot
+        self,
+        file: sqlite3.Connection,
+        columns: Sequence[str],
+        snapshot: Snapshot,
+        damaged: Callable[[Exception], DamagedStore],
     ) -> None:
-        """Own the connection. Raises sqlite3.Error, KeyError and ValueError for a damaged file."""
+        """Own the connection. Raises sqlite3.Error, KeyError and ValueError for a damaged file.
+
+        `damaged` makes the error for a file that turns out to be damaged later.
+        """
         self._file = file
+        self._damaged = damaged
         self._using = threading.Lock()
         self._columns = list(columns)
         file.execute("PRAGMA temp_store=MEMORY")
@@ -82,15 +90,14 @@ class WordIndex:
     ) -> Ranking:
         """Return the best k rows of those of a mask, bool (all shard rows,); ties by root and key.
 
-        `weights` are of columns. Raises UsageError, sqlite3.Error.
+        `weights` are of columns. Raises UsageError, DamagedStore.
         """
         terms = terms_of(text, self._columns)
         weighted = {c: weights.get(c, _DEFAULT_WEIGHTS.get(c, 1.0)) for c in self._columns}
         scores = np.zeros(len(self._ordinals))
         matched: list[tuple[str, Numbers]] = []
         for term in sorted(terms, key=lambda term: term.is_excluded):
-            with self._using:
-                found = {c: docs for c in self._columns if len(docs := self._documents(term, c))}
+            found = self._found(term)
             if term.is_excluded:
                 for docs in found.values():
                     scores[docs] = 0.0
@@ -104,6 +111,15 @@ class WordIndex:
         best = self._best(documents, scores[documents], k)
         columns = [_columns_of(document, matched, self._columns) for document in best.tolist()]
         return Ranking(self._ordinals[best], scores[best], columns, self._places)
+
+    def _found(self, term: Term) -> dict[str, Numbers]:
+        """Return the documents with a term, by the columns where it is. Raises DamagedStore."""
+        try:
+            with self._using:
+                documents = {column: self._documents(term, column) for column in self._columns}
+        except (sqlite3.Error, IndexError) as error:
+            raise self._damaged(error) from error
+        return {column: found for column, found in documents.items() if len(found)}
 
     def check_searchable(self, mask: npt.NDArray[np.bool_] | None) -> None:
         """Raise UsageError where nothing but paths could have matched a text."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import shutil
 import sqlite3
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from embedsearch.core.records import Hit
 from embedsearch.searching.words import documents as documents_file
 from embedsearch.searching.words.tokens import words_of
 from embedsearch.store.current import read_current
+from tests.soak.damage import replace_manifest
 from tests.support.captions import bm25, captioned
 from tests.support.library import Library, paint
 
@@ -302,3 +305,43 @@ def test_vectors_alone_need_no_sqlite(small: Searcher) -> None:
     assert all(
         hit.matched == ("picture",) and hit.words_score is None for hit in small.query(vector)
     )
+
+
+def _with_trigger(file: sqlite3.Connection) -> None:
+    file.execute("CREATE TABLE bait (x)")
+    file.execute("CREATE TRIGGER t INSERT ON documents BEGIN INSERT INTO bait VALUES (1); END")
+
+
+def _with_view(file: sqlite3.Connection) -> None:
+    file.execute("DROP TABLE documents")
+    file.execute("CREATE VIEW documents AS SELECT 'rows' AS name, zeroblob(1 << 30) AS numbers")
+
+
+def _shorter(file: sqlite3.Connection) -> None:
+    file.execute("UPDATE documents SET numbers = zeroblob(8) WHERE name = 'rows'")
+
+
+def _without_index(file: sqlite3.Connection) -> None:
+    file.execute("DELETE FROM words_data")
+
+
+@pytest.mark.parametrize("harm", [_with_trigger, _with_view, _shorter, _without_index])
+def test_a_file_of_words_is_not_believed(
+    tmp_path: Path, harm: Callable[[sqlite3.Connection], None]
+) -> None:
+    """Its sha256 may be right, in a store that was fetched from somebody."""
+    store = captioned(tmp_path, SMALL)
+    record = read_current(store).words
+    assert record is not None
+    path = store / record.relative
+    path.chmod(0o644)
+    with sqlite3.connect(path) as file:
+        harm(file)
+    file.close()
+    data = path.read_bytes()
+    forged = replace(record, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    replace_manifest(store, replace(read_current(store), words=forged).to_bytes())
+    with embedsearch.open_store(store) as searcher:
+        assert len(searcher.query(Key("a/2.jpg"))) == 6
+        with pytest.raises(DamagedStore, match="cannot be read"):
+            searcher.query(text="red")
