@@ -25,7 +25,7 @@ from embedsearch.integrations.adapters import (
     unit,
 )
 from embedsearch.integrations.image_argument import image_of
-from embedsearch.integrations.keywords import check_text_column, refuse_unknown
+from embedsearch.integrations.keywords import check_settings, check_text_column, refuse_unknown
 from embedsearch.searching.embedder import ImageEmbedder
 from embedsearch.searching.queries import ImageLike, Mix, Query, Text
 from embedsearch.searching.searcher import Searcher
@@ -77,6 +77,8 @@ class EmbedSearchImageRetriever:
         self.load_blobs = load_blobs
         self.device = device
         self._opened = OpenedStore(store, device)
+        with raised_as(ValueError):
+            check_settings(self._opened, text_column, top_k, where=where, min_score=min_score)
 
     def warm_up(self) -> None:
         """Open the store."""

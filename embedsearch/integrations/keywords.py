@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from embedsearch.core.config import SearchConfig
-from embedsearch.core.errors import UsageError
+from embedsearch.core.config import DEFAULT_K, SearchConfig
+from embedsearch.core.errors import StoreNotFound, UsageError
 from embedsearch.core.options import SearchOptions
 from embedsearch.exchange.texts import FIELDS, TEXT
+from embedsearch.integrations.adapters import OpenedStore
 from embedsearch.searching.columns import BUILT_IN
 from embedsearch.searching.searcher import Searcher
 
@@ -79,6 +80,23 @@ def filter_condition(values: Any, searcher: Searcher) -> str | None:
         equal = [makes(name, each) for each in listed] or ["FALSE"]
         parts.append(f"({' OR '.join(equal)})")
     return " AND ".join(parts)
+
+
+def check_settings(
+    opened: OpenedStore, text_column: str | None, k: int = DEFAULT_K, **options: Any
+) -> None:
+    """Raise UsageError for settings of an adapter that no query could be asked with.
+
+    A store that is not there yet may have any column.
+    """
+    SearchConfig(k=k, **options)
+    if text_column is None:
+        return
+    try:
+        searcher = opened.searcher
+    except StoreNotFound:
+        return
+    check_text_column(text_column, searcher)
 
 
 def check_text_column(column: str | None, searcher: Searcher) -> None:

@@ -29,7 +29,12 @@ from embedsearch.integrations.adapters import (
     unit,
 )
 from embedsearch.integrations.image_argument import image_of, image_or_text
-from embedsearch.integrations.keywords import check_text_column, query_options, refuse_unknown
+from embedsearch.integrations.keywords import (
+    check_settings,
+    check_text_column,
+    query_options,
+    refuse_unknown,
+)
 from embedsearch.searching.columns import BUILT_IN
 from embedsearch.searching.queries import Query
 from embedsearch.searching.searcher import Searcher
@@ -83,9 +88,12 @@ class EmbedSearchRetriever(BaseRetriever):
         return given
 
     def model_post_init(self, context: Any, /) -> None:
-        """Prepare to open the store."""
+        """Check the settings; the store is opened for that only if there is a `text_column`."""
         super().model_post_init(context)
         self._opened = OpenedStore(self.store, self.device)
+        own: dict[str, Any] = {"k": self.k, "where": self.where, "min_score": self.min_score}
+        with raised_as(LangChainException):
+            check_settings(self._opened, self.text_column, **own)
 
     def _get_relevant_documents(
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **options: Any
@@ -185,6 +193,8 @@ class EmbedSearchVectorStore(VectorStore):
         self._model = model or f"{kind.__module__}.{kind.__qualname__}"
         self._text_column = text_column
         self._changing = threading.Lock()
+        with raised_as(LangChainException):
+            check_settings(self._opened, text_column)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy has; it opens the store for itself."""

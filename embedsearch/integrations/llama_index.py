@@ -22,7 +22,12 @@ from embedsearch.integrations.adapters import (
     unit,
 )
 from embedsearch.integrations.image_argument import image_of, image_or_text
-from embedsearch.integrations.keywords import check_text_column, query_options, refuse_unknown
+from embedsearch.integrations.keywords import (
+    check_settings,
+    check_text_column,
+    query_options,
+    refuse_unknown,
+)
 from embedsearch.searching.embedder import ImageEmbedder
 from embedsearch.searching.queries import ImageLike, Query
 
@@ -69,6 +74,8 @@ class EmbedSearchRetriever(BaseRetriever):
         self._opened = OpenedStore(store, device)
         self._options: dict[str, Any] = {"k": k, "where": where, "min_score": min_score}
         self._text_column = text_column
+        with raised_as(ValueError):
+            check_settings(self._opened, text_column, **self._options)
 
     def _retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         with raised_as(ValueError):
