@@ -228,6 +228,19 @@ def test_every_command_stands_in_the_readme() -> None:
     assert named == commands
 
 
+def test_what_the_skill_tells_an_agent_to_type_exists(home: Path) -> None:
+    page = (REPOSITORY / "docs" / "SKILL.md").read_text()
+    commands = [shlex.split(line) for line in re.findall(r"^    (embedsearch .*)$", page, re.M)]
+    assert [command[1] for command in commands] == ["index", *["query"] * 3, "duplicates"]
+    shutil.copytree(SAMPLES, home / "PHOTOS")
+    shutil.copy(SAMPLES / "clocks" / "clocks_1.jpg", home / "picture.jpg")
+    (home / "captions.csv").write_text("path,caption\nclocks/clocks_1.jpg,red shoes\n")
+    for words in commands:
+        words = [sys.executable, "-P", "-m", "embedsearch", *words[1:]]
+        done = subprocess.run(words, cwd=home, capture_output=True, text=True, check=True)
+        assert done.stdout
+
+
 def test_options_named_in_the_readme_exist() -> None:
     known = ""
     for command in (
