@@ -150,9 +150,12 @@ class Manifest:
 
     @property
     def word_sources(self) -> str:
-        """Return 16 hex digits that tell the texts and rows of this generation from others."""
-        parts = [*self.shards, self.deleted, self.metadata]
-        names = ["" if part is None else part.name for part in parts]
+        """Return 16 hex digits that tell the texts of this generation from others.
+
+        Deleted rows need no other file of words: they are not found in any.
+        """
+        names = [shard.name for shard in self.shards]
+        names.append("" if self.metadata is None else self.metadata.name)
         return hashlib.sha256("\n".join(names).encode()).hexdigest()[:16]
 
     def files(self) -> list[FileRecord]:

@@ -55,6 +55,7 @@ def test_json_csv_and_paths_tell_the_same(store: Path) -> None:
     assert len(lines) == 8
     names = ["query", "rank", "score", "percentile", "row"]
     names += ["path", "path_bytes", "key", "width", "height", "metadata", "rank_score"]
+    names += ["words_score", "matched"]
     assert list(lines[0]) == names
     assert lines[0]["key"] == "clocks/clocks_1.jpg" and lines[0]["score"] > 0.9999
     assert [line["rank"] for line in lines] == [1, 2, 3, 4, 1, 2, 3, 4]

@@ -77,7 +77,8 @@ def entry(cached: Path) -> Path:
 
 
 def one_file(store: Path, folder: str) -> str:
-    (name,) = os.listdir(store / folder)
+    """Return the one file of a folder; of caches the FAISS file."""
+    (name,) = (name for name in os.listdir(store / folder) if not name.endswith(".sqlite"))
     return f"{folder}/{name}"
 
 

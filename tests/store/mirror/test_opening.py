@@ -50,8 +50,8 @@ def test_it_answers_as_the_store_on_the_disk(
     heard = Heard()
     assert hits(URL, heard.session) == wanted
     (line,) = heard.lines
-    assert line.startswith("fetching 2 files, 0.") and line.endswith(f"of {URL}")
-    assert len(fetched(s3)) == 4  # FORMAT, manifest, shard, FAISS file
+    assert line.startswith("fetching 3 files, 0.") and line.endswith(f"of {URL}")
+    assert len(fetched(s3)) == 5  # FORMAT, manifest, shard, FAISS file, words
     whole(entry(cached))
     assert hits(URL + "/", heard.session) == wanted
     assert s3.requests == [f"{method} /{PREFIX}/CURRENT" for method in ("HEAD", "GET")]

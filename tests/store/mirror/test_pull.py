@@ -36,7 +36,7 @@ def test_pull_makes_a_store_to_write_to(
 ) -> None:
     store = tmp_path / "mine" / "photos.es"
     report = embedsearch.pull(URL, store)
-    assert (report.generation, report.former, report.images, report.files) == (2, 0, 6, 2)
+    assert (report.generation, report.former, report.images, report.files) == (2, 0, 6, 3)
     assert hits(store) == hits(generations[0])
     whole(store)
     fetched(s3)
@@ -92,7 +92,7 @@ def test_pull_on_the_command_line(s3: S3Server, tmp_path: Path) -> None:
     done = run_cli("pull", URL, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
-    assert first.startswith("2 files fetched, 0.")
+    assert first.startswith("3 files fetched, 0.")
     assert second == f"{tmp_path}/photos.es holds generation 2: 6 images"
     done = run_cli("pull", URL, tmp_path / "photos.es", "--json", env=environment)
     assert json.loads(done.stdout)["files"] == 0
