@@ -66,10 +66,10 @@ class Options(BaseModel):
     rerank: Annotated[bool, Field(description="hits that resemble others move up")] = False
     by: Annotated[str, Field(description="with an image and a text: picture, words or both")] = BOTH
     weight: Annotated[
-        list[str],
+        Sequence[str],
         BeforeValidator(lambda given: given.split(",") if isinstance(given, str) else given),
         Field(max_length=_MAX_EXAMPLES, description="NAME=NUMBER: what a ranking or column counts"),
-    ] = []
+    ] = ()
 
     def config(self) -> SearchConfig:
         """Return them as a SearchConfig. Raises UsageError."""

@@ -93,6 +93,20 @@ def test_pages_have_no_gaps(thousand: Any) -> None:
     assert paged[:90] == whole
 
 
+def test_pages_of_both_have_no_gaps(thousand: Any) -> None:
+    """Beyond the pool that is fused, too: there those follow that the picture finds."""
+    rows, searcher = thousand
+    first = Key(next(iter(rows)))
+    asked: dict[str, Any] = {"text": "word3 word50", "where": "caption <> ''"}
+    whole = searcher.query(first, k=700, **asked)
+    paged = [hit for n in range(0, 700, 90) for hit in searcher.query(first, 90, offset=n, **asked)]
+    assert keys(paged[:700]) == keys(whole)
+    assert len(set(keys(whole))) == len(whole) == 700
+    assert [hit.rank for hit in paged] == list(range(1, len(paged) + 1))
+    everything = searcher.query(first, k=2_000, **asked)
+    assert len(everything) == sum(bool(row["caption"]) for row in rows.values())
+
+
 def test_a_filter_leaves_as_many_as_match(thousand: Any) -> None:
     rows, searcher = thousand
     wanted = [key for key, _ in expected(rows, "word4") if rows[key]["tags"]]
