@@ -238,7 +238,7 @@ def test_what_the_skill_tells_an_agent_to_type_exists(home: Path) -> None:
     for words in commands:
         words = [sys.executable, "-P", "-m", "embedsearch", *words[1:]]
         done = subprocess.run(words, cwd=home, capture_output=True, text=True, check=True)
-        assert done.stdout
+        assert done.stdout or words[4] == "duplicates"  # there are none
 
 
 def test_options_named_in_the_readme_exist() -> None:
