@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import DamagedStore, UsageError
+from embedsearch.core.lru import LRU
 from embedsearch.searching.words.documents import OWN, Documents, Numbers, mark_of
 from embedsearch.searching.words.terms import Term, terms_of
 from embedsearch.store.snapshot import Snapshot
@@ -25,6 +26,7 @@ _K1, _B = 1.2, 0.75
 _LEAST_IDF = 1e-6  # of a word in more than half of the rows
 _DIGITS = 9  # of a score: equal ones tie
 _POSITION_BITS = 28  # of a word in its document
+_FREQUENT, _KEPT = 4096, 16  # lists of so many documents are kept for the next text
 _DEFAULT_WEIGHTS = {"path": 0.5, "camera": 0.5}  # the user's columns: 1
 _LAST = "\U0010ffff"  # sorts behind what any word continues with
 
@@ -58,6 +60,7 @@ class WordIndex:
         """
         self._file = file
         self._damaged = damaged
+        self._frequent: LRU[tuple[tuple[str, ...], bool, str], Numbers] = LRU(_KEPT)
         self._using = threading.Lock()
         self._columns = list(columns)
         file.execute("PRAGMA temp_store=MEMORY")
@@ -139,10 +142,7 @@ class WordIndex:
         """Add what a term is worth in the documents where it was found, a column at a time."""
         if not found:
             return
-        all_of_it = np.concatenate([*found.values()])
-        each = np.repeat([weights[column] for column in found], [len(d) for d in found.values()])
-        documents, inverse = np.unique(all_of_it, return_inverse=True)
-        often = np.bincount(inverse, each, len(documents))
+        documents, often = _counted(found, weights)
         count = len(documents)
         idf = max(_LEAST_IDF, float(np.log((self._count - count + 0.5) / (count + 0.5))))
         relative = self._lengths[documents] / self._mean_length
@@ -161,6 +161,9 @@ class WordIndex:
         """Return the live documents with a term in a column, as often as it is there, sorted."""
         if term.column not in {None, column}:
             return np.empty(0, np.int64)
+        key = (term.words, term.is_prefix, column)
+        if (known := self._frequent.find(key)) is not None:
+            return known
         mark = mark_of(self._columns.index(column))
         found: Numbers | None = None
         for number, word in enumerate(term.words):
@@ -172,6 +175,8 @@ class WordIndex:
         assert found is not None, "a term has words"
         documents = np.sort(found >> _POSITION_BITS) - 1  # rowids count from 1
         live: Numbers = documents[self._is_live[documents]]
+        if len(live) >= _FREQUENT:
+            self._frequent.keep(key, live)
         return live
 
     def _instances(self, word: str, *, is_prefix: bool) -> Numbers:
@@ -181,6 +186,20 @@ class WordIndex:
             where, values = "term >= ? AND term < ?", [word, word + _LAST]
         query = f"SELECT doc << {_POSITION_BITS} | offset FROM temp.instances WHERE {where}"
         return np.fromiter(chain.from_iterable(self._file.execute(query, values)), np.int64)
+
+
+def _counted(
+    found: Mapping[str, Numbers], weights: Mapping[str, float]
+) -> tuple[Numbers, npt.NDArray[np.float64]]:
+    """Return the documents with a term, sorted, and how often it is there, by weight."""
+    if len(found) == 1:
+        ((column, documents),) = found.items()
+        starts = np.flatnonzero(np.diff(documents, prepend=-1))
+        often = np.diff(np.append(starts, len(documents))).astype(np.float64)
+        return documents[starts], weights[column] * often
+    each = np.repeat([weights[column] for column in found], [len(d) for d in found.values()])
+    whole, inverse = np.unique(np.concatenate([*found.values()]), return_inverse=True)
+    return whole, np.bincount(inverse, each, len(whole)).astype(np.float64)
 
 
 def _columns_of(
