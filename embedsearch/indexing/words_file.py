@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import tempfile
+from pathlib import Path
 
 from embedsearch.core.errors import StorageError
 from embedsearch.core.session import Session
@@ -10,7 +12,7 @@ from embedsearch.searching.columns import RowColumns
 from embedsearch.searching.words.documents import text_columns
 from embedsearch.searching.words.file import is_current, make_words
 from embedsearch.searching.words.tokens import RULES
-from embedsearch.store.files import write_by
+from embedsearch.store.files import pieces, write_new
 from embedsearch.store.manifest import Manifest, WordsRecord
 from embedsearch.store.snapshot import Snapshot
 from embedsearch.store.writer import StoreWriter
@@ -24,16 +26,18 @@ def refresh_words(writer: StoreWriter, manifest: Manifest, session: Session) -> 
     record = manifest.words
     if record is not None and is_current(manifest) and (writer.store / record.relative).exists():
         return record
-    with Snapshot(writer.store, manifest) as snapshot, RowColumns(snapshot) as columns:
+    with (
+        Snapshot(writer.store, manifest) as snapshot,
+        RowColumns(snapshot) as columns,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        path = Path(folder, "words.sqlite")  # what SQLite writes is not yet the store's
         try:
-            file = write_by(
-                writer.store,
-                "w",
-                writer.next_generation,
-                "sqlite",
-                lambda path: make_words(path, snapshot, columns, session),
-            )
+            make_words(path, snapshot, columns, session)
         except sqlite3.Error as error:
-            raise StorageError(f"{writer.store}: the words cannot be written: {error}") from error
+            raise StorageError(f"the words cannot be written to {folder}: {error}") from error
+        with path.open("rb") as made:
+            content = pieces(made.fileno())
+            file = write_new(writer.store, "w", writer.next_generation, "sqlite", content)
         names = tuple(text_columns(columns))
     return WordsRecord(file.name, file.bytes, file.sha256, names, RULES, manifest.word_sources)

@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,25 +84,11 @@ def write_new(
     digest = hashlib.sha256()
     with _temporary(store) as temporary:
         size = _write(temporary, data, digest)
-        return _named(store, kind, generation, suffix, temporary, size, digest)
-
-
-def write_by(
-    store: Path, kind: str, generation: int, suffix: str, write: Callable[[Path], None]
-) -> FileRecord:
-    """Let `write` fill a new file at a path, and return its record, as `write_new` does.
-
-    Raises StorageError, and what `write` raises.
-    """
-    digest = hashlib.sha256()
-    with _temporary(store) as temporary:
-        write(temporary)
-        with temporary.open("rb") as file:
-            for chunk in pieces(file.fileno()):
-                digest.update(chunk)
-            size = os.fstat(file.fileno()).st_size
-            _sync(file.fileno())
-        return _named(store, kind, generation, suffix, temporary, size, digest)
+        sha256 = digest.hexdigest()
+        serial = "" if kind == "m" else f"-{sha256[:16]}"
+        record = FileRecord(f"{kind}-{generation:08d}{serial}.{suffix}", size, sha256)
+        _put(temporary, store / record.relative)
+    return record
 
 
 def write_copy(store: Path, record: FileRecord, data: Iterable[bytes], origin: str) -> None:
@@ -295,17 +281,6 @@ def _temporary(store: Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise storage_error(store, error) from error
         raise
-
-
-def _named(
-    store: Path, kind: str, generation: int, suffix: str, temporary: Path, size: int, digest: Any
-) -> FileRecord:
-    """Give a complete new file its name, and return its record. Raises OSError."""
-    sha256 = digest.hexdigest()
-    serial = "" if kind == "m" else f"-{sha256[:16]}"
-    record = FileRecord(f"{kind}-{generation:08d}{serial}.{suffix}", size, sha256)
-    _put(temporary, store / record.relative)
-    return record
 
 
 def _put(temporary: Path, target: Path) -> None:
