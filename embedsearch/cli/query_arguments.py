@@ -60,9 +60,9 @@ class QueryArguments:
 
     def queries(self, dim: int) -> Iterator[tuple[str, Query]]:
         """Yield the queries; `dim` is the length of the store's vectors. Raises UsageError."""
-        from embedsearch.searching.queries import Mix, Text
+        from embedsearch.searching.queries import query_of
 
-        words = Text(" ".join(self.text)) if self.text else None
+        words = " ".join(self.text) if self.text else None
         more = [_image_of(name) for name in self.like]
         less = [_image_of(name) for name in self.unlike]
         mixed = "".join(f" + {name}" for name in self.like)
@@ -71,10 +71,9 @@ class QueryArguments:
         is_alone = True
         for name, query in self._single(dim):
             is_alone = False
-            is_mixed = more or less or words is not None
-            yield name + mixed, Mix([query, *more], less, words) if is_mixed else query
+            yield name + mixed, query_of(query, like=more, unlike=less, text=words)
         if is_alone and (more or words is not None):
-            yield mixed.removeprefix(" + "), Mix(more, less, words)
+            yield mixed.removeprefix(" + "), query_of(None, like=more, unlike=less, text=words)
 
     def _single(self, dim: int) -> Iterator[tuple[str, Single]]:
         """Yield the single images and vectors."""

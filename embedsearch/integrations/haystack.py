@@ -27,7 +27,7 @@ from embedsearch.integrations.adapters import (
 from embedsearch.integrations.image_argument import image_of
 from embedsearch.integrations.keywords import check_settings, check_text_column, refuse_unknown
 from embedsearch.searching.embedder import ImageEmbedder
-from embedsearch.searching.queries import ImageLike, Mix, Query, Text
+from embedsearch.searching.queries import ImageLike, Query, query_of
 from embedsearch.searching.searcher import Searcher
 
 try:
@@ -252,10 +252,7 @@ def _query(
 ) -> Query:
     if image is not None and embedding is not None:
         raise ValueError("give an image or a query_embedding, not both")
-    words = None if text is None else Text(text)
-    if image is None and embedding is None:
-        if words is None:
-            raise ValueError("give an image, a query_embedding or a query")
-        return words
-    first = unit(embedding or []) if image is None else _image(image)
-    return first if words is None else Mix([first], text=words)
+    if image is None and embedding is None and text is None:
+        raise ValueError("give an image, a query_embedding or a query")
+    first = None if image is None else _image(image)
+    return query_of(first if embedding is None else unit(embedding), text=text)

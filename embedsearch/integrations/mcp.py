@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePath
 from typing import Annotated, Any, TypeVar
@@ -199,10 +200,11 @@ class _Tools:
 
         def search() -> CallToolResult:
             searcher = self._store(store)
-            config = SearchConfig(*(k, offset, where, min_score, collapse, diverse, expand), by=by)
+            config = SearchConfig(k=k, offset=offset, where=where, min_score=min_score, by=by)
+            config = replace(config, collapse=collapse, diverse=diverse, expand=expand)
             first = self._image(searcher, image, row, key)
-            examples = {"like": [Key(n) for n in like], "unlike": [Key(n) for n in unlike]}
-            query = query_of(first, crop=crop, text=text, **examples)
+            alike, others = ([Key(number) for number in rows] for rows in (like, unlike))
+            query = query_of(first, crop=crop, like=alike, unlike=others, text=text)
             (answer,) = searcher.answers([query], config=config)
             if answer.failure is not None:
                 raise answer.failure

@@ -66,7 +66,6 @@ class Generation:
             self._rows = RowSearch(snapshot, session)
             self._columns = RowColumns(snapshot, session, self._reading)
             self._session = session
-            self._collecting = threading.Lock()
             self._words: WordIndex | None = None
             self._pages = Pages(snapshot, self._rows, self._columns)
             self._served = self._served_by(database, session)
@@ -227,7 +226,8 @@ class Generation:
         if numbers and config.expand:
             vectors = self._expanded(vectors, config, asked)
         with_words = any(queries[n].words is not None for n in numbers)
-        found = self._nearest(vectors, max(pool, POOL) if with_words else pool, asked)
+        depth = max(pool, POOL) if with_words else pool
+        found = self._nearest(vectors, depth, asked) if numbers else []
         near = dict(zip(numbers, zip(vectors, found, strict=True), strict=True))
         pictures = [n for n in numbers if queries[n].words is None]
         rows = dict(zip(pictures, self._pages.rows_of([near[n][1] for n in pictures]), strict=True))
@@ -276,15 +276,18 @@ class Generation:
         return ranked
 
     def _prepared(self, query: Sought, config: SearchConfig, asked: _Asked) -> _Wanted:
-        """Return a query with its ranking by words, which is found before any lock is taken."""
+        """Return a query with its ranking by words, which holds up no other search."""
         if (text := query.text) is None:
             return _Wanted(query.vector)
-        with self._collecting:
+        with self._reading:  # rows are read while the words are opened, once
             if self._words is None:
                 from embedsearch.searching.words.file import open_words  # others need no SQLite
 
-                self._words = open_words(self._snapshot, self._columns, self._session)
-        index, known = self._words, max(pool_of(config), POOL)
+                alive = self._rows.alive
+                self._words = open_words(self._snapshot, self._columns, alive, self._session)
+        index, known = self._words, pool_of(config)
+        if query.vector is not None:
+            known = max(known, POOL)
         first = index.ranked(text, known, asked.mask, config.weights)
         if query.vector is None and not len(first.ordinals):
             index.check_searchable(asked.mask)

@@ -20,7 +20,6 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
 from embedsearch.core.config import DEFAULT_K, SearchConfig
-from embedsearch.core.errors import UsageError
 from embedsearch.core.scores import BOTH
 from embedsearch.core.strict_json import strict_json
 from embedsearch.searching.queries import Crop, Key, Mix, Query, Single, Text, query_of
@@ -32,7 +31,6 @@ _MAX_DIM = 1 << 16
 _MAX_EXAMPLES = 100
 _PARTS = 4
 _ROWS = rf"^\d{{1,12}}(,\d{{1,12}}){{0,{_MAX_EXAMPLES - 1}}}$"
-_Rows: TypeAlias = tuple[Sequence[int], Sequence[int]]  # to be like, to be unlike
 _SHOWN = 3  # errors of a request that are listed
 
 
@@ -195,9 +193,9 @@ async def read_search(request: Request, limits: ServerLimits) -> SearchRequest:
 def _of_text(image: bytes | Key | None, options: TextOptions) -> SearchRequest:
     crop = options.crop and [int(number) for number in options.crop.split(",")]
     like, unlike = (
-        [int(row) for row in rows.split(",") if row] for rows in (options.like, options.unlike)
+        [Key(int(row)) for row in rows.split(",") if row] for rows in (options.like, options.unlike)
     )
-    query = _query(image, options, crop or None, (like, unlike))
+    query = query_of(image, crop=crop or None, like=like, unlike=unlike, text=options.text)
     return SearchRequest(query, options.config())
 
 
@@ -219,19 +217,9 @@ def _of_json(request: Request, body: bytes, limits: ServerLimits) -> SearchReque
         first = np.array(search.vector, np.float32)
     elif given:
         first = Key(getattr(search, given[0]))
-    query = _query(first, search, search.crop, (search.like, search.unlike))
+    like, unlike = ([Key(row) for row in rows] for rows in (search.like, search.unlike))
+    query = query_of(first, crop=search.crop, like=like, unlike=unlike, text=search.text)
     return SearchRequest(query, search.config())
-
-
-def _query(
-    image: Single | None, options: TextOptions | SearchBody, crop: Sequence[int] | None, rows: _Rows
-) -> Query:
-    """Return the query: an image or a part of it, rows to be like and unlike, and words."""
-    like, unlike = ([Key(row) for row in listed] for listed in rows)
-    try:
-        return query_of(image, crop=crop, like=like, unlike=unlike, text=options.text)
-    except UsageError as error:
-        raise BadRequest(str(error)) from error
 
 
 async def _of_form(request: Request, limits: ServerLimits) -> tuple[bytes, dict[str, str]]:

@@ -93,14 +93,14 @@ class Pages:
             cosines = dict(zip(pictures.tolist(), near.scores[kept[order]].tolist(), strict=True))
             weights = [config.weights.get(name, 1.0) for name in (PICTURE, WORDS)]
             ordinals, ranks = fused([pictures, ordinals], weights, places)
-        found = zip(words.scores.tolist(), words.columns, strict=True)
-        texts = dict(zip(words.ordinals.tolist(), found, strict=True))
+        positions = {ordinal: n for n, ordinal in enumerate(words.ordinals.tolist())}
         first = ordinals[:count]
         images = self._snapshot.images(first) if len(first) else []
         rows = []
         for place, (ordinal, image) in enumerate(zip(first.tolist(), images, strict=True)):
-            score, columns = texts.get(ordinal, (None, ()))
-            cosine = cosines.get(ordinal)
+            cosine, position = cosines.get(ordinal), positions.get(ordinal)
+            score = None if position is None else float(words.scores[position])
+            columns = () if position is None else words.columns(position)
             by = columns if cosine is None else (PICTURE, *columns)
             rank = None if ranks is None else float(ranks[place])
             rows.append(Row(cosine, ordinal, image, rank, score, by))
@@ -131,15 +131,14 @@ class Pages:
 
     def _percentiles(self, scores: Sequence[float | None]) -> list[float | None]:
         """Return the percentage of random pairs of rows that have a lower cosine, for each."""
-        search = self._snapshot.manifest.search
-
-        def percentile(score: float | None) -> float | None:
-            if score is None or not search.pair_cosines:
-                return None
-            share = float(np.interp(score, search.pair_cosines, search.pair_levels))
-            return math.floor(1e6 * share) / 1e4
-
-        return [percentile(score) for score in scores]
+        if not (search := self._snapshot.manifest.search).pair_cosines:
+            return [None] * len(scores)
+        known = [0.0 if score is None else score for score in scores]
+        shares = np.interp(known, search.pair_cosines, search.pair_levels).tolist()
+        return [
+            None if score is None else math.floor(1e6 * share) / 1e4
+            for score, share in zip(scores, shares, strict=True)
+        ]
 
     def _units(self, rows: Sequence[Row]) -> npt.NDArray[np.float64]:
         """Return the measured vectors of rows, float64 (n, D), of length 1."""

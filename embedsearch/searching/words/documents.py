@@ -2,7 +2,7 @@
 
 A document a row: the words of its path, its camera and the user's columns of text. The texts
 themselves are not kept. A document that is not the newest of its row is stale and never found; once
-many are, the file is made anew.
+many are, the file is rebuilt.
 
 Each word is stored behind a character for its column, so that FTS5 keeps a list of documents for
 each word of each column.

@@ -14,6 +14,9 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
+import numpy.typing as npt
+
 from embedsearch.core.errors import DamagedStore
 from embedsearch.core.session import Session
 from embedsearch.core.system import cache_folder
@@ -51,8 +54,13 @@ def make_words(path: Path, snapshot: Snapshot, columns: RowColumns, session: Ses
     write_documents(path, snapshot, columns, session, more=False)
 
 
-def open_words(snapshot: Snapshot, columns: RowColumns, session: Session) -> WordIndex:
-    """Return the words of a generation. Raises DamagedStore."""
+def open_words(
+    snapshot: Snapshot, columns: RowColumns, alive: npt.NDArray[np.bool_] | None, session: Session
+) -> WordIndex:
+    """Return the words of a generation; `alive`, bool (all shard rows,), says which rows are live.
+
+    It reads rows of the snapshot. Raises DamagedStore.
+    """
     record = snapshot.manifest.words
     is_kept = record is not None and record.name in snapshot.caches
     if record is not None and is_kept and is_current(snapshot.manifest):
@@ -60,7 +68,7 @@ def open_words(snapshot: Snapshot, columns: RowColumns, session: Session) -> Wor
         file = _connected(snapshot.store / record.relative, _descriptor(snapshot, record))
         try:
             _check_schema(file)
-            return WordIndex(file, record.columns, snapshot, unreadable)
+            return WordIndex(file, record.columns, snapshot, alive, unreadable)
         except (sqlite3.Error, KeyError, ValueError) as error:
             file.close()
             raise unreadable(error) from error
@@ -69,7 +77,8 @@ def open_words(snapshot: Snapshot, columns: RowColumns, session: Session) -> Wor
         path = Path(folder, "words.sqlite")
         make_words(path, snapshot, columns, session)
         names = text_columns(columns)
-        return WordIndex(_open(path), names, snapshot, partial(_unreadable, snapshot, "ann"))
+        unreadable = partial(_unreadable, snapshot, "ann")
+        return WordIndex(_open(path), names, snapshot, alive, unreadable)
 
 
 def _unreadable(snapshot: Snapshot, name: str, error: Exception) -> DamagedStore:

@@ -35,12 +35,12 @@ _LAST = "\U0010ffff"  # sorts behind what any word continues with
 class Ranking:
     """Rows with a word that was looked for, best first, and their BM25 scores, float64 (n,).
 
-    `columns` are those where each row matched, in the order of the store.
+    `columns` returns where the row at a position matched, in the order of the store.
     """
 
     ordinals: Numbers
     scores: npt.NDArray[np.float64]
-    columns: list[tuple[str, ...]]
+    columns: Callable[[int], tuple[str, ...]]
     places: Numbers  # of all shard rows, by root and key
 
 
@@ -52,11 +52,13 @@ class WordIndex:
         file: sqlite3.Connection,
         columns: Sequence[str],
         snapshot: Snapshot,
+        alive: npt.NDArray[np.bool_] | None,
         damaged: Callable[[Exception], DamagedStore],
     ) -> None:
         """Own the connection. Raises sqlite3.Error, KeyError and ValueError for a damaged file.
 
-        `damaged` makes the error for a file that turns out to be damaged later.
+        `alive` says which shard rows are live, None for all. `damaged` makes the error for a file
+        that turns out to be damaged later.
         """
         self._file = file
         self._damaged = damaged
@@ -71,8 +73,8 @@ class WordIndex:
         self._ordinals = np.full(len(documents.rows), -1, np.int64)
         self._ordinals[newest] = snapshot.ordinals(documents.rows[newest])
         is_there = self._ordinals >= 0
-        alive = snapshot.live_mask()
-        is_there[is_there] = alive[self._ordinals[is_there]]
+        if alive is not None:
+            is_there[is_there] = alive[self._ordinals[is_there]]
         self._is_live = is_there
         self._count = int(is_there.sum())
         self._mean_length = float(self._lengths[is_there].mean()) if self._count else 1.0
@@ -112,7 +114,10 @@ class WordIndex:
         if mask is not None:
             documents = documents[mask[self._ordinals[documents]]]
         best = self._best(documents, scores[documents], k)
-        columns = [_columns_of(document, matched, self._columns) for document in best.tolist()]
+
+        def columns(position: int) -> tuple[str, ...]:
+            return _columns_of(int(best[position]), matched, self._columns)
+
         return Ranking(self._ordinals[best], scores[best], columns, self._places)
 
     def _found(self, term: Term) -> dict[str, Numbers]:
