@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import tempfile
 from pathlib import Path
 
-from embedsearch.core.errors import StorageError
 from embedsearch.core.session import Session
 from embedsearch.searching.columns import RowColumns
 from embedsearch.searching.words.documents import text_columns
@@ -18,9 +18,10 @@ from embedsearch.store.snapshot import Snapshot
 from embedsearch.store.writer import StoreWriter
 
 
-def refresh_words(writer: StoreWriter, manifest: Manifest, session: Session) -> WordsRecord:
+def refresh_words(writer: StoreWriter, manifest: Manifest, session: Session) -> WordsRecord | None:
     """Return the record of the words of a manifest, whose file is written if it is another.
 
+    None where there is no room for temporary files: a search then collects the words itself.
     Raises StorageError, DamagedStore, Interrupted.
     """
     record = manifest.words
@@ -29,13 +30,18 @@ def refresh_words(writer: StoreWriter, manifest: Manifest, session: Session) -> 
     with (
         Snapshot(writer.store, manifest) as snapshot,
         RowColumns(snapshot) as columns,
-        tempfile.TemporaryDirectory() as folder,
+        contextlib.ExitStack() as kept,
     ):
-        path = Path(folder, "words.sqlite")  # what SQLite writes is not yet the store's
         try:
+            folder = kept.enter_context(tempfile.TemporaryDirectory())
+            path = Path(folder, "words.sqlite")  # what SQLite writes is not yet the store's
             make_words(path, snapshot, columns, session)
-        except sqlite3.Error as error:
-            raise StorageError(f"the words cannot be written to {folder}: {error}") from error
+        except (OSError, sqlite3.Error) as error:
+            session.notice(
+                f"no room for temporary files ({error}): the words of this store are not kept, and "
+                "each search by words collects them"
+            )
+            return None
         with path.open("rb") as made:
             content = pieces(made.fileno())
             file = write_new(writer.store, "w", writer.next_generation, "sqlite", content)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import embedsearch
 from embedsearch.core import system
 from embedsearch.core.errors import EmbedSearchError, MissingLibrary, StorageError
 from embedsearch.core.records import ImageRef
@@ -95,6 +96,11 @@ def test_without_any_temporary_folder(
     monkeypatch.setattr(tempfile, "_get_default_tempdir", nowhere)
     monkeypatch.setattr(tempfile, "tempdir", None)
     assert counts(library.index(photos))[:2] == (12, 12)
+    with (
+        embedsearch.open_store(library.store) as searcher,
+        pytest.raises(StorageError, match=r"no room .* set TMPDIR"),
+    ):
+        searcher.query(embedsearch.Text("a"))
     refs = RefList()
     with pytest.raises(StorageError, match="No usable temporary directory"):
         for number in range(30_000):

@@ -17,7 +17,7 @@ from urllib.parse import quote
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.core.errors import DamagedStore
+from embedsearch.core.errors import DamagedStore, StorageError
 from embedsearch.core.session import Session
 from embedsearch.core.system import cache_folder
 from embedsearch.searching.columns import RowColumns
@@ -59,7 +59,7 @@ def open_words(
 ) -> WordIndex:
     """Return the words of a generation; `alive`, bool (all shard rows,), says which rows are live.
 
-    It reads rows of the snapshot. Raises DamagedStore.
+    It reads rows of the snapshot. Raises DamagedStore, StorageError.
     """
     record = snapshot.manifest.words
     is_kept = record is not None and record.name in snapshot.caches
@@ -73,9 +73,12 @@ def open_words(
             file.close()
             raise unreadable(error) from error
     session.notice("collecting the words of this store; embedsearch index keeps them")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "words.sqlite")
-        make_words(path, snapshot, columns, session)
+    with contextlib.ExitStack() as kept:
+        try:
+            path = Path(kept.enter_context(tempfile.TemporaryDirectory()), "words.sqlite")
+            make_words(path, snapshot, columns, session)
+        except (OSError, sqlite3.Error) as error:
+            raise StorageError(f"no room for temporary files ({error}): set TMPDIR") from error
         names = text_columns(columns)
         unreadable = partial(_unreadable, snapshot, "ann")
         return WordIndex(_open(path), names, snapshot, alive, unreadable)

@@ -81,11 +81,16 @@ def test_a_cache_that_was_tampered_with(s3: S3Server, cached: Path) -> None:
     whole(entry(cached))
     (entry(cached) / "CURRENT").write_bytes(b"garbage")
     assert len(hits(URL)) == 6
-    path = entry(cached) / name
-    path.chmod(0o644)
-    path.write_bytes(harmed(path.read_bytes(), "flip"))
-    with pytest.raises(DamagedStore, match=r"it is a copy; delete it to fetch it again"):
-        hits(URL)
+    for name in names(entry(cached), "ann"):
+        path = entry(cached) / name
+        path.chmod(0o644)
+        path.write_bytes(harmed(path.read_bytes(), "flip"))
+    for query in (ASK, embedsearch.Text("cat")):
+        with (
+            pytest.raises(DamagedStore, match=r"it is a copy; delete it to fetch it again"),
+            embedsearch.open_store(URL) as photos,
+        ):
+            photos.query(query)
     shutil.rmtree(entry(cached))
     assert len(hits(URL)) == 6
 
