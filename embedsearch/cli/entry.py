@@ -50,6 +50,8 @@ def enter() -> NoReturn:
     gc.set_threshold(100_000)  # collecting during imports takes 5 % of a cold query
     # typer's pydantic would search every installed package for plugins of its own.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    # What OpenVINO converts models with, and does without; ours are converted in another process.
+    sys.modules.setdefault("openvino.tools.ovc", None)  # type: ignore[arg-type]
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     code = run(sys.argv[1:])

@@ -79,19 +79,18 @@ def query(
     """Show the images of the store that are like an image, or match words, best first."""
     # A single answer is too small to split: starting threads would cost more.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from embedsearch.searching.filters.process import started_ahead
+    from embedsearch.images.decode.child import started_ahead as decoder_ahead
+    from embedsearch.searching.filters.process import started_ahead as filter_ahead
 
     session = plain_session() if output.out is None else session_with_signals()
     with ExitStack() as opened:
-        opened.enter_context(started_ahead(config.where))
-        # Its libraries take a while to load: the other process starts meanwhile.
-        from embedsearch.searching.searcher import open_store
+        opened.enter_context(filter_ahead(config.where))
+        opened.enter_context(decoder_ahead(asked.has_images))
+        # Its libraries take a while to load: the other processes start meanwhile.
+        from embedsearch.searching.searcher import Settings, open_searcher
 
-        searcher = opened.enter_context(
-            open_store(
-                store, device=device, precision=precision, serve_from=serve_from, session=session
-            )
-        )
+        settings = Settings(store, device, precision, False, serve_from, asked.has_images)
+        searcher = opened.enter_context(open_searcher(settings, session))
         if not len(searcher):
             raise NothingIndexed("the store holds no image; embedsearch failures may say why")
         named, queries = tee(asked.queries(searcher.manifest.model.dim))

@@ -110,6 +110,12 @@ class QueryArguments:
                 yield f"{self.source}:{number}", unit
 
     @property
+    def has_images(self) -> bool:
+        """Return whether an image must be decoded."""
+        listed = self.source is not None and not self._is_vectors
+        return bool(self.images or self.like or self.unlike or listed)
+
+    @property
     def _is_vectors(self) -> bool:
         return self.source is not None and self.source.endswith(".npy")
 

@@ -82,8 +82,13 @@ class OpenGenerations:
         session: Session,
         mirror: Mirror | None = None,
         database: VectorDatabase | None = None,
+        *,
+        for_images: bool = False,
     ) -> None:
-        """Open the newest generation; mirror and database are closed with this."""
+        """Open the newest generation; mirror and database are closed with this.
+
+        With `for_images`, the network is loaded meanwhile.
+        """
         self.store = store
         self._device = device
         self._precision = precision
@@ -97,7 +102,7 @@ class OpenGenerations:
         self._looked_at = time.monotonic() if follow else None
         self._trouble: str | None = None
         self._seen = current_pointer(store)
-        self._current = self._open(None)
+        self._current = self._open(None, for_images)
 
     @property
     def current(self) -> Generation:
@@ -171,15 +176,17 @@ class OpenGenerations:
         if not self._is_open:
             raise StoreNotFound("this Searcher is closed: open the store again")
 
-    def _open(self, before: OpenGeneration | None) -> OpenGeneration:
+    def _open(self, before: OpenGeneration | None, for_images: bool = False) -> OpenGeneration:
         """Open the newest generation; reuse the previous decoders if they still fit."""
         snapshot = open_snapshot(self.store)
-        generation = Generation(snapshot, self._session, self._database)
         spec, limits = snapshot.manifest.model, _limits(snapshot.manifest)
         if before is not None and before.decoders.embedder.fits(spec, limits):
-            return OpenGeneration(generation, before.decoders)
-        decoders = Decoders(spec, limits, self._device, self._precision, self._session)
-        return OpenGeneration(generation, decoders)
+            decoders = before.decoders
+        else:
+            decoders = Decoders(spec, limits, self._device, self._precision, self._session)
+        if for_images and snapshot.manifest.live and not spec.is_foreign:
+            decoders.embedder.prepare()
+        return OpenGeneration(Generation(snapshot, self._session, self._database), decoders)
 
     def _release(self, opened: OpenGeneration) -> None:
         """Close a generation that no call will use again."""

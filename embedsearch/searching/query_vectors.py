@@ -5,6 +5,7 @@ Images are decoded in a worker process, as in indexing, and embedded by the stor
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -95,6 +96,14 @@ class QueryEmbedder:
     def __reduce__(self) -> tuple[Any, ...]:
         """Return how to make a copy, which loads the network and starts its own workers."""
         return _copy, (self.spec, self._limits, self._device, self._precision)
+
+    def prepare(self) -> None:
+        """Load the network in the background: an image will soon be embedded."""
+        threading.Thread(target=self._load_ahead, name="embedsearch-network", daemon=True).start()
+
+    def _load_ahead(self) -> None:
+        with contextlib.suppress(Exception):  # the query meets it again, and says so
+            self._network()
 
     def fits(self, spec: ModelSpec, limits: DecodeLimits) -> bool:
         """Return whether it embeds as a generation with this spec and limits needs it."""

@@ -81,25 +81,30 @@ def open_store(
     Raises StoreNotFound, DamagedStore, IncompatibleStore, StorageError. Close it, or use it with
     `with`; one that is dropped is closed soon after.
     """
-    check_device(device)
-    check_precision(precision)
-    settings = _Settings(
-        None if store is None else os.fsdecode(store), device, precision, follow, serve_from
-    )
-    searcher = Searcher(settings, session or Session())
-    searcher.open()
-    return searcher
+    path = None if store is None else os.fsdecode(store)
+    settings = Settings(path, device, precision, follow, serve_from)
+    return open_searcher(settings, session or Session())
 
 
 @dataclass(frozen=True)
-class _Settings:
-    """What `open_store` was asked for."""
+class Settings:
+    """What `open_store` was asked for; `for_images`: the first query will be an image."""
 
     store: str | None
     device: str
     precision: str
     follow: bool
     serve_from: str | None
+    for_images: bool = False
+
+
+def open_searcher(settings: Settings, session: Session) -> Searcher:
+    """Return an open store. Raises what `open_store` does."""
+    check_device(settings.device)
+    check_precision(settings.precision)
+    searcher = Searcher(settings, session)
+    searcher.open()
+    return searcher
 
 
 class Searcher:
@@ -109,7 +114,7 @@ class Searcher:
     first used.
     """
 
-    def __init__(self, settings: _Settings, session: Session) -> None:
+    def __init__(self, settings: Settings, session: Session) -> None:
         """Use `open_store` to create one."""
         self._settings = settings
         self._session = session
@@ -145,7 +150,7 @@ class Searcher:
             if self._opened is None:
                 if self._is_closed:
                     raise StoreNotFound("this Searcher is closed: open the store again")
-                self._opened = _opened(self._settings, self._session)
+                self._opened = _generations_of(self._settings, self._session)
                 close_with(self, self._opened.close)
             return self._opened
 
@@ -334,12 +339,12 @@ class Searcher:
         return self._generations.refresh()
 
 
-def _copy(settings: _Settings) -> Searcher:
+def _copy(settings: Settings) -> Searcher:
     """Return a Searcher that opens the store when it is first used."""
     return Searcher(settings, Session())  # a notice is for one process
 
 
-def _opened(settings: _Settings, session: Session) -> OpenGenerations:
+def _generations_of(settings: Settings, session: Session) -> OpenGenerations:
     """Open the newest generation of a store, with what it needs."""
     with ExitStack() as opened:
         mirror = database = None
@@ -362,6 +367,7 @@ def _opened(settings: _Settings, session: Session) -> OpenGenerations:
             session,
             mirror,
             database,
+            for_images=settings.for_images,
         )
         opened.pop_all()  # they are closed with the generations
     return generations

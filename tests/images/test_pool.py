@@ -110,7 +110,7 @@ def test_a_worker_killed_from_outside_costs_no_file(tmp_path: Path) -> None:
         batches = pool.run(jobs(folder, names))
         good = [ref.key for ref in next(batches).images.refs]
         for worker in list(pool.crew.workers):
-            os.kill(worker.process.pid, signal.SIGKILL)
+            os.kill(worker.child.process.pid, signal.SIGKILL)
         rest, failed = gather(batches)
     assert good + rest == names and not failed
 
@@ -122,12 +122,12 @@ def test_workers_killed_one_after_the_other_cost_no_file(tmp_path: Path) -> None
         while not (first.ready and second.ready):
             assert gather(pool.run(jobs(folder, names))) == (names, {})
         for worker in (first, second):
-            os.kill(worker.process.pid, signal.SIGSTOP)
+            os.kill(worker.child.process.pid, signal.SIGSTOP)
         batches = pool.run(jobs(folder, names))
         wait_for(lambda: bool(first.tasks))
-        first.process.kill()
+        first.child.process.kill()
         wait_for(lambda: first not in pool.crew.workers)
-        second.process.kill()
+        second.child.process.kill()
         assert gather(batches) == (names, {})
 
 

@@ -161,7 +161,7 @@ def shared_fate() -> None:
     from embedsearch.images.decode.crew import _failed
 
     def bury(self: Any, worker: Any, finished: Any) -> None:
-        worker.process.wait()
+        worker.ended()
         while worker.tasks:
             finished.append((worker.tasks.popleft(), _failed(Reason.DECODER_CRASH, "it died")))
         self._replace(worker)

@@ -18,7 +18,6 @@ from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import EmbedSearchError, StorageError
 from embedsearch.core.model_spec import Framing
 from embedsearch.core.records import Reason, Stage
-from embedsearch.core.system import anonymous_file
 from embedsearch.images.decode.process import Task, Worker
 
 GROW_EVERY_S = 0.25
@@ -56,7 +55,6 @@ class Crew:
             "slots": slots,
         }
         self._start_failures = 0
-        self._errors = os.fdopen(anonymous_file(), "w+b")
         self._wake_read, self._wake_write = os.pipe()
         self._waking = threading.Lock()  # nobody writes to a pipe that was closed meanwhile
         self._is_closed = False
@@ -74,7 +72,6 @@ class Crew:
             worker.close()
         self._selector.close()
         os.close(self._wake_read)
-        self._errors.close()
 
     def wake(self) -> None:
         """End a `wait` early; any thread may call it."""
@@ -152,17 +149,12 @@ class Crew:
 
     def _bury(self, worker: Worker, finished: Finished) -> None:
         """Replace a worker that died; its oldest task is at fault if it dies of it twice."""
-        status = worker.process.wait()
+        status, error = worker.ended()
         if not worker.ready:
             self._start_failures += 1
             if self._start_failures > len(self.workers):
-                self._errors.seek(0)
-                lines = self._errors.read()[-2000:].decode(errors="replace").split("\n")
-                message = next((line for line in reversed(lines) if line), f"status {status}")
                 program = worker.program
-                raise EmbedSearchError(
-                    f"the decoding process, {program}, does not start: {message}"
-                )
+                raise EmbedSearchError(f"the decoding process, {program}, does not start: {error}")
         elif worker.tasks:
             task = worker.tasks.popleft()
             task.crashes += 1
@@ -183,7 +175,7 @@ class Crew:
         self._start_worker()
 
     def _start_worker(self) -> None:
-        worker = Worker(self._spec, self._ring_fd, self._errors.fileno())
+        worker = Worker(self._spec, self._ring_fd)
         self.workers.append(worker)
         self._selector.register(worker.results, selectors.EVENT_READ, worker)
 

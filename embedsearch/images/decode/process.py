@@ -1,6 +1,6 @@
 """One decoding process and what it was sent; in: tasks, out: its answers, as records.
 
-Tasks and answers are JSON lines over pipes; pixels do not pass here but through a shared ring.
+Tasks and answers are lines of JSON; pixels do not pass here but through a shared ring.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import contextlib
 import json
 import math
 import os
-import subprocess
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
@@ -26,7 +25,7 @@ from embedsearch.core.records import (
     Reason,
     Stage,
 )
-from embedsearch.core.system import child_environment, python_command
+from embedsearch.images.decode.child import started
 
 
 @dataclass(frozen=True)
@@ -49,34 +48,13 @@ class Task:
 
 
 class Worker:
-    """One child process with its pipes and the tasks sent to it, oldest first."""
+    """One child process and the tasks sent to it, oldest first."""
 
-    def __init__(self, spec: dict[str, Any], ring_fd: int, errors_fd: int) -> None:
-        command = python_command("embedsearch.images.decode.worker")
-        self.program = command[0]
-        job_read, self._job_write = os.pipe()
-        self.results, result_write = os.pipe()
-        spec = {**spec, "job_fd": job_read, "result_fd": result_write, "ring_fd": ring_fd}
-        # One thread: each more of a numerical library would reserve address space. A process
-        # group of its own: Ctrl-C in the terminal is the parent's to handle.
-        try:
-            self.process = subprocess.Popen(
-                [*command, json.dumps(spec)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=errors_fd,
-                env=child_environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
-                pass_fds=(job_read, result_write, ring_fd),
-                process_group=0,
-            )
-        except BaseException:
-            os.close(self._job_write)
-            os.close(self.results)
-            raise
-        finally:
-            os.close(job_read)
-            os.close(result_write)
-        os.set_blocking(self.results, False)
+    def __init__(self, spec: dict[str, Any], ring: int) -> None:
+        """Start one that decodes into a ring as `spec` says. Raises OSError."""
+        self.child = started()
+        self.child.tell(spec, ring)
+        self.program, self.results = self.child.program, self.child.results
         self.tasks: deque[Task] = deque()
         self.started = time.monotonic()
         self.since = self.started  # when it began its oldest task
@@ -101,8 +79,8 @@ class Worker:
             "digest": place.digest and place.digest.hex(),
             "crop": task.job.crop and asdict(task.job.crop),
         }
-        with contextlib.suppress(BrokenPipeError):
-            os.write(self._job_write, json.dumps(job).encode() + b"\n")
+        with contextlib.suppress(ConnectionError):
+            self.child.jobs.sendall(json.dumps(job).encode() + b"\n")
 
     def answers(self) -> list[dict[str, Any]] | None:
         """Return the answers that have arrived, or None once the worker is gone."""
@@ -115,12 +93,16 @@ class Worker:
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         return [json.loads(line) for line in lines]
 
+    def ended(self) -> tuple[int, str]:
+        """Wait for the end of the process; return its status and the last of its errors."""
+        status = self.child.process.wait()
+        self.child.errors.seek(0)
+        lines = self.child.errors.read()[-2000:].decode(errors="replace").split("\n")
+        return status, next((line for line in reversed(lines) if line), f"status {status}")
+
     def close(self) -> None:
-        """End the process at once and release the pipes."""
-        self.process.kill()
-        self.process.wait()
-        os.close(self._job_write)
-        os.close(self.results)
+        """End the process at once and release what is open."""
+        self.child.close()
 
 
 def outcome(ref: ImageRef, answer: dict[str, Any]) -> ImageFacts | Failure:

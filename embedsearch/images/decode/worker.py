@@ -1,8 +1,8 @@
-"""The child process that decodes: `python -P -m embedsearch.images.decode.worker SPEC`.
+"""The child process that decodes: `python -P -m embedsearch.images.decode.worker JOBS RESULTS`.
 
-Imports Pillow, pillow-heif and NumPy only. Reads one JSON job a line from the job pipe, writes
-pixels into its slot of the shared ring and one JSON line to the result pipe. Exits when the job
-pipe closes, which the parent's death does, too.
+Imports Pillow, pillow-heif and NumPy only. Learns from the socket of jobs what to decode, and the
+shared ring; then reads one JSON job a line, writes pixels into its slot of the ring and one JSON
+line to the pipe of results. Exits when the socket closes, which the parent's death does, too.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import hashlib
 import io
 import json
 import os
+import socket
 import sys
 import time
 from typing import IO, Any
 
 from embedsearch.core.config import DecodeLimits
+from embedsearch.core.messages import receive
 from embedsearch.core.model_spec import Framing
 from embedsearch.core.paths import open_regular, size_and_time
 from embedsearch.core.records import Box, ByteRange, Reason, Stage
@@ -26,8 +28,12 @@ from embedsearch.images.decode.ring import map_pixels
 
 
 def main() -> None:
-    """Serve jobs until the job pipe closes."""
-    spec = json.loads(sys.argv[1])
+    """Serve jobs until their socket closes."""
+    told = socket.socket(fileno=int(sys.argv[1]))
+    if (received := receive(told)) is None:
+        return  # nothing was to be decoded
+    spec, ring = received
+    assert ring is not None, "it comes with what to decode"
     limits = DecodeLimits(**spec["limits"])
     if sys.platform == "linux":  # macOS accepts the call and enforces nothing
         import resource
@@ -35,8 +41,8 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limits.worker_memory_bytes,) * 2)
     side, framing = spec["side"], Framing(**spec["framing"])
     shown = {"side": side, "framing": framing}
-    slots = map_pixels(spec["ring_fd"], spec["slots"], side)
-    with os.fdopen(spec["job_fd"], "rb") as jobs, os.fdopen(spec["result_fd"], "wb") as results:
+    slots = map_pixels(ring, spec["slots"], side)
+    with told.makefile("rb") as jobs, os.fdopen(int(sys.argv[2]), "wb") as results:
         _answer(results, {"ready": True})
         for line in jobs:
             job = json.loads(line)

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from embedsearch.core.errors import MissingLibrary, StorageError
 from embedsearch.core.install import pip_install
+from embedsearch.core.messages import receive, send
 from embedsearch.core.system import child_environment, python_command
-from embedsearch.searching.filters.messages import receive, send
 
 if TYPE_CHECKING:  # this is loaded before anything large, to start a process early
     from embedsearch.searching.filters.windows import Window

@@ -19,8 +19,8 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedsearch.core.messages import receive, send
 from embedsearch.searching.filters.grammar import POSITION_COLUMN, Refused
-from embedsearch.searching.filters.messages import receive, send
 
 if TYPE_CHECKING:
     import pyarrow as pa
