@@ -16,8 +16,9 @@ DECODING = 2
 # What the network sees of a picture, S × S: see `images/decode/pixels.py`.
 SQUASH = "squash"  # the whole picture, its sides scaled apart
 MILD_CROP = "mild-crop"  # half of the distortion is cropped away, half squashed
-RESIZES = (SQUASH, MILD_CROP)
-FIT = "fit"  # the whole picture in its proportions, centered on white: what people see
+CROP = "crop"  # the middle, in its proportions
+FIT = "fit"  # the whole picture in its proportions, centered on `fill`: what people see
+RESIZES = (SQUASH, MILD_CROP, CROP, FIT)
 BICUBIC = "bicubic"  # Pillow's
 BILINEAR = "bilinear"  # of a picture that was softened first: see `images/decode/scaling.py`
 INTERPOLATIONS = (BICUBIC, BILINEAR)
@@ -28,9 +29,11 @@ DRAFTS = (1, 2)
 class Framing:
     """What S × S pixels show of a picture, and how they are computed from it."""
 
-    resize: str = SQUASH  # one of RESIZES, or FIT
+    resize: str = SQUASH  # one of RESIZES
     interpolation: str = BICUBIC  # one of INTERPOLATIONS
     draft: int = 2  # JPEGs are decoded at the smallest DCT scale of at least draft × S
+    shown: float = 1.0  # of the shorter side, by CROP
+    fill: int = 255  # beside the picture, by FIT: a level of gray
 
 
 SQUASHED = Framing()  # of the models of version 0.1
@@ -51,7 +54,7 @@ class ModelSpec:
     resize: str = SQUASH  # one of RESIZES
     interpolation: str = BICUBIC  # one of INTERPOLATIONS
     draft: int = 2  # one of DRAFTS, see Framing
-    pooling: str = "gem3"
+    pooling: str = "gem3"  # "" where the network's own output is the vector
     center: float = 0.0  # how much of the network's expected features is subtracted
     flip: bool = False  # the mean of the picture's vector and its mirror image's
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -60,12 +63,20 @@ class ModelSpec:
     source: str = ""
     decoding: int = 1  # DECODING of the program that made the vectors; older records have none
     gaussian: float = 0.0  # weights of the map's cells: sigma as a share of its side; 0: all alike
+    shown: float = 1.0  # see Framing
+    fill: int = 255
+    takes_texts: bool = False  # whether a second network makes vectors of texts to compare
 
     TEXTS: ClassVar[str] = "texts"  # the source of vectors of texts
     FOREIGN: ClassVar[str] = "foreign"  # the architecture of vectors that were made elsewhere
+    TOWERS: ClassVar[str] = "towers"  # the architecture of ONNX files with a record
 
-    _DESCRIPTIVE: ClassVar[frozenset[str]] = frozenset({"name", "licence", "source"})
-    _LATER: ClassVar[dict[str, Any]] = {"decoding": 1, "gaussian": 0.0}  # older records have none
+    _DESCRIPTIVE: ClassVar[frozenset[str]] = frozenset({"name", "licence", "source", "takes_texts"})
+    # Older records have none of these.
+    _LATER: ClassVar[dict[str, Any]] = {
+        **{"decoding": 1, "gaussian": 0.0},
+        **{"shown": 1.0, "fill": 255},
+    }
 
     @classmethod
     def foreign(cls, name: str, dim: int, source: str = "imported") -> ModelSpec:
@@ -79,9 +90,19 @@ class ModelSpec:
         return self.architecture == self.FOREIGN
 
     @property
+    def is_of_towers(self) -> bool:
+        """Return whether the network is an ONNX file, as it was exported."""
+        return self.architecture == self.TOWERS
+
+    @property
+    def is_of_pooled_maps(self) -> bool:
+        """Return whether vectors are pooled maps of a residual network, not its own output."""
+        return bool(self.pooling)
+
+    @property
     def framing(self) -> Framing:
         """Return how a picture becomes the pixels that the network sees."""
-        return Framing(self.resize, self.interpolation, self.draft)
+        return Framing(self.resize, self.interpolation, self.draft, self.shown, self.fill)
 
     @property
     def fingerprint(self) -> str:

@@ -10,7 +10,16 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.core.model_spec import BILINEAR, MILD_CROP, RESIZES, SQUASH, Framing
+from embedsearch.core.model_spec import (
+    BICUBIC,
+    BILINEAR,
+    CROP,
+    FIT,
+    MILD_CROP,
+    RESIZES,
+    SQUASH,
+    Framing,
+)
 from embedsearch.core.records import Box
 from embedsearch.images.decode.image import DecodedImage, decode, square
 from embedsearch.images.decode.pixels import MOST_STRETCH, scaled_size
@@ -150,14 +159,14 @@ def test_the_size_in_between_is_bounded() -> None:
     for width in (1, 2, 3, 150, 224, 225, 1000, 60_000, 10**9):
         for height in (1, 7, 224, 1000):
             for side in (16, 31, 224):
-                found = scaled_size((width, height), side, MILD_CROP)
+                found = scaled_size((width, height), side, MILD)
                 assert min(found) == side and max(found) <= MOST_STRETCH * side + 1
                 assert (max(found) - side) % 2 == 0
-                assert found[::-1] == scaled_size((height, width), side, MILD_CROP)
+                assert found[::-1] == scaled_size((height, width), side, MILD)
                 assert (found[0] >= found[1]) == (width >= height) or max(found) == side
-    assert scaled_size((400, 100), 224, MILD_CROP) == (448, 224)
-    assert scaled_size((100, 2000), 224, MILD_CROP) == (224, 1002)  # 20:1
-    assert scaled_size((400, 100), 224, SQUASH) == (224, 224)
+    assert scaled_size((400, 100), 224, MILD) == (448, 224)
+    assert scaled_size((100, 2000), 224, MILD) == (224, 1002)  # 20:1
+    assert scaled_size((400, 100), 224, SQUASHED) == (224, 224)
 
 
 def test_a_thin_picture_takes_little_memory() -> None:
@@ -183,6 +192,35 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 def test_a_rule_that_is_not_known_is_refused() -> None:
-    assert RESIZES == (SQUASH, MILD_CROP)
+    assert RESIZES == (SQUASH, MILD_CROP, CROP, FIT)
     with pytest.raises(ValueError, match="unknown resize 'fisheye'"):
         square(Image.new("RGB", (8, 9)), 8, Framing("fisheye"))
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (224, 224), (100, 90), (1800, 400)])
+def test_crop_is_what_torchvision_shows(size: tuple[int, int]) -> None:
+    """The shorter side to S / shown by Pillow's bicubic, then the middle."""
+    rng = np.random.default_rng(3)
+    coarse = Image.fromarray(rng.integers(0, 256, (7, 9, 3), dtype=np.uint8))
+    picture = coarse.resize(size, Image.Resampling.BICUBIC)
+    shorter = round(224 / 0.875)
+    width, height = (int(shorter * length / min(size)) for length in size)
+    whole = picture.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - 224) // 2, (height - 224) // 2
+    wanted = np.asarray(whole.crop((left, top, left + 224, top + 224)), np.int16)
+    found = square(picture, 224, Framing(CROP, BICUBIC, shown=0.875)).astype(np.int16)
+    assert np.abs(found - wanted).max() <= 2
+
+
+def test_crop_of_a_very_long_picture_takes_no_more_memory() -> None:
+    long = Image.new("RGB", (60_000, 3), "red")
+    long.paste("blue", (29_990, 0, 30_010, 3))
+    found = square(long, 32, Framing(CROP, BILINEAR, 1))
+    assert found.shape == (32, 32, 3)
+    assert found[16, 16, 2] > 200 and found[16, 0, 2] > 200, "the middle, not squashed"
+
+
+def test_fit_has_its_ground() -> None:
+    wide = Image.new("RGB", (100, 20), "white")
+    found = square(wide, 50, Framing(FIT, BICUBIC, fill=0))
+    assert not found[:19].any() and found[25].min() == 255

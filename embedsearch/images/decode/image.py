@@ -5,6 +5,7 @@ Runs in a worker process (`worker.py`). JPEGs are read at the DCT scale that S n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -146,7 +147,7 @@ def _opened(
 
     Raises DecodeError.
     """
-    least = framing.draft * side
+    least = math.ceil(framing.draft * side / framing.shown)
     if is_raw(file):
         return _of_raw(file, side, least, limits, crop)
     try:

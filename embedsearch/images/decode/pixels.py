@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image
 
-from embedsearch.core.model_spec import BILINEAR, FIT, MILD_CROP, SQUASH, Framing
+from embedsearch.core.model_spec import BILINEAR, CROP, FIT, MILD_CROP, SQUASH, Framing
 from embedsearch.core.records import Box, Reason
 from embedsearch.images.decode.color import to_srgb
 from embedsearch.images.decode.opening import DecodeError
@@ -62,19 +62,34 @@ def reduced(
 
     The picture is of L, RGB, RGBA or CMYK, the samples are of L or RGB; `box` is the part to show.
     """
+    if framing.resize == CROP:
+        box = _shortened(box or (0, 0, *_size(picture)))
     if isinstance(picture, np.ndarray):
         if box is not None:
             picture = picture[box[1] : box[3], box[0] : box[2]]
-        size = scaled_size(picture.shape[1::-1], side, framing.resize)
+        size = scaled_size(picture.shape[1::-1], side, framing)
         mode, small = "RGB" if picture.ndim == 3 else "L", scaled(picture, size)
     else:
         picture = picture if box is None else picture.crop(box)
-        size = scaled_size(picture.size, side, framing.resize)
+        size = scaled_size(picture.size, side, framing)
         mode, small = picture.mode, _scaled_image(picture, size, framing)
     if mode != "RGB" or stated.has_colors:
         colored = on_ground(to_srgb(Image.fromarray(small, mode), stated))
         small = np.asarray(colored)
-    return _on_square(small, side) if framing.resize == FIT else small
+    return _on_square(small, side, framing.fill) if framing.resize == FIT else small
+
+
+def _size(picture: Image.Image | Samples) -> tuple[int, int]:
+    """Return width and height."""
+    return picture.size if isinstance(picture, Image.Image) else picture.shape[1::-1]
+
+
+def _shortened(box: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
+    """Return the middle of a box, at most MOST_STRETCH times as long as wide."""
+    left, top, right, bottom = box
+    longest = int(MOST_STRETCH * min(right - left, bottom - top))
+    across, down = max(0, right - left - longest) // 2, max(0, bottom - top - longest) // 2
+    return left + across, top + down, right - across, bottom - down
 
 
 def _scaled_image(image: Image.Image, size: tuple[int, int], framing: Framing) -> Samples:
@@ -87,19 +102,24 @@ def _scaled_image(image: Image.Image, size: tuple[int, int], framing: Framing) -
     return np.asarray(weighed.convert("RGBA"))
 
 
-def scaled_size(size: tuple[int, int], side: int, resize: str) -> tuple[int, int]:
+def scaled_size(size: tuple[int, int], side: int, framing: Framing) -> tuple[int, int]:
     """Return width and height to which a whole picture is scaled; the network sees its `middle`.
 
-    FIT leaves its proportions, the longer side S.
+    FIT leaves its proportions, the longer side S; CROP too, the shorter side S / `shown`.
 
     Of a picture whose sides are as a to 1, MILD_CROP shows the middle a^(1 - CROPPED) to 1. One of
     more than MOST_STRETCH^(1 / CROPPED) to 1 is cropped less. Raises ValueError for another rule.
     """
+    resize = framing.resize
     if resize == SQUASH:
         return side, side
     if resize == FIT:
         scale = side / max(size)
         return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    if resize == CROP:
+        shorter = round(side / framing.shown)
+        longer = int(shorter * max(size) / min(size))
+        return (longer, shorter) if size[0] > size[1] else (shorter, longer)
     if resize != MILD_CROP:
         raise ValueError(f"unknown resize {resize!r}")
     stretch = min((max(size) / min(size)) ** CROPPED, MOST_STRETCH)
@@ -129,9 +149,9 @@ def on_ground(small: Image.Image) -> Image.Image:
     return Image.alpha_composite(ground, small).convert("RGB")
 
 
-def _on_square(small: Samples, side: int) -> Samples:
-    """Return the pixels centered on a white square."""
-    square = np.full((side, side, 3), 255, np.uint8)
+def _on_square(small: Samples, side: int, fill: int) -> Samples:
+    """Return the pixels centered on a square of a level of gray."""
+    square = np.full((side, side, 3), fill, np.uint8)
     top, left = (side - small.shape[0]) // 2, (side - small.shape[1]) // 2
     square[top : top + small.shape[0], left : left + small.shape[1]] = small
     return square
