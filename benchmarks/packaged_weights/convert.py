@@ -23,7 +23,7 @@ from embedsearch.core.session import Session
 from embedsearch.network.catalog import PACKAGED
 from embedsearch.network.converted import import_openvino
 from embedsearch.network.extractor import Extractor, build_extractor
-from embedsearch.network.prepare import known_vectors
+from embedsearch.network.from_torch import known_vectors
 from embedsearch.network.shipped import (
     ALIGNED,
     CONSTANTS,

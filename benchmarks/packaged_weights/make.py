@@ -37,7 +37,7 @@ from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.learning.metrics import measure_classes
 from embedsearch.learning.ranking import Ranking
-from embedsearch.network.prepare import MODEL_RECORD
+from embedsearch.network.from_torch import MODEL_RECORD
 from embedsearch.network.resnet import load
 from embedsearch.network.weights import resolve, weights_path
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from embedsearch.core.config import MODEL_CENTER, STORE_CENTER
-from embedsearch.core.model_spec import MILD_CROP, SQUASH
+from embedsearch.core.model_spec import CROP, FIT, MILD_CROP, SQUASH
 
 # Options whose name differs from their field.
 _NAMES = {
@@ -21,7 +21,10 @@ _NAMES = {
     "wait_s": "--wait",
     "from_scratch": "--weights none",
 }
-_RESIZES = {SQUASH: "whole, squashed", MILD_CROP: "mildly cropped"}
+_RESIZES = {
+    **{SQUASH: "whole, squashed", MILD_CROP: "mildly cropped"},
+    **{CROP: "the middle", FIT: "whole, fitted in"},
+}
 SETUP_FIELDS = ("workers", "precision", "input_side")  # that speed advice may name
 
 
@@ -50,7 +53,9 @@ def center_words(kind: str, images: int) -> str:
 
 def input_words(model: Mapping[str, Any]) -> str:
     """Return what a model sees of a picture and how it pools, of the fields of its record."""
-    words = [_RESIZES.get(model["resize"], model["resize"]), model["pooling"]]
+    words = [_RESIZES.get(model["resize"], model["resize"])]
+    if model["pooling"]:
+        words.append(model["pooling"])
     if sigma := model["gaussian"]:
         words.append(f"middle weighted, sigma {sigma:g}")
     return ", ".join(words)

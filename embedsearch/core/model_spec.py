@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
+from embedsearch.core.errors import UsageError
 from embedsearch.core.unknown_fields import record_of, values_of
 
 # How a file becomes pixels: raised with each change of `images/decode` that changes some vectors.
@@ -118,7 +119,15 @@ class ModelSpec:
         return {name: value for name, value in self._values().items() if name not in left_out}
 
     def asked(self, input_side: int | None, flip: bool = False) -> ModelSpec:
-        """Return the model with another input side or with mirror images, if requested."""
+        """Return the model with another input side or with mirror images, if requested.
+
+        Raises UsageError where the network takes one side only, or gives its own vectors.
+        """
+        if not self.is_of_pooled_maps and input_side not in {None, self.input_side}:
+            words = f"{self.name} takes pictures of {self.input_side} px only"
+            raise UsageError(f"input_side={input_side}: {words}", "input_side")
+        if flip and not self.is_of_pooled_maps:
+            raise UsageError(f"flip=True: {self.name} gives vectors of its own", "flip")
         return replace(self, input_side=input_side or self.input_side, flip=flip or self.flip)
 
     def differences(self, other: ModelSpec) -> list[str]:

@@ -35,10 +35,11 @@ class Centering:
         """`kind` is what was requested, None to keep that of the store."""
         before = writer.manifest
         kept = None if before is None or before.center is None else before.center.kind
-        if rebuild and before is not None and before.model.is_foreign != model.is_foreign:
+        was_pooled = before is not None and before.model.is_of_pooled_maps
+        if rebuild and before is not None and was_pooled != model.is_of_pooled_maps:
             kept = None  # it was the choice for another kind of vectors
         if before is None or rebuild:
-            kept = kept or (NO_CENTER if model.is_foreign else STORE_CENTER)
+            kept = kept or (STORE_CENTER if model.is_of_pooled_maps else NO_CENTER)
         self._kind = kind or kept  # None for a store that has none, made by an older version
         self._writer = writer
         self._sum: npt.NDArray[np.float64] = np.zeros(model.dim)

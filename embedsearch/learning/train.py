@@ -47,7 +47,7 @@ from embedsearch.learning.training_state import (
     save,
 )
 from embedsearch.network.catalog import AUTO, file_spec
-from embedsearch.network.prepare import MODEL_RECORD
+from embedsearch.network.from_torch import MODEL_RECORD
 from embedsearch.network.resnet import ResNet, build, load
 from embedsearch.network.torch_runtime import pick_device
 from embedsearch.network.weights import resolve, weights_path

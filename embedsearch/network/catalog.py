@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from embedsearch.core.model_spec import BILINEAR, DECODING, MILD_CROP, ModelSpec
+from embedsearch.core.model_spec import BICUBIC, BILINEAR, CROP, DECODING, MILD_CROP, ModelSpec
 
 PACKAGED = "packaged"
 AUTO = "auto"
@@ -25,6 +25,18 @@ _TEMPLATE = ModelSpec(
     pooling="gem2",
     gaussian=0.4,
     decoding=DECODING,
+)
+
+CLIP = "clip_"  # before the name of a network that CLIP was trained with
+_CLIP_TEMPLATE = replace(  # as it was trained
+    _TEMPLATE,
+    resize=CROP,
+    interpolation=BICUBIC,
+    draft=2,
+    pooling="",
+    gaussian=0.0,
+    mean=(0.48145466, 0.4578275, 0.40821073),
+    std=(0.26862954, 0.26130258, 0.27577711),
 )
 
 _IMAGENET = "trained on ImageNet, whose terms allow non-commercial research and education; "
@@ -50,6 +62,7 @@ class CatalogEntry:
     url: str | None
     megabytes: float
     quality: str
+    sha256: str = ""  # of the file, where it is published
 
     @property
     def name(self) -> str:
@@ -64,12 +77,13 @@ class CatalogEntry:
     @property
     def sha256_prefix(self) -> str:
         """Return the published hex digits of the download's sha256."""
-        return self.file_name.removesuffix(".pth").rpartition("-")[2]
+        return self.sha256 or self.file_name.removesuffix(".pth").rpartition("-")[2]
 
 
 def file_spec(name: str, architecture: str, dim: int, sha256: str, source: str) -> ModelSpec:
     """Return the record of a user's weights without a record of their own."""
-    spec = replace(_TEMPLATE, name=name, architecture=architecture, dim=dim)
+    template = _CLIP_TEMPLATE if architecture.startswith(CLIP) else _TEMPLATE
+    spec = replace(template, name=name, architecture=architecture, dim=dim)
     return replace(spec, weights_sha256=sha256, licence=_FILE_TERMS, source=source)
 
 
@@ -99,6 +113,22 @@ _PACKAGED_SPEC = replace(
     licence=_TINY_IMAGENET_TERMS,
 )
 
+_CLIP_URL = (
+    "https://huggingface.co/timm/resnet50_clip.openai/resolve/"
+    "ec3d92cf63a5f9d591f0d611b736895966c73076/open_clip_model.safetensors"
+)
+_CLIP = CatalogEntry(
+    replace(
+        file_spec("clip-resnet50", f"{CLIP}resnet50", 1024, "", _CLIP_URL),
+        takes_texts=True,
+        licence="MIT, by OpenAI; trained on pictures and captions of the web",
+    ),
+    _CLIP_URL,
+    408.3,
+    "pictures by words: ImageNet top-1 59.6 % zero-shot",
+    "da0baa37fb2211eee5729ab69ed587eb10d48f5b7076ceeed01552fc3d4cb4ee",
+)
+
 CATALOG = {
     entry.name: entry
     for entry in (
@@ -120,6 +150,7 @@ CATALOG = {
         _torchvision("resnext101_32x8d", 2048, "8ba56ff5", 356.1, "79.3"),
         _torchvision("resnext101_32x8d.v2", 2048, "110c445d", 356.2, "82.8"),
         _torchvision("resnext101_64x4d", 2048, "173b62eb", 334.8, "83.2"),
+        _CLIP,
         _timm("resnet18d.ra2_in1k", 512, "resnet18d_ra2-48a79e06", 46.9),
         _timm("resnet34d.ra2_in1k", 512, "resnet34d_ra2-f8dcfcaf", 87.3),
         _timm("resnet50d.ra2_in1k", 2048, "resnet50d_ra2-464e36ba", 102.5),

@@ -19,6 +19,8 @@ from typing import Any, ClassVar, NoReturn
 import safetensors.torch
 import torch
 
+from embedsearch.network.clip_names import MARK as CLIP_MARK, VISUAL, clip_weights
+
 _MAX_HEADER_BYTES = 100 << 20  # of safetensors, by its own rule
 _DEPTH = 4  # of dictionaries in a checkpoint
 _MARK = "layer1.0.conv1.weight"  # a parameter that every network of the family has
@@ -174,6 +176,10 @@ def _networks(value: Any, name: str, depth: int) -> Iterator[tuple[str, dict[str
     for mark in [key for key in tensors if key == _MARK or key.endswith("." + _MARK)]:
         prefix = mark.removesuffix(_MARK)
         body = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        if CLIP_MARK in body:
+            outer = prefix.removesuffix(VISUAL)
+            both = {k.removeprefix(outer): v for k, v in tensors.items() if k.startswith(outer)}
+            body = clip_weights(both)
         yield f"{name}.{prefix}".strip("."), body
     for key, inner in value.items():
         if isinstance(key, str) and not torch.is_tensor(inner):

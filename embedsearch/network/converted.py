@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +40,7 @@ RUNTIME_NOTE = "runtime.json"
 _CHECKED = "checked.json"  # what a compiled model was when it gave the right vectors
 
 Known = npt.NDArray[np.float32]  # the vectors of `known_pictures`, (KNOWN_PICTURES, D)
+Check: TypeAlias = "Callable[[Any], None]"  # of a compiled model; raises BrokenConversion
 
 
 class BrokenConversion(Exception):
@@ -101,16 +102,37 @@ def compile_model(
     if settings is not None and settings.streams:
         parts.append(f"{settings.streams}x{settings.batch if settings.is_static else 'any'}")
     compiler = _Compiler(core, path, settings, options)
+
+    def check(compiled: Any) -> None:
+        _check_pictures(compiled, known)
+
     try:
         if not keep:
-            return _right(compiler.compiled({}), known)
-        return _compiled(compiler, folder / "-".join(parts), known, session)
+            return _right(compiler.compiled({}), check)
+        return _compiled(compiler, folder / "-".join(parts), check, session)
     except RuntimeError as error:
-        problem = " ".join(str(error).split())[-300:]
-        raise MissingLibrary(
-            f"OpenVINO cannot compile the model in {folder} ({problem}): delete that folder, and "
-            "it is converted again"
-        ) from error
+        raise _uncompiled(folder, error) from error
+
+
+def compile_checked(folder: Path, name: str, check: Check, session: Session) -> Any:
+    """Return another network of a converted model, compiled for one quick answer, in float32.
+
+    Raises MissingLibrary where OpenVINO cannot be used, and BrokenConversion as `check` does.
+    """
+    options = {"INFERENCE_PRECISION_HINT": _HINTS["fp32"], **_use(None)}
+    compiler = _Compiler(import_openvino().Core(), folder / f"{name}.xml", None, options)
+    try:
+        return _compiled(compiler, folder / f"compiled-{name}", check, session)
+    except RuntimeError as error:
+        raise _uncompiled(folder, error) from error
+
+
+def _uncompiled(folder: Path, error: RuntimeError) -> MissingLibrary:
+    problem = " ".join(str(error).split())[-300:]
+    return MissingLibrary(
+        f"OpenVINO cannot compile the model in {folder} ({problem}): delete that folder, and it is "
+        "converted again"
+    )
 
 
 def _use(settings: Settings | None) -> dict[str, Any]:
@@ -147,7 +169,7 @@ class _Compiler:
         return self.core.compile_model(model, "CPU", options)
 
 
-def _compiled(compiler: _Compiler, kept: Path, known: Known, session: Session) -> Any:
+def _compiled(compiler: _Compiler, kept: Path, check: Check, session: Session) -> Any:
     """Return a model as it was compiled before, else compile it.
 
     Raises RuntimeError and BrokenConversion.
@@ -168,7 +190,7 @@ def _compiled(compiler: _Compiler, kept: Path, known: Known, session: Session) -
         raise BrokenConversion(f"{model.parent} is damaged")
     try:
         with tempfile.TemporaryDirectory(dir=model.parent, prefix="tmp-") as made:
-            compiled = _right(compiler.compiled({"CACHE_DIR": made}), known)
+            compiled = _right(compiler.compiled({"CACHE_DIR": made}), check)
             blobs = _blobs(Path(made))
             write_note(Path(made, _CHECKED), {"sha256": blobs, "processors": processors})
             with contextlib.suppress(OSError):  # another process was quicker
@@ -176,7 +198,12 @@ def _compiled(compiler: _Compiler, kept: Path, known: Known, session: Session) -
                 Path(made).mkdir()  # which is removed
             return compiled
     except (OSError, RuntimeError):  # a cache that cannot be made, read or kept: without it
-        return _right(compiler.compiled({}), known)
+        return _right(compiler.compiled({}), check)
+
+
+def _right(compiled: Any, check: Check) -> Any:
+    check(compiled)
+    return compiled
 
 
 def _blobs(kept: Path) -> dict[str, str]:
@@ -188,14 +215,19 @@ def _names(kept: Path) -> list[str]:
     return sorted(path.name for path in kept.glob("*.blob"))
 
 
-def _right(compiled: Any, known: Known) -> Any:
-    """Return a compiled model that gives the known vectors. Raises BrokenConversion."""
-    batch, side = compiled.input(0).partial_shape.get_min_shape()[:2]
-    found = answers(compiled, known_pictures(side), batch)
+def fixed_batch(compiled: Any) -> int:
+    """Return the only number of pictures that a model takes at once, 0 for one that takes any."""
+    count = compiled.input(0).partial_shape[0]
+    return 0 if count.is_dynamic else int(count.get_length())
+
+
+def _check_pictures(compiled: Any, known: Known) -> None:
+    """Raise BrokenConversion unless a compiled model gives the known vectors."""
+    side = compiled.input(0).partial_shape.get_min_shape()[1]
+    found = answers(compiled, known_pictures(side), fixed_batch(compiled))
     least = float(np.einsum("nd,nd->n", found, known).min())
     if not least >= _LEAST_COSINE:  # NaN is none either
         raise BrokenConversion(f"the converted network gives other vectors, cosine {least:.3f}")
-    return compiled
 
 
 def answers(infer: Callable[[Any], Any], pixels: Any, batch: int) -> Known:
@@ -227,6 +259,7 @@ def place_converted(model: Any, known: Known, folder: Path) -> None:
         "openvino": import_openvino().__version__,
         "known": [[round(float(value), 6) for value in vector] for vector in known],
         "precision": _precisions(folder, known),
+        "batch": fixed_batch(model),
     }
     write_note(folder / RUNTIME_NOTE, note)
 
@@ -237,19 +270,24 @@ def _precisions(folder: Path, known: Known) -> dict[str, Any]:
     A processor may offer bf16 and still run fp32 faster: of two with AVX-512 BF16 but without
     AMX, one did 21 images/s of ResNet-50 in bf16 and 36 in fp32, the other 48 and 26.
     """
-    rates = {}
+    rates: dict[str, float] = {}
     for precision in _HINTS:
-        compiled = compile_model(folder, precision, known, None, Session())
+        try:
+            compiled = compile_model(folder, precision, known, None, Session())
+        except BrokenConversion:
+            if not rates:
+                raise
+            continue  # a network that bf16 is too coarse for
         if compiled is None:
             continue
         shape = compiled.input(0).partial_shape.get_min_shape()
-        pixels = np.zeros((_PROBE_BATCH, *shape[1:]), np.uint8)
+        pixels = np.zeros((fixed_batch(compiled) or _PROBE_BATCH, *shape[1:]), np.uint8)
         compiled(pixels)
         started = time.perf_counter()
         for _ in range(_PROBE_ROUNDS):
             compiled(pixels)
         seconds = time.perf_counter() - started
-        rates[precision] = round(_PROBE_ROUNDS * _PROBE_BATCH / seconds, 1)
+        rates[precision] = round(_PROBE_ROUNDS * len(pixels) / seconds, 1)
     return {"best": max(rates, key=lambda name: rates[name]), "images_per_s": rates}
 
 

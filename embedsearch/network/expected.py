@@ -29,9 +29,9 @@ Floats = npt.NDArray[np.float64]
 def expected_of(spec: ModelSpec) -> npt.NDArray[np.float32]:
     """Return the expected features of a model whose weights are on this machine.
 
-    Zeros for vectors that were made elsewhere. Raises WeightsUnavailable.
+    Zeros for vectors that were made elsewhere, or are a network's own. Raises WeightsUnavailable.
     """
-    if spec.is_foreign:
+    if spec.is_foreign or not spec.is_of_pooled_maps:
         return np.zeros(spec.dim, np.float32)
     from safetensors import safe_open
 

@@ -29,11 +29,11 @@ class Extractor(nn.Module):
         self.register_buffer("mean", mean)
         self.register_buffer("deviation", deviation)
         self.network = network
-        self.pooling = pooling_of(spec)
+        self.pooling: nn.Module = pooling_of(spec) if spec.pooling else own_pooling(network)
         self.flip = spec.flip
         center = torch.zeros(spec.dim)
         if spec.center:  # of models made before stores had centers of their own
-            center = spec.center * expected_features(network, spec.architecture, self.pooling)
+            center = spec.center * expected_features(network, spec.architecture, pooling_of(spec))
         self.register_buffer("center", center)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -72,6 +72,13 @@ def check_framing(spec: ModelSpec) -> None:
         raise ValueError(f"unknown interpolation {spec.interpolation!r}: it is one of {known}")
     if spec.draft not in DRAFTS or spec.draft is True:
         raise ValueError(f"draft is 1 or 2, not {spec.draft!r}")
+
+
+def own_pooling(network: ResNet) -> nn.Module:
+    """Return the layer with which a network makes its own vectors. Raises ValueError."""
+    if network.attnpool is None:
+        raise ValueError("this network has no pooling of its own")
+    return network.attnpool
 
 
 def pooling_of(spec: ModelSpec) -> GeM:

@@ -24,12 +24,14 @@ from embedsearch.core.install import pip_install
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.core.system import cache_folders
+from embedsearch.network.child import noted_cache_folder, run_prepare
 from embedsearch.network.converted import (
     RUNTIME_NOTE,
     BrokenConversion,
     Known,
     answers,
     compile_model,
+    fixed_batch,
     is_whole,
     place_converted,
     read_note,
@@ -37,7 +39,7 @@ from embedsearch.network.converted import (
 from embedsearch.network.feed import AUTOMATIC, Settings
 from embedsearch.network.shipped import shipped
 from embedsearch.network.tuning import best_rate, tune, tuned_settings
-from embedsearch.network.weights import noted_cache_folder, run_prepare, weights_path
+from embedsearch.network.weights import weights_path
 
 _TRIES = 2
 # Of embedding, for which it is measured how that is fastest.
@@ -59,12 +61,12 @@ class OpenVinoExtractor:
         Raises MissingLibrary or WeightsUnavailable.
         """
         streaming = lanes > 0
-        self.precision, settings, compiled = _loaded(spec, precision, session, streaming=streaming)
+        self.precision, compiled = _loaded(spec, precision, session, streaming=streaming)
         if compiled is None:
             raise MissingLibrary(
                 f"this processor does not run {self.precision}: use precision=auto", "precision"
             )
-        self._batch = settings.batch if settings.is_static else 0
+        self._batch = fixed_batch(compiled)
         self.lanes = min(max(1, lanes), compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()  # each for one call at a time
         for _ in range(self.lanes):
@@ -110,7 +112,7 @@ def int8_pays(spec: ModelSpec, precision: str) -> bool:
 
 def _found(spec: ModelSpec, precision: str, session: Session) -> tuple[Path, str, Known]:
     """Return the folder of the converted model, the precision, and the known vectors."""
-    folder = _converted(spec, session, needs_int8=precision == "int8")
+    folder = converted_folder(spec, session, needs_int8=precision == "int8")
     note = read_note(folder / RUNTIME_NOTE)
     chosen = note["precision"]["best"] if precision == "auto" else precision
     return folder, chosen, np.array(note["known"], np.float32)
@@ -118,17 +120,16 @@ def _found(spec: ModelSpec, precision: str, session: Session) -> tuple[Path, str
 
 def _loaded(
     spec: ModelSpec, precision: str, session: Session, *, streaming: bool
-) -> tuple[str, Settings, Any]:
-    """Return precision, settings and the compiled model; a damaged one is converted again.
+) -> tuple[str, Any]:
+    """Return precision and the compiled model; a damaged one is converted again.
 
     Raises MissingLibrary or WeightsUnavailable.
     """
     for attempt in range(_TRIES):
         folder, chosen, known = _found(spec, precision, session)
-        settings = tuned_settings(folder, chosen) if streaming else AUTOMATIC
-        used = settings if streaming else None
+        settings = tuned_settings(folder, chosen) if streaming else None
         try:
-            return chosen, settings, compile_model(folder, chosen, known, used, session)
+            return chosen, compile_model(folder, chosen, known, settings, session)
         except BrokenConversion as error:
             if attempt == _TRIES - 1:
                 raise MissingLibrary(f"{error}: delete {folder}, or use precision=fp32") from error
@@ -137,8 +138,11 @@ def _loaded(
     raise AssertionError("unreachable: the last try returns or raises")
 
 
-def _converted(spec: ModelSpec, session: Session, *, needs_int8: bool) -> Path:
-    """Return the folder of the converted model, converting it first where it is missing."""
+def converted_folder(spec: ModelSpec, session: Session, *, needs_int8: bool = False) -> Path:
+    """Return the folder of the converted model, converting it first where it is missing.
+
+    Raises WeightsUnavailable and MissingLibrary.
+    """
     if (kept := _kept(spec, needs_int8=needs_int8)) is not None:
         return kept
     folder = noted_cache_folder(session) / "openvino" / _folder_name(spec)
@@ -153,7 +157,7 @@ def _converted(spec: ModelSpec, session: Session, *, needs_int8: bool) -> Path:
 def _convert(spec: ModelSpec, folder: Path, session: Session) -> None:
     """Put the converted model into a folder. Raises WeightsUnavailable and MissingLibrary."""
     weights = weights_path(spec)
-    found = shipped(spec, weights)
+    found = None if spec.is_of_towers else shipped(spec, weights)
     if found is None or not _is_placed(*found, folder):
         values = {"spec": spec.to_dict(), "weights": str(weights), "folder": str(folder)}
         run_prepare("convert", values, session)

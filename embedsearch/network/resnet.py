@@ -3,7 +3,7 @@ CVPR 2016), by configuration.
 
 In: float (N, 3, H, W), normalized; out: maps of the stages, pooled features or class scores.
 
-    stem      H/4 × W/4      64 channels     7×7 convolution, or three 3×3 (ResNet-D); max pool
+    stem      H/4 × W/4      64 channels     7×7 convolution, or three 3×3 (ResNet-D); pool
     layer1    H/4 × W/4      64 × expansion  blocks: y = act(F(x) + shortcut(x))
     layer2    H/8 × W/8     128 × expansion
     layer3    H/16 × W/16   256 × expansion
@@ -12,7 +12,7 @@ In: float (N, 3, H, W), normalized; out: maps of the stages, pooled features or 
 
 Parameters bear torchvision's names; those of the SE and D variants, which torchvision lacks,
 timm's. Published weights of both load strictly. As there, the stride of a bottleneck sits on
-its 3×3 convolution ("ResNet v1.5").
+its 3×3 convolution ("ResNet v1.5"). CLIP's network for pictures is one of the family, too.
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from embedsearch.network.catalog import CLIP
+
 STAGES = ("layer1", "layer2", "layer3", "layer4")
 STAGE_WIDTHS = (64, 128, 256, 512)
 SLOPE = 0.01  # of LeakyReLU below zero, torch's default
 ACTIVATIONS = ("relu", "leaky_relu", "gelu")
+TEXT_PREFIX = "text."  # of the parameters of a network for texts beside one of the family
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,9 @@ class Architecture:
     squeeze: bool = False  # channel attention (SE: Hu et al., CVPR 2018)
     deep_stem: bool = False  # ResNet-D (He et al., "Bag of Tricks", CVPR 2019), shortcut included
     activation: str = "relu"
+    pooled_strides: bool = False  # strides by average pooling, and the stem's pool (CLIP)
+    attention: tuple[int, int] | None = None  # of `attnpool` over the last map: heads, outputs
+    map_side: int = 7  # of the last map, where there is attention
 
     @property
     def expansion(self) -> int:
@@ -48,6 +54,11 @@ class Architecture:
 
     @property
     def dim(self) -> int:
+        """Return the length of a vector: the channels of the last map, or attention's outputs."""
+        return self.attention[1] if self.attention else self.channels
+
+    @property
+    def channels(self) -> int:
         """Return the number of channels of the last map."""
         return STAGE_WIDTHS[-1] * self.expansion
 
@@ -123,15 +134,17 @@ class Bottleneck(ResidualBlock):
         inner = kind.inner_width(width)
         self.conv1 = _conv(channels, inner, 1)
         self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = _conv(inner, inner, 3, stride, kind.groups)
+        pooled = kind.pooled_strides and stride > 1
+        self.conv2 = _conv(inner, inner, 3, 1 if pooled else stride, kind.groups)
         self.bn2 = nn.BatchNorm2d(inner)
+        self.pool = nn.AvgPool2d(stride) if pooled else nn.Identity()
         self.conv3 = _conv(inner, width * self.expansion, 1)
         self.bn3 = nn.BatchNorm2d(width * self.expansion)
 
     def residual(self, x: Tensor) -> Tensor:
         """Return F(x)."""
         x = self.act(self.bn1(self.conv1(x)))
-        x = self.act(self.bn2(self.conv2(x)))
+        x = self.pool(self.act(self.bn2(self.conv2(x))))
         y: Tensor = self.bn3(self.conv3(x))
         return y
 
@@ -160,6 +173,39 @@ class SqueezeExcitation(nn.Module):
         return torch.sigmoid(self.fc2(squeezed))
 
 
+class AttentionPool(nn.Module):
+    """One vector of a map by attention: (N, C, H, W) → (N, outputs).
+
+    The mean of the cells asks, it and the cells answer (Radford et al., "Learning Transferable
+    Visual Models From Natural Language Supervision", ICML 2021).
+    """
+
+    def __init__(self, side: int, channels: int, heads: int, outputs: int) -> None:
+        super().__init__()
+        self.heads = heads
+        places = torch.randn(side * side + 1, channels) / channels**0.5
+        self.positional_embedding = nn.Parameter(places)
+        self.q_proj = nn.Linear(channels, channels)
+        self.k_proj = nn.Linear(channels, channels)
+        self.v_proj = nn.Linear(channels, channels)
+        self.c_proj = nn.Linear(channels, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the vectors of maps of the side that the positions are of."""
+        cells = x.flatten(2).transpose(1, 2)  # (N, H × W, C)
+        cells = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1)
+        cells = cells + self.positional_embedding
+
+        def split(y: Tensor) -> Tensor:
+            return y.reshape(*y.shape[:2], self.heads, -1).transpose(1, 2)
+
+        answer = nn.functional.scaled_dot_product_attention(
+            split(self.q_proj(cells[:, :1])), split(self.k_proj(cells)), split(self.v_proj(cells))
+        )
+        y: Tensor = self.c_proj(answer.transpose(1, 2).flatten(2)[:, 0])
+        return y
+
+
 class ResNet(nn.Module):
     """A stem, four stages of residual blocks, and a classifier if `classes` is not 0."""
 
@@ -180,7 +226,9 @@ class ResNet(nn.Module):
             )
         self.bn1 = nn.BatchNorm2d(64)
         self.act = _activation(kind.activation)
-        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        self.maxpool: nn.Module = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        if kind.pooled_strides:
+            self.maxpool = nn.AvgPool2d(2)
         channels = 64
         block = Bottleneck if kind.bottleneck else BasicBlock
         for stage, depth, width in zip(STAGES, kind.depths, STAGE_WIDTHS, strict=True):
@@ -191,6 +239,9 @@ class ResNet(nn.Module):
                 channels = width * block.expansion
             self.add_module(stage, nn.Sequential(*blocks))
         self.fc: nn.Module = nn.Linear(channels, classes) if classes else nn.Identity()
+        self.attnpool = None
+        if kind.attention:
+            self.attnpool = AttentionPool(kind.map_side, channels, *kind.attention)
         initialize(self)
 
     def stages(self, x: Tensor) -> dict[str, Tensor]:
@@ -287,6 +338,8 @@ ARCHITECTURES = {
     **{f"se{name}": replace(kind, squeeze=True) for name, kind in (_PLAIN | _RESNEXT).items()},
     **{f"{name}d": replace(kind, deep_stem=True) for name, kind in _PLAIN.items()},
     **{f"se{name}d": replace(kind, squeeze=True, deep_stem=True) for name, kind in _PLAIN.items()},
+    f"{CLIP}resnet50": replace(_50, deep_stem=True, pooled_strides=True, attention=(32, 1024)),
+    f"{CLIP}resnet101": replace(_101, deep_stem=True, pooled_strides=True, attention=(32, 512)),
 }
 
 
@@ -312,7 +365,8 @@ def load(name: str, weights: Mapping[str, Tensor]) -> ResNet:
     Raises ValueError that names the missing and unexpected parameters.
     """
     network = build(name)
-    body = {key: value for key, value in weights.items() if not key.startswith("fc.")}
+    others = ("fc.", TEXT_PREFIX)
+    body = {key: value for key, value in weights.items() if not key.startswith(others)}
     wanted = network.state_dict()
     # Weights saved before PyTorch 0.4.1 lack this counter, which inference does not read.
     optional = {key for key in wanted if key.endswith("num_batches_tracked")}

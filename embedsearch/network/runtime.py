@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.core.errors import MissingLibrary
+from embedsearch.core.errors import MissingLibrary, UsageError
 from embedsearch.core.install import pip_install
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
@@ -52,7 +52,7 @@ def stream_feed(
     Where it was not measured yet, that is done if so many images are worth it.
     Raises what loading raises.
     """
-    if is_on_openvino(device, precision):
+    if spec.is_of_towers or is_on_openvino(device, precision):
         from embedsearch.network.openvino_runtime import stream_settings
 
         return feed_for("cpu", stream_settings(spec, precision, session, images))
@@ -77,6 +77,9 @@ def is_on_openvino(device: str, precision: str) -> bool:
 def _load(
     spec: ModelSpec, device: str, precision: str, session: Session, *, streaming: bool
 ) -> PixelExtractor:
+    if spec.is_of_towers:
+        _check_towers_run(device, precision)
+        device = "cpu"
     if device == "auto":
         device = _auto_device(session)
     if device == "cpu" and precision != "fp16":
@@ -97,6 +100,19 @@ def _load(
             f"torch does not load ({_one_line(error)}): {pip_install('torch')}"
         ) from error
     return TorchExtractor(spec, device, precision, streaming=streaming)
+
+
+def _check_towers_run(device: str, precision: str) -> None:
+    """Raise UsageError where ONNX files are asked of another device, MissingLibrary where of none.
+
+    OpenVINO runs them, on a CPU.
+    """
+    if device not in {"auto", "cpu"}:
+        raise UsageError(f"device={device}: ONNX files run on the CPU, use device=cpu", "device")
+    if precision == "fp16":
+        raise UsageError("precision=fp16: ONNX files run in fp32, bf16 or int8", "precision")
+    if find_spec("openvino") is None:
+        raise MissingLibrary(f"ONNX files need OpenVINO: {pip_install('openvino')}", "model")
 
 
 def _auto_device(session: Session) -> str:

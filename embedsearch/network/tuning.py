@@ -19,7 +19,7 @@ import numpy as np
 from embedsearch.core.errors import MissingLibrary
 from embedsearch.core.session import Session
 from embedsearch.core.system import available_processors
-from embedsearch.network.converted import Known, compile_model, read_note, write_note
+from embedsearch.network.converted import RUNTIME_NOTE, Known, compile_model, read_note, write_note
 from embedsearch.network.feed import AUTOMATIC, Settings
 
 BUDGET_S = 20.0  # of all measuring
@@ -50,6 +50,8 @@ def tune(folder: Path, precision: str, known: Known, session: Session) -> None:
     kept = _kept(folder, precision)
     if kept.get("best") or not os.access(folder, os.W_OK):
         return
+    if read_note(folder / RUNTIME_NOTE).get("batch"):
+        return  # it takes one picture at a time: there is nothing to choose
     session.notice("measuring how the network runs fastest here (once, 20 seconds at most)")
     rates: dict[str, float] = kept.get("images_per_s", {})
     until = time.monotonic() + BUDGET_S

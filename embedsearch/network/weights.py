@@ -9,10 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import secrets
-import signal
-import subprocess
 from dataclasses import dataclass, fields, replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -24,26 +21,20 @@ from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.paths import local_path
 from embedsearch.core.records import JsonRecord
 from embedsearch.core.session import Session
-from embedsearch.core.system import (
-    cache_folder,
-    cache_folders,
-    child_environment,
-    python_command,
-    writable_cache_folder,
-)
+from embedsearch.core.system import cache_folder, cache_folders, writable_cache_folder
 from embedsearch.network.catalog import AUTO, AUTO_MODEL, CATALOG, PACKAGED, CatalogEntry, file_spec
+from embedsearch.network.child import noted_cache_folder, run_prepare
+from embedsearch.network.download import check_prefix, download, hub_file
+from embedsearch.network.onnx.folder import (
+    cached_record,
+    identity_of,
+    record_of_folder,
+    whole_towers,
+)
 
-CONNECT_TIMEOUT_S = 3.0  # after twice this time the server counts as unreachable
 _TRIES = 3
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
-READ_TIMEOUT_S = 30.0  # for a download that has begun and stalls
-_STOP_POLL_S = 0.2
 _NAME = "weights"  # in the cache folder
-_DOING = {
-    "import": "reading the weights",
-    "convert": "converting the network",
-    "quantize": "quantizing the network",
-}
 PACKAGED_FILE = "packaged_resnet18.safetensors"
 # Fields taken from a file's own model record; name, hash and source are the file's, and the
 # decoding is this program's.
@@ -52,7 +43,7 @@ _OF_A_RECORD = frozenset(f.name for f in fields(ModelSpec) if f.name not in _NOT
 
 
 def resolve(model: str, session: Session) -> ModelSpec:
-    """Return the spec of `model`, a catalog entry or a file, with its weights cached.
+    """Return the spec of `model`, a catalog entry, a file or a folder of ONNX files, cached.
 
     `auto` falls back to the packaged weights with a notice; anything else raises
     WeightsUnavailable or UsageError, which say what to do.
@@ -68,6 +59,8 @@ def resolve(model: str, session: Session) -> ModelSpec:
     path = Path(local_path(model))
     if path.is_file():  # its content decides
         return _file_spec(path, session)
+    if path.is_dir():
+        return _folder_spec(path, session)
     if is_file_name(model):
         raise WeightsUnavailable(f"model={model}: there is no such file", "model")
     import difflib  # rarely needed
@@ -76,21 +69,24 @@ def resolve(model: str, session: Session) -> ModelSpec:
     close = difflib.get_close_matches(model, names, n=1)
     suggestion = f"; did you mean {close[0]}?" if close else ""
     raise UsageError(
-        f"model={model!r} is neither one of {', '.join(names)} nor a file of weights{suggestion}",
+        f"model={model!r} is neither one of {', '.join(names)} nor a file of weights nor a folder "
+        f"of ONNX files{suggestion}",
         "model",
     )
 
 
 def is_file_name(model: str) -> bool:
-    """Return whether a model is named by a file: one that is there, or has a usual name."""
-    return Path(local_path(model)).is_file() or model.lower().endswith(_SUFFIXES)
+    """Return whether a model is named by its place: one that is there, or has a usual name."""
+    return Path(local_path(model)).exists() or model.lower().endswith(_SUFFIXES)
 
 
 def weights_path(spec: ModelSpec) -> Path:
-    """Return the safetensors file of a spec's weights, its content verified.
+    """Return the safetensors file of a spec's weights, or its folder, the content verified.
 
     Raises WeightsUnavailable, which says what to do.
     """
+    if spec.is_of_towers:
+        return whole_towers(_towers_place(spec.weights_sha256), spec)
     if (cached := _cached(spec.weights_sha256)) is not None:
         return cached[0]
     packaged = _packaged_path()
@@ -129,67 +125,9 @@ def import_file(path: Path, sha256: str, session: Session) -> tuple[Path, dict[s
     return cached
 
 
-def noted_cache_folder(session: Session) -> Path:
-    """Return the folder to cache something in, with a notice if it is not the usual one.
-
-    Raises StorageError.
-    """
-    if (folder := writable_cache_folder()) != (usual := cache_folder()):
-        session.notice(
-            f"{usual} cannot be written: what is converted is kept in {folder}, perhaps not for "
-            "long; EMBEDSEARCH_CACHE sets another folder"
-        )
-    return folder
-
-
-def run_prepare(task: str, values: dict[str, Any], session: Session) -> None:
-    """Run a task of `prepare.py` in a short-lived child, which may load torch.
-
-    Raises WeightsUnavailable with the child's last line where it fails, and Interrupted.
-    """
-    doing = _DOING[task]
-    command = [*python_command("embedsearch.network.prepare"), task]
-    try:
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="backslashreplace",
-            env=child_environment(),
-        )
-    except OSError as error:
-        message = f"{doing} failed: {command[0]} cannot be started ({error.strerror or error})"
-        raise WeightsUnavailable(message) from error
-    request: str | None = json.dumps(values)
-    with child:
-        try:
-            while child.returncode is None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    errors = child.communicate(request, timeout=_STOP_POLL_S)[1]
-                request = None  # a second communicate() continues the first
-                session.check()
-        except BaseException:
-            child.kill()
-            raise
-    if child.returncode != 0:
-        why = _why(child.returncode, errors)
-        raise WeightsUnavailable(f"{doing} failed in {command[0]}: {why}")
-
-
-def _why(code: int, errors: str) -> str:
-    """Return why a child ended: its last line, unless a signal killed it."""
-    if code < 0:
-        name = signal.Signals(-code).name
-        hint = "out of memory? " if code == -signal.SIGKILL else ""
-        return f"the process was killed ({name}); {hint}run the same command again"
-    return (errors.strip().splitlines() or [f"it ended with status {code}"])[-1]
-
-
 def is_cached(entry: CatalogEntry) -> bool:
     """Return whether a catalog entry can be used without a download."""
-    return entry.url is None or _known_sha256(entry) is not None or _hub_file(entry).is_file()
+    return entry.url is None or _known_sha256(entry) is not None or hub_file(entry).is_file()
 
 
 def _catalog_spec(entry: CatalogEntry, session: Session) -> ModelSpec:
@@ -201,16 +139,16 @@ def _catalog_spec(entry: CatalogEntry, session: Session) -> ModelSpec:
 
 def _obtain(entry: CatalogEntry, session: Session) -> str:
     """Import the weights from torch's cache, else download them; return their sha256."""
-    source = _hub_file(entry)
+    source = hub_file(entry)
     if source.is_file():
         sha256 = _sha256(source)
-        _check_prefix(entry, sha256, source)
+        check_prefix(entry, sha256, source)
         session.notice(f"importing {source}")
         import_file(source, sha256, session)
     else:
         temporary = noted_cache_folder(session) / _NAME / f"tmp-{secrets.token_hex(8)}.pth"
         try:
-            sha256 = _download(entry, temporary, session)
+            sha256 = download(entry, temporary, session)
             import_file(temporary, sha256, session)
         finally:
             temporary.unlink(missing_ok=True)
@@ -228,66 +166,24 @@ def _known_sha256(entry: CatalogEntry) -> str | None:
     return None
 
 
-def _download(entry: CatalogEntry, target: Path, session: Session) -> str:
-    """Fetch a catalog entry's weights into `target` and return their sha256."""
-    import http.client  # imported here: with ssl it takes a query a twentieth of a second
-
-    assert entry.url is not None
-    digest = hashlib.sha256()
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with _connect(entry.url) as answer, target.open("wb") as file:
-            session.notice(f"downloading {entry.url} ({entry.megabytes:.0f} MB, once)")
-            while chunk := answer.read(1 << 20):
-                session.check()
-                digest.update(chunk)
-                file.write(chunk)
-    except (OSError, http.client.HTTPException) as error:
-        raise WeightsUnavailable(
-            f"the weights of {entry.name} cannot be downloaded "
-            f"({getattr(error, 'reason', error)}): put {entry.file_name} into "
-            f"{_hub_file(entry).parent}, or give a file with model=FILE, "
-            f"or use model={PACKAGED}",
-            "model",
-        ) from error
-    _check_prefix(entry, digest.hexdigest(), target)
-    return digest.hexdigest()
+def _folder_spec(path: Path, session: Session) -> ModelSpec:
+    """Return the model of a folder of ONNX files, which are checked and cached."""
+    sha256 = identity_of(record_of_folder(path))
+    record = cached_record(_towers_place(sha256))
+    if record is None:
+        session.notice(f"importing {path} (once)")
+        folder = noted_cache_folder(session) / _NAME
+        values = {"file": str(path.resolve()), "folder": str(folder), "sha256": sha256}
+        run_prepare("towers", values, session)
+        if (record := cached_record(folder / sha256)) is None:
+            raise WeightsUnavailable(f"{folder} keeps nothing: run the same command again")
+    return record.spec(sha256, str(path.resolve()))
 
 
-def _connect(url: str) -> Any:
-    """Return the opened answer of a server. Raises OSError or HTTPException.
-
-    In a thread: without a name server the look-up can take half a minute, and no time-out of a
-    socket bounds it.
-    """
-    import queue
-    import threading
-    import urllib.request
-
-    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-
-    def connect() -> None:
-        try:
-            answers.put(urllib.request.urlopen(url, timeout=READ_TIMEOUT_S))
-        except Exception as error:  # raised below, in the caller's thread
-            answers.put(error)
-
-    threading.Thread(target=connect, name="connect", daemon=True).start()
-    try:
-        answer = answers.get(timeout=2 * CONNECT_TIMEOUT_S)
-    except queue.Empty:
-        raise TimeoutError("no answer") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def _check_prefix(entry: CatalogEntry, sha256: str, path: Path) -> None:
-    if not sha256.startswith(entry.sha256_prefix):
-        raise WeightsUnavailable(
-            f"{path} is not what is published as {entry.file_name} (sha256 "
-            f"{sha256[:8]}…): delete it if it is still there, and try again"
-        )
+def _towers_place(sha256: str) -> Path:
+    """Return where the files of a folder with this sha256 in all are, or would be."""
+    places = [folder / _NAME / sha256 for folder in cache_folders()]
+    return next((place for place in places if place.is_dir()), places[0])
 
 
 def _file_spec(path: Path, session: Session) -> ModelSpec:
@@ -309,20 +205,12 @@ def _file_spec(path: Path, session: Session) -> ModelSpec:
     assert cached is not None, "the last try raises"
     note, source = cached[1], str(path.resolve())
     spec = file_spec(path.stem, note["architecture"], note["dim"], sha256, source)
+    spec = replace(spec, takes_texts=bool(note.get("texts")))
     if not (record := note.get("record")):
         return spec
     own = {name: value for name, value in record.items() if name in _OF_A_RECORD}
     # A record of an older version has no such field, and is of weights that were made without.
     return ModelSpec.from_dict({**spec.to_dict(), "gaussian": ModelSpec.gaussian, **own})
-
-
-def _hub_file(entry: CatalogEntry) -> Path:
-    """Return where torchvision itself would keep this download."""
-    home = os.environ.get("TORCH_HOME")
-    base = Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "torch"
-    with contextlib.suppress(RuntimeError):  # without a home folder the path is only shown
-        base = base.expanduser()
-    return base / "hub" / "checkpoints" / entry.file_name
 
 
 def _cached(sha256: str) -> tuple[Path, dict[str, Any]] | None:

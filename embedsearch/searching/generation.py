@@ -225,8 +225,8 @@ class Generation:
         vectors = np.array([queries[n].vector for n in numbers], np.float32)
         if numbers and config.expand:
             vectors = self._expanded(vectors, config, asked)
-        with_words = any(queries[n].words is not None for n in numbers)
-        depth = max(pool, POOL) if with_words else pool
+        depths = [_depth(pool, queries[n]) for n in numbers]
+        depth = max(depths, default=pool)
         found = self._nearest(vectors, depth, asked) if numbers else []
         near = dict(zip(numbers, zip(vectors, found, strict=True), strict=True))
         pictures = [n for n in numbers if queries[n].words is None]
@@ -238,7 +238,7 @@ class Generation:
                 assert vector is not None, "a query has a vector or words"
                 ranked = self._by_picture(vector, rows[n], pool, config, asked)
             else:
-                ranked = self._by_words(query.words, near.get(n), pool, config, asked)
+                ranked = self._by_words(query, near.get(n), depth, config, asked)
             answers.append(self._pages.page(ranked, pool, config, vector))
         return answers
 
@@ -257,21 +257,25 @@ class Generation:
 
     def _by_words(
         self,
-        words: Callable[[int], Ranking],
+        query: _Wanted,
         near: tuple[Vector, Neighbors] | None,
-        pool: int,
+        depth: int,
         config: SearchConfig,
         asked: _Asked,
     ) -> Ranked:
-        """Return a ranking by words, fused with one by cosine if a query has a vector."""
+        """Return a ranking by words, fused with one by cosine if a query has a vector.
+
+        Of that, the `depth` nearest rows are known.
+        """
 
         def ranked(count: int) -> list[Row]:
             nearest = None
             if near is not None:
                 vector, nearest = near
-                if count > max(pool, POOL):
-                    (nearest,) = self._nearest(vector[None], count, asked)
-            return self._pages.fused(words(count), nearest, count, config)
+                if (wanted := _depth(count, query)) > depth:
+                    (nearest,) = self._nearest(vector[None], wanted, asked)
+            assert query.words is not None, "it is asked for"
+            return self._pages.fused(query.words(count), nearest, count, config)
 
         return ranked
 
@@ -297,7 +301,7 @@ class Generation:
                 return first
             return index.ranked(text, count, asked.mask, config.weights)
 
-        return _Wanted(query.vector, words)
+        return _Wanted(query.vector, words, len(first.left_out))
 
     def _nearest(self, queries: Vector, k: int, asked: _Asked) -> list[Neighbors]:
         """Return the k nearest rows of each query, float32 (Q, D), that meet a condition."""
@@ -349,6 +353,7 @@ class _Wanted:
 
     vector: Vector | None
     words: Callable[[int], Ranking] | None = None
+    left_out: int = 0  # rows, for their words
 
 
 @dataclass(frozen=True)
@@ -357,6 +362,11 @@ class _Asked:
 
     mask: Mask | None
     condition: Condition | None  # None without a database
+
+
+def _depth(count: int, query: _Wanted) -> int:
+    """Return how many of the nearest rows are needed for so many rows of a ranking."""
+    return count if query.words is None else max(count, POOL) + query.left_out
 
 
 def _unit(stored: npt.NDArray[np.float16]) -> Vector:
@@ -378,6 +388,6 @@ def _ranked_by(query: Sought, config: SearchConfig) -> Sought:
         return Sought(None, query.text)
     if config.by == PICTURE:
         if query.vector is None:
-            raise UsageError("by=picture needs an image: this store's model reads no text", "by")
+            raise UsageError("by=picture needs an image: its model reads no text", "by")
         return Sought(query.vector)
     return query

@@ -9,7 +9,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from embedsearch.core.microbatch import MicroBatcher
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.paths import local_path
 from embedsearch.core.records import Box, ImageLocation, Reason, StoredPlace, check_unit_rows
+from embedsearch.core.scores import BOTH, WORDS
 from embedsearch.core.session import Session
 from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.images.originals import Originals
@@ -36,6 +37,9 @@ from embedsearch.searching.queries import (
     Text,
     Vector,
 )
+
+if TYPE_CHECKING:
+    from embedsearch.network.text.encoder import TextEncoder
 
 IMAGES_AT_ONCE = 32  # decoded and embedded together
 # The weight of a neighbor in an expanded query is its score to this power: Radenović, Tolias and
@@ -82,6 +86,7 @@ class QueryEmbedder:
         self._session = session
         self._loading = threading.Lock()
         self._extractor: PixelExtractor | None = None
+        self._texts: TextEncoder | None = None
         self._decoder = SharedDecoder(
             spec.input_side,
             limits,
@@ -115,12 +120,15 @@ class QueryEmbedder:
         self._temporary.close()
         self._originals.close()
         with self._loading:
-            self._extractor = None
+            self._extractor = self._texts = None
 
-    def sought(self, queries: Sequence[Query], stored: Stored) -> list[Sought | UnreadableImage]:
+    def sought(
+        self, queries: Sequence[Query], stored: Stored, *, by: str = BOTH
+    ) -> list[Sought | UnreadableImage]:
         """Return each query with its measured vector, or why an image has none.
 
-        Raises UsageError for an invalid query.
+        A text has a vector where the model reads texts, unless only words count (`by`). Raises
+        UsageError for an invalid query.
         """
         mixes = [_parts(query) for query in queries]
         singles = [part for mix in mixes for part in (*mix.like, *mix.unlike)]
@@ -128,8 +136,10 @@ class QueryEmbedder:
         found: list[Sought | UnreadableImage] = []
         for mix in mixes:
             like, unlike = [next(flat) for _ in mix.like], [next(flat) for _ in mix.unlike]
-            vector = _mixed(like, unlike) if like else None
             text = None if mix.text is None else mix.text.text
+            if text is not None and self.spec.takes_texts and by != WORDS:
+                like.append(stored.measured(self._read(text)))
+            vector = _mixed(like, unlike) if like else None
             if isinstance(vector, UnreadableImage):
                 found.append(vector)
             else:
@@ -142,14 +152,15 @@ class QueryEmbedder:
         A mixture is made of measured ones, as when it is searched. Raises UsageError and
         UnreadableImage.
         """
-        if any(isinstance(query, Text) or _parts(query).text is not None for query in queries):
+        has_texts = any(_parts(query).text is not None for query in queries)
+        if has_texts and not self.spec.takes_texts:
             raise UsageError("a text has no vector here: give images, keys or vectors")
-        mixed = iter(self.sought([q for q in queries if isinstance(q, Mix)], stored))
-        single = [query for query in queries if not isinstance(query, Mix)]
+        mixed = iter(self.sought([q for q in queries if isinstance(q, Mix | Text)], stored))
+        single = [query for query in queries if not isinstance(query, Mix | Text)]
         made = iter(self._singles(single, _AsMade(stored)))
         vectors = []
         for query in queries:
-            found = next(mixed if isinstance(query, Mix) else made)
+            found = next(mixed if isinstance(query, Mix | Text) else made)
             if isinstance(found, UnreadableImage):
                 raise found
             if isinstance(found, Sought):
@@ -221,6 +232,21 @@ class QueryEmbedder:
             vector if np.isfinite(vector).all() else UnreadableImage(_NOT_FINITE, Reason.NOT_FINITE)
             for vector in vectors
         ]
+
+    def _read(self, text: str) -> Vector:
+        """Return the unit vector of a text, float32 (D,). Raises UsageError."""
+        from embedsearch.network.text.encoder import TextEncoder
+        from embedsearch.searching.words.terms import plain_text
+
+        if not (plain := plain_text(text)):
+            raise UsageError(f"the text {' '.join(text.split())[:80]!r} only leaves out", "text")
+        with self._loading:
+            if self._texts is None:
+                self._texts = TextEncoder(self.spec, self._session)
+            (vector,) = self._texts([plain])
+        if not np.isfinite(vector).all():
+            raise UsageError("the network returned no finite vector for the text", "text")
+        return np.asarray(vector, np.float32)
 
     def _network(self) -> PixelExtractor:
         with self._loading:

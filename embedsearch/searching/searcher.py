@@ -278,7 +278,7 @@ class Searcher:
             for chunk in _chunks(images):
                 self._generations.check_open()
                 generation.prepare(config.where)
-                found = opened.decoders.embedder.sought(chunk, generation)
+                found = opened.decoders.embedder.sought(chunk, generation, by=config.by)
                 good = [one for one in found if not isinstance(one, UnreadableImage)]
                 hits = iter(generation.hits(good, config) if good else [])
                 for query, sought in zip(chunk, found, strict=True):

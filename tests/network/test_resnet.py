@@ -23,7 +23,7 @@ from embedsearch.core.session import Session
 from embedsearch.network.catalog import CATALOG
 from embedsearch.network.extractor import build_extractor
 from embedsearch.network.pooling import GeM, expected_features
-from embedsearch.network.prepare import recognize
+from embedsearch.network.from_torch import recognize
 from embedsearch.network.resnet import (
     ACTIVATIONS,
     ARCHITECTURES,

@@ -17,7 +17,7 @@ import torch
 from benchmarks.packaged_weights.convert import write_archive
 from embedsearch.core.errors import WeightsUnavailable
 from embedsearch.core.session import Session
-from embedsearch.network import converted, openvino_runtime, shipped as shipping, weights
+from embedsearch.network import child, converted, openvino_runtime, shipped as shipping
 from embedsearch.network.converted import import_openvino, known_pictures
 from embedsearch.network.extractor import build_extractor
 from embedsearch.network.openvino_runtime import OpenVinoExtractor
@@ -32,7 +32,7 @@ WEIGHTS = weights_path(SPEC)
 def conversions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Begin with an empty cache, and note what is converted by torch."""
     tasks: list[str] = []
-    prepare: Callable[..., None] = weights.run_prepare
+    prepare: Callable[..., None] = child.run_prepare
 
     def noted(task: str, *arguments: Any) -> None:
         tasks.append(task)

@@ -23,7 +23,7 @@ import torch
 
 from embedsearch.core.errors import UsageError, WeightsUnavailable
 from embedsearch.core.session import Session
-from embedsearch.network import weights
+from embedsearch.network import child, download, weights
 from embedsearch.network.catalog import CATALOG
 from embedsearch.network.openvino_runtime import OpenVinoExtractor
 from embedsearch.network.resnet import build
@@ -57,7 +57,7 @@ def test_auto_falls_back_with_one_line(offline: None) -> None:
 @pytest.mark.parametrize("how", ["silence", "garbage", "deaf resolver"])
 def test_a_network_that_only_seems_to_be_there(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that says nothing or no HTTP, and a look-up that hangs: `auto` goes on soon."""
-    monkeypatch.setattr(weights, "CONNECT_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(download, "CONNECT_TIMEOUT_S", 0.3)
     asleep = threading.Event()
     if how == "deaf resolver":
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: asleep.wait(60))
@@ -313,7 +313,7 @@ def test_a_killed_child_is_called_killed(monkeypatch: pytest.MonkeyPatch) -> Non
     """As the system does where memory is short."""
     monkeypatch.setattr(weights, "python_command", lambda _: ["sh", "-c", "kill -9 $$"])
     with pytest.raises(WeightsUnavailable, match=r"quantizing .* killed .SIGKILL.; out of memory"):
-        weights.run_prepare("quantize", {}, Session())
+        child.run_prepare("quantize", {}, Session())
 
 
 def test_offline_index_works_and_explicit_model_is_exit_4(tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_a_file_replaced_while_it_is_imported_stands_for_itself(
         torch.save(build("resnet18").state_dict(), tmp_path / "epoch.pth")
         contents.append((tmp_path / "epoch.pth").read_bytes())
     (tmp_path / "epoch.pth").write_bytes(contents[0])
-    honest = weights.run_prepare
+    honest = child.run_prepare
 
     def swapped(task: str, values: dict[str, Any], session: Session) -> None:
         (tmp_path / "epoch.pth").write_bytes(contents[1])

@@ -87,7 +87,8 @@ class Pages:
         ordinals, ranks, cosines = words.ordinals, None, {}
         if near is not None:
             least = -1.0 if config.min_score is None else config.min_score
-            kept = np.flatnonzero(reaches(near.scores, least))
+            is_left_out = np.isin(near.ordinals, words.left_out)
+            kept = np.flatnonzero(reaches(near.scores, least) & ~is_left_out)
             order = np.lexsort((places[near.ordinals[kept]], -near.scores[kept]))
             pictures = near.ordinals[kept[order]]
             cosines = dict(zip(pictures.tolist(), near.scores[kept[order]].tolist(), strict=True))

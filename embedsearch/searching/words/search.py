@@ -35,13 +35,15 @@ _LAST = "\U0010ffff"  # sorts behind what any word continues with
 class Ranking:
     """Rows with a word that was looked for, best first, and their BM25 scores, float64 (n,).
 
-    `columns` returns where the row at a position matched, in the order of the store.
+    `columns` returns where the row at a position matched, in the order of the store. `left_out` are
+    the rows with a word that was excluded.
     """
 
     ordinals: Numbers
     scores: npt.NDArray[np.float64]
     columns: Callable[[int], tuple[str, ...]]
     places: Numbers  # of all shard rows, by root and key
+    left_out: Numbers
 
 
 class WordIndex:
@@ -101,14 +103,16 @@ class WordIndex:
         weighted = {c: weights.get(c, _DEFAULT_WEIGHTS.get(c, 1.0)) for c in self._columns}
         scores = np.zeros(len(self._ordinals))
         matched: list[tuple[str, Numbers]] = []
+        excluded = np.zeros(len(scores), bool)
         for term in sorted(terms, key=lambda term: term.is_excluded):
             found = self._found(term)
             if term.is_excluded:
                 for docs in found.values():
-                    scores[docs] = 0.0
+                    excluded[docs] = True
                 continue
             self._add(scores, found, weighted)
             matched += found.items()
+        scores[excluded] = 0.0
         scores = scores.round(_DIGITS)
         documents = np.flatnonzero(scores)
         if mask is not None:
@@ -118,7 +122,8 @@ class WordIndex:
         def columns(position: int) -> tuple[str, ...]:
             return _columns_of(int(best[position]), matched, self._columns)
 
-        return Ranking(self._ordinals[best], scores[best], columns, self._places)
+        left_out = self._ordinals[excluded & self._is_live]
+        return Ranking(self._ordinals[best], scores[best], columns, self._places, left_out)
 
     def _found(self, term: Term) -> dict[str, Numbers]:
         """Return the documents with a term, by the columns where it is. Raises DamagedStore."""

@@ -55,5 +55,15 @@ def terms_of(text: str, columns: Iterable[str]) -> list[Term]:
     return terms
 
 
+def plain_text(text: str) -> str:
+    """Return what a text asks for as a model reads it: no word that is excluded, no marks."""
+    parts = []
+    for minus, name, phrase, word, _ in _TERM.findall(text.translate(_QUOTES)):
+        if not minus:
+            named = f"{name}:" if name.isdigit() else ""  # 12:30; a column is no part of the text
+            parts.append(named + (phrase or word.rstrip("*")))
+    return " ".join(" ".join(parts).split())
+
+
 def _folded(name: str) -> str:
     return " ".join(words_of(name))

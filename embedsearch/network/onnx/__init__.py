@@ -1,0 +1,1 @@
+"""Networks that come as ONNX files, with a record of what they take and give."""
