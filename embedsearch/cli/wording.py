@@ -56,6 +56,8 @@ def input_words(model: Mapping[str, Any]) -> str:
     words = [_RESIZES.get(model["resize"], model["resize"])]
     if model["pooling"]:
         words.append(model["pooling"])
+    if model["takes_texts"]:
+        words.append("reads texts")
     if sigma := model["gaussian"]:
         words.append(f"middle weighted, sigma {sigma:g}")
     return ", ".join(words)

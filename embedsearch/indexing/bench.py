@@ -118,7 +118,8 @@ def bench(
     device, precision = extractor.device, extractor.precision
     slowest = slowest_stage(together.busy_s)
     pays = int8_pays(spec, device, precision)
-    setup = Setup(device, precision, together.workers, spec.input_side, pays)
+    side = spec.input_side if spec.is_of_pooled_maps else 0
+    setup = Setup(device, precision, together.workers, side, pays)
     return BenchReport(
         folder=str(root),
         found=found,

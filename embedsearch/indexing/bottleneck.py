@@ -18,7 +18,7 @@ class Setup:
     device: str
     precision: str
     workers: int
-    input_side: int
+    input_side: int  # 0 for a network that takes one side only
     int8_pays: bool = False  # as it was measured here
 
 

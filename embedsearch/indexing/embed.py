@@ -52,7 +52,7 @@ def embed(
             device,
             precision,
             pipeline.workers,
-            model.input_side,
+            model.input_side if model.is_of_pooled_maps else 0,
             int8_pays(model, device, precision),
         )
         job.session.keep()

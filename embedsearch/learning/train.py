@@ -331,8 +331,13 @@ def _start(config: TrainConfig, session: Session) -> tuple[ModelSpec, ResNet]:
         except ValueError as error:
             raise UsageError(str(error)) from error
         spec = file_spec(name, name, network.kind.dim, "", "")
+        if not spec.is_of_pooled_maps:
+            raise UsageError(f"model={name} is trained with captions, not with labels", "model")
         spec = replace(spec, licence="that of the pictures it was trained on")
     else:
         spec = resolve(config.model, session)
+        if not spec.is_of_pooled_maps:
+            words = "gives vectors of its own: training starts from a residual network"
+            raise UsageError(f"model={config.model}: {spec.name} {words}", "model")
         network = load(spec.architecture, safetensors.torch.load_file(weights_path(spec)))
     return spec.asked(config.input_side), network

@@ -258,6 +258,7 @@ class ModelInfo(JsonRecord):
     resize: str  # what of a picture it sees
     pooling: str
     gaussian: float  # sigma of the weights of the map's cells, 0: all alike
+    takes_texts: bool  # whether its stores can be asked with words
     megabytes: float
     here: bool
     auto: bool  # the one that `auto` means
@@ -277,6 +278,7 @@ def models() -> list[ModelInfo]:
             resize=entry.spec.resize,
             pooling=entry.spec.pooling,
             gaussian=entry.spec.gaussian,
+            takes_texts=entry.spec.takes_texts,
             megabytes=entry.megabytes,
             here=is_cached(entry),
             auto=entry.name == AUTO_MODEL,

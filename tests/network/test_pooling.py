@@ -17,8 +17,8 @@ from embedsearch.core.errors import WeightsUnavailable
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.network.extractor import build_extractor, pooling_of
-from embedsearch.network.pooling import GeM, expected_features
 from embedsearch.network.from_torch import MODEL_RECORD
+from embedsearch.network.pooling import GeM, expected_features
 from embedsearch.network.resnet import build
 from embedsearch.network.weights import resolve
 

@@ -28,7 +28,7 @@ from embedsearch.network.text.converted import TextNote, place_text
 _GEM, _LEAST = 3.0, 1e-6
 _SAME_COSINE = 0.99999
 _CLOSE = 1e-3  # of components, of one picture alone and among others
-_LACKING = re.compile(r"does not support the following ONNX operations?: ?(.{1,200})", re.DOTALL)
+_LACKING = re.compile(r"No conversion rule found for operations: (.{1,200})")
 
 
 def check_towers(folder: Path, record: TowersRecord) -> int:
@@ -75,9 +75,7 @@ def image_model(path: Path, tower: ImageTower) -> Any:
     model = _read(path)
     taken = _input(model, tower.input, path)
     if len(model.inputs) > 1:
-        raise ValueError(
-            f"{path.name} takes {_names(model.inputs)}, and one picture is all there is"
-        )
+        raise ValueError(f"{path.name} takes {_names(model.inputs)}: a picture is all there is")
     shape = taken.get_partial_shape()
     channels = 1 if tower.layout == "NCHW" else 3
     if (
@@ -87,6 +85,9 @@ def image_model(path: Path, tower: ImageTower) -> Any:
     ):
         raise ValueError(f"{path.name} takes {_shape(shape)}: no picture in {tower.layout}")
     side = tower.side
+    heights = [shape[2], shape[3]] if tower.layout == "NCHW" else [shape[1], shape[2]]
+    if not all(each.compatible(openvino.Dimension(side)) for each in heights):
+        raise ValueError(f"{path.name} takes {_shape(shape)}: no picture of {side} × {side}")
     sides = [-1, 3, side, side] if tower.layout == "NCHW" else [-1, side, side, 3]
     model = openvino.Model([_pooled(_output(model, tower.output, path), tower, path)], [taken])
     try:
