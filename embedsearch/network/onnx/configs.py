@@ -156,6 +156,20 @@ def _pad_id(folder: Path, name: str) -> int:
     raise NotSaid(f"{name} and its tokenizer_config.json do not say with what texts are padded")
 
 
+def largest_token(path: Path) -> int:
+    """Return the largest number of a token in a tokenizer.json. Raises ValueError."""
+    values = json_of(path) or {}
+    vocabulary: Any = _part(values, "model").get("vocab")
+    numbers: list[Any] = [token.get("id") for token in values.get("added_tokens") or []]
+    if isinstance(vocabulary, dict):
+        numbers += vocabulary.values()
+    elif isinstance(vocabulary, list):  # in order, with their scores
+        numbers.append(len(vocabulary) - 1)
+    if not numbers or not all(type(number) is int for number in numbers):
+        raise ValueError(f"{path.name} is no tokenizer")
+    return int(max(numbers))
+
+
 def _square(size: Any, name: str) -> Any:
     sides = size
     if isinstance(size, dict):

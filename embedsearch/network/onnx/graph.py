@@ -21,6 +21,7 @@ from embedsearch.network.converted import (
     known_pictures,
     place_converted,
 )
+from embedsearch.network.onnx.configs import largest_token
 from embedsearch.network.onnx.folder import cached_record
 from embedsearch.network.onnx.record import ImageTower, TextTower, TowersRecord
 from embedsearch.network.text.converted import TextNote, place_text
@@ -39,13 +40,40 @@ def check_towers(folder: Path, record: TowersRecord) -> int:
     if record.image.dim not in {None, dim}:
         raise ValueError(f"{record.image.file} gives {dim} components, not {record.image.dim}")
     if record.text is not None:
-        given = text_model(folder / record.text.file, record.text)[0].output(0).partial_shape
-        if given != [1, dim]:
-            raise ValueError(
-                f"{record.text.file} gives {_shape(given)} for a text, but {record.image.file} "
-                f"{dim} components for a picture"
-            )
+        _check_text(folder, record.text, dim)
     return dim
+
+
+def _check_text(folder: Path, tower: TextTower, dim: int) -> None:
+    """Raise ValueError unless a network for texts fits its tokenizer and the other network."""
+    model, ids, _ = text_model(folder / tower.file, tower)
+    if (given := model.output(0).partial_shape) != [1, dim]:
+        raise ValueError(
+            f"{tower.file} gives {_shape(given)} for a text, but the other network {dim} "
+            "components for a picture"
+        )
+    known, used = _vocabulary(model, ids), largest_token(folder / tower.tokenizer) + 1
+    if known is not None and max(used, tower.pad_id + 1) > known:
+        raise ValueError(
+            f"{tower.tokenizer} has {used} tokens, but {tower.file} knows {known}: it is of "
+            "another model"
+        )
+    _compiled(model)
+
+
+def _vocabulary(model: Any, ids: str) -> int | None:
+    """Return how many tokens a network for texts has vectors of, None if that is not seen."""
+    to_see = [each for each in model.inputs if ids in each.get_names()]
+    sizes = []
+    while to_see:
+        for taker in to_see.pop().get_target_inputs():
+            node = taker.get_node()
+            if node.get_type_name() == "Convert":
+                to_see += node.outputs()
+            elif node.get_type_name() == "Gather" and taker.get_index() == 1:
+                shape = node.input(0).get_partial_shape()
+                sizes += [shape[0].get_length()] if shape[0].is_static else []
+    return min(sizes, default=None)
 
 
 def convert_towers(folder: Path, into: Path) -> None:

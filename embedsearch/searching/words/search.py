@@ -139,7 +139,8 @@ class WordIndex:
         if mask is None and tuple(self._columns) == OWN:
             raise UsageError(
                 "no path matches, and this store has neither columns of text nor a model that "
-                "reads text: give captions with --metadata, or search by an image",
+                "reads text: give captions with --metadata, use a model that reads text (such as "
+                "clip-resnet50), or search by an image",
                 "text",
             )
 
