@@ -15,12 +15,11 @@ import embedsearch
 from embedsearch import Text
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import UsageError, WeightsUnavailable
-from embedsearch.core.model_spec import CROP, ModelSpec
+from embedsearch.core.model_spec import CROP
 from embedsearch.core.session import Session
 from embedsearch.images.decode.image import decode
 from embedsearch.network.catalog import CATALOG, CLIP
 from embedsearch.network.clip_names import clip_weights
-from embedsearch.network.extractor import build_extractor
 from embedsearch.network.from_torch import recognize
 from embedsearch.network.resnet import AttentionPool, load
 from embedsearch.network.text.clip_tower import load_text_tower
@@ -34,18 +33,27 @@ TEXTS = ["red shoes", "a photo of a Clock, isn't it?", "日本語 😀", "crème
 
 
 def untrained(name: str) -> Any:
-    """Return open_clip's networks with random weights of which none is the identity's."""
+    """Return open_clip's networks with random weights, normalized so that pictures differ."""
     torch.manual_seed(4)
     network = open_clip.create_model(name, pretrained=None).eval()
     with torch.no_grad():
         for module in network.visual.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                assert module.running_mean is not None and module.running_var is not None
-                module.running_mean.normal_(0, 0.1)
-                module.running_var.uniform_(0.5, 1.5)
+                module.momentum = None
                 module.weight.uniform_(0.5, 1.5)
                 module.bias.normal_(0, 0.1)
-    return network
+        network.visual.train()(torch.stack([*map(_picture, sorted(CLOCK.parent.iterdir()))]))
+        network.visual.attnpool.positional_embedding.mul_(0.1)
+    return network.eval()
+
+
+def _picture(path: Path) -> torch.Tensor:
+    """Return the normalized pixels of a picture, float32 (3, 224, 224)."""
+    spec = CATALOG["clip-resnet50"].spec
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in (spec.mean, spec.std))
+    with path.open("rb") as file:
+        pixels = decode(file, spec.input_side, DecodeLimits(), spec.framing).pixels.copy()
+    return (torch.from_numpy(pixels).permute(2, 0, 1) / 255 - mean) / std
 
 
 @pytest.fixture(scope="module")
@@ -92,23 +100,13 @@ def test_the_tokens_are_those_of_open_clip() -> None:
 @pytest.fixture(scope="module")
 def file(theirs: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The networks in a file of the published form; they tell the samples' clocks apart."""
-    weights = clip_weights(theirs.state_dict())
-    spec = CATALOG["clip-resnet50"].spec
-    pictures = [torch.from_numpy(_pixels(path, spec)) for path in sorted(CLOCK.parent.iterdir())]
     with torch.no_grad():
-        extractor = build_extractor(spec, weights)
-        x = (torch.stack(pictures).permute(0, 3, 1, 2) - extractor.mean) / extractor.deviation
-        vectors = extractor.network.attnpool(extractor.network.stages(x)["layer4"])  # type: ignore[misc]
-        theirs.visual.attnpool.c_proj.bias -= vectors.mean(dim=0)
+        pictures = torch.stack([*map(_picture, sorted(CLOCK.parent.iterdir()))])
+        theirs.visual.attnpool.c_proj.bias -= theirs.encode_image(pictures).mean(dim=0)
     path = tmp_path_factory.mktemp("clip") / "clip.safetensors"
     state = {key: value.contiguous() for key, value in theirs.state_dict().items()}
     safetensors.torch.save_file(state, path)
     return path
-
-
-def _pixels(path: Path, spec: ModelSpec) -> Any:
-    with path.open("rb") as file:
-        return decode(file, spec.input_side, DecodeLimits(), spec.framing).pixels.copy()
 
 
 @pytest.fixture(scope="module")
@@ -131,12 +129,9 @@ def test_pictures_and_texts_have_the_vectors_of_open_clip(
     theirs: Any, photos: embedsearch.Searcher
 ) -> None:
     pytest.importorskip("tokenizers", reason="needs the test extra")
-    spec = photos.manifest.model
-    pixels = torch.from_numpy(_pixels(CLOCK, spec)).permute(2, 0, 1)[None].float() / 255
-    mean, std = (torch.tensor(each).view(1, 3, 1, 1) for each in (spec.mean, spec.std))
     texts = ["red shoes", "a clock on a wall"]
     with torch.inference_mode():
-        picture = theirs.encode_image((pixels - mean) / std, normalize=True)[0].numpy()
+        picture = theirs.encode_image(_picture(CLOCK)[None], normalize=True)[0].numpy()
         read = theirs.encode_text(open_clip.tokenize(texts), normalize=True).numpy()
     found = photos.embed([CLOCK, *map(Text, texts)])
     assert float(found[0] @ picture) > 0.99  # weights of 16 bits
