@@ -105,6 +105,7 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
     from embedsearch.indexing.sync import index as index
     from embedsearch.indexing.watch import watch as watch
     from embedsearch.learning.evaluate import evaluate as evaluate
+    from embedsearch.learning.evaluate_texts import evaluate_texts as evaluate_texts
     from embedsearch.learning.reports import (
         Epoch as Epoch,
         Estimate as Estimate,
@@ -112,6 +113,7 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
         GroupMeasure as GroupMeasure,
         Quality as Quality,
         StagePlan as StagePlan,
+        TextEvaluation as TextEvaluation,
         TrainReport as TrainReport,
         WorstQuery as WorstQuery,
     )

@@ -33,6 +33,10 @@ def evaluate(
         Path | None,
         typer.Option(help="CSV of two columns, query and relevant, instead of classes."),
     ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(help="CSV of two columns, path and caption: find pictures by captions."),
+    ] = None,
     expand: Annotated[
         int, typer.Option(help="Also measure queries expanded by this many neighbors.")
     ] = SearchConfig.expand,
@@ -51,6 +55,11 @@ def evaluate(
     from embedsearch.cli.output.text import json_lines
     from embedsearch.learning.evaluate import evaluate as measured
 
+    if text is not None:
+        if relevant is not None or expand or rerank or sheet is not None:
+            raise UsageError("--text goes without --relevant, --expand, --rerank and --sheet")
+        sys.stdout.write(_measured_texts(text, folder, model, store, config, json))
+        return
     with ProgressDisplay(notice) as on_progress:
         results = measured(
             folder,
@@ -71,6 +80,36 @@ def evaluate(
             for w in results[-1].worst
         ]
         write_rows(sheet, worst)
+
+
+def _measured_texts(
+    text: Path,
+    folder: str | None,
+    models: list[str] | None,
+    store: str | None,
+    config: IndexConfig,
+    json: bool,
+) -> str:
+    """Return how well captions find their pictures, as lines."""
+    from embedsearch.cli.output.learning_text import text_evaluation_lines
+    from embedsearch.cli.output.progress import ProgressDisplay
+    from embedsearch.cli.output.text import json_lines
+    from embedsearch.learning.evaluate_texts import evaluate_texts
+
+    session = session_with_signals()
+    with ProgressDisplay(notice) as on_progress:
+        results = evaluate_texts(
+            text,
+            folder,
+            models=models,
+            store=store,
+            config=config,
+            session=session,
+            on_progress=on_progress,
+        )
+    if json:
+        return json_lines(result.to_dict() for result in results)
+    return text_evaluation_lines(results)
 
 
 @with_config(TrainConfig, TRAIN)

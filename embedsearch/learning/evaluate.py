@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -24,6 +25,7 @@ from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import local_path, printable, whole_path
 from embedsearch.core.records import Hit, Progress, StoredImage
 from embedsearch.core.session import Session
+from embedsearch.indexing.report import IndexReport
 from embedsearch.indexing.sync import index
 from embedsearch.learning.labels import read_rows
 from embedsearch.learning.metrics import NAMES, Bools, Floats, Ints, estimate, measure_all
@@ -89,17 +91,29 @@ def evaluate(
             return _evaluate_store(path, pairs, options, config, baseline, session)
     results = []
     for model in models:
-        with tempfile.TemporaryDirectory(prefix="embedsearch-") as base:
-            path = Path(base) / "evaluated.es"
-            of_model = replace(config, model=model)
-            report = index(
-                [str(folder)], store=path, config=of_model, session=session, on_progress=on_progress
-            )
+        of_model = replace(config, model=model)
+        with indexed(folder, of_model, session, on_progress) as (path, report):
             found = _evaluate_store(path, pairs, options, of_model, baseline, session)
         rate = min(report.stage_rate[stage] for stage in ("decode", "embed"))
         ran: dict[str, Any] = {name: getattr(report, name) for name in _OF_THE_RUN}
         results += [replace(result, images_per_s=rate, **ran) for result in found]
     return results
+
+
+@contextmanager
+def indexed(
+    folder: str | Path,
+    config: IndexConfig,
+    session: Session,
+    on_progress: Callable[[Progress], None] | None,
+) -> Iterator[tuple[Path, IndexReport]]:
+    """Yield a store of a folder that is gone afterwards, and how it was made."""
+    with tempfile.TemporaryDirectory(prefix="embedsearch-") as base:
+        path = Path(base) / "evaluated.es"
+        report = index(
+            [str(folder)], store=path, config=config, session=session, on_progress=on_progress
+        )
+        yield path, report
 
 
 class _Truth:

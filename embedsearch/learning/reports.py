@@ -58,6 +58,17 @@ class Evaluation(JsonRecord):
 
 
 @dataclass(frozen=True)
+class TextEvaluation(JsonRecord):
+    """How well the pictures of captions are found by them, by words, pictures or both."""
+
+    model: str
+    by: str  # words, picture or both
+    images: int
+    queries: int  # captions whose picture is in the store
+    measures: dict[str, Estimate]  # recall@1, 5 and 10, and MRR, of the first 100 hits
+
+
+@dataclass(frozen=True)
 class StagePlan:
     """What becomes of a stage: it learns from an epoch on, counted from 1, or never (None)."""
 

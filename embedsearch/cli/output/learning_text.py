@@ -11,6 +11,7 @@ from embedsearch.learning.reports import (
     Evaluation,
     GroupMeasure,
     StagePlan,
+    TextEvaluation,
     TrainReport,
 )
 
@@ -43,6 +44,22 @@ def evaluation_lines(results: Sequence[Evaluation]) -> str:
         lines.insert(0, f"{last.failed} pictures could not be read")
     shown = table(header, rows, right=range(1, len(header))) + _group_lines(results)
     return shown + "\n".join(lines) + "\n"
+
+
+def text_evaluation_lines(results: Sequence[TextEvaluation]) -> str:
+    """Return a table, a row per model and ranking."""
+    names = list(results[0].measures)
+    header = ["model", "by", "images", "captions", *names]
+    rows = [
+        [
+            *(result.model, result.by, f"{result.images:,}", f"{result.queries:,}"),
+            *(f"{result.measures[name].value:.3f}" for name in names),
+        ]
+        for result in results
+    ]
+    spread = max((e.high - e.low) / 2 for r in results for e in r.measures.values())
+    note = f"of the first 100 hits; 95 % confidence: +-{spread:.3f} or less\n"
+    return table(header, rows, right=range(2, len(header))) + note
 
 
 def _name(result: Evaluation) -> str:
