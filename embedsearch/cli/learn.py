@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from embedsearch.cli.options import CENTER, NETWORK, TRAIN, with_config
 from embedsearch.cli.sheet import SheetRow, write_rows
 from embedsearch.core.config import IndexConfig, SearchConfig, TrainConfig
 from embedsearch.core.errors import MissingLibrary, UsageError
+
+if TYPE_CHECKING:
+    from embedsearch.learning.reports import Evaluation
 
 SHEET_HITS = 6  # next to each of the worst queries: one line
 
@@ -58,7 +61,7 @@ def evaluate(
     if text is not None:
         if relevant is not None or expand or rerank or sheet is not None:
             raise UsageError("--text goes without --relevant, --expand, --rerank and --sheet")
-        sys.stdout.write(_measured_texts(text, folder, model, store, config, json))
+        _measure_texts(text, folder, model, store, config, json)
         return
     with ProgressDisplay(notice) as on_progress:
         results = measured(
@@ -75,22 +78,26 @@ def evaluate(
     rows = (result.to_dict() for result in results)
     sys.stdout.write(json_lines(rows) if json else evaluation_lines(results))
     if sheet is not None:
-        worst = [
-            SheetRow(w.path, f"AP {w.average_precision:.3f}", w.path, w.hits[:SHEET_HITS])
-            for w in results[-1].worst
-        ]
-        write_rows(sheet, worst)
+        write_rows(sheet, _worst(results[-1]))
 
 
-def _measured_texts(
+def _worst(result: Evaluation) -> list[SheetRow]:
+    """Return the worst queries as rows of pictures."""
+    return [
+        SheetRow(w.path, f"AP {w.average_precision:.3f}", w.path, w.hits[:SHEET_HITS])
+        for w in result.worst
+    ]
+
+
+def _measure_texts(
     text: Path,
     folder: str | None,
     models: list[str] | None,
     store: str | None,
     config: IndexConfig,
     json: bool,
-) -> str:
-    """Return how well captions find their pictures, as lines."""
+) -> None:
+    """Print how well captions find their pictures."""
     from embedsearch.cli.output.learning_text import text_evaluation_lines
     from embedsearch.cli.output.progress import ProgressDisplay
     from embedsearch.cli.output.text import json_lines
@@ -107,9 +114,8 @@ def _measured_texts(
             session=session,
             on_progress=on_progress,
         )
-    if json:
-        return json_lines(result.to_dict() for result in results)
-    return text_evaluation_lines(results)
+    rows = (result.to_dict() for result in results)
+    sys.stdout.write(json_lines(rows) if json else text_evaluation_lines(results))
 
 
 @with_config(TrainConfig, TRAIN)
