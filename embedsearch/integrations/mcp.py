@@ -7,7 +7,7 @@ used as queries.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import PurePath
@@ -28,6 +28,9 @@ from embedsearch.images.thumbnails import MAX_SIDE
 from embedsearch.integrations.image_argument import image_of_client, row_of
 from embedsearch.integrations.keywords import refuse_unknown
 from embedsearch.integrations.mcp_answers import (
+    IMAGE_URI,
+    THUMBNAIL_SIDE,
+    THUMBNAIL_URI,
     DuplicateResult,
     GroupMember,
     ImageResult,
@@ -99,6 +102,14 @@ def create_server(
         tools.list_stores,
     ):
         server.tool(annotations=_READ_ONLY)(tool)
+    for uri, name, side in (
+        (IMAGE_URI, "image", _IMAGE_SIDE),
+        (THUMBNAIL_URI, "thumbnail", THUMBNAIL_SIDE),
+    ):
+        words = f"An image of a store by its row, its longer side {side} pixels"
+        server.resource(uri, name=name, description=words, mime_type="image/jpeg")(
+            tools.picture(side)
+        )
     return server
 
 
@@ -110,7 +121,27 @@ def http_app(server: MCPServer, access: Access, limits: ServerLimits) -> App:
         max_request_body_size=limits.body_bytes,
         host="",  # the guard checks the host name
     )
-    return Guard(app, access, limits, lambda *_: None)
+    return Guard(_with_health(app), access, limits, lambda *_: None)
+
+
+def _with_health(app: App) -> App:
+    """Return an application that also answers GET /health."""
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["path"] != "/health":
+            await app(scope, receive, send)
+            return
+        is_asked = scope["method"] in {"GET", "HEAD"}
+        body = b'{"status":"ok"}' if scope["method"] == "GET" else b""
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        status = 200 if is_asked else 405
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return answer
 
 
 def names_of(stores: Sequence[str]) -> list[str]:
@@ -208,7 +239,8 @@ class _Tools:
             (answer,) = searcher.answers([query], config=config)
             if answer.failure is not None:
                 raise answer.failure
-            return found_answer(searcher, answer.hits, thumbnails=thumbnails)
+            name = next(iter(self._stores)) if store is None else store
+            return found_answer(searcher, name, answer.hits, thumbnails=thumbnails)
 
         kind = Kind.RECORDS if image is None and crop is None else Kind.PICTURES
         kind = Kind.THUMBNAILS if thumbnails else kind
@@ -287,6 +319,16 @@ class _Tools:
             return groups_answer(groups[offset : offset + k], len(groups), offset)
 
         return await self._work(Kind.FILTERS, find)
+
+    def picture(self, side: int) -> Callable[[str, int], Awaitable[bytes]]:
+        """Return what reads a picture as JPEG, its longer side at most so many pixels."""
+
+        async def read(store: str, row: int) -> bytes:
+            return await self._work(
+                Kind.THUMBNAILS, lambda: self._store(store).thumbnail(row, side)
+            )
+
+        return read
 
     async def list_stores(self) -> Annotated[CallToolResult, StoreList]:
         """List the stores, their content, and the columns that `where` can use."""

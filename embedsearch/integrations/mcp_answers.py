@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
-from mcp.types import CallToolResult, ImageContent, TextContent
+from mcp.types import CallToolResult, ImageContent, ResourceLink, TextContent
 from pydantic import BaseModel
 
 from embedsearch.core.errors import UnreadableImage
@@ -15,7 +17,10 @@ from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.integrations.mcp_size import Pictures, fitting, json_size, shortened
 from embedsearch.searching.searcher import Searcher
 
-_THUMBNAIL_SIDE = 256
+IMAGE_URI = "embedsearch://{store}/images/{row}"
+THUMBNAIL_URI = "embedsearch://{store}/thumbnails/{row}"
+THUMBNAIL_SIDE = 256
+_LINK_BYTES = 400  # of a link, its name with it
 
 
 class SearchResult(BaseModel):
@@ -68,16 +73,21 @@ class DuplicateResult(BaseModel):
 
 
 class StoreFacts(BaseModel):
-    """A store; `where` can use its `columns`, and `text` is looked for in `words`."""
+    """A store; `where` can use its `columns`, and `text` is looked for in `words`.
+
+    `values` are frequent ones of columns. With `reads_text` the model compares text with pictures.
+    """
 
     name: str
     images: int
     generation: int
     model: str
     takes_images: bool  # False: only a row or a key can be the query
+    reads_text: bool
     folders: list[str]
     columns: dict[str, str]
     words: list[str]
+    values: dict[str, list[str]]
 
 
 class StoreList(BaseModel):
@@ -86,28 +96,43 @@ class StoreList(BaseModel):
     stores: list[StoreFacts]
 
 
-def found_answer(searcher: Searcher, hits: Sequence[Hit], *, thumbnails: bool) -> CallToolResult:
-    """Return hits as an answer, with as many facts and thumbnails as fit in."""
+def found_answer(
+    searcher: Searcher, store: str, hits: Sequence[Hit], *, thumbnails: bool
+) -> CallToolResult:
+    """Return hits as an answer, with as many facts, links and thumbnails as fit in."""
     values = [shortened(hit.to_dict()) for hit in hits]
-    shown = fitting(values)
+    links = [image_link(store, hit) for hit in hits]
+    costs = [
+        json_size(value) + json_size(link.uri) + _LINK_BYTES
+        for value, link in zip(values, links, strict=True)
+    ]
+    shown = fitting(range(len(hits)), lambda number: costs[number])
     values = values[:shown]
     lines = [_line(hit) for hit in values] or ["no image matches"]
     if shown < len(hits):
         lines.append(f"{shown} of {len(hits)} hits fit into an answer: go on with offset")
     content: list[Any] = [text_part("\n".join(lines))]
     if thumbnails:
-        pictures = Pictures(searcher, json_size(values) + json_size(lines))
-        found, side = pictures.of_rows([hit.row for hit in hits[:shown]], _THUMBNAIL_SIDE)
+        pictures = Pictures(searcher, sum(costs[:shown]) + json_size(values) + json_size(lines))
+        found, side = pictures.of_rows([hit.row for hit in hits[:shown]], THUMBNAIL_SIDE)
         for hit, picture in zip(hits, found, strict=False):
             is_lost = isinstance(picture, UnreadableImage)
             content.append(
                 text_part(f"row {hit.row}: {picture}") if is_lost else jpeg_part(str(picture))
             )
-        if side < _THUMBNAIL_SIDE or len(found) < shown:
+        if side < THUMBNAIL_SIDE or len(found) < shown:
             which = "" if len(found) == shown else f", and only for the first {len(found)} hits"
             notice = f"thumbnails of {side} pixels{which}, to keep the answer small: lower k"
             content.insert(1, text_part(notice))
+    content += links[:shown]
     return CallToolResult(content=content, structured_content={"hits": values})
+
+
+def image_link(store: str, hit: Hit) -> ResourceLink:
+    """Return where a client reads the picture of a hit."""
+    uri = IMAGE_URI.format(store=quote(store, safe=""), row=hit.row)
+    name = printable(PurePosixPath(hit.key).name)
+    return ResourceLink(type="resource_link", uri=uri, name=name, mime_type="image/jpeg")
 
 
 def images_answer(images: Sequence[ImageRecord], total: int, offset: int) -> CallToolResult:
@@ -147,6 +172,7 @@ def stores_answer(stores: Mapping[str, Searcher]) -> CallToolResult:
         shown = fitting(columns, lambda column: len(stores) * json_size(column))
         if shown < len(columns):
             notes.append(f"{name}: {shown} of {len(columns)} columns fit into an answer")
+        values = list(searcher.frequent_values().items())
         manifest = searcher.manifest
         facts.append(
             StoreFacts(
@@ -155,9 +181,11 @@ def stores_answer(stores: Mapping[str, Searcher]) -> CallToolResult:
                 generation=manifest.generation,
                 model=manifest.model.name,
                 takes_images=searcher.takes_images,
+                reads_text=manifest.model.takes_texts,
                 folders=[unicode_text(root.path) for root in manifest.roots],
                 columns=dict(columns[:shown]),
                 words=[] if manifest.words is None else list(manifest.words.columns)[:shown],
+                values=dict(values[: fitting(values, lambda v: 2 * len(stores) * json_size(v))]),
             )
         )
     return _said(StoreList(stores=facts), "; ".join(notes))

@@ -149,6 +149,13 @@ class Generation:
             ordinals = np.arange(stop) if mask is None else np.flatnonzero(mask)[:stop]
             return self._records(ordinals[offset:]), total
 
+    def frequent_values(self) -> dict[str, list[str]]:
+        """Return the most frequent values of columns, among a sample of rows."""
+        from embedsearch.searching.frequent import frequent_values
+
+        with self._reading:
+            return frequent_values(self._snapshot, self._columns, self._rows.alive)
+
     def _records(self, ordinals: npt.NDArray[np.int64]) -> list[ImageRecord]:
         if not len(ordinals):
             return []

@@ -313,6 +313,11 @@ class Searcher:
         with self._generations.using() as opened:
             return ImageList(*opened.generation.listed(where, k, offset))
 
+    def frequent_values(self) -> dict[str, list[str]]:
+        """Return the most frequent values of columns, as texts, among a sample of images."""
+        with self._generations.using() as opened:
+            return opened.generation.frequent_values()
+
     @checked
     def thumbnail(self, image: str | int, side: int = 256) -> bytes:
         """Return an image of the store, upright, as JPEG, its longer side at most `side` pixels.

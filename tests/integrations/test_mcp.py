@@ -23,6 +23,7 @@ from tests.support.serving import served
 
 pytest.importorskip("mcp", reason="needs the extra `mcp`")
 
+from mcp import MCPError
 from mcp.client import Client
 from mcp.client.stdio import StdioServerParameters
 from mcp.types import CallToolResult
@@ -138,8 +139,51 @@ async def test_the_tools_by_http(photos: Path, store: Path, searcher: embedsearc
         assert server.request("POST", "/mcp", b"{", content_type="application/json").status == 406
         assert server.get("/mcp").status in {400, 405, 406}
         assert server.get("/../etc/passwd").status == 404
+        assert server.get("/health").body == b'{"status":"ok"}'
+        assert server.request("POST", "/health", b"").status == 405
+        assert server.get("/health", host="evil.example").status == 403
     done = run_cli("mcp", "--http", "--host", "0.0.0.0", "--store", store)
     assert (done.returncode, "--token" in done.stderr) == (2, True)
+
+
+async def test_hits_link_to_their_pictures(photos: Path, searcher: embedsearch.Searcher) -> None:
+    async with in_process(searcher) as client:
+        templates = (await client.list_resource_templates()).resource_templates
+        uris = {template.name: template.uri_template for template in templates}
+        assert uris == {
+            "image": "embedsearch://{store}/images/{row}",
+            "thumbnail": "embedsearch://{store}/thumbnails/{row}",
+        }
+        found = await client.call_tool("search_similar_images", {"text": "clock", "k": 3})
+        assert found.structured_content is not None
+        hits = found.structured_content["hits"]
+        links = [item for item in found.content if item.type == "resource_link"]
+        assert [str(link.uri) for link in links] == [
+            f"embedsearch://s/images/{hit['row']}" for hit in hits
+        ]
+        assert links[0].name == Path(hits[0]["key"]).name
+        small = f"embedsearch://s/thumbnails/{hits[0]['row']}"
+        for uri, side in ((str(links[0].uri), 768), (small, 256)):
+            (content,) = (await client.read_resource(uri)).contents
+            picture = Image.open(io.BytesIO(base64.b64decode(content.blob)))  # type: ignore[union-attr]
+            assert content.mime_type == "image/jpeg" and picture.format == "JPEG"
+            assert max(picture.size) <= side
+        for wrong in (
+            "embedsearch://t/images/1",
+            "embedsearch://s/images/9999",
+            "file:///etc/passwd",
+        ):
+            with pytest.raises(MCPError):
+                await client.read_resource(wrong)
+
+
+async def test_stores_show_frequent_values(searcher: embedsearch.Searcher) -> None:
+    async with in_process(searcher) as client:
+        stores = (await client.call_tool("list_stores", {})).structured_content
+        assert stores is not None
+        (facts,) = stores["stores"]
+        assert facts["values"]["format"][0] == "JPEG"
+        assert not facts["reads_text"]
 
 
 async def test_what_is_refused(
