@@ -23,7 +23,7 @@ NETWORK = {
     "device": Option(help="auto, cpu, cuda, cuda:N or mps."),
     "precision": Option(help="auto, fp32, bf16, fp16, or int8: faster, on a CPU."),
 }
-MODEL = {"model": Option(help="A name from `embedsearch models`, or a file of weights.")}
+MODEL = {"model": Option(help="A name from `embedsearch models`, a file of weights or ONNX files.")}
 TUNE = {"tune": Option("--tune/--no-tune", help="Measure once how the network runs fastest here.")}
 WORKERS = {"workers": Option(help="Decoding processes.  [default: what keeps the network busy]")}
 CENTER = {

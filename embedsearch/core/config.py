@@ -83,7 +83,7 @@ CENTERS = (STORE_CENTER, MODEL_CENTER, NO_CENTER)
 class IndexConfig:
     """How one `index` run works. Only the first three change vectors beyond rounding."""
 
-    model: str = "auto"  # a catalog entry or a file of weights
+    model: str = "auto"  # a catalog entry, a file of weights or a folder of ONNX files
     # Side of the network's input in pixels: smaller is faster; vectors of two sides do not compare.
     input_side: int | None = None  # None is the model's own
     flip: bool = False  # also embed the mirror image and average: twice the time

@@ -89,7 +89,10 @@ class Health(BaseModel):
 
 
 class StoreInfo(BaseModel):
-    """The content of the store. Without `takes_images` a query is a key, a row or a vector."""
+    """The content of the store. Without `takes_images` a query is a key, a row or a vector.
+
+    With `reads_text` the model compares a text with pictures; words are looked for in any store.
+    """
 
     version: str
     images: int
@@ -98,6 +101,7 @@ class StoreInfo(BaseModel):
     model: str
     dim: int
     takes_images: bool
+    reads_text: bool
     columns: dict[str, str]  # usable in `where`, with their types
 
 
@@ -228,6 +232,7 @@ class _Routes:
             model=manifest.model.name,
             dim=manifest.model.dim,
             takes_images=self._searcher.takes_images,
+            reads_text=manifest.model.takes_texts,
             columns=self._searcher.columns,
         )
 

@@ -38,3 +38,19 @@ def test_every_sample_image_has_a_caption() -> None:
     }
     assert set(captions) == images
     assert len(set(captions.values())) == len(images)
+
+
+def test_three_ways_side_by_side(tmp_path: Path) -> None:
+    script = str(EXAMPLES / "three_ways.py")
+    command = [sys.executable, script, str(SAMPLES / "boats" / "boats_1.jpg"), "red sails"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    head, *rows = done.stdout.splitlines()
+    assert head.split("  ")[0] == "words: red sails" and len(rows) == 6
+    first = [cell.strip() for cell in rows[0].split("  ") if cell.strip()]
+    assert first == [
+        "boats/boats_2.jpg (caption)",
+        "boats/boats_1.jpg (picture)",
+        "boats/boats_2.jpg (picture, caption)",
+    ]
+    bare = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert bare.returncode == 1 and "IMAGE WORDS" in bare.stderr
