@@ -330,7 +330,10 @@ def test_models_lists_the_catalogue() -> None:
     assert {(e["resize"], e["pooling"], e["gaussian"]) for e in entries} == {
         ("mild-crop", "gem2", 0.4),
         ("mild-crop", "gem3", 0.4),
+        ("crop", "", 0.0),
     }
+    assert [entry["name"] for entry in entries if entry["takes_texts"]] == ["clip-resnet50"]
+    assert "\nclip-resnet50: the middle, reads texts\n" in text
 
 
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&-"])

@@ -79,10 +79,12 @@ def test_of_a_function(
         "numbers": [1],
         "path": tmp_path / "s.sh",
         "groups": [],
+        "texts": tmp_path / "captions.csv",
     }
+    plain["texts"].write_text("path,caption\n0.png,a picture\n")
     parameters = inspect.signature(function).parameters
     needed = {n: plain[n] for n in parameters if n in plain and n != "folder"}
-    if "folder" in parameters and name != "duplicates":
+    if "folder" in parameters and name not in {"duplicates", "evaluate_texts"}:
         needed["folder"] = plain["folder"]
     for parameter in parameters:
         if parameter in {"options", "extractor_factory"}:
