@@ -301,7 +301,7 @@ class Generation:
             known = max(known, POOL)
         first = index.ranked(text, known, asked.mask, config.weights)
         if query.vector is None and not len(first.ordinals):
-            index.check_searchable(asked.mask)
+            index.check_searchable(asked.mask, reads_text=self.manifest.model.takes_texts)
 
         def words(count: int) -> Ranking:
             if count <= known:

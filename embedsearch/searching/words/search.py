@@ -134,15 +134,19 @@ class WordIndex:
             raise self._damaged(error) from error
         return {column: found for column, found in documents.items() if len(found)}
 
-    def check_searchable(self, mask: npt.NDArray[np.bool_] | None) -> None:
+    def check_searchable(self, mask: npt.NDArray[np.bool_] | None, *, reads_text: bool) -> None:
         """Raise UsageError where nothing but paths could have matched a text."""
-        if mask is None and tuple(self._columns) == OWN:
-            raise UsageError(
-                "no path matches, and this store has neither columns of text nor a model that "
-                "reads text: give captions with --metadata, use a model that reads text (such as "
-                "clip-resnet50), or search by an image",
-                "text",
-            )
+        if mask is not None or tuple(self._columns) != OWN:
+            return
+        if reads_text:
+            message = "no path matches, and this store has no columns of text: leave by=words out"
+            raise UsageError(message, "by")
+        raise UsageError(
+            "no path matches, and this store has neither columns of text nor a model that reads "
+            "text: give captions with metadata=TABLE, use a model that reads text (such as "
+            "clip-resnet50), or search by an image",
+            "metadata",
+        )
 
     def _add(
         self,
