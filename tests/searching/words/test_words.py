@@ -19,6 +19,7 @@ from embedsearch import Key, Mix, Searcher, Text
 from embedsearch.core.errors import DamagedStore, UsageError
 from embedsearch.core.records import Hit
 from embedsearch.searching.words import documents as documents_file
+from embedsearch.searching.words.search import kth_largest
 from embedsearch.searching.words.tokens import words_of
 from embedsearch.store.current import read_current
 from tests.soak.damage import replace_manifest
@@ -359,3 +360,13 @@ def test_a_file_of_words_is_not_believed(
         assert len(searcher.query(Key("a/2.jpg"))) == 6
         with pytest.raises(DamagedStore, match="cannot be read"):
             searcher.query(text="red")
+
+
+@pytest.mark.parametrize("distinct", [1, 3, 50, 10**6])
+@pytest.mark.parametrize("count", [1, 255, 256, 5000, 40_000])
+def test_the_kth_largest_of_many(count: int, distinct: int) -> None:
+    values = np.random.default_rng(count).integers(1, distinct + 1, count) / 7.0
+    ordered = np.sort(values)[::-1]
+    for k in (1, 2, 10, 100, 255):
+        if k <= count:
+            assert kth_largest(values, k) == ordered[k - 1]
