@@ -191,10 +191,11 @@ class AttentionPool(nn.Module):
         self.c_proj = nn.Linear(channels, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the vectors of maps of the side that the positions are of."""
-        cells = x.flatten(2).transpose(1, 2)  # (N, H × W, C)
+        """Return the vectors, float32, of maps of the side that the positions are of."""
+        places = self.positional_embedding
+        cells = x.to(places.dtype).flatten(2).transpose(1, 2)  # (N, H × W, C)
         cells = torch.cat([cells.mean(dim=1, keepdim=True), cells], dim=1)
-        cells = cells + self.positional_embedding
+        cells = cells + places
 
         def split(y: Tensor) -> Tensor:
             return y.reshape(*y.shape[:2], self.heads, -1).transpose(1, 2)
@@ -203,7 +204,7 @@ class AttentionPool(nn.Module):
             split(self.q_proj(cells[:, :1])), split(self.k_proj(cells)), split(self.v_proj(cells))
         )
         y: Tensor = self.c_proj(answer.transpose(1, 2).flatten(2)[:, 0])
-        return y
+        return y.float()
 
 
 class ResNet(nn.Module):

@@ -142,6 +142,23 @@ def test_pictures_and_texts_have_the_vectors_of_open_clip(
     assert len(hits) == 6
 
 
+@pytest.mark.parametrize(("precision", "least"), [("fp32", 0.98), ("bf16", 0.7), ("fp16", 0.98)])
+def test_torch_gives_the_same_vectors(
+    precision: str, least: float, photos: embedsearch.Searcher
+) -> None:
+    """Of random weights, whose vectors differ by little of what they have in common."""
+    from embedsearch.network.torch_runtime import TorchExtractor
+
+    spec, pixels = photos.manifest.model, []
+    for path in sorted(CLOCK.parent.iterdir())[:3]:
+        with path.open("rb") as file:
+            pixels.append(decode(file, spec.input_side, DecodeLimits(), spec.framing).pixels)
+    found = TorchExtractor(spec, "cpu", precision)(np.stack(pixels))
+    wanted = photos.embed(sorted(CLOCK.parent.iterdir())[:3])
+    assert found.dtype == np.float32
+    assert np.einsum("nd,nd->n", found, wanted).min() > least
+
+
 def test_it_takes_one_side(file: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="takes pictures of 224 px only"):
         embedsearch.index(CLOCK.parent, store=tmp_path / "s", model=str(file), input_side=160)
