@@ -27,6 +27,7 @@ from embedsearch.indexing.same_files import is_walked
 from embedsearch.indexing.scope import ScanTarget, Scope, Sources, passed_over_by, resolve_scope
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.network.catalog import AUTO
+from embedsearch.network.runtime import check_runs
 from embedsearch.network.weights import resolve
 from embedsearch.store.current import check_format, read_current
 from embedsearch.store.files import FORMAT_NAME
@@ -180,6 +181,7 @@ def store_model(
     """
     own = None if manifest is None else manifest.model
     requested = requested_model(config, own, session)
+    check_runs(requested, config.device, config.precision)
     if own is None or config.rebuild:
         return requested if requested.is_foreign else replace(requested, decoding=DECODING)
     if requested.fingerprint != own.fingerprint:

@@ -77,8 +77,8 @@ def is_on_openvino(device: str, precision: str) -> bool:
 def _load(
     spec: ModelSpec, device: str, precision: str, session: Session, *, streaming: bool
 ) -> PixelExtractor:
+    check_runs(spec, device, precision)
     if spec.is_of_towers:
-        _check_towers_run(device, precision)
         device = "cpu"
     if device == "auto":
         device = _auto_device(session)
@@ -102,11 +102,13 @@ def _load(
     return TorchExtractor(spec, device, precision, streaming=streaming)
 
 
-def _check_towers_run(device: str, precision: str) -> None:
+def check_runs(spec: ModelSpec, device: str, precision: str) -> None:
     """Raise UsageError where ONNX files are asked of another device, MissingLibrary where of none.
 
     OpenVINO runs them, on a CPU.
     """
+    if not spec.is_of_towers:
+        return
     if device not in {"auto", "cpu"}:
         raise UsageError(f"device={device}: ONNX files run on the CPU, use device=cpu", "device")
     if precision == "fp16":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,9 @@ class TextEncoder:
 
         Raises MissingLibrary and WeightsUnavailable.
         """
+        if find_spec("openvino") is None:
+            message = f"text needs OpenVINO with this model: {pip_install('openvino')}"
+            raise MissingLibrary(message, "text")
         folder = converted_folder(spec, session)
         self._tokenizer = _tokenizer(folder)
         if (opened := open_text(folder, session)) is None:

@@ -302,6 +302,7 @@ def test_other_devices_are_refused(device: str, tmp_path: Path) -> None:
     folder = made.towers(tmp_path / "model")
     with pytest.raises(UsageError, match="ONNX files run on the CPU"):
         embedsearch.index(CLOCK.parent, store=tmp_path / "s.es", model=str(folder), device=device)
+    assert not (tmp_path / "s.es").exists()
 
 
 @pytest.mark.parametrize(
