@@ -119,7 +119,7 @@ def bench(
     slowest = slowest_stage(together.busy_s)
     pays = int8_pays(spec, device, precision)
     side = spec.input_side if spec.is_of_pooled_maps else 0
-    setup = Setup(device, precision, together.workers, side, pays)
+    setup = Setup(device, precision, together.workers, side, pays, spec.is_of_towers)
     return BenchReport(
         folder=str(root),
         found=found,

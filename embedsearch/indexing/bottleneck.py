@@ -20,6 +20,7 @@ class Setup:
     workers: int
     input_side: int  # 0 for a network that takes one side only
     int8_pays: bool = False  # as it was measured here
+    on_cpu_only: bool = False
 
 
 class StageClock:
@@ -104,4 +105,4 @@ def _faster_network(setup: Setup) -> str:
         return "precision=int8"
     side = min(160, setup.input_side)
     smaller = f" or input_side={side}" if side < setup.input_side else ""
-    return f"a GPU, or a smaller model{smaller}"
+    return f"{'' if setup.on_cpu_only else 'a GPU, or '}a smaller model{smaller}"

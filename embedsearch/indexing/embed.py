@@ -54,6 +54,7 @@ def embed(
             pipeline.workers,
             model.input_side if model.is_of_pooled_maps else 0,
             int8_pays(model, device, precision),
+            model.is_of_towers,
         )
         job.session.keep()
         streaming_since = time.monotonic()
