@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -196,6 +196,9 @@ class Searcher:
         except (MissingLibrary, WeightsUnavailable):
             self._has_network = False
             raise
+        if spec.takes_texts:
+            with suppress(MissingLibrary, WeightsUnavailable):  # a query by words says so
+                self.embed([Text("a picture")])
 
     def close(self) -> None:
         """Release files, processes and memory, once the calls in progress have ended.
