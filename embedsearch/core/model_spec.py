@@ -70,7 +70,7 @@ class ModelSpec:
 
     TEXTS: ClassVar[str] = "texts"  # the source of vectors of texts
     FOREIGN: ClassVar[str] = "foreign"  # the architecture of vectors that were made elsewhere
-    TOWERS: ClassVar[str] = "towers"  # the architecture of ONNX files with a record
+    TOWERS: ClassVar[str] = "onnx"  # the architecture of ONNX files with a record
 
     _DESCRIPTIVE: ClassVar[frozenset[str]] = frozenset({"name", "licence", "source", "takes_texts"})
     # Older records have none of these.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import TYPE_CHECKING, TypeAlias
@@ -22,7 +22,7 @@ from embedsearch.core.errors import EmbedSearchError, ImageNotFound, UsageError
 from embedsearch.core.microbatch import MicroBatcher
 from embedsearch.core.paths import whole_path
 from embedsearch.core.records import Hit, ImageRecord, Neighbors, StoredPlace
-from embedsearch.core.scores import PICTURE, WORDS
+from embedsearch.core.scores import PICTURE
 from embedsearch.core.session import Session
 from embedsearch.searching.columns import RowColumns
 from embedsearch.searching.neighbors import RowSearch
@@ -32,6 +32,7 @@ from embedsearch.searching.ranking import ordering
 from embedsearch.searching.ranking.fusion import POOL
 from embedsearch.searching.ranking.ordering import Row
 from embedsearch.searching.ranking.page import Pages, Ranked, place_of, pool_of
+from embedsearch.searching.ranking.wanted import Wanted, ranked_by
 from embedsearch.searching.row_sources import Mask
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import Snapshot
@@ -46,7 +47,7 @@ QUERIES_AT_ONCE = 512  # share one pass over the rows
 _MANY_TIES = 256  # are ordered by a list of all names, which is made once
 _RECORD_COLUMNS = ["format", "size", "taken_at", "camera", "gps", "brightness", "sharpness"]
 
-_Question: TypeAlias = tuple["_Wanted", SearchConfig, "_Asked"]
+_Question: TypeAlias = tuple["Wanted", SearchConfig, "_Asked"]
 _Outcome: TypeAlias = "list[Hit] | EmbedSearchError"
 
 
@@ -102,7 +103,7 @@ class Generation:
         """Return the hits of each query. Raises UsageError."""
         answers = []
         asked = self._asked(config.where)
-        wanted = [self._prepared(_ranked_by(query, config), config, asked) for query in queries]
+        wanted = [self._prepared(ranked_by(query, config), config, asked) for query in queries]
         for outcome in self._answer_together([(each, config, asked) for each in wanted]):
             if isinstance(outcome, EmbedSearchError):
                 raise outcome
@@ -224,7 +225,7 @@ class Generation:
         return [outcomes[index] for index in range(len(questions))]
 
     def _answer(
-        self, queries: Sequence[_Wanted], config: SearchConfig, asked: _Asked
+        self, queries: Sequence[Wanted], config: SearchConfig, asked: _Asked
     ) -> list[list[Hit]]:
         """Return the hits of each of the queries."""
         pool = pool_of(config)
@@ -232,8 +233,7 @@ class Generation:
         vectors = np.array([queries[n].vector for n in numbers], np.float32)
         if numbers and config.expand:
             vectors = self._expanded(vectors, config, asked)
-        depths = [_depth(pool, queries[n]) for n in numbers]
-        depth = max(depths, default=pool)
+        depth = max((queries[n].depth(pool) for n in numbers), default=pool)
         found = self._nearest(vectors, depth, asked) if numbers else []
         near = dict(zip(numbers, zip(vectors, found, strict=True), strict=True))
         pictures = [n for n in numbers if queries[n].words is None]
@@ -246,7 +246,8 @@ class Generation:
                 ranked = self._by_picture(vector, rows[n], pool, config, asked)
             else:
                 ranked = self._by_words(query, near.get(n), depth, config, asked)
-            answers.append(self._pages.page(ranked, pool, config, vector))
+            page = self._pages.page(ranked, pool, config, vector, of_pictures=not query.reads)
+            answers.append(page)
         return answers
 
     def _by_picture(
@@ -264,7 +265,7 @@ class Generation:
 
     def _by_words(
         self,
-        query: _Wanted,
+        query: Wanted,
         near: tuple[Vector, Neighbors] | None,
         depth: int,
         config: SearchConfig,
@@ -279,17 +280,17 @@ class Generation:
             nearest = None
             if near is not None:
                 vector, nearest = near
-                if (wanted := _depth(count, query)) > depth:
+                if (wanted := query.depth(count)) > depth:
                     (nearest,) = self._nearest(vector[None], wanted, asked)
             assert query.words is not None, "it is asked for"
             return self._pages.fused(query.words(count), nearest, count, config)
 
         return ranked
 
-    def _prepared(self, query: Sought, config: SearchConfig, asked: _Asked) -> _Wanted:
+    def _prepared(self, query: Sought, config: SearchConfig, asked: _Asked) -> Wanted:
         """Return a query with its ranking by words, which holds up no other search."""
         if (text := query.text) is None:
-            return _Wanted(query.vector)
+            return Wanted(query.vector, reads=query.reads)
         with self._reading:  # rows are read while the words are opened, once
             if self._words is None:
                 from embedsearch.searching.words.file import open_words  # others need no SQLite
@@ -297,6 +298,10 @@ class Generation:
                 alive = self._rows.alive
                 self._words = open_words(self._snapshot, self._columns, alive, self._session)
         index, known = self._words, pool_of(config)
+        if config.by == PICTURE:
+            nothing = index.without(text)
+            left_out = len(nothing.left_out)
+            return Wanted(query.vector, lambda _: nothing, left_out, reads=query.reads)
         if query.vector is not None:
             known = max(known, POOL)
         first = index.ranked(text, known, asked.mask, config.weights)
@@ -308,7 +313,7 @@ class Generation:
                 return first
             return index.ranked(text, count, asked.mask, config.weights)
 
-        return _Wanted(query.vector, words, len(first.left_out))
+        return Wanted(query.vector, words, len(first.left_out), reads=query.reads)
 
     def _nearest(self, queries: Vector, k: int, asked: _Asked) -> list[Neighbors]:
         """Return the k nearest rows of each query, float32 (Q, D), that meet a condition."""
@@ -355,25 +360,11 @@ class Generation:
 
 
 @dataclass(frozen=True)
-class _Wanted:
-    """What is searched for: near which measured vector, and with which words, the best so many."""
-
-    vector: Vector | None
-    words: Callable[[int], Ranking] | None = None
-    left_out: int = 0  # rows, for their words
-
-
-@dataclass(frozen=True)
 class _Asked:
     """A condition: which rows meet it, None for all, and how a database is asked for it."""
 
     mask: Mask | None
     condition: Condition | None  # None without a database
-
-
-def _depth(count: int, query: _Wanted) -> int:
-    """Return how many of the nearest rows are needed for so many rows of a ranking."""
-    return count if query.words is None else max(count, POOL) + query.left_out
 
 
 def _unit(stored: npt.NDArray[np.float16]) -> Vector:
@@ -385,16 +376,3 @@ def _unit(stored: npt.NDArray[np.float16]) -> Vector:
 def _rounded(value: float | None, digits: int) -> float | None:
     """Return what a float32 was before it was stored."""
     return None if value is None else round(value, digits)
-
-
-def _ranked_by(query: Sought, config: SearchConfig) -> Sought:
-    """Return what counts of a query. Raises UsageError if nothing is left."""
-    if config.by == WORDS:
-        if query.text is None:
-            raise UsageError("by=words needs a text to look for", "by")
-        return Sought(None, query.text)
-    if config.by == PICTURE:
-        if query.vector is None:
-            raise UsageError("by=picture needs an image: its model reads no text", "by")
-        return Sought(query.vector)
-    return query

@@ -107,7 +107,7 @@ class Mix:
             if not isinstance(images, list | tuple):
                 raise UsageError(f"{name} must be a list of images, not {type(images).__name__}")
         if not self.like and (self.unlike or self.text is None):
-            raise UsageError("a query needs at least one image in like")
+            raise UsageError("a query needs an image, one in like, or a text to look for")
         if any(isinstance(part, Mix | Text) for part in (*self.like, *self.unlike)):
             raise UsageError("a mixture cannot hold mixtures: it holds images, and one text")
 
@@ -145,7 +145,11 @@ def query_of(
 
 @dataclass(frozen=True)
 class Sought:
-    """A query as it is searched for: a measured unit vector, float32 (D,), a text, or both."""
+    """A query as it is searched for: a measured unit vector, float32 (D,), a text, or both.
+
+    `reads` says that the vector is of the text alone: no cosine of pictures is like its own.
+    """
 
     vector: Vector | None
     text: str | None = None
+    reads: bool = False

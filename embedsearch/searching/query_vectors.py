@@ -137,13 +137,14 @@ class QueryEmbedder:
         for mix in mixes:
             like, unlike = [next(flat) for _ in mix.like], [next(flat) for _ in mix.unlike]
             text = None if mix.text is None else mix.text.text
+            reads = text is not None and not like
             if text is not None and self.spec.takes_texts and by != WORDS:
                 like.append(stored.measured(self._read(text)))
             vector = _mixed(like, unlike) if like else None
             if isinstance(vector, UnreadableImage):
                 found.append(vector)
             else:
-                found.append(Sought(vector, text))
+                found.append(Sought(vector, text, reads=reads))
         return found
 
     def matrix(self, queries: Sequence[Query], stored: Stored) -> npt.NDArray[np.float32]:
@@ -236,10 +237,12 @@ class QueryEmbedder:
     def _read(self, text: str) -> Vector:
         """Return the unit vector of a text, float32 (D,). Raises UsageError."""
         from embedsearch.network.text.encoder import TextEncoder
-        from embedsearch.searching.words.terms import plain_text
+        from embedsearch.searching.words.terms import excludes, plain_text
 
         if not (plain := plain_text(text)):
-            raise UsageError(f"the text {' '.join(text.split())[:80]!r} only leaves out", "text")
+            problem = "only leaves out: add a word" if excludes(text) else "has no word"
+            shown = " ".join(text.split())[:80]
+            raise UsageError(f"the text {shown!r} {problem} to look for", "text")
         with self._loading:
             if self._texts is None:
                 self._texts = TextEncoder(self.spec, self._session)

@@ -40,11 +40,18 @@ class Pages:
         self._columns = columns
 
     def page(
-        self, ranked: Ranked, pool: int, config: SearchConfig, query: Vector | None
+        self,
+        ranked: Ranked,
+        pool: int,
+        config: SearchConfig,
+        query: Vector | None,
+        *,
+        of_pictures: bool = True,
     ) -> list[Hit]:
         """Return the hits that the config requests, chosen among the first `pool` rows.
 
-        Re-ranking needs the vector of the query, float32 (D,).
+        Re-ranking needs the vector of the query, float32 (D,). With `of_pictures` its cosines are
+        like those between pictures of the store, and have percentiles.
         """
         wanted, fetch = config.offset + config.k, pool
         while True:
@@ -60,7 +67,7 @@ class Pages:
             rows = ordering.reranked(rows, query, first)
         if config.diverse is not None:
             rows = ordering.diversified(rows, self._units(rows), config.diverse, wanted)
-        return self._hits(rows[config.offset : wanted], config.offset + 1)
+        return self._hits(rows[config.offset : wanted], config.offset + 1, of_pictures)
 
     def rows_of(self, found: Sequence[Neighbors]) -> list[list[Row]]:
         """Return the neighbors of each query with their images, unordered."""
@@ -103,12 +110,13 @@ class Pages:
             score = None if position is None else float(words.scores[position])
             columns = () if position is None else words.columns(position)
             by = columns if cosine is None else (PICTURE, *columns)
-            rank = None if ranks is None else float(ranks[place])
+            rank = None if ranks is None or config.by == PICTURE else float(ranks[place])
             rows.append(Row(cosine, ordinal, image, rank, score, by))
         return rows
 
-    def _hits(self, rows: Sequence[Row], first: int) -> list[Hit]:
-        percentiles = self._percentiles([row.score for row in rows])
+    def _hits(self, rows: Sequence[Row], first: int, of_pictures: bool) -> list[Hit]:
+        scores = [row.score if of_pictures else None for row in rows]
+        percentiles = self._percentiles(scores)
         metadata = self._columns.metadata([row.image.row for row in rows])
         return [
             Hit(

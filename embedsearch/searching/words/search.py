@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from embedsearch.core.errors import DamagedStore, UsageError
 from embedsearch.core.lru import LRU
+from embedsearch.core.scores import PICTURE, WORDS
 from embedsearch.searching.words.documents import OWN, Documents, Numbers, mark_of
 from embedsearch.searching.words.terms import Term, terms_of
 from embedsearch.store.snapshot import Snapshot
@@ -101,6 +102,7 @@ class WordIndex:
         `weights` are of columns. Raises UsageError, DamagedStore.
         """
         terms = terms_of(text, self._columns)
+        self._check(weights)
         weighted = {c: weights.get(c, _DEFAULT_WEIGHTS.get(c, 1.0)) for c in self._columns}
         scores = np.zeros(len(self._ordinals))
         matched: list[tuple[str, Numbers]] = []
@@ -110,6 +112,7 @@ class WordIndex:
             if term.is_excluded:
                 excluded += found.values()
                 continue
+            found = {column: docs for column, docs in found.items() if weighted[column]}
             self._add(scores, found, weighted)
             matched += found.items()
         left_out = np.unique(np.concatenate([np.empty(0, np.int64), *excluded]))
@@ -124,6 +127,22 @@ class WordIndex:
 
         rows = self._ordinals[best]
         return Ranking(rows, best_scores, columns, self._places, self._ordinals[left_out])
+
+    def without(self, text: str) -> Ranking:
+        """Return a ranking of no rows, with those that a text leaves out. Raises DamagedStore."""
+        terms = [term for term in terms_of(text, self._columns) if term.is_excluded]
+        excluded = [docs for term in terms for docs in self._found(term).values()]
+        left_out = np.unique(np.concatenate([np.empty(0, np.int64), *excluded]))
+        none = np.empty(0, np.int64)
+        rows = self._ordinals[left_out]
+        return Ranking(none, np.empty(0), lambda _: (), self._places, rows)
+
+    def _check(self, weights: Mapping[str, float]) -> None:
+        """Raise UsageError for a weight of a column that is not searched."""
+        for name in weights:
+            if name not in {*self._columns, PICTURE, WORDS}:
+                known = ", ".join([*self._columns, PICTURE, WORDS])
+                raise UsageError(f"weight: {name!r} is none of {known}", "weight")
 
     def _found(self, term: Term) -> dict[str, Numbers]:
         """Return the documents with a term, by the columns where it is. Raises DamagedStore."""

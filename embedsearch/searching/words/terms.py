@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from embedsearch.core.errors import UsageError
 from embedsearch.searching.words.tokens import words_of
 
 MAX_TERMS = 64
+_CLOSE = 0.75  # how much a name must be like a column to be a slip
 _SHOWN = 80  # characters of a text in a message
 _QUOTES = str.maketrans(dict.fromkeys("“”„‟«»＂", '"'))
 _TERM = re.compile(r'(-)?(?:([^\s":]+):)?(?:"([^"]*)"?|([^\s"]+))(\*)?')
@@ -40,6 +42,9 @@ def terms_of(text: str, columns: Iterable[str]) -> list[Term]:
         column = named.get(_folded(name)) if name else None
         body = phrase or word
         if name and column is None:
+            if close := get_close_matches(_folded(name), named, n=1, cutoff=_CLOSE):
+                message = f"text: there is no column {name}; did you mean {named[close[0]]}?"
+                raise UsageError(message, "text")
             body = f"{name} {body}"
         if words := words_of(body):
             is_prefix = bool(star) or word.endswith("*")
@@ -47,12 +52,17 @@ def terms_of(text: str, columns: Iterable[str]) -> list[Term]:
     terms = list(dict.fromkeys(found))
     if all(term.is_excluded for term in terms):
         shown = " ".join(text.split())[:_SHOWN]
-        problem = "only leaves out" if terms else "has no word to look for"
+        problem = "only leaves out: add a word to look for" if terms else "has no word to look for"
         raise UsageError(f"the text {shown!r} {problem}", "text")
     if len(terms) > MAX_TERMS:
         message = f"the text has {len(terms):,} different words; at most {MAX_TERMS} are looked for"
         raise UsageError(message, "text")
     return terms
+
+
+def excludes(text: str) -> bool:
+    """Return whether a text leaves rows out."""
+    return any(minus for minus, *_ in _TERM.findall(text.translate(_QUOTES)))
 
 
 def plain_text(text: str) -> str:

@@ -205,3 +205,34 @@ def test_a_tokenizer_of_another_model(harm: Any, message: str, tmp_path: Path) -
     harm(folder / "tokenizer.json")
     with pytest.raises(embedsearch.EmbedSearchError, match=message):
         resolve(str(folder), Session())
+
+
+def test_a_text_alone_has_no_percentile(photos: embedsearch.Searcher) -> None:
+    """Cosines of texts and pictures are lower than those between pictures."""
+    assert all(hit.percentile is None for hit in photos.query(text="red shoes", k=3))
+    assert photos.query(CLOCK, text="red shoes", k=1, by="picture")[0].percentile is not None
+
+
+def test_a_word_that_is_left_out_holds_for_pictures_alone(photos: embedsearch.Searcher) -> None:
+    hits = photos.query(text="red -clock", by="picture", k=100)
+    assert hits and not any(hit.key.startswith("clocks/") for hit in hits)
+    assert all(hit.matched == ("picture",) and hit.rank_score is None for hit in hits)
+    scores = [hit.score or 0.0 for hit in hits]
+    assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"text": "captoin:red"}, "there is no column captoin; did you mean caption"),
+        ({"text": "red", "weight": ["captoin=2"]}, "'captoin' is none of path, camera, caption"),
+    ],
+)
+def test_slips_are_named(asked: dict[str, Any], message: str, photos: embedsearch.Searcher) -> None:
+    with pytest.raises(UsageError, match=message):
+        photos.query(**asked)
+
+
+def test_a_weight_of_0_leaves_a_column_out(photos: embedsearch.Searcher) -> None:
+    hits = photos.query(text="clocks", by="words", weight=["path=0"], k=9)
+    assert not any("path" in hit.matched for hit in hits)
