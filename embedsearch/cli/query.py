@@ -95,7 +95,8 @@ def query(
             raise NothingIndexed("the store holds no image; embedsearch failures may say why")
         named, queries = tee(asked.queries(searcher.manifest.model.dim))
         found = searcher.answers((query for _, query in queries), config=config)
-        answers = _Answers(zip((name for name, _ in named), found, strict=True), output.keeps)
+        pairs = zip((name for name, _ in named), found, strict=True)
+        answers = _Answers(pairs, output.keeps, asked.text)
         if output.out is not None:
             _write(answers, output.out, len(asked), session)
         elif output.json or output.csv or output.paths:
@@ -114,8 +115,13 @@ def query(
 class _Answers:
     """The answers as rows of pictures; failures are printed on stderr and left out."""
 
-    def __init__(self, pairs: Iterator[tuple[str, Answer]], is_kept: bool) -> None:
+    def __init__(
+        self, pairs: Iterator[tuple[str, Answer]], is_kept: bool, text: tuple[str, ...]
+    ) -> None:
         self._pairs = pairs
+        self._hint = "; to search by words: --text"
+        if text:
+            self._hint = f'; several words are one text in quotes: --text "{" ".join(text)} …"'
         self._is_kept = is_kept
         self.failed = 0
         self.pictured: list[SheetRow] = []  # all of them, if they are kept
@@ -123,7 +129,7 @@ class _Answers:
     def __iter__(self) -> Iterator[SheetRow]:
         for name, answer in self._pairs:
             if answer.failure is not None:
-                hint = "; to search by words: --text" if _is_gone(answer.failure) else ""
+                hint = self._hint if _is_gone(answer.failure) else ""
                 print(f"embedsearch: {answer.failure}{hint}", file=sys.stderr)
                 self.failed += 1
                 continue

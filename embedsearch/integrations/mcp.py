@@ -14,7 +14,7 @@ from pathlib import PurePath
 from typing import Annotated, Any, TypeVar
 
 from mcp.server import MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.mcpserver.exceptions import ResourceError, ToolError
 from mcp.types import CallToolResult, Tool, ToolAnnotations
 from pydantic import Field
 
@@ -324,9 +324,12 @@ class _Tools:
         """Return what reads a picture as JPEG, its longer side at most so many pixels."""
 
         async def read(store: str, row: int) -> bytes:
-            return await self._work(
-                Kind.THUMBNAILS, lambda: self._store(store).thumbnail(row, side)
-            )
+            try:
+                return await self._work(
+                    Kind.THUMBNAILS, lambda: self._store(store).thumbnail(row, side)
+                )
+            except ToolError as error:
+                raise ResourceError(str(error)) from error
 
         return read
 

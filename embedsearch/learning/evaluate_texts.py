@@ -6,6 +6,7 @@ the model has one, and by both.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,8 +54,15 @@ def evaluate_texts(
         raise UsageError("model goes with a folder of images: a store has its own", "model")
     rows = read_rows(Path(local_path(texts)), ["path", "caption"])
     pairs = [(row["path"], row["caption"]) for _, row in rows if row["caption"].strip()]
+    if not pairs:
+        raise UsageError(f"{printable(str(texts))} holds no caption")
     session, config = session or Session(), config or IndexConfig()
     if folder is None:
+        if config.input_side is not None or config.flip or config.center is not None:
+            raise UsageError(
+                "input_side, flip and center go with a folder of images: a store has its own",
+                *("input_side", "flip", "center"),
+            )
         return _of_store(store, pairs, config, session)
     results = []
     for model in models or (config.model,):
@@ -91,13 +99,25 @@ def _known(
 ) -> list[tuple[str, str]]:
     """Return whole paths and captions of the pictures that a store has. Raises UsageError."""
     images = searcher.images(k=max(1, len(searcher))).images
-    places = {image.key: image.path for image in images} | {i.path: i.path for i in images}
+    keys = Counter(image.key for image in images)
+    places = {image.key: image.path for image in images if keys[image.key] == 1}
+    places |= {image.path: image.path for image in images}
     known = [(places[name], caption) for name, caption in pairs if name in places]
+    absent = sorted({name for name, _ in pairs} - places.keys())
+    shown = ", ".join(map(printable, absent[:_NAMED]))
     if not known:
-        raise UsageError("no picture that text names is in the store", "text")
-    if absent := sorted({name for name, _ in pairs if name not in places}):
-        shown = ", ".join(map(printable, absent[:_NAMED]))
-        session.notice(f"{len(absent)} names in text are not among the images: {shown}")
+        example = printable(images[0].key) if images else "a/b.jpg"
+        raise UsageError(
+            f"no picture of the captions is in the store, such as {shown}: a path is a key of it, "
+            f"such as {example}, or a whole path"
+        )
+    if absent:
+        words = f"{len(absent)} ({shown})"
+        session.notice(f"captions of pictures that are not in the store, or not one: {words}")
+    own = {image.path: {str(value) for value in image.metadata.values()} for image in images}
+    if held := sum(caption in own[place] for place, caption in known):
+        words = f"{held} of {len(known)} captions are what the store itself holds"
+        session.notice(f"{words}: they find their own words")
     if len(known) > MAX_QUERIES:
         session.notice(f"{MAX_QUERIES:,} of {len(known):,} captions are used, drawn at random")
         chosen = np.random.default_rng(0).choice(len(known), MAX_QUERIES, replace=False)
@@ -109,6 +129,6 @@ def _rank(searcher: Searcher, place: str, caption: str, by: str) -> float:
     """Return the rank of a picture among the hits of a caption, inf for none."""
     try:
         hits = searcher.query(Text(caption), k=DEPTH, by=by)
-    except UsageError:  # it has no word to look for
+    except UsageError:  # it has no word to look for, or no path that matches
         return float("inf")
     return next((float(hit.rank) for hit in hits if hit.path == place), float("inf"))

@@ -72,6 +72,10 @@ def check_framing(spec: ModelSpec) -> None:
         raise ValueError(f"unknown interpolation {spec.interpolation!r}: it is one of {known}")
     if spec.draft not in DRAFTS or spec.draft is True:
         raise ValueError(f"draft is 1 or 2, not {spec.draft!r}")
+    if type(spec.shown) not in {int, float} or not 0.25 <= spec.shown <= 1.0:
+        raise ValueError(f"shown is from 0.25 to 1, not {spec.shown!r}")
+    if type(spec.fill) is not int or not 0 <= spec.fill <= 255:
+        raise ValueError(f"fill is from 0 to 255, not {spec.fill!r}")
 
 
 def own_pooling(network: ResNet) -> nn.Module:

@@ -78,7 +78,8 @@ def _own_record(metadata: dict[str, str]) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads(metadata[MODEL_RECORD])
         spec = ModelSpec.from_dict(record)
-        pooling_of(spec)
+        if spec.is_of_pooled_maps:
+            pooling_of(spec)
         check_framing(spec)
         sound = (
             MIN_SIDE <= spec.input_side <= MAX_SIDE
@@ -139,9 +140,10 @@ def convert(spec: ModelSpec, weights: Path, folder: Path) -> None:
         model = import_openvino().convert_model(
             extractor, example_input=example, input=[-1, side, side, 3]
         )
-    place_converted(model, known_vectors(extractor, side), folder)
     if spec.takes_texts:
         _convert_texts(load_text_tower(tensors, spec.dim), folder)
+    known = known_vectors(extractor, side)
+    place_converted(model, known, folder)  # last: its note says that all is there
 
 
 def _convert_texts(tower: TextTower, folder: Path) -> None:

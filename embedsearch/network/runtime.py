@@ -111,8 +111,8 @@ def check_runs(spec: ModelSpec, device: str, precision: str) -> None:
         return
     if device not in {"auto", "cpu"}:
         raise UsageError(f"device={device}: ONNX files run on the CPU, use device=cpu", "device")
-    if precision == "fp16":
-        raise UsageError("precision=fp16: ONNX files run in fp32, bf16 or int8", "precision")
+    if precision not in {"auto", "fp32", "bf16"}:
+        raise UsageError(f"precision={precision}: ONNX files run in fp32 or bf16", "precision")
     if find_spec("openvino") is None:
         raise MissingLibrary(f"ONNX files need OpenVINO: {pip_install('openvino')}", "model")
 

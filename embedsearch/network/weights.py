@@ -31,6 +31,7 @@ from embedsearch.network.onnx.folder import (
     record_of_folder,
     whole_towers,
 )
+from embedsearch.network.onnx.record import RECORD_NAME
 
 _TRIES = 3
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
@@ -38,7 +39,7 @@ _NAME = "weights"  # in the cache folder
 PACKAGED_FILE = "packaged_resnet18.safetensors"
 # Fields taken from a file's own model record; name, hash and source are the file's, and the
 # decoding is this program's.
-_NOT_OF_A_RECORD = {"name", "weights_sha256", "dim", "source", "decoding"}
+_NOT_OF_A_RECORD = {"name", "weights_sha256", "dim", "source", "decoding", "takes_texts"}
 _OF_A_RECORD = frozenset(f.name for f in fields(ModelSpec) if f.name not in _NOT_OF_A_RECORD)
 
 
@@ -57,6 +58,8 @@ def resolve(model: str, session: Session) -> ModelSpec:
     if model in CATALOG:
         return _catalog_spec(CATALOG[model], session)
     path = Path(local_path(model))
+    if path.suffix.lower() == ".onnx":
+        raise UsageError(f"model={model}: name the folder of an ONNX file, not the file", "model")
     if path.is_file():  # its content decides
         return _file_spec(path, session)
     if path.is_dir():
@@ -67,6 +70,7 @@ def resolve(model: str, session: Session) -> ModelSpec:
 
     names = [AUTO, *CATALOG]
     close = difflib.get_close_matches(model, names, n=1)
+    close = close or [name for name in names if name.startswith(model)]
     suggestion = f"; did you mean {close[0]}?" if close else ""
     raise UsageError(
         f"model={model!r} is neither one of {', '.join(names)} nor a file of weights nor a folder "
@@ -77,7 +81,9 @@ def resolve(model: str, session: Session) -> ModelSpec:
 
 def is_file_name(model: str) -> bool:
     """Return whether a model is named by its place: one that is there, or has a usual name."""
-    return Path(local_path(model)).exists() or model.lower().endswith(_SUFFIXES)
+    path = Path(local_path(model))
+    is_there = path.is_file() or (path / RECORD_NAME).is_file()
+    return is_there or model.lower().endswith(_SUFFIXES)
 
 
 def weights_path(spec: ModelSpec) -> Path:
@@ -168,16 +174,19 @@ def _known_sha256(entry: CatalogEntry) -> str | None:
 
 def _folder_spec(path: Path, session: Session) -> ModelSpec:
     """Return the model of a folder of ONNX files, which are checked and cached."""
-    sha256 = identity_of(record_of_folder(path))
-    record = cached_record(_towers_place(sha256))
+    own = record_of_folder(path)
+    sha256 = identity_of(own)
+    record = cached_record(_towers_place(sha256), sha256)
     if record is None:
         session.notice(f"importing {path} (once)")
         folder = noted_cache_folder(session) / _NAME
         values = {"file": str(path.resolve()), "folder": str(folder), "sha256": sha256}
         run_prepare("towers", values, session)
-        if (record := cached_record(folder / sha256)) is None:
+        if (record := cached_record(folder / sha256, sha256)) is None:
             raise WeightsUnavailable(f"{folder} keeps nothing: run the same command again")
-    return record.spec(sha256, str(path.resolve()))
+    # Its name and terms are the folder's, also where another one has the same files.
+    described = replace(own, image=replace(own.image, dim=record.image.dim))
+    return described.spec(sha256, str(path.resolve()))
 
 
 def _towers_place(sha256: str) -> Path:

@@ -311,7 +311,7 @@ def test_a_conversion_that_cannot_be_kept_says_where(
 
 def test_a_killed_child_is_called_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     """As the system does where memory is short."""
-    monkeypatch.setattr(weights, "python_command", lambda _: ["sh", "-c", "kill -9 $$"])
+    monkeypatch.setattr(child, "python_command", lambda _: ["sh", "-c", "kill -9 $$"])
     with pytest.raises(WeightsUnavailable, match=r"quantizing .* killed .SIGKILL.; out of memory"):
         child.run_prepare("quantize", {}, Session())
 

@@ -7,6 +7,7 @@ not known.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def _seen(folder: Path) -> dict[str, Any]:
 
 def _of_open_clip(values: Mapping[str, Any], size: Any, name: str) -> dict[str, Any]:
     resize, fill = values.get("resize_mode", "shortest"), values.get("fill_color", 0)
-    if resize not in _OPEN_CLIP_RESIZES:
+    if not isinstance(resize, str) or resize not in _OPEN_CLIP_RESIZES:
         raise NotSaid(f"{name}: resize_mode {resize!r} is not known")
     return {
         "side": _square(size, name),
@@ -98,17 +99,25 @@ def _of_open_clip(values: Mapping[str, Any], size: Any, name: str) -> dict[str, 
 
 def _of_hugging_face(values: Mapping[str, Any], name: str) -> dict[str, Any]:
     resample, size = _said(values, "resample", name), _said(values, "size", name)
-    if resample not in _RESAMPLED:
+    if resample not in (2, 3):
         raise NotSaid(f"{name}: resample {resample!r} is neither bilinear (2) nor bicubic (3)")
     seen: dict[str, Any] = {"interpolation": _RESAMPLED[resample]}
+    if values.get("do_flip_channel_order"):
+        seen["colors"] = "BGR"
     shortest = size.get("shortest_edge") if isinstance(size, dict) else size
-    if not values.get("do_resize", True) or (shortest and not values.get("do_center_crop")):
+    crops = bool(values.get("do_center_crop"))
+    side = _square(_said(values, "crop_size", name) if crops else size, name)
+    is_whole = crops or not shortest
+    if not values.get("do_resize", True) or not is_whole or type(side) is not int:
         raise NotSaid(f"{name}: it does not say how pictures become squares")
     if shortest:
-        side = _square(_said(values, "crop_size", name), name)
-        seen |= {"resize": "crop", "side": side, "shown": side / max(shortest, side)}
+        if type(shortest) is not int or shortest < side:
+            raise NotSaid(f"{name}: pictures of {shortest} px have no middle of {side}")
+        seen |= {"resize": "crop", "side": side, "shown": side / shortest}
+    elif crops and _square(size, name) != side:
+        raise NotSaid(f"{name}: pictures are squashed and cropped")
     else:
-        seen |= {"resize": "squash", "side": _square(size, name)}
+        seen |= {"resize": "squash", "side": side}
     seen["scale"] = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0
     if values.get("do_normalize", True):
         seen |= {"mean": _said(values, "image_mean", name), "std": _said(values, "image_std", name)}
@@ -135,6 +144,10 @@ def _read(folder: Path, found: Found) -> dict[str, Any]:
         raise NotSaid("no file beside it says how many tokens a text may have")
     if clean == "canonicalize":
         text |= {"lower_case": True, "without_punctuation": True}
+    elif clean == "lower":
+        text["lower_case"] = True
+    elif clean not in (None, "whitespace"):
+        raise NotSaid(f"texts are cleaned by {clean!r}, which is not known")
     return {**text, "pad_id": _pad_id(folder, found.tokenizer)}
 
 
@@ -147,12 +160,13 @@ def _pad_id(folder: Path, name: str) -> int:
     config = json_of((folder / name).with_name("tokenizer_config.json")) or {}
     token = config.get("pad_token")
     token = token.get("content") if isinstance(token, dict) else token
-    for added in tokenizer.get("added_tokens") or []:
-        if isinstance(added, dict) and added.get("content") == token and token is not None:
-            return int(added["id"])
-    vocabulary = _part(tokenizer, "model").get("vocab")
-    if isinstance(vocabulary, dict) and type(vocabulary.get(token)) is int:
-        return int(vocabulary[token])
+    if isinstance(token, str):
+        for number, content in _added(tokenizer):
+            if content == token:
+                return number
+        vocabulary = _part(tokenizer, "model").get("vocab")
+        if isinstance(vocabulary, dict) and type(vocabulary.get(token)) is int:
+            return int(vocabulary[token])
     raise NotSaid(f"{name} and its tokenizer_config.json do not say with what texts are padded")
 
 
@@ -160,7 +174,7 @@ def largest_token(path: Path) -> int:
     """Return the largest number of a token in a tokenizer.json. Raises ValueError."""
     values = json_of(path) or {}
     vocabulary: Any = _part(values, "model").get("vocab")
-    numbers: list[Any] = [token.get("id") for token in values.get("added_tokens") or []]
+    numbers: list[Any] = [number for number, _ in _added(values)]
     if isinstance(vocabulary, dict):
         numbers += vocabulary.values()
     elif isinstance(vocabulary, list):  # in order, with their scores
@@ -168,6 +182,16 @@ def largest_token(path: Path) -> int:
     if not numbers or not all(type(number) is int for number in numbers):
         raise ValueError(f"{path.name} is no tokenizer")
     return int(max(numbers))
+
+
+def _added(tokenizer: Mapping[str, Any]) -> list[tuple[int, Any]]:
+    """Return the numbers and texts of tokens beside a vocabulary. Raises ValueError."""
+    added = tokenizer.get("added_tokens") or []
+    if not isinstance(added, list) or not all(
+        isinstance(token, dict) and type(token.get("id")) is int for token in added
+    ):
+        raise ValueError("the tokens that a tokenizer adds cannot be read")
+    return [(token["id"], token.get("content")) for token in added]
 
 
 def _square(size: Any, name: str) -> Any:
@@ -195,13 +219,16 @@ def _part(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 def json_of(path: Path) -> Any:
     """Return the object in a JSON file, None where there is none. Raises ValueError."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"{path} has more than {_MAX_BYTES >> 20} MB")
-        values = strict_json(path.read_bytes())
-    except FileNotFoundError:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > _MAX_BYTES:
+            raise ValueError(f"{path.name} is no file of {_MAX_BYTES >> 20} MB or less")
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        values = strict_json(data)
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if not isinstance(values, dict):

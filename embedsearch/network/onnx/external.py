@@ -6,7 +6,6 @@ what a tensor says of its place; https://onnx.ai/onnx/repo-docs/ExternalData.htm
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -25,11 +24,9 @@ def external_files(path: Path) -> list[str]:
 
     Raises ValueError for a file that is not ONNX, and for a name outside its folder.
     """
-    with path.open("rb") as file:
-        try:
-            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        except ValueError as error:
-            raise ValueError(f"{path.name} is empty") from error
+    data = memoryview(path.read_bytes())  # a file that is cut under a mapping ends the process
+    if not data:
+        raise ValueError(f"{path.name} is empty")
     try:
         top = list(_fields(data))
         graphs = [value for number, value in top if number == _GRAPH]
@@ -39,6 +36,8 @@ def external_files(path: Path) -> list[str]:
     except (ValueError, IndexError) as error:
         raise ValueError(f"{path.name} is no ONNX file") from error
     for name in names:
+        if not name or not name.isprintable():
+            raise ValueError(f"{path.name} keeps weights in a file without a name")
         if name.startswith("/") or ".." in PurePosixPath(name).parts:
             raise ValueError(f"{path.name} keeps weights outside its folder, in {name!r}")
     return names
@@ -69,7 +68,7 @@ def _of_tensor(tensor: memoryview) -> Iterator[str]:
         if number == _PLACE:
             entry = {part: bytes(value) for part, value in _fields(place)}
             if entry.get(_KEY) == b"location":
-                yield entry[_VALUE].decode()
+                yield entry.get(_VALUE, b"").decode()
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:

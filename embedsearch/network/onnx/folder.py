@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -25,6 +27,8 @@ from embedsearch.network.onnx.record import (
     empty_record,
     towers_record,
 )
+
+_DEBRIS_AGE_S = 3600.0
 
 
 def record_of_folder(folder: Path) -> TowersRecord:
@@ -67,8 +71,8 @@ def place_towers(
     record = record_of_folder(folder)
     if identity_of(record) != sha256:
         raise ValueError(f"{folder} changed while it was read")
-    staging, place = into / f"tmp-{sha256[:16]}", into / sha256
-    shutil.rmtree(staging, ignore_errors=True)
+    staging, place = into / f"tmp-{secrets.token_hex(8)}", into / sha256
+    remove_debris(into)
     try:
         for name in record.files:
             copied = staging / name
@@ -78,17 +82,21 @@ def place_towers(
         (staging / RECORD_NAME).write_text(json.dumps(record.to_dict(), sort_keys=True))
         if not is_whole(staging, record):
             raise ValueError(f"{folder} changed while it was read")
-        shutil.rmtree(place, ignore_errors=True)
-        staging.rename(place)
+        if cached_record(place, sha256) is None:  # it is missing, or damaged
+            shutil.rmtree(place, ignore_errors=True)
+        with suppress(OSError):  # another process was quicker
+            staging.rename(place)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def cached_record(folder: Path) -> TowersRecord | None:
-    """Return the record of a folder of the cache, None where it holds none."""
+def cached_record(folder: Path, sha256: str) -> TowersRecord | None:
+    """Return the record of a folder of the cache, None where it or a file is not as it was."""
     with suppress(ValueError):
         if (values := json_of(folder / RECORD_NAME)) is not None:
-            return towers_record(values)
+            record = towers_record(values)
+            if identity_of(record) == sha256 and is_whole(folder, record):
+                return record
     return None
 
 
@@ -98,6 +106,14 @@ def is_whole(folder: Path, record: TowersRecord) -> bool:
         return all(sha256_of(folder / name) == digest for name, digest in record.files.items())
     except ValueError:
         return False
+
+
+def remove_debris(folder: Path) -> None:
+    """Remove what a killed import has left behind."""
+    for left in folder.glob("tmp-*"):
+        with suppress(OSError):
+            if left.is_dir() and left.stat().st_mtime < time.time() - _DEBRIS_AGE_S:
+                shutil.rmtree(left)
 
 
 def sha256_of(path: Path) -> str:
@@ -111,8 +127,7 @@ def sha256_of(path: Path) -> str:
 
 def whole_towers(folder: Path, spec: ModelSpec) -> Path:
     """Return the folder of the cache with the files of a model. Raises WeightsUnavailable."""
-    record = cached_record(folder)
-    if record is None or not is_whole(folder, record):
+    if cached_record(folder, spec.weights_sha256) is None:
         raise WeightsUnavailable(
             f"the files of {spec.name} (from {spec.source}) are not in {folder}: name their folder "
             "once: embedsearch index --model FOLDER"

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from embedsearch.network.converted import (
+    KNOWN_PICTURES,
     Known,
     answers,
     import_openvino,
@@ -24,11 +26,17 @@ from embedsearch.network.converted import (
 from embedsearch.network.onnx.configs import largest_token
 from embedsearch.network.onnx.folder import cached_record
 from embedsearch.network.onnx.record import ImageTower, TextTower, TowersRecord
-from embedsearch.network.text.converted import TextNote, place_text
+from embedsearch.network.text.converted import TextNote, answer, place_text
 
 _GEM, _LEAST = 3.0, 1e-6
 _SAME_COSINE = 0.99999
+_SAME_TEXT = 0.999999  # two short texts among many fillers differ by little
+_TEXTS = ("a red clock", "two boats at sea, 1930")
 _CLOSE = 1e-3  # of components, of one picture alone and among others
+# What OpenVINO says of its own source.
+_NOISE = re.compile(
+    r"Exception from \S+: |Check '.*?' failed at \S+: |FrontEnd API failed with \w+: "
+)
 _LACKING = re.compile(r"No conversion rule found for operations: (.{1,200})")
 
 
@@ -46,19 +54,60 @@ def check_towers(folder: Path, record: TowersRecord) -> int:
 
 def _check_text(folder: Path, tower: TextTower, dim: int) -> None:
     """Raise ValueError unless a network for texts fits its tokenizer and the other network."""
-    model, ids, _ = text_model(folder / tower.file, tower)
+    model, ids, mask = text_model(folder / tower.file, tower)
     if (given := model.output(0).partial_shape) != [1, dim]:
         raise ValueError(
             f"{tower.file} gives {_shape(given)} for a text, but the other network {dim} "
             "components for a picture"
         )
     known, used = _vocabulary(model, ids), largest_token(folder / tower.tokenizer) + 1
-    if known is not None and max(used, tower.pad_id + 1) > known:
+    if known is not None and used > known:
         raise ValueError(
             f"{tower.tokenizer} has {used} tokens, but {tower.file} knows {known}: it is of "
             "another model"
         )
-    _compiled(model)
+    if known is not None and tower.pad_id >= known:
+        raise ValueError(f"text.pad_id is {tower.pad_id}, but {tower.file} knows {known} tokens")
+    note = _note(tower, ids, mask)
+    compiled = _compiled(model)
+    vectors = []
+    for tokens in _probes(folder / tower.tokenizer, note, known or used):
+        vectors.append(answer(compiled, note.feed(tokens)))
+    if not np.isfinite(vectors).all() or not np.linalg.norm(vectors, axis=1).all():
+        raise ValueError(f"{tower.file} gives no numbers for a text")
+    if float(vectors[0] @ vectors[1]) > _SAME_TEXT:
+        raise ValueError(f"{tower.file} gives one vector for different texts")
+
+
+def _probes(path: Path, note: TextNote, known: int) -> list[list[int]]:
+    """Return the tokens of two texts; without the library, any. Raises ValueError."""
+    if find_spec("tokenizers") is None:
+        return [[1 % known], [2 % known]]
+    from embedsearch.network.text.tokens import Tokenizer
+
+    try:
+        data = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path.name} cannot be read") from error
+    tokenizer = Tokenizer(data, note)
+    probes = [tokenizer.numbers(text, note.length) for text in _TEXTS]
+    if (largest := max(map(max, [*probes, [0]]))) >= known:
+        raise ValueError(f"{path.name} gives token {largest}, but there are {known}")
+    if probes[0] == probes[1]:  # a vocabulary of other words: any two tokens
+        return [[1 % known], [2 % known]]
+    return probes
+
+
+def _note(text: TextTower, ids: str, mask: str | None) -> TextNote:
+    return TextNote(
+        ids=ids,
+        mask=mask,
+        length=text.length,
+        pad_id=text.pad_id,
+        lower_case=text.lower_case,
+        without_punctuation=text.without_punctuation,
+        template=text.template,
+    )
 
 
 def _vocabulary(model: Any, ids: str) -> int | None:
@@ -78,23 +127,16 @@ def _vocabulary(model: Any, ids: str) -> int | None:
 
 def convert_towers(folder: Path, into: Path) -> None:
     """Convert the networks of a folder of the cache. Raises ValueError and OSError."""
-    record = cached_record(folder)
+    record = cached_record(folder, folder.name)
     if record is None:
-        raise ValueError(f"{folder} has no record")
+        raise ValueError(f"{folder} changed while it was read")
     model = image_model(folder / record.image.file, record.image)
-    place_converted(model, known_of(model, record.image.side), into)
+    known = known_of(model, record.image.side)
     if (text := record.text) is not None:
         network, ids, mask = text_model(folder / text.file, text)
-        note = TextNote(
-            ids=ids,
-            mask=mask,
-            length=text.length,
-            pad_id=text.pad_id,
-            lower_case=text.lower_case,
-            without_punctuation=text.without_punctuation,
-            template=text.template,
-        )
+        note = _note(text, ids, mask)
         place_text(network, note, (folder / text.tokenizer).read_bytes(), into)
+    place_converted(model, known, into)  # last: its note says that all is there
 
 
 def image_model(path: Path, tower: ImageTower) -> Any:
@@ -116,6 +158,8 @@ def image_model(path: Path, tower: ImageTower) -> Any:
     heights = [shape[2], shape[3]] if tower.layout == "NCHW" else [shape[1], shape[2]]
     if not all(each.compatible(openvino.Dimension(side)) for each in heights):
         raise ValueError(f"{path.name} takes {_shape(shape)}: no picture of {side} × {side}")
+    if tower.scale is not None and not taken.get_element_type().is_real():
+        raise ValueError(f"{path.name} takes whole numbers: image.scale is null for it")
     sides = [-1, 3, side, side] if tower.layout == "NCHW" else [-1, side, side, 3]
     model = openvino.Model([_pooled(_output(model, tower.output, path), tower, path)], [taken])
     try:
@@ -143,7 +187,14 @@ def text_model(path: Path, tower: TextTower) -> tuple[Any, str, str | None]:
         masks = [name for name in names if name != ids]
         mask = masks[0] if len(masks) == 1 and masks[0] == "attention_mask" else None
     if ids is None or {ids, *([mask] if mask else [])} != set(names):
-        raise ValueError(f"{path.name} takes {', '.join(names)}: say in text.input which is which")
+        raise ValueError(
+            f"{path.name} takes {', '.join(names)}: it may take tokens, text.input, and which of "
+            "them are not padding, text.mask"
+        )
+    for each in model.inputs:
+        declared = each.get_partial_shape()
+        if len(declared) != 2 or not declared[1].compatible(openvino.Dimension(tower.length)):
+            raise ValueError(f"{path.name} takes {_names([each])}, not {tower.length} tokens")
     output = _output(model, tower.output, path)
     shape = output.get_partial_shape()
     if shape.rank.is_dynamic or len(shape) != 2:
@@ -160,6 +211,8 @@ def known_of(model: Any, side: int) -> Known:
     shape = compiled.input(0).partial_shape
     batch = 0 if shape[0].is_dynamic else shape[0].get_length()
     known = answers(compiled, known_pictures(side), batch)
+    if known.shape[:-1] != (KNOWN_PICTURES,):
+        raise ValueError(f"the network gives {known.shape} for {KNOWN_PICTURES} pictures")
     if not np.isfinite(known).all():
         raise ValueError("the network gives no numbers for a picture")
     if float(known[0] @ known[1]) > _SAME_COSINE:
@@ -172,9 +225,11 @@ def _read(path: Path) -> Any:
     try:
         return import_openvino().Core().read_model(str(path))
     except RuntimeError as error:
-        words = " ".join(str(error).split())
+        words = _NOISE.sub("", " ".join(str(error).split()))
         if (lacking := _LACKING.search(str(error))) is not None:
             words = f"OpenVINO lacks its operator {' '.join(lacking[1].split())}"
+        elif (place := words.find("While validating")) >= 0:
+            words = words[place:]
         raise ValueError(f"{path.name} cannot be read: {words[:300]}") from error
 
 
@@ -263,7 +318,8 @@ def _takes_any_batch(model: Any, side: int) -> bool:
         alone = np.concatenate([np.array(compiled(pictures[i : i + 1])[0]) for i in range(2)])
     except RuntimeError:
         return False
-    return together.shape == alone.shape and bool(np.abs(together - alone).max() < _CLOSE)
+    rows = len(together) == len(alone) == KNOWN_PICTURES
+    return rows and bool(np.abs(together - alone).max() < _CLOSE)
 
 
 def _compiled(model: Any) -> Any:

@@ -6,7 +6,6 @@ Nothing is guessed: a value that the record does not say is asked for.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,7 +21,8 @@ RESIZES = {"squash": SQUASH, "crop": CROP, "pad": FIT}
 DRAFTS = {BICUBIC: 2, BILINEAR: 1}  # as Pillow resizes: what a smaller JPEG would lose
 LAYOUTS, COLORS = ("NCHW", "NHWC"), ("RGB", "BGR")
 POOLINGS = ("first", "mean", "gem")
-_MAX_LENGTH, _MAX_DIM = 8192, 16384
+_MAX_LENGTH, _MAX_DIM, _MAX_NUMBER = 8192, 16384, 1e6
+_MAX_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,8 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_word(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+    is_short = isinstance(value, str) and len(value.strip()) > 0 and len(value) <= _MAX_NAME
+    return is_short and value.isprintable()
 
 
 def _is_word_or_none(value: Any) -> bool:
@@ -251,7 +252,7 @@ def _is_whole(value: Any, least: int, most: int) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in {int, float} and math.isfinite(value)
+    return type(value) in {int, float} and abs(value) <= _MAX_NUMBER
 
 
 def _is_triple(value: Any) -> bool:

@@ -6,7 +6,9 @@ text becomes numbers.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import hashlib
+import shutil
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ class TextNote:
     lower_case: bool
     without_punctuation: bool
     template: str
+    tokenizer_sha256: str | None = None  # None: it is CLIP's
 
     def feed(self, tokens: list[int]) -> dict[str, Numbers]:
         """Return the inputs for a text, each (1, length); what is too long is cut off before."""
@@ -55,22 +58,25 @@ class TextNote:
 
 def place_text(model: Any, note: TextNote, tokenizer: bytes | None, folder: Path) -> None:
     """Write a network for texts into a folder; without `tokenizer` it is CLIP's. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
     if tokenizer is not None:
         write_atomically(folder / TOKENIZER_NAME, tokenizer)
+        note = replace(note, tokenizer_sha256=hashlib.sha256(tokenizer).hexdigest())
+    shutil.rmtree(folder / f"compiled-{NAME}", ignore_errors=True)  # from the former files
     place_model(model, folder, NAME)
     known = _answer(compile_checked(folder, NAME, lambda _: None, Session()), note)
     values = {**asdict(note), "known": [round(float(value), 6) for value in known]}
     write_note(folder / f"{NAME}.json", values)
 
 
-def open_text(folder: Path, session: Session) -> tuple[TextNote, Any] | None:
-    """Return the network for texts in a folder, compiled, and what it reads; None without one.
+def open_text(folder: Path, session: Session) -> tuple[TextNote, Any]:
+    """Return the network for texts in a folder, compiled, and what it reads.
 
     Raises BrokenConversion and MissingLibrary.
     """
     values = read_note(folder / f"{NAME}.json")
     if not values:
-        return None
+        raise BrokenConversion(f"{folder} lacks the network for texts")
     known = np.array(values.pop("known"), np.float32)
     note = TextNote(**values)
 
@@ -79,6 +85,19 @@ def open_text(folder: Path, session: Session) -> tuple[TextNote, Any] | None:
             raise BrokenConversion("the converted network gives other vectors of texts")
 
     return note, compile_checked(folder, NAME, check, session)
+
+
+def tokenizer_json(folder: Path, note: TextNote) -> str | None:
+    """Return the tokenizer in a folder, None for CLIP's. Raises BrokenConversion."""
+    if note.tokenizer_sha256 is None:
+        return None
+    try:
+        data = (folder / TOKENIZER_NAME).read_bytes()
+    except OSError:
+        data = b""
+    if hashlib.sha256(data).hexdigest() != note.tokenizer_sha256:
+        raise BrokenConversion(f"{folder / TOKENIZER_NAME} is damaged")
+    return data.decode()
 
 
 def answer(compiled: Any, feed: dict[str, Numbers]) -> Vector:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import string
+import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from embedsearch.core.errors import MissingLibrary, WeightsUnavailable
+from embedsearch.core.errors import MissingLibrary, UsageError, WeightsUnavailable
 from embedsearch.core.install import pip_install
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
+from embedsearch.network.converted import BrokenConversion
 from embedsearch.network.openvino_runtime import converted_folder
-from embedsearch.network.text.converted import TOKENIZER_NAME, TextNote, Vector, answer, open_text
+from embedsearch.network.text.converted import TextNote, Vector, answer, open_text, tokenizer_json
+from embedsearch.network.text.tokens import Tokenizer, TokenizerError
 
-_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_TRIES = 2
 
 
 class TextEncoder:
@@ -28,59 +30,45 @@ class TextEncoder:
 
         Raises MissingLibrary and WeightsUnavailable.
         """
-        if find_spec("openvino") is None:
-            message = f"text needs OpenVINO with this model: {pip_install('openvino')}"
-            raise MissingLibrary(message, "text")
-        folder = converted_folder(spec, session)
-        self._tokenizer = _tokenizer(folder)
-        if (opened := open_text(folder, session)) is None:
-            raise WeightsUnavailable(f"{folder} lacks the network for texts: delete that folder")
-        self.note, self._network = opened
+        for library in ("tokenizers", "openvino"):
+            if find_spec(library) is None:
+                raise MissingLibrary(
+                    f"comparing text with pictures needs {library}: {pip_install(library)}; "
+                    "by=words does without",
+                    "by",
+                )
+        self.note, self._network, self._tokenizer = _loaded(spec, session)
 
     def __call__(self, texts: Sequence[str]) -> Vector:
-        """Return the vectors of texts; of a long one, of its beginning."""
+        """Return the vectors of texts; of a long one, of its beginning. Raises UsageError."""
         vectors = [answer(self._network, self.note.feed(self.tokens(text))) for text in texts]
         return np.array(vectors, np.float32)
 
     def tokens(self, text: str) -> list[int]:
-        """Return the numbers of a text's tokens, at most as many as the network reads."""
-        numbers: list[int] = self._tokenizer.encode(written(text, self.note)).ids
-        # What ends a text is read where the text ends.
-        return (
-            numbers
-            if len(numbers) <= self.note.length
-            else [
-                *numbers[: self.note.length - 1],
-                numbers[-1],
-            ]
-        )
+        """Return the numbers of a text's tokens, at most as many as the network reads.
 
-
-def written(text: str, note: TextNote) -> str:
-    """Return a text as a network was trained to read it."""
-    text = " ".join(text.split())
-    if note.without_punctuation:
-        text = " ".join(text.translate(_PUNCTUATION).split())
-    return note.template.replace("{}", text.lower() if note.lower_case else text)
-
-
-def _tokenizer(folder: Path) -> Any:
-    """Return the tokenizer in a folder, else CLIP's, without its own padding and length."""
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise MissingLibrary(
-            f"text needs tokenizers with this model: {pip_install('tokenizers')}", "text"
-        ) from error
-    if (path := folder / TOKENIZER_NAME).exists():
+        Raises UsageError.
+        """
         try:
-            tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the library raises no narrower one
-            raise WeightsUnavailable(f"{path} is no tokenizer that can be read: {error}") from error
-    else:
-        from embedsearch.network.text.clip_tokenizer import clip_tokenizer
+            return self._tokenizer.numbers(text, self.note.length)
+        except TokenizerError as error:
+            raise UsageError(f"the text cannot be read: {error}", "text") from error
 
-        tokenizer = clip_tokenizer()
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
+
+def _loaded(spec: ModelSpec, session: Session) -> tuple[TextNote, Any, Tokenizer]:
+    """Return what is read, the network and its tokenizer; a damaged one is converted again."""
+    for attempt in range(_TRIES):
+        folder = converted_folder(spec, session)
+        try:
+            note, network = open_text(folder, session)
+            return note, network, Tokenizer(tokenizer_json(folder, note), note)
+        except BrokenConversion as error:
+            if attempt == _TRIES - 1:
+                raise WeightsUnavailable(f"{error}: delete {folder}") from error
+            session.notice(f"{error}: {spec.name} is converted again")
+            _remove(folder)
+    raise AssertionError("unreachable: the last try returns or raises")
+
+
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)

@@ -310,7 +310,8 @@ def test_other_devices_are_refused(device: str, tmp_path: Path) -> None:
     [
         ({"input_side": 128}, "takes pictures of 64 px only"),
         ({"flip": True}, "vectors of its own"),
-        ({"precision": "fp16"}, "ONNX files run in"),
+        ({"precision": "fp16"}, "ONNX files run in fp32 or bf16"),
+        ({"precision": "int8"}, "ONNX files run in fp32 or bf16"),
     ],
 )
 def test_options_for_maps_are_refused(

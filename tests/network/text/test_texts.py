@@ -16,7 +16,8 @@ from embedsearch import Text
 from embedsearch.core.errors import MissingLibrary, UsageError
 from embedsearch.core.session import Session
 from embedsearch.network.text.converted import TextNote
-from embedsearch.network.text.encoder import TextEncoder, written
+from embedsearch.network.text.encoder import TextEncoder
+from embedsearch.network.text.tokens import written
 from embedsearch.network.weights import resolve
 from embedsearch.searching.words.terms import plain_text
 from tests.support.library import CLOCK, SAMPLES, run_cli
@@ -182,7 +183,10 @@ def test_without_the_library(
 
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with embedsearch.open_store(store) as searcher:
-        with pytest.raises(MissingLibrary, match=r"text needs tokenizers.*pip install"):
+        with pytest.raises(
+            MissingLibrary,
+            match=r"comparing text with pictures needs tokenizers: pip install.*by=words",
+        ):
             searcher.query(text="red clock")
         assert searcher.query(text="red clock", by="words")
         assert searcher.query(CLOCK, k=1)
@@ -234,5 +238,5 @@ def test_slips_are_named(asked: dict[str, Any], message: str, photos: embedsearc
 
 
 def test_a_weight_of_0_leaves_a_column_out(photos: embedsearch.Searcher) -> None:
-    hits = photos.query(text="clocks", by="words", weight=["path=0"], k=9)
+    hits = photos.query(text="clocks", by="words", weight=("path=0",), k=9)
     assert not any("path" in hit.matched for hit in hits)
