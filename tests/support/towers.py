@@ -74,10 +74,14 @@ def image_tower(
     return path
 
 
-def text_tower(path: Path, *, dim: int = DIM, with_mask: bool = True) -> Path:
+def text_tower(
+    path: Path, *, dim: int = DIM, with_mask: bool = True, constant: bool = False
+) -> Path:
     """Write a network: the mean of the tokens' vectors, without padding, times a matrix."""
     ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", LENGTH])
     tensors = {"table": weights(3, len(WORDS), CHANNELS), "matrix": weights(4, CHANNELS, dim)}
+    if constant:
+        tensors["table"][:] = tensors["table"][:1]
     nodes = [helper.make_node("Gather", ["table", "input_ids"], ["vectors"])]
     inputs, name = [ids], "vectors"
     if with_mask:
