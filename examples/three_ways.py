@@ -52,10 +52,13 @@ def main() -> None:
     picture, words, *model = sys.argv[1:]
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder, "three_ways.es")
-        embedsearch.index(
-            IMAGES, store=store, model=(model or ["packaged"])[0], metadata=str(CAPTIONS)
-        )
-        print(side_by_side(store, picture, words))
+        try:
+            embedsearch.index(
+                IMAGES, store=store, model=(model or ["packaged"])[0], metadata=str(CAPTIONS)
+            )
+            print(side_by_side(store, picture, words))
+        except embedsearch.EmbedSearchError as error:
+            sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,9 @@ SEARCH = {
     "k": Option("-k", "--k", min=1, help="Neighbors per query."),
     "where": Option(help='Only rows that meet a SQL condition: "width > 1000".'),
     "offset": Option(min=0, help="Skip this many of the nearest hits."),
-    "min_score": Option(min=-1.0, max=1.0, help="Leave out hits with a lower cosine."),
+    "min_score": Option(
+        min=-1.0, max=1.0, help="Leave out pictures with a lower cosine (not hits by words)."
+    ),
     "collapse": Option(help="Leave out hits whose cosine with a better hit reaches this."),
     "diverse": Option(help="How much hits should differ: 0 not at all, 1 as much as possible."),
     "expand": Option(help="Query again with the mean of the query and this many neighbors."),

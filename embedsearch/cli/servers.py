@@ -82,7 +82,7 @@ def serve(
             searcher.warm_up()
         except (MissingLibrary, WeightsUnavailable) as error:
             notice(f"searching by image is unavailable, keys and vectors still work: {error}")
-        notice(f"{len(searcher)} images at {server.address(listening, access)}; Ctrl-C ends")
+        notice(f"{len(searcher)} images at {server.address(listening, access)} (Ctrl-C ends)")
         server.serve(create_app(searcher, access), listening, ServerLimits(), log=verbose)
 
 
@@ -139,7 +139,7 @@ def mcp(
             return
         access = server.access(host, tuple(allow_host or ()), token, public_url)
         listening = opened.enter_context(server.listen(host, port))
-        notice(f"tools at {server.address(listening, access, 'mcp')}; Ctrl-C ends")
+        notice(f"tools at {server.address(listening, access, 'mcp')} (Ctrl-C ends)")
         app = mcp_server.http_app(tools, access, ServerLimits())
         server.serve(app, listening, ServerLimits(), log=verbose)
 

@@ -33,7 +33,7 @@ def download(entry: CatalogEntry, target: Path, session: Session) -> str:
     except (OSError, http.client.HTTPException) as error:
         raise WeightsUnavailable(
             f"the weights of {entry.name} cannot be downloaded "
-            f"({getattr(error, 'reason', error)}): put {entry.file_name} into "
+            f"({getattr(error, 'reason', error)}): put it from {entry.url} into "
             f"{hub_file(entry).parent}, or give a file with model=FILE, "
             f"or use model={PACKAGED}",
             "model",

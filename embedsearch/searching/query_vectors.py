@@ -85,6 +85,7 @@ class QueryEmbedder:
         self._precision = precision
         self._session = session
         self._loading = threading.Lock()
+        self._reading = threading.Lock()  # of texts, one at a time; images go on meanwhile
         self._extractor: PixelExtractor | None = None
         self._texts: TextEncoder | None = None
         self._decoder = SharedDecoder(
@@ -120,7 +121,9 @@ class QueryEmbedder:
         self._temporary.close()
         self._originals.close()
         with self._loading:
-            self._extractor = self._texts = None
+            self._extractor = None
+        with self._reading:
+            self._texts = None
 
     def sought(
         self, queries: Sequence[Query], stored: Stored, *, by: str = BOTH
@@ -243,7 +246,7 @@ class QueryEmbedder:
             problem = "only leaves out: add a word" if excludes(text) else "has no word"
             shown = " ".join(text.split())[:80]
             raise UsageError(f"the text {shown!r} {problem} to look for", "text")
-        with self._loading:
+        with self._reading:
             if self._texts is None:
                 self._texts = TextEncoder(self.spec, self._session)
             (vector,) = self._texts([plain])

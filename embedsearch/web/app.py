@@ -102,6 +102,7 @@ class StoreInfo(BaseModel):
     dim: int
     takes_images: bool
     reads_text: bool
+    words: list[str]  # columns whose words are searched
     columns: dict[str, str]  # usable in `where`, with their types
 
 
@@ -233,6 +234,7 @@ class _Routes:
             dim=manifest.model.dim,
             takes_images=self._searcher.takes_images,
             reads_text=manifest.model.takes_texts,
+            words=[] if manifest.words is None else list(manifest.words.columns),
             columns=self._searcher.columns,
         )
 

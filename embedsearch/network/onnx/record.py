@@ -188,6 +188,24 @@ def _text_tower(values: _Values) -> TextTower:
 
 
 _REQUIRED = object()
+_WANTED = {
+    "file": "the path of a file in the folder",
+    "tokenizer": "the path of a file in the folder",
+    "side": f"a number of pixels, {MIN_SIDE} to {MAX_SIDE}",
+    "resize": ", ".join(RESIZES),
+    "interpolation": ", ".join(DRAFTS),
+    "scale": "a number above 0, such as 1/255, or null for a graph that takes bytes",
+    "mean": "three numbers, or null where scale is null",
+    "std": "three numbers, or null where scale is null",
+    "layout": ", ".join(LAYOUTS),
+    "colors": ", ".join(COLORS),
+    "pooling": f"null, {', '.join(POOLINGS)}",
+    "shown": "a number from 0.25 to 1",
+    "fill": "a level of gray, 0 to 255",
+    "length": "a number of tokens",
+    "pad_id": "the number of a token",
+    "template": "a text with {} in it",
+}
 
 
 class _Values:
@@ -202,10 +220,11 @@ class _Values:
     def get(self, name: str, is_right: Callable[[Any], bool], default: Any = _REQUIRED) -> Any:
         """Return a value. Raises ValueError for one that is missing or not right."""
         value = self._left.pop(name, default)
+        wanted = f": it is {_WANTED[name]}" if name in _WANTED else ""
         if value is _REQUIRED:
-            raise ValueError(f"{self._place}{name} is missing")
+            raise ValueError(f"{self._place}{name} is missing{wanted}")
         if not is_right(value):
-            raise ValueError(f"{self._place}{name} cannot be {json.dumps(value)[:80]}")
+            raise ValueError(f"{self._place}{name} cannot be {json.dumps(value)[:80]}{wanted}")
         return value
 
     def check_all_taken(self) -> None:
