@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +242,14 @@ def test_slips_are_named(asked: dict[str, Any], message: str, photos: embedsearc
 def test_a_weight_of_0_leaves_a_column_out(photos: embedsearch.Searcher) -> None:
     hits = photos.query(text="clocks", by="words", weight=("path=0",), k=9)
     assert not any("path" in hit.matched for hit in hits)
+
+
+def test_many_threads_ask_one_store(photos: embedsearch.Searcher) -> None:
+    texts = ["red clock", "blue boat", "green shoes", "café"] * 8
+    alone = {text: [hit.key for hit in photos.query(text=text, k=5)] for text in set(texts)}
+    with ThreadPoolExecutor(8) as threads:
+        found = threads.map(lambda text: [h.key for h in photos.query(text=text, k=5)], texts)
+    assert list(found) == [alone[text] for text in texts]
+    copied = pickle.loads(pickle.dumps(photos))
+    assert [hit.key for hit in copied.query(text="red clock", k=5)] == alone["red clock"]
+    copied.close()
