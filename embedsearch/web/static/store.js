@@ -9,7 +9,7 @@ export async function about() {
   const answer = await fetch("info");
   if (!answer.ok) return;
   info = await answer.json();
-  el("about").textContent = `${info.images.toLocaleString("en")} images, by ${info.model}`;
+  el("about").textContent = `${info.images.toLocaleString("en")} images, by ${info.model}${info.reads_text ? ", which reads text" : ""}`;
   el("choose").hidden = !info.takes_images;
   el("drop-words").textContent = info.takes_images
     ? "drop one here, or paste it"
