@@ -8,7 +8,7 @@ Any invalid input raises BadRequest, whatever pydantic, json or the form parser 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias
 
@@ -65,7 +65,7 @@ class Options(BaseModel):
     by: Annotated[str, Field(description="with an image and a text: picture, words or both")] = BOTH
     weight: Annotated[
         Sequence[str],
-        BeforeValidator(lambda given: given.split(",") if isinstance(given, str) else given),
+        BeforeValidator(lambda given: _weights(given)),
         Field(max_length=_MAX_EXAMPLES, description="NAME=NUMBER: what a ranking or column counts"),
     ] = ()
 
@@ -243,11 +243,20 @@ async def _of_form(request: Request, limits: ServerLimits) -> tuple[bytes, dict[
 
 
 def parameters(request: Request) -> dict[str, str]:
-    """Return the query string by name. Raises BadRequest."""
+    """Return the query string by name, several weights as one. Raises BadRequest."""
     pairs = request.query_params.multi_items()
-    if len({name for name, _ in pairs}) != len(pairs):
+    weights = [value for name, value in pairs if name == "weight"]
+    found = dict(pairs) | ({"weight": ",".join(weights)} if weights else {})
+    if len(found) != len(pairs) - max(0, len(weights) - 1):
         raise BadRequest("a parameter comes twice")
-    return dict(pairs)
+    return found
+
+
+def _weights(given: Any) -> Any:
+    """Return NAME=NUMBER of each weight, also of an object or of a text with commas."""
+    if isinstance(given, Mapping):
+        return [f"{name}={number}" for name, number in given.items()]
+    return given.split(",") if isinstance(given, str) else given
 
 
 def validated(model: Any, values: Any) -> Any:

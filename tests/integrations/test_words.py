@@ -169,3 +169,11 @@ def test_what_cannot_be_answered_is_said_in_one_line(
 def test_a_server_refuses_what_is_no_text(asked: dict[str, Any], server: Served) -> None:
     answer = server.ask(**asked)
     assert answer.status == 400, answer.body
+
+
+def test_a_server_takes_weights_in_every_usual_form(server: Served) -> None:
+    wanted = server.ask(text="red", weight=["caption=2", "path=0"]).json["hits"]
+    assert server.ask(text="red", weight={"caption": 2, "path": 0}).json["hits"] == wanted
+    for query in ("weight=caption=2&weight=path=0", "weight=caption=2,path=0"):
+        assert server.get(f"/search?text=red&{query}").json["hits"] == wanted
+    assert server.get("/search?text=red&k=1&k=2").status == 400
