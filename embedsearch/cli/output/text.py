@@ -80,8 +80,8 @@ def hit_table(query: str, hits: Sequence[Hit], link_host: str | None = None) -> 
     ):
         if any(score is not None for score in scores):
             columns[name] = [_decimals(score) for score in scores]
-    if "score" in columns:
-        nearer = [hit.percentile for hit in hits]
+    nearer = [hit.percentile for hit in hits]
+    if any(one is not None for one in nearer):
         columns["nearer than"] = ["" if one is None else f"{one:.2f} %" for one in nearer]
     columns["size"] = [f"{hit.width} x {hit.height}" if hit.width else "" for hit in hits]
     right = range(len(columns))
