@@ -140,7 +140,7 @@ def test_a_mixture_is_rocchios(samples: embedsearch.Searcher) -> None:
     assert samples.query(Mix([unit(1)]), 9) == samples.query(unit(1), 9)
     assert samples.query_batch([unit(1), Mix(like, unlike)], 9)[1] == wanted
     for wrong in (lambda: samples.query(), lambda: Mix([]), lambda: samples.query(unlike=unlike)):
-        with pytest.raises(UsageError, match="at least one image in like"):
+        with pytest.raises(UsageError, match="an image, one in like, or a text"):
             wrong()
     with pytest.raises(UsageError, match="cannot hold mixtures"):
         samples.query(Mix(like), like=[unit(2)])
