@@ -70,9 +70,8 @@ def _check_text(folder: Path, tower: TextTower, dim: int) -> None:
         raise ValueError(f"text.pad_id is {tower.pad_id}, but {tower.file} knows {known} tokens")
     note = _note(tower, ids, mask)
     compiled = _compiled(model)
-    vectors = []
-    for tokens in _probes(folder / tower.tokenizer, note, known or used):
-        vectors.append(answer(compiled, note.feed(tokens)))
+    probes = _probes(folder / tower.tokenizer, note, known or used)
+    vectors = [answer(compiled, note.feed(tokens)) for tokens in probes]
     if not np.isfinite(vectors).all() or not np.linalg.norm(vectors, axis=1).all():
         raise ValueError(f"{tower.file} gives no numbers for a text")
     if float(vectors[0] @ vectors[1]) > _SAME_TEXT:
@@ -91,7 +90,8 @@ def _probes(path: Path, note: TextNote, known: int) -> list[list[int]]:
         raise ValueError(f"{path.name} cannot be read") from error
     tokenizer = Tokenizer(data, note)
     probes = [tokenizer.numbers(text, note.length) for text in _TEXTS]
-    if (largest := max(map(max, [*probes, [0]]))) >= known:
+    largest = max((number for probe in probes for number in probe), default=0)
+    if largest >= known:
         raise ValueError(f"{path.name} gives token {largest}, but there are {known}")
     if probes[0] == probes[1]:  # a vocabulary of other words: any two tokens
         return [[1 % known], [2 % known]]
