@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from embedsearch.core.errors import UsageError
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.network.onnx.folder import record_of_folder
+from embedsearch.network.onnx.record import ImageTower, TextTower, towers_record
 from embedsearch.network.weights import resolve
+from tests.support.library import REPOSITORY
 
 pytest.importorskip("onnx", reason="needs the test extra")
 pytest.importorskip("tokenizers", reason="needs the test extra")
@@ -149,3 +153,13 @@ def test_a_wrong_value_is_named(tmp_path: Path) -> None:
     (folder / "visual" / "preprocess_cfg.json").write_text("not JSON")
     with pytest.raises(UsageError, match=r"preprocess_cfg.json is no JSON"):
         resolve(str(folder), Session())
+
+
+def test_the_record_in_the_documentation_is_one() -> None:
+    text = (REPOSITORY / "docs" / "models.md").read_text()
+    values = json.loads(text.partition("```json\n")[2].partition("```")[0])
+    record = towers_record(values)
+    assert record.text is not None and record.image.mean == (0.0, 0.0, 0.0)
+    named = set(re.findall(r"`(\w+)`", text.partition("| in `image`")[2]))
+    known = {field.name for part in (ImageTower, TextTower) for field in fields(part)}
+    assert known <= named, "a value that the page does not name"
