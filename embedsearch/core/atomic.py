@@ -10,6 +10,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from embedsearch.core.paths import local_path
 
 # Of file systems that have no such call: what they cannot do must not keep anyone from writing.
 _MISSING = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY})
+_DEBRIS_AGE_S = 3600.0
 
 
 def sync(descriptor: int) -> None:
@@ -127,3 +129,11 @@ def _target(path: Path, kept: contextlib.ExitStack) -> _Target:
     temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")  # names may be as long as can be
     kept.callback(lambda: temporary.unlink(missing_ok=True))
     return _Target(path, temporary, False)
+
+
+def remove_debris(folder: Path) -> None:
+    """Remove folders `tmp-…` that processes which were killed have left in one."""
+    for left in folder.glob("tmp-*"):
+        with contextlib.suppress(OSError):  # it only takes space; the next run tries again
+            if left.is_dir() and left.stat().st_mtime < time.time() - _DEBRIS_AGE_S:
+                shutil.rmtree(left)

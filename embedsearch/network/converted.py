@@ -22,14 +22,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.core.atomic import write_atomically
+from embedsearch.core.atomic import remove_debris, write_atomically
 from embedsearch.core.errors import MissingLibrary
 from embedsearch.core.session import Session
 from embedsearch.core.system import allowed_processors, available_processors, processor_quota
 from embedsearch.network.feed import Settings
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
-_DEBRIS_AGE_S = 3600.0
 _LEAST_COSINE = 0.9  # of a known vector: int8 keeps 0.95, a network of damaged weights 0.2
 KNOWN_PICTURES = 2
 _PROBE_BATCH = 8
@@ -294,10 +293,7 @@ def _precisions(folder: Path, known: Known) -> dict[str, Any]:
 def place_model(model: Any, folder: Path, name: str) -> dict[str, str]:
     """Save a model as two files in `folder`; return their sha256. Raises OSError."""
     digests = {}
-    for left in folder.glob("tmp-*"):  # by a process that was killed
-        with contextlib.suppress(OSError):  # it only takes space; the next run tries again
-            if left.stat().st_mtime < time.time() - _DEBRIS_AGE_S:
-                shutil.rmtree(left)
+    remove_debris(folder)
     with tempfile.TemporaryDirectory(prefix="tmp-", dir=folder) as staging:
         written = Path(staging, f"{name}.xml")
         try:

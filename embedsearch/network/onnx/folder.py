@@ -10,13 +10,13 @@ import hashlib
 import json
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from embedsearch.core.atomic import remove_debris
 from embedsearch.core.errors import UsageError, WeightsUnavailable
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.network.onnx.configs import Found, NotSaid, json_of, record_beside
@@ -27,8 +27,6 @@ from embedsearch.network.onnx.record import (
     empty_record,
     towers_record,
 )
-
-_DEBRIS_AGE_S = 3600.0
 
 
 def record_of_folder(folder: Path) -> TowersRecord:
@@ -106,14 +104,6 @@ def is_whole(folder: Path, record: TowersRecord) -> bool:
         return all(sha256_of(folder / name) == digest for name, digest in record.files.items())
     except ValueError:
         return False
-
-
-def remove_debris(folder: Path) -> None:
-    """Remove what a killed import has left behind."""
-    for left in folder.glob("tmp-*"):
-        with suppress(OSError):
-            if left.is_dir() and left.stat().st_mtime < time.time() - _DEBRIS_AGE_S:
-                shutil.rmtree(left)
 
 
 def sha256_of(path: Path) -> str:

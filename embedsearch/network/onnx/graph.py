@@ -19,6 +19,7 @@ from embedsearch.network.converted import (
     KNOWN_PICTURES,
     Known,
     answers,
+    fixed_batch,
     import_openvino,
     known_pictures,
     place_converted,
@@ -208,8 +209,7 @@ def text_model(path: Path, tower: TextTower) -> tuple[Any, str, str | None]:
 def known_of(model: Any, side: int) -> Known:
     """Return the vectors of the known pictures. Raises ValueError if they tell nothing apart."""
     compiled = _compiled(model)
-    shape = compiled.input(0).partial_shape
-    batch = 0 if shape[0].is_dynamic else shape[0].get_length()
+    batch = fixed_batch(compiled)
     pictures = known_pictures(side)
     some = pictures[: batch or KNOWN_PICTURES]
     if (given := np.array(compiled(some)[0]).shape)[:-1] != (len(some),):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,9 +65,7 @@ def _loaded(spec: ModelSpec, session: Session) -> tuple[TextNote, Any, Tokenizer
             if attempt == _TRIES - 1:
                 raise WeightsUnavailable(f"{error}: delete {folder}") from error
             session.notice(f"{error}: {spec.name} is converted again")
-            _remove(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+        except TokenizerError as error:
+            raise WeightsUnavailable(f"{spec.name}: {error}") from error
     raise AssertionError("unreachable: the last try returns or raises")
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
