@@ -31,13 +31,15 @@ Watch: TypeAlias = Callable[[str, str, int, float], None]
 LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 COOKIE = "embedsearch_token"
 _POLICY = (
-    "default-src 'none'; img-src 'self' blob:; style-src 'self'; script-src 'self'; "
-    "connect-src 'self'; form-action 'self'; frame-ancestors 'none'"
+    "default-src 'none'; base-uri 'none'; img-src 'self' blob:; style-src 'self'; "
+    "script-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'"
 )
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"content-security-policy", _POLICY.encode()),
-    (b"referrer-policy", b"same-origin"),  # a form without scripts tells its origin,
+    (b"referrer-policy", b"same-origin"),  # a form without scripts tells its origin
+    (b"cross-origin-resource-policy", b"same-origin"),  # no other site shows or measures a picture
+    (b"cross-origin-opener-policy", b"same-origin"),
 ]
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]*)(?::[0-9]{1,5})?")
 _log = logging.getLogger("embedsearch.web")
@@ -63,6 +65,7 @@ class _Refused(Exception):
     """A request that is refused before any route."""
 
     status: int
+    code: str
     message: str
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
@@ -83,12 +86,16 @@ class Guard:
             return
         started = time.monotonic()
         status = 0
+        if is_head := scope["method"] == "HEAD":  # the answer to GET, without its body
+            scope = {**scope, "method": "GET"}
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message.get("headers", []), *_HEADERS]
+            elif is_head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             await send(message)
 
         try:
@@ -117,11 +124,12 @@ class Guard:
         host = _HOST.fullmatch(headers.get(b"host", "").lower())
         if host is None or not self._access.is_own(host[1]):
             message = "this server does not answer to that host name: start it with --allow-host"
-            raise _Refused(403, f"{message} and the name")
+            raise _Refused(403, "unknown_host", f"{message} and the name")
         self._check_length(scope["method"], headers)
         if not self._is_ours(headers) and not _opens_page(scope, headers):
             raise _Refused(
                 403,
+                "other_site",
                 "requests of other sites are not answered; if a proxy shows this server at another "
                 "address, start it with --public-url and that address",
             )
@@ -146,16 +154,16 @@ class Guard:
         length = headers.get(b"content-length")  # h11 lets up to 20 digits through only
         is_chunked = b"transfer-encoding" in headers
         if is_chunked and length is not None:
-            raise _Refused(400, "a body has one length")
+            raise _Refused(400, "bad_request", "a body has one length")
         if method == "POST" and not is_chunked and length is None:
-            raise _Refused(411, "the length of the body is missing")
+            raise _Refused(411, "bad_request", "the length of the body is missing")
         if method != "POST" and (is_chunked or int(length or 0)):
-            raise _Refused(400, f"a {method} request has no body")
+            raise _Refused(400, "bad_request", f"a {method} request has no body")
         if int(length or 0) > self._limits.body_bytes:
             raise self._too_large()
 
     def _too_large(self) -> _Refused:
-        return _Refused(413, f"a body is at most {self._limits.body_bytes >> 20} MB")
+        return _Refused(413, "too_large", f"a body is at most {self._limits.body_bytes >> 20} MB")
 
     def _check_token(self, scope: Scope, headers: dict[bytes, str], token: str) -> None:
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
@@ -169,12 +177,12 @@ class Guard:
             at = "" if scope["path"].count("/") == 1 else " Path=/;"
             cookie = f"{COOKIE}={token};{at} HttpOnly; SameSite=Strict".encode()
             moved = [(b"location", location), (b"set-cookie", cookie)]
-            raise _Refused(303, "the token is in a cookie now", moved)
+            raise _Refused(303, "moved", "the token is in a cookie now", moved)
         scheme, _, bearer = headers.get(b"authorization", "").partition(" ")
         is_known = scheme.lower() == "bearer" and _same(bearer.strip(), token)
         if not is_known and not _same(_cookie(headers.get(b"cookie", "")), token):
             message = "a token is needed: Authorization: Bearer …"
-            raise _Refused(401, message, [(b"www-authenticate", b"Bearer")])
+            raise _Refused(401, "token_needed", message, [(b"www-authenticate", b"Bearer")])
 
     async def _read(self, body: Body, receive: Receive, headers: dict[bytes, str]) -> bytes:
         """Return the complete body. Raises _Refused if it is too long, too slow or too complex."""
@@ -183,13 +191,19 @@ class Guard:
         except TooLarge as error:
             raise self._too_large() from error
         except TooSlow as error:
-            raise _Refused(408, f"the body took over {self._limits.body_s:.0f} s") from error
+            raise _Refused(
+                408, "too_slow", f"the body took over {self._limits.body_s:.0f} s"
+            ) from error
         except NoRoom as error:
-            raise _Refused(503, "too much is being uploaded", [(b"retry-after", b"1")]) from error
+            raise _Refused(
+                503, "busy", "too much is being uploaded", [(b"retry-after", b"1")]
+            ) from error
         # Parsing stops all others: a text of megabytes is quick, a million numbers are not.
         values = sum(map(whole.count, (b",", b"[", b"{")))
         if "json" in headers.get(b"content-type", "").lower() and values > self._limits.json_values:
-            raise _Refused(413, f"JSON has at most {self._limits.json_values:,} values")
+            raise _Refused(
+                413, "too_large", f"JSON has at most {self._limits.json_values:,} values"
+            )
         return whole
 
     async def _until_gone(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
@@ -233,9 +247,9 @@ def _single(headers: list[tuple[bytes, bytes]], limits: ServerLimits) -> dict[by
     found: dict[bytes, str] = {}
     for name, value in headers:
         if len(value) > limits.header_bytes:
-            raise _Refused(431, f"a header is at most {limits.header_bytes >> 10} kB")
+            raise _Refused(431, "too_large", f"a header is at most {limits.header_bytes >> 10} kB")
         if name in found and name in {b"host", b"content-length", b"origin", b"authorization"}:
-            raise _Refused(400, "a header comes twice")
+            raise _Refused(400, "bad_request", "a header comes twice")
         found[name] = value.decode("latin-1")
     return found
 
@@ -273,7 +287,7 @@ async def _gone(receive: Receive) -> None:
 
 
 async def _refuse(refused: _Refused, send: Send) -> None:
-    body = json.dumps({"error": refused.message}).encode()
+    body = json.dumps({"error": refused.message, "code": refused.code}).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

@@ -35,11 +35,12 @@ _SHOWN = 3  # errors of a request that are listed
 
 
 class BadRequest(Exception):
-    """An invalid request, and the status of its answer."""
+    """An invalid request, the status of its answer, and the code of the error."""
 
-    def __init__(self, message: str, status: int = 400) -> None:
+    def __init__(self, message: str, status: int = 400, code: str = "bad_request") -> None:
         super().__init__(message)
         self.status = status
+        self.code = code
 
 
 PageSize: TypeAlias = Annotated[int, Field(ge=1, le=MAX_K)]
@@ -203,7 +204,7 @@ def _of_json(request: Request, body: bytes, limits: ServerLimits) -> SearchReque
     if request.url.query:
         raise BadRequest("the options of a JSON search stand in its body")
     if len(body) > limits.json_bytes:
-        raise BadRequest(f"JSON is at most {limits.json_bytes >> 10} kB", 413)
+        raise BadRequest(f"JSON is at most {limits.json_bytes >> 10} kB", 413, "too_large")
     try:
         values = strict_json(body)
     except ValueError as error:

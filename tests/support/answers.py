@@ -12,7 +12,7 @@ def failed(response: Response, status: int, words: str = "") -> None:
     """Check that a request failed as it should, and that the answer betrays nothing."""
     assert response.status == status, response.body[:300]
     text = response.body.decode()
-    assert set(response.json) <= {"error", "reason"}
+    assert set(response.json) <= {"error", "code", "field", "reason"}
     assert words in text
     assert "Traceback" not in text and "/tmp" not in text and "site-packages" not in text
 

@@ -182,6 +182,7 @@ def test_lists(
     assert server.get("/images" + query).json == {
         "images": [image.to_dict() for image in expected.images],
         "total": expected.total,
+        "generation": searcher.manifest.generation,
     }
     assert searcher.images(3, offset=52).total == 54
     assert len(searcher.images(3, offset=52).images) == 2
@@ -273,7 +274,9 @@ def test_thumbnails_that_cannot_be(
 
 
 def test_the_document_describes_what_is_answered(server: Served) -> None:
-    from embedsearch.web.app import ErrorAnswer, Health, SearchAnswer, StoreInfo
+    from embedsearch.web.answers import ErrorAnswer
+    from embedsearch.web.routes.search import SearchAnswer
+    from embedsearch.web.routes.store import Health, StoreInfo
 
     document = server.get("/openapi.json").json
     assert set(document["paths"]) == {
