@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from embedsearch.core.arguments import checked
 from embedsearch.core.errors import NothingIndexed, UsageError
@@ -77,22 +78,12 @@ def clusters(
     """
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         collection = _not_empty(Collection(snapshot, session or Session(), where))
-        count = len(collection)
-        if k is None:
-            k = max(1, round(math.sqrt(count / 2)))
-        if not 1 <= k <= count:
-            raise UsageError(f"-k is from 1 to {count:,}, the number of images")
-        found, cosines = spherical_kmeans(collection.vectors(), k)
         described = []
-        for number in range(k):
-            mine = np.flatnonzero(found == number)
-            if len(mine):
-                mine = mine[np.argsort(-cosines[mine], kind="stable")]
-                pictures = collection.pictures(mine)
-                rows, paths = [p.row for p in pictures], [p.path for p in pictures]
-                described.append(Cluster(number, float(cosines[mine].mean()), rows, paths))
-    described.sort(key=lambda cluster: (-len(cluster.rows), cluster.paths[0]))
-    return [replace(cluster, number=n) for n, cluster in enumerate(described, start=1)]
+        for number, group in enumerate(gathered(collection, k), start=1):
+            pictures = collection.pictures(group.positions)
+            rows, paths = [p.row for p in pictures], [p.path for p in pictures]
+            described.append(Cluster(number, group.cohesion, rows, paths))
+        return described
 
 
 @checked
@@ -110,19 +101,55 @@ def outliers(
     if count < 1:
         raise UsageError("-n is at least 1")
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
-        session = session or Session()
-        collection = _not_empty(Collection(snapshot, session, where))
-        vectors = collection.vectors()
-        near = NearGraph(vectors, session.check).pairs(vectors, _NEIGHBORS + 1, -1.0)
-        near = near.where(near.first != near.second)
-        sums = np.bincount(near.first, near.scores, len(vectors))
-        scores = sums / np.maximum(1, np.bincount(near.first, minlength=len(vectors)))
-        oddest = np.argsort(scores, kind="stable")[:count]
-        pictures = collection.pictures(oddest)
+        collection = _not_empty(Collection(snapshot, session or Session(), where))
+        found, scores = oddest(collection, count)
+        pictures = collection.pictures(found)
         return [
-            Outlier(float(scores[position]), picture.row, picture.path)
-            for position, picture in zip(oddest, pictures, strict=True)
+            Outlier(float(score), picture.row, picture.path)
+            for score, picture in zip(scores, pictures, strict=True)
         ]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A cluster by positions of a collection, int64 (n,), the most typical first."""
+
+    cohesion: float
+    positions: npt.NDArray[np.int64]
+
+
+def gathered(collection: Collection, k: int | None) -> list[Gathered]:
+    """Return images in k clusters, the largest first, as `clusters` does. Raises UsageError."""
+    count = len(collection)
+    if k is None:
+        k = max(1, round(math.sqrt(count / 2)))
+    if not 1 <= k <= count:
+        raise UsageError(f"-k is from 1 to {count:,}, the number of images", "k")
+    found, cosines = spherical_kmeans(collection.vectors(), k)
+    groups = []
+    for number in range(k):
+        mine = np.flatnonzero(found == number)
+        if len(mine):
+            mine = mine[np.argsort(-cosines[mine], kind="stable")]
+            groups.append(Gathered(float(cosines[mine].mean()), mine))
+    firsts = collection.pictures(np.array([group.positions[0] for group in groups]))
+    order = sorted(
+        zip(groups, firsts, strict=True), key=lambda one: (-len(one[0].positions), one[1].path)
+    )
+    return [group for group, _ in order]
+
+
+def oddest(
+    collection: Collection, count: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return the positions, int64 (n,), of the `count` oddest images, and their scores (n,)."""
+    vectors = collection.vectors()
+    near = NearGraph(vectors, collection.session.check).pairs(vectors, _NEIGHBORS + 1, -1.0)
+    near = near.where(near.first != near.second)
+    sums = np.bincount(near.first, near.scores, len(vectors))
+    scores = sums / np.maximum(1, np.bincount(near.first, minlength=len(vectors)))
+    found = np.argsort(scores, kind="stable")[:count]
+    return found, scores[found]
 
 
 def _not_empty(collection: Collection) -> Collection:

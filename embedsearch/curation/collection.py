@@ -19,7 +19,7 @@ from embedsearch.core.paths import named_forms, whole_path
 from embedsearch.core.records import SIGNATURE_SIDE
 from embedsearch.core.session import Session
 from embedsearch.searching.columns import RowColumns
-from embedsearch.store.shards import vector_array
+from embedsearch.store.shards import numbers, vector_array
 from embedsearch.store.snapshot import Snapshot
 
 _AS_STORED = ("row", "width", "height", "format", "taken_at", "mtime_ns")
@@ -99,6 +99,13 @@ class Collection:
             )
             for row in table.to_pylist()
         ]
+
+    def rows(self) -> npt.NDArray[np.int64]:
+        """Return the row numbers, int64 (n,), in the order of positions."""
+        rows = np.empty(len(self), np.int64)
+        for position, table in self._parts(["row"]):
+            rows[position : position + len(table)] = numbers(table.column("row"))
+        return rows
 
     def vectors(self) -> npt.NDArray[np.float16]:
         """Return what search compares, float16 (n, D), in the order of positions."""

@@ -66,12 +66,24 @@ def duplicates(
     config = configured(config or DuplicateConfig(), options)
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         collection = Collection(snapshot, session or Session(), config.where)
-        unmet = _unmet(config.keep, collection)
-        with Album(collection.session) as album:
-            report = _Search(collection, config, album).run(
-                None if folder is None else os.fspath(folder),
-                None if against is None else os.fspath(against),
-            )
+        return duplicates_of(
+            collection,
+            config,
+            None if folder is None else os.fspath(folder),
+            None if against is None else os.fspath(against),
+        )
+
+
+def duplicates_of(
+    collection: Collection,
+    config: DuplicateConfig,
+    folder: str | None = None,
+    against: str | None = None,
+) -> DuplicateReport:
+    """Return the copies in a collection, as `duplicates` does. Raises UsageError."""
+    unmet = _unmet(config.keep, collection)
+    with Album(collection.session) as album:
+        report = _Search(collection, config, album).run(folder, against)
     if unmet is not None:
         raise UnmetWish(unmet, report)
     return report

@@ -22,6 +22,7 @@ from embedsearch.store.locate import StorePath, readable_store
 from embedsearch.store.snapshot import open_snapshot
 
 METHODS = ("pca", "umap")
+LEAST_IMAGES = 3
 _SIDE = 96
 _THREADS = 16
 _SEED = 1
@@ -67,21 +68,37 @@ def picture_map(
     session = session or Session()
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         collection = Collection(snapshot, session, where)
+        found = places(collection, max_images, method)
+        pictures = collection.pictures(found.positions)
         images = len(collection)
-        if images < 3:
-            raise NothingIndexed("a map needs at least three images")
-        positions = np.sort(np.random.default_rng(_SEED).permutation(images)[:max_images])
-        vectors = collection.vectors()[positions]
-        plane = principal_plane(vectors) if method == "pca" else _umap(vectors)
-        low, high = plane.min(axis=0), plane.max(axis=0)
-        unit = (plane - low) / np.maximum(high - low, 1e-9)
-        pictures = collection.pictures(positions)
-    shown = zip(unit, pictures, _thumbnails(pictures, session), strict=True)
+    shown = zip(found.plane, pictures, _thumbnails(pictures, session), strict=True)
     points = [
         MapPoint(float(x), float(y), picture.path, picture.key, jpeg)
         for (x, y), picture, jpeg in shown
     ]
     return PictureMap(points, images)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Positions of a collection, int64 (n,), and where they are on a plane, (n, 2), 0 to 1."""
+
+    positions: npt.NDArray[np.int64]
+    plane: npt.NDArray[np.float32]
+
+
+def places(collection: Collection, max_images: int, method: str = "pca") -> Places:
+    """Return where images are on a map, or `max_images` of them drawn at random.
+
+    Raises NothingIndexed where there are fewer than three, and MissingLibrary.
+    """
+    if len(collection) < LEAST_IMAGES:
+        raise NothingIndexed("a map needs at least three images")
+    positions = np.sort(np.random.default_rng(_SEED).permutation(len(collection))[:max_images])
+    vectors = collection.vectors()[positions]
+    plane = principal_plane(vectors) if method == "pca" else _umap(vectors)
+    low, high = plane.min(axis=0), plane.max(axis=0)
+    return Places(positions, (plane - low) / np.maximum(high - low, 1e-9))
 
 
 def _umap(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:

@@ -96,17 +96,26 @@ def write_script(
     In that folder a copy lies below the name of its root, as it lay below the root.
     """
     path = Path(local_path(path))
-    do, done, done_it = ("remove", "deleted", "deleting it")
-    if move_to is not None:
-        do, done, done_it = ("move", "moved", "moving it")
-    words = {"do": do, "done": done, "done_it": done_it, "name": shlex.quote(printable(path.name))}
     targets = None if move_to is None else _Targets(os.path.abspath(local_path(move_to)))
     with in_place([path]) as (temporary,), temporary.open("wb") as file:
-        file.write(_HEAD.format(**words).encode() + (_MOVE if targets else _REMOVE).encode())
-        for number, group in enumerate(groups, start=1):
-            file.write(f"\n# group {number}\n".encode())
-            file.writelines(os.fsencode(line) + b"\n" for line in _lines(group, do, targets))
-        file.write(_END.format(done=done).encode())
+        file.writelines(_script(path.name, groups, targets))
+
+
+def delete_script(name: str, groups: Iterable[DuplicateGroup]) -> bytes:
+    """Return the script that deletes copies, to be saved under a name."""
+    return b"".join(_script(name, groups, None))
+
+
+def _script(name: str, groups: Iterable[DuplicateGroup], targets: _Targets | None) -> Iterator[bytes]:
+    do, done, done_it = ("remove", "deleted", "deleting it")
+    if targets is not None:
+        do, done, done_it = ("move", "moved", "moving it")
+    words = {"do": do, "done": done, "done_it": done_it, "name": shlex.quote(printable(name))}
+    yield _HEAD.format(**words).encode() + (_MOVE if targets else _REMOVE).encode()
+    for number, group in enumerate(groups, start=1):
+        yield f"\n# group {number}\n".encode()
+        yield from (os.fsencode(line) + b"\n" for line in _lines(group, do, targets))
+    yield _END.format(done=done).encode()
 
 
 class _Targets:

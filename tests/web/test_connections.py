@@ -121,7 +121,7 @@ def test_no_descriptor_and_no_space_left(store: Path) -> None:
         full = server.upload(CLOCK)
         assert (full.status, full.json) == (
             503,
-            {"error": "this cannot be answered now: see the server's log"},
+            {"error": "this cannot be answered now: see the server's log", "code": "failed"},
         )
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (most, most))
         assert server.upload(CLOCK).status == 200
