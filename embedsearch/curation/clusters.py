@@ -124,7 +124,7 @@ def gathered(collection: Collection, k: int | None) -> list[Gathered]:
     if k is None:
         k = max(1, round(math.sqrt(count / 2)))
     if not 1 <= k <= count:
-        raise UsageError(f"-k is from 1 to {count:,}, the number of images", "k")
+        raise UsageError(f"k is from 1 to {count:,}, the number of images", "k")
     found, cosines = spherical_kmeans(collection.vectors(), k)
     groups = []
     for number in range(k):

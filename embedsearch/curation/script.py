@@ -106,7 +106,9 @@ def delete_script(name: str, groups: Iterable[DuplicateGroup]) -> bytes:
     return b"".join(_script(name, groups, None))
 
 
-def _script(name: str, groups: Iterable[DuplicateGroup], targets: _Targets | None) -> Iterator[bytes]:
+def _script(
+    name: str, groups: Iterable[DuplicateGroup], targets: _Targets | None
+) -> Iterator[bytes]:
     do, done, done_it = ("remove", "deleted", "deleting it")
     if targets is not None:
         do, done, done_it = ("move", "moved", "moving it")

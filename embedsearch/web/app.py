@@ -24,6 +24,7 @@ from embedsearch.web.routes.images import ImageRoutes
 from embedsearch.web.routes.page import PageRoutes
 from embedsearch.web.routes.search import SearchRoutes
 from embedsearch.web.routes.store import StoreRoutes
+from embedsearch.web.routes.views import ViewRoutes
 from embedsearch.web.service import Service
 from embedsearch.web.turns import Turns
 
@@ -60,6 +61,7 @@ def create_app(
     SearchRoutes(service).add_to(app)
     ImageRoutes(service).add_to(app)
     StoreRoutes(service).add_to(app)
+    ViewRoutes(service).add_to(app)
     PageRoutes().add_to(app)
     described = json.dumps(app.openapi(), separators=(",", ":")).encode()
 

@@ -16,6 +16,7 @@ class Kind(StrEnum):
     FILTERS = auto()  # whatever has a condition or words
     THUMBNAILS = auto()
     REMOTE = auto()  # what is fetched from another server
+    VIEWS = auto()  # copies, groups and maps of the whole store, which take seconds
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ _SHARES: Mapping[Kind, Share] = MappingProxyType(
         Kind.FILTERS: Share(4, 32),
         Kind.THUMBNAILS: Share(8, 64),
         Kind.REMOTE: Share(4, 32),
+        Kind.VIEWS: Share(1, 16),
     }
 )
 
