@@ -119,6 +119,7 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
     )
     from embedsearch.learning.train import train as train
     from embedsearch.network.weights import ModelInfo as ModelInfo, models as models
+    from embedsearch.searching.browsing.records import ImageList as ImageList
     from embedsearch.searching.embedder import ImageEmbedder as ImageEmbedder
     from embedsearch.searching.queries import (
         Crop as Crop,
@@ -128,7 +129,6 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
     )
     from embedsearch.searching.searcher import (
         Answer as Answer,
-        ImageList as ImageList,
         Searcher as Searcher,
         open_store as open_store,
     )

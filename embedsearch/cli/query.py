@@ -87,7 +87,8 @@ def query(
         opened.enter_context(filter_ahead(config.where))
         opened.enter_context(decoder_ahead(asked.has_images))
         # Its libraries take a while to load: the other processes start meanwhile.
-        from embedsearch.searching.searcher import Settings, open_searcher
+        from embedsearch.searching.following import Settings
+        from embedsearch.searching.searcher import open_searcher
 
         settings = Settings(store, device, precision, False, serve_from, asked.has_images)
         searcher = opened.enter_context(open_searcher(settings, session))

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from embedsearch.core.session import Session
 from embedsearch.searching.generation import Generation
 from embedsearch.searching.query_vectors import QueryEmbedder
 from embedsearch.store.current import current_pointer
+from embedsearch.store.locate import locate_store, url_of
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import open_snapshot
 
@@ -28,6 +29,18 @@ if TYPE_CHECKING:
 
 _CHECK_EVERY_S = 2.0  # for a newer generation
 _CHECK_SERVER_EVERY_S = 30.0  # for one at a URL
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `open_store` was asked for; `for_images`: the first query will be an image."""
+
+    store: str | None
+    device: str
+    precision: str
+    follow: bool
+    serve_from: str | None
+    for_images: bool = False
 
 
 class Decoders:
@@ -221,6 +234,35 @@ class OpenGenerations:
         except Exception as error:  # whatever it is: the next look tries again
             if (trouble := _trouble_of(error)) != before:
                 self._session.notice(f"still answering from the previous generation: {trouble}")
+
+
+def open_generations(settings: Settings, session: Session) -> OpenGenerations:
+    """Open the newest generation of a store, with what it needs."""
+    with ExitStack() as opened:
+        mirror = database = None
+        if (url := url_of(settings.store)) is not None:
+            from embedsearch.store.mirror import Mirror  # a store on the disk needs no bucket
+
+            mirror = opened.enter_context(Mirror(url, session))
+            mirror.open()
+        if settings.serve_from is not None:
+            from embedsearch.searching.vectordb.open import open_database
+
+            database = open_database(settings.serve_from)
+            opened.callback(database.close)
+        path = locate_store(settings.store) if mirror is None else mirror.folder
+        generations = OpenGenerations(
+            path,
+            settings.device,
+            settings.precision,
+            settings.follow,
+            session,
+            mirror,
+            database,
+            for_images=settings.for_images,
+        )
+        opened.pop_all()  # they are closed with the generations
+    return generations
 
 
 def _trouble_of(error: Exception) -> str:

@@ -7,7 +7,6 @@ Concurrent queries of several threads are answered in one pass over the rows.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +19,11 @@ import numpy.typing as npt
 from embedsearch.core.config import SearchConfig
 from embedsearch.core.errors import EmbedSearchError, ImageNotFound, UsageError
 from embedsearch.core.microbatch import MicroBatcher
-from embedsearch.core.paths import whole_path
 from embedsearch.core.records import Hit, ImageRecord, Neighbors, StoredPlace
 from embedsearch.core.scores import PICTURE
 from embedsearch.core.session import Session
+from embedsearch.searching.browsing.browser import Browser
+from embedsearch.searching.browsing.records import records_of
 from embedsearch.searching.columns import RowColumns
 from embedsearch.searching.neighbors import RowSearch
 from embedsearch.searching.queries import Sought, Vector
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 
 QUERIES_AT_ONCE = 512  # share one pass over the rows
 _MANY_TIES = 256  # are ordered by a list of all names, which is made once
-_RECORD_COLUMNS = ["format", "size", "taken_at", "camera", "gps", "brightness", "sharpness"]
 
 _Question: TypeAlias = tuple["Wanted", SearchConfig, "_Asked"]
 _Outcome: TypeAlias = "list[Hit] | EmbedSearchError"
@@ -69,6 +68,7 @@ class Generation:
             self._session = session
             self._words: WordIndex | None = None
             self._pages = Pages(snapshot, self._rows, self._columns)
+            self.browser = Browser(snapshot, self._rows, self._columns, self._reading)
             self._served = self._served_by(database, session)
         except BaseException:
             snapshot.close()
@@ -135,52 +135,8 @@ class Generation:
     def record(self, image: str | int) -> ImageRecord:
         """Return what the store knows of an image. Raises ImageNotFound."""
         with self._reading:
-            return self._records(np.array([self._find(image)]))[0]
-
-    def listed(self, where: str | None, k: int, offset: int) -> tuple[list[ImageRecord], int]:
-        """Return k of the images that meet a condition, in store order, and their total number.
-
-        Raises UsageError.
-        """
-        asked = self._asked(where)
-        with self._reading:
-            mask = self._rows.counted(asked.mask)
-            total = self.manifest.live if mask is None else int(mask.sum())
-            stop = min(offset + k, total)
-            ordinals = np.arange(stop) if mask is None else np.flatnonzero(mask)[:stop]
-            return self._records(ordinals[offset:]), total
-
-    def frequent_values(self) -> dict[str, list[str]]:
-        """Return the most frequent values of columns, among a sample of rows."""
-        from embedsearch.searching.frequent import frequent_values
-
-        with self._reading:
-            return frequent_values(self._snapshot, self._columns, self._rows.alive)
-
-    def _records(self, ordinals: npt.NDArray[np.int64]) -> list[ImageRecord]:
-        if not len(ordinals):
-            return []
-        images = self._snapshot.images(ordinals)
-        facts = self._snapshot.take(ordinals, _RECORD_COLUMNS).to_pylist()
-        users = self._columns.metadata([image.row for image in images])
-        return [
-            ImageRecord(
-                row=image.row,
-                path=whole_path(*place_of(self.manifest, image)),
-                key=os.fsdecode(image.key),
-                width=image.width,
-                height=image.height,
-                format=more["format"],
-                size_bytes=max(0, more["size"]),
-                taken_at=more["taken_at"],
-                camera=more["camera"],
-                gps=more["gps"] and (more["gps"]["lat"], more["gps"]["lon"]),
-                brightness=_rounded(more["brightness"], 4),
-                sharpness=_rounded(more["sharpness"], 2),
-                metadata=user,
-            )
-            for image, more, user in zip(images, facts, users, strict=True)
-        ]
+            ordinals = np.array([self._find(image)])
+            return records_of(self._snapshot, self._columns, ordinals)[0]
 
     def place(self, image: str | int) -> StoredPlace:
         """Return where an image was when it was indexed. Raises ImageNotFound."""
@@ -371,8 +327,3 @@ def _unit(stored: npt.NDArray[np.float16]) -> Vector:
     vector = stored.astype(np.float32)
     unit: Vector = vector / np.linalg.norm(vector)
     return unit
-
-
-def _rounded(value: float | None, digits: int) -> float | None:
-    """Return what a float32 was before it was stored."""
-    return None if value is None else round(value, digits)

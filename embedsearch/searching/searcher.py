@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -29,14 +29,16 @@ from embedsearch.core.errors import (
 )
 from embedsearch.core.options import SearchOptions, configured
 from embedsearch.core.paths import is_url
-from embedsearch.core.records import Hit, ImageRecord, JsonRecord
+from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.core.session import Session
 from embedsearch.core.system import available_processors
-from embedsearch.searching.following import OpenGenerations
+from embedsearch.searching.browsing.order import check_order
+from embedsearch.searching.browsing.records import ImageList
+from embedsearch.searching.following import OpenGenerations, Settings, open_generations
 from embedsearch.searching.generation import QUERIES_AT_ONCE
 from embedsearch.searching.queries import Crop, Key, Mix, Query, Text, query_of
 from embedsearch.searching.query_vectors import IMAGES_AT_ONCE
-from embedsearch.store.locate import locate_store, url_of
+from embedsearch.store.locate import url_of
 from embedsearch.store.manifest import Manifest
 
 __all__ = ["Answer", "Crop", "Key", "Mix", "Query", "Searcher", "Text", "open_store"]
@@ -52,14 +54,6 @@ class Answer:
     query: Query
     hits: list[Hit]
     failure: UnreadableImage | None = None
-
-
-@dataclass(frozen=True)
-class ImageList(JsonRecord):
-    """Some of the images that meet a condition, and their total number."""
-
-    images: list[ImageRecord]
-    total: int
 
 
 @checked
@@ -84,18 +78,6 @@ def open_store(
     path = None if store is None else os.fsdecode(store)
     settings = Settings(path, device, precision, follow, serve_from)
     return open_searcher(settings, session or Session())
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What `open_store` was asked for; `for_images`: the first query will be an image."""
-
-    store: str | None
-    device: str
-    precision: str
-    follow: bool
-    serve_from: str | None
-    for_images: bool = False
 
 
 def open_searcher(settings: Settings, session: Session) -> Searcher:
@@ -150,7 +132,7 @@ class Searcher:
             if self._opened is None:
                 if self._is_closed:
                     raise StoreNotFound("this Searcher is closed: open the store again")
-                self._opened = _generations_of(self._settings, self._session)
+                self._opened = open_generations(self._settings, self._session)
                 close_with(self, self._opened.close)
             return self._opened
 
@@ -306,20 +288,29 @@ class Searcher:
             return opened.generation.record(image)
 
     @checked
-    def images(self, k: int = DEFAULT_K, *, where: str | None = None, offset: int = 0) -> ImageList:
-        """Return images of the store that meet a condition, in the store's order.
+    def images(
+        self,
+        k: int = DEFAULT_K,
+        *,
+        where: str | None = None,
+        offset: int = 0,
+        order: str | None = None,
+    ) -> ImageList:
+        """Return images of the store that meet a condition, in the store's order or in another.
 
-        Raises UsageError.
+        `order` is `taken_at`, `path`, `size`, `modified` or `row`, with a `-` before it descending;
+        images without a value come last. Raises UsageError.
         """
         if k < 1 or offset < 0:
             raise UsageError("k must be at least 1 and offset at least 0")
+        check_order(order)
         with self._generations.using() as opened:
-            return ImageList(*opened.generation.listed(where, k, offset))
+            return opened.generation.browser.listed(where, k, offset, order)
 
     def frequent_values(self) -> dict[str, list[str]]:
         """Return the most frequent values of columns, as texts, among a sample of images."""
         with self._generations.using() as opened:
-            return opened.generation.frequent_values()
+            return opened.generation.browser.frequent_values()
 
     @checked
     def thumbnail(self, image: str | int, side: int = 256) -> bytes:
@@ -350,35 +341,6 @@ class Searcher:
 def _copy(settings: Settings) -> Searcher:
     """Return a Searcher that opens the store when it is first used."""
     return Searcher(settings, Session())  # a notice is for one process
-
-
-def _generations_of(settings: Settings, session: Session) -> OpenGenerations:
-    """Open the newest generation of a store, with what it needs."""
-    with ExitStack() as opened:
-        mirror = database = None
-        if (url := url_of(settings.store)) is not None:
-            from embedsearch.store.mirror import Mirror  # a store on the disk needs no bucket
-
-            mirror = opened.enter_context(Mirror(url, session))
-            mirror.open()
-        if settings.serve_from is not None:
-            from embedsearch.searching.vectordb.open import open_database
-
-            database = open_database(settings.serve_from)
-            opened.callback(database.close)
-        path = locate_store(settings.store) if mirror is None else mirror.folder
-        generations = OpenGenerations(
-            path,
-            settings.device,
-            settings.precision,
-            settings.follow,
-            session,
-            mirror,
-            database,
-            for_images=settings.for_images,
-        )
-        opened.pop_all()  # they are closed with the generations
-    return generations
 
 
 def _chunks(queries: Iterable[Query]) -> Iterator[list[Query]]:

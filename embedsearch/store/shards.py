@@ -239,7 +239,7 @@ class Shard:
         with self._guard():
             # A few small columns: starting threads would take longer than reading them.
             table = self._file.read_row_group(number, columns=list(names), use_threads=False)
-        return table.combine_chunks().to_batches()[0].select(list(names))
+        return self._whole(table, names).combine_chunks().to_batches()[0].select(list(names))
 
     def _check_footer(self) -> None:
         record = self.record

@@ -28,6 +28,9 @@ from embedsearch.store.shards import DamageGuard, Shard, failures_of, numbers, v
 # Cached row groups of 4,096 images, a quarter of a megabyte each.
 _GROUPS_KEPT = 256
 _IMAGE_COLUMNS = [field.name for field in fields(StoredImage)]
+# A list that is not in the store's order has rows of many groups. They are a third of a megabyte.
+_FACTS_KEPT = 128
+_FACTS = ["format", "size", "taken_at", "camera", "gps", "brightness", "sharpness"]
 
 
 class Snapshot:
@@ -41,6 +44,7 @@ class Snapshot:
         self._metadata_fd: int | None = None
         self._metadata: pa.Table | None = None
         self._groups: LRU[tuple[str, int], list[pa.Array[Any]]] = LRU(_GROUPS_KEPT)
+        self._facts: LRU[tuple[str, int], list[pa.Array[Any]]] = LRU(_FACTS_KEPT)
         self._name_order: npt.NDArray[np.int64] | None = None
         self.center = manifest.open_center()
         self._row_order: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None
@@ -71,6 +75,7 @@ class Snapshot:
             shard.close()
         self.shards = []
         self._groups.clear()
+        self._facts.clear()
         for descriptor in self.caches.values():
             if isinstance(descriptor, int):
                 os.close(descriptor)
@@ -164,21 +169,31 @@ class Snapshot:
 
     def images(self, ordinals: npt.NDArray[np.int64]) -> list[StoredImage]:
         """Return the images of the rows at `ordinals`, in their order."""
-        found: dict[int, StoredImage] = {}
+        found = self._values(ordinals, _IMAGE_COLUMNS, self._groups)
+        return [StoredImage(*values) for values in found]
+
+    def facts(self, ordinals: npt.NDArray[np.int64]) -> list[dict[str, Any]]:
+        """Return what else a user sees of the rows at `ordinals`, by column, in their order."""
+        found = self._values(ordinals, _FACTS, self._facts)
+        return [dict(zip(_FACTS, values, strict=True)) for values in found]
+
+    def _values(
+        self,
+        ordinals: npt.NDArray[np.int64],
+        names: list[str],
+        kept: LRU[tuple[str, int], list[pa.Array[Any]]],
+    ) -> list[list[Any]]:
+        """Return the named columns of rows; the row groups that were read last are kept."""
+        found: dict[int, list[Any]] = {}
         for shard, in_shard, offsets in self._by_shard(ordinals):
             groups, positions = shard.places(offsets)
             for index, group, position in zip(
                 in_shard.tolist(), groups.tolist(), positions.tolist(), strict=True
             ):
                 # Not by take(): it loads pyarrow.compute, which takes 50 ms of a cold query
-                columns = self._image_columns(shard, group)
-                found[index] = StoredImage(*(column[position].as_py() for column in columns))
+                columns = _group(shard, group, names, kept)
+                found[index] = [column[position].as_py() for column in columns]
         return [found[index] for index in range(len(ordinals))]
-
-    def _image_columns(self, shard: Shard, group: int) -> list[pa.Array[Any]]:
-        """Return the columns of StoredImage of a row group; the last ones are cached."""
-        key = (shard.record.name, group)
-        return self._groups.get(key, lambda: list(shard.group(group, _IMAGE_COLUMNS).columns))
 
     def _by_shard(
         self, ordinals: npt.NDArray[np.int64]
@@ -241,6 +256,14 @@ def read_deleted(store: Path, manifest: Manifest) -> npt.NDArray[np.int64]:
     if len(rows) != manifest.deleted_rows:
         raise damaged(store, record.relative, "has a wrong number of rows")
     return np.sort(rows)
+
+
+def _group(
+    shard: Shard, number: int, names: list[str], kept: LRU[tuple[str, int], list[pa.Array[Any]]]
+) -> list[pa.Array[Any]]:
+    """Return the named columns of a row group."""
+    key = (shard.record.name, number)
+    return kept.get(key, lambda: list(shard.group(number, names).columns))
 
 
 def _open_cache(store: Path, record: FileRecord) -> int | DamagedStore | None:

@@ -61,6 +61,7 @@ async def error_answer(request: Request, error: Exception) -> Response:
     match error:
         case BadRequest():
             status, message, code = error.status, str(error), error.code
+            more = {} if error.field is None else {"field": error.field}
         case RequestValidationError():  # an invalid path: all else is read in search_request.py
             status, message, code = 404, "no such row", "no_such_image"
         case HTTPException():

@@ -35,12 +35,19 @@ _SHOWN = 3  # errors of a request that are listed
 
 
 class BadRequest(Exception):
-    """An invalid request, the status of its answer, and the code of the error."""
+    """An invalid request, the status of its answer, the code of the error, the wrong option."""
 
-    def __init__(self, message: str, status: int = 400, code: str = "bad_request") -> None:
+    def __init__(
+        self,
+        message: str,
+        status: int = 400,
+        code: str = "bad_request",
+        field: str | None = None,
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.field = field
 
 
 PageSize: TypeAlias = Annotated[int, Field(ge=1, le=MAX_K)]
@@ -134,6 +141,10 @@ class ListOptions(BaseModel):
     k: Annotated[PageSize, Field(description="images")] = DEFAULT_K
     offset: Annotated[int, Field(ge=0, lt=10**12, description="images left out")] = 0
     where: Where = None
+    order: Annotated[
+        str | None,
+        Field(max_length=100, description="taken_at, path, size, modified or row; - is descending"),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -267,4 +278,5 @@ def validated(model: Any, values: Any) -> Any:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[:_SHOWN]
         problems = [f"{'.'.join(str(part)[:50] for part in p['loc'])}: {p['msg']}" for p in first]
-        raise BadRequest("; ".join(problems)) from error
+        field = str(first[0]["loc"][0])[:50] if first[0]["loc"] else None
+        raise BadRequest("; ".join(problems), field=field) from error

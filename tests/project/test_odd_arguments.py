@@ -110,7 +110,7 @@ def test_of_a_searcher(store: Path, name: str) -> None:
                 for options in (*mixed, *({option: value} for option in OPTIONS)):
                     ends_well(method, embedsearch.Key(0), **options)
             if name == "images":
-                for option in ("k", "where", "offset"):
+                for option in ("k", "where", "offset", "order"):
                     ends_well(method, **{option: value})
             if name == "thumbnail":
                 ends_well(method, 0, value)

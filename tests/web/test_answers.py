@@ -172,8 +172,9 @@ def test_a_part_of_an_image_that_has_gone(tmp_path: Path) -> None:
         ("?k=3&offset=52", {"k": 3, "offset": 52}),
         ("?k=4&where=format%20%3D%20'PNG'", {"k": 4, "where": "format = 'PNG'"}),
         ("?k=4&offset=99", {"k": 4, "offset": 99}),
+        ("?k=4&offset=2&order=-size", {"k": 4, "offset": 2, "order": "-size"}),
     ],
-    ids=["as it is", "the end", "a filter", "beyond the end"],
+    ids=["as it is", "the end", "a filter", "beyond the end", "an order"],
 )
 def test_lists(
     server: Served, searcher: embedsearch.Searcher, query: str, options: dict[str, Any]
@@ -193,6 +194,13 @@ def test_lists(
 )
 def test_lists_that_cannot_be(server: Served, query: str) -> None:
     failed(server.get("/images" + query), 400)
+
+
+@pytest.mark.parametrize("order", ["", "-", "width", "Path", "--path", "path;", "x" * 200])
+def test_orders_that_cannot_be(server: Served, order: str) -> None:
+    answer = server.get(f"/images?order={order}")
+    failed(answer, 400, "order")
+    assert (answer.json["code"], answer.json["field"]) == ("bad_request", "order")
 
 
 def test_a_browser_without_scripts(server: Served, searcher: embedsearch.Searcher) -> None:

@@ -46,7 +46,7 @@ class ImageRoutes:
         app.get("/images/{row}/thumbnail", **jpeg)(self.thumbnail)
 
     async def images(self, request: Request) -> Response:
-        """Return images that match a condition, in the store's order."""
+        """Return images that match a condition, in the store's order or in another."""
         options = validated(ListOptions, parameters(request))
         kind = Kind.RECORDS if options.where is None else Kind.FILTERS
         return await self._service.turns.run(kind, lambda: self._listed(options))
@@ -67,7 +67,9 @@ class ImageRoutes:
         return await self._service.turns.run(kind, lambda: self._picture(int(row), int(side)))
 
     def _listed(self, options: ListOptions) -> Response:
-        found = self._service.searcher.images(options.k, where=options.where, offset=options.offset)
+        found = self._service.searcher.images(
+            options.k, where=options.where, offset=options.offset, order=options.order
+        )
         images = [image.to_dict() for image in found.images]
         generation = self._service.generation
         return json_answer({"images": images, "total": found.total, "generation": generation})

@@ -1,0 +1,1 @@
+"""A store to look around in: lists in an order, values of columns, folders."""

@@ -1,0 +1,1 @@
+"""Lists in an order, values of columns, folders, counts of searches."""
