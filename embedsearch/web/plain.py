@@ -1,4 +1,4 @@
-"""Answers as HTML, for browsers without scripts; in: hits or an error, out: a page.
+"""Answers as HTML, for browsers without scripts; in: images, hits or an error, out: a page.
 
 All text from files and users is escaped; a page holds no script and no inline style. Its links are
 relative, since a proxy may show the server below a path of its own: `top` leads from the address of
@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from typing import Protocol
 from urllib.parse import urlencode
 
 from embedsearch.core.paths import printable
-from embedsearch.core.records import Hit
+from embedsearch.core.records import Hit, ImageRecord
+from embedsearch.web.assets import folder, style_links
 
 _HEIGHT = 176  # of a tile, in pixels
 _PAGE = """<!DOCTYPE html>
@@ -21,8 +23,8 @@ _PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>embedsearch</title>
-<link rel="icon" href="{top}static/icon.svg">
-<link rel="stylesheet" href="{top}static/page.css">
+<link rel="icon" href="{top}{folder}icon.svg">
+{styles}
 </head>
 <body class="plain">
 <main>
@@ -33,18 +35,58 @@ _PAGE = """<!DOCTYPE html>
 </body>
 </html>
 """
-_FORM = """<form class="plain-form" method="post" action="{top}search"
-enctype="multipart/form-data">
-<label>Image <input type="file" name="image" accept="image/*" required></label>
-<label>Only images where <input name="where" placeholder="width &gt; 1000"></label>
+_FORM = """<form class="plain-form" action="{top}search">
+<label>Words <input name="text" type="search" maxlength="1000"></label>
+<button>Search</button>
+</form>
+<form class="plain-form" method="post" action="{top}search" enctype="multipart/form-data">
+<label>Photo <input type="file" name="image" accept="image/*" required></label>
+<label>Filter <input name="where" type="text" placeholder="width &gt; 1000"></label>
 <label>How many <input name="k" type="number" min="1" max="1000" value="24"></label>
 <button>Search</button>
 </form>"""
 
 
+class Listed(Protocol):
+    """What a list was asked for."""
+
+    k: int
+    offset: int
+    where: str | None
+
+
 def form(top: str) -> str:
-    """Return the form of a search."""
+    """Return the forms of a search."""
     return _FORM.format(top=top)
+
+
+def first_tiles(images: Sequence[ImageRecord], top: str) -> str:
+    """Return the images that come with the page; each links to similar ones.
+
+    Their classes stand for their proportions: the page allows no inline style.
+    """
+    return "\n".join(
+        f'<div class="tile r{_percent(image)}" role="listitem">'
+        f'<a href="{top}search?row={image.row}" title="{(name := escape(printable(image.key)))}">'
+        f'<img src="{top}images/{image.row}/thumbnail?fill=256" alt="{name}"></a></div>'
+        for image in images
+    )
+
+
+def page_links(options: Listed, total: int, top: str) -> str:
+    """Return links to the pages before and after, for browsers without scripts."""
+    links = []
+    if options.offset:
+        links.append(("Previous", max(0, options.offset - options.k)))
+    if options.offset + options.k < total:
+        links.append(("Next", options.offset + options.k))
+    shared = {"k": options.k} | ({"where": options.where} if options.where else {})
+    written = " ".join(
+        f'<a href="{top}?{escape(urlencode({"offset": offset, **shared}))}">{words}</a>'
+        for words, offset in links
+    )
+    nav = f'<nav class="plain pages" aria-label="Pages">{written}</nav>'
+    return f"<noscript>{nav}</noscript>" if links else ""
 
 
 def hits_page(hits: Sequence[Hit], where: str | None, k: int, top: str) -> str:
@@ -72,5 +114,12 @@ def _tile(hit: Hit, options: dict[str, str], top: str) -> str:
     )
 
 
+def _percent(image: ImageRecord) -> int:
+    """Return the width in percent of the height, in steps of 4, as grid.css has them."""
+    ratio = image.width / image.height if image.height else 1.0
+    return 4 * round(25 * min(2.6, max(0.56, ratio)))
+
+
 def _page(content: str, top: str) -> str:
-    return _PAGE.format(form=form(top), content=content, top=top)
+    styles = style_links(top)
+    return _PAGE.format(form=form(top), content=content, top=top, folder=folder(), styles=styles)

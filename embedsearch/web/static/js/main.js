@@ -1,0 +1,278 @@
+// @ts-check
+// The page of `embedsearch serve`: the start, what changes with the address, keys.
+
+import { ask, server } from "./api.js";
+import { bindCrop } from "./crop.js";
+import { el, kept, make, pause } from "./dom.js";
+import { bindField, showField } from "./field.js";
+import { bindFilters, showChips } from "./filters.js";
+import { grid, sizeStep } from "./grid.js";
+import { mark, onMarks, readMarks } from "./marks.js";
+import { notice, progress, quiet, trouble } from "./notices.js";
+import { bindQuery, onNamed, queryName, queryWords, showMarks, showQuery } from "./query.js";
+import { onPicked, pick, pickAll, pickNone } from "./selection.js";
+import { bindSlider, forgetScores, showScores } from "./slider.js";
+import { go, hasPicture, load, NO_QUERY, NOTHING, onChange, sameImages, searches, state, stepsOn, written } from "./state.js";
+import { MOST, sourceOf } from "./source.js";
+import { askAgain, info, openStore } from "./store.js";
+import { images, number, two } from "./words.js";
+
+const BUSY_AFTER_MS = 150;
+const LONG_PRESS_MS = 500;
+let focusFirst = false;
+let hasShown = false; // images, since the page was loaded
+/** @type {any} */
+let viewer = null; // its module, once it is needed
+
+onChange(async (before) => {
+  const isSame = hasShown && sameImages(before, state);
+  showField();
+  if (state.open !== null || viewer) (viewer ??= await openViewer()).showViewer();
+  title();
+  if (isSame) return;
+  if (hasShown && state.open === null && before.open === null && before.least === state.least) scrollTo({ top: 0 });
+  readMarks(state);
+  showQuery();
+  showViews();
+  if (state.view === "images") await showImages();
+  else await showOther();
+});
+
+async function openViewer() {
+  const module = await import("./viewer.js");
+  module.bindViewer();
+  return module;
+}
+
+function showViews() {
+  const isImages = state.view === "images";
+  el("chips").hidden = !isImages;
+  el("grid").hidden = !isImages;
+  el("other").hidden = isImages;
+  el("results").ariaLabel = el(`view-${state.view}`).textContent.trim();
+  for (const link of el("views").children) {
+    if (link.id === `view-${state.view}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+}
+
+async function showImages() {
+  trouble(null);
+  showChips();
+  if (!hasPicture(state)) forgetScores();
+  else showScores(null);
+  const busy = setTimeout(() => progress(null), BUSY_AFTER_MS);
+  const asked = state;
+  try {
+    const page = await grid.show(sourceOf(state, (share) => { clearTimeout(busy); progress(share); }), state.text ? info.words : null);
+    if (!page) return;
+    hasShown = true;
+    document.querySelector(".first")?.remove();
+    if (page.scores) showScores(page.scores);
+    count(page);
+    if (!page.items.length) showEmpty();
+    if (focusFirst) /** @type {any} */ (document.querySelector("#grid a"))?.focus({ preventScroll: true });
+    focusFirst = false;
+  } catch (problem) {
+    if (asked !== state) return;
+    if (/** @type {any} */ (problem).code === "no_such_image" && await foundAgain()) return;
+    trouble(problem, /** @type {any} */ (problem).code === "offline" ? undefined : () => showImages());
+    if (!hasShown) el("count").replaceChildren();
+  } finally {
+    clearTimeout(busy);
+    if (asked === state) progress(-1);
+  }
+}
+
+/** A store that was made again has other rows: look its image up by name. */
+async function foundAgain() {
+  const key = history.state?.key;
+  if (state.row === null || !key) return false;
+  const where = `path = '${key.replaceAll("'", "''")}'`;
+  const found = await ask(`images?${new URLSearchParams({ k: "2", where })}`).catch(() => null);
+  if (found?.images.length !== 1 || found.images[0].row === state.row) return false;
+  go({ row: found.images[0].row, like: [], unlike: [] }, { replace: true });
+  return true;
+}
+
+/** @param {import("./source.js").Page} page */
+function count(page) {
+  const total = page.isExact ? number(page.total) : `about ${number(page.total)}`;
+  let words = `${images(page.total)}`;
+  if (searches(state)) {
+    words = state.least === null ? `${total} of ${images(info.images)}` : `${total} of ${images(info.images)}, ${two(state.least)} and more`;
+    if (page.total > MOST) words = `The first ${number(MOST)} of ${words}`;
+  } else if (state.where.length) words = `${total} of ${images(info.images)}`;
+  const about = make("button", { type: "button", className: "bare", title: "What the store holds", onclick: openFacts }, words);
+  const size = make("input", { type: "range", id: "size", min: "0", max: "4", value: String(sizeStep()), "aria-label": "Size of thumbnails" });
+  size.oninput = () => { kept.set("size", Number(size.value)); grid.layOut(); };
+  el("count").replaceChildren(size, about);
+  el("status").textContent = searches(state) ? `Similar to ${queryName() || queryWords()}: ${words}` : `${words}. Open one, or search for similar ones.`;
+}
+
+async function openFacts() {
+  const { openStoreFacts } = await import("./views/facts.js");
+  openStoreFacts();
+}
+
+function showEmpty() {
+  const parts = [];
+  if (!info.images) {
+    parts.push(make("h2", {}, "The store holds no image yet."), make("p", {}, "1. Index a folder: ", make("code", {}, "embedsearch index ./photos")), make("p", {}, "2. Wait until it says how many images it has."), make("p", {}, "3. This page shows them by itself; reload it if you are impatient."));
+  } else {
+    parts.push(make("h2", {}, state.text && !hasPicture(state) ? `Nothing matches “${state.text}”.` : "No image passes."));
+    if (state.least !== null) parts.push(make("button", { type: "button", onclick: () => go({ least: null }) }, `Drop the minimum similarity of ${two(state.least)}`));
+    state.where.forEach((condition, index) => parts.push(make("button", { type: "button", onclick: () => go({ where: state.where.filter((_, other) => other !== index) }) }, `Drop the filter ${condition}`)));
+    if (searches(state)) parts.push(make("button", { type: "button", onclick: () => go(NO_QUERY, { steps: [] }) }, "Show all images"));
+  }
+  el("grid").replaceChildren(make("div", { className: "empty" }, ...parts));
+}
+
+async function showOther() {
+  el("status").textContent = "";
+  trouble(null);
+  const asked = state;
+  try {
+    const view = await import(`./views/${state.view}.js`);
+    if (asked === state) await view.show(el("other"));
+    hasShown = true;
+  } catch (problem) {
+    if (asked === state && /** @type {any} */ (problem).name !== "AbortError") trouble(problem, showOther);
+  }
+}
+
+function title() {
+  const parts = [viewer?.viewerTitle() ?? "", searches(state) && state.view === "images" ? queryWords() : "", state.view !== "images" ? el(`view-${state.view}`).textContent.trim() : ""];
+  document.title = [...parts.filter(Boolean), "embedsearch"].join(" – ");
+}
+
+/** @param {import("./api.js").Image} image Search for what is like it. */
+function moreLike(image) {
+  focusFirst = document.activeElement?.closest("#grid") !== null;
+  go({ ...NO_QUERY, view: "images", row: image.row }, { steps: stepsOn(queryName() || state.text) });
+}
+
+/** @param {any} node @returns {import("./api.js").Image | undefined} */
+function imageAt(node) {
+  const row = node?.closest?.("#grid .tile")?.dataset.row;
+  return row === undefined ? undefined : grid.find(Number(row));
+}
+
+/** @param {string} what @param {import("./api.js").Image} image @param {boolean} isShift */
+function act(what, image, isShift) {
+  if (what === "similar") moreLike(image);
+  else if (what === "pick") pick(image, isShift ? grid.loaded() : undefined);
+  else mark(image, what === "like" ? "like" : "unlike");
+}
+
+function bindGrid() {
+  let pressed = 0;
+  /** @type {any} */
+  let timer = 0;
+  el("grid").addEventListener("click", (/** @type {any} */ event) => {
+    const image = imageAt(event.target);
+    if (!image) return;
+    const button = event.target.closest("button");
+    if (button) return act(button.dataset.act, image, event.shiftKey);
+    if (!event.target.closest("a") || event.ctrlKey || event.metaKey || event.button) return;
+    event.preventDefault();
+    if (pressed === image.row) pressed = 0; // the end of a long press
+    else if (event.shiftKey || (document.body.classList.contains("picking") && matchMedia("(hover: none)").matches)) pick(image, event.shiftKey ? grid.loaded() : undefined);
+    else go({ open: image.row });
+  });
+  el("grid").addEventListener("pointerdown", (/** @type {any} */ event) => {
+    const image = event.pointerType === "touch" && imageAt(event.target);
+    clearTimeout(timer);
+    if (image) timer = setTimeout(() => { pressed = image.row; pick(image); }, LONG_PRESS_MS);
+  });
+  for (const end of ["pointerup", "pointercancel", "pointermove", "scroll"]) addEventListener(end, (/** @type {any} */ event) => {
+    if (end !== "pointermove" || Math.hypot(event.movementX, event.movementY) > 3) clearTimeout(timer);
+  }, { passive: true });
+  el("grid").addEventListener("contextmenu", (/** @type {Event} */ event) => { if (pressed) event.preventDefault(); });
+  el("grid").addEventListener("focusin", (/** @type {any} */ event) => {
+    const tile = event.target.closest(".tile");
+    if (!tile) return;
+    for (const other of document.querySelectorAll('#grid [tabindex="0"]')) if (!tile.contains(other)) /** @type {any} */ (other).tabIndex = -1;
+    for (const node of tile.querySelectorAll("a, button")) node.tabIndex = 0;
+  });
+  // Keys act on the image that has the focus, and nowhere else.
+  el("grid").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
+    const image = imageAt(event.target);
+    const isPickAll = (event.ctrlKey || event.metaKey) && event.key === "a";
+    if (!image || event.altKey || ((event.ctrlKey || event.metaKey) && !isPickAll)) return;
+    if (isPickAll) pickAll(grid.loaded());
+    else if (event.key.startsWith("Arrow")) moveFocus(event.key);
+    else if (event.key === "+" || event.key === "-") mark(image, event.key === "+" ? "like" : "unlike");
+    else if (event.key === "m") moreLike(image);
+    else if (event.key === "x") pick(image, event.shiftKey ? grid.loaded() : undefined);
+    else if (event.key === "Escape") pickNone();
+    else return;
+    event.preventDefault();
+  });
+}
+
+/** @param {string} key */
+function moveFocus(key) {
+  const links = /** @type {any[]} */ ([...document.querySelectorAll("#grid .tile a")]);
+  const at = links.indexOf(document.activeElement?.closest(".tile")?.querySelector("a"));
+  if (key === "ArrowLeft" || key === "ArrowRight") return links[at + (key === "ArrowRight" ? 1 : -1)]?.focus();
+  const middle = (/** @type {any} */ node) => { const box = node.getBoundingClientRect(); return box.left + box.width / 2; };
+  const rows = /** @type {any[]} */ ([...document.querySelectorAll("#grid .row")]);
+  const row = rows[rows.indexOf(links[at]?.closest(".row")) + (key === "ArrowDown" ? 1 : -1)];
+  const near = [...(row?.querySelectorAll("a") ?? [])].sort((a, b) => Math.abs(middle(a) - middle(links[at])) - Math.abs(middle(b) - middle(links[at])));
+  return near[0]?.focus();
+}
+
+function bindPage() {
+  el("skip").onclick = () => {
+    const first = /** @type {any} */ (document.querySelector("#grid a"));
+    (first ?? el("results")).focus();
+  };
+  for (const link of [...el("views").children, el("home")]) {
+    link.addEventListener("click", (/** @type {MouseEvent} */ event) => {
+      if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+      event.preventDefault();
+      const view = link.id.replace("view-", "");
+      go(view === "home" ? { ...NOTHING } : { ...NO_QUERY, view }, { steps: [] });
+    });
+    if (link.id !== "home") link.href = written({ ...NOTHING, view: link.id.replace("view-", "") });
+  }
+  document.addEventListener("keydown", (event) => {
+    const isTyping = /** @type {any} */ (event.target).closest?.("input, textarea, select, dialog");
+    if (event.key === "k" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); el("words").focus(); } else if (event.key === "/" && !isTyping && /** @type {any} */ (event.target).closest?.("#grid")) { event.preventDefault(); el("words").focus(); }
+  });
+  addEventListener("popstate", load);
+  server.addEventListener("offline", () => notice("No connection to the server. Reconnecting …", { stays: true }));
+  server.addEventListener("online", () => { quiet(); if (!el("problem").hidden || !hasShown) refresh(); });
+  server.addEventListener("generation", () => notice("The store has changed.", { button: "Reload", act: refresh, stays: true }));
+}
+
+async function refresh() {
+  await askAgain().catch(() => {});
+  hasShown = false;
+  load();
+}
+
+async function start() {
+  bindPage();
+  bindGrid();
+  bindField();
+  bindFilters();
+  bindQuery();
+  bindCrop();
+  bindSlider();
+  onMarks(() => { grid.decorate(); showMarks(); });
+  onPicked(() => grid.decorate(), notice);
+  onNamed(title);
+  while (!info.columns.row) {
+    try {
+      await openStore();
+    } catch {
+      await pause(1000);
+    }
+  }
+  load();
+  import("./viewer.js").catch(() => {}); // soon needed
+}
+
+start();

@@ -1,0 +1,75 @@
+// @ts-check
+// Where the images of the grid come from; in: a state, out: pages of images.
+
+import { ask, upload } from "./api.js";
+import { joined } from "./conditions.js";
+import { searches } from "./state.js";
+import { findUpload } from "./uploads.js";
+
+/** @typedef {import("./api.js").Image} Image */
+/** @typedef {{items: Image[], total: number, isExact: boolean, scores: Scores | null, mayHaveMore: boolean}} Page */
+/** @typedef {{low: number, step: number, counts: number[], exact: boolean, sampled: number}} Scores */
+
+export const MOST = 10_000; // images that a search shows
+const NEWEST = "-taken_at"; // images without a date come last
+const COPIES = 0.98; // cosine from which a picture counts as a copy of one before it
+
+/**
+ * Return a function that fetches `k` images from a place on.
+ * @param {import("./state.js").State} state
+ * @param {(share: number) => void} sent
+ * @returns {(offset: number, k: number, signal: AbortSignal) => Promise<Page>}
+ */
+export function sourceOf(state, sent) {
+  const where = joined(state.where);
+  if (state.group) return (offset, k, signal) => listed(groupAddress(state.group, offset, k), signal);
+  if (!searches(state)) return (offset, k, signal) => listed(`images?${parameters({ k, offset, where, order: state.order || NEWEST })}`, signal);
+  return async (offset, k, signal) => {
+    const wanted = Math.min(k, MOST - offset);
+    if (wanted <= 0) return { items: [], total: 0, isExact: true, scores: null, mayHaveMore: false };
+    const options = { k: wanted, offset, where, min_score: state.least, collapse: state.hide ? COPIES : null, text: state.text, histogram: offset === 0 };
+    const found = state.upload === null ? await byRow(state, options, signal) : await byUpload(state, options, signal, sent);
+    const items = found.hits.filter((/** @type {Image} */ hit) => hit.row !== state.row || state.crop);
+    const mayHaveMore = found.hits.length === wanted;
+    return { items, total: found.total - (state.row !== null && !state.crop ? 1 : 0), isExact: found.total_is_exact !== false, scores: found.scores ?? null, mayHaveMore };
+  };
+}
+
+/** @param {string} group @param {number} offset @param {number} k */
+const groupAddress = (group, offset, k) => (group === "outliers" ? `outliers?k=${k}&offset=${offset}` : `groups/${group}?k=${k}&offset=${offset}`);
+
+/** @param {string} address @param {AbortSignal} signal @returns {Promise<Page>} */
+async function listed(address, signal) {
+  const found = await ask(address, { signal });
+  return { items: found.images, total: found.total, isExact: true, scores: null, mayHaveMore: false };
+}
+
+/** @param {Record<string, any>} values @returns {URLSearchParams} What is not empty. */
+function parameters(values) {
+  const given = Object.entries(values).filter(([, value]) => value !== null && value !== "" && value !== false && value !== 0);
+  return new URLSearchParams(given.map(([name, value]) => [name, String(value)]));
+}
+
+/** @param {import("./state.js").State} state @param {Record<string, any>} options @param {AbortSignal} signal */
+function byRow(state, options, signal) {
+  const body = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== null && value !== "" && value !== false));
+  if (state.row !== null) body.row = state.row;
+  if (state.crop) body.crop = state.crop;
+  if (state.like.length) body.like = state.like;
+  if (state.unlike.length) body.unlike = state.unlike;
+  return ask("search", { body, signal });
+}
+
+/** @param {import("./state.js").State} state @param {Record<string, any>} options @param {AbortSignal} signal @param {(share: number) => void} sent */
+async function byUpload(state, options, signal, sent) {
+  const kept = await findUpload(/** @type {number} */ (state.upload));
+  signal.throwIfAborted();
+  if (!kept) throw Object.assign(new Error("the photo is not here"), { code: "upload_gone" });
+  const marks = { crop: state.crop, like: state.like, unlike: state.unlike };
+  for (const [name, value] of Object.entries(marks)) if (value?.length) options[name] = value.join(",");
+  try {
+    return await upload(`search?${parameters(options)}`, kept.blob, signal, sent);
+  } catch (problem) {
+    throw Object.assign(/** @type {Error} */ (problem), { name: kept.name });
+  }
+}

@@ -1,0 +1,102 @@
+// @ts-check
+// One image of the grid.
+
+import { server, thumbnail } from "./api.js";
+import { icon, isPhone, make, pause } from "./dom.js";
+import { markOf } from "./marks.js";
+import { isPicked } from "./selection.js";
+import { NOTHING, state, written } from "./state.js";
+import { baseName, explain, two } from "./words.js";
+
+/** @typedef {import("./api.js").Image} Image */
+
+const TRIES = 6;
+const RATIOS = [0.56, 2.6]; // narrower and wider pictures are cut
+const SIGNS = { like: "+ like", unlike: "− not like" };
+const TITLES = ["caption", "title", "description", "text", "alt", "prompt"];
+
+/** @param {Image} image @returns {number} Width by height, in steps that the style sheet has, too. */
+export function ratioOf({ width, height }) {
+  const ratio = height ? width / height : 1; // not known of an imported vector
+  return Math.min(RATIOS[1], Math.max(RATIOS[0], Math.round(ratio * 25) / 25));
+}
+
+/** @param {Image} image @param {string[]} columns That have words. @returns {string} */
+export function captionOf({ metadata = {} }, columns) {
+  const names = [...TITLES.filter((name) => name in metadata), ...columns];
+  const found = names.map((name) => metadata[name]).find((value) => typeof value === "string" && value.trim());
+  return found ?? "";
+}
+
+/** @param {Image} image @returns {string} The address of a search for what is like it. */
+export const likeIt = ({ row }) => written({ ...NOTHING, where: state.where, hide: state.hide, row });
+
+/**
+ * @param {Image} image
+ * @param {{position: number, total: number, caption: string | null, narrow: boolean}} place
+ * @returns {any}
+ */
+export function makeTile(image, { position, total, caption, narrow }) {
+  const name = baseName(image.key);
+  const score = image.score ?? null;
+  const picture = make("img", { alt: "", decoding: "async", loading: position < 12 ? "eager" : "lazy", className: "coming" });
+  const said = [name, score === null ? "" : `similarity ${two(score)}`, caption ?? ""].filter(Boolean).join(", ");
+  const link = make("a", { href: written({ ...state, open: image.row }), tabIndex: -1, "aria-label": said, title: caption || image.key }, picture);
+  const act = (/** @type {string} */ what, /** @type {string} */ sign, /** @type {string} */ label, /** @type {boolean} */ toggles) =>
+    make("button", { type: "button", tabIndex: -1, title: label, "data-act": what, "aria-label": `${label}: ${name}`, "aria-pressed": toggles ? "false" : null }, icon(sign));
+  const acts = make("div", { className: "acts" }, act("similar", "similar", "More like this", false), act("like", "plus", "Like", true), act("unlike", "minus", "Not like", true));
+  const check = act("pick", "check", "Select", true);
+  check.className = "check";
+  const tile = make("div", { className: "tile", role: "listitem", "aria-posinset": position + 1, "aria-setsize": total },
+    make("div", { className: "face" }, link,
+      score !== null && make("span", { className: "score", "aria-hidden": "true" }, two(score)),
+      make("span", { className: "name", "aria-hidden": "true" }, make("bdi", {}, name)), check, acts),
+    caption !== null && make("div", { className: "caption" }, caption));
+  tile.style.setProperty("--ratio", String(ratioOf(image)));
+  tile.dataset.row = String(image.row);
+  tile.classList.toggle("narrow", narrow);
+  picture.onload = () => picture.classList.remove("coming");
+  picture.onerror = () => missing(picture, link, image, 1);
+  const densities = isPhone() ? ["2x", "3x"] : ["1x", "2x"];
+  picture.srcset = `${thumbnail(image.row, 256)} ${densities[0]}, ${thumbnail(image.row, 512)} ${densities[1]}`;
+  decorate(tile);
+  return tile;
+}
+
+/** @param {any} tile Show whether it is marked and selected. */
+export function decorate(tile) {
+  const row = Number(tile.dataset.row);
+  const kind = markOf(row);
+  tile.querySelector(".badge-mark")?.remove();
+  for (const one of ["like", "unlike"]) {
+    tile.classList.toggle(one, kind === one);
+    tile.querySelector(`[data-act="${one}"]`)?.setAttribute("aria-pressed", String(kind === one));
+  }
+  if (kind) tile.querySelector(".face").append(make("span", { className: "badge-mark" }, SIGNS[kind]));
+  tile.classList.toggle("picked", isPicked(row));
+  tile.querySelector(".check").setAttribute("aria-pressed", String(isPicked(row)));
+}
+
+/** @param {any} picture @param {any} link @param {Image} image @param {number} tries */
+async function missing(picture, link, image, tries) {
+  let status = 0;
+  try {
+    status = (await fetch(thumbnail(image.row))).status;
+  } catch { /* the server is away */ }
+  if (!link.isConnected) return;
+  const mayPass = !status || status === 503 || status === 200;
+  if (!mayPass || tries === TRIES) {
+    const words = status === 404 ? explain({ code: "file_gone" }) : "The picture could not be loaded.";
+    picture.remove();
+    link.append(make("span", { className: "missing" }, make("strong", {}, words), make("span", {}, image.key)));
+    link.setAttribute("aria-label", `${baseName(image.key)}: ${words}`);
+    return;
+  }
+  if (status) await pause(1000);
+  else await new Promise((resolve) => server.addEventListener("online", resolve, { once: true }));
+  if (!link.isConnected) return;
+  picture.onerror = () => missing(picture, link, image, tries + 1);
+  const sources = picture.srcset;
+  picture.srcset = "";
+  picture.srcset = sources;
+}

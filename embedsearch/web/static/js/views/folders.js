@@ -1,0 +1,57 @@
+// @ts-check
+// The folders of the store as a tree, with the number of images in each and below it.
+
+import { ask } from "../api.js";
+import { inFolder } from "../conditions.js";
+import { icon, Latest, make } from "../dom.js";
+import { NOTHING, written } from "../state.js";
+import { baseName, images } from "../words.js";
+
+/** @typedef {{name: string, root: string, folder: string, own: number, all: number, children: Map<string, Node>}} Node */
+const latest = new Latest();
+
+/** @param {any} holder */
+export async function show(holder) {
+  holder.replaceChildren(make("p", { className: "empty soft" }, "Loading …"));
+  const signal = latest.next();
+  const found = await ask("folders", { signal });
+  const roots = tree(found.folders);
+  const list = make("ul", {}, ...roots.map((node) => item(node, roots.length === 1)));
+  holder.replaceChildren(make("div", { className: "folders" }, list, found.truncated && make("p", { className: "soft" }, "There are more folders.")));
+}
+
+/** @param {{root: string, folder: string, images: number}[]} folders @returns {Node[]} */
+function tree(folders) {
+  /** @type {Map<string, Node>} */
+  const roots = new Map();
+  for (const { root, folder, images: count } of folders) {
+    let node = roots.get(root) ?? { name: root, root, folder: "", own: 0, all: 0, children: new Map() };
+    roots.set(root, node);
+    node.all += count;
+    const parts = folder ? folder.split("/") : [];
+    parts.forEach((part, depth) => {
+      const below = node.children.get(part) ?? { name: part, root, folder: parts.slice(0, depth + 1).join("/"), own: 0, all: 0, children: new Map() };
+      node.children.set(part, below);
+      below.all += count;
+      node = below;
+    });
+    node.own += count;
+  }
+  return [...roots.values()];
+}
+
+/** @param {Node} node @param {boolean} isOpen @returns {any} */
+function item(node, isOpen) {
+  const below = make("ul", { hidden: true });
+  const hasMore = node.children.size > 0;
+  const toggle = make("button", { type: "button", className: "bare", "aria-expanded": "false", "aria-label": `Folders in ${baseName(node.name)}`, hidden: !hasMore }, icon("right"));
+  toggle.onclick = () => {
+    if (!below.children.length) below.append(...[...node.children.values()].sort((a, b) => a.name.localeCompare(b.name)).map((child) => item(child, false)));
+    below.hidden = !below.hidden;
+    toggle.setAttribute("aria-expanded", String(!below.hidden));
+  };
+  const link = make("a", { href: written({ ...NOTHING, where: [inFolder(node.root, node.folder)] }) }, node.name);
+  const line = make("div", { className: "line" }, toggle, link, make("small", {}, images(node.all)));
+  if (isOpen && hasMore) toggle.onclick();
+  return make("li", {}, line, below);
+}

@@ -1,0 +1,32 @@
+// @ts-check
+// Groups of similar images, each with its most typical ones, and what is like nothing else.
+
+import { ask, thumbnail } from "../api.js";
+import { Latest, make } from "../dom.js";
+import { progress } from "../notices.js";
+import { NOTHING, written } from "../state.js";
+import { images } from "../words.js";
+
+const latest = new Latest();
+
+/** @param {any} holder */
+export async function show(holder) {
+  const signal = latest.next();
+  holder.replaceChildren(make("p", { className: "empty soft", role: "status" }, "Grouping similar images …"));
+  progress(null);
+  try {
+    const found = await ask("groups", { signal });
+    const cards = found.groups.map((/** @type {any} */ group) => card(`Group ${group.number}`, group, String(group.number)));
+    if (found.outliers?.images) cards.push(card("Outliers", found.outliers, "outliers"));
+    holder.replaceChildren(found.groups.length ? make("div", { className: "groups" }, ...cards) : make("p", { className: "empty" }, "The store holds no images to group."));
+  } finally {
+    if (!signal.aborted) progress(-1);
+  }
+}
+
+/** @param {string} title @param {any} group @param {string} name */
+function card(title, group, name) {
+  const faces = group.representatives.slice(0, 4).map((/** @type {any} */ { row }) => make("img", { src: thumbnail(row), alt: "", loading: "lazy" }));
+  return make("a", { className: "group", href: written({ ...NOTHING, group: name }) },
+    make("div", { className: "four" }, ...faces), make("p", {}, make("strong", {}, title), make("span", { className: "soft" }, images(group.images))));
+}
