@@ -127,6 +127,10 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
         Mix as Mix,
         Text as Text,
     )
+    from embedsearch.searching.ranking.counts import (
+        ScoreCounts as ScoreCounts,
+        SearchCounts as SearchCounts,
+    )
     from embedsearch.searching.searcher import (
         Answer as Answer,
         Searcher as Searcher,

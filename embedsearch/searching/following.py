@@ -23,6 +23,7 @@ from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import open_snapshot
 
 if TYPE_CHECKING:
+    from embedsearch.images.original_file import OriginalFiles
     from embedsearch.images.thumbnails import Thumbnailer
     from embedsearch.searching.vectordb.database import VectorDatabase
     from embedsearch.store.mirror import Mirror
@@ -53,6 +54,17 @@ class Decoders:
         self._limits = limits
         self._making = threading.Lock()
         self._thumbnailer: Thumbnailer | None = None
+        self._originals: OriginalFiles | None = None
+
+    @property
+    def originals(self) -> OriginalFiles:
+        """Return what opens original files, created on first use."""
+        from embedsearch.images.original_file import OriginalFiles
+
+        with self._making:
+            if self._originals is None:
+                self._originals = OriginalFiles(self._limits.max_bytes)
+            return self._originals
 
     @property
     def thumbnailer(self) -> Thumbnailer:
@@ -69,6 +81,8 @@ class Decoders:
         self.embedder.close()
         if self._thumbnailer is not None:
             self._thumbnailer.close()
+        if self._originals is not None:
+            self._originals.close()
 
 
 @dataclass(eq=False)

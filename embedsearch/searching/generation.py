@@ -29,6 +29,7 @@ from embedsearch.searching.neighbors import RowSearch
 from embedsearch.searching.queries import Sought, Vector
 from embedsearch.searching.query_vectors import drawn_towards
 from embedsearch.searching.ranking import ordering
+from embedsearch.searching.ranking.counts import Counter, SearchCounts
 from embedsearch.searching.ranking.fusion import POOL
 from embedsearch.searching.ranking.ordering import Row
 from embedsearch.searching.ranking.page import Pages, Ranked, place_of, pool_of
@@ -47,7 +48,15 @@ QUERIES_AT_ONCE = 512  # share one pass over the rows
 _MANY_TIES = 256  # are ordered by a list of all names, which is made once
 
 _Question: TypeAlias = tuple["Wanted", SearchConfig, "_Asked"]
-_Outcome: TypeAlias = "list[Hit] | EmbedSearchError"
+_Outcome: TypeAlias = "_Page | EmbedSearchError"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The hits of a query, and how many images were ranked if that was asked."""
+
+    hits: list[Hit]
+    counts: SearchCounts | None
 
 
 class Generation:
@@ -66,6 +75,7 @@ class Generation:
             self._rows = RowSearch(snapshot, session)
             self._columns = RowColumns(snapshot, session, self._reading)
             self._session = session
+            self._counter = Counter(self._rows, snapshot.manifest.live, self._reading)
             self._words: WordIndex | None = None
             self._pages = Pages(snapshot, self._rows, self._columns)
             self.browser = Browser(snapshot, self._rows, self._columns, self._reading)
@@ -99,15 +109,31 @@ class Generation:
             self._snapshot.close()
         self._columns.close()
 
-    def hits(self, queries: Sequence[Sought], config: SearchConfig) -> list[list[Hit]]:
-        """Return the hits of each query. Raises UsageError."""
+    def found(
+        self,
+        queries: Sequence[Sought],
+        config: SearchConfig,
+        *,
+        counts: bool = False,
+        histogram: bool = False,
+    ) -> list[Found]:
+        """Return the hits of each query; with `counts`, also of how many. Raises UsageError.
+
+        With a `histogram` the counts say how the cosines of the query are distributed.
+        """
         answers = []
         asked = self._asked(config.where)
         wanted = [self._prepared(ranked_by(query, config), config, asked) for query in queries]
-        for outcome in self._answer_together([(each, config, asked) for each in wanted]):
+        outcomes = self._answer_together([(each, config, asked) for each in wanted])
+        for query, outcome in zip(wanted, outcomes, strict=True):
             if isinstance(outcome, EmbedSearchError):
                 raise outcome
-            answers.append(outcome)
+            told = None
+            if counts or histogram:
+                told = self._counter.counts(
+                    query, outcome.vector, outcome.hits, config, asked.mask, histogram=histogram
+                )
+            answers.append(Found(outcome.hits, told))
         return answers
 
     def measured(self, vector: Vector) -> Vector:
@@ -137,6 +163,14 @@ class Generation:
         with self._reading:
             ordinals = np.array([self._find(image)])
             return records_of(self._snapshot, self._columns, ordinals)[0]
+
+    def records(self, rows: Sequence[int]) -> list[ImageRecord]:
+        """Return what the store knows of live rows, in order, without rows that it has not."""
+        known = [row for row in rows if 0 <= row < 1 << 63]  # what int64 holds
+        with self._reading:
+            ordinals, alive = self._snapshot.ordinals(known), self._rows.alive
+            found = [n for n in ordinals.tolist() if n >= 0 and (alive is None or alive[n])]
+            return records_of(self._snapshot, self._columns, np.array(found, np.int64))
 
     def place(self, image: str | int) -> StoredPlace:
         """Return where an image was when it was indexed. Raises ImageNotFound."""
@@ -182,8 +216,8 @@ class Generation:
 
     def _answer(
         self, queries: Sequence[Wanted], config: SearchConfig, asked: _Asked
-    ) -> list[list[Hit]]:
-        """Return the hits of each of the queries."""
+    ) -> list[_Page]:
+        """Return the hits of each of the queries, and the vectors that they are near."""
         pool = pool_of(config)
         numbers = [n for n, query in enumerate(queries) if query.vector is not None]
         vectors = np.array([queries[n].vector for n in numbers], np.float32)
@@ -202,8 +236,8 @@ class Generation:
                 ranked = self._by_picture(vector, rows[n], pool, config, asked)
             else:
                 ranked = self._by_words(query, near.get(n), depth, config, asked)
-            page = self._pages.page(ranked, pool, config, vector, of_pictures=not query.reads)
-            answers.append(page)
+            hits = self._pages.page(ranked, pool, config, vector, of_pictures=not query.reads)
+            answers.append(_Page(hits, vector))
         return answers
 
     def _by_picture(
@@ -313,6 +347,14 @@ class Generation:
                 for query, near in zip(queries, found, strict=True)
             ]
         )
+
+
+@dataclass(frozen=True)
+class _Page:
+    """Hits, and what their cosines are with, float32 (D,), None for words alone."""
+
+    hits: list[Hit]
+    vector: Vector | None
 
 
 @dataclass(frozen=True)

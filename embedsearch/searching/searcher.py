@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -38,8 +38,12 @@ from embedsearch.searching.following import OpenGenerations, Settings, open_gene
 from embedsearch.searching.generation import QUERIES_AT_ONCE
 from embedsearch.searching.queries import Crop, Key, Mix, Query, Text, query_of
 from embedsearch.searching.query_vectors import IMAGES_AT_ONCE
+from embedsearch.searching.ranking.counts import SearchCounts
 from embedsearch.store.locate import url_of
 from embedsearch.store.manifest import Manifest
+
+if TYPE_CHECKING:
+    from embedsearch.images.original_file import OriginalFile
 
 __all__ = ["Answer", "Crop", "Key", "Mix", "Query", "Searcher", "Text", "open_store"]
 
@@ -49,11 +53,12 @@ _PIXEL = b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\1\0\1\0\0\2\2D\1\0;
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer to one query: hits, or why the image could not be read."""
+    """The answer to one query: hits, or why the image could not be read; counts if asked for."""
 
     query: Query
     hits: list[Hit]
     failure: UnreadableImage | None = None
+    counts: SearchCounts | None = None
 
 
 @checked
@@ -252,9 +257,15 @@ class Searcher:
         k: int = DEFAULT_K,
         *,
         config: SearchConfig | None = None,
+        counts: bool = False,
+        histogram: bool = False,
         **options: Unpack[SearchOptions],
     ) -> Iterator[Answer]:
-        """Yield one Answer per query, in order; an unreadable image does not stop the others."""
+        """Yield one Answer per query, in order; an unreadable image does not stop the others.
+
+        With `counts` it says how many images are ranked, of which the hits are the first; with a
+        `histogram`, also which cosines they have.
+        """
         if isinstance(images, str | bytes):
             raise UsageError("images must be a list of queries; for one image use query()")
         config = configured(config or SearchConfig(k=k), options)
@@ -265,12 +276,14 @@ class Searcher:
                 generation.prepare(config.where)
                 found = opened.decoders.embedder.sought(chunk, generation, by=config.by)
                 good = [one for one in found if not isinstance(one, UnreadableImage)]
-                hits = iter(generation.hits(good, config) if good else [])
+                asked = {"counts": counts, "histogram": histogram}
+                pages = iter(generation.found(good, config, **asked) if good else [])
                 for query, sought in zip(chunk, found, strict=True):
                     if isinstance(sought, UnreadableImage):
                         yield Answer(query, [], sought)
                     else:
-                        yield Answer(query, next(hits))
+                        page = next(pages)
+                        yield Answer(query, page.hits, counts=page.counts)
 
     @checked
     def embed(self, images: Sequence[Query]) -> npt.NDArray[np.float32]:
@@ -323,6 +336,23 @@ class Searcher:
         with self._generations.using() as opened:
             place = opened.generation.place(image)
             return opened.decoders.thumbnailer.jpeg(place.root, place.key, side, place.digest)
+
+    @checked
+    def original(self, image: str | int) -> OriginalFile:
+        """Open the file of an image of the store: the bytes that were indexed, and nothing else.
+
+        Close it, or use it with `with`. Raises ImageNotFound, and UnreadableImage for a file that
+        is another one by now and for a vector that was imported.
+        """
+        with self._generations.using() as opened:
+            place = opened.generation.place(image)
+            return opened.decoders.originals.open(place.root, place.key, place.digest)
+
+    @checked
+    def records(self, rows: Sequence[int]) -> list[ImageRecord]:
+        """Return what `get` returns for each row, without the rows that the store does not have."""
+        with self._generations.using() as opened:
+            return opened.generation.records(rows)
 
     def is_remote(self, image: str | int) -> bool:
         """Return whether an image of the store lies on another server. Raises ImageNotFound."""

@@ -88,10 +88,14 @@ Words: TypeAlias = Annotated[
 ]
 
 
+Histogram: TypeAlias = Annotated[bool, Field(description="tell which cosines images have")]
+
+
 class TextOptions(Options):
     """The options of a search in a query string or a form."""
 
     text: Words = None
+    histogram: Histogram = False
 
     crop: Annotated[
         str | None,
@@ -116,6 +120,7 @@ class SearchBody(Options):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
     text: Words = None
+    histogram: Histogram = False
     key: Annotated[str | None, Field(min_length=1, max_length=65_536)] = None
     row: Annotated[int | None, Field(ge=0, lt=10**12)] = None
     vector: Annotated[list[float] | None, Field(max_length=_MAX_DIM, description="of length 1")] = (
@@ -149,10 +154,11 @@ class ListOptions(BaseModel):
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """A query and its config."""
+    """A query, its config, and whether the spread of its cosines is wanted."""
 
     query: Query
     config: SearchConfig
+    histogram: bool = False
 
     @property
     def has_picture(self) -> bool:
@@ -208,7 +214,7 @@ def _of_text(image: bytes | Key | None, options: TextOptions) -> SearchRequest:
         [Key(int(row)) for row in rows.split(",") if row] for rows in (options.like, options.unlike)
     )
     query = query_of(image, crop=crop or None, like=like, unlike=unlike, text=options.text)
-    return SearchRequest(query, options.config())
+    return SearchRequest(query, options.config(), options.histogram)
 
 
 def _of_json(request: Request, body: bytes, limits: ServerLimits) -> SearchRequest:
@@ -231,7 +237,7 @@ def _of_json(request: Request, body: bytes, limits: ServerLimits) -> SearchReque
         first = Key(getattr(search, given[0]))
     like, unlike = ([Key(row) for row in rows] for rows in (search.like, search.unlike))
     query = query_of(first, crop=search.crop, like=like, unlike=unlike, text=search.text)
-    return SearchRequest(query, search.config())
+    return SearchRequest(query, search.config(), search.histogram)
 
 
 async def _of_form(request: Request, limits: ServerLimits) -> tuple[bytes, dict[str, str]]:

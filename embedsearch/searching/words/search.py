@@ -25,6 +25,7 @@ from embedsearch.store.snapshot import Snapshot
 _K1, _B = 1.2, 0.75
 _LEAST_IDF = 1e-6  # of a word in more than half of the rows
 _DIGITS = 9  # of a score: equal ones tie
+_LEAST = 10.0**-_DIGITS  # of one that is not rounded to 0
 _POSITION_BITS = 28  # of a word in its document
 _PLACE = f"doc << {_POSITION_BITS} | offset"  # of an occurrence
 _FREQUENT, _KEPT = 4096, 16  # lists of so many documents are kept for the next text
@@ -38,7 +39,8 @@ class Ranking:
     """Rows with a word that was looked for, best first, and their BM25 scores, float64 (n,).
 
     `columns` returns where the row at a position matched, in the order of the store. `left_out` are
-    the rows with a word that was excluded.
+    the rows with a word that was excluded. `found` counts the rows that would be ranked, however
+    few were asked for.
     """
 
     ordinals: Numbers
@@ -46,6 +48,7 @@ class Ranking:
     columns: Callable[[int], tuple[str, ...]]
     places: Numbers  # of all shard rows, by root and key
     left_out: Numbers
+    found: int
 
 
 class WordIndex:
@@ -120,13 +123,15 @@ class WordIndex:
         documents = np.flatnonzero(scores)
         if mask is not None:
             documents = documents[mask[self._ordinals[documents]]]
-        best, best_scores = self._best(documents, scores[documents].round(_DIGITS), k)
+        rounded = scores[documents].round(_DIGITS)
+        best, best_scores = self._best(documents, rounded, k)
 
         def columns(position: int) -> tuple[str, ...]:
             return _columns_of(int(best[position]), matched, self._columns)
 
-        rows = self._ordinals[best]
-        return Ranking(rows, best_scores, columns, self._places, self._ordinals[left_out])
+        rows, excluded_rows = self._ordinals[best], self._ordinals[left_out]
+        count = int(np.count_nonzero(rounded >= _LEAST))
+        return Ranking(rows, best_scores, columns, self._places, excluded_rows, count)
 
     def without(self, text: str) -> Ranking:
         """Return a ranking of no rows, with those that a text leaves out. Raises DamagedStore."""
@@ -135,7 +140,7 @@ class WordIndex:
         left_out = np.unique(np.concatenate([np.empty(0, np.int64), *excluded]))
         none = np.empty(0, np.int64)
         rows = self._ordinals[left_out]
-        return Ranking(none, np.empty(0), lambda _: (), self._places, rows)
+        return Ranking(none, np.empty(0), lambda _: (), self._places, rows, 0)
 
     def _check(self, weights: Mapping[str, float]) -> None:
         """Raise UsageError for a weight of a column that is not searched."""
@@ -187,7 +192,7 @@ class WordIndex:
     ) -> tuple[Numbers, npt.NDArray[np.float64]]:
         """Return the best k documents, in order, and their scores; none that is rounded to 0."""
         least = kth_largest(scores, k) if len(scores) > k else 0.0
-        kept = np.flatnonzero(scores >= max(least, 10.0**-_DIGITS))
+        kept = np.flatnonzero(scores >= max(least, _LEAST))
         documents, scores = documents[kept], scores[kept]
         order = np.lexsort((self._places[self._ordinals[documents]], -scores))[:k]
         return documents[order], scores[order]

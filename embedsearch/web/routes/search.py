@@ -10,6 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from embedsearch.core.records import Hit
+from embedsearch.searching.ranking.counts import ScoreCounts
+from embedsearch.searching.searcher import Answer
 from embedsearch.web.answers import html_answer, json_answer, top_of, wants_page
 from embedsearch.web.limits import Kind
 from embedsearch.web.openapi import in_query, told
@@ -25,9 +27,16 @@ from embedsearch.web.service import Service
 
 
 class SearchAnswer(BaseModel):
-    """Hits, best first."""
+    """Hits, best first, and how many images are ranked.
+
+    That is estimated in a large store with `min_score`, unless `total_is_exact`. `scores` are there
+    if a `histogram` was asked for, and words are not all that was looked for.
+    """
 
     hits: list[Hit]
+    total: int
+    total_is_exact: bool
+    scores: ScoreCounts | None
     generation: int
 
 
@@ -47,12 +56,20 @@ class SearchRoutes:
         """Return the images nearest to an image of the store, a vector or an uploaded image."""
         service = self._service
         search = await read_search(request, service.limits)
-        hits = await service.turns.run(await self._kind(search), lambda: self._hits(search))
+        answer = await service.turns.run(await self._kind(search), lambda: self._answer(search))
         if wants_page(request):
             config = search.config
-            return html_answer(hits_page(hits, config.where, config.k, top_of(request)))
-        values = [hit.to_dict() for hit in hits]
-        return json_answer({"hits": values, "generation": service.generation})
+            return html_answer(hits_page(answer.hits, config.where, config.k, top_of(request)))
+        counts = answer.counts
+        assert counts is not None, "they are asked for"
+        values = {
+            "hits": [hit.to_dict() for hit in answer.hits],
+            "total": counts.total,
+            "total_is_exact": counts.is_exact,
+            "scores": counts.scores and counts.scores.to_dict(),
+            "generation": service.generation,
+        }
+        return json_answer(values)
 
     async def _kind(self, search: SearchRequest) -> Kind:
         """Return which turns a search takes."""
@@ -64,11 +81,13 @@ class SearchRoutes:
             return Kind.FILTERS
         return Kind.PICTURES if search.has_picture else Kind.RECORDS
 
-    def _hits(self, search: SearchRequest) -> list[Hit]:
-        (answer,) = self._service.searcher.answers([search.query], config=search.config)
+    def _answer(self, search: SearchRequest) -> Answer:
+        (answer,) = self._service.searcher.answers(
+            [search.query], config=search.config, counts=True, histogram=search.histogram
+        )
         if answer.failure is not None:
             raise answer.failure
-        return answer.hits
+        return answer
 
 
 def _schema() -> dict[str, Any]:
