@@ -40,7 +40,7 @@ function draw(box) {
   el("part-words").textContent = isCutting ? "Search this part" : state.crop ? "Change the part" : "Search a part";
   el("part").classList.toggle("main", isCutting);
   el("whole").hidden = !isCutting && !state.crop;
-  el("hint").textContent = isCutting ? "Drag the corners, then search." : "Drag the corners, or mark results with + and −";
+  el("hint").textContent = isCutting ? "Drag the corners, then search." : natural ? "Drag over the picture, or mark results with + and −" : "Mark results with + and −";
   if (!box || !natural) return;
   const [x, y, width, height] = box;
   const shown = place();

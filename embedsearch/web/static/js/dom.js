@@ -25,6 +25,11 @@ export function make(name, properties = {}, ...children) {
   return node;
 }
 
+/** @param {any} node @param {...(Node | string | null | false | undefined)} children Put them in place of what is there. */
+export function fill(node, ...children) {
+  node.replaceChildren(...children.filter((child) => child !== null && child !== false && child !== undefined));
+}
+
 /** @param {string} name @returns {SVGElement} An icon of the sprite in the page. */
 export function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");

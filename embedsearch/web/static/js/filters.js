@@ -21,14 +21,14 @@ function offered() {
 
 /** @param {string} name @param {string} text @param {boolean} isOn @param {string} [kind] @param {string} [which] */
 function chip(name, text, isOn, kind = "", which = "") {
-  return make("button", { type: "button", className: `chip ${isOn ? "on" : ""} ${kind}`, "data-chip": name, "data-which": which, "aria-haspopup": kind === "plain" ? null : "dialog", "aria-pressed": kind === "plain" ? String(isOn) : null }, make("span", {}, text));
+  return make("button", { type: "button", className: `chip ${isOn ? "on" : ""} ${kind}`, "data-chip": name, "data-which": which, "aria-haspopup": kind === "toggle" ? null : "dialog", "aria-pressed": kind === "toggle" ? String(isOn) : null }, make("span", {}, text));
 }
 
 export function showChips() {
   const chips = [];
-  if (state.group) chips.push(chip("group", state.group === "outliers" ? "Outliers ×" : `Group ${state.group} ×`, true, "plain"));
+  if (state.group) chips.push(chip("group", state.group === "outliers" ? "Outliers ×" : `Group ${state.group} ×`, true, "toggle"));
   else if (!searches(state)) chips.push(chip("order", /** @type {any} */ (ORDERS)[state.order], false));
-  else if (hasPicture(state)) chips.push(chip("hide", "Hide copies", state.hide, "plain"));
+  else if (hasPicture(state)) chips.push(chip("hide", "Hide copies", state.hide, "toggle"));
   if (!state.group) {
     const used = new Set();
     for (const column of offered()) {

@@ -1,7 +1,7 @@
 // @ts-check
 // What the page says beside its images: short notices, trouble, progress.
 
-import { el, make } from "./dom.js";
+import { el, fill, make } from "./dom.js";
 import { explain } from "./words.js";
 
 const SHOWN_MS = 5000;
@@ -11,7 +11,7 @@ let timer = 0;
 /** @param {string} words @param {{button?: string, act?: () => void, stays?: boolean}} [options] */
 export function notice(words, { button = "", act = () => {}, stays = false } = {}) {
   clearTimeout(timer);
-  el("notice").replaceChildren(make("span", {}, words), button && make("button", { type: "button", onclick: () => { quiet(); act(); } }, button));
+  fill(el("notice"), make("span", {}, words), button !== "" && make("button", { type: "button", onclick: () => { quiet(); act(); } }, button));
   // In a modal dialog nothing else of the page is seen.
   (document.querySelector("dialog[open]") ?? document.body).append(el("notice"));
   el("notice").hidden = false;
@@ -29,7 +29,7 @@ export function trouble(problem, again) {
   if (!problem) return;
   const isFilter = problem.code === "bad_filter" || problem.field === "where";
   const words = isFilter ? `This filter has a mistake: ${explain(problem)}` : explain(problem);
-  el("problem").replaceChildren(make("span", {}, words), again && make("button", { type: "button", onclick: again }, "Try again"));
+  fill(el("problem"), make("span", {}, words), again !== undefined && make("button", { type: "button", onclick: again }, "Try again"));
 }
 
 /** @param {number | null} share From 0 to 1; null for a wait of unknown length; below 0 ends it. */

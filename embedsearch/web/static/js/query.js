@@ -45,6 +45,7 @@ export async function showQuery() {
   const at = row ?? (upload === null ? state.like[0] ?? null : null);
   el("crop").hidden = at === null && upload === null;
   el("part").hidden = row === null && upload === null;
+  if (at === null && upload === null) endCut();
   if (at !== null) {
     setPicture(thumbnail(at), null); // nothing of the query before stays
     if (row === null) return;

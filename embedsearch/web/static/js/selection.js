@@ -1,7 +1,7 @@
 // @ts-check
 // Images that are selected, and the bar with what can be done with them.
 
-import { el, icon, make } from "./dom.js";
+import { el, fill, icon, make } from "./dom.js";
 import { go, NO_QUERY, stepsOn } from "./state.js";
 import { number } from "./words.js";
 
@@ -60,7 +60,7 @@ function show() {
     make("button", { type: "button", onclick }, icon(sign), label);
   const file = (/** @type {string} */ label, /** @type {string} */ kind) =>
     rows.length > MOST ? null : make("a", { className: "button", href: `export/${kind}?rows=${rows.join(",")}`, download: `images.${kind}` }, icon("download"), label);
-  el("selection").replaceChildren(
+  fill(el("selection"),
     make("strong", { role: "status" }, `${number(rows.length)} selected`),
     rows.length <= 100 && button("Like these", "similar", likeThese),
     button("Copy paths", "copy", copyPaths), file("CSV", "csv"), file("Zip", "zip"),

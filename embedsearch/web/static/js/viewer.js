@@ -3,7 +3,7 @@
 
 import { ask, thumbnail } from "./api.js";
 import { columnOf, inFolder, oneOf } from "./conditions.js";
-import { el, icon, Latest, make } from "./dom.js";
+import { el, fill, icon, Latest, make } from "./dom.js";
 import { grid } from "./grid.js";
 import { mark, markOf } from "./marks.js";
 import { copy } from "./selection.js";
@@ -15,6 +15,7 @@ import { baseName, bytes, explain, images, number, shown, two } from "./words.js
 /** @typedef {import("./api.js").Image} Image */
 
 const SIDE = 1024;
+const LEAST = 320; // pixels that a small picture is shown with
 const STRIP = 10;
 const BROWSER_SHOWS = ["JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP"];
 const latest = new Latest();
@@ -56,9 +57,9 @@ function draw(row, image, problem) {
   const details = el("details");
   const caption = image ? captionOf(image, info.words) : "";
   const complete = Boolean(image && image.format !== undefined);
-  details.replaceChildren(
+  fill(details,
     make("h2", { id: "viewer-name" }, name),
-    caption && make("p", { className: "caption" }, caption),
+    caption !== "" && make("p", { className: "caption" }, caption),
     problem && make("p", { className: "error", role: "alert" }, explain(problem)),
     make("button", { type: "button", className: "main", onclick: () => moreLike(row, name), disabled: !image }, icon("similar"), "More like this"),
     make("button", { type: "button", onclick: () => searchPart(row, name), disabled: !image }, icon("crop"), "Search a part of it"),
@@ -82,6 +83,11 @@ function drawPicture(row, image, name) {
   picture.onerror = () => gone(row, holder);
   large.src = `images/${row}/thumbnail?side=${SIDE}`;
   picture.onclick = () => zoom(row, picture);
+  if (image?.width) { // no larger than it is
+    const least = Math.max(1, LEAST / Math.max(image.width, image.height));
+    picture.style.maxWidth = `min(100%, ${Math.round(image.width * least)}px)`;
+    picture.style.maxHeight = `min(100%, ${Math.round(image.height * least)}px)`;
+  }
   holder.replaceChildren(picture);
 }
 

@@ -4,7 +4,7 @@
 import { ask, thumbnail } from "../api.js";
 import { icon, Latest, make } from "../dom.js";
 import { progress } from "../notices.js";
-import { go, KEEPS, KINDS, state } from "../state.js";
+import { go, KEEPS, KINDS, state, written } from "../state.js";
 import { bytes, images, number, spoken } from "../words.js";
 
 const latest = new Latest();
@@ -14,9 +14,8 @@ const KIND_WORDS = { same: "Same picture", turned: "Mirrored or turned", parts: 
 /** @param {any} holder */
 export async function show(holder) {
   const signal = latest.next();
-  const bar = chips();
-  const status = make("p", { className: "soft", role: "status" }, "Comparing pictures. This takes a while in a large store …");
-  holder.replaceChildren(bar, status);
+  const status = make("p", { className: "soft about", role: "status" }, "Comparing pictures. This takes a while in a large store …");
+  holder.replaceChildren(make("div", { className: "marks bar" }, ...chips(), status));
   progress(null);
   try {
     const found = await ask(`copies?${new URLSearchParams({ kind: state.kind, keep: state.keep })}`, { signal });
@@ -29,11 +28,11 @@ export async function show(holder) {
 }
 
 function chips() {
-  const kinds = KINDS.map((kind) => make("button", { type: "button", className: `chip plain ${state.kind === kind ? "on" : ""}`, "aria-pressed": String(state.kind === kind), onclick: () => go({ kind }) }, /** @type {any} */ (KIND_WORDS)[kind]));
+  const kinds = KINDS.map((kind) => make("button", { type: "button", className: `chip toggle ${state.kind === kind ? "on" : ""}`, "aria-pressed": String(state.kind === kind), onclick: () => go({ kind }) }, /** @type {any} */ (KIND_WORDS)[kind]));
   const keep = make("select", { "aria-label": "Which one to keep", className: "chip" }, ...KEEPS.map((rule) => make("option", { value: rule, selected: state.keep === rule }, `Keep: ${rule}`)));
   keep.onchange = () => go({ keep: keep.value });
-  const script = make("a", { className: "button chip plain", href: `copies/script?${new URLSearchParams({ kind: state.kind, keep: state.keep })}`, download: "delete_copies.sh" }, icon("download"), "Save delete script …");
-  return make("div", { id: "copy-chips", className: "marks" }, ...kinds, keep, script);
+  const script = make("a", { className: "button chip toggle", href: `copies/script?${new URLSearchParams({ kind: state.kind, keep: state.keep })}`, download: "delete_copies.sh" }, icon("download"), "Save delete script …");
+  return [...kinds, keep, script];
 }
 
 /** @param {any} holder @param {any[]} groups @param {number} from */
@@ -49,7 +48,7 @@ function draw(holder, groups, from) {
 /** @param {any} group @param {number} place */
 function card(group, place) {
   const all = [group.keep, ...group.copies];
-  const compare = make("button", { type: "button", className: "bare", onclick: () => import("./compare.js").then((module) => module.compare(group)) }, "compare ⇄");
+  const compare = make("button", { type: "button", className: "bare link", onclick: () => import("./compare.js").then((module) => module.compare(group)) }, "compare ⇄");
   return make("section", { className: "card", "aria-label": `Group ${place}` },
     make("header", {}, make("h3", {}, `Group ${number(place)}`), make("span", { className: "soft" }, `${images(all.length, "picture", "pictures")} ·`, compare)),
     make("ul", { className: "copies" }, ...all.map((member) => figure(member, group.keep))));
@@ -62,7 +61,7 @@ function figure(member, keep) {
   const what = /** @type {any} */ (words)[member.what] ?? member.what.charAt(0).toUpperCase() + member.what.slice(1);
   const isSmaller = !isKept && member.width * member.height < keep.width * keep.height;
   const isLighter = !isKept && member.size_bytes < keep.size_bytes;
-  const link = make("a", { href: `#open=${member.row}`, "aria-label": `Open ${spoken(member.key)}` }, make("img", { src: thumbnail(member.row), alt: "", loading: "lazy" }));
+  const link = make("a", { href: written({ ...state, open: member.row }), "aria-label": `Open ${spoken(member.key)}` }, make("img", { src: thumbnail(member.row), alt: "", loading: "lazy" }));
   return make("li", { className: `copy ${isKept ? "keep" : ""}` }, link, make("div", {},
     make("p", { className: "what" }, what), make("p", { title: member.path }, member.key),
     make("p", { className: "soft" }, make("span", { className: isSmaller ? "worse" : "" }, `${number(member.width)} × ${number(member.height)}`), " · ",
