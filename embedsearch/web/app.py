@@ -21,6 +21,7 @@ from embedsearch.web.guard import Access, App, Guard
 from embedsearch.web.limits import ServerLimits
 from embedsearch.web.metrics import Metrics
 from embedsearch.web.routes.images import ImageRoutes
+from embedsearch.web.routes.originals import OriginalRoutes
 from embedsearch.web.routes.page import PageRoutes
 from embedsearch.web.routes.search import SearchRoutes
 from embedsearch.web.routes.store import StoreRoutes
@@ -60,6 +61,7 @@ def create_app(
     )
     SearchRoutes(service).add_to(app)
     ImageRoutes(service).add_to(app)
+    OriginalRoutes(service).add_to(app)
     StoreRoutes(service).add_to(app)
     ViewRoutes(service).add_to(app)
     PageRoutes().add_to(app)

@@ -16,6 +16,7 @@ class Kind(StrEnum):
     FILTERS = auto()  # whatever has a condition or words
     THUMBNAILS = auto()
     REMOTE = auto()  # what is fetched from another server
+    ORIGINALS = auto()  # the files themselves, read in pieces
     VIEWS = auto()  # copies, groups and maps of the whole store, which take seconds
 
 
@@ -34,6 +35,7 @@ _SHARES: Mapping[Kind, Share] = MappingProxyType(
         Kind.FILTERS: Share(4, 32),
         Kind.THUMBNAILS: Share(8, 64),
         Kind.REMOTE: Share(4, 32),
+        Kind.ORIGINALS: Share(8, 64),
         Kind.VIEWS: Share(1, 16),
     }
 )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 
-from embedsearch.core.errors import ImageNotFound
 from embedsearch.core.records import ImageRecord
 from embedsearch.searching.searcher import Searcher
 from embedsearch.web.limits import Kind, ServerLimits
@@ -36,9 +33,4 @@ class Service:
 
     async def records(self, rows: list[int]) -> list[ImageRecord]:
         """Return the records of rows, in order, without those that the store has no more."""
-        return await self.turns.run(Kind.RECORDS, lambda: list(self._found(rows)))
-
-    def _found(self, rows: list[int]) -> Iterator[ImageRecord]:
-        for row in rows:
-            with suppress(ImageNotFound):
-                yield self.searcher.get(row)
+        return await self.turns.run(Kind.RECORDS, lambda: self.searcher.records(rows))

@@ -95,14 +95,20 @@ def test_of_a_function(
             ends_well(function, **{**needed, parameter: value})
 
 
-@pytest.mark.parametrize("name", ["query", "query_batch", "get", "images", "thumbnail", "embed"])
+METHODS = (
+    *("query", "query_batch", "get", "images", "thumbnail", "embed"),
+    *("original", "records"),
+)
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_of_a_searcher(store: Path, name: str) -> None:
     with embedsearch.open_store(store) as searcher:
         method = getattr(searcher, name)
         for value in QUERIES:
-            if name in {"query", "get", "thumbnail"}:
+            if name in {"query", "get", "thumbnail", "original", "records"}:
                 ends_well(method, value)
-            if name in {"query_batch", "embed"}:
+            if name in {"query_batch", "embed", "records"}:
                 ends_well(method, [value])
                 ends_well(method, value)
             if name == "query":

@@ -289,7 +289,7 @@ def test_the_document_describes_what_is_answered(server: Served) -> None:
     document = server.get("/openapi.json").json
     assert set(document["paths"]) == {
         *("/search", "/images", "/images/{row}", "/images/{row}/thumbnail"),
-        *("/info", "/health", "/metrics"),
+        *("/info", "/health", "/metrics", "/images/{row}/original"),
         *("/copies", "/copies/script", "/groups", "/groups/{number}", "/outliers", "/map"),
     }
     assert set(document["paths"]["/search"]["post"]["requestBody"]["content"]) == {
