@@ -259,11 +259,16 @@ class StoredImage:
 
 @dataclass(frozen=True)
 class StoredPlace:
-    """Where the image of a row was when it was indexed: a key below the path of its root."""
+    """Where the image of a row was when it was indexed: a key below the path of its root.
+
+    Width and height are those of the upright picture, 0 if they are unknown.
+    """
 
     root: str
     key: str
     digest: bytes  # sha256 of the file
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import io
 import math
 import threading
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TypeAlias
 
@@ -29,7 +30,8 @@ from embedsearch.images.thumbnail_cache import ThumbnailCache
 
 # Side: how many files its workers decode at a time. An image is decoded at the smallest side that
 # is large enough, then reduced.
-_SIDES = {256: 32, 1024: 4}
+_SIDES = {256: 32, 512: 12, 1024: 4}
+_WARM = (512, 1024)  # what a page shows: its grid, and a picture alone
 MAX_SIDE = max(_SIDES)
 _AT_ONCE = 32
 _QUALITY = 85  # of a JPEG
@@ -49,8 +51,10 @@ class Thumbnailer:
         self._originals = Originals(limits.max_bytes)
 
     def warm_up(self) -> None:
-        """Start a worker, so that the first thumbnail need not wait for one."""
-        self._decoder(min(_SIDES))([ImageFile(ImageLocation("/", ""), "nothing")])
+        """Start workers, so that the first thumbnails need not wait for them."""
+        nothing = ImageFile(ImageLocation("/", ""), "nothing")
+        with ThreadPoolExecutor(len(_WARM)) as threads:  # together they take as long as one
+            list(threads.map(lambda side: self._decoder(side)([nothing]), _WARM))
 
     def close(self) -> None:
         """End the workers."""
@@ -67,8 +71,7 @@ class Thumbnailer:
         A link below `root` is followed only to the bytes of this digest. Raises UnreadableImage,
         and UsageError for a side that is not between 1 and MAX_SIDE.
         """
-        if not 1 <= side <= MAX_SIDE:
-            raise UsageError(f"a thumbnail's side is between 1 and {MAX_SIDE} pixels, not {side}")
+        _check(side)
         name = self._cache.key(root, key, side, digest)
         known = None if name is None else self._cache.get(name)
         if known is not None:
@@ -83,6 +86,11 @@ class Thumbnailer:
             self._cache.put(name, made)
         return made
 
+    def version(self, root: str, key: str, side: int, digest: bytes | None = None) -> str | None:
+        """Return a name for that JPEG while the file is unchanged, None where no file is here."""
+        _check(side)
+        return self._cache.key(root, key, side, digest)
+
     def _decoder(self, side: int) -> SharedDecoder:
         fits = min(known for known in _SIDES if known >= side)
         with self._making:
@@ -90,6 +98,21 @@ class Thumbnailer:
                 made = SharedDecoder(fits, self._limits, max_files=_SIDES[fits], framing=_FRAMING)
                 self._decoders[fits] = made
             return self._decoders[fits]
+
+
+def filling(fill: int, width: int, height: int) -> int:
+    """Return the side of a thumbnail whose shorter side is `fill` pixels, as far as MAX_SIDE goes.
+
+    It is right within a pixel. `width` and `height` are those of the picture. Raises UsageError.
+    """
+    _check(fill)
+    longer, shorter = max(width, height, 1), max(1, min(width, height))
+    return min(MAX_SIDE, math.ceil(fill * longer / shorter))
+
+
+def _check(side: int) -> None:
+    if not 1 <= side <= MAX_SIDE:
+        raise UsageError(f"a thumbnail's side is between 1 and {MAX_SIDE} pixels, not {side}")
 
 
 class ThumbnailReader:

@@ -178,7 +178,8 @@ class Generation:
             ordinals = np.array([self._find(image)])
             (stored,) = self._snapshot.images(ordinals)
             (values,) = self._snapshot.take(ordinals, ["digest"]).to_pylist()
-        return StoredPlace(*place_of(self.manifest, stored), values["digest"])
+        place = place_of(self.manifest, stored)
+        return StoredPlace(*place, values["digest"], stored.width, stored.height)
 
     def _find(self, image: str | int) -> int:
         """Return the ordinal of a live image by its key, its full path or its row."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -28,12 +28,10 @@ from embedsearch.core.errors import (
     WeightsUnavailable,
 )
 from embedsearch.core.options import SearchOptions, configured
-from embedsearch.core.paths import is_url
-from embedsearch.core.records import Hit, ImageRecord
+from embedsearch.core.records import Hit
 from embedsearch.core.session import Session
 from embedsearch.core.system import available_processors
-from embedsearch.searching.browsing.order import check_order
-from embedsearch.searching.browsing.records import ImageList
+from embedsearch.searching.browsing.stored_images import StoredImages
 from embedsearch.searching.following import OpenGenerations, Settings, open_generations
 from embedsearch.searching.generation import QUERIES_AT_ONCE
 from embedsearch.searching.queries import Crop, Key, Mix, Query, Text, query_of
@@ -41,9 +39,6 @@ from embedsearch.searching.query_vectors import IMAGES_AT_ONCE
 from embedsearch.searching.ranking.counts import SearchCounts
 from embedsearch.store.locate import url_of
 from embedsearch.store.manifest import Manifest
-
-if TYPE_CHECKING:
-    from embedsearch.images.original_file import OriginalFile
 
 __all__ = ["Answer", "Crop", "Key", "Mix", "Query", "Searcher", "Text", "open_store"]
 
@@ -94,7 +89,7 @@ def open_searcher(settings: Settings, session: Session) -> Searcher:
     return searcher
 
 
-class Searcher:
+class Searcher(StoredImages):
     """A store, open. Any number of threads may use it at once; each call sees one generation.
 
     It can be copied and pickled: a copy has the same settings, and opens the store again when it is
@@ -290,74 +285,6 @@ class Searcher:
         """Return the embeddings, float32 (Q, D), unit rows. Raises UnreadableImage."""
         with self._generations.using() as opened:
             return opened.decoders.embedder.matrix(images, opened.generation)
-
-    @checked
-    def get(self, image: str | int) -> ImageRecord:
-        """Return what the store knows of an image, by its key, full path or row.
-
-        Raises ImageNotFound, also if several folders have that key.
-        """
-        with self._generations.using() as opened:
-            return opened.generation.record(image)
-
-    @checked
-    def images(
-        self,
-        k: int = DEFAULT_K,
-        *,
-        where: str | None = None,
-        offset: int = 0,
-        order: str | None = None,
-    ) -> ImageList:
-        """Return images of the store that meet a condition, in the store's order or in another.
-
-        `order` is `taken_at`, `path`, `size`, `modified` or `row`, with a `-` before it descending;
-        images without a value come last. Raises UsageError.
-        """
-        if k < 1 or offset < 0:
-            raise UsageError("k must be at least 1 and offset at least 0")
-        check_order(order)
-        with self._generations.using() as opened:
-            return opened.generation.browser.listed(where, k, offset, order)
-
-    def frequent_values(self) -> dict[str, list[str]]:
-        """Return the most frequent values of columns, as texts, among a sample of images."""
-        with self._generations.using() as opened:
-            return opened.generation.browser.frequent_values()
-
-    @checked
-    def thumbnail(self, image: str | int, side: int = 256) -> bytes:
-        """Return an image of the store, upright, as JPEG, its longer side at most `side` pixels.
-
-        The file is decoded in a worker process, and the thumbnail is cached in the user's cache
-        folder. Nothing is shown but the bytes that were indexed, whatever the file is now. Raises
-        ImageNotFound, UnreadableImage, and UsageError for a side above 1024.
-        """
-        with self._generations.using() as opened:
-            place = opened.generation.place(image)
-            return opened.decoders.thumbnailer.jpeg(place.root, place.key, side, place.digest)
-
-    @checked
-    def original(self, image: str | int) -> OriginalFile:
-        """Open the file of an image of the store: the bytes that were indexed, and nothing else.
-
-        Close it, or use it with `with`. Raises ImageNotFound, and UnreadableImage for a file that
-        is another one by now and for a vector that was imported.
-        """
-        with self._generations.using() as opened:
-            place = opened.generation.place(image)
-            return opened.decoders.originals.open(place.root, place.key, place.digest)
-
-    @checked
-    def records(self, rows: Sequence[int]) -> list[ImageRecord]:
-        """Return what `get` returns for each row, without the rows that the store does not have."""
-        with self._generations.using() as opened:
-            return opened.generation.records(rows)
-
-    def is_remote(self, image: str | int) -> bool:
-        """Return whether an image of the store lies on another server. Raises ImageNotFound."""
-        with self._generations.using() as opened:
-            return is_url(opened.generation.place(image).root)
 
     def refresh(self) -> bool:
         """Answer from the newest generation from now on; return whether it is a new one.

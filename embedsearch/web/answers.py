@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
@@ -86,6 +87,12 @@ async def error_answer(request: Request, error: Exception) -> Response:
     if wants_page(request):
         return html_answer(error_page(message, top_of(request)), status, headers)
     return json_answer({"error": message, "code": code, **more}, status, headers)
+
+
+def has_copy(request: Request, etag: str) -> bool:
+    """Return whether the client has what this tag, in quotes, names: it needs no body again."""
+    known = request.headers.get("if-none-match", "")
+    return known.strip() == "*" or etag in re.findall(r'"[^"]*"', known)
 
 
 def wants_page(request: Request) -> bool:

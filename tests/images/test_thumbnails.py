@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.core.errors import UnreadableImage
+from embedsearch.core.errors import UnreadableImage, UsageError
 from embedsearch.images.thumbnail_cache import ThumbnailCache
-from embedsearch.images.thumbnails import Thumbnailer
+from embedsearch.images.thumbnails import Thumbnailer, filling
 from tests.support.library import paint
 
 
@@ -119,4 +119,44 @@ def test_the_right_way_up(thumbnailer: Thumbnailer, shared_data: Path) -> None:
         if name.endswith(".jpg"):
             made = Image.open(io.BytesIO(thumbnailer.jpeg(str(folder), name, 64)))
             assert (made.width > made.height) == name.lower().startswith("landscape"), name
+    thumbnailer.close()
+
+
+@pytest.mark.parametrize(
+    ("fill", "width", "height", "side"),
+    [
+        (256, 4000, 3000, 342),
+        (256, 3000, 4000, 342),
+        (256, 500, 500, 256),
+        (256, 0, 0, 256),
+        (1, 1, 1, 1),
+        (1024, 4000, 3000, 1024),
+        (300, 9000, 1000, 1024),
+        (1, 10**9, 1, 1024),
+        (512, 0, 700, 1024),
+    ],
+)
+def test_a_picture_fills_as_much_as_there_may_be(
+    fill: int, width: int, height: int, side: int
+) -> None:
+    assert filling(fill, width, height) == side
+
+
+@pytest.mark.parametrize("fill", [0, -1, 1025, 10**30])
+def test_no_picture_fills_that(fill: int) -> None:
+    with pytest.raises(UsageError, match="between 1 and 1024"):
+        filling(fill, 40, 30)
+
+
+def test_a_version_is_that_of_the_file(thumbnailer: Thumbnailer, tmp_path: Path) -> None:
+    photo = paint(tmp_path / "photos" / "a.png", 1)
+    folder = str(tmp_path / "photos")
+    known = thumbnailer.version(folder, "a.png", 32)
+    assert known is not None and known == thumbnailer.version(folder, "a.png", 32)
+    assert known != thumbnailer.version(folder, "a.png", 33)
+    assert files(tmp_path / "cache") == []
+    paint(photo, 2)
+    assert thumbnailer.version(folder, "a.png", 32) not in {None, known}
+    photo.unlink()
+    assert thumbnailer.version(folder, "a.png", 32) is None
     thumbnailer.close()

@@ -272,7 +272,11 @@ def test_thumbnails(server: Served, searcher: embedsearch.Searcher, query: str, 
 
 
 @pytest.mark.parametrize(
-    "query", ["?side=0", "?side=1025", "?side=x", "?side=1&side=2", "?size=3", "?side=%D9%A1"]
+    "query",
+    [
+        *("?side=0", "?side=1025", "?side=x", "?side=1&side=2", "?size=3", "?side=", "?fill="),
+        *("?fill=0", "?fill=1025", "?fill=-1", "?fill=1.5", "?fill=9&side=9", "?fill=1&fill=1"),
+    ],
 )
 def test_thumbnails_that_cannot_be(
     server: Served, searcher: embedsearch.Searcher, query: str

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from typing import Annotated, TypeAlias
 
 from fastapi import FastAPI
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from embedsearch.core.errors import UnreadableImage
 from embedsearch.core.records import ImageRecord
 from embedsearch.images.thumbnails import MAX_SIDE
-from embedsearch.web.answers import json_answer
+from embedsearch.web.answers import has_copy, json_answer
 from embedsearch.web.limits import Kind
 from embedsearch.web.openapi import Row, in_query, told
 from embedsearch.web.search_request import BadRequest, ListOptions, parameters, validated
 from embedsearch.web.service import Service
 
-_SIDE = re.compile(r"[0-9]{1,4}")
 _DEFAULT_SIDE = 256
+
+Pixels: TypeAlias = Annotated[int, Field(ge=1, le=MAX_SIDE)]
+
+
+class ThumbnailOptions(BaseModel):
+    """The size of a thumbnail."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    side: Annotated[Pixels | None, Field(description="the longer side; 256 by default")] = None
+    fill: Annotated[
+        Pixels | None, Field(description="the shorter side instead; the longer is at most 1024")
+    ] = None
 
 
 class ListAnswer(BaseModel):
@@ -42,7 +53,8 @@ class ImageRoutes:
         listed = {"parameters": in_query(ListOptions)}
         app.get("/images", **told({"model": ListAnswer}, listed))(self.images)
         app.get("/images/{row}", **told({"model": ImageRecord}))(self.image)
-        jpeg = told({"content": {"image/jpeg": {}}}, {"parameters": [_side_schema()]})
+        jpeg = told({"content": {"image/jpeg": {}}}, {"parameters": in_query(ThumbnailOptions)})
+        jpeg["responses"][304] = {"description": "It is the one that the client has"}
         app.get("/images/{row}/thumbnail", **jpeg)(self.thumbnail)
 
     async def images(self, request: Request) -> Response:
@@ -59,12 +71,13 @@ class ImageRoutes:
 
     async def thumbnail(self, request: Request, row: Row) -> Response:
         """Return an image of the store, upright, as JPEG."""
-        pairs = request.query_params.multi_items()
-        side = str(_DEFAULT_SIDE) if not pairs else pairs[0][1]
-        if len(pairs) > 1 or (pairs and pairs[0][0] != "side") or not _SIDE.fullmatch(side):
-            raise BadRequest(f"a thumbnail has one parameter, side, from 1 to {MAX_SIDE}")
+        options = validated(ThumbnailOptions, parameters(request))
+        if options.side is not None and options.fill is not None:
+            raise BadRequest("a thumbnail has one of side and fill", field="fill")
         kind = Kind.REMOTE if await self._service.is_remote([int(row)]) else Kind.THUMBNAILS
-        return await self._service.turns.run(kind, lambda: self._picture(int(row), int(side)))
+        return await self._service.turns.run(
+            kind, lambda: self._picture(request, int(row), options)
+        )
 
     def _listed(self, options: ListOptions) -> Response:
         found = self._service.searcher.images(
@@ -74,20 +87,17 @@ class ImageRoutes:
         generation = self._service.generation
         return json_answer({"images": images, "total": found.total, "generation": generation})
 
-    def _picture(self, row: int, side: int) -> Response:
+    def _picture(self, request: Request, row: int, options: ThumbnailOptions) -> Response:
+        searcher = self._service.searcher
+        side, fill = options.side or _DEFAULT_SIDE, options.fill
+        headers = {"cache-control": "private, max-age=300"}
+        if version := searcher.thumbnail_version(row, side, fill=fill):
+            headers["etag"] = f'"{version}"'
+            if has_copy(request, headers["etag"]):
+                return Response(None, 304, headers)
         try:
-            jpeg = self._service.searcher.thumbnail(row, side)
+            jpeg = searcher.thumbnail(row, side, fill=fill)
         except UnreadableImage as error:  # the file was replaced or deleted
             message = f"the image of row {row} cannot be read"
             raise BadRequest(message, 404, code="file_gone") from error
-        return Response(jpeg, 200, {"cache-control": "private, max-age=300"}, "image/jpeg")
-
-
-def _side_schema() -> dict[str, Any]:
-    return {
-        "name": "side",
-        "in": "query",
-        "required": False,
-        "description": "The longer side in pixels",
-        "schema": {"type": "integer", "minimum": 1, "maximum": MAX_SIDE, "default": _DEFAULT_SIDE},
-    }
+        return Response(jpeg, 200, headers, "image/jpeg")
