@@ -166,7 +166,7 @@ function act(what, image, isShift) {
 }
 
 function bindGrid() {
-  let pressed = 0;
+  let pressed = -1; // the row of a long press
   /** @type {any} */
   let timer = 0;
   el("grid").addEventListener("click", (/** @type {any} */ event) => {
@@ -176,7 +176,7 @@ function bindGrid() {
     if (button) return act(button.dataset.act, image, event.shiftKey);
     if (!event.target.closest("a") || event.ctrlKey || event.metaKey || event.button) return;
     event.preventDefault();
-    if (pressed === image.row) pressed = 0; // the end of a long press
+    if (pressed === image.row) pressed = -1;
     else if (event.shiftKey || (document.body.classList.contains("picking") && matchMedia("(hover: none)").matches)) pick(image, event.shiftKey ? grid.loaded() : undefined);
     else go({ open: image.row });
   });
@@ -188,7 +188,7 @@ function bindGrid() {
   for (const end of ["pointerup", "pointercancel", "pointermove", "scroll"]) addEventListener(end, (/** @type {any} */ event) => {
     if (end !== "pointermove" || Math.hypot(event.movementX, event.movementY) > 3) clearTimeout(timer);
   }, { passive: true });
-  el("grid").addEventListener("contextmenu", (/** @type {Event} */ event) => { if (pressed) event.preventDefault(); });
+  el("grid").addEventListener("contextmenu", (/** @type {Event} */ event) => { if (pressed >= 0) event.preventDefault(); });
   el("grid").addEventListener("focusin", (/** @type {any} */ event) => {
     const tile = event.target.closest(".tile");
     if (!tile) return;

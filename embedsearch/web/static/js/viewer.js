@@ -61,10 +61,11 @@ function draw(row, image, problem) {
     make("h2", { id: "viewer-name" }, name),
     caption !== "" && make("p", { className: "caption" }, caption),
     problem && make("p", { className: "error", role: "alert" }, explain(problem)),
-    make("button", { type: "button", className: "main", onclick: () => moreLike(row, name), disabled: !image }, icon("similar"), "More like this"),
-    make("button", { type: "button", onclick: () => searchPart(row, name), disabled: !image }, icon("crop"), "Search a part of it"),
-    make("button", { type: "button", onclick: () => image && copy(image.path, "Path copied"), disabled: !image?.path }, icon("copy"), "Copy path"),
-    complete && make("a", { className: "button", href: `images/${row}/original?download=true`, download: name }, icon("download"), "Download"),
+    make("div", { className: "tools-of" },
+      make("button", { type: "button", className: "main", onclick: () => moreLike(row, name), disabled: !image }, icon("similar"), "More like this"),
+      make("button", { type: "button", onclick: () => searchPart(row, name), disabled: !image }, icon("crop"), "Search a part of it"),
+      make("button", { type: "button", onclick: () => image && copy(image.path, "Path copied"), disabled: !image?.path }, icon("copy"), "Copy path"),
+      complete && make("a", { className: "button", href: `images/${row}/original?download=true`, download: name }, icon("download"), "Download")),
     complete && image ? facts(image) : make("p", { className: "soft" }, problem ? "" : "Loading …"));
 }
 
