@@ -39,7 +39,9 @@ class OriginalFile:
         """Own the descriptor; `digest` is the sha256 of the `size` bytes from `start` on."""
         self._file = open(descriptor, "rb", buffering=0)  # noqa: SIM115  held open
         self._start = start
-        self._seen = size_and_time(os.fstat(descriptor))
+        facts = os.fstat(descriptor)
+        self._seen = size_and_time(facts)
+        self.modified_s = facts.st_mtime
         self.size = size
         self.digest = digest
 

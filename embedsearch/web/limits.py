@@ -54,6 +54,7 @@ class ServerLimits:
     header_bytes: int = 16 << 10  # a single one
     headers_s: float = 10.0
     body_s: float = 30.0
+    export_bytes: int = 4 << 30  # of the files in one archive
     answer_s: float = 30.0  # for a client to read more of its answer
     idle_s: float = 5.0  # between two requests of a connection
     connections: int = 512

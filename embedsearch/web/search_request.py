@@ -218,15 +218,7 @@ def _of_text(image: bytes | Key | None, options: TextOptions) -> SearchRequest:
 
 
 def _of_json(request: Request, body: bytes, limits: ServerLimits) -> SearchRequest:
-    if request.url.query:
-        raise BadRequest("the options of a JSON search stand in its body")
-    if len(body) > limits.json_bytes:
-        raise BadRequest(f"JSON is at most {limits.json_bytes >> 10} kB", 413, "too_large")
-    try:
-        values = strict_json(body)
-    except ValueError as error:
-        raise BadRequest(f"the body is no JSON: {str(error)[:200]}") from error
-    search = validated(SearchBody, values)
+    search = validated(SearchBody, json_body(request, body, limits))
     given = [name for name in ("key", "row", "vector") if getattr(search, name) is not None]
     if len(given) > 1 or not (given or search.like or search.text is not None):
         raise BadRequest("a search has one of key, row and vector, or like, or text")
@@ -238,6 +230,18 @@ def _of_json(request: Request, body: bytes, limits: ServerLimits) -> SearchReque
     like, unlike = ([Key(row) for row in rows] for rows in (search.like, search.unlike))
     query = query_of(first, crop=search.crop, like=like, unlike=unlike, text=search.text)
     return SearchRequest(query, search.config(), search.histogram)
+
+
+def json_body(request: Request, body: bytes, limits: ServerLimits) -> Any:
+    """Return what a body in JSON says. Raises BadRequest."""
+    if request.url.query:
+        raise BadRequest("the options of a JSON request stand in its body")
+    if len(body) > limits.json_bytes:
+        raise BadRequest(f"JSON is at most {limits.json_bytes >> 10} kB", 413, "too_large")
+    try:
+        return strict_json(body)
+    except ValueError as error:
+        raise BadRequest(f"the body is no JSON: {str(error)[:200]}") from error
 
 
 async def _of_form(request: Request, limits: ServerLimits) -> tuple[bytes, dict[str, str]]:
