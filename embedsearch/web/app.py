@@ -66,7 +66,7 @@ def create_app(
     ExportRoutes(service).add_to(app)
     StoreRoutes(service).add_to(app)
     ViewRoutes(service).add_to(app)
-    PageRoutes().add_to(app)
+    PageRoutes(service).add_to(app)
     described = json.dumps(app.openapi(), separators=(",", ":")).encode()
 
     async def openapi() -> Response:
