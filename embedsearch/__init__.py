@@ -119,7 +119,16 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
     )
     from embedsearch.learning.train import train as train
     from embedsearch.network.weights import ModelInfo as ModelInfo, models as models
+    from embedsearch.searching.browsing.folders import (
+        FolderCount as FolderCount,
+        FolderList as FolderList,
+    )
     from embedsearch.searching.browsing.records import ImageList as ImageList
+    from embedsearch.searching.browsing.values import (
+        ColumnValues as ColumnValues,
+        MonthCount as MonthCount,
+        ValueCount as ValueCount,
+    )
     from embedsearch.searching.embedder import ImageEmbedder as ImageEmbedder
     from embedsearch.searching.queries import (
         Crop as Crop,

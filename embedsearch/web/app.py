@@ -20,6 +20,7 @@ from embedsearch.web.answers import ERRORS, error_answer
 from embedsearch.web.guard import Access, App, Guard
 from embedsearch.web.limits import ServerLimits
 from embedsearch.web.metrics import Metrics
+from embedsearch.web.routes.browse import BrowseRoutes
 from embedsearch.web.routes.exports import ExportRoutes
 from embedsearch.web.routes.images import ImageRoutes
 from embedsearch.web.routes.originals import OriginalRoutes
@@ -62,6 +63,7 @@ def create_app(
     )
     SearchRoutes(service).add_to(app)
     ImageRoutes(service).add_to(app)
+    BrowseRoutes(service).add_to(app)
     OriginalRoutes(service).add_to(app)
     ExportRoutes(service).add_to(app)
     StoreRoutes(service).add_to(app)

@@ -97,7 +97,7 @@ def test_of_a_function(
 
 METHODS = (
     *("query", "query_batch", "get", "images", "thumbnail", "embed"),
-    *("original", "records"),
+    *("original", "records", "answers", "values", "folders", "thumbnail_version"),
 )
 
 
@@ -106,7 +106,7 @@ def test_of_a_searcher(store: Path, name: str) -> None:
     with embedsearch.open_store(store) as searcher:
         method = getattr(searcher, name)
         for value in QUERIES:
-            if name in {"query", "get", "thumbnail", "original", "records"}:
+            if name in METHODS_OF_ONE:
                 ends_well(method, value)
             if name in {"query_batch", "embed", "records"}:
                 ends_well(method, [value])
@@ -118,10 +118,17 @@ def test_of_a_searcher(store: Path, name: str) -> None:
             if name == "images":
                 for option in ("k", "where", "offset", "order"):
                     ends_well(method, **{option: value})
-            if name == "thumbnail":
+            if name in {"thumbnail", "thumbnail_version"}:
                 ends_well(method, 0, value)
+                ends_well(method, 0, fill=value)
+            if name in {"values", "folders"}:
+                ends_well(method, *(("width",) if name == "values" else ()), where=value)
+            if name == "answers":
+                for option in ("counts", "histogram"):
+                    ends_well(method, [embedsearch.Key(0)], **{option: value})
 
 
+METHODS_OF_ONE = {"query", "get", "thumbnail", "thumbnail_version", "original", "records", "values"}
 OPTIONS = ("k", "offset", "where", "min_score", "collapse", "diverse", "expand", "rerank")
 
 

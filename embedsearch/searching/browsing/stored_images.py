@@ -13,8 +13,10 @@ from embedsearch.core.config import DEFAULT_K
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import is_url
 from embedsearch.core.records import ImageRecord
+from embedsearch.searching.browsing.folders import FolderList
 from embedsearch.searching.browsing.order import check_order
 from embedsearch.searching.browsing.records import ImageList
+from embedsearch.searching.browsing.values import ColumnValues
 from embedsearch.searching.following import OpenGeneration, OpenGenerations
 
 if TYPE_CHECKING:
@@ -56,6 +58,24 @@ class StoredImages:
         check_order(order)
         with self._generations.using() as opened:
             return opened.generation.browser.listed(where, k, offset, order)
+
+    @checked
+    def values(self, column: str, *, where: str | None = None) -> ColumnValues:
+        """Return which values a column has in the images that meet a condition, and how often.
+
+        The columns are those of `columns`. Raises UsageError.
+        """
+        with self._generations.using() as opened:
+            return opened.generation.browser.values(column, where)
+
+    @checked
+    def folders(self, *, where: str | None = None) -> FolderList:
+        """Return the folders with images that meet a condition, at most 20,000.
+
+        Raises UsageError.
+        """
+        with self._generations.using() as opened:
+            return opened.generation.browser.folders(where)
 
     def frequent_values(self) -> dict[str, list[str]]:
         """Return the most frequent values of columns, as texts, among a sample of images."""
