@@ -13,8 +13,8 @@ from importlib.resources.abc import Traversable
 
 TYPES = {"css": "text/css", "svg": "image/svg+xml", "js": "text/javascript"}
 _TEMPLATE = "page.html"
-_STYLES = ("tokens", "layout", "grid", "viewer", "views")
-_LATER = {"viewer.js", "panels.js"}  # loaded once they are asked for
+_STYLES = ("tokens", "layout", "grid")
+_LATER = {"crop.js", "viewer.js", "panels.js", "uploads.js"}  # loaded once they are asked for
 
 
 @cache

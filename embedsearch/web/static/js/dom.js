@@ -41,6 +41,14 @@ export function icon(name) {
   return svg;
 }
 
+/** @param {string} name Load a style sheet, once; what needs it waits for it. */
+export function style(name) {
+  const address = new URL(`../css/${name}.css`, import.meta.url).href;
+  if (document.querySelector(`link[href="${address}"]`)) return Promise.resolve();
+  const link = make("link", { rel: "stylesheet", href: address });
+  return new Promise((resolve) => { link.onload = link.onerror = resolve; document.head.append(link); });
+}
+
 /**
  * Requests of which only the last counts: `next()` ends the one before and returns its signal.
  * What comes late belongs to nobody: check `signal.aborted` after every wait.

@@ -2,8 +2,7 @@
 // The page of `embedsearch serve`: the start, what changes with the address, keys.
 
 import { ask, server } from "./api.js";
-import { bindCrop } from "./crop.js";
-import { el, kept, make, pause } from "./dom.js";
+import { el, kept, make, pause, style } from "./dom.js";
 import { bindField, showField } from "./field.js";
 import { bindFilters, showChips } from "./filters.js";
 import { grid, sizeStep } from "./grid.js";
@@ -39,7 +38,7 @@ onChange(async (before) => {
 });
 
 async function openViewer() {
-  const module = await import("./viewer.js");
+  const [module] = await Promise.all([import("./viewer.js"), style("viewer")]);
   module.bindViewer();
   return module;
 }
@@ -111,7 +110,7 @@ function count(page) {
 }
 
 async function openFacts() {
-  const { openStoreFacts } = await import("./views/facts.js");
+  const [{ openStoreFacts }] = await Promise.all([import("./views/facts.js"), style("viewer")]);
   openStoreFacts();
 }
 
@@ -133,7 +132,7 @@ async function showOther() {
   trouble(null);
   const asked = state;
   try {
-    const view = await import(`./views/${state.view}.js`);
+    const [view] = await Promise.all([import(`./views/${state.view}.js`), style("views")]);
     if (asked === state) await view.show(el("other"));
     hasShown = true;
   } catch (problem) {
@@ -259,7 +258,6 @@ async function start() {
   bindField();
   bindFilters();
   bindQuery();
-  bindCrop();
   bindSlider();
   onMarks(() => { grid.decorate(); showMarks(); });
   onPicked(() => grid.decorate(), notice);
@@ -272,7 +270,7 @@ async function start() {
     }
   }
   load();
-  import("./viewer.js").catch(() => {}); // soon needed
+  el("grid").addEventListener("pointerover", () => { import("./viewer.js"); import("./crop.js"); style("viewer"); }, { once: true }); // soon needed
 }
 
 start();

@@ -2,11 +2,9 @@
 // The strip under the bar while a search runs: its picture, how it came about, marks, least similarity.
 
 import { ask, thumbnail } from "./api.js";
-import { endCut, setPicture, showCut } from "./crop.js";
 import { el, icon, Latest, make } from "./dom.js";
 import { allMarks, clearMarks, marked } from "./marks.js";
 import { go, hasPicture, NO_QUERY, retrace, searches, state, trail } from "./state.js";
-import { findUpload, knownUpload } from "./uploads.js";
 import { baseName, images, spoken } from "./words.js";
 
 const latest = new Latest();
@@ -32,37 +30,55 @@ export function queryWords() {
 
 export const queryName = () => name;
 
+let cutsNext = false;
+/** Begin to cut the picture of the next query, once it is known. */
+export const cutNext = () => { cutsNext = true; };
+
+/** @type {any} */
+let crop = null; // its module, once a picture is searched for
+
+async function openCrop() {
+  const module = await import("./crop.js");
+  if (!crop) module.bindCrop();
+  crop = module;
+}
+
 export async function showQuery() {
   const signal = latest.next();
   const { row, upload } = state;
   el("query").hidden = !searches(state);
   el("least").hidden = !hasPicture(state);
-  if (!searches(state)) { endCut(); name = ""; return; }
+  if (!searches(state)) { crop?.endCut(); name = ""; return; }
   showTrail();
   showMarks();
-  name = upload === null ? "" : knownUpload(upload)?.name ?? "";
+  name = "";
   title();
   const at = row ?? (upload === null ? state.like[0] ?? null : null);
   el("crop").hidden = at === null && upload === null;
   el("part").hidden = row === null && upload === null;
-  if (at === null && upload === null) endCut();
+  if (at === null && upload === null) { crop?.endCut(); return; }
+  if (!crop) await openCrop();
+  if (signal.aborted) return;
   if (at !== null) {
-    setPicture(thumbnail(at), null); // nothing of the query before stays
+    crop.setPicture(thumbnail(at), null); // nothing of the query before stays
     if (row === null) return;
     const record = await ask(`images/${row}`, { signal }).catch(() => null);
     if (signal.aborted) return;
     if (!record) { name = `image ${row}`; title(); return; }
     name = baseName(record.key);
     keepKey(record.key);
-    setPicture(`images/${row}/thumbnail?side=512`, record.width ? [record.width, record.height] : null);
+    crop.setPicture(`images/${row}/thumbnail?side=512`, record.width ? [record.width, record.height] : null);
   } else if (upload !== null) {
+    const { findUpload } = await import("./uploads.js");
     const found = await findUpload(upload);
     if (signal.aborted) return;
     name = found?.name ?? "uploaded photo";
-    setPicture(found?.url ?? "", found?.width ? [found.width, found.height] : null);
+    crop.setPicture(found?.url ?? "", found?.width ? [found.width, found.height] : null);
   }
   title();
-  showCut();
+  crop.showCut();
+  if (cutsNext && !el("part").disabled) el("part").click();
+  cutsNext = false;
 }
 
 /** @param {string} key Kept with the entry of the history: rows change when a store is made again. */
@@ -75,12 +91,20 @@ function title() {
   named();
 }
 
+/** @param {number | null} id @returns {Promise<string>} */
+async function sourceOfUpload(id) {
+  if (id === null) return "";
+  const { findUpload } = await import("./uploads.js");
+  return (await findUpload(id))?.url ?? "";
+}
+
 function showTrail() {
   const steps = trail.map((step, index) => {
     const what = step.name ? spoken(step.name) : "a search before";
-    const source = step.row !== null ? thumbnail(step.row) : step.upload !== null ? knownUpload(step.upload)?.url : "";
     const blank = make("span", { className: "blank" }, what);
-    const face = source ? make("img", { src: source, alt: "", onerror: () => face.replaceWith(blank) }) : blank;
+    const face = make("img", { alt: "", onerror: () => face.replaceWith(blank) });
+    if (step.row !== null) face.src = thumbnail(step.row);
+    else sourceOfUpload(step.upload).then((url) => { if (url) face.src = url; else face.replaceWith(blank); });
     const link = make("a", { href: step.fragment, title: what, "aria-label": `Back to ${what}` }, face);
     link.onclick = (/** @type {MouseEvent} */ event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;

@@ -4,7 +4,6 @@
 import { ask, upload } from "./api.js";
 import { joined } from "./conditions.js";
 import { searches } from "./state.js";
-import { findUpload } from "./uploads.js";
 
 /** @typedef {import("./api.js").Image} Image */
 /** @typedef {{items: Image[], total: number, isExact: boolean, scores: Scores | null, mayHaveMore: boolean}} Page */
@@ -62,6 +61,7 @@ function byRow(state, options, signal) {
 
 /** @param {import("./state.js").State} state @param {Record<string, any>} options @param {AbortSignal} signal @param {(share: number) => void} sent */
 async function byUpload(state, options, signal, sent) {
+  const { findUpload } = await import("./uploads.js");
   const kept = await findUpload(/** @type {number} */ (state.upload));
   signal.throwIfAborted();
   if (!kept) throw Object.assign(new Error("the photo is not here"), { code: "upload_gone" });

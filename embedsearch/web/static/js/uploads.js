@@ -90,6 +90,3 @@ export async function findUpload(id) {
     opened.close();
   }
 }
-
-/** @param {number} id @returns {Upload | undefined} */
-export const knownUpload = (id) => uploads.get(id);

@@ -6,6 +6,7 @@ import { columnOf, inFolder, oneOf } from "./conditions.js";
 import { el, fill, icon, Latest, make } from "./dom.js";
 import { grid } from "./grid.js";
 import { mark, markOf } from "./marks.js";
+import { cutNext } from "./query.js";
 import { copy } from "./selection.js";
 import { close, go, NO_QUERY, state, stepsOn } from "./state.js";
 import { info } from "./store.js";
@@ -182,8 +183,13 @@ const moreLike = (row, name) => go({ ...NO_QUERY, view: "images", row }, { steps
 
 /** @param {number} row @param {string} name */
 function searchPart(row, name) {
+  if (state.row === row && state.view === "images") {
+    close();
+    el("part").click();
+    return;
+  }
+  cutNext();
   moreLike(row, name);
-  el("part").click();
 }
 
 /** @param {number} step */

@@ -1,11 +1,12 @@
 // @ts-check
 // Two pictures of a group over each other, with a slider between them.
 
-import { icon, make } from "../dom.js";
+import { icon, make, style } from "../dom.js";
 import { baseName } from "../words.js";
 
 /** @param {any} group */
-export function compare(group) {
+export async function compare(group) {
+  await style("viewer");
   const close = make("button", { type: "button", className: "bare", "aria-label": "Close", onclick: () => dialog.close() }, icon("close"));
   const source = (/** @type {any} */ { row }) => `images/${row}/thumbnail?side=1024`;
   const over = make("img", { alt: `Copy: ${group.copies[0].key}`, src: source(group.copies[0]) });

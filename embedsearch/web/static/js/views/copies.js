@@ -50,7 +50,7 @@ function card(group, place) {
   const all = [group.keep, ...group.copies];
   const compare = make("button", { type: "button", className: "bare link", onclick: () => import("./compare.js").then((module) => module.compare(group)) }, "compare ⇄");
   return make("section", { className: "card", "aria-label": `Group ${place}` },
-    make("header", {}, make("h3", {}, `Group ${number(place)}`), make("span", { className: "soft" }, `${images(all.length, "picture", "pictures")} ·`, compare)),
+    make("header", {}, make("h2", {}, `Group ${number(place)}`), make("span", { className: "soft" }, `${images(all.length, "picture", "pictures")} ·`, compare)),
     make("ul", { className: "copies" }, ...all.map((member) => figure(member, group.keep))));
 }
 
