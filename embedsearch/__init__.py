@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
     from embedsearch.core.errors import (
         DamagedStore as DamagedStore,
         EmbedSearchError as EmbedSearchError,
+        FilterTooSlow as FilterTooSlow,
         ImageNotFound as ImageNotFound,
         IncompatibleStore as IncompatibleStore,
         Interrupted as Interrupted,

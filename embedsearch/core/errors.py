@@ -48,6 +48,10 @@ class ImageNotFound(UsageError):
     """The store has no single image of that key, path or row."""
 
 
+class FilterTooSlow(UsageError):
+    """A condition took longer than it may."""
+
+
 class StoreLocked(EmbedSearchError):
     """Another process is writing to the store, or training to the same file."""
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from embedsearch.core.errors import (
     EmbedSearchError,
+    FilterTooSlow,
     ImageNotFound,
     IncompatibleStore,
     UnreadableImage,
@@ -76,6 +77,9 @@ async def error_answer(request: Request, error: Exception) -> Response:
             code = "unreadable_image"
         case ImageNotFound():
             status, message, code = 404, str(error), "no_such_image"
+        case UsageError() if error.fields[:1] == ("where",):
+            status, message, more = 400, str(error).removeprefix("where: "), {"field": "where"}
+            code = "filter_too_slow" if isinstance(error, FilterTooSlow) else "bad_filter"
         case UsageError() | IncompatibleStore():
             status, message, code = 400, str(error), "bad_request"
             if isinstance(error, UsageError) and error.fields:

@@ -289,4 +289,7 @@ def validated(model: Any, values: Any) -> Any:
         first = error.errors(include_url=False, include_input=False)[:_SHOWN]
         problems = [f"{'.'.join(str(part)[:50] for part in p['loc'])}: {p['msg']}" for p in first]
         field = str(first[0]["loc"][0])[:50] if first[0]["loc"] else None
-        raise BadRequest("; ".join(problems), field=field) from error
+        message = "; ".join(problems)
+        if field == "where":
+            raise BadRequest(message.removeprefix("where: "), 400, "bad_filter", field) from error
+        raise BadRequest(message, field=field) from error

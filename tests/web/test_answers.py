@@ -294,7 +294,7 @@ def test_the_document_describes_what_is_answered(server: Served) -> None:
     assert set(document["paths"]) == {
         *("/search", "/images", "/images/{row}", "/images/{row}/thumbnail"),
         *("/info", "/health", "/metrics", "/images/{row}/original"),
-        *("/export/csv", "/export/zip"),
+        *("/export/csv", "/export/zip", "/values/{column}", "/folders"),
         *("/copies", "/copies/script", "/groups", "/groups/{number}", "/outliers", "/map"),
     }
     assert set(document["paths"]["/search"]["post"]["requestBody"]["content"]) == {

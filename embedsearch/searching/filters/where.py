@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embedsearch.core.cancelling import is_cancelled
-from embedsearch.core.errors import Interrupted, StorageError, UsageError
+from embedsearch.core.errors import FilterTooSlow, Interrupted, StorageError, UsageError
 from embedsearch.core.lru import LRU
 from embedsearch.core.names import comparable
 from embedsearch.core.session import Session
@@ -135,7 +135,7 @@ class Filters:
                     done = work(Turn(where, worker, check))
                 except Overdue as error:
                     message = f"took more than {TIME_LIMIT_S:.0f} s: ask for less at once"
-                    raise where.refusal(message) from error
+                    raise FilterTooSlow(str(where.refusal(message)), "where") from error
                 except OSError as error:
                     what = f"a filter needs a file in memory: {error.strerror}"
                     raise StorageError(what) from error

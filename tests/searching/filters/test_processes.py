@@ -17,7 +17,7 @@ import pytest
 
 import embedsearch
 from embedsearch.core.cancelling import cancelled_by
-from embedsearch.core.errors import Interrupted, UsageError
+from embedsearch.core.errors import FilterTooSlow, Interrupted, UsageError
 from embedsearch.core.session import Session
 from embedsearch.searching.filters import where
 from embedsearch.searching.filters.where import Filters
@@ -107,7 +107,7 @@ def test_a_filter_that_takes_for_ever_is_stopped(
     answer(filters, "row = 1")
     monkeypatch.setattr(where, "TIME_LIMIT_S", 0.5)
     started = time.monotonic()
-    with pytest.raises(UsageError, match=r"took more than"):
+    with pytest.raises(FilterTooSlow, match=r"took more than"):
         answer(filters, text)
     assert time.monotonic() - started < 10
     monkeypatch.undo()
