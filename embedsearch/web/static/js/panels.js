@@ -11,6 +11,7 @@ import { info } from "./store.js";
 import { baseName, explain, number, shown } from "./words.js";
 
 const SHOWN = 200; // values of a list
+const FEW = 12; // numbers that are offered one by one
 const latest = new Latest();
 
 /** @param {any} chip @param {...any} children @returns {AbortSignal} Ends when the panel closes. */
@@ -119,7 +120,9 @@ function folderChoices(folders, which) {
   return all.slice(0, SHOWN).map(({ root, folder, images }) => {
     const depth = folder ? folder.split("/").length - (roots.size > 1 ? 0 : 1) : 0;
     const condition = inFolder(root, folder);
-    return choice(`${"  ".repeat(depth)}${baseName(folder || root)}`, number(images), state.where[which] === condition, () => { shut(); setCondition(which, condition); });
+    const line = choice(baseName(folder || root), number(images), state.where[which] === condition, () => { shut(); setCondition(which, condition); });
+    line.style.paddingLeft = `${8 + 16 * Math.min(depth, 6)}px`;
+    return line;
   });
 }
 
@@ -127,14 +130,16 @@ function folderChoices(folders, which) {
 function valueChoices(column, found, which) {
   const type = info.columns[column] ?? found.type;
   if (/^timestamp|^date/.test(type)) return dayChoices(column, found, which);
-  if (/int|float|double|decimal/.test(type) && found.distinct > 12) return [rangeForm(column, found, which)];
+  const isNumber = /int|float|double|decimal/.test(type);
+  if (isNumber && found.distinct > FEW) return [rangeForm(column, found, which)];
+  if (isNumber) found.values.sort((/** @type {any} */ a, /** @type {any} */ b) => b.value - a.value);
   const isList = /^list/.test(type);
   const rows = found.values.slice(0, SHOWN).map((/** @type {any} */ { value, images }) => {
     const condition = isList ? holds(column, value) : oneOf(column, [value]);
     return choice(shown(value), number(images), state.where[which] === condition, () => { shut(); setCondition(which, condition); });
   });
   if (!rows.length) return [make("p", { className: "soft" }, found.total ? "Nearly every image has its own value: use “+ Filter”." : "No image has a value.")];
-  const parts = rows;
+  const parts = isNumber ? [rangeForm(column, found, which), ...rows] : rows;
   if (found.missing) parts.push(choice("no value", number(found.missing), false, () => { shut(); setCondition(which, `${quoted(column)} is null`); }));
   return parts;
 }

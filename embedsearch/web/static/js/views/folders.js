@@ -44,7 +44,8 @@ function tree(folders) {
 function item(node, isOpen) {
   const below = make("ul", { hidden: true });
   const hasMore = node.children.size > 0;
-  const toggle = make("button", { type: "button", className: "bare", "aria-expanded": "false", "aria-label": `Folders in ${baseName(node.name)}`, hidden: !hasMore }, icon("right"));
+  const toggle = make("button", { type: "button", className: "bare", "aria-expanded": "false", "aria-label": `Folders in ${baseName(node.name)}` }, icon("right"));
+  if (!hasMore) toggle.style.visibility = "hidden";
   toggle.onclick = () => {
     if (!below.children.length) below.append(...[...node.children.values()].sort((a, b) => a.name.localeCompare(b.name)).map((child) => item(child, false)));
     below.hidden = !below.hidden;
