@@ -1,9 +1,8 @@
 """The page of `embedsearch serve` over 200,000 images: `python -m benchmarks.page`
 
-In Chromium, on this machine: the time from a click on an image to the moment when the first of
-those like it is painted, with thumbnails that were never made before, and with ones that were.
-The files are names of 2,013 photos, a hundred names each; the vectors are made up, in clusters.
-Needs the photos of `../shared`.
+In Chromium, on this machine: the first view, clicks, an upload over a slow line, long tasks, layout
+shifts, and scrolling to the last image. The files are names of 2,013 photos, a hundred names each;
+the vectors are made up, in clusters. Needs the photos of `../shared`.
 """
 
 from __future__ import annotations
@@ -17,33 +16,48 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
+import embedsearch
 from benchmarks.measure import machine
 from benchmarks.run import SHARED
 from embedsearch.exchange.import_vectors import import_vectors
 from tests.support.serving import served
 
 ROWS, DIM, CENTERS = 200_000, 512, 2_000
-CLICKS = 50
-FIRST = "() => document.querySelector('#grid .score') && document.querySelector('#grid img.here')"
-# From the click in the page to the frame in which the first thumbnail stands.
+CLICKS, LOADS, UPLOADS, STEPS = 50, 9, 5, 200
+SLOW_LINE = 750_000 / 8  # bytes a second
+# Put before any script of the page: what is painted when, long tasks and layout shifts.
+WATCH = """
+window.tasks = []; window.shift = 0;
+new PerformanceObserver(list => list.getEntries().forEach(e => tasks.push(e.duration)))
+  .observe({type: 'longtask', buffered: true});
+new PerformanceObserver(list => list.getEntries().forEach(e => { shift += e.value; }))
+  .observe({type: 'layout-shift', buffered: true});
+window.seen = condition => new Promise(done => {
+  const look = () => condition() ? requestAnimationFrame(() => done(performance.now()))
+    : requestAnimationFrame(look);
+  look();
+});
+window.screen_is_full = () => {
+  const shown = [...document.querySelectorAll('.tile img')]
+    .filter(i => i.getBoundingClientRect().top < innerHeight && i.checkVisibility());
+  return shown.length > 5 && shown.every(i => i.complete && i.naturalWidth);
+};
+"""
+FIRST = "() => [...document.querySelectorAll('.tile img')].some(i => i.complete && i.naturalWidth)"
+# From the click in the page to the frame in which the first thumbnail of a hit stands.
 CLICK = """
-row => new Promise(done => {
-  const grid = document.querySelector('#grid');
-  const link = document.querySelector('#grid li a');
-  link.closest('li').dataset.row = row;
-  const seen = () => {
-    const picture = grid.querySelector('img.here');
-    if (picture && picture.src.length && location.hash.includes('row=' + row))
-      requestAnimationFrame(() => done(performance.now() - start));
-    else requestAnimationFrame(seen);
-  };
-  grid.querySelectorAll('img.here').forEach(picture => picture.classList.remove('here'));
+async row => {
+  const old = document.querySelector('#grid .tile a');
+  old.closest('.tile').dataset.row = row;
   const start = performance.now();
-  link.click();
-  requestAnimationFrame(seen);
-})
+  location.hash = '#row=' + row;
+  const first = await seen(() => !old.isConnected && document.querySelector('#grid .score')
+    && [...document.querySelectorAll('#grid .tile img')].some(i => i.complete && i.naturalWidth));
+  return first - start;
+}
 """
 
 
@@ -53,28 +67,140 @@ def main() -> None:
         base = Path(folder)
         os.environ["EMBEDSEARCH_CACHE"] = str(base / "cache")
         store = collection(base)
-        with served(store) as server, sync_playwright() as running:
+        lines: list[tuple[str, str]] = []
+        with sync_playwright() as running:
             browser = running.chromium.launch(
                 executable_path=shutil.which("chromium"), args=["--no-sandbox"]
             )
-            page = browser.new_page(viewport={"width": 1280, "height": 850})
-            page.goto(server.url)
-            page.wait_for_selector("#grid img.here")
-            rows = random.Random(7).sample(range(ROWS), CLICKS)
-            new, known = ([clicked(page, row) for row in rows] for _ in range(2))
+            with served(store) as server:
+                lines += _views(browser, server.url)
+                lines += _clicks(browser, server.url)
+                lines += _scrolling(browser, server.url)
+            with served(photos_store(base)) as server:
+                lines += _uploads(browser, server.url, base)
             browser.close()
-    print(f"\n{machine()}\n\n| from the click to the first image, {ROWS:,} images | |\n|---|---|")
-    for name, times in (("thumbnails made for it", new), ("thumbnails of the cache", known)):
-        p50, p90 = np.percentile(times, [50, 90])
-        print(f"| {name} | median {p50:.0f} ms, p90 {p90:.0f}, slowest {max(times):.0f} |")
+    print(f"\n{machine()}\n\n| {ROWS:,} images | |\n|---|---|")
+    for name, words in lines:
+        print(f"| {name} | {words} |")
 
 
-def clicked(page: Any, row: int) -> float:
+def _page(browser: Any, url: str) -> Any:
+    """Return a page of a browser that knows nothing yet."""
+    page = browser.new_context(viewport={"width": 1280, "height": 850}).new_page()
+    page.add_init_script(WATCH)
+    page.goto(url)
+    return page
+
+
+def _views(browser: Any, url: str) -> list[tuple[str, str]]:
+    first, whole, shifts = [], [], []
+    _page(browser, url).wait_for_function(FIRST)  # the server is warm
+    time.sleep(2)
+    for _ in range(LOADS):
+        page = _page(browser, url)
+        first.append(page.evaluate(f"seen({FIRST})"))
+        whole.append(page.evaluate("seen(screen_is_full)"))
+        page.wait_for_selector("#grid .tile")
+        time.sleep(0.5)
+        shifts.append(page.evaluate("shift"))
+        page.context.close()
+    return [
+        ("first thumbnail of a new visitor", _ms(first)),
+        ("whole first screen", _ms(whole)),
+        ("layout shift while it is loaded", f"{max(shifts):.3f} at most"),
+    ]
+
+
+def _clicks(browser: Any, url: str) -> list[tuple[str, str]]:
+    page = _page(browser, url)
+    page.wait_for_selector("#grid .tile")
+    rows = random.Random(7).sample(range(ROWS), CLICKS)
+    new, known = ([_clicked(page, row) for row in rows] for _ in range(2))
+    shift, tasks = page.evaluate("[shift, tasks]")
+    for _ in range(6):  # 240 tiles and more
+        page.evaluate("scrollBy(0, 1200)")
+        time.sleep(0.4)
+    later = page.evaluate("tasks")
+    count = page.locator("#grid .tile").count()
+    page.context.close()
+    return [
+        ("from the click to the first image, thumbnails made for it", _ms(new)),
+        ("… the first click of all", f"{new[0]:.0f} ms"),
+        ("… thumbnails of the cache", _ms(known)),
+        ("layout shift over these clicks", f"{shift:.3f}"),
+        (f"longest task, with {count} tiles", f"{max([*tasks, *later, 0]):.0f} ms"),
+    ]
+
+
+def _clicked(page: Any, row: int) -> float:
     """Return the milliseconds from a click to the first image."""
     took = float(page.evaluate(CLICK, row))
-    page.wait_for_function(FIRST)
     time.sleep(0.5)  # the other thumbnails of that page are no part of the next click
     return took
+
+
+def _scrolling(browser: Any, url: str) -> list[tuple[str, str]]:
+    """Scroll to the last image in steps of an equal share, and look at memory on the way."""
+    page = _page(browser, url)
+    page.wait_for_selector("#grid .tile")
+    session = page.context.new_cdp_session(page)
+    heaps, nodes = [], []
+    for step in range(1, STEPS + 1):
+        page.evaluate(f"scrollTo(0, document.documentElement.scrollHeight * {step / STEPS})")
+        time.sleep(0.15)
+        if step % (STEPS // 10) == 0:
+            session.send("HeapProfiler.collectGarbage")
+            found = session.send("Memory.getDOMCounters")
+            heaps.append(session.send("Runtime.getHeapUsage")["usedSize"] / 1e6)
+            nodes.append(found["nodes"])
+    last = f'#grid .tile[aria-posinset="{ROWS}"]'
+    for _ in range(50):
+        page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
+        time.sleep(0.1)
+        if page.locator(last).count():
+            break
+    is_reached = page.locator(last).count() == 1
+    page.context.close()
+    heap = f"{heaps[0]:.1f} MB after a tenth, {heaps[-1]:.1f} at the end, {max(heaps):.1f} at most"
+    return [
+        ("the last image is reached by scrolling", "yes" if is_reached else "**no**"),
+        ("memory of scripts on the way", heap),
+        ("nodes of the document on the way", f"{min(nodes):,} to {max(nodes):,}"),
+    ]
+
+
+def _uploads(browser: Any, url: str, base: Path) -> list[tuple[str, str]]:
+    """Search with a photo of 12 megapixels over a slow line."""
+    photo = max((SHARED / "data" / "camera").glob("*.jpg"), key=lambda path: path.stat().st_size)
+    large = base / "large.jpg"
+    with Image.open(photo) as image:
+        image.convert("RGB").resize((4000, 3000)).save(large, quality=95)
+    took = []
+    for _ in range(UPLOADS):
+        page = _page(browser, url)
+        page.wait_for_selector("#grid .tile")
+        session = page.context.new_cdp_session(page)
+        slow = {"offline": False, "latency": 50, "downloadThroughput": SLOW_LINE}
+        session.send("Network.emulateNetworkConditions", {**slow, "uploadThroughput": SLOW_LINE})
+        started = time.monotonic()
+        page.set_input_files("#file", large)
+        page.wait_for_selector("#grid .score", timeout=60_000)
+        took.append(1e3 * (time.monotonic() - started))
+        page.context.close()
+    size = large.stat().st_size / 1e6
+    return [(f"a photo of 12 megapixels, {size:.1f} MB, over 750 kbit/s, answered", _ms(took))]
+
+
+def _ms(times: list[float]) -> str:
+    p50, p90 = np.percentile(times, [50, 90])
+    return f"median {p50:.0f} ms, p90 {p90:.0f}, slowest {max(times):.0f}"
+
+
+def photos_store(base: Path) -> Path:
+    """Return a store of photos that a network has seen."""
+    store = base / "seen.es"
+    embedsearch.index(SHARED / "data" / "caltech101_dev", store=store, model="packaged")
+    return store
 
 
 def collection(base: Path) -> Path:
