@@ -38,7 +38,7 @@ class CopiesOptions(BaseModel):
             least = _SIMILAR if self.similar is None else self.similar
             return DuplicateConfig(similar=least, keep=(self.keep,))
         if self.similar is not None:
-            raise BadRequest("similar: it goes with kind=similar only")
+            raise BadRequest("similar goes with kind=similar only", field="similar")
         turned = self.kind == "turned"
         crops = self.kind == "parts"
         return DuplicateConfig(flips=turned, rotations=turned, crops=crops, keep=(self.keep,))
