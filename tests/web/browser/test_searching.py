@@ -11,7 +11,6 @@ import embedsearch
 from tests.support.browsing import ROWS, Page, expected
 from tests.support.library import CLOCK
 
-
 FORMATS = ("JPEG", "PNG", "WEBP")
 
 
@@ -238,7 +237,9 @@ def test_chips_offer_values_with_counts(page: Page, searcher: embedsearch.Search
     page.page.click('[data-chip="format"]')
     page.until("document.querySelector('#panel .choice')")
     choices = page.page.locator("#panel .choice").all_inner_texts()
-    counts = {value: str(searcher.images(1, where=f"format = '{value}'").total) for value in FORMATS}
+    counts = {
+        value: str(searcher.images(1, where=f"format = '{value}'").total) for value in FORMATS
+    }
     assert dict(choice.split() for choice in choices) == counts
     page.page.click("#panel .choice >> text=PNG")
     page.until("document.querySelectorAll('#grid .tile').length === 10")
