@@ -17,7 +17,7 @@ from embedsearch.core.errors import UnreadableImage
 from embedsearch.core.records import ImageRecord
 from embedsearch.images.original_file import NoFile, OriginalFile
 from embedsearch.images.safe_name import safe_name
-from embedsearch.web.answers import json_answer
+from embedsearch.web.answers import has_copy, json_answer
 from embedsearch.web.limits import Kind
 from embedsearch.web.openapi import Row, in_query, told
 from embedsearch.web.search_request import BadRequest, parameters, validated
@@ -75,7 +75,7 @@ class OriginalRoutes:
             "cache-control": "private, max-age=300",
             "content-disposition": disposition(record.key, is_saved=options.download),
         }
-        if _names(request.headers.get("if-none-match", ""), etag):
+        if has_copy(request, etag):
             file.close()
             return Response(None, 304, headers)
         media_type = _TYPES.get(record.format, _BYTES)
@@ -132,12 +132,6 @@ class _Pieces(Iterator[bytes]):
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-
-def _names(header: str, etag: str) -> bool:
-    """Return whether one of the tags in `If-None-Match` is this one."""
-    tags = (tag.strip().removeprefix("W/") for tag in header.split(","))
-    return any(tag in {etag, "*"} for tag in tags)
 
 
 def _range(headers: Headers, etag: str, size: int) -> range | None:

@@ -85,7 +85,8 @@ async def test_a_server_says_503(
             between.cut()
             answer = await client.post("/search", json=body)
             assert answer.status_code == 503
-            assert answer.json() == {"error": "this cannot be answered now: see the server's log"}
+            message = "this cannot be answered now: see the server's log"
+            assert answer.json() == {"error": message, "code": "failed"}
             between.restore()
             assert (await client.post("/search", json=body)).status_code == 200
         searcher.close()
