@@ -59,7 +59,6 @@ class OutliersView:
 
     rows: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float64]
-    representatives: list[Picture]
     generation: int
 
 
@@ -102,10 +101,9 @@ def outliers_view(store: Path, session: Session) -> OutliersView:
         collection = Collection(snapshot, session)
         generation = snapshot.manifest.generation
         if not len(collection):
-            return OutliersView(np.empty(0, np.int64), np.empty(0, np.float64), [], generation)
+            return OutliersView(np.empty(0, np.int64), np.empty(0, np.float64), generation)
         found, scores = oddest(collection, MAX_OUTLIERS)
-        first = collection.pictures(found[:_REPRESENTATIVES])
-        return OutliersView(collection.rows()[found], scores, first, generation)
+        return OutliersView(collection.rows()[found], scores, generation)
 
 
 def map_view(store: Path, max_images: int, session: Session) -> MapView:

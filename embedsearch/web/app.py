@@ -32,7 +32,7 @@ from embedsearch.web.service import Service
 from embedsearch.web.turns import Turns
 
 _COMPRESSED_BYTES = 1024  # a smaller answer fits in a packet as it is
-_LEVEL = 5  # of gzip
+_LEVEL = 6  # of gzip
 _NOT_COMPRESSED = (*DEFAULT_EXCLUDED_CONTENT_TYPES, "application/octet-stream", "image/*")
 
 

@@ -157,11 +157,6 @@ def test_groups_are_those_of_python(
                 {"row": r.row, "key": r.key, "width": r.width, "height": r.height} for r in records
             ],
         }
-    odd = embedsearch.outliers(store, 200)
-    assert found["outliers"]["images"] == len(odd) == 60
-    assert [one["row"] for one in found["outliers"]["representatives"]] == [
-        outlier.row for outlier in odd[:4]
-    ]
     assert len(server.get("/groups").json["groups"]) == len(embedsearch.clusters(store))
 
 
@@ -297,7 +292,7 @@ def test_views_of_hardly_anything(tmp_path: Path) -> None:
         embedsearch.index(tmp_path / "p", store=tmp_path / "s.es", allow_empty=True)
     with served(tmp_path / "s.es") as server:
         groups = server.get("/groups").json
-        assert (groups["groups"], groups["outliers"]) == ([], {"images": 0, "representatives": []})
+        assert groups["groups"] == []
         assert server.get("/outliers").json["images"] == []
         assert server.get("/copies").json["groups"] == []
         assert server.get("/map").json["images"] == 0

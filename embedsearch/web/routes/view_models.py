@@ -134,18 +134,10 @@ class GroupSummary(BaseModel):
     representatives: list[Representative]
 
 
-class OutlierSummary(BaseModel):
-    """The images that are least like all others."""
-
-    images: int
-    representatives: list[Representative]
-
-
 class GroupsAnswer(BaseModel):
     """All images in groups, the largest first."""
 
     groups: list[GroupSummary]
-    outliers: OutlierSummary
     total: int
     generation: int
 

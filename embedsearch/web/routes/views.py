@@ -93,10 +93,9 @@ class ViewRoutes:
         return Response(script, 200, headers, "text/x-shellscript")
 
     async def groups(self, request: Request) -> Response:
-        """Return all images in groups of similar ones, and the oddest ones."""
+        """Return all images in groups of similar ones."""
         options = validated(GroupsOptions, parameters(request))
-        view, odd = await self._groups(options.k), await self._outliers()
-        outliers = {"images": len(odd.rows), "representatives": _shown(odd.representatives)}
+        view = await self._groups(options.k)
         groups = [
             {
                 "number": number,
@@ -106,14 +105,7 @@ class ViewRoutes:
             }
             for number, group in enumerate(view.groups, start=1)
         ]
-        return json_answer(
-            {
-                "groups": groups,
-                "outliers": outliers,
-                "total": len(groups),
-                "generation": min(view.generation, odd.generation),
-            }
-        )
+        return json_answer({"groups": groups, "total": len(groups), "generation": view.generation})
 
     async def group(self, request: Request, number: str) -> Response:
         """Return the images of a group, the most typical first."""

@@ -244,6 +244,9 @@ def test_a_server_that_is_away_is_no_missing_file(browser: Any, store: Path) -> 
         page = Page(browser, server)
         row = page.rows()[7]
         page.page.wait_for_selector(f"{page.tile(row)} img:not(.coming)")
+        page.page.hover(page.tile(row))  # what shows an image is loaded then
+        page.until("document.querySelector('link[href$=\"viewer.css\"]')?.sheet")
+        page.page.wait_for_timeout(300)
     page.page.click(f"{page.tile(row)} a")
     page.until("document.querySelector('#details .error')")
     assert "No connection" in page.text("#details .error")

@@ -21,6 +21,7 @@ def test_the_store_is_shown_at_first(page: Page, searcher: embedsearch.Searcher)
     page.page.wait_for_selector("#grid img:not(.coming)")
     page.page.click("#count button")
     page.until("document.querySelector('#facts')?.open")
+    page.until("document.querySelector('#facts').textContent.includes('JPEG')")
     facts = page.text("#facts")
     assert "packaged" in facts and "JPEG" in facts and "56" in facts
 
@@ -89,6 +90,21 @@ def test_more_like_this_and_the_way_back(page: Page, searcher: embedsearch.Searc
     page.page.go_forward()
     page.until("location.hash.includes('upload=')")
     page.shows(expected(searcher, CLOCK))
+
+
+def test_the_way_back_is_scrolled_to_where_it_was(page: Page) -> None:
+    page.page.evaluate("scrollTo(0, 500)")
+    row = page.rows()[-1]
+    page.page.locator(page.tile(row)).scroll_into_view_if_needed()
+    scrolled = page.eval("scrollY")
+    assert scrolled > 100
+    page.act(row, "similar")
+    page.until(f"location.hash === '#row={row}' && scrollY === 0")
+    page.page.go_back()
+    page.until(f"!location.hash && Math.abs(scrollY - {scrolled}) < 60")
+    page.page.reload()
+    page.wait()
+    page.until(f"Math.abs(scrollY - {scrolled}) < 60")
 
 
 def test_the_trail_is_short(page: Page) -> None:
@@ -319,6 +335,7 @@ def test_the_keyboard_alone(page: Page) -> None:
     row = page.eval(focused)
     press("m")
     page.until(f"location.hash.includes('row={row}')")
+    page.until("document.querySelector('#grid .score')")
     page.until("document.activeElement.closest('#grid .tile')")  # and on from the first hit
     press("/")
     assert page.eval("document.activeElement.id") == "words"

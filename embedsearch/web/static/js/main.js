@@ -1,7 +1,7 @@
 // @ts-check
 // The page of `embedsearch serve`: the start, what changes with the address, keys.
 
-import { ask, server } from "./api.js";
+import { ask, away, server } from "./api.js";
 import { el, kept, make, pause, style } from "./dom.js";
 import { bindField, showField } from "./field.js";
 import { bindFilters, showChips } from "./filters.js";
@@ -11,36 +11,41 @@ import { notice, progress, quiet, trouble } from "./notices.js";
 import { bindQuery, onNamed, queryName, queryWords, showMarks, showQuery } from "./query.js";
 import { onPicked, pick, pickAll, pickNone } from "./selection.js";
 import { bindSlider, forgetScores, showScores } from "./slider.js";
-import { go, hasPicture, load, NO_QUERY, NOTHING, onChange, sameImages, searches, state, stepsOn, written } from "./state.js";
+import { go, hasPicture, keepScroll, load, NO_QUERY, NOTHING, onChange, sameImages, searches, state, stepsOn, written } from "./state.js";
 import { MOST, sourceOf } from "./source.js";
 import { askAgain, info, openStore } from "./store.js";
 import { images, number, two } from "./words.js";
 
 const BUSY_AFTER_MS = 150;
 const LONG_PRESS_MS = 500;
+const REST_AFTER_MS = 2000;
 let focusFirst = false;
+let comesBack = true; // to an entry of the history, where it was scrolled to
 let hasShown = false; // images, since the page was loaded
 /** @type {any} */
-let viewer = null; // its module, once it is needed
+let viewer = null; // its module, once it is there
 
 onChange(async (before) => {
   const isSame = hasShown && sameImages(before, state);
   showField();
-  if (state.open !== null || viewer) (viewer ??= await openViewer()).showViewer();
+  const scroll = comesBack ? history.state?.scroll ?? 0 : before.least === state.least ? 0 : null;
+  comesBack = false;
+  const asked = state;
+  if (state.open !== null || viewer) openViewer().then((module) => module.showViewer(), away);
   title();
   if (isSame) return;
-  if (hasShown && state.open === null && before.open === null && before.least === state.least) scrollTo({ top: 0 });
   readMarks(state);
   showQuery();
   showViews();
   if (state.view === "images") await showImages();
   else await showOther();
+  if (scroll !== null && asked === state) scrollTo({ top: scroll });
 });
 
 async function openViewer() {
   const [module] = await Promise.all([import("./viewer.js"), style("viewer")]);
-  module.bindViewer();
-  return module;
+  if (!viewer) module.bindViewer();
+  return (viewer = module);
 }
 
 function showViews() {
@@ -66,7 +71,7 @@ async function showImages() {
     const page = await grid.show(sourceOf(state, (share) => { clearTimeout(busy); progress(share); }), state.text ? info.words : null);
     if (!page) return;
     hasShown = true;
-    document.querySelector(".first")?.remove();
+    withoutFirst();
     if (page.scores) showScores(page.scores);
     count(page);
     if (!page.items.length) showEmpty();
@@ -109,6 +114,11 @@ function count(page) {
   el("status").textContent = searches(state) ? `Similar to ${queryName() || queryWords()}: ${words}` : `${words}. Open one, or search for similar ones.`;
 }
 
+/** Take away the images that came with the page. */
+function withoutFirst() {
+  document.querySelector(".first")?.remove();
+}
+
 async function openFacts() {
   const [{ openStoreFacts }] = await Promise.all([import("./views/facts.js"), style("viewer")]);
   openStoreFacts();
@@ -128,6 +138,7 @@ function showEmpty() {
 }
 
 async function showOther() {
+  withoutFirst();
   el("status").textContent = "";
   trouble(null);
   const asked = state;
@@ -240,10 +251,18 @@ function bindPage() {
     const isTyping = /** @type {any} */ (event.target).closest?.("input, textarea, select, dialog");
     if (event.key === "k" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); el("words").focus(); } else if (event.key === "/" && !isTyping && /** @type {any} */ (event.target).closest?.("#grid")) { event.preventDefault(); el("words").focus(); }
   });
-  addEventListener("popstate", load);
+  history.scrollRestoration = "manual";
+  addEventListener("popstate", () => { comesBack = true; load(); });
+  addEventListener("pagehide", keepScroll);
   server.addEventListener("offline", () => notice("No connection to the server. Reconnecting …", { stays: true }));
-  server.addEventListener("online", () => { quiet(); if (!el("problem").hidden || !hasShown) refresh(); });
+  server.addEventListener("online", () => { quiet(); if (!el("problem").hidden || !hasShown || (state.open !== null && !viewer)) refresh(); });
   server.addEventListener("generation", () => notice("The store has changed.", { button: "Reload", act: refresh, stays: true }));
+}
+
+/** Load what will soon be needed, also if the server is away by then. */
+function loadRest() {
+  openViewer().catch(() => {});
+  for (const name of ["crop", "panels", "uploads"]) import(`./${name}.js`).catch(() => {});
 }
 
 async function refresh() {
@@ -269,8 +288,10 @@ async function start() {
       await pause(1000);
     }
   }
+  if (location.hash) withoutFirst();
   load();
-  el("grid").addEventListener("pointerover", () => { import("./viewer.js"); import("./crop.js"); style("viewer"); }, { once: true }); // soon needed
+  setTimeout(loadRest, REST_AFTER_MS);
+  el("grid").addEventListener("pointerover", loadRest, { once: true });
 }
 
 start();

@@ -81,9 +81,15 @@ export function go(changes, { replace = false, steps = trail } = {}) {
   const next = written({ ...state, open: null, ...changes });
   const isSame = next === written(state);
   if (isSame && steps === trail) return; // one entry and one request for each change
+  keepScroll();
   const entry = { steps: steps.slice(-TRAIL), opened: changes.open !== undefined && changes.open !== null && !replace };
   history[replace || isSame ? "replaceState" : "pushState"](entry, "", next === "#" ? location.pathname + location.search : next);
   load();
+}
+
+/** Keep with the present entry of the history how far it is scrolled. */
+export function keepScroll() {
+  history.replaceState({ ...history.state, scroll: scrollY }, "");
 }
 
 /** Close what is open over the images: back in the history, if that is where it came from. */

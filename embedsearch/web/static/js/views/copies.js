@@ -2,7 +2,7 @@
 // Copies of pictures, each group with the one to keep. Nothing is deleted here.
 
 import { ask, thumbnail } from "../api.js";
-import { icon, Latest, make } from "../dom.js";
+import { el, icon, Latest, make } from "../dom.js";
 import { progress } from "../notices.js";
 import { go, KEEPS, KINDS, state, written } from "../state.js";
 import { bytes, images, number, spoken } from "../words.js";
@@ -20,6 +20,7 @@ export async function show(holder) {
   try {
     const found = await ask(`copies?${new URLSearchParams({ kind: state.kind, keep: state.keep })}`, { signal });
     status.textContent = [images(found.groups.length, "group", "groups"), images(found.copies, "copy", "copies"), bytes(found.bytes), "nothing is deleted here"].join(" · ");
+    if (state.kind === "same") el("view-copies").dataset.count = found.groups.length ? number(found.groups.length) : "";
     if (!found.groups.length) holder.append(make("p", { className: "empty" }, "No copies were found."));
     draw(holder, found.groups, 0);
   } finally {

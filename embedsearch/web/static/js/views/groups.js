@@ -17,8 +17,11 @@ export async function show(holder) {
   try {
     const found = await ask("groups", { signal });
     const cards = found.groups.map((/** @type {any} */ group) => card(`Group ${group.number}`, group, String(group.number)));
-    if (found.outliers?.images) cards.push(card("Outliers", found.outliers, "outliers"));
-    holder.replaceChildren(found.groups.length ? make("div", { className: "groups" }, ...cards) : make("p", { className: "empty" }, "The store holds no images to group."));
+    const grid = make("div", { className: "groups" }, ...cards);
+    holder.replaceChildren(found.groups.length ? grid : make("p", { className: "empty" }, "The store holds no images to group."));
+    if (!found.groups.length) return;
+    const { images: oddest, total } = await ask("outliers?k=4", { signal }); // slower: the groups are there meanwhile
+    grid.append(card("Outliers", { images: total, representatives: oddest }, "outliers"));
   } finally {
     if (!signal.aborted) progress(-1);
   }
