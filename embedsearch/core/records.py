@@ -257,6 +257,9 @@ class StoredImage:
     height: int
 
 
+NO_DIGEST = bytes(32)  # of a vector that was imported: its file was not read
+
+
 @dataclass(frozen=True)
 class StoredPlace:
     """Where the image of a row was when it was indexed: a key below the path of its root.
@@ -266,7 +269,7 @@ class StoredPlace:
 
     root: str
     key: str
-    digest: bytes  # sha256 of the file
+    digest: bytes | None  # sha256 of the file, None of an imported vector
     width: int
     height: int
 

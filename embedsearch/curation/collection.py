@@ -16,14 +16,13 @@ import pyarrow as pa
 
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import named_forms, whole_path
-from embedsearch.core.records import SIGNATURE_SIDE
+from embedsearch.core.records import NO_DIGEST, SIGNATURE_SIDE
 from embedsearch.core.session import Session
 from embedsearch.searching.columns import RowColumns
 from embedsearch.store.shards import numbers, vector_array
 from embedsearch.store.snapshot import Snapshot
 
 _AS_STORED = ("row", "width", "height", "format", "taken_at", "mtime_ns")
-_UNKNOWN = bytes(32)  # the digest of a vector that was imported
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ class Collection:
                 root=roots[row["root"]].path,
                 key=os.fsdecode(row["key"]),
                 size_bytes=max(0, row["size"]),
-                sha256=None if row["digest"] == _UNKNOWN else row["digest"].hex(),
+                sha256=None if row["digest"] == NO_DIGEST else row["digest"].hex(),
                 is_file=roots[row["root"]].is_folder_here,
                 **{name: row[name] for name in _AS_STORED},
             )
@@ -136,7 +135,7 @@ class Collection:
             known: list[Any] = table.column("digest").to_pylist()
             rows: list[Any] = table.column("row").to_pylist()
             some = [
-                row.to_bytes(32, "big") if digest == _UNKNOWN else digest
+                row.to_bytes(32, "big") if digest == NO_DIGEST else digest
                 for digest, row in zip(known, rows, strict=True)
             ]
             digests[position : position + len(some)] = np.frombuffer(b"".join(some), "V32")

@@ -29,6 +29,7 @@ from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.names import EXACT, from_exact_bytes
 from embedsearch.core.paths import is_url, local_path, size_and_time, whole_path
 from embedsearch.core.records import (
+    NO_DIGEST,
     EmbeddingBatch,
     Failure,
     ImageFacts,
@@ -66,7 +67,6 @@ from embedsearch.store.writer import StoreWriter
 VECTOR_COLUMNS = ("vector", "embedding")
 _TABLES = (".csv", ".tsv")  # of paths; any other file is a list
 _ROWS = 8192  # at once
-_NO_DIGEST = bytes(32)
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class _Import:
             self._counts["added" if old[-1] is None else "replaced"] += 1
             good.append(index)
             refs.append(self._ref(home, key))
-            facts.append(ImageFacts(0, 0, "", _NO_DIGEST))
+            facts.append(ImageFacts(0, 0, "", NO_DIGEST))
         if good:
             units = vectors[good] / lengths[good, None]
             first = update.add(EmbeddingBatch(refs, facts, units.astype(np.float32)))

@@ -20,7 +20,7 @@ import pyarrow as pa
 from embedsearch.core.config import SearchBudget
 from embedsearch.core.errors import IncompatibleStore, UsageError
 from embedsearch.core.model_spec import ModelSpec
-from embedsearch.core.records import EmbeddingBatch, ImageFacts, ImageRef, Root
+from embedsearch.core.records import NO_DIGEST, EmbeddingBatch, ImageFacts, ImageRef, Root
 from embedsearch.core.session import Session
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.store.files import FORMAT_NAME
@@ -33,7 +33,6 @@ TEXT, FIELDS = "text", "fields"  # the columns
 WAIT_S = 30.0  # for another writer
 _TYPES: dict[str, pa.DataType] = {"row": pa.int64(), TEXT: pa.string(), FIELDS: pa.string()}
 _COLUMNS = pa.schema(_TYPES)
-_NO_DIGEST = bytes(32)
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def put_texts(
 
     def put(update: StoreUpdate) -> pa.Table:
         refs = [ImageRef(0, StoredText.key(identity), -1, -1) for identity in last]
-        facts = [ImageFacts(0, 0, "", _NO_DIGEST)] * len(refs)
+        facts = [ImageFacts(0, 0, "", NO_DIGEST)] * len(refs)
         first = update.add(EmbeddingBatch(refs, facts, units))
         rows = pa.array(range(first, first + len(last)))
         columns = [[texts[index].text for index in last.values()]]

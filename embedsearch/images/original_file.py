@@ -21,7 +21,6 @@ from embedsearch.images.originals import Originals
 from embedsearch.images.temporary import TemporaryImages, discard
 
 PIECE_BYTES = 256 << 10
-_NO_DIGEST = bytes(32)  # of a vector that was imported
 _COMPARED = 4096  # files whose sha256 is remembered
 _READ_BYTES = 1 << 20
 
@@ -90,12 +89,12 @@ class OriginalFiles:
         self._temporary.close()
         self._compared.clear()
 
-    def open(self, root: str, key: str, digest: bytes) -> OriginalFile:
+    def open(self, root: str, key: str, digest: bytes | None) -> OriginalFile:
         """Open the file `key` below `root`, a link too, if it has this sha256.
 
         Raises NoFile, UnreadableImage, and StorageError for a server that does not answer.
         """
-        if digest == _NO_DIGEST:
+        if digest is None:
             raise NoFile(f"{printable(key)} is an imported vector: it has no file", Reason.VANISHED)
         place = self._originals.inside(root, key, digest)
         try:

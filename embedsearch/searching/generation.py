@@ -19,7 +19,7 @@ import numpy.typing as npt
 from embedsearch.core.config import SearchConfig
 from embedsearch.core.errors import EmbedSearchError, ImageNotFound, UsageError
 from embedsearch.core.microbatch import MicroBatcher
-from embedsearch.core.records import Hit, ImageRecord, Neighbors, StoredPlace
+from embedsearch.core.records import NO_DIGEST, Hit, ImageRecord, Neighbors, StoredPlace
 from embedsearch.core.scores import PICTURE
 from embedsearch.core.session import Session
 from embedsearch.searching.browsing.browser import Browser
@@ -179,7 +179,8 @@ class Generation:
             (stored,) = self._snapshot.images(ordinals)
             (values,) = self._snapshot.take(ordinals, ["digest"]).to_pylist()
         place = place_of(self.manifest, stored)
-        return StoredPlace(*place, values["digest"], stored.width, stored.height)
+        digest = None if values["digest"] == NO_DIGEST else values["digest"]
+        return StoredPlace(*place, digest, stored.width, stored.height)
 
     def _find(self, image: str | int) -> int:
         """Return the ordinal of a live image by its key, its full path or its row."""

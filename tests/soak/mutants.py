@@ -266,16 +266,16 @@ def lets_through() -> None:
 @_mutant
 def tells_all() -> None:
     """An answer to a request that cannot be followed shows where in the program that was seen."""
-    from embedsearch.web import app
+    from embedsearch.web import answers
 
-    json_answer = app._json
+    json_answer = answers.json_answer
 
     def answer(values: Any, status: int = 200, headers: Any = None) -> Any:
         if status >= 400:
             values = {"error": "".join(traceback.format_stack())}
         return json_answer(values, status, headers)
 
-    put("embedsearch.web.app._json", answer)
+    put("embedsearch.web.answers.json_answer", answer)
 
 
 @_mutant

@@ -131,7 +131,7 @@ class StoredImages:
 
 def _wanted(
     opened: OpenGeneration, image: str | int, side: int, fill: int | None
-) -> tuple[str, str, int, bytes]:
+) -> tuple[str, str, int, bytes | None]:
     """Return the root, the key, the side and the digest of a thumbnail."""
     from embedsearch.images.thumbnails import filling  # a search needs none
 

@@ -233,8 +233,7 @@ def test_pictures_are_sharp_on_dense_screens(browser: Any, tmp_path: Path) -> No
             "Math.min(i.naturalWidth, i.naturalHeight)"  # in CSS pixels, as srcset says
             " / Math.min(i.clientWidth, i.clientHeight))"
         )
-        context, page = page.context, None
-        context.close()
+        page.context.close()
     # The panorama has as many pixels as a thumbnail of 1,024 pixels can hold.
     assert len(shown) == 3 and sorted(shown)[1] >= 1.0 and min(shown) > 0.2
 
@@ -255,7 +254,11 @@ def test_a_server_that_is_away_is_no_missing_file(browser: Any, store: Path) -> 
 
 
 def test_a_phone(browser: Any, server: Served) -> None:
-    options = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    options: dict[str, Any] = {
+        "viewport": {"width": 390, "height": 844},
+        "has_touch": True,
+        "is_mobile": True,
+    }
     page = Page(browser, server, "#row=3", device_scale_factor=2, **options)
     assert page.eval("document.querySelector('#grid .tile').getBoundingClientRect().top") < 230
     assert "pan-y" in page.eval("getComputedStyle(document.querySelector('#crop')).touchAction")

@@ -241,7 +241,7 @@ READY = {
 @pytest.mark.parametrize("width", [390, 1280])
 def test_no_fault_of_accessibility(browser: Any, server: Served, scheme: str, width: int) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe").Axe()
-    options = {"has_touch": True, "is_mobile": True} if width < 400 else {}
+    options: dict[str, Any] = {"has_touch": True, "is_mobile": True} if width < 400 else {}
     opened = Page(browser, server, color_scheme=scheme, **options)
     opened.page.set_viewport_size({"width": width, "height": 800})
 

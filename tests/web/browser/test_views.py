@@ -218,7 +218,11 @@ def test_all_that_is_loaded_is_selected(opened: Page) -> None:
 
 
 def test_a_long_press_selects(browser: Any, site: Served) -> None:
-    options = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+    options: dict[str, Any] = {
+        "viewport": {"width": 390, "height": 844},
+        "has_touch": True,
+        "is_mobile": True,
+    }
     page = Page(browser, site, **options)
     row = page.rows()[2]
     box = page.page.locator(page.tile(row)).bounding_box()

@@ -14,6 +14,7 @@ export const SECTION = 60; // images
 const HEIGHTS = [112, 144, 176, 224, 288]; // of a row, at least
 const PHONE_SHARE = 0.57;
 const LAST_ROW = 0.6; // share of the width from which the last row of a section is stretched
+const [NEAR, FAR] = [900, 5000]; // pixels from the window
 const NARROW = 150; // pixels: no room for all buttons
 
 class Section {
@@ -35,11 +36,9 @@ class Grid {
   /** @type {Source | null} */
   #source = null;
   #latest = new Latest();
+  #isDue = false;
   /** @type {string[] | null} Columns with captions, if they are shown. */
   #captions = null;
-  #isNear = new IntersectionObserver((entries) => entries.forEach((entry) => this.#came(entry)), { rootMargin: "900px 0px" });
-  #isFar = new IntersectionObserver((entries) => entries.forEach((entry) => this.#left(entry)), { rootMargin: "5000px 0px" });
-
   constructor() {
     let width = 0;
     new ResizeObserver(debounced(() => {
@@ -47,6 +46,8 @@ class Grid {
       width = this.#width();
       this.layOut();
     }, 60)).observe(el("grid"));
+    addEventListener("scroll", () => this.#lookSoon(), { passive: true });
+    addEventListener("resize", () => this.#lookSoon());
   }
 
   /**
@@ -79,8 +80,7 @@ class Grid {
     this.#source = source;
     this.#captions = captions && page.items.some((image) => captionOf(image, captions)) ? captions : null;
     this.total = page.total;
-    const most = page.mayHaveMore || !page.scores ? page.total : page.items.length;
-    const count = Math.max(1, Math.ceil(Math.min(most, MOST_SECTIONS * SECTION) / SECTION));
+    const count = Math.max(1, Math.ceil(page.reach / SECTION));
     const nodes = [];
     for (let number = 0; number < count; number++) {
       const node = make("div", { className: "section" });
@@ -91,16 +91,12 @@ class Grid {
     this.#place(this.sections[0], page.items);
     el("grid").replaceChildren(...nodes);
     this.#guess();
-    for (const { node } of this.sections) {
-      this.#isNear.observe(node);
-      this.#isFar.observe(node);
-    }
+    this.#lookSoon();
   }
 
   #clear() {
-    this.#isNear.disconnect();
-    this.#isFar.disconnect();
     for (const section of this.sections) section.loading.stop();
+    stopLoading(el("grid"));
     this.sections = [];
   }
 
@@ -113,19 +109,41 @@ class Grid {
     if (last && !last.items) last.node.style.height = `${Math.round((first * Math.max(1, rest)) / SECTION)}px`;
   }
 
-  /** @param {IntersectionObserverEntry} entry */
-  #came({ target, isIntersecting }) {
-    const section = this.sections[Number(/** @type {any} */ (target).dataset.section)];
-    if (!section || section.node !== target) return;
-    if (isIntersecting) this.#load(section);
-    else if (section.isLoading) section.loading.stop();
+  #lookSoon() {
+    if (this.#isDue) return;
+    this.#isDue = true;
+    requestAnimationFrame(() => { this.#isDue = false; this.#look(); });
   }
 
-  /** @param {IntersectionObserverEntry} entry */
-  #left({ target, isIntersecting }) {
-    const section = this.sections[Number(/** @type {any} */ (target).dataset.section)];
-    if (!section?.items || section.node !== target || isIntersecting || section.node.contains(document.activeElement)) return;
-    section.node.style.height = `${section.node.offsetHeight}px`;
+  /** Load the sections near the window, and let go of those far from it. */
+  #look() {
+    if (!this.sections.length || el("grid").hidden) return;
+    const last = this.#at(innerHeight + NEAR);
+    const near = this.sections.slice(this.#at(-NEAR), last + 1);
+    for (const section of near) this.#load(section);
+    for (const section of this.sections) {
+      if (section.isLoading && !near.includes(section)) section.loading.stop();
+      if (section.items && !near.includes(section)) this.#letGo(section);
+    }
+  }
+
+  /** @param {number} y In the window. @returns {number} The first section that ends below it. */
+  #at(y) {
+    let [low, high] = [0, this.sections.length - 1];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (this.sections[middle].node.getBoundingClientRect().bottom < y) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  /** @param {Section} section */
+  #letGo(section) {
+    const { top, bottom, height } = section.node.getBoundingClientRect();
+    if ((bottom > -FAR && top < innerHeight + FAR) || section.node.contains(document.activeElement)) return;
+    section.node.style.height = `${height}px`;
+    stopLoading(section.node);
     section.node.replaceChildren();
     section.items = null;
   }
@@ -139,6 +157,7 @@ class Grid {
       const page = await this.#source(section.number * SECTION, SECTION, signal);
       if (signal.aborted || this.sections[section.number] !== section) return;
       this.#place(section, page.items);
+      this.#lookSoon(); // its height may differ from what was guessed
       if (page.items.length < SECTION - 1 && section.number < this.sections.length - 1) this.#end(section);
     } catch (problem) {
       if (signal.aborted) return;
@@ -152,11 +171,7 @@ class Grid {
 
   /** @param {Section} section There are no images behind it. */
   #end(section) {
-    for (const { node } of this.sections.splice(section.number + 1)) {
-      this.#isNear.unobserve(node);
-      this.#isFar.unobserve(node);
-      node.remove();
-    }
+    for (const { node } of this.sections.splice(section.number + 1)) node.remove();
   }
 
   /** @param {Section} section @param {Image[]} items */
@@ -185,6 +200,7 @@ class Grid {
         row.classList.add("short");
         row.style.setProperty("--rest", String(Math.max(0, full - sum)));
       }
+      row.style.containIntrinsicHeight = `auto ${Math.round((width - gap * (to - from - 1)) / Math.max(sum, row.classList.contains("short") ? full : 0)) + (this.#captions ? 20 : 0)}px`;
       from = to;
       return row;
     });
@@ -253,7 +269,13 @@ class Grid {
   }
 }
 
-const MOST_SECTIONS = 100_000;
+/** @param {any} node Browsers keep pictures that they have yet to load, also those that are gone. */
+function stopLoading(node) {
+  for (const picture of node.querySelectorAll("img.coming")) {
+    picture.onerror = null;
+    picture.removeAttribute("srcset");
+  }
+}
 
 /** @param {number[]} ratios @param {number} width @param {number} height @param {number} gap @returns {number[]} Ends of rows. */
 export function rowsOf(ratios, width, height, gap) {

@@ -2,7 +2,7 @@
 // The page of `embedsearch serve`: the start, what changes with the address, keys.
 
 import { ask, away, server } from "./api.js";
-import { el, kept, make, pause, style } from "./dom.js";
+import { el, kept, Latest, make, pause, style } from "./dom.js";
 import { bindField, showField } from "./field.js";
 import { bindFilters, showChips } from "./filters.js";
 import { grid, sizeStep } from "./grid.js";
@@ -12,13 +12,14 @@ import { bindQuery, onNamed, queryName, queryWords, showMarks, showQuery } from 
 import { onPicked, pick, pickAll, pickNone } from "./selection.js";
 import { bindSlider, forgetScores, showScores } from "./slider.js";
 import { go, hasPicture, keepScroll, load, NO_QUERY, NOTHING, onChange, sameImages, searches, state, stepsOn, written } from "./state.js";
-import { MOST, sourceOf } from "./source.js";
+import { MOST, scoresOf, sourceOf } from "./source.js";
 import { askAgain, info, openStore } from "./store.js";
 import { images, number, two } from "./words.js";
 
 const BUSY_AFTER_MS = 150;
 const LONG_PRESS_MS = 500;
 const REST_AFTER_MS = 2000;
+const scoring = new Latest();
 let focusFirst = false;
 let comesBack = true; // to an entry of the history, where it was scrolled to
 let hasShown = false; // images, since the page was loaded
@@ -73,6 +74,7 @@ async function showImages() {
     hasShown = true;
     withoutFirst();
     if (page.scores) showScores(page.scores);
+    else if (hasPicture(state)) scoresOf(state, scoring.next()).then(showScores, () => {});
     count(page);
     if (!page.items.length) showEmpty();
     if (focusFirst) /** @type {any} */ (document.querySelector("#grid a"))?.focus({ preventScroll: true });

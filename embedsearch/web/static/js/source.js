@@ -6,7 +6,7 @@ import { joined } from "./conditions.js";
 import { searches } from "./state.js";
 
 /** @typedef {import("./api.js").Image} Image */
-/** @typedef {{items: Image[], total: number, isExact: boolean, scores: Scores | null, mayHaveMore: boolean}} Page */
+/** @typedef {{items: Image[], total: number, isExact: boolean, scores: Scores | null, reach: number}} Page reach: images that can be fetched */
 /** @typedef {{low: number, step: number, counts: number[], exact: boolean, sampled: number}} Scores */
 
 export const MOST = 10_000; // images that a search shows
@@ -25,13 +25,23 @@ export function sourceOf(state, sent) {
   if (!searches(state)) return (offset, k, signal) => listed(`images?${parameters({ k, offset, where, order: state.order || NEWEST })}`, signal);
   return async (offset, k, signal) => {
     const wanted = Math.min(k, MOST - offset);
-    if (wanted <= 0) return { items: [], total: 0, isExact: true, scores: null, mayHaveMore: false };
-    const options = { k: wanted, offset, where, min_score: state.least, collapse: state.hide ? COPIES : null, text: state.text, histogram: offset === 0 };
+    if (wanted <= 0) return { items: [], total: 0, isExact: true, scores: null, reach: offset };
+    const options = { k: wanted, offset, where, min_score: state.least, collapse: state.hide ? COPIES : null, text: state.text, histogram: offset === 0 && state.upload !== null };
     const found = state.upload === null ? await byRow(state, options, signal) : await byUpload(state, options, signal, sent);
     const items = found.hits.filter((/** @type {Image} */ hit) => hit.row !== state.row || state.crop);
-    const mayHaveMore = found.hits.length === wanted;
-    return { items, total: found.total - (state.row !== null && !state.crop ? 1 : 0), isExact: found.total_is_exact !== false, scores: found.scores ?? null, mayHaveMore };
+    const reach = found.hits.length < wanted ? offset + found.hits.length : Math.min(MOST, found.total);
+    const total = found.total - (items.length < found.hits.length ? 1 : 0);
+    return { items, total, isExact: found.total_is_exact !== false, scores: found.scores ?? null, reach };
   };
+}
+
+/**
+ * Return how similar all images are; asked for once the first of them are there.
+ * @param {import("./state.js").State} state @param {AbortSignal} signal @returns {Promise<Scores | null>}
+ */
+export async function scoresOf(state, signal) {
+  const found = await byRow(state, { k: 1, where: joined(state.where), text: state.text, histogram: true }, signal);
+  return found.scores;
 }
 
 /** @param {string} group @param {number} offset @param {number} k */
@@ -40,7 +50,7 @@ const groupAddress = (group, offset, k) => (group === "outliers" ? `outliers?k=$
 /** @param {string} address @param {AbortSignal} signal @returns {Promise<Page>} */
 async function listed(address, signal) {
   const found = await ask(address, { signal });
-  return { items: found.images, total: found.total, isExact: true, scores: null, mayHaveMore: false };
+  return { items: found.images, total: found.total, isExact: true, scores: null, reach: found.total };
 }
 
 /** @param {Record<string, any>} values @returns {URLSearchParams} What is not empty. */

@@ -11,6 +11,7 @@ import { baseName, explain, two } from "./words.js";
 /** @typedef {import("./api.js").Image} Image */
 
 const TRIES = 6;
+const EAGER = 12; // images that are loaded at once
 const RATIOS = [0.56, 2.6]; // narrower and wider pictures are cut
 const SIGNS = { like: "+ like", unlike: "− not like" };
 const TITLES = ["caption", "title", "description", "text", "alt", "prompt"];
@@ -39,28 +40,40 @@ export const likeIt = ({ row }) => written({ ...NOTHING, where: state.where, hid
 export function makeTile(image, { position, total, caption, narrow }) {
   const name = baseName(image.key);
   const score = image.score ?? null;
-  const picture = make("img", { alt: "", decoding: "async", loading: position < 12 ? "eager" : "lazy", className: "coming" });
-  const said = [name, score === null ? "" : `similarity ${two(score)}`, caption ?? ""].filter(Boolean).join(", ");
-  const link = make("a", { href: written({ ...state, open: image.row }), tabIndex: -1, "aria-label": said, title: caption || image.key }, picture);
-  const act = (/** @type {string} */ what, /** @type {string} */ sign, /** @type {string} */ label, /** @type {boolean} */ toggles) =>
-    make("button", { type: "button", tabIndex: -1, title: label, "data-act": what, "aria-label": `${label}: ${name}`, "aria-pressed": toggles ? "false" : null }, icon(sign));
-  const acts = make("div", { className: "acts" }, act("similar", "similar", "More like this", false), act("like", "plus", "Like", true), act("unlike", "minus", "Not like", true));
-  const check = act("pick", "check", "Select", true);
-  check.className = "check";
-  const tile = make("div", { className: "tile", role: "listitem", "aria-posinset": position + 1, "aria-setsize": total },
-    make("div", { className: "face" }, link,
-      score !== null && make("span", { className: "score", "aria-hidden": "true" }, two(score)),
-      make("span", { className: "name", "aria-hidden": "true" }, make("bdi", {}, name)), check, acts),
-    caption !== null && make("div", { className: "caption" }, caption));
+  const tile = (blank ??= makeBlank()).cloneNode(true);
+  const [link, picture] = [tile.querySelector("a"), tile.querySelector("img")];
+  link.href = written({ ...state, open: image.row });
+  link.ariaLabel = [name, score === null ? "" : `similarity ${two(score)}`, caption ?? ""].filter(Boolean).join(", ");
+  link.title = caption || image.key;
+  for (const button of tile.querySelectorAll("button")) button.ariaLabel = `${button.title}: ${name}`;
+  if (score === null) tile.querySelector(".score").remove();
+  else tile.querySelector(".score").textContent = two(score);
+  tile.querySelector("bdi").textContent = name;
+  if (caption !== null) tile.append(make("div", { className: "caption" }, caption));
+  tile.ariaPosInSet = String(position + 1);
+  tile.ariaSetSize = String(total);
   tile.style.setProperty("--ratio", String(ratioOf(image)));
   tile.dataset.row = String(image.row);
   tile.classList.toggle("narrow", narrow);
+  picture.loading = position < EAGER ? "eager" : "lazy";
   picture.onload = () => picture.classList.remove("coming");
   picture.onerror = () => missing(picture, link, image, 1);
   const densities = isPhone() ? ["2x", "3x"] : ["1x", "2x"];
   picture.srcset = `${thumbnail(image.row, 256)} ${densities[0]}, ${thumbnail(image.row, 512)} ${densities[1]}`;
   decorate(tile);
   return tile;
+}
+
+/** @type {any} A tile without an image; copies of it are made faster than new ones. */
+let blank = null;
+
+function makeBlank() {
+  const act = (/** @type {string} */ what, /** @type {string} */ sign, /** @type {string} */ title, /** @type {string} */ className = "") =>
+    make("button", { type: "button", className, tabIndex: -1, title, "data-act": what, "aria-pressed": what === "similar" ? null : "false" }, icon(sign));
+  return make("div", { className: "tile", role: "listitem" },
+    make("div", { className: "face" }, make("a", { tabIndex: -1 }, make("img", { alt: "", decoding: "async", className: "coming" })),
+      make("span", { className: "score", "aria-hidden": "true" }), make("span", { className: "name", "aria-hidden": "true" }, make("bdi")), act("pick", "check", "Select", "check"),
+      make("div", { className: "acts" }, act("similar", "similar", "More like this"), act("like", "plus", "Like"), act("unlike", "minus", "Not like"))));
 }
 
 /** @param {any} tile Show whether it is marked and selected. */
