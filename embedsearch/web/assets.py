@@ -14,7 +14,13 @@ from importlib.resources.abc import Traversable
 TYPES = {"css": "text/css", "svg": "image/svg+xml", "js": "text/javascript"}
 _TEMPLATE = "page.html"
 _STYLES = ("tokens", "layout", "grid")
-_LATER = {"crop.js", "viewer.js", "panels.js", "uploads.js"}  # loaded once they are asked for
+_LATER = {
+    "crop.js",
+    "panels.js",
+    "slider.js",
+    "uploads.js",
+    "viewer.js",
+}  # loaded once they are asked for
 
 
 @cache

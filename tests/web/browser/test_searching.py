@@ -128,6 +128,8 @@ def test_a_part_is_drawn(page: Page, searcher: embedsearch.Searcher, source: str
     page.until("document.querySelector('#crop-image').naturalWidth > 0")
     page.page.wait_for_timeout(200)
     box = page.page.locator("#crop-image").bounding_box()
+    width = box["height"] * 640 / 480  # of the picture, in the middle of its box
+    box = {**box, "x": box["x"] + (box["width"] - width) / 2, "width": width}
     mouse = page.page.mouse
     mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.1 * box["height"])
     mouse.down()
@@ -230,6 +232,7 @@ def test_words_and_a_picture(page: Page, searcher: embedsearch.Searcher) -> None
 
 def test_the_filter(page: Page, searcher: embedsearch.Searcher) -> None:
     page.page.click("#filters >> text=+ Filter")
+    page.page.wait_for_selector("#panel input:focus")
     page.page.keyboard.type("form")
     assert page.text("#panel [role=option]").split() == ["format", "string"]
     page.page.keyboard.press("ArrowDown")

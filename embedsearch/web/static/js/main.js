@@ -1,33 +1,27 @@
 // @ts-check
 // The page of `embedsearch serve`: the start, what changes with the address, keys.
 
-import { ask, away, server } from "./api.js";
-import { el, kept, Latest, make, pause, style } from "./dom.js";
+import { away, server } from "./api.js";
+import { el, pause, style } from "./dom.js";
 import { bindField, showField } from "./field.js";
-import { bindFilters, showChips } from "./filters.js";
-import { grid, sizeStep } from "./grid.js";
+import { bindFilters } from "./filters.js";
+import { grid } from "./grid.js";
+import { showImages, shown, withoutFirst } from "./images.js";
 import { mark, onMarks, readMarks } from "./marks.js";
-import { notice, progress, quiet, trouble } from "./notices.js";
+import { notice, quiet, trouble } from "./notices.js";
 import { bindQuery, onNamed, queryName, queryWords, showMarks, showQuery } from "./query.js";
 import { onPicked, pick, pickAll, pickNone } from "./selection.js";
-import { bindSlider, forgetScores, showScores } from "./slider.js";
-import { go, hasPicture, keepScroll, load, NO_QUERY, NOTHING, onChange, sameImages, searches, state, stepsOn, written } from "./state.js";
-import { MOST, scoresOf, sourceOf } from "./source.js";
+import { go, keepScroll, load, NO_QUERY, NOTHING, onChange, sameImages, searches, state, stepsOn, written } from "./state.js";
 import { askAgain, info, openStore } from "./store.js";
-import { images, number, two } from "./words.js";
 
-const BUSY_AFTER_MS = 150;
 const LONG_PRESS_MS = 500;
 const REST_AFTER_MS = 2000;
-const scoring = new Latest();
-let focusFirst = false;
 let comesBack = true; // to an entry of the history, where it was scrolled to
-let hasShown = false; // images, since the page was loaded
 /** @type {any} */
 let viewer = null; // its module, once it is there
 
 onChange(async (before) => {
-  const isSame = hasShown && sameImages(before, state);
+  const isSame = shown.once && sameImages(before, state);
   showField();
   const scroll = comesBack ? history.state?.scroll ?? 0 : before.least === state.least ? 0 : null;
   comesBack = false;
@@ -61,84 +55,6 @@ function showViews() {
   }
 }
 
-async function showImages() {
-  trouble(null);
-  showChips();
-  if (!hasPicture(state)) forgetScores();
-  else showScores(null);
-  const busy = setTimeout(() => progress(null), BUSY_AFTER_MS);
-  const asked = state;
-  try {
-    const page = await grid.show(sourceOf(state, (share) => { clearTimeout(busy); progress(share); }), state.text ? info.words : null);
-    if (!page) return;
-    hasShown = true;
-    withoutFirst();
-    if (page.scores) showScores(page.scores);
-    else if (hasPicture(state)) scoresOf(state, scoring.next()).then(showScores, () => {});
-    count(page);
-    if (!page.items.length) showEmpty();
-    if (focusFirst) /** @type {any} */ (document.querySelector("#grid a"))?.focus({ preventScroll: true });
-    focusFirst = false;
-  } catch (problem) {
-    if (asked !== state) return;
-    if (/** @type {any} */ (problem).code === "no_such_image" && await foundAgain()) return;
-    trouble(problem, /** @type {any} */ (problem).code === "offline" ? undefined : () => showImages());
-    if (!hasShown) el("count").replaceChildren();
-  } finally {
-    clearTimeout(busy);
-    if (asked === state) progress(-1);
-  }
-}
-
-/** A store that was made again has other rows: look its image up by name. */
-async function foundAgain() {
-  const key = history.state?.key;
-  if (state.row === null || !key) return false;
-  const where = `path = '${key.replaceAll("'", "''")}'`;
-  const found = await ask(`images?${new URLSearchParams({ k: "2", where })}`).catch(() => null);
-  if (found?.images.length !== 1 || found.images[0].row === state.row) return false;
-  go({ row: found.images[0].row, like: [], unlike: [] }, { replace: true });
-  return true;
-}
-
-/** @param {import("./source.js").Page} page */
-function count(page) {
-  const total = page.isExact ? number(page.total) : `about ${number(page.total)}`;
-  let words = `${images(page.total)}`;
-  if (searches(state)) {
-    words = state.least === null ? `${total} of ${images(info.images)}` : `${total} of ${images(info.images)}, ${two(state.least)} and more`;
-    if (page.total > MOST) words = `The first ${number(MOST)} of ${words}`;
-  } else if (state.where.length) words = `${total} of ${images(info.images)}`;
-  const about = make("button", { type: "button", className: "bare", title: "What the store holds", onclick: openFacts }, words);
-  const size = make("input", { type: "range", id: "size", min: "0", max: "4", value: String(sizeStep()), "aria-label": "Size of thumbnails" });
-  size.oninput = () => { kept.set("size", Number(size.value)); grid.layOut(); };
-  el("count").replaceChildren(size, about);
-  el("status").textContent = searches(state) ? `Similar to ${queryName() || queryWords()}: ${words}` : `${words}. Open one, or search for similar ones.`;
-}
-
-/** Take away the images that came with the page. */
-function withoutFirst() {
-  document.querySelector(".first")?.remove();
-}
-
-async function openFacts() {
-  const [{ openStoreFacts }] = await Promise.all([import("./views/facts.js"), style("viewer")]);
-  openStoreFacts();
-}
-
-function showEmpty() {
-  const parts = [];
-  if (!info.images) {
-    parts.push(make("h2", {}, "The store holds no image yet."), make("p", {}, "1. Index a folder: ", make("code", {}, "embedsearch index ./photos")), make("p", {}, "2. Wait until it says how many images it has."), make("p", {}, "3. This page shows them by itself; reload it if you are impatient."));
-  } else {
-    parts.push(make("h2", {}, state.text && !hasPicture(state) ? `Nothing matches “${state.text}”.` : "No image passes."));
-    if (state.least !== null) parts.push(make("button", { type: "button", onclick: () => go({ least: null }) }, `Drop the minimum similarity of ${two(state.least)}`));
-    state.where.forEach((condition, index) => parts.push(make("button", { type: "button", onclick: () => go({ where: state.where.filter((_, other) => other !== index) }) }, `Drop the filter ${condition}`)));
-    if (searches(state)) parts.push(make("button", { type: "button", onclick: () => go(NO_QUERY, { steps: [] }) }, "Show all images"));
-  }
-  el("grid").replaceChildren(make("div", { className: "empty" }, ...parts));
-}
-
 async function showOther() {
   withoutFirst();
   el("status").textContent = "";
@@ -147,7 +63,7 @@ async function showOther() {
   try {
     const [view] = await Promise.all([import(`./views/${state.view}.js`), style("views")]);
     if (asked === state) await view.show(el("other"));
-    hasShown = true;
+    shown.once = true;
   } catch (problem) {
     if (asked === state && /** @type {any} */ (problem).name !== "AbortError") trouble(problem, showOther);
   }
@@ -160,7 +76,7 @@ function title() {
 
 /** @param {import("./api.js").Image} image Search for what is like it. */
 function moreLike(image) {
-  focusFirst = document.activeElement?.closest("#grid") !== null;
+  shown.focusFirst = document.activeElement?.closest("#grid") !== null;
   go({ ...NO_QUERY, view: "images", row: image.row }, { steps: stepsOn(queryName() || state.text) });
 }
 
@@ -257,19 +173,19 @@ function bindPage() {
   addEventListener("popstate", () => { comesBack = true; load(); });
   addEventListener("pagehide", keepScroll);
   server.addEventListener("offline", () => notice("No connection to the server. Reconnecting …", { stays: true }));
-  server.addEventListener("online", () => { quiet(); if (!el("problem").hidden || !hasShown || (state.open !== null && !viewer)) refresh(); });
+  server.addEventListener("online", () => { quiet(); if (!el("problem").hidden || !shown.once || (state.open !== null && !viewer)) refresh(); });
   server.addEventListener("generation", () => notice("The store has changed.", { button: "Reload", act: refresh, stays: true }));
 }
 
 /** Load what will soon be needed, also if the server is away by then. */
 function loadRest() {
   openViewer().catch(() => {});
-  for (const name of ["crop", "panels", "uploads"]) import(`./${name}.js`).catch(() => {});
+  for (const name of ["crop", "panels", "slider", "uploads"]) import(`./${name}.js`).catch(() => {});
 }
 
 async function refresh() {
   await askAgain().catch(() => {});
-  hasShown = false;
+  shown.once = false;
   load();
 }
 
@@ -279,7 +195,6 @@ async function start() {
   bindField();
   bindFilters();
   bindQuery();
-  bindSlider();
   onMarks(() => { grid.decorate(); showMarks(); });
   onPicked(() => grid.decorate(), notice);
   onNamed(title);

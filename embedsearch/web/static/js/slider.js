@@ -7,9 +7,15 @@ import { two } from "./words.js";
 
 /** @type {import("./source.js").Scores | null} */
 let scores = null;
+let isBound = false;
 
-/** @param {import("./source.js").Scores | null} found null keeps the one before. */
-export function showScores(found) {
+/**
+ * @param {import("./source.js").Scores | null} found null if they are not known yet
+ * @param {boolean} isSame Whether those that are shown are of the same search.
+ */
+export function showScores(found, isSame) {
+  if (!isBound) bind();
+  if (!found && !isSame) scores = null;
   if (found) {
     scores = found;
     const some = found.counts.map((count, index) => [count, found.low + index * found.step]).filter(([count]) => count > 0);
@@ -19,8 +25,6 @@ export function showScores(found) {
   el("least-range").value = String(state.least ?? el("least-range").min);
   show();
 }
-
-export const forgetScores = () => { scores = null; show(); };
 
 function show() {
   const value = Number(el("least-range").value);
@@ -53,7 +57,8 @@ function draw(least) {
   });
 }
 
-export function bindSlider() {
+function bind() {
+  isBound = true;
   const search = debounced(() => {
     const value = Number(el("least-range").value);
     go({ least: value <= Number(el("least-range").min) ? null : value }, { replace: true });
