@@ -241,21 +241,29 @@ def test_a_browser_without_scripts(server: Served, searcher: embedsearch.Searche
 def test_the_page_is_small_and_whole(server: Served) -> None:
     page = server.get("/")
     assert (page.status, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
-    parts = [server.get(f"/static/{name}") for name in ("page.css", "page.js", "icon.svg")]
-    assert [part.status for part in parts] == [200] * 3
-    assert sum(len(part.body) for part in (page, *parts)) <= 60_000
+    names = re.findall(r'(?:href|src)="(?:\./)?(static/[^"]+)"', page.body.decode())
+    parts = [server.get(f"/{name}") for name in dict.fromkeys(names)]
+    assert len(parts) > 15 and {part.status for part in parts} == {200}
+    assert {part.headers["cache-control"] for part in parts} == {
+        "public, max-age=31536000, immutable"
+    }
     for part in (page, *parts):
         assert not re.findall(rb"https?://(?!www\.w3\.org/2000/svg)", part.body)
+    assert page.body.count(b'<div class="tile ') == 24
     assert b"style=" not in page.body and b"<script>" not in page.body
 
 
 @pytest.mark.parametrize(
     "name",
-    ["", "page.html", "../app.py", "%2e%2e%2fapp.py", "page.css/", "..%5capp.py"],
+    ["", "page.html", "../app.py", "%2e%2e%2fapp.py", "000000000000/css/grid.css", "..%5capp.py"],
     ids=lambda name: name or "nothing",
 )
 def test_the_page_has_no_other_parts(server: Served, name: str) -> None:
+    from embedsearch.web import assets
+
     failed(server.get(f"/static/{name}"), 404)
+    folder = assets.folder()
+    failed(server.get(f"/{folder}{name}"), 404)
 
 
 def test_an_image(server: Served, searcher: embedsearch.Searcher) -> None:
