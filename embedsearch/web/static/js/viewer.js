@@ -165,7 +165,9 @@ function facts(image) {
   const folder = image.key.includes("/") ? image.key.slice(0, image.key.lastIndexOf("/")) : "";
   add("Folder", folder || baseName(root), root ? inFolder(root, folder) : "");
   add("Place", image.gps?.map((/** @type {number} */ degrees) => degrees.toFixed(5)).join(", "));
+  const caption = captionOf(image, info.words);
   for (const [name, value] of Object.entries(image.metadata ?? {})) {
+    if (value === caption) continue; // it stands above
     add(name, value, scalar(value) && String(value).length < 200 && columnOf(oneOf(name, [value])) ? oneOf(name, [value]) : "");
   }
   add("Path", image.path);
