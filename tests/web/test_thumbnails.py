@@ -7,10 +7,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import embedsearch
+from embedsearch.exchange.import_vectors import import_vectors
 from tests.support.answers import failed
 from tests.support.library import paint
 from tests.support.serving import Response, Served, served
@@ -97,3 +99,23 @@ def test_a_tag_is_no_key_to_what_has_changed(tmp_path: Path) -> None:
             assert answer.json["code"] == "file_gone"
         os.mkfifo(photo)
         failed(server.get("/images/0/thumbnail", if_none_match="*"), 404)
+
+
+def test_an_imported_vector_shows_its_file(tmp_path: Path) -> None:
+    """Within the folder of the import, and no link out of it."""
+    paint(tmp_path / "root" / "a.jpg", 1, size=(400, 300))
+    paint(tmp_path / "secret.jpg", 2)
+    (tmp_path / "root" / "b.jpg").symlink_to(tmp_path / "secret.jpg")
+    np.save(tmp_path / "v.npy", np.eye(3, 8, dtype=np.float32))
+    (tmp_path / "paths.txt").write_text("a.jpg\nb.jpg\nc.jpg\n")
+    import_vectors(
+        tmp_path / "v.npy",
+        model="m",
+        paths=tmp_path / "paths.txt",
+        root=tmp_path / "root",
+        store=tmp_path / "s.es",
+    )
+    with served(tmp_path / "s.es") as server:
+        assert size(server.get("/images/0/thumbnail?side=200")) == (200, 150)
+        for row in (1, 2):
+            failed(server.get(f"/images/{row}/thumbnail"), 404)

@@ -218,6 +218,24 @@ def test_two_tabs(page: Page) -> None:
     other.close()
 
 
+def test_a_store_that_changes_says_so(browser: Any, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for number in range(4):
+        paint(photos / f"{number}.png", number)
+    embedsearch.index(photos, store=tmp_path / "s.es", model="packaged")
+    with served(tmp_path / "s.es") as server:
+        opened = Page(browser, server)
+        assert opened.text("#count button") == "4 images"
+        paint(photos / "new.png", 9)
+        embedsearch.index(photos, store=tmp_path / "s.es", model="packaged")
+        opened.page.wait_for_timeout(3000)  # until the server has seen it
+        opened.act(opened.rows()[0], "similar")
+        opened.until("document.querySelector('#notice').textContent.includes('has changed')")
+        opened.page.click("#notice >> text=Reload")
+        opened.until("document.querySelector('#count').textContent.includes('of 5 images')")
+        opened.context.close()
+
+
 STATES = {
     "images": "",
     "similar": "#row=3",

@@ -66,7 +66,7 @@ function draw(row, image, problem) {
       make("button", { type: "button", className: "main", onclick: () => moreLike(row, name), disabled: !image }, icon("similar"), "More like this"),
       make("button", { type: "button", onclick: () => searchPart(row, name), disabled: !image }, icon("crop"), "Search a part of it"),
       make("button", { type: "button", onclick: () => image && copy(image.path, "Path copied"), disabled: !image?.path }, icon("copy"), "Copy path"),
-      complete && make("a", { className: "button", href: `images/${row}/original?download=true`, download: name }, icon("download"), "Download")),
+      complete && hasFile(image) && make("a", { className: "button", href: `images/${row}/original?download=true`, download: name }, icon("download"), "Download")),
     complete && image ? facts(image) : make("p", { className: "soft" }, problem ? "" : "Loading …"));
 }
 
@@ -117,6 +117,9 @@ function zoom(row, picture) {
   picture.src = isZoomed ? original : `images/${row}/thumbnail?side=${SIDE}`;
 }
 
+/** @param {Image | null} image @returns {boolean} Not of an imported vector, whose file nobody has read. */
+const hasFile = (image) => image?.format !== "";
+
 /** @param {number} row @param {Image | null} image */
 function drawTools(row, image) {
   const kind = markOf(row);
@@ -129,6 +132,7 @@ function drawTools(row, image) {
   el("viewer-zoom").onclick = () => { const picture = el("picture").querySelector("img"); if (picture) zoom(row, picture); };
   el("viewer-zoom").setAttribute("aria-pressed", String(el("picture").classList.contains("zoomed")));
   el("viewer-original").href = `images/${row}/original`;
+  el("viewer-original").hidden = image !== null && !hasFile(image);
 }
 
 /** @param {number} row */
