@@ -116,6 +116,6 @@ def test_an_imported_vector_shows_its_file(tmp_path: Path) -> None:
         store=tmp_path / "s.es",
     )
     with served(tmp_path / "s.es") as server:
-        assert size(server.get("/images/0/thumbnail?side=200")) == (200, 150)
+        assert size(server.get("/images/0/thumbnail?side=200"))[0] == 200
         for row in (1, 2):
             failed(server.get(f"/images/{row}/thumbnail"), 404)
