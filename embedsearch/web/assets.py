@@ -16,8 +16,11 @@ _TEMPLATE = "page.html"
 _STYLES = ("tokens", "layout", "grid")
 _LATER = {
     "crop.js",
+    "facts.js",
+    "panel.js",
     "panels.js",
     "slider.js",
+    "sql.js",
     "uploads.js",
     "viewer.js",
 }  # loaded once they are asked for

@@ -49,7 +49,9 @@ export async function away() {
     await pause(1500);
     try {
       if ((await fetch("health")).ok) break;
-    } catch { /* not yet */ }
+    } catch {
+      /* not yet */
+    }
   }
   isAway = false;
   server.dispatchEvent(new Event("online"));
@@ -106,12 +108,22 @@ export function upload(address, blob, signal, sent) {
     const stop = () => request.abort();
     signal.addEventListener("abort", stop);
     request.onabort = () => reject(new DOMException("stopped", "AbortError"));
-    request.onerror = () => { away(); reject(new Problem(0, { code: "offline" })); };
+    request.onerror = () => {
+      away();
+      reject(new Problem(0, { code: "offline" }));
+    };
     request.onloadend = () => signal.removeEventListener("abort", stop);
     request.onload = () => {
       let values = {};
-      try { values = JSON.parse(request.responseText); } catch { /* the status says enough */ }
-      if (request.status === 200) { heard(values); resolve(values); } else reject(new Problem(request.status, values));
+      try {
+        values = JSON.parse(request.responseText);
+      } catch {
+        /* the status says enough */
+      }
+      if (request.status === 200) {
+        heard(values);
+        resolve(values);
+      } else reject(new Problem(request.status, values));
     };
     request.send(blob);
   });

@@ -3,7 +3,8 @@
 
 import { baseName, moment, number } from "./words.js";
 
-const SQL = /^\s*(?:not\s+)?(?:"((?:[^"]|"")+)"|([a-z_]\w*))\s*(=|<|>|!=|<>|\bnot\b|\bis\b|\bin\b|\blike\b|\bilike\b|\bbetween\b|\bglob\b)/i;
+const SQL =
+  /^\s*(?:not\s+)?(?:"((?:[^"]|"")+)"|([a-z_]\w*))\s*(=|<|>|!=|<>|\bnot\b|\bis\b|\bin\b|\blike\b|\bilike\b|\bbetween\b|\bglob\b)/i;
 
 /** @param {string} name */
 export const quoted = (name) => (/^[a-z_][a-z0-9_]*$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`);
@@ -12,7 +13,9 @@ const literal = (value) => (typeof value === "string" ? `'${value.replaceAll("'"
 
 /** @param {string} column @param {any[]} values */
 export const oneOf = (column, values) =>
-  values.length === 1 ? `${quoted(column)} = ${literal(values[0])}` : `${quoted(column)} in (${values.map(literal).join(", ")})`;
+  values.length === 1
+    ? `${quoted(column)} = ${literal(values[0])}`
+    : `${quoted(column)} in (${values.map(literal).join(", ")})`;
 
 /** @param {string} column @param {any} value A list's element. */
 export const holds = (column, value) => `list_contains(${quoted(column)}, ${literal(value)})`;
@@ -35,7 +38,7 @@ export const inFolder = (root, folder) =>
   `folder = ${literal(root)}${folder ? ` and starts_with(path, ${literal(`${folder}/`)})` : ""}`;
 
 /** @param {string[]} where */
-export const joined = (where) => (where.length > 1 ? where.map((one) => `(${one})`).join(" and ") : where[0] ?? "");
+export const joined = (where) => (where.length > 1 ? where.map((one) => `(${one})`).join(" and ") : (where[0] ?? ""));
 
 /** @param {string} condition @returns {string} The column that it begins with. */
 export function columnOf(condition) {
@@ -56,12 +59,17 @@ export function label(condition) {
   const name = column === "taken_at" ? "Date" : column.charAt(0).toUpperCase() + column.slice(1);
   const folder = /^folder = '((?:[^']|'')*)'(?: and starts_with\(path, '((?:[^']|'')*)\/'\))?$/.exec(condition);
   if (folder) return `Folder: ${baseName((folder[2] ?? folder[1]).replaceAll("''", "'"))}`;
-  const rest = condition.slice(condition.indexOf(condition.startsWith('"') ? '" ' : " ") + (condition.startsWith('"') ? 2 : 1));
-  const day = /^>= '(\d{4}-\d\d-\d\d)'(?: and .* < '(\d{4}-\d\d-\d\d)')?$/.exec(rest) ?? /^< '()(\d{4}-\d\d-\d\d)'$/.exec(rest);
+  const rest = condition.slice(
+    condition.indexOf(condition.startsWith('"') ? '" ' : " ") + (condition.startsWith('"') ? 2 : 1),
+  );
+  const day =
+    /^>= '(\d{4}-\d\d-\d\d)'(?: and .* < '(\d{4}-\d\d-\d\d)')?$/.exec(rest) ?? /^< '()(\d{4}-\d\d-\d\d)'$/.exec(rest);
   if (day) {
     const last = day[2] && new Date(Date.parse(`${day[2]}T00:00:00Z`) - 864e5).toISOString().slice(0, 10);
     if (!last) return `${name}: from ${moment(day[1])}`;
-    return day[1] === last ? `${name}: ${moment(last)}` : `${name}: ${day[1] ? `${moment(day[1])} – ` : "until "}${moment(last)}`;
+    return day[1] === last
+      ? `${name}: ${moment(last)}`
+      : `${name}: ${day[1] ? `${moment(day[1])} – ` : "until "}${moment(last)}`;
   }
   const equal = /^= (?:'((?:[^']|'')*)'|(\S+))$/.exec(rest);
   if (equal) return `${name}: ${equal[1]?.replaceAll("''", "'") ?? equal[2]}`;

@@ -40,7 +40,11 @@ function draw(box) {
   el("part-words").textContent = isCutting ? "Search this part" : state.crop ? "Change the part" : "Search a part";
   el("part").classList.toggle("main", isCutting);
   el("whole").hidden = !isCutting && !state.crop;
-  el("hint").textContent = isCutting ? "Drag the corners, then search." : natural ? "Drag over the picture, or mark results with + and −" : "Mark results with + and −";
+  el("hint").textContent = isCutting
+    ? "Drag the corners, then search."
+    : natural
+      ? "Drag over the picture, or mark results with + and −"
+      : "Mark results with + and −";
   if (!box || !natural) return;
   const [x, y, width, height] = box;
   const shown = place();
@@ -55,7 +59,12 @@ function place() {
   const picture = el("crop-image");
   const [w, h] = /** @type {number[]} */ (natural);
   const scale = Math.min(picture.clientWidth / w, picture.clientHeight / h);
-  return { width: w * scale, height: h * scale, left: (picture.clientWidth - w * scale) / 2, top: (picture.clientHeight - h * scale) / 2 };
+  return {
+    width: w * scale,
+    height: h * scale,
+    left: (picture.clientWidth - w * scale) / 2,
+    top: (picture.clientHeight - h * scale) / 2,
+  };
 }
 
 /** @param {number} x @param {number} y @param {number} width @param {number} height */
@@ -64,7 +73,12 @@ function set(x, y, width, height) {
   const [W, H] = natural;
   width = Math.round(Math.min(Math.max(width, W * LEAST, 1), W));
   height = Math.round(Math.min(Math.max(height, H * LEAST, 1), H));
-  region = [Math.round(Math.min(Math.max(0, x), W - width)), Math.round(Math.min(Math.max(0, y), H - height)), width, height];
+  region = [
+    Math.round(Math.min(Math.max(0, x), W - width)),
+    Math.round(Math.min(Math.max(0, y), H - height)),
+    width,
+    height,
+  ];
   draw(region);
 }
 
@@ -90,7 +104,10 @@ function pixel(event) {
   const shown = place();
   const [W, H] = /** @type {number[]} */ (natural);
   const inside = (/** @type {number} */ share) => Math.min(1, Math.max(0, share));
-  return [inside((event.clientX - box.left - shown.left) / shown.width) * W, inside((event.clientY - box.top - shown.top) / shown.height) * H];
+  return [
+    inside((event.clientX - box.left - shown.left) / shown.width) * W,
+    inside((event.clientY - box.top - shown.top) / shown.height) * H,
+  ];
 }
 
 export function bindCrop() {
@@ -118,7 +135,8 @@ export function bindCrop() {
     const to = pixel(event);
     const [x, y, width, height] = drag.box;
     if (drag.corner < 0) return set(x + to[0] - drag.at[0], y + to[1] - drag.at[1], width, height);
-    const left = drag.corner % 2 === 0, top = drag.corner < 2;
+    const left = drag.corner % 2 === 0,
+      top = drag.corner < 2;
     const [x1, y1] = [left ? x + width : x, top ? y + height : y]; // the corner that stays
     if (Math.abs(to[0] - x1) < natural[0] * LEAST || Math.abs(to[1] - y1) < natural[1] * LEAST) return undefined;
     return set(Math.min(x1, to[0]), Math.min(y1, to[1]), Math.abs(to[0] - x1), Math.abs(to[1] - y1));
@@ -130,11 +148,19 @@ export function bindCrop() {
   el("crop").addEventListener("pointerup", end);
   el("crop").addEventListener("pointercancel", end);
   el("cut").addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
-    const steps = /** @type {Record<string, number[]>} */ ({ ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] })[event.key];
+    const steps = /** @type {Record<string, number[]>} */ ({
+      ArrowLeft: [-1, 0],
+      ArrowRight: [1, 0],
+      ArrowUp: [0, -1],
+      ArrowDown: [0, 1],
+    })[event.key];
     const box = region ?? state.crop;
     if (!natural || !box) return;
     if (event.key === "Enter") search();
-    else if (event.key === "Escape") { showCut(); el("part").focus(); } else if (steps) {
+    else if (event.key === "Escape") {
+      showCut();
+      el("part").focus();
+    } else if (steps) {
       const [dx, dy] = [(steps[0] * natural[0]) / 40, (steps[1] * natural[1]) / 40];
       const [x, y, width, height] = box;
       if (event.shiftKey) set(x, y, width + dx, height + dy);

@@ -46,7 +46,10 @@ export function style(name) {
   const address = new URL(`../css/${name}.css`, import.meta.url).href;
   if (document.querySelector(`link[href="${address}"]`)) return Promise.resolve();
   const link = make("link", { rel: "stylesheet", href: address });
-  return new Promise((resolve) => { link.onload = link.onerror = resolve; document.head.append(link); });
+  return new Promise((resolve) => {
+    link.onload = link.onerror = resolve;
+    document.head.append(link);
+  });
 }
 
 /**
@@ -92,7 +95,9 @@ export const kept = {
   set(name, value) {
     try {
       sessionStorage.setItem(name, JSON.stringify(value));
-    } catch { /* it is kept in this page's memory alone */ }
+    } catch {
+      /* it is kept in this page's memory alone */
+    }
   },
 };
 

@@ -23,13 +23,18 @@ function searchWords() {
   if (text && isCondition(text, info.columns)) {
     el("words").value = state.text;
     go({ view: "images", where: [...state.where, text], group: "" });
-  } else if (hasPicture(state)) go({ view: "images", text, group: "" }); // the picture stays: both are looked for
+  } else if (hasPicture(state))
+    go({ view: "images", text, group: "" }); // the picture stays: both are looked for
   else go({ ...NO_QUERY, view: "images", text }, { steps: text && searches(state) ? stepsOn(state.text) : [] });
 }
 
 export function showField() {
   if (document.activeElement !== el("words") || !el("words").value) el("words").value = state.text;
-  const what = info.reads_text ? "Describe a picture" : info.words.some((column) => !["path", "camera"].includes(column)) ? "Search captions and file names" : "Search file names";
+  const what = info.reads_text
+    ? "Describe a picture"
+    : info.words.some((column) => !["path", "camera"].includes(column))
+      ? "Search captions and file names"
+      : "Search file names";
   el("words").placeholder = info.takes_images ? `${what}, or drop a photo` : what;
   el("choose").hidden = !info.takes_images;
 }
@@ -42,10 +47,18 @@ function fileOf(carried) {
 }
 
 export function bindField() {
-  el("field").addEventListener("submit", (/** @type {Event} */ event) => { event.preventDefault(); searchWords(); });
-  el("words").addEventListener("search", () => { if (!el("words").value && state.text) searchWords(); });
+  el("field").addEventListener("submit", (/** @type {Event} */ event) => {
+    event.preventDefault();
+    searchWords();
+  });
+  el("words").addEventListener("search", () => {
+    if (!el("words").value && state.text) searchWords();
+  });
   el("choose").addEventListener("click", () => el("file").click());
-  el("file").addEventListener("change", () => { if (el("file").files[0]) take(el("file").files[0]); el("file").value = ""; });
+  el("file").addEventListener("change", () => {
+    if (el("file").files[0]) take(el("file").files[0]);
+    el("file").value = "";
+  });
   addEventListener("paste", (event) => {
     const file = fileOf(event.clipboardData);
     if (!file) return;
@@ -56,13 +69,16 @@ export function bindField() {
     event.preventDefault();
     document.body.classList.toggle("dropping", Boolean(event.dataTransfer?.types.includes("Files")));
   });
-  addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.body.classList.remove("dropping"); });
+  addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) document.body.classList.remove("dropping");
+  });
   addEventListener("drop", (event) => {
     event.preventDefault();
     document.body.classList.remove("dropping");
     const file = fileOf(event.dataTransfer);
     const row = /#.*\bopen=(\d{1,12})/.exec(event.dataTransfer?.getData("text/uri-list") ?? "")?.[1];
-    if (row) go({ ...NO_QUERY, view: "images", row: Number(row) }, { steps: stepsOn(queryName()) }); // a tile of this page
+    if (row)
+      go({ ...NO_QUERY, view: "images", row: Number(row) }, { steps: stepsOn(queryName()) }); // a tile of this page
     else if (file) take(file);
     else notice("That is not a file. Save the picture first, then drop the file here.");
   });

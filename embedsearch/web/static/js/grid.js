@@ -2,7 +2,8 @@
 // The images in justified rows, in sections of which only those near the window are there: memory
 // does not grow with the number of images.
 
-import { debounced, el, isPhone, kept, Latest, make } from "./dom.js";
+import { debounced, el, isPhone, Latest, make } from "./dom.js";
+import { rowHeight, rowsOf } from "./rows.js";
 import { captionOf, decorate, makeTile, ratioOf } from "./tile.js";
 import { explain } from "./words.js";
 
@@ -11,8 +12,6 @@ import { explain } from "./words.js";
 /** @typedef {(offset: number, k: number, signal: AbortSignal) => Promise<Page>} Source */
 
 export const SECTION = 60; // images
-const HEIGHTS = [112, 144, 176, 224, 288]; // of a row, at least
-const PHONE_SHARE = 0.57;
 const LAST_ROW = 0.6; // share of the width from which the last row of a section is stretched
 const [NEAR, FAR] = [900, 5000]; // pixels from the window
 const NARROW = 150; // pixels: no room for all buttons
@@ -41,11 +40,13 @@ class Grid {
   #captions = null;
   constructor() {
     let width = 0;
-    new ResizeObserver(debounced(() => {
-      if (this.#width() === width) return;
-      width = this.#width();
-      this.layOut();
-    }, 60)).observe(el("grid"));
+    new ResizeObserver(
+      debounced(() => {
+        if (this.#width() === width) return;
+        width = this.#width();
+        this.layOut();
+      }, 60),
+    ).observe(el("grid"));
     addEventListener("scroll", () => this.#lookSoon(), { passive: true });
     addEventListener("resize", () => this.#lookSoon());
   }
@@ -112,7 +113,10 @@ class Grid {
   #lookSoon() {
     if (this.#isDue) return;
     this.#isDue = true;
-    requestAnimationFrame(() => { this.#isDue = false; this.#look(); });
+    requestAnimationFrame(() => {
+      this.#isDue = false;
+      this.#look();
+    });
   }
 
   /** Load the sections near the window, and let go of those far from it. */
@@ -162,7 +166,10 @@ class Grid {
     } catch (problem) {
       if (signal.aborted) return;
       const again = make("button", { type: "button" }, "Try again");
-      again.onclick = () => { again.parentElement.remove(); this.#load(section); };
+      again.onclick = () => {
+        again.parentElement.remove();
+        this.#load(section);
+      };
       section.node.replaceChildren(make("p", { className: "empty error", role: "alert" }, explain(problem), again));
     } finally {
       section.isLoading = false;
@@ -179,12 +186,17 @@ class Grid {
     section.items = items;
     section.node.style.height = "";
     const width = this.#width();
-    const tiles = items.map((image, index) => makeTile(image, {
-      position: section.number * SECTION + index, total: this.total, narrow: ratioOf(image) * rowHeight() < NARROW,
-      caption: this.#captions && captionOf(image, this.#captions),
-    }));
+    const tiles = items.map((image, index) =>
+      makeTile(image, {
+        position: section.number * SECTION + index,
+        total: this.total,
+        narrow: ratioOf(image) * rowHeight() < NARROW,
+        caption: this.#captions && captionOf(image, this.#captions),
+      }),
+    );
     section.node.replaceChildren(...this.#rows(tiles, items, width, section.number === this.sections.length - 1));
-    if (!section.number && tiles.length && !document.querySelector('#grid a[tabindex="0"]')) tiles[0].querySelector("a").tabIndex = 0;
+    if (!section.number && tiles.length && !document.querySelector('#grid a[tabindex="0"]'))
+      tiles[0].querySelector("a").tabIndex = 0;
   }
 
   /** @param {any[]} tiles @param {Image[]} items @param {number} width @param {boolean} isLast @returns {any[]} */
@@ -215,10 +227,14 @@ class Grid {
   layOut() {
     for (const section of this.sections) {
       if (!section.items) continue;
-      const focused = /** @type {any} */ (section.node.contains(document.activeElement) ? document.activeElement : null);
+      const focused = /** @type {any} */ (
+        section.node.contains(document.activeElement) ? document.activeElement : null
+      );
       const tiles = [...section.node.querySelectorAll(".tile")];
       if (!tiles.length) continue;
-      section.node.replaceChildren(...this.#rows(tiles, section.items, this.#width(), section.number === this.sections.length - 1));
+      section.node.replaceChildren(
+        ...this.#rows(tiles, section.items, this.#width(), section.number === this.sections.length - 1),
+      );
       focused?.focus({ preventScroll: true });
     }
     this.#guess();
@@ -276,25 +292,5 @@ function stopLoading(node) {
     picture.removeAttribute("srcset");
   }
 }
-
-/** @param {number[]} ratios @param {number} width @param {number} height @param {number} gap @returns {number[]} Ends of rows. */
-export function rowsOf(ratios, width, height, gap) {
-  const ends = [];
-  let used = 0;
-  ratios.forEach((ratio, index) => {
-    const more = ratio * height + (used ? gap : 0);
-    if (used && used + more > width) {
-      ends.push(index);
-      used = ratio * height;
-    } else used += more;
-  });
-  if (ratios.length) ends.push(ratios.length);
-  return ends;
-}
-
-/** @returns {number} */
-export const sizeStep = () => Math.min(HEIGHTS.length - 1, Math.max(0, Number(kept.get("size") ?? 2)));
-/** @returns {number} The least height of a row, in pixels. */
-export const rowHeight = () => Math.round(HEIGHTS[sizeStep()] * (isPhone() ? PHONE_SHARE : 1));
 
 export const grid = new Grid();

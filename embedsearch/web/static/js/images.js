@@ -4,9 +4,10 @@
 import { ask } from "./api.js";
 import { el, kept, Latest, make, style } from "./dom.js";
 import { showChips } from "./filters.js";
-import { grid, sizeStep } from "./grid.js";
+import { grid } from "./grid.js";
 import { progress, trouble } from "./notices.js";
 import { queryName, queryWords } from "./query.js";
+import { sizeStep } from "./rows.js";
 import { MOST, scoresOf, sourceOf } from "./source.js";
 import { go, hasPicture, NO_QUERY, searches, state, written } from "./state.js";
 import { info } from "./store.js";
@@ -26,7 +27,13 @@ export async function showImages() {
   const busy = setTimeout(() => progress(null), BUSY_AFTER_MS);
   const asked = state;
   try {
-    const page = await grid.show(sourceOf(state, (share) => { clearTimeout(busy); progress(share); }), state.text ? info.words : null);
+    const page = await grid.show(
+      sourceOf(state, (share) => {
+        clearTimeout(busy);
+        progress(share);
+      }),
+      state.text ? info.words : null,
+    );
     if (!page) return;
     shown.once = true;
     withoutFirst();
@@ -37,7 +44,7 @@ export async function showImages() {
     shown.focusFirst = false;
   } catch (problem) {
     if (asked !== state) return;
-    if (/** @type {any} */ (problem).code === "no_such_image" && await foundAgain()) return;
+    if (/** @type {any} */ (problem).code === "no_such_image" && (await foundAgain())) return;
     trouble(problem, /** @type {any} */ (problem).code === "offline" ? undefined : () => showImages());
     if (!shown.once) el("count").replaceChildren();
   } finally {
@@ -73,14 +80,33 @@ function count(page) {
   const total = page.isExact ? number(page.total) : `about ${number(page.total)}`;
   let words = `${images(page.total)}`;
   if (searches(state)) {
-    words = state.least === null ? `${total} of ${images(info.images)}` : `${total} of ${images(info.images)}, ${two(state.least)} and more`;
+    words =
+      state.least === null
+        ? `${total} of ${images(info.images)}`
+        : `${total} of ${images(info.images)}, ${two(state.least)} and more`;
     if (page.total > MOST) words = `The first ${number(MOST)} of ${words}`;
   } else if (state.where.length) words = `${total} of ${images(info.images)}`;
-  const about = make("button", { type: "button", className: "bare", title: "What the store holds", onclick: openFacts }, words);
-  const size = make("input", { type: "range", id: "size", min: "0", max: "4", value: String(sizeStep()), "aria-label": "Size of thumbnails" });
-  size.oninput = () => { kept.set("size", Number(size.value)); grid.layOut(); };
+  const about = make(
+    "button",
+    { type: "button", className: "bare", title: "What the store holds", onclick: openFacts },
+    words,
+  );
+  const size = make("input", {
+    type: "range",
+    id: "size",
+    min: "0",
+    max: "4",
+    value: String(sizeStep()),
+    "aria-label": "Size of thumbnails",
+  });
+  size.oninput = () => {
+    kept.set("size", Number(size.value));
+    grid.layOut();
+  };
   el("count").replaceChildren(size, about);
-  el("status").textContent = searches(state) ? `Similar to ${queryName() || queryWords()}: ${words}` : `${words}. Open one, or search for similar ones.`;
+  el("status").textContent = searches(state)
+    ? `Similar to ${queryName() || queryWords()}: ${words}`
+    : `${words}. Open one, or search for similar ones.`;
 }
 
 /** Take away the images that came with the page. */
@@ -96,12 +122,35 @@ async function openFacts() {
 function showEmpty() {
   const parts = [];
   if (!info.images) {
-    parts.push(make("h2", {}, "The store holds no image yet."), make("p", {}, "1. Index a folder: ", make("code", {}, "embedsearch index ./photos")), make("p", {}, "2. Wait until it says how many images it has."), make("p", {}, "3. This page shows them by itself; reload it if you are impatient."));
+    parts.push(
+      make("h2", {}, "The store holds no image yet."),
+      make("p", {}, "1. Index a folder: ", make("code", {}, "embedsearch index ./photos")),
+      make("p", {}, "2. Wait until it says how many images it has."),
+      make("p", {}, "3. This page shows them by itself; reload it if you are impatient."),
+    );
   } else {
-    parts.push(make("h2", {}, state.text && !hasPicture(state) ? `Nothing matches “${state.text}”.` : "No image passes."));
-    if (state.least !== null) parts.push(make("button", { type: "button", onclick: () => go({ least: null }) }, `Drop the minimum similarity of ${two(state.least)}`));
-    state.where.forEach((condition, index) => parts.push(make("button", { type: "button", onclick: () => go({ where: state.where.filter((_, other) => other !== index) }) }, `Drop the filter ${condition}`)));
-    if (searches(state)) parts.push(make("button", { type: "button", onclick: () => go(NO_QUERY, { steps: [] }) }, "Show all images"));
+    parts.push(
+      make("h2", {}, state.text && !hasPicture(state) ? `Nothing matches “${state.text}”.` : "No image passes."),
+    );
+    if (state.least !== null)
+      parts.push(
+        make(
+          "button",
+          { type: "button", onclick: () => go({ least: null }) },
+          `Drop the minimum similarity of ${two(state.least)}`,
+        ),
+      );
+    state.where.forEach((condition, index) =>
+      parts.push(
+        make(
+          "button",
+          { type: "button", onclick: () => go({ where: state.where.filter((_, other) => other !== index) }) },
+          `Drop the filter ${condition}`,
+        ),
+      ),
+    );
+    if (searches(state))
+      parts.push(make("button", { type: "button", onclick: () => go(NO_QUERY, { steps: [] }) }, "Show all images"));
   }
   el("grid").replaceChildren(make("div", { className: "empty" }, ...parts));
 }

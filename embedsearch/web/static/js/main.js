@@ -11,7 +11,19 @@ import { mark, onMarks, readMarks } from "./marks.js";
 import { notice, quiet, trouble } from "./notices.js";
 import { bindQuery, onNamed, queryName, queryWords, showMarks, showQuery } from "./query.js";
 import { onPicked, pick, pickAll, pickNone } from "./selection.js";
-import { go, keepScroll, load, NO_QUERY, NOTHING, onChange, sameImages, searches, state, stepsOn, written } from "./state.js";
+import {
+  go,
+  keepScroll,
+  load,
+  NO_QUERY,
+  NOTHING,
+  onChange,
+  sameImages,
+  searches,
+  state,
+  stepsOn,
+  written,
+} from "./state.js";
 import { askAgain, info, openStore } from "./store.js";
 
 const LONG_PRESS_MS = 500;
@@ -23,7 +35,7 @@ let viewer = null; // its module, once it is there
 onChange(async (before) => {
   const isSame = shown.once && sameImages(before, state);
   showField();
-  const scroll = comesBack ? history.state?.scroll ?? 0 : before.least === state.least ? 0 : null;
+  const scroll = comesBack ? (history.state?.scroll ?? 0) : before.least === state.least ? 0 : null;
   comesBack = false;
   const asked = state;
   if (state.open !== null || viewer) openViewer().then((module) => module.showViewer(), away);
@@ -70,7 +82,11 @@ async function showOther() {
 }
 
 function title() {
-  const parts = [viewer?.viewerTitle() ?? "", searches(state) && state.view === "images" ? queryWords() : "", state.view !== "images" ? el(`view-${state.view}`).textContent.trim() : ""];
+  const parts = [
+    viewer?.viewerTitle() ?? "",
+    searches(state) && state.view === "images" ? queryWords() : "",
+    state.view !== "images" ? el(`view-${state.view}`).textContent.trim() : "",
+  ];
   document.title = [...parts.filter(Boolean), "embedsearch"].join(" – ");
 }
 
@@ -105,22 +121,35 @@ function bindGrid() {
     if (!event.target.closest("a") || event.ctrlKey || event.metaKey || event.button) return;
     event.preventDefault();
     if (pressed === image.row) pressed = -1;
-    else if (event.shiftKey || (document.body.classList.contains("picking") && matchMedia("(hover: none)").matches)) pick(image, event.shiftKey ? grid.loaded() : undefined);
+    else if (event.shiftKey || (document.body.classList.contains("picking") && matchMedia("(hover: none)").matches))
+      pick(image, event.shiftKey ? grid.loaded() : undefined);
     else go({ open: image.row });
   });
   el("grid").addEventListener("pointerdown", (/** @type {any} */ event) => {
     const image = event.pointerType === "touch" && imageAt(event.target);
     clearTimeout(timer);
-    if (image) timer = setTimeout(() => { pressed = image.row; pick(image); }, LONG_PRESS_MS);
+    if (image)
+      timer = setTimeout(() => {
+        pressed = image.row;
+        pick(image);
+      }, LONG_PRESS_MS);
   });
-  for (const end of ["pointerup", "pointercancel", "pointermove", "scroll"]) addEventListener(end, (/** @type {any} */ event) => {
-    if (end !== "pointermove" || Math.hypot(event.movementX, event.movementY) > 3) clearTimeout(timer);
-  }, { passive: true });
-  el("grid").addEventListener("contextmenu", (/** @type {Event} */ event) => { if (pressed >= 0) event.preventDefault(); });
+  for (const end of ["pointerup", "pointercancel", "pointermove", "scroll"])
+    addEventListener(
+      end,
+      (/** @type {any} */ event) => {
+        if (end !== "pointermove" || Math.hypot(event.movementX, event.movementY) > 3) clearTimeout(timer);
+      },
+      { passive: true },
+    );
+  el("grid").addEventListener("contextmenu", (/** @type {Event} */ event) => {
+    if (pressed >= 0) event.preventDefault();
+  });
   el("grid").addEventListener("focusin", (/** @type {any} */ event) => {
     const tile = event.target.closest(".tile");
     if (!tile) return;
-    for (const other of document.querySelectorAll('#grid [tabindex="0"]')) if (!tile.contains(other)) /** @type {any} */ (other).tabIndex = -1;
+    for (const other of document.querySelectorAll('#grid [tabindex="0"]'))
+      if (!tile.contains(other)) /** @type {any} */ (other).tabIndex = -1;
     for (const node of tile.querySelectorAll("a, button")) node.tabIndex = 0;
   });
   // Keys act on the image that has the focus, and nowhere else.
@@ -144,10 +173,15 @@ function moveFocus(key) {
   const links = /** @type {any[]} */ ([...document.querySelectorAll("#grid .tile a")]);
   const at = links.indexOf(document.activeElement?.closest(".tile")?.querySelector("a"));
   if (key === "ArrowLeft" || key === "ArrowRight") return links[at + (key === "ArrowRight" ? 1 : -1)]?.focus();
-  const middle = (/** @type {any} */ node) => { const box = node.getBoundingClientRect(); return box.left + box.width / 2; };
+  const middle = (/** @type {any} */ node) => {
+    const box = node.getBoundingClientRect();
+    return box.left + box.width / 2;
+  };
   const rows = /** @type {any[]} */ ([...document.querySelectorAll("#grid .row")]);
   const row = rows[rows.indexOf(links[at]?.closest(".row")) + (key === "ArrowDown" ? 1 : -1)];
-  const near = [...(row?.querySelectorAll("a") ?? [])].sort((a, b) => Math.abs(middle(a) - middle(links[at])) - Math.abs(middle(b) - middle(links[at])));
+  const near = [...(row?.querySelectorAll("a") ?? [])].sort(
+    (a, b) => Math.abs(middle(a) - middle(links[at])) - Math.abs(middle(b) - middle(links[at])),
+  );
   return near[0]?.focus();
 }
 
@@ -167,19 +201,34 @@ function bindPage() {
   }
   document.addEventListener("keydown", (event) => {
     const isTyping = /** @type {any} */ (event.target).closest?.("input, textarea, select, dialog");
-    if (event.key === "k" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); el("words").focus(); } else if (event.key === "/" && !isTyping && /** @type {any} */ (event.target).closest?.("#grid")) { event.preventDefault(); el("words").focus(); }
+    if (event.key === "k" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      el("words").focus();
+    } else if (event.key === "/" && !isTyping && /** @type {any} */ (event.target).closest?.("#grid")) {
+      event.preventDefault();
+      el("words").focus();
+    }
   });
   history.scrollRestoration = "manual";
-  addEventListener("popstate", () => { comesBack = true; load(); });
+  addEventListener("popstate", () => {
+    comesBack = true;
+    load();
+  });
   addEventListener("pagehide", keepScroll);
   server.addEventListener("offline", () => notice("No connection to the server. Reconnecting …", { stays: true }));
-  server.addEventListener("online", () => { quiet(); if (!el("problem").hidden || !shown.once || (state.open !== null && !viewer)) refresh(); });
-  server.addEventListener("generation", () => notice("The store has changed.", { button: "Reload", act: refresh, stays: true }));
+  server.addEventListener("online", () => {
+    quiet();
+    if (!el("problem").hidden || !shown.once || (state.open !== null && !viewer)) refresh();
+  });
+  server.addEventListener("generation", () =>
+    notice("The store has changed.", { button: "Reload", act: refresh, stays: true }),
+  );
 }
 
 /** Load what will soon be needed, also if the server is away by then. */
 function loadRest() {
   openViewer().catch(() => {});
+  style("panel");
   for (const name of ["crop", "panels", "slider", "uploads"]) import(`./${name}.js`).catch(() => {});
 }
 
@@ -195,7 +244,10 @@ async function start() {
   bindField();
   bindFilters();
   bindQuery();
-  onMarks(() => { grid.decorate(); showMarks(); });
+  onMarks(() => {
+    grid.decorate();
+    showMarks();
+  });
   onPicked(() => grid.decorate(), notice);
   onNamed(title);
   while (!info.columns.row) {

@@ -27,7 +27,10 @@ export function readMarks({ like, unlike }) {
       if (Number.isInteger(mark?.row) && (mark.kind === "like" || mark.kind === "unlike")) marks.set(mark.row, mark);
     }
   }
-  for (const [rows, kind] of /** @type {[number[], "like" | "unlike"][]} */ ([[like, "like"], [unlike, "unlike"]])) {
+  for (const [rows, kind] of /** @type {[number[], "like" | "unlike"][]} */ ([
+    [like, "like"],
+    [unlike, "unlike"],
+  ])) {
     for (const row of rows) if (marks.get(row)?.kind !== kind) marks.set(row, { row, kind, key: "" });
   }
   keep();

@@ -11,7 +11,22 @@ let timer = 0;
 /** @param {string} words @param {{button?: string, act?: () => void, stays?: boolean}} [options] */
 export function notice(words, { button = "", act = () => {}, stays = false } = {}) {
   clearTimeout(timer);
-  fill(el("notice"), make("span", {}, words), button !== "" && make("button", { type: "button", onclick: () => { quiet(); act(); } }, button));
+  fill(
+    el("notice"),
+    make("span", {}, words),
+    button !== "" &&
+      make(
+        "button",
+        {
+          type: "button",
+          onclick: () => {
+            quiet();
+            act();
+          },
+        },
+        button,
+      ),
+  );
   // In a modal dialog nothing else of the page is seen.
   (document.querySelector("dialog[open]") ?? document.body).append(el("notice"));
   el("notice").hidden = false;
@@ -29,7 +44,11 @@ export function trouble(problem, again) {
   if (!problem) return;
   const isFilter = problem.code === "bad_filter" || problem.field === "where";
   const words = isFilter ? `This filter has a mistake: ${explain(problem)}` : explain(problem);
-  fill(el("problem"), make("span", {}, words), again !== undefined && make("button", { type: "button", onclick: again }, "Try again"));
+  fill(
+    el("problem"),
+    make("span", {}, words),
+    again !== undefined && make("button", { type: "button", onclick: again }, "Try again"),
+  );
 }
 
 /** @param {number | null} share From 0 to 1; null for a wait of unknown length; below 0 ends it. */

@@ -1,60 +1,41 @@
 // @ts-check
-// What opens from a chip: values with counts, ranges, days, folders, SQL with names of columns.
+// What opens from a chip: orders, values with counts, ranges, days, folders.
 
 import { ask } from "./api.js";
 import { days, holds, inFolder, joined, oneOf, quoted, range } from "./conditions.js";
-import { el, Latest, make } from "./dom.js";
+import { el, make } from "./dom.js";
 import { setCondition } from "./filters.js";
 import { grid } from "./grid.js";
+import { choice, open, place, shut } from "./panel.js";
+import { openSql } from "./sql.js";
 import { go, state } from "./state.js";
 import { info } from "./store.js";
 import { baseName, explain, number, shown } from "./words.js";
 
 const SHOWN = 200; // values of a list
 const FEW = 12; // numbers that are offered one by one
-const latest = new Latest();
-
-/** @param {any} chip @param {...any} children @returns {AbortSignal} Ends when the panel closes. */
-function open(chip, ...children) {
-  el("panel")?.remove();
-  const signal = latest.next();
-  const panel = make("div", { id: "panel", className: "panel", popover: "auto", role: "dialog", "aria-label": chip.textContent }, ...children);
-  document.body.append(panel);
-  panel.addEventListener("toggle", (/** @type {any} */ event) => {
-    chip.setAttribute("aria-expanded", String(event.newState === "open"));
-    if (event.newState === "closed") { latest.stop(); panel.remove(); if (document.activeElement === document.body) chip.focus(); }
-  });
-  panel.showPopover();
-  place(chip, panel);
-  panel.querySelector("input, button")?.focus();
-  return signal;
-}
-
-/** @param {any} chip @param {any} panel */
-function place(chip, panel) {
-  const box = chip.getBoundingClientRect();
-  panel.style.left = `${Math.max(8, Math.min(box.left, innerWidth - panel.offsetWidth - 8))}px`;
-  panel.style.top = `${Math.max(8, Math.min(box.bottom + 6, innerHeight - panel.offsetHeight - 8))}px`;
-}
-
-const shut = () => el("panel")?.hidePopover();
 
 /** @param {any} chip @param {Record<string, string>} orders */
 export function openOrders(chip, orders) {
-  const choices = Object.entries(orders).map(([order, words]) => choice(words, "", state.order === order, () => { shut(); go({ order }); }));
+  const choices = Object.entries(orders).map(([order, words]) =>
+    choice(words, "", state.order === order, () => {
+      shut();
+      go({ order });
+    }),
+  );
   const month = make("div", {});
   const signal = open(chip, make("h3", {}, "Order"), ...choices, month);
   if (/^(taken_at)?$/.test(state.order)) jumpToMonth(month, signal);
   else if (/path/.test(state.order)) jumpToFolder(month, signal);
 }
 
-/** @param {string} words @param {string} more @param {boolean} isOn @param {() => void} onclick */
-const choice = (words, more, isOn, onclick) =>
-  make("button", { type: "button", className: "choice", "aria-pressed": String(isOn), onclick, title: words }, make("span", {}, words), more && make("small", {}, more));
-
 /** @param {any} holder @param {AbortSignal} signal Months with the place where each begins. */
 async function jumpToMonth(holder, signal) {
-  const found = await asked(`values/taken_at?${new URLSearchParams({ where: joined(state.where) || "row >= 0" })}`, holder, signal);
+  const found = await asked(
+    `values/taken_at?${new URLSearchParams({ where: joined(state.where) || "row >= 0" })}`,
+    holder,
+    signal,
+  );
   if (!found?.months?.length) return;
   const months = [...found.months];
   if (state.order === "taken_at") months.reverse();
@@ -62,14 +43,28 @@ async function jumpToMonth(holder, signal) {
   holder.append(make("h3", {}, "Jump to"));
   for (const { month, images } of months) {
     const at = place;
-    holder.append(choice(new Date(`${month}-01T00:00:00Z`).toLocaleDateString("en", { month: "long", year: "numeric", timeZone: "UTC" }), number(images), false, () => { shut(); grid.jump(at); }));
+    holder.append(
+      choice(
+        new Date(`${month}-01T00:00:00Z`).toLocaleDateString("en", { month: "long", year: "numeric", timeZone: "UTC" }),
+        number(images),
+        false,
+        () => {
+          shut();
+          grid.jump(at);
+        },
+      ),
+    );
     place += images;
   }
 }
 
 /** @param {any} holder @param {AbortSignal} signal */
 async function jumpToFolder(holder, signal) {
-  const found = await asked(`folders?${new URLSearchParams({ where: joined(state.where) || "row >= 0" })}`, holder, signal);
+  const found = await asked(
+    `folders?${new URLSearchParams({ where: joined(state.where) || "row >= 0" })}`,
+    holder,
+    signal,
+  );
   if (!found) return;
   holder.append(make("h3", {}, "Only one folder"), ...folderChoices(found.folders, -1));
 }
@@ -88,7 +83,19 @@ async function asked(address, holder, signal) {
 export async function openFilter(chip, column, which) {
   if (!column) return openSql(chip, which);
   const body = make("div", {}, make("p", { className: "soft" }, "Loading …"));
-  const remove = which >= 0 && make("button", { type: "button", onclick: () => { shut(); setCondition(which, ""); } }, "Remove this filter");
+  const remove =
+    which >= 0 &&
+    make(
+      "button",
+      {
+        type: "button",
+        onclick: () => {
+          shut();
+          setCondition(which, "");
+        },
+      },
+      "Remove this filter",
+    );
   const signal = open(chip, body, remove);
   const others = joined(state.where.filter((_, index) => index !== which));
   const parameters = others ? `?${new URLSearchParams({ where: others })}` : "";
@@ -120,7 +127,10 @@ function folderChoices(folders, which) {
   return all.slice(0, SHOWN).map(({ root, folder, images }) => {
     const depth = folder ? folder.split("/").length - (roots.size > 1 ? 0 : 1) : 0;
     const condition = inFolder(root, folder);
-    const line = choice(baseName(folder || root), number(images), state.where[which] === condition, () => { shut(); setCondition(which, condition); });
+    const line = choice(baseName(folder || root), number(images), state.where[which] === condition, () => {
+      shut();
+      setCondition(which, condition);
+    });
     line.style.paddingLeft = `${8 + 16 * Math.min(depth, 6)}px`;
     return line;
   });
@@ -136,81 +146,89 @@ function valueChoices(column, found, which) {
   const isList = /^list/.test(type);
   const rows = found.values.slice(0, SHOWN).map((/** @type {any} */ { value, images }) => {
     const condition = isList ? holds(column, value) : oneOf(column, [value]);
-    return choice(shown(value), number(images), state.where[which] === condition, () => { shut(); setCondition(which, condition); });
+    return choice(shown(value), number(images), state.where[which] === condition, () => {
+      shut();
+      setCondition(which, condition);
+    });
   });
-  if (!rows.length) return [make("p", { className: "soft" }, found.total ? "Nearly every image has its own value: use “+ Filter”." : "No image has a value.")];
+  if (!rows.length)
+    return [
+      make(
+        "p",
+        { className: "soft" },
+        found.total ? "Nearly every image has its own value: use “+ Filter”." : "No image has a value.",
+      ),
+    ];
   const parts = isNumber ? [rangeForm(column, found, which), ...rows] : rows;
-  if (found.missing) parts.push(choice("no value", number(found.missing), false, () => { shut(); setCondition(which, `${quoted(column)} is null`); }));
+  if (found.missing)
+    parts.push(
+      choice("no value", number(found.missing), false, () => {
+        shut();
+        setCondition(which, `${quoted(column)} is null`);
+      }),
+    );
   return parts;
 }
 
 /** @param {string} column @param {any} found @param {number} which */
 function rangeForm(column, found, which) {
-  const field = (/** @type {string} */ name, /** @type {any} */ bound) => make("input", { type: "text", inputMode: "decimal", name, placeholder: shown(bound), "aria-label": name, pattern: "-?[0-9.]+" });
-  const form = make("form", {}, make("h3", {}, `${column} from … to …`), make("div", { className: "row-of" }, field("from", found.min), field("to", found.max)), make("button", { className: "main" }, "Apply"));
-  form.onsubmit = (/** @type {Event} */ event) => { event.preventDefault(); shut(); setCondition(which, range(column, form.elements.from.value.trim(), form.elements.to.value.trim())); };
+  const field = (/** @type {string} */ name, /** @type {any} */ bound) =>
+    make("input", {
+      type: "text",
+      inputMode: "decimal",
+      name,
+      placeholder: shown(bound),
+      "aria-label": name,
+      pattern: "-?[0-9.]+",
+    });
+  const form = make(
+    "form",
+    {},
+    make("h3", {}, `${column} from … to …`),
+    make("div", { className: "row-of" }, field("from", found.min), field("to", found.max)),
+    make("button", { className: "main" }, "Apply"),
+  );
+  form.onsubmit = (/** @type {Event} */ event) => {
+    event.preventDefault();
+    shut();
+    setCondition(which, range(column, form.elements.from.value.trim(), form.elements.to.value.trim()));
+  };
   return form;
 }
 
 /** @param {string} column @param {any} found @param {number} which @returns {any[]} */
 function dayChoices(column, found, which) {
   if (!found.total) return [make("p", { className: "soft" }, "No image has a date.")];
-  const field = (/** @type {string} */ name, /** @type {string} */ bound) => make("input", { type: "date", name, "aria-label": name === "from" ? "First day" : "Last day", title: shown(bound) });
-  const form = make("form", {}, make("h3", {}, "First and last day"), make("div", { className: "row-of" }, field("from", found.min), field("to", found.max)), make("button", { className: "main" }, "Apply"));
-  form.onsubmit = (/** @type {Event} */ event) => { event.preventDefault(); shut(); setCondition(which, days(column, form.elements.from.value, form.elements.to.value)); };
+  const field = (/** @type {string} */ name, /** @type {string} */ bound) =>
+    make("input", {
+      type: "date",
+      name,
+      "aria-label": name === "from" ? "First day" : "Last day",
+      title: shown(bound),
+    });
+  const form = make(
+    "form",
+    {},
+    make("h3", {}, "First and last day"),
+    make("div", { className: "row-of" }, field("from", found.min), field("to", found.max)),
+    make("button", { className: "main" }, "Apply"),
+  );
+  form.onsubmit = (/** @type {Event} */ event) => {
+    event.preventDefault();
+    shut();
+    setCondition(which, days(column, form.elements.from.value, form.elements.to.value));
+  };
   const months = (found.months ?? []).slice(0, SHOWN).map((/** @type {any} */ { month, images }) => {
     const last = new Date(Date.UTC(Number(month.slice(0, 4)), Number(month.slice(5)), 0)).toISOString().slice(0, 10);
-    return choice(new Date(`${month}-01T00:00:00Z`).toLocaleDateString("en", { month: "long", year: "numeric", timeZone: "UTC" }), number(images), false, () => { shut(); setCondition(which, days(column, `${month}-01`, last)); });
+    return choice(
+      new Date(`${month}-01T00:00:00Z`).toLocaleDateString("en", { month: "long", year: "numeric", timeZone: "UTC" }),
+      number(images),
+      false,
+      () => {
+        shut();
+        setCondition(which, days(column, `${month}-01`, last));
+      },
+    );
   });
   return [form, make("h3", {}, "Months"), ...months];
-}
-
-/** @param {any} chip @param {number} which */
-function openSql(chip, which) {
-  const box = make("input", { type: "text", name: "sql", value: which < 0 ? "" : state.where[which], spellcheck: false, autocomplete: "off", maxLength: 2000, placeholder: "width > 1000", role: "combobox", "aria-label": "Condition in SQL", "aria-expanded": "false", "aria-controls": "columns", "aria-autocomplete": "list" });
-  const list = make("div", { id: "columns", role: "listbox", "aria-label": "Columns" });
-  const form = make("form", {}, make("h3", {}, "Condition in SQL, over these columns"), box, list,
-    make("div", { className: "row-of" }, make("button", { className: "main" }, "Apply"), which >= 0 && make("button", { type: "button", onclick: () => { shut(); setCondition(which, ""); } }, "Remove")));
-  let chosen = -1;
-  const offers = () => /** @type {any[]} */ ([...list.children]);
-  const choose = (/** @type {number} */ index) => {
-    chosen = index;
-    offers().forEach((node, at) => { node.ariaSelected = String(at === index); });
-    if (index < 0) box.removeAttribute("aria-activedescendant");
-    else { box.setAttribute("aria-activedescendant", offers()[index].id); offers()[index].scrollIntoView({ block: "nearest" }); }
-  };
-  const complete = (/** @type {string} */ name) => {
-    const before = box.value.slice(0, box.selectionStart).replace(/[\w"]*$/, "") + quoted(name);
-    box.value = `${before} ${box.value.slice(box.selectionStart).trimStart()}`;
-    box.setSelectionRange(before.length + 1, before.length + 1);
-    box.focus();
-    offer();
-  };
-  const offer = () => {
-    const before = box.value.slice(0, box.selectionStart);
-    const isText = (before.split("'").length - 1) % 2 === 1; // within quotes no name is meant
-    const word = /[\w]*$/.exec(before)?.[0].toLowerCase() ?? "";
-    const names = isText ? [] : Object.keys(info.columns).filter((name) => name.toLowerCase().includes(word) && name.toLowerCase() !== word);
-    names.sort((a, b) => Number(b.toLowerCase().startsWith(word)) - Number(a.toLowerCase().startsWith(word)));
-    list.replaceChildren(...(word || !before.trim() ? names.slice(0, 40) : []).map((name, index) => {
-      const node = make("div", { id: `column-${index}`, role: "option", onpointerdown: (/** @type {Event} */ event) => { event.preventDefault(); complete(name); } }, name, make("small", { className: "soft" }, info.columns[name]));
-      node.dataset.name = name;
-      return node;
-    }));
-    box.ariaExpanded = String(list.children.length > 0);
-    choose(-1);
-  };
-  box.oninput = offer;
-  box.onkeydown = (/** @type {KeyboardEvent} */ event) => {
-    const count = offers().length;
-    if (count && (event.key === "ArrowDown" || event.key === "ArrowUp")) {
-      const next = chosen + (event.key === "ArrowDown" ? 1 : -1);
-      choose(next >= count ? -1 : next < -1 ? count - 1 : next);
-    } else if (chosen >= 0 && (event.key === "Enter" || event.key === "Tab")) complete(offers()[chosen].dataset.name);
-    else return;
-    event.preventDefault();
-  };
-  form.onsubmit = (/** @type {Event} */ event) => { event.preventDefault(); const text = box.value.trim(); shut(); if (text || which >= 0) setCondition(which, text); };
-  open(chip, form);
-  offer();
 }

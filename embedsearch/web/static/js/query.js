@@ -22,7 +22,8 @@ export function onNamed(listener) {
 export function queryWords() {
   const words = state.text ? `“${state.text}”` : "";
   if (state.row === null && state.upload === null) {
-    if (state.like.length) return `Like ${images(state.like.length, "marked image", "marked images")}${words && ` with ${words}`}`;
+    if (state.like.length)
+      return `Like ${images(state.like.length, "marked image", "marked images")}${words && ` with ${words}`}`;
     return words;
   }
   return `Like “${name ? spoken(name) : "…"}”${words && ` with ${words}`}`;
@@ -32,7 +33,9 @@ export const queryName = () => name;
 
 let cutsNext = false;
 /** Begin to cut the picture of the next query, once it is known. */
-export const cutNext = () => { cutsNext = true; };
+export const cutNext = () => {
+  cutsNext = true;
+};
 
 /** @type {any} */
 let crop = null; // its module, once a picture is searched for
@@ -48,15 +51,22 @@ export async function showQuery() {
   const { row, upload } = state;
   el("query").hidden = !searches(state);
   el("least").hidden = !hasPicture(state);
-  if (!searches(state)) { crop?.endCut(); name = ""; return; }
+  if (!searches(state)) {
+    crop?.endCut();
+    name = "";
+    return;
+  }
   showTrail();
   showMarks();
   name = "";
   title();
-  const at = row ?? (upload === null ? state.like[0] ?? null : null);
+  const at = row ?? (upload === null ? (state.like[0] ?? null) : null);
   el("crop").hidden = at === null && upload === null;
   el("part").hidden = row === null && upload === null;
-  if (at === null && upload === null) { crop?.endCut(); return; }
+  if (at === null && upload === null) {
+    crop?.endCut();
+    return;
+  }
   if (!crop) await openCrop();
   if (signal.aborted) return;
   if (at !== null) {
@@ -64,7 +74,11 @@ export async function showQuery() {
     if (row === null) return;
     const record = await ask(`images/${row}`, { signal }).catch(() => null);
     if (signal.aborted) return;
-    if (!record) { name = `image ${row}`; title(); return; }
+    if (!record) {
+      name = `image ${row}`;
+      title();
+      return;
+    }
     name = baseName(record.key);
     keepKey(record.key);
     crop.setPicture(`images/${row}/thumbnail?side=512`, record.width ? [record.width, record.height] : null);
@@ -104,7 +118,11 @@ function showTrail() {
     const blank = make("span", { className: "blank" }, what);
     const face = make("img", { alt: "", onerror: () => face.replaceWith(blank) });
     if (step.row !== null) face.src = thumbnail(step.row);
-    else sourceOfUpload(step.upload).then((url) => { if (url) face.src = url; else face.replaceWith(blank); });
+    else
+      sourceOfUpload(step.upload).then((url) => {
+        if (url) face.src = url;
+        else face.replaceWith(blank);
+      });
     const link = make("a", { href: step.fragment, title: what, "aria-label": `Back to ${what}` }, face);
     link.onclick = (/** @type {MouseEvent} */ event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey) return;
@@ -121,12 +139,27 @@ export function showMarks() {
   const chips = marks.map((mark) => {
     const sign = mark.kind === "like" ? "+" : "−";
     const label = `${mark.kind === "like" ? "Like" : "Not like"} ${mark.key ? spoken(mark.key) : `image ${mark.row}`}`;
-    return make("span", { className: `button mark ${mark.kind}`, role: "img", "aria-label": label, title: label }, make("img", { src: thumbnail(mark.row), alt: "" }), sign);
+    return make(
+      "span",
+      { className: `button mark ${mark.kind}`, role: "img", "aria-label": label, title: label },
+      make("img", { src: thumbnail(mark.row), alt: "" }),
+      sign,
+    );
   });
   const [like, unlike] = [marked("like"), marked("unlike")];
   const isSearched = like.join() === state.like.join() && unlike.join() === state.unlike.join();
   const needsLike = !like.length && state.row === null && state.upload === null && !state.text;
-  const again = make("button", { type: "button", className: "main", disabled: isSearched || needsLike, title: needsLike ? "Mark one image with + first" : "", onclick: searchAgain }, "Search again");
+  const again = make(
+    "button",
+    {
+      type: "button",
+      className: "main",
+      disabled: isSearched || needsLike,
+      title: needsLike ? "Mark one image with + first" : "",
+      onclick: searchAgain,
+    },
+    "Search again",
+  );
   const clear = make("button", { type: "button", className: "bare", onclick: clearAll }, "Clear marks");
   const holder = el(searches(state) ? "marks" : "marks-alone");
   for (const id of ["marks", "marks-alone"]) el(id).replaceChildren();

@@ -59,12 +59,23 @@ function show() {
   const button = (/** @type {string} */ label, /** @type {string} */ sign, /** @type {() => void} */ onclick) =>
     make("button", { type: "button", onclick }, icon(sign), label);
   const file = (/** @type {string} */ label, /** @type {string} */ kind) =>
-    rows.length > MOST ? null : make("a", { className: "button", href: `export/${kind}?rows=${rows.join(",")}`, download: `images.${kind}` }, icon("download"), label);
-  fill(el("selection"),
+    rows.length > MOST
+      ? null
+      : make(
+          "a",
+          { className: "button", href: `export/${kind}?rows=${rows.join(",")}`, download: `images.${kind}` },
+          icon("download"),
+          label,
+        );
+  fill(
+    el("selection"),
     make("strong", { role: "status" }, `${number(rows.length)} selected`),
     rows.length <= 100 && button("Like these", "similar", likeThese),
-    button("Copy paths", "copy", copyPaths), file("CSV", "csv"), file("Zip", "zip"),
-    make("button", { type: "button", "aria-label": "Clear the selection", onclick: pickNone }, icon("close")));
+    button("Copy paths", "copy", copyPaths),
+    file("CSV", "csv"),
+    file("Zip", "zip"),
+    make("button", { type: "button", "aria-label": "Clear the selection", onclick: pickNone }, icon("close")),
+  );
 }
 
 function likeThese() {
@@ -83,7 +94,8 @@ export async function copy(text, done) {
   try {
     await navigator.clipboard.writeText(text);
     say(done);
-  } catch { // not allowed, or no https beyond this machine
+  } catch {
+    // not allowed, or no https beyond this machine
     const box = make("textarea", { value: text, readOnly: true, className: "unseen" });
     (document.querySelector("dialog[open]") ?? document.body).append(box);
     box.select();

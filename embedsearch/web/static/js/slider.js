@@ -18,7 +18,9 @@ export function showScores(found, isSame) {
   if (!found && !isSame) scores = null;
   if (found) {
     scores = found;
-    const some = found.counts.map((count, index) => [count, found.low + index * found.step]).filter(([count]) => count > 0);
+    const some = found.counts
+      .map((count, index) => [count, found.low + index * found.step])
+      .filter(([count]) => count > 0);
     el("least-range").min = String(Math.min(0, some[0]?.[1] ?? 0).toFixed(2));
     el("least-range").max = "1";
   }
@@ -47,13 +49,14 @@ function draw(least) {
   const [min, max] = [Number(el("least-range").min), 1];
   const most = Math.max(...scores.counts, 1);
   const inner = width - 16; // the thumb's middle goes from 8 to width - 8
-  scores.counts.forEach((count, index) => {
-    const from = /** @type {any} */ (scores).low + index * /** @type {any} */ (scores).step;
+  const { low, step, counts } = scores;
+  counts.forEach((count, index) => {
+    const from = low + index * step;
     if (!count || from < min - 0.001) return;
     const x = 8 + ((from - min) / (max - min)) * inner;
-    const tall = Math.max(2, (Math.sqrt(count) / Math.sqrt(most)) * height); // few good ones are seen beside many others
-    drawing.fillStyle = style.getPropertyValue(from + /** @type {any} */ (scores).step / 2 >= least ? "--accent" : "--line");
-    drawing.fillRect(x, height - tall, Math.max(1, (/** @type {any} */ (scores).step / (max - min)) * inner - 1), tall);
+    const tall = Math.max(2, Math.sqrt(count / most) * height); // few good ones are seen beside many others
+    drawing.fillStyle = style.getPropertyValue(from + step / 2 >= least ? "--accent" : "--line");
+    drawing.fillRect(x, height - tall, Math.max(1, (step / (max - min)) * inner - 1), tall);
   });
 }
 
@@ -63,5 +66,8 @@ function bind() {
     const value = Number(el("least-range").value);
     go({ least: value <= Number(el("least-range").min) ? null : value }, { replace: true });
   }, 250);
-  el("least-range").addEventListener("input", () => { show(); search(); });
+  el("least-range").addEventListener("input", () => {
+    show();
+    search();
+  });
 }

@@ -22,12 +22,23 @@ const COPIES = 0.98; // cosine from which a picture counts as a copy of one befo
 export function sourceOf(state, sent) {
   const where = joined(state.where);
   if (state.group) return (offset, k, signal) => listed(groupAddress(state.group, offset, k), signal);
-  if (!searches(state)) return (offset, k, signal) => listed(`images?${parameters({ k, offset, where, order: state.order || NEWEST })}`, signal);
+  if (!searches(state))
+    return (offset, k, signal) =>
+      listed(`images?${parameters({ k, offset, where, order: state.order || NEWEST })}`, signal);
   return async (offset, k, signal) => {
     const wanted = Math.min(k, MOST - offset);
     if (wanted <= 0) return { items: [], total: 0, isExact: true, scores: null, reach: offset };
-    const options = { k: wanted, offset, where, min_score: state.least, collapse: state.hide ? COPIES : null, text: state.text, histogram: offset === 0 && state.upload !== null };
-    const found = state.upload === null ? await byRow(state, options, signal) : await byUpload(state, options, signal, sent);
+    const options = {
+      k: wanted,
+      offset,
+      where,
+      min_score: state.least,
+      collapse: state.hide ? COPIES : null,
+      text: state.text,
+      histogram: offset === 0 && state.upload !== null,
+    };
+    const found =
+      state.upload === null ? await byRow(state, options, signal) : await byUpload(state, options, signal, sent);
     const items = found.hits.filter((/** @type {Image} */ hit) => hit.row !== state.row || state.crop);
     const reach = found.hits.length < wanted ? offset + found.hits.length : Math.min(MOST, found.total);
     const total = found.total - (items.length < found.hits.length ? 1 : 0);
@@ -45,7 +56,8 @@ export async function scoresOf(state, signal) {
 }
 
 /** @param {string} group @param {number} offset @param {number} k */
-const groupAddress = (group, offset, k) => (group === "outliers" ? `outliers?k=${k}&offset=${offset}` : `groups/${group}?k=${k}&offset=${offset}`);
+const groupAddress = (group, offset, k) =>
+  group === "outliers" ? `outliers?k=${k}&offset=${offset}` : `groups/${group}?k=${k}&offset=${offset}`;
 
 /** @param {string} address @param {AbortSignal} signal @returns {Promise<Page>} */
 async function listed(address, signal) {
@@ -55,13 +67,17 @@ async function listed(address, signal) {
 
 /** @param {Record<string, any>} values @returns {URLSearchParams} What is not empty. */
 function parameters(values) {
-  const given = Object.entries(values).filter(([, value]) => value !== null && value !== "" && value !== false && value !== 0);
+  const given = Object.entries(values).filter(
+    ([, value]) => value !== null && value !== "" && value !== false && value !== 0,
+  );
   return new URLSearchParams(given.map(([name, value]) => [name, String(value)]));
 }
 
 /** @param {import("./state.js").State} state @param {Record<string, any>} options @param {AbortSignal} signal */
 function byRow(state, options, signal) {
-  const body = Object.fromEntries(Object.entries(options).filter(([, value]) => value !== null && value !== "" && value !== false));
+  const body = Object.fromEntries(
+    Object.entries(options).filter(([, value]) => value !== null && value !== "" && value !== false),
+  );
   if (state.row !== null) body.row = state.row;
   if (state.crop) body.crop = state.crop;
   if (state.like.length) body.like = state.like;

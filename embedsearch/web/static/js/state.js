@@ -16,8 +16,21 @@ const TRAIL = 5; // queries that are remembered
 
 /** @type {State} */
 export const NOTHING = {
-  view: "images", row: null, upload: null, crop: null, like: [], unlike: [], text: "", where: [], order: "",
-  least: null, hide: false, group: "", open: null, kind: "same", keep: "largest",
+  view: "images",
+  row: null,
+  upload: null,
+  crop: null,
+  like: [],
+  unlike: [],
+  text: "",
+  where: [],
+  order: "",
+  least: null,
+  hide: false,
+  group: "",
+  open: null,
+  kind: "same",
+  keep: "largest",
 };
 // What a search is for; the filters stay when it changes.
 export const NO_QUERY = { row: null, upload: null, crop: null, like: [], unlike: [], text: "", group: "", least: null };
@@ -50,18 +63,36 @@ export function written(what) {
 export function read(fragment) {
   const values = new URLSearchParams(fragment.replace(/^#/, ""));
   const text = (/** @type {string} */ name) => values.get(name) ?? "";
-  const one = (/** @type {string} */ name, /** @type {string[]} */ of) => (of.includes(text(name)) ? text(name) : of[0]);
+  const one = (/** @type {string} */ name, /** @type {string[]} */ of) =>
+    of.includes(text(name)) ? text(name) : of[0];
   const whole = (/** @type {string} */ name) => (/^\d{1,12}$/.test(text(name)) ? Number(text(name)) : null);
-  const rows = (/** @type {string} */ name) => text(name).split(",").filter((part) => /^\d{1,12}$/.test(part)).map(Number).slice(0, 100);
+  const rows = (/** @type {string} */ name) =>
+    text(name)
+      .split(",")
+      .filter((part) => /^\d{1,12}$/.test(part))
+      .map(Number)
+      .slice(0, 100);
   const crop = rows("crop");
   const least = Number.parseFloat(text("least"));
   return {
-    view: one("view", VIEWS), row: whole("row"), upload: whole("upload"), crop: crop.length === 4 ? crop : null,
-    like: rows("like"), unlike: rows("unlike"), text: text("text").slice(0, 1000),
-    where: values.getAll("where").filter((part) => part.trim()).slice(0, 20), order: one("order", ORDERS),
-    least: least >= -1 && least <= 1 ? least : null, hide: text("hide") === "true",
-    group: /^(\d{1,9}|outliers)$/.test(text("group")) ? text("group") : "", open: whole("open"),
-    kind: one("kind", KINDS), keep: one("keep", KEEPS),
+    view: one("view", VIEWS),
+    row: whole("row"),
+    upload: whole("upload"),
+    crop: crop.length === 4 ? crop : null,
+    like: rows("like"),
+    unlike: rows("unlike"),
+    text: text("text").slice(0, 1000),
+    where: values
+      .getAll("where")
+      .filter((part) => part.trim())
+      .slice(0, 20),
+    order: one("order", ORDERS),
+    least: least >= -1 && least <= 1 ? least : null,
+    hide: text("hide") === "true",
+    group: /^(\d{1,9}|outliers)$/.test(text("group")) ? text("group") : "",
+    open: whole("open"),
+    kind: one("kind", KINDS),
+    keep: one("keep", KEEPS),
   };
 }
 
@@ -83,7 +114,11 @@ export function go(changes, { replace = false, steps = trail } = {}) {
   if (isSame && steps === trail) return; // one entry and one request for each change
   keepScroll();
   const entry = { steps: steps.slice(-TRAIL), opened: changes.open !== undefined && changes.open !== null && !replace };
-  history[replace || isSame ? "replaceState" : "pushState"](entry, "", next === "#" ? location.pathname + location.search : next);
+  history[replace || isSame ? "replaceState" : "pushState"](
+    entry,
+    "",
+    next === "#" ? location.pathname + location.search : next,
+  );
   load();
 }
 
@@ -101,7 +136,15 @@ export function close() {
 /** @param {string} name @returns {Step[]} The trail of a search that starts from the present one. */
 export function stepsOn(name) {
   if (!searches(state)) return trail;
-  return [...trail, { fragment: written({ ...state, open: null }), row: state.row ?? state.like[0] ?? null, upload: state.upload, name }];
+  return [
+    ...trail,
+    {
+      fragment: written({ ...state, open: null }),
+      row: state.row ?? state.like[0] ?? null,
+      upload: state.upload,
+      name,
+    },
+  ];
 }
 
 /** @param {number} index Go back to a query of the trail. */

@@ -5,7 +5,18 @@ import { ask, setGeneration } from "./api.js";
 import { el } from "./dom.js";
 
 /** @type {import("./api.js").Info} */
-export let info = { images: 0, generation: 0, created: "", model: "", takes_images: true, reads_text: false, words: [], columns: {}, version: "", dim: 0 };
+export let info = {
+  images: 0,
+  generation: 0,
+  created: "",
+  model: "",
+  takes_images: true,
+  reads_text: false,
+  words: [],
+  columns: {},
+  version: "",
+  dim: 0,
+};
 
 /** @param {import("./api.js").Info} known */
 function use(known) {

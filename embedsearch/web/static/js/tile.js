@@ -68,12 +68,43 @@ export function makeTile(image, { position, total, caption, narrow }) {
 let blank = null;
 
 function makeBlank() {
-  const act = (/** @type {string} */ what, /** @type {string} */ sign, /** @type {string} */ title, /** @type {string} */ className = "") =>
-    make("button", { type: "button", className, tabIndex: -1, title, "data-act": what, "aria-pressed": what === "similar" ? null : "false" }, icon(sign));
-  return make("div", { className: "tile", role: "listitem" },
-    make("div", { className: "face" }, make("a", { tabIndex: -1 }, make("img", { alt: "", decoding: "async", className: "coming" })),
-      make("span", { className: "score", "aria-hidden": "true" }), make("span", { className: "name", "aria-hidden": "true" }, make("bdi")), act("pick", "check", "Select", "check"),
-      make("div", { className: "acts" }, act("similar", "similar", "More like this"), act("like", "plus", "Like"), act("unlike", "minus", "Not like"))));
+  const act = (
+    /** @type {string} */ what,
+    /** @type {string} */ sign,
+    /** @type {string} */ title,
+    /** @type {string} */ className = "",
+  ) =>
+    make(
+      "button",
+      {
+        type: "button",
+        className,
+        tabIndex: -1,
+        title,
+        "data-act": what,
+        "aria-pressed": what === "similar" ? null : "false",
+      },
+      icon(sign),
+    );
+  return make(
+    "div",
+    { className: "tile", role: "listitem" },
+    make(
+      "div",
+      { className: "face" },
+      make("a", { tabIndex: -1 }, make("img", { alt: "", decoding: "async", className: "coming" })),
+      make("span", { className: "score", "aria-hidden": "true" }),
+      make("span", { className: "name", "aria-hidden": "true" }, make("bdi")),
+      act("pick", "check", "Select", "check"),
+      make(
+        "div",
+        { className: "acts" },
+        act("similar", "similar", "More like this"),
+        act("like", "plus", "Like"),
+        act("unlike", "minus", "Not like"),
+      ),
+    ),
+  );
 }
 
 /** @param {any} tile Show whether it is marked and selected. */
@@ -95,7 +126,9 @@ async function missing(picture, link, image, tries) {
   let status = 0;
   try {
     status = (await fetch(thumbnail(image.row))).status;
-  } catch { /* the server is away */ }
+  } catch {
+    /* the server is away */
+  }
   if (!link.isConnected) return;
   const mayPass = !status || status === 503 || status === 200;
   if (!mayPass || tries === TRIES) {

@@ -39,7 +39,10 @@ export async function keepUpload(file) {
     if (file.size > SMALL_BYTES) {
       const scale = Math.min(1, SIDE / Math.max(bitmap.width, bitmap.height));
       const canvas = document.createElement("canvas");
-      [canvas.width, canvas.height] = [Math.max(1, Math.round(bitmap.width * scale)), Math.max(1, Math.round(bitmap.height * scale))];
+      [canvas.width, canvas.height] = [
+        Math.max(1, Math.round(bitmap.width * scale)),
+        Math.max(1, Math.round(bitmap.height * scale)),
+      ];
       const drawing = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"));
       drawing.fillStyle = "#fff"; // what is transparent, as the server sees it
       drawing.fillRect(0, 0, canvas.width, canvas.height);
@@ -64,9 +67,15 @@ async function write({ id, blob, name, width, height }) {
     const store = opened.transaction("uploads", "readwrite").objectStore("uploads");
     store.put({ id, blob, name, width, height });
     const keys = store.getAllKeys();
-    keys.onsuccess = () => { for (const old of keys.result.slice(0, -KEPT)) store.delete(old); };
-    await new Promise((resolve) => { store.transaction.oncomplete = store.transaction.onabort = resolve; });
-  } catch { /* no space: this page's memory has it */ } finally {
+    keys.onsuccess = () => {
+      for (const old of keys.result.slice(0, -KEPT)) store.delete(old);
+    };
+    await new Promise((resolve) => {
+      store.transaction.oncomplete = store.transaction.onabort = resolve;
+    });
+  } catch {
+    /* no space: this page's memory has it */
+  } finally {
     opened.close();
   }
 }
@@ -79,7 +88,10 @@ export async function findUpload(id) {
   if (!opened) return null;
   try {
     const request = opened.transaction("uploads").objectStore("uploads").get(id);
-    const found = await new Promise((resolve) => { request.onsuccess = () => resolve(request.result); request.onerror = () => resolve(null); });
+    const found = await new Promise((resolve) => {
+      request.onsuccess = () => resolve(request.result);
+      request.onerror = () => resolve(null);
+    });
     if (!found) return null;
     const upload = { ...found, url: URL.createObjectURL(found.blob) };
     uploads.set(id, upload);

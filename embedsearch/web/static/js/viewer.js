@@ -2,8 +2,8 @@
 // One image in the whole window, with what is known of it. Everything here is drawn from one record.
 
 import { ask, thumbnail } from "./api.js";
-import { columnOf, inFolder, oneOf } from "./conditions.js";
 import { el, fill, icon, Latest, make } from "./dom.js";
+import { facts } from "./facts.js";
 import { grid } from "./grid.js";
 import { mark, markOf } from "./marks.js";
 import { cutNext } from "./query.js";
@@ -11,7 +11,7 @@ import { copy } from "./selection.js";
 import { close, go, NO_QUERY, state, stepsOn } from "./state.js";
 import { info } from "./store.js";
 import { captionOf } from "./tile.js";
-import { baseName, bytes, explain, images, number, shown, two } from "./words.js";
+import { baseName, explain, images, number } from "./words.js";
 
 /** @typedef {import("./api.js").Image} Image */
 
@@ -58,22 +58,50 @@ function draw(row, image, problem) {
   const details = el("details");
   const caption = image ? captionOf(image, info.words) : "";
   const complete = Boolean(image && image.format !== undefined);
-  fill(details,
+  fill(
+    details,
     make("h2", { id: "viewer-name" }, name),
     caption !== "" && make("p", { className: "caption" }, caption),
     problem && make("p", { className: "error", role: "alert" }, explain(problem)),
-    make("div", { className: "tools-of" },
-      make("button", { type: "button", className: "main", onclick: () => moreLike(row, name), disabled: !image }, icon("similar"), "More like this"),
-      make("button", { type: "button", onclick: () => searchPart(row, name), disabled: !image }, icon("crop"), "Search a part of it"),
-      make("button", { type: "button", onclick: () => image && copy(image.path, "Path copied"), disabled: !image?.path }, icon("copy"), "Copy path"),
-      complete && hasFile(image) && make("a", { className: "button", href: `images/${row}/original?download=true`, download: name }, icon("download"), "Download")),
-    complete && image ? facts(image) : make("p", { className: "soft" }, problem ? "" : "Loading …"));
+    make(
+      "div",
+      { className: "tools-of" },
+      make(
+        "button",
+        { type: "button", className: "main", onclick: () => moreLike(row, name), disabled: !image },
+        icon("similar"),
+        "More like this",
+      ),
+      make(
+        "button",
+        { type: "button", onclick: () => searchPart(row, name), disabled: !image },
+        icon("crop"),
+        "Search a part of it",
+      ),
+      make(
+        "button",
+        { type: "button", onclick: () => image && copy(image.path, "Path copied"), disabled: !image?.path },
+        icon("copy"),
+        "Copy path",
+      ),
+      complete &&
+        hasFile(image) &&
+        make(
+          "a",
+          { className: "button", href: `images/${row}/original?download=true`, download: name },
+          icon("download"),
+          "Download",
+        ),
+    ),
+    complete && image ? facts(image) : make("p", { className: "soft" }, problem ? "" : "Loading …"),
+  );
 }
 
 /** @param {number} row @param {Image | null} image @param {string} name */
 function drawPicture(row, image, name) {
   const holder = el("picture");
-  if (holder.dataset.row === String(row)) { // it is there: only its name may be new
+  if (holder.dataset.row === String(row)) {
+    // it is there: only its name may be new
     holder.querySelector("img")?.setAttribute("alt", name);
     return;
   }
@@ -81,11 +109,14 @@ function drawPicture(row, image, name) {
   holder.classList.remove("zoomed");
   const picture = make("img", { alt: name, decoding: "async", draggable: false, src: thumbnail(row) });
   const large = new Image();
-  large.onload = () => { if (holder.dataset.row === String(row) && !holder.classList.contains("zoomed")) picture.src = large.src; };
+  large.onload = () => {
+    if (holder.dataset.row === String(row) && !holder.classList.contains("zoomed")) picture.src = large.src;
+  };
   picture.onerror = () => gone(row, holder);
   large.src = `images/${row}/thumbnail?side=${SIDE}`;
   picture.onclick = () => zoom(row, picture);
-  if (image?.width) { // no larger than it is
+  if (image?.width) {
+    // no larger than it is
     const least = Math.max(1, LEAST / Math.max(image.width, image.height));
     picture.style.maxWidth = `min(100%, ${Math.round(image.width * least)}px)`;
     picture.style.maxHeight = `min(100%, ${Math.round(image.height * least)}px)`;
@@ -100,7 +131,9 @@ async function gone(row, holder) {
     const answer = await fetch(thumbnail(row));
     if (answer.ok) return;
     problem = await answer.json();
-  } catch { /* it is away */ }
+  } catch {
+    /* it is away */
+  }
   if (holder.dataset.row === String(row)) {
     holder.replaceChildren(make("p", { role: "alert" }, explain(problem)));
     delete holder.dataset.row; // another try, once it is asked for again
@@ -112,8 +145,12 @@ function zoom(row, picture) {
   const format = grid.find(row)?.format ?? picture.dataset.format;
   const isZoomed = el("picture").classList.toggle("zoomed");
   el("viewer-zoom").setAttribute("aria-pressed", String(isZoomed));
-  const original = !format || BROWSER_SHOWS.includes(format) ? `images/${row}/original` : `images/${row}/thumbnail?side=${SIDE}`;
-  picture.onerror = () => { picture.onerror = null; picture.src = `images/${row}/thumbnail?side=${SIDE}`; };
+  const original =
+    !format || BROWSER_SHOWS.includes(format) ? `images/${row}/original` : `images/${row}/thumbnail?side=${SIDE}`;
+  picture.onerror = () => {
+    picture.onerror = null;
+    picture.src = `images/${row}/thumbnail?side=${SIDE}`;
+  };
   picture.src = isZoomed ? original : `images/${row}/thumbnail?side=${SIDE}`;
 }
 
@@ -127,9 +164,17 @@ function drawTools(row, image) {
     const button = el(`viewer-${one}`);
     button.disabled = !image;
     button.setAttribute("aria-pressed", String(kind === one));
-    button.onclick = () => { if (image) { mark(image, one); drawTools(row, image); } };
+    button.onclick = () => {
+      if (image) {
+        mark(image, one);
+        drawTools(row, image);
+      }
+    };
   }
-  el("viewer-zoom").onclick = () => { const picture = el("picture").querySelector("img"); if (picture) zoom(row, picture); };
+  el("viewer-zoom").onclick = () => {
+    const picture = el("picture").querySelector("img");
+    if (picture) zoom(row, picture);
+  };
   el("viewer-zoom").setAttribute("aria-pressed", String(el("picture").classList.contains("zoomed")));
   el("viewer-original").href = `images/${row}/original`;
   el("viewer-original").hidden = image !== null && !hasFile(image);
@@ -141,48 +186,24 @@ function drawStrip(row) {
   const at = all.findIndex((image) => image.row === row);
   const from = Math.max(0, Math.min(at - STRIP / 2 + 1, all.length - STRIP));
   const some = at < 0 ? [] : all.slice(from, from + STRIP);
-  el("strip").replaceChildren(...some.map((image) => make("button", {
-    type: "button", tabIndex: -1, "aria-label": baseName(image.key), "aria-current": image.row === row ? "true" : null,
-    onclick: () => go({ open: image.row }, { replace: true }),
-  }, make("img", { alt: "", src: thumbnail(image.row), loading: "lazy" }))));
+  el("strip").replaceChildren(
+    ...some.map((image) =>
+      make(
+        "button",
+        {
+          type: "button",
+          tabIndex: -1,
+          "aria-label": baseName(image.key),
+          "aria-current": image.row === row ? "true" : null,
+          onclick: () => go({ open: image.row }, { replace: true }),
+        },
+        make("img", { alt: "", src: thumbnail(image.row), loading: "lazy" }),
+      ),
+    ),
+  );
   el("viewer-before").disabled = at <= 0 && grid.position(row) <= 0;
   el("viewer-after").disabled = at < 0 || grid.position(row) + 1 >= grid.total;
 }
-
-/** @param {Image} image Facts; those that a column holds lead to the images that share them. */
-function facts(image) {
-  const list = make("dl");
-  const add = (/** @type {string} */ name, /** @type {any} */ value, /** @type {string} */ condition = "") => {
-    if (value === null || value === undefined || value === "") return;
-    const text = shown(value);
-    const link = condition && make("a", { href: "#", onclick: (/** @type {Event} */ event) => { event.preventDefault(); filter(condition); }, title: "Show all images with this" }, text);
-    list.append(make("dt", {}, name), make("dd", {}, link || text));
-  };
-  const scalar = (/** @type {any} */ value) => ["string", "number", "boolean"].includes(typeof value);
-  if (typeof image.score === "number") add("Similarity", two(image.score));
-  add("Taken", image.taken_at, image.taken_at ? `taken_at >= '${image.taken_at.slice(0, 10)}' and taken_at < '${nextDay(image.taken_at)}'` : "");
-  add("Camera", image.camera, image.camera ? oneOf("camera", [image.camera]) : "");
-  add("Pixels", image.width ? `${number(image.width)} × ${number(image.height)}` : null);
-  add("File size", image.size_bytes ? bytes(image.size_bytes) : null);
-  add("Format", image.format, image.format ? oneOf("format", [image.format]) : "");
-  const root = image.path.endsWith(`/${image.key}`) ? image.path.slice(0, -image.key.length - 1) : "";
-  const folder = image.key.includes("/") ? image.key.slice(0, image.key.lastIndexOf("/")) : "";
-  add("Folder", folder || baseName(root), root ? inFolder(root, folder) : "");
-  add("Place", image.gps?.map((/** @type {number} */ degrees) => degrees.toFixed(5)).join(", "));
-  const caption = captionOf(image, info.words);
-  for (const [name, value] of Object.entries(image.metadata ?? {})) {
-    if (value === caption) continue; // it stands above
-    add(name, value, scalar(value) && String(value).length < 200 && columnOf(oneOf(name, [value])) ? oneOf(name, [value]) : "");
-  }
-  add("Path", image.path);
-  return list;
-}
-
-/** @param {string} time */
-const nextDay = (time) => new Date(Date.parse(`${time.slice(0, 10)}T00:00:00Z`) + 864e5).toISOString().slice(0, 10);
-
-/** @param {string} condition */
-const filter = (condition) => go({ ...NO_QUERY, view: "images", where: [condition] }, { steps: [] });
 
 /** @param {number} row @param {string} name */
 const moreLike = (row, name) => go({ ...NO_QUERY, view: "images", row }, { steps: stepsOn(name) });
@@ -208,7 +229,10 @@ export async function turn(step) {
 
 export function bindViewer() {
   const dialog = el("viewer");
-  dialog.addEventListener("cancel", (/** @type {Event} */ event) => { event.preventDefault(); close(); });
+  dialog.addEventListener("cancel", (/** @type {Event} */ event) => {
+    event.preventDefault();
+    close();
+  });
   el("viewer-close").onclick = close;
   el("viewer-before").onclick = () => turn(-1);
   el("viewer-after").onclick = () => turn(1);
@@ -221,7 +245,9 @@ export function bindViewer() {
   });
   /** @type {number[] | null} */
   let from = null;
-  el("picture").addEventListener("pointerdown", (/** @type {PointerEvent} */ event) => { from = event.pointerType === "touch" ? [event.clientX, event.clientY] : null; });
+  el("picture").addEventListener("pointerdown", (/** @type {PointerEvent} */ event) => {
+    from = event.pointerType === "touch" ? [event.clientX, event.clientY] : null;
+  });
   el("picture").addEventListener("pointerup", (/** @type {PointerEvent} */ event) => {
     if (!from || el("picture").classList.contains("zoomed")) return;
     const [dx, dy] = [event.clientX - from[0], event.clientY - from[1]];

@@ -22,7 +22,8 @@ const CODES = {
 /** @param {any} problem @returns {string} */
 export function explain(problem) {
   const { code = "", message = String(problem) } = problem ?? {};
-  if (code === "too_large") return /\d+ MB/.test(message) ? `This file is larger than ${/\d+ MB/.exec(message)?.[0]}.` : message;
+  if (code === "too_large")
+    return /\d+ MB/.test(message) ? `This file is larger than ${/\d+ MB/.exec(message)?.[0]}.` : message;
   if (code === "unreadable_image") return unreadable(problem);
   return CODES[code] ?? sentence(message);
 }
@@ -67,7 +68,11 @@ export function moment(time) {
 export const baseName = (key) => key.slice(key.lastIndexOf("/") + 1) || key;
 
 /** @param {string} key @returns {string} A name as people say it. */
-export const spoken = (key) => baseName(key).replace(/\.[a-z0-9]{2,5}$/i, "").replace(/_+/g, " ").trim() || key;
+export const spoken = (key) =>
+  baseName(key)
+    .replace(/\.[a-z0-9]{2,5}$/i, "")
+    .replace(/_+/g, " ")
+    .trim() || key;
 
 /** @param {number | null | undefined} score */
 export const two = (score) => (score === null || score === undefined ? "" : score.toFixed(2));

@@ -17,7 +17,14 @@ export async function show(holder) {
   const found = await ask("folders", { signal });
   const roots = tree(found.folders);
   const list = make("ul", {}, ...roots.map((node) => item(node, roots.length === 1)));
-  holder.replaceChildren(make("div", { className: "folders" }, list, found.truncated && make("p", { className: "soft" }, "There are more folders.")));
+  holder.replaceChildren(
+    make(
+      "div",
+      { className: "folders" },
+      list,
+      found.truncated && make("p", { className: "soft" }, "There are more folders."),
+    ),
+  );
 }
 
 /** @param {{root: string, folder: string, images: number}[]} folders @returns {Node[]} */
@@ -30,7 +37,14 @@ function tree(folders) {
     node.all += count;
     const parts = folder ? folder.split("/") : [];
     parts.forEach((part, depth) => {
-      const below = node.children.get(part) ?? { name: part, root, folder: parts.slice(0, depth + 1).join("/"), own: 0, all: 0, children: new Map() };
+      const below = node.children.get(part) ?? {
+        name: part,
+        root,
+        folder: parts.slice(0, depth + 1).join("/"),
+        own: 0,
+        all: 0,
+        children: new Map(),
+      };
       node.children.set(part, below);
       below.all += count;
       node = below;
@@ -44,10 +58,17 @@ function tree(folders) {
 function item(node, isOpen) {
   const below = make("ul", { hidden: true });
   const hasMore = node.children.size > 0;
-  const toggle = make("button", { type: "button", className: "bare", "aria-expanded": "false", "aria-label": `Folders in ${baseName(node.name)}` }, icon("right"));
+  const toggle = make(
+    "button",
+    { type: "button", className: "bare", "aria-expanded": "false", "aria-label": `Folders in ${baseName(node.name)}` },
+    icon("right"),
+  );
   if (!hasMore) toggle.style.visibility = "hidden";
   toggle.onclick = () => {
-    if (!below.children.length) below.append(...[...node.children.values()].sort((a, b) => a.name.localeCompare(b.name)).map((child) => item(child, false)));
+    if (!below.children.length)
+      below.append(
+        ...[...node.children.values()].sort((a, b) => a.name.localeCompare(b.name)).map((child) => item(child, false)),
+      );
     below.hidden = !below.hidden;
     toggle.setAttribute("aria-expanded", String(!below.hidden));
   };

@@ -16,9 +16,13 @@ export async function show(holder) {
   progress(null);
   try {
     const found = await ask("groups", { signal });
-    const cards = found.groups.map((/** @type {any} */ group) => card(`Group ${group.number}`, group, String(group.number)));
+    const cards = found.groups.map((/** @type {any} */ group) =>
+      card(`Group ${group.number}`, group, String(group.number)),
+    );
     const grid = make("div", { className: "groups" }, ...cards);
-    holder.replaceChildren(found.groups.length ? grid : make("p", { className: "empty" }, "The store holds no images to group."));
+    holder.replaceChildren(
+      found.groups.length ? grid : make("p", { className: "empty" }, "The store holds no images to group."),
+    );
     if (!found.groups.length) return;
     const { images: oddest, total } = await ask("outliers?k=4", { signal }); // slower: the groups are there meanwhile
     grid.append(card("Outliers", { images: total, representatives: oddest }, "outliers"));
@@ -29,7 +33,13 @@ export async function show(holder) {
 
 /** @param {string} title @param {any} group @param {string} name */
 function card(title, group, name) {
-  const faces = group.representatives.slice(0, 4).map((/** @type {any} */ { row }) => make("img", { src: thumbnail(row), alt: "", loading: "lazy" }));
-  return make("a", { className: "group", href: written({ ...NOTHING, group: name }) },
-    make("div", { className: "four" }, ...faces), make("p", {}, make("strong", {}, title), make("span", { className: "soft" }, images(group.images))));
+  const faces = group.representatives
+    .slice(0, 4)
+    .map((/** @type {any} */ { row }) => make("img", { src: thumbnail(row), alt: "", loading: "lazy" }));
+  return make(
+    "a",
+    { className: "group", href: written({ ...NOTHING, group: name }) },
+    make("div", { className: "four" }, ...faces),
+    make("p", {}, make("strong", {}, title), make("span", { className: "soft" }, images(group.images))),
+  );
 }

@@ -22,7 +22,8 @@ export async function show(holder) {
   progress(null);
   try {
     const found = await ask("map", { signal });
-    if (!found.rows.length) return void holder.replaceChildren(make("p", { className: "empty" }, "A map needs at least three images."));
+    if (!found.rows.length)
+      return void holder.replaceChildren(make("p", { className: "empty" }, "A map needs at least three images."));
     new PictureMap(holder, found, signal).draw();
   } finally {
     if (!signal.aborted) progress(-1);
@@ -44,10 +45,21 @@ class PictureMap {
     this.isDue = false;
     const words = `Map of ${number(found.rows.length)} of ${images(found.images)}. Arrows move it, plus and minus zoom.`;
     this.canvas = make("canvas", { tabIndex: 0, role: "img", "aria-label": words });
-    const tool = (/** @type {string} */ label, /** @type {string} */ sign, /** @type {() => void} */ onclick) => make("button", { type: "button", "aria-label": label, title: label, onclick }, icon(sign));
-    this.lasso = make("button", { type: "button", "aria-pressed": "false", onclick: () => this.setLasso(!this.isLasso) }, "Lasso");
-    const tools = make("div", { className: "tools" }, this.lasso, make("button", { type: "button", onclick: () => this.select(this.visible()) }, "Select what is seen"),
-      tool("Zoom in", "plus", () => this.scale(1.6)), tool("Zoom out", "minus", () => this.scale(1 / 1.6)));
+    const tool = (/** @type {string} */ label, /** @type {string} */ sign, /** @type {() => void} */ onclick) =>
+      make("button", { type: "button", "aria-label": label, title: label, onclick }, icon(sign));
+    this.lasso = make(
+      "button",
+      { type: "button", "aria-pressed": "false", onclick: () => this.setLasso(!this.isLasso) },
+      "Lasso",
+    );
+    const tools = make(
+      "div",
+      { className: "tools" },
+      this.lasso,
+      make("button", { type: "button", onclick: () => this.select(this.visible()) }, "Select what is seen"),
+      tool("Zoom in", "plus", () => this.scale(1.6)),
+      tool("Zoom out", "minus", () => this.scale(1 / 1.6)),
+    );
     holder.replaceChildren(make("div", { id: "map" }, this.canvas, tools));
     this.bind();
     new ResizeObserver(() => this.draw()).observe(this.canvas);
@@ -55,7 +67,9 @@ class PictureMap {
     scheme.addEventListener("change", () => this.draw(), { signal });
   }
 
-  get size() { return [this.canvas.clientWidth, this.canvas.clientHeight]; }
+  get size() {
+    return [this.canvas.clientWidth, this.canvas.clientHeight];
+  }
 
   /** @param {number} index @returns {number[]} Its place in pixels. */
   at(index) {
@@ -66,19 +80,28 @@ class PictureMap {
   toPixel(x, y) {
     const [width, height] = this.size;
     const side = Math.min(width, height) * 0.94 * this.zoom;
-    return [width / 2 + (x - this.middle[0]) * side * Math.max(1, (width / height) * 0.8), height / 2 + (y - this.middle[1]) * side];
+    return [
+      width / 2 + (x - this.middle[0]) * side * Math.max(1, (width / height) * 0.8),
+      height / 2 + (y - this.middle[1]) * side,
+    ];
   }
 
   /** @returns {number[]} Points in the window. */
   visible() {
     const [width, height] = this.size;
-    return [...this.found.rows.keys()].filter((index) => { const [x, y] = this.at(index); return x >= 0 && y >= 0 && x <= width && y <= height; });
+    return [...this.found.rows.keys()].filter((index) => {
+      const [x, y] = this.at(index);
+      return x >= 0 && y >= 0 && x <= width && y <= height;
+    });
   }
 
   draw() {
     if (this.isDue) return;
     this.isDue = true;
-    requestAnimationFrame(() => { this.isDue = false; if (this.canvas.isConnected) this.paint(); });
+    requestAnimationFrame(() => {
+      this.isDue = false;
+      if (this.canvas.isConnected) this.paint();
+    });
   }
 
   paint() {
@@ -136,7 +159,10 @@ class PictureMap {
     const [x1, y1] = this.toPixel(1, 1);
     const at = [(x - x0) / (x1 - x0), (y - y0) / (y1 - y0)];
     const share = 1 - this.zoom / zoom;
-    this.middle = [this.middle[0] + (at[0] - this.middle[0]) * share, this.middle[1] + (at[1] - this.middle[1]) * share];
+    this.middle = [
+      this.middle[0] + (at[0] - this.middle[0]) * share,
+      this.middle[1] + (at[1] - this.middle[1]) * share,
+    ];
     this.zoom = zoom;
     this.draw();
   }
@@ -145,7 +171,10 @@ class PictureMap {
   move(dx, dy) {
     const [x0, y0] = this.toPixel(0, 0);
     const [x1, y1] = this.toPixel(1, 1);
-    this.middle = [Math.min(1, Math.max(0, this.middle[0] - dx / (x1 - x0))), Math.min(1, Math.max(0, this.middle[1] - dy / (y1 - y0)))];
+    this.middle = [
+      Math.min(1, Math.max(0, this.middle[0] - dx / (x1 - x0))),
+      Math.min(1, Math.max(0, this.middle[1] - dy / (y1 - y0))),
+    ];
     this.draw();
   }
 
@@ -163,7 +192,9 @@ class PictureMap {
     if (chosen.length > MOST) notice(`The first ${number(MOST)} of ${number(chosen.length)} images are selected.`);
     const rows = chosen.slice(0, MOST).map((index) => this.found.rows[index]);
     try {
-      const { images: records } = await ask(`images?${new URLSearchParams({ k: String(rows.length), where: `row in (${rows.join(",")})` })}`);
+      const { images: records } = await ask(
+        `images?${new URLSearchParams({ k: String(rows.length), where: `row in (${rows.join(",")})` })}`,
+      );
       pickAll(records);
     } catch (problem) {
       notice(explain(problem));
@@ -175,7 +206,10 @@ class PictureMap {
     /** @type {number[] | null} */
     let from = null;
     let moved = 0;
-    const place = (/** @type {PointerEvent} */ event) => { const box = this.canvas.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
+    const place = (/** @type {PointerEvent} */ event) => {
+      const box = this.canvas.getBoundingClientRect();
+      return [event.clientX - box.left, event.clientY - box.top];
+    };
     /** @type {Map<number, number[]>} */
     const fingers = new Map();
     this.canvas.addEventListener("pointerdown", (/** @type {PointerEvent} */ event) => {
@@ -193,7 +227,10 @@ class PictureMap {
         const before = /** @type {number[]} */ (fingers.get(event.pointerId));
         const gap = (/** @type {number[]} */ at) => Math.hypot(at[0] - others[0][0], at[1] - others[0][1]);
         this.scale(gap(to) / Math.max(1, gap(before)), others[0]);
-      } else if (this.line) { this.line.push(to); this.draw(); } else this.move(to[0] - from[0], to[1] - from[1]);
+      } else if (this.line) {
+        this.line.push(to);
+        this.draw();
+      } else this.move(to[0] - from[0], to[1] - from[1]);
       moved += Math.hypot(to[0] - from[0], to[1] - from[1]);
       fingers.set(event.pointerId, to);
       from = to;
@@ -210,14 +247,28 @@ class PictureMap {
       from = null;
     };
     this.canvas.addEventListener("pointerup", end);
-    this.canvas.addEventListener("pointercancel", () => { fingers.clear(); from = null; this.line = null; this.draw(); });
-    this.canvas.addEventListener("wheel", (/** @type {WheelEvent} */ event) => {
-      event.preventDefault();
-      const box = this.canvas.getBoundingClientRect();
-      this.scale(Math.exp(-event.deltaY / 400), [event.clientX - box.left, event.clientY - box.top]);
-    }, { passive: false });
+    this.canvas.addEventListener("pointercancel", () => {
+      fingers.clear();
+      from = null;
+      this.line = null;
+      this.draw();
+    });
+    this.canvas.addEventListener(
+      "wheel",
+      (/** @type {WheelEvent} */ event) => {
+        event.preventDefault();
+        const box = this.canvas.getBoundingClientRect();
+        this.scale(Math.exp(-event.deltaY / 400), [event.clientX - box.left, event.clientY - box.top]);
+      },
+      { passive: false },
+    );
     this.canvas.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
-      const steps = /** @type {Record<string, number[]>} */ ({ ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] })[event.key];
+      const steps = /** @type {Record<string, number[]>} */ ({
+        ArrowLeft: [60, 0],
+        ArrowRight: [-60, 0],
+        ArrowUp: [0, 60],
+        ArrowDown: [0, -60],
+      })[event.key];
       if (steps) this.move(steps[0], steps[1]);
       else if (event.key === "+" || event.key === "=") this.scale(1.4);
       else if (event.key === "-") this.scale(1 / 1.4);
@@ -228,7 +279,10 @@ class PictureMap {
 
   /** @param {number[]} place */
   openAt([x, y]) {
-    const near = [...this.found.rows.keys()].map((index) => { const [px, py] = this.at(index); return [Math.hypot(px - x, py - y), index]; });
+    const near = [...this.found.rows.keys()].map((index) => {
+      const [px, py] = this.at(index);
+      return [Math.hypot(px - x, py - y), index];
+    });
     const [distance, index] = near.reduce((best, one) => (one[0] < best[0] ? one : best), [Infinity, -1]);
     if (distance < PICTURE / 2) go({ open: this.found.rows[index] });
   }

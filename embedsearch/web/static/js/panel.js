@@ -1,0 +1,48 @@
+// @ts-check
+// A panel that opens from a chip, and a choice in it.
+
+import { el, Latest, make } from "./dom.js";
+
+const latest = new Latest();
+
+/** @param {any} chip @param {...any} children @returns {AbortSignal} Ends when the panel closes. */
+export function open(chip, ...children) {
+  el("panel")?.remove();
+  const signal = latest.next();
+  const panel = make(
+    "div",
+    { id: "panel", className: "panel", popover: "auto", role: "dialog", "aria-label": chip.textContent },
+    ...children,
+  );
+  document.body.append(panel);
+  panel.addEventListener("toggle", (/** @type {any} */ event) => {
+    chip.setAttribute("aria-expanded", String(event.newState === "open"));
+    if (event.newState === "closed") {
+      latest.stop();
+      panel.remove();
+      if (document.activeElement === document.body) chip.focus();
+    }
+  });
+  panel.showPopover();
+  place(chip, panel);
+  panel.querySelector("input, button")?.focus();
+  return signal;
+}
+
+/** @param {any} chip @param {any} panel */
+export function place(chip, panel) {
+  const box = chip.getBoundingClientRect();
+  panel.style.left = `${Math.max(8, Math.min(box.left, innerWidth - panel.offsetWidth - 8))}px`;
+  panel.style.top = `${Math.max(8, Math.min(box.bottom + 6, innerHeight - panel.offsetHeight - 8))}px`;
+}
+
+export const shut = () => el("panel")?.hidePopover();
+
+/** @param {string} words @param {string} more @param {boolean} isOn @param {() => void} onclick */
+export const choice = (words, more, isOn, onclick) =>
+  make(
+    "button",
+    { type: "button", className: "choice", "aria-pressed": String(isOn), onclick, title: words },
+    make("span", {}, words),
+    more && make("small", {}, more),
+  );
