@@ -115,7 +115,7 @@ export function withoutFirst() {
 }
 
 async function openFacts() {
-  const [{ openStoreFacts }] = await Promise.all([import("./views/facts.js"), style("viewer")]);
+  const [{ openStoreFacts }] = await Promise.all([import("./views/about.js"), style("viewer")]);
   openStoreFacts();
 }
 
