@@ -8,7 +8,7 @@ import { bindFilters } from "./filters.js";
 import { grid } from "./grid.js";
 import { showImages, shown, withoutFirst } from "./images.js";
 import { mark, onMarks, readMarks } from "./marks.js";
-import { notice, quiet, trouble } from "./notices.js";
+import { notice, progress, quiet, trouble } from "./notices.js";
 import { bindQuery, onNamed, queryName, queryWords, showMarks, showQuery } from "./query.js";
 import { onPicked, pick, pickAll, pickNone } from "./selection.js";
 import {
@@ -31,6 +31,7 @@ const REST_AFTER_MS = 2000;
 let comesBack = true; // to an entry of the history, where it was scrolled to
 /** @type {any} */
 let viewer = null; // its module, once it is there
+let leaveView = () => {}; // ends what a view still waits for
 
 onChange(async (before) => {
   const isSame = shown.once && sameImages(before, state);
@@ -41,6 +42,7 @@ onChange(async (before) => {
   if (state.open !== null || viewer) openViewer().then((module) => module.showViewer(), away);
   title();
   if (isSame) return;
+  leaveView();
   readMarks(state);
   showQuery();
   showViews();
@@ -74,7 +76,12 @@ async function showOther() {
   const asked = state;
   try {
     const [view] = await Promise.all([import(`./views/${state.view}.js`), style("views")]);
-    if (asked === state) await view.show(el("other"));
+    if (asked !== state) return;
+    leaveView = () => {
+      view.leave();
+      progress(-1);
+    };
+    await view.show(el("other"));
     shown.once = true;
   } catch (problem) {
     if (asked === state && /** @type {any} */ (problem).name !== "AbortError") trouble(problem, showOther);

@@ -8,6 +8,8 @@ import { go, KEEPS, KINDS, state, written } from "../state.js";
 import { bytes, images, number, spoken } from "../words.js";
 
 const latest = new Latest();
+/** End what is waited for. */
+export const leave = () => latest.stop();
 const SHOWN = 50; // groups at a time
 const KIND_WORDS = { same: "Same picture", turned: "Mirrored or turned", parts: "Cut out", similar: "Look-alikes" };
 

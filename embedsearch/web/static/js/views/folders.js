@@ -9,6 +9,8 @@ import { baseName, images } from "../words.js";
 
 /** @typedef {{name: string, root: string, folder: string, own: number, all: number, children: Map<string, Node>}} Node */
 const latest = new Latest();
+/** End what is waited for. */
+export const leave = () => latest.stop();
 
 /** @param {any} holder */
 export async function show(holder) {

@@ -8,6 +8,8 @@ import { NOTHING, written } from "../state.js";
 import { images } from "../words.js";
 
 const latest = new Latest();
+/** End what is waited for. */
+export const leave = () => latest.stop();
 
 /** @param {any} holder */
 export async function show(holder) {

@@ -10,6 +10,8 @@ import { explain, images, number } from "../words.js";
 import { notice } from "../notices.js";
 
 const latest = new Latest();
+/** End what is waited for. */
+export const leave = () => latest.stop();
 const PICTURES = 160; // drawn at once
 const PICTURE = 56; // pixels
 const KEPT = 600; // thumbnails in memory
