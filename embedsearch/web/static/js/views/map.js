@@ -3,11 +3,11 @@
 
 import { ask, thumbnail } from "../api.js";
 import { icon, Latest, make } from "../dom.js";
-import { progress } from "../notices.js";
+import { notice, progress } from "../notices.js";
 import { pickAll } from "../selection.js";
 import { go } from "../state.js";
 import { explain, images, number } from "../words.js";
-import { notice } from "../notices.js";
+import { isInside } from "./lasso.js";
 
 const latest = new Latest();
 /** End what is waited for. */
@@ -288,14 +288,4 @@ class PictureMap {
     const [distance, index] = near.reduce((best, one) => (one[0] < best[0] ? one : best), [Infinity, -1]);
     if (distance < PICTURE / 2) go({ open: this.found.rows[index] });
   }
-}
-
-/** @param {number[]} point @param {number[][]} line @returns {boolean} By the even-odd rule. */
-export function isInside([x, y], line) {
-  let isIn = false;
-  for (let i = 0, j = line.length - 1; i < line.length; j = i++) {
-    const [[x1, y1], [x2, y2]] = [line[i], line[j]];
-    if (y1 > y !== y2 > y && x < ((x2 - x1) * (y - y1)) / (y2 - y1) + x1) isIn = !isIn;
-  }
-  return isIn;
 }
