@@ -19,6 +19,7 @@ _LATER = {
     "facts.js",
     "panel.js",
     "panels.js",
+    "photo.js",
     "slider.js",
     "sql.js",
     "uploads.js",

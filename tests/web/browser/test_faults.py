@@ -149,7 +149,7 @@ def test_a_large_upload_is_made_smaller(page: Page, tmp_path: Path) -> None:
     page.page.route("**/search?*", look)
     page.hand_over(tmp_path / "large.jpg")
     assert max(sent) < 1.2e6
-    assert page.eval("document.querySelector('#crop-image').naturalWidth") == 1024
+    page.until("document.querySelector('#crop-image').naturalWidth === 1024")
 
 
 def test_other_sites_cannot_show_the_pictures(browser: Any, server: Served, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@
 import { baseName, moment, number } from "./words.js";
 
 const SQL =
-  /^\s*(?:not\s+)?(?:"((?:[^"]|"")+)"|([a-z_]\w*))\s*(=|<|>|!=|<>|\bnot\b|\bis\b|\bin\b|\blike\b|\bilike\b|\bbetween\b|\bglob\b)/i;
+  /^\s*(?:not\s+)?(?:"((?:[^"]|"")+)"|([a-z_]\w*))\s*(?:(?:<=|>=|!=|<>|=|<|>)\s*\S|(?:not\s+)?(?:in\s*\(|between\s+\S+\s+and\s|i?like\s+'|glob\s+')|is\s+(?:not\s+)?(?:null|true|false)\b)/i;
 
 /** @param {string} name */
 export const quoted = (name) => (/^[a-z_][a-z0-9_]*$/.test(name) ? name : `"${name.replaceAll('"', '""')}"`);

@@ -16,6 +16,7 @@ export function setPicture(source, size) {
   natural = size;
   if (picture.getAttribute("src") !== source) {
     picture.removeAttribute("src");
+    el("crop").classList.toggle("blank", !source);
     if (source) picture.src = source;
   }
   el("part").disabled = !size;
@@ -95,6 +96,7 @@ function search() {
   const cut = region;
   el("crop").classList.remove("cutting");
   region = null;
+  el("part").focus({ preventScroll: true });
   if (cut) go({ crop: cut });
 }
 
@@ -170,5 +172,6 @@ export function bindCrop() {
     event.stopPropagation();
   });
   addEventListener("resize", () => draw(region ?? state.crop));
+  el("crop-image").addEventListener("error", () => el("crop").classList.add("blank"));
   el("crop-image").addEventListener("load", () => draw(region ?? state.crop));
 }

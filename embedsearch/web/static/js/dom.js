@@ -81,14 +81,17 @@ export function debounced(work, ms) {
   };
 }
 
-/** What a browser keeps for this tab; nothing where storage is switched off. */
+/** @type {Map<string, string>} */
+const memory = new Map();
+
+/** What a browser keeps for this tab; this page's memory where storage is switched off. */
 export const kept = {
   /** @param {string} name @returns {any} */
   get(name) {
     try {
       return JSON.parse(sessionStorage.getItem(name) ?? "null");
     } catch {
-      return null;
+      return JSON.parse(memory.get(name) ?? "null");
     }
   },
   /** @param {string} name @param {any} value */
@@ -96,7 +99,7 @@ export const kept = {
     try {
       sessionStorage.setItem(name, JSON.stringify(value));
     } catch {
-      /* it is kept in this page's memory alone */
+      memory.set(name, JSON.stringify(value));
     }
   },
 };

@@ -1,22 +1,16 @@
 // @ts-check
 // The search field: words, SQL that is recognized, and photos that are pasted, dropped or chosen.
 
+import { away } from "./api.js";
 import { isCondition } from "./conditions.js";
 import { el } from "./dom.js";
 import { notice } from "./notices.js";
 import { queryName } from "./query.js";
 import { go, hasPicture, NO_QUERY, searches, state, stepsOn } from "./state.js";
 import { info } from "./store.js";
-import { explain } from "./words.js";
 
-/** @param {File} file Search for a photo. */
-export async function take(file) {
-  if (!info.takes_images) return notice(explain({ code: "no_network" }));
-  const { keepUpload } = await import("./uploads.js");
-  const steps = stepsOn(queryName() || state.text);
-  const { id } = await keepUpload(file);
-  return go({ ...NO_QUERY, view: "images", upload: id }, { steps });
-}
+/** @param {File} file */
+const take = (file) => import("./photo.js").then((module) => module.take(file), away);
 
 function searchWords() {
   const text = el("words").value.trim();
@@ -28,8 +22,9 @@ function searchWords() {
   else go({ ...NO_QUERY, view: "images", text }, { steps: text && searches(state) ? stepsOn(state.text) : [] });
 }
 
-export function showField() {
-  if (document.activeElement !== el("words") || !el("words").value) el("words").value = state.text;
+/** @param {boolean} isNew Whether its words are those of another search now. */
+export function showField(isNew) {
+  if (isNew) el("words").value = state.text;
   const what = info.reads_text
     ? "Describe a picture"
     : info.words.some((column) => !["path", "camera"].includes(column))
@@ -38,6 +33,9 @@ export function showField() {
   el("words").placeholder = info.takes_images ? `${what}, or drop a photo` : what;
   el("choose").hidden = !info.takes_images;
 }
+
+/** @param {any} target */
+const isInput = (target) => target?.matches?.("input, textarea") ?? false;
 
 /** @param {DataTransfer | null} carried @returns {File | null} The first file that may be an image. */
 function fileOf(carried) {
@@ -60,19 +58,21 @@ export function bindField() {
     el("file").value = "";
   });
   addEventListener("paste", (event) => {
-    const file = fileOf(event.clipboardData);
+    const isText = isInput(event.target) && event.clipboardData?.types.includes("text/plain");
+    const file = isText ? null : fileOf(event.clipboardData);
     if (!file) return;
     event.preventDefault();
     take(file);
   });
   addEventListener("dragover", (event) => {
-    event.preventDefault();
+    if (!isInput(event.target) || event.dataTransfer?.types.includes("Files")) event.preventDefault();
     document.body.classList.toggle("dropping", Boolean(event.dataTransfer?.types.includes("Files")));
   });
   addEventListener("dragleave", (event) => {
     if (!event.relatedTarget) document.body.classList.remove("dropping");
   });
   addEventListener("drop", (event) => {
+    if (isInput(event.target) && !event.dataTransfer?.files.length) return; // text for the field
     event.preventDefault();
     document.body.classList.remove("dropping");
     const file = fileOf(event.dataTransfer);

@@ -90,7 +90,9 @@ export function showChips() {
     });
     chips.push(chip("sql", "+ Filter", false));
   }
+  const focused = /** @type {any} */ (document.activeElement)?.dataset.chip;
   el("filters").replaceChildren(...chips);
+  if (focused) /** @type {any} */ (el("filters").querySelector(`[data-chip="${CSS.escape(focused)}"]`))?.focus();
 }
 
 /** @param {number} which -1 adds one. @param {string} condition Empty removes it. */
@@ -111,6 +113,7 @@ export function bindFilters() {
     const [panels] = await Promise.all([import("./panels.js"), style("panel")]);
     const at = which === "" ? -1 : Number(which);
     if (name === "order") return panels.openOrders(button, ORDERS);
-    return panels.openFilter(button, name === "sql" ? "" : name, at);
+    const isOwn = at >= 0 && label(state.where[at]) === state.where[at]; // not made by a panel
+    return panels.openFilter(button, name === "sql" || isOwn ? "" : name, at);
   });
 }

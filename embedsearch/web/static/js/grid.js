@@ -4,7 +4,8 @@
 
 import { debounced, el, isPhone, Latest, make } from "./dom.js";
 import { rowHeight, rowsOf } from "./rows.js";
-import { captionOf, decorate, makeTile, ratioOf } from "./tile.js";
+import { state } from "./state.js";
+import { captionOf, decorate, makeTile, ratioOf, stopLoading } from "./tile.js";
 import { explain } from "./words.js";
 
 /** @typedef {import("./api.js").Image} Image */
@@ -24,7 +25,8 @@ class Section {
     /** @type {Image[] | null} */
     this.items = null;
     this.loading = new Latest();
-    this.isLoading = false;
+    /** @type {Promise<void> | null} */
+    this.coming = null;
   }
 }
 
@@ -38,6 +40,9 @@ class Grid {
   #isDue = false;
   /** @type {string[] | null} Columns with captions, if they are shown. */
   #captions = null;
+  /** @type {Section | null} One that is asked for, wherever it is. */
+  #pinned = null;
+
   constructor() {
     let width = 0;
     new ResizeObserver(
@@ -126,7 +131,7 @@ class Grid {
     const near = this.sections.slice(this.#at(-NEAR), last + 1);
     for (const section of near) this.#load(section);
     for (const section of this.sections) {
-      if (section.isLoading && !near.includes(section)) section.loading.stop();
+      if (section.coming && section !== this.#pinned && !near.includes(section)) section.loading.stop();
       if (section.items && !near.includes(section)) this.#letGo(section);
     }
   }
@@ -145,6 +150,7 @@ class Grid {
   /** @param {Section} section */
   #letGo(section) {
     const { top, bottom, height } = section.node.getBoundingClientRect();
+    if (section === this.#pinned || section.items?.some((image) => image.row === state.open)) return;
     if ((bottom > -FAR && top < innerHeight + FAR) || section.node.contains(document.activeElement)) return;
     section.node.style.height = `${height}px`;
     stopLoading(section.node);
@@ -153,12 +159,17 @@ class Grid {
   }
 
   /** @param {Section} section @returns {Promise<void>} */
-  async #load(section) {
-    if (section.items || section.isLoading || !this.#source) return;
-    section.isLoading = true;
+  #load(section) {
+    if (section.items || !this.#source) return Promise.resolve();
+    section.coming ??= this.#fetch(section, this.#source);
+    return section.coming;
+  }
+
+  /** @param {Section} section @param {Source} source */
+  async #fetch(section, source) {
     const signal = section.loading.next();
     try {
-      const page = await this.#source(section.number * SECTION, SECTION, signal);
+      const page = await source(section.number * SECTION, SECTION, signal);
       if (signal.aborted || this.sections[section.number] !== section) return;
       this.#place(section, page.items);
       this.#lookSoon(); // its height may differ from what was guessed
@@ -172,7 +183,7 @@ class Grid {
       };
       section.node.replaceChildren(make("p", { className: "empty error", role: "alert" }, explain(problem), again));
     } finally {
-      section.isLoading = false;
+      section.coming = null;
     }
   }
 
@@ -186,11 +197,9 @@ class Grid {
     section.items = items;
     section.node.style.height = "";
     const width = this.#width();
-    const tiles = items.map((image, index) =>
+    const tiles = items.map((image) =>
       makeTile(image, {
-        position: section.number * SECTION + index,
         total: this.total,
-        narrow: ratioOf(image) * rowHeight() < NARROW,
         caption: this.#captions && captionOf(image, this.#captions),
       }),
     );
@@ -202,7 +211,12 @@ class Grid {
   /** @param {any[]} tiles @param {Image[]} items @param {number} width @param {boolean} isLast @returns {any[]} */
   #rows(tiles, items, width, isLast) {
     const [height, gap] = [rowHeight(), isPhone() ? 4 : 6];
-    const breaks = rowsOf(items.map(ratioOf), width, height, gap);
+    const ratios = items.map(ratioOf);
+    const breaks = rowsOf(ratios, width, height, gap);
+    tiles.forEach((tile, index) => tile.classList.toggle("narrow", ratios[index] * height < NARROW));
+    // Between two sections there is no hole: what is left over goes into the row before.
+    const left = ratios.slice(breaks.at(-2) ?? 0).reduce((all, ratio) => all + ratio, 0);
+    if (!isLast && breaks.length > 1 && left * height < width * LAST_ROW) breaks.splice(-2, 1);
     let from = 0;
     return breaks.map((to, index) => {
       const row = make("div", { className: "row" }, ...tiles.slice(from, to));
@@ -256,11 +270,7 @@ class Grid {
 
   /** @param {number} row @returns {number} Its place among all images, from 0; -1 if it is not there. */
   position(row) {
-    for (const { number, items } of this.sections) {
-      const index = items?.findIndex((image) => image.row === row) ?? -1;
-      if (index >= 0) return number * SECTION + index;
-    }
-    return -1;
+    return this.find(row)?.place ?? -1;
   }
 
   /** @param {number} row @param {number} step @returns {Promise<Image | null>} The image before or after it. */
@@ -271,6 +281,7 @@ class Grid {
     if (section.items[index]) return section.items[index];
     const next = this.sections[section.number + step];
     if (!next) return null;
+    this.#pinned = next;
     await this.#load(next);
     return (step > 0 ? next.items?.[0] : next.items?.at(-1)) ?? null;
   }
@@ -282,14 +293,6 @@ class Grid {
     const bars = el("bar").offsetHeight + (el("query").hidden ? 0 : el("query").offsetHeight);
     const within = section.node.offsetHeight * ((position % SECTION) / SECTION);
     scrollTo({ top: section.node.getBoundingClientRect().top + scrollY - bars + within });
-  }
-}
-
-/** @param {any} node Browsers keep pictures that they have yet to load, also those that are gone. */
-function stopLoading(node) {
-  for (const picture of node.querySelectorAll("img.coming")) {
-    picture.onerror = null;
-    picture.removeAttribute("srcset");
   }
 }
 

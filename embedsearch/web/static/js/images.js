@@ -9,7 +9,7 @@ import { progress, trouble } from "./notices.js";
 import { queryName, queryWords } from "./query.js";
 import { sizeStep } from "./rows.js";
 import { MOST, scoresOf, sourceOf } from "./source.js";
-import { go, hasPicture, NO_QUERY, searches, state, written } from "./state.js";
+import { go, hasPicture, NO_QUERY, NOTHING, searches, state, written } from "./state.js";
 import { info } from "./store.js";
 import { images, number, two } from "./words.js";
 
@@ -46,11 +46,23 @@ export async function showImages() {
     if (asked !== state) return;
     if (/** @type {any} */ (problem).code === "no_such_image" && (await foundAgain())) return;
     trouble(problem, /** @type {any} */ (problem).code === "offline" ? undefined : () => showImages());
-    if (!shown.once) el("count").replaceChildren();
+    if (!shown.once && asked === state) await showAll();
   } finally {
     clearTimeout(busy);
     if (asked === state) progress(-1);
   }
+}
+
+/** Where nothing else can be shown: all images. */
+async function showAll() {
+  const page = await grid
+    .show(
+      sourceOf({ ...NOTHING }, () => {}),
+      null,
+    )
+    .catch(() => null);
+  if (page) withoutFirst();
+  el("count").replaceChildren();
 }
 
 /** @param {(() => any) | null} find Returns the scores of the present search, or a promise of them; null if they are to come. */
@@ -84,7 +96,7 @@ function count(page) {
       state.least === null
         ? `${total} of ${images(info.images)}`
         : `${total} of ${images(info.images)}, ${two(state.least)} and more`;
-    if (page.total > MOST) words = `The first ${number(MOST)} of ${words}`;
+    if (page.total > MOST) words = `The ${number(MOST)} most similar of ${words}`;
   } else if (state.where.length) words = `${total} of ${images(info.images)}`;
   const about = make(
     "button",
@@ -126,7 +138,7 @@ function showEmpty() {
       make("h2", {}, "The store holds no image yet."),
       make("p", {}, "1. Index a folder: ", make("code", {}, "embedsearch index ./photos")),
       make("p", {}, "2. Wait until it says how many images it has."),
-      make("p", {}, "3. This page shows them by itself; reload it if you are impatient."),
+      make("p", {}, "3. Reload this page."),
     );
   } else {
     parts.push(

@@ -1,7 +1,7 @@
 // @ts-check
 // The page of `embedsearch serve`: the start, what changes with the address, keys.
 
-import { away, server } from "./api.js";
+import { away, Problem, server } from "./api.js";
 import { el, pause, style } from "./dom.js";
 import { bindField, showField } from "./field.js";
 import { bindFilters } from "./filters.js";
@@ -35,7 +35,10 @@ let leaveView = () => {}; // ends what a view still waits for
 
 onChange(async (before) => {
   const isSame = shown.once && sameImages(before, state);
-  showField();
+  showField(comesBack || before.text !== state.text);
+  for (const dialog of document.querySelectorAll("dialog[open]"))
+    if (dialog.id !== "viewer") /** @type {any} */ (dialog).close();
+  const isElsewhere = comesBack; // in the history, or just opened
   const scroll = comesBack ? (history.state?.scroll ?? 0) : before.least === state.least ? 0 : null;
   comesBack = false;
   const asked = state;
@@ -43,17 +46,18 @@ onChange(async (before) => {
   title();
   if (isSame) return;
   leaveView();
-  readMarks(state);
+  if (isElsewhere) readMarks(state);
   showQuery();
   showViews();
   if (state.view === "images") await showImages();
   else await showOther();
+  if (state.open !== null && asked === state) openViewer().then((module) => module.showViewer(), away); // with its neighbors
   if (scroll !== null && asked === state) scrollTo({ top: scroll });
 });
 
 async function openViewer() {
   const [module] = await Promise.all([import("./viewer.js"), style("viewer")]);
-  if (!viewer) module.bindViewer();
+  if (!viewer) module.bindViewer(title);
   return (viewer = module);
 }
 
@@ -84,7 +88,9 @@ async function showOther() {
     await view.show(el("other"));
     shown.once = true;
   } catch (problem) {
-    if (asked === state && /** @type {any} */ (problem).name !== "AbortError") trouble(problem, showOther);
+    if (asked !== state || /** @type {any} */ (problem).name === "AbortError") return;
+    if (!(problem instanceof Problem)) away(); // the module could not be loaded
+    trouble(problem instanceof Problem ? problem : { code: "offline" }, showOther);
   }
 }
 
@@ -236,7 +242,7 @@ function bindPage() {
 function loadRest() {
   openViewer().catch(() => {});
   style("panel");
-  for (const name of ["crop", "panels", "slider", "uploads"]) import(`./${name}.js`).catch(() => {});
+  for (const name of ["crop", "panels", "photo", "slider"]) import(`./${name}.js`).catch(() => {});
 }
 
 async function refresh() {

@@ -20,9 +20,11 @@ function keep() {
   changed();
 }
 
-/** @param {{like: number[], unlike: number[]}} searched What a shared address marks. */
+/** @param {{like: number[], unlike: number[]}} searched What an address marks, if it does: then only that is marked. */
 export function readMarks({ like, unlike }) {
-  if (!marks.size) {
+  const known = new Map(marks);
+  if (like.length || unlike.length) marks.clear();
+  else if (!marks.size) {
     for (const mark of kept.get("marks") ?? []) {
       if (Number.isInteger(mark?.row) && (mark.kind === "like" || mark.kind === "unlike")) marks.set(mark.row, mark);
     }
@@ -31,7 +33,7 @@ export function readMarks({ like, unlike }) {
     [like, "like"],
     [unlike, "unlike"],
   ])) {
-    for (const row of rows) if (marks.get(row)?.kind !== kind) marks.set(row, { row, kind, key: "" });
+    for (const row of rows) marks.set(row, { row, kind, key: known.get(row)?.key ?? "" });
   }
   keep();
 }

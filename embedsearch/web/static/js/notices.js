@@ -5,6 +5,8 @@ import { el, fill, make } from "./dom.js";
 import { explain } from "./words.js";
 
 const SHOWN_MS = 5000;
+const PASSING = ["busy", "failed", "too_slow", "filter_too_slow", ""]; // codes of what another try may mend
+const box = el("notice"); // it moves into dialogs, and may go with one
 /** @type {any} */
 let timer = 0;
 
@@ -12,7 +14,7 @@ let timer = 0;
 export function notice(words, { button = "", act = () => {}, stays = false } = {}) {
   clearTimeout(timer);
   fill(
-    el("notice"),
+    box,
     make("span", {}, words),
     button !== "" &&
       make(
@@ -28,14 +30,14 @@ export function notice(words, { button = "", act = () => {}, stays = false } = {
       ),
   );
   // In a modal dialog nothing else of the page is seen.
-  (document.querySelector("dialog[open]") ?? document.body).append(el("notice"));
-  el("notice").hidden = false;
+  (document.querySelector("dialog[open]") ?? document.body).append(box);
+  box.hidden = false;
   if (!stays) timer = setTimeout(quiet, SHOWN_MS);
 }
 
 export function quiet() {
-  el("notice").hidden = true;
-  document.body.append(el("notice"));
+  box.hidden = true;
+  document.body.append(box);
 }
 
 /** @param {any} problem @param {() => void} [again] What to try once more. Without a problem: all is well. */
@@ -47,7 +49,9 @@ export function trouble(problem, again) {
   fill(
     el("problem"),
     make("span", {}, words),
-    again !== undefined && make("button", { type: "button", onclick: again }, "Try again"),
+    again !== undefined &&
+      PASSING.includes(problem.code ?? "") &&
+      make("button", { type: "button", onclick: again }, "Try again"),
   );
 }
 

@@ -4,6 +4,9 @@
 import { el, Latest, make } from "./dom.js";
 
 const latest = new Latest();
+const AGAIN_MS = 300; // a click on a chip has closed its panel
+/** @type {{chip: string, at: number}} */
+let closed = { chip: "", at: -Infinity };
 
 /** @param {any} chip @param {...any} children @returns {AbortSignal} Ends when the panel closes. */
 export function open(chip, ...children) {
@@ -20,7 +23,13 @@ export function open(chip, ...children) {
     if (event.newState === "closed") {
       latest.stop();
       panel.remove();
-      if (document.activeElement === document.body) chip.focus();
+      closed = { chip: nameOf(chip), at: performance.now() };
+      if (document.activeElement !== document.body) return;
+      const same = `[data-chip="${chip.dataset.chip}"][data-which="${chip.dataset.which}"]`;
+      const there = chip.isConnected
+        ? chip
+        : (document.querySelector(same) ?? document.querySelector(`[data-chip="${chip.dataset.chip}"]`));
+      /** @type {any} */ (there)?.focus();
     }
   });
   panel.showPopover();
@@ -28,6 +37,12 @@ export function open(chip, ...children) {
   panel.querySelector("input, button")?.focus();
   return signal;
 }
+
+/** @param {any} chip @returns {string} */
+const nameOf = (chip) => `${chip.dataset.chip} ${chip.dataset.which}`;
+
+/** @param {any} chip @returns {boolean} Whether the same click has just closed its panel. */
+export const isClosing = (chip) => closed.chip === nameOf(chip) && performance.now() - closed.at < AGAIN_MS;
 
 /** @param {any} chip @param {any} panel */
 export function place(chip, panel) {

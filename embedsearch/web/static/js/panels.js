@@ -6,7 +6,7 @@ import { days, holds, inFolder, joined, oneOf, quoted, range } from "./condition
 import { el, make } from "./dom.js";
 import { setCondition } from "./filters.js";
 import { grid } from "./grid.js";
-import { choice, open, place, shut } from "./panel.js";
+import { choice, isClosing, open, place, shut } from "./panel.js";
 import { openSql } from "./sql.js";
 import { go, state } from "./state.js";
 import { info } from "./store.js";
@@ -17,6 +17,7 @@ const FEW = 12; // numbers that are offered one by one
 
 /** @param {any} chip @param {Record<string, string>} orders */
 export function openOrders(chip, orders) {
+  if (isClosing(chip)) return;
   const choices = Object.entries(orders).map(([order, words]) =>
     choice(words, "", state.order === order, () => {
       shut();
@@ -81,6 +82,7 @@ async function asked(address, holder, signal) {
 
 /** @param {any} chip @param {string} column Empty for SQL. @param {number} which The condition that it has, or -1. */
 export async function openFilter(chip, column, which) {
+  if (isClosing(chip)) return undefined;
   if (!column) return openSql(chip, which);
   const body = make("div", {}, make("p", { className: "soft" }, "Loading …"));
   const remove =
@@ -99,15 +101,14 @@ export async function openFilter(chip, column, which) {
   const signal = open(chip, body, remove);
   const others = joined(state.where.filter((_, index) => index !== which));
   const parameters = others ? `?${new URLSearchParams({ where: others })}` : "";
-  body.replaceChildren();
-  if (column === "folder") {
-    const found = await asked(`folders${parameters}`, body, signal);
-    if (found) body.append(...folderChoices(found.folders, which));
-  } else {
-    const found = await asked(`values/${encodeURIComponent(column)}${parameters}`, body, signal);
-    if (found) body.append(...valueChoices(column, found, which));
-  }
-  if (!signal.aborted && el("panel")) place(chip, el("panel"));
+  const isFolder = column === "folder";
+  const address = isFolder ? "folders" : `values/${encodeURIComponent(column)}`;
+  const found = await asked(address + parameters, body, signal);
+  if (found)
+    body.replaceChildren(...(isFolder ? folderChoices(found.folders, which) : valueChoices(column, found, which)));
+  if (signal.aborted || !el("panel")) return undefined;
+  place(chip, el("panel"));
+  el("panel").querySelector("input, button")?.focus();
   return undefined;
 }
 
@@ -179,7 +180,7 @@ function rangeForm(column, found, which) {
       name,
       placeholder: shown(bound),
       "aria-label": name,
-      pattern: "-?[0-9.]+",
+      pattern: "-?[0-9]+([.][0-9]+)?",
     });
   const form = make(
     "form",

@@ -3,7 +3,7 @@
 
 import { ask, thumbnail } from "./api.js";
 import { el, icon, Latest, make } from "./dom.js";
-import { allMarks, clearMarks, marked } from "./marks.js";
+import { allMarks, clearMarks, mark as toggle, marked } from "./marks.js";
 import { go, hasPicture, NO_QUERY, retrace, searches, state, trail } from "./state.js";
 import { baseName, images, spoken } from "./words.js";
 
@@ -140,9 +140,15 @@ export function showMarks() {
     const sign = mark.kind === "like" ? "+" : "−";
     const label = `${mark.kind === "like" ? "Like" : "Not like"} ${mark.key ? spoken(mark.key) : `image ${mark.row}`}`;
     return make(
-      "span",
-      { className: `button mark ${mark.kind}`, role: "img", "aria-label": label, title: label },
-      make("img", { src: thumbnail(mark.row), alt: "" }),
+      "button",
+      {
+        type: "button",
+        className: `mark ${mark.kind}`,
+        "aria-label": `${label}: take the mark off`,
+        title: `${label}. Click to take the mark off`,
+        onclick: () => toggle(mark, mark.kind),
+      },
+      make("img", { src: thumbnail(mark.row), alt: "", onerror: (/** @type {any} */ event) => event.target.remove() }),
       sign,
     );
   });

@@ -2,7 +2,7 @@
 // The least similarity, under a histogram of all scores.
 
 import { debounced, el } from "./dom.js";
-import { go, state } from "./state.js";
+import { go, sameImages, state } from "./state.js";
 import { two } from "./words.js";
 
 /** @type {import("./source.js").Scores | null} */
@@ -62,11 +62,15 @@ function draw(least) {
 
 function bind() {
   isBound = true;
+  /** @type {import("./state.js").State | null} */
+  let asked = null;
   const search = debounced(() => {
+    if (!asked || !sameImages(asked, state)) return; // another search came meanwhile
     const value = Number(el("least-range").value);
-    go({ least: value <= Number(el("least-range").min) ? null : value }, { replace: true });
+    go({ least: value <= Number(el("least-range").min) ? null : value, open: state.open }, { replace: true });
   }, 250);
   el("least-range").addEventListener("input", () => {
+    asked = state;
     show();
     search();
   });

@@ -1,7 +1,7 @@
 // @ts-check
 // Where the images of the grid come from; in: a state, out: pages of images.
 
-import { ask, upload } from "./api.js";
+import { ask } from "./api.js";
 import { joined } from "./conditions.js";
 import { searches } from "./state.js";
 
@@ -21,10 +21,11 @@ const COPIES = 0.98; // cosine from which a picture counts as a copy of one befo
  */
 export function sourceOf(state, sent) {
   const where = joined(state.where);
-  if (state.group) return (offset, k, signal) => listed(groupAddress(state.group, offset, k), signal);
+  if (state.group) return (offset, k, signal) => listed(groupAddress(state.group, offset, k), offset, signal);
   if (!searches(state))
     return (offset, k, signal) =>
-      listed(`images?${parameters({ k, offset, where, order: state.order || NEWEST })}`, signal);
+      listed(`images?${parameters({ k, offset, where, order: state.order || NEWEST })}`, offset, signal);
+  let own = Infinity; // the place of the image that is searched for: it is not shown
   return async (offset, k, signal) => {
     const wanted = Math.min(k, MOST - offset);
     if (wanted <= 0) return { items: [], total: 0, isExact: true, scores: null, reach: offset };
@@ -38,10 +39,16 @@ export function sourceOf(state, sent) {
       histogram: offset === 0 && state.upload !== null,
     };
     const found =
-      state.upload === null ? await byRow(state, options, signal) : await byUpload(state, options, signal, sent);
-    const items = found.hits.filter((/** @type {Image} */ hit) => hit.row !== state.row || state.crop);
+      state.upload === null
+        ? await byRow(state, options, signal)
+        : await (await import("./photo.js")).byPhoto(state, options, signal, sent);
+    const items = [];
+    for (const [index, hit] of found.hits.entries()) {
+      if (hit.row === state.row && !state.crop) own = offset + index;
+      else items.push({ ...hit, place: offset + index - (own < offset + index ? 1 : 0) });
+    }
     const reach = found.hits.length < wanted ? offset + found.hits.length : Math.min(MOST, found.total);
-    const total = found.total - (items.length < found.hits.length ? 1 : 0);
+    const total = found.total - (own < Infinity ? 1 : 0);
     return { items, total, isExact: found.total_is_exact !== false, scores: found.scores ?? null, reach };
   };
 }
@@ -59,14 +66,18 @@ export async function scoresOf(state, signal) {
 const groupAddress = (group, offset, k) =>
   group === "outliers" ? `outliers?k=${k}&offset=${offset}` : `groups/${group}?k=${k}&offset=${offset}`;
 
-/** @param {string} address @param {AbortSignal} signal @returns {Promise<Page>} */
-async function listed(address, signal) {
+/** @param {string} address @param {number} offset @param {AbortSignal} signal @returns {Promise<Page>} */
+async function listed(address, offset, signal) {
   const found = await ask(address, { signal });
-  return { items: found.images, total: found.total, isExact: true, scores: null, reach: found.total };
+  const items = found.images.map((/** @type {Image} */ image, /** @type {number} */ index) => ({
+    ...image,
+    place: offset + index,
+  }));
+  return { items, total: found.total, isExact: true, scores: null, reach: found.total };
 }
 
 /** @param {Record<string, any>} values @returns {URLSearchParams} What is not empty. */
-function parameters(values) {
+export function parameters(values) {
   const given = Object.entries(values).filter(
     ([, value]) => value !== null && value !== "" && value !== false && value !== 0,
   );
@@ -83,19 +94,4 @@ function byRow(state, options, signal) {
   if (state.like.length) body.like = state.like;
   if (state.unlike.length) body.unlike = state.unlike;
   return ask("search", { body, signal });
-}
-
-/** @param {import("./state.js").State} state @param {Record<string, any>} options @param {AbortSignal} signal @param {(share: number) => void} sent */
-async function byUpload(state, options, signal, sent) {
-  const { findUpload } = await import("./uploads.js");
-  const kept = await findUpload(/** @type {number} */ (state.upload));
-  signal.throwIfAborted();
-  if (!kept) throw Object.assign(new Error("the photo is not here"), { code: "upload_gone" });
-  const marks = { crop: state.crop, like: state.like, unlike: state.unlike };
-  for (const [name, value] of Object.entries(marks)) if (value?.length) options[name] = value.join(",");
-  try {
-    return await upload(`search?${parameters(options)}`, kept.blob, signal, sent);
-  } catch (problem) {
-    throw Object.assign(/** @type {Error} */ (problem), { name: kept.name });
-  }
 }

@@ -74,14 +74,15 @@ export function read(fragment) {
       .slice(0, 100);
   const crop = rows("crop");
   const least = Number.parseFloat(text("least"));
+  const isSearch = ["row", "upload", "like", "text"].some((name) => text(name).trim());
   return {
     view: one("view", VIEWS),
     row: whole("row"),
     upload: whole("upload"),
-    crop: crop.length === 4 ? crop : null,
+    crop: crop.length === 4 && crop[2] && crop[3] ? crop : null,
     like: rows("like"),
     unlike: rows("unlike"),
-    text: text("text").slice(0, 1000),
+    text: text("text").trim().slice(0, 1000),
     where: values
       .getAll("where")
       .filter((part) => part.trim())
@@ -89,7 +90,7 @@ export function read(fragment) {
     order: one("order", ORDERS),
     least: least >= -1 && least <= 1 ? least : null,
     hide: text("hide") === "true",
-    group: /^(\d{1,9}|outliers)$/.test(text("group")) ? text("group") : "",
+    group: !isSearch && /^(\d{1,9}|outliers)$/.test(text("group")) ? text("group") : "",
     open: whole("open"),
     kind: one("kind", KINDS),
     keep: one("keep", KEEPS),
@@ -113,9 +114,10 @@ export function go(changes, { replace = false, steps = trail } = {}) {
   const isSame = next === written(state);
   if (isSame && steps === trail) return; // one entry and one request for each change
   keepScroll();
-  const entry = { steps: steps.slice(-TRAIL), opened: changes.open !== undefined && changes.open !== null && !replace };
-  history[replace || isSame ? "replaceState" : "pushState"](
-    entry,
+  const isReplaced = replace || isSame;
+  const entry = { steps: steps.slice(-TRAIL), opened: changes.open !== undefined && changes.open !== null };
+  history[isReplaced ? "replaceState" : "pushState"](
+    isReplaced ? { ...history.state, steps: entry.steps } : entry,
     "",
     next === "#" ? location.pathname + location.search : next,
   );

@@ -1,11 +1,11 @@
 // @ts-check
 // One image of the grid.
 
-import { server, thumbnail } from "./api.js";
+import { away, server, thumbnail } from "./api.js";
 import { icon, isPhone, make, pause } from "./dom.js";
 import { markOf } from "./marks.js";
 import { isPicked } from "./selection.js";
-import { NOTHING, state, written } from "./state.js";
+import { state, written } from "./state.js";
 import { baseName, explain, two } from "./words.js";
 
 /** @typedef {import("./api.js").Image} Image */
@@ -29,15 +29,13 @@ export function captionOf({ metadata = {} }, columns) {
   return found ?? "";
 }
 
-/** @param {Image} image @returns {string} The address of a search for what is like it. */
-export const likeIt = ({ row }) => written({ ...NOTHING, where: state.where, hide: state.hide, row });
-
 /**
  * @param {Image} image
- * @param {{position: number, total: number, caption: string | null, narrow: boolean}} place
+ * @param {{total: number, caption: string | null}} place
  * @returns {any}
  */
-export function makeTile(image, { position, total, caption, narrow }) {
+export function makeTile(image, { total, caption }) {
+  const place = image.place ?? 0;
   const name = baseName(image.key);
   const score = image.score ?? null;
   const tile = (blank ??= makeBlank()).cloneNode(true);
@@ -50,12 +48,11 @@ export function makeTile(image, { position, total, caption, narrow }) {
   else tile.querySelector(".score").textContent = two(score);
   tile.querySelector("bdi").textContent = name;
   if (caption !== null) tile.append(make("div", { className: "caption" }, caption));
-  tile.ariaPosInSet = String(position + 1);
+  tile.ariaPosInSet = String(place + 1);
   tile.ariaSetSize = String(total);
   tile.style.setProperty("--ratio", String(ratioOf(image)));
   tile.dataset.row = String(image.row);
-  tile.classList.toggle("narrow", narrow);
-  picture.loading = position < EAGER ? "eager" : "lazy";
+  picture.loading = place < EAGER ? "eager" : "lazy";
   picture.onload = () => picture.classList.remove("coming");
   picture.onerror = () => missing(picture, link, image, 1);
   const densities = isPhone() ? ["2x", "3x"] : ["1x", "2x"];
@@ -127,7 +124,7 @@ async function missing(picture, link, image, tries) {
   try {
     status = (await fetch(thumbnail(image.row))).status;
   } catch {
-    /* the server is away */
+    away();
   }
   if (!link.isConnected) return;
   const mayPass = !status || status === 503 || status === 200;
@@ -145,4 +142,12 @@ async function missing(picture, link, image, tries) {
   const sources = picture.srcset;
   picture.srcset = "";
   picture.srcset = sources;
+}
+
+/** @param {any} node Browsers keep pictures that they have yet to load, also those that are gone. */
+export function stopLoading(node) {
+  for (const picture of node.querySelectorAll("img.coming")) {
+    picture.onerror = null;
+    picture.removeAttribute("srcset");
+  }
 }

@@ -11,17 +11,20 @@ import { copy } from "./selection.js";
 import { close, go, NO_QUERY, state, stepsOn } from "./state.js";
 import { info } from "./store.js";
 import { captionOf } from "./tile.js";
-import { baseName, explain, images, number } from "./words.js";
+import { baseName, explain, number } from "./words.js";
 
 /** @typedef {import("./api.js").Image} Image */
 
 const SIDE = 1024;
 const LEAST = 320; // pixels that a small picture is shown with
 const STRIP = 10;
+const PANS = { ArrowLeft: [-80, 0], ArrowRight: [80, 0], ArrowUp: [0, -80], ArrowDown: [0, 80] };
 const BROWSER_SHOWS = ["JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP"];
 const latest = new Latest();
 /** @type {number | null} The row that is shown. */
 let current = null;
+let title = ""; // its name
+let named = () => {};
 
 /** Show the image that the address names, or nothing. */
 export async function showViewer() {
@@ -50,6 +53,8 @@ export async function showViewer() {
 /** @param {number} row @param {Image | null} image As far as it is known. @param {any} problem */
 function draw(row, image, problem) {
   const name = image ? baseName(image.key) : `Image ${row}`;
+  title = image ? name : "";
+  named();
   drawPicture(row, image, name);
   const place = grid.position(row);
   el("viewer-place").textContent = place < 0 ? "" : `${number(place + 1)} of ${number(grid.total)}`;
@@ -102,7 +107,9 @@ function drawPicture(row, image, name) {
   const holder = el("picture");
   if (holder.dataset.row === String(row)) {
     // it is there: only its name may be new
-    holder.querySelector("img")?.setAttribute("alt", name);
+    const there = holder.querySelector("img");
+    there?.setAttribute("alt", name);
+    if (there) fit(there, image);
     return;
   }
   holder.dataset.row = String(row);
@@ -115,13 +122,17 @@ function drawPicture(row, image, name) {
   picture.onerror = () => gone(row, holder);
   large.src = `images/${row}/thumbnail?side=${SIDE}`;
   picture.onclick = () => zoom(row, picture);
-  if (image?.width) {
-    // no larger than it is
-    const least = Math.max(1, LEAST / Math.max(image.width, image.height));
-    picture.style.maxWidth = `min(100%, ${Math.round(image.width * least)}px)`;
-    picture.style.maxHeight = `min(100%, ${Math.round(image.height * least)}px)`;
-  }
+  fit(picture, image);
   holder.replaceChildren(picture);
+}
+
+/** @param {any} picture @param {Image | null} image Show it no larger than it is. */
+function fit(picture, image) {
+  if (!image?.width) return;
+  picture.dataset.format = image.format ?? "";
+  const least = Math.max(1, LEAST / Math.max(image.width, image.height));
+  picture.style.maxWidth = `min(100%, ${Math.round(image.width * least)}px)`;
+  picture.style.maxHeight = `min(100%, ${Math.round(image.height * least)}px)`;
 }
 
 /** @param {number} row @param {any} holder Say why a picture is not shown: that the server is away is another matter. */
@@ -142,7 +153,7 @@ async function gone(row, holder) {
 
 /** @param {number} row @param {any} picture */
 function zoom(row, picture) {
-  const format = grid.find(row)?.format ?? picture.dataset.format;
+  const format = picture.dataset.format;
   const isZoomed = el("picture").classList.toggle("zoomed");
   el("viewer-zoom").setAttribute("aria-pressed", String(isZoomed));
   const original =
@@ -201,7 +212,7 @@ function drawStrip(row) {
       ),
     ),
   );
-  el("viewer-before").disabled = at <= 0 && grid.position(row) <= 0;
+  el("viewer-before").disabled = grid.position(row) <= 0;
   el("viewer-after").disabled = at < 0 || grid.position(row) + 1 >= grid.total;
 }
 
@@ -227,7 +238,9 @@ export async function turn(step) {
   if (image && current === from) go({ open: image.row }, { replace: true });
 }
 
-export function bindViewer() {
+/** @param {() => void} listener Called once the name of what is shown is known. */
+export function bindViewer(listener) {
+  named = listener;
   const dialog = el("viewer");
   dialog.addEventListener("cancel", (/** @type {Event} */ event) => {
     event.preventDefault();
@@ -238,8 +251,9 @@ export function bindViewer() {
   el("viewer-after").onclick = () => turn(1);
   dialog.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (el("picture").classList.contains("zoomed") && event.key.startsWith("Arrow")) return;
-    if (event.key === "ArrowLeft" || event.key === "ArrowRight") turn(event.key === "ArrowLeft" ? -1 : 1);
+    const pan = /** @type {Record<string, number[]>} */ (PANS)[event.key];
+    if (el("picture").classList.contains("zoomed") && pan) el("picture").scrollBy(pan[0], pan[1]);
+    else if (event.key === "ArrowLeft" || event.key === "ArrowRight") turn(event.key === "ArrowLeft" ? -1 : 1);
     else return;
     event.preventDefault();
   });
@@ -258,4 +272,4 @@ export function bindViewer() {
 }
 
 /** @returns {string} */
-export const viewerTitle = () => (state.open === null ? "" : baseName(grid.find(state.open)?.key ?? images(1)));
+export const viewerTitle = () => (state.open === null ? "" : title);

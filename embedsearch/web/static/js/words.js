@@ -25,11 +25,32 @@ export function explain(problem) {
   if (code === "too_large")
     return /\d+ MB/.test(message) ? `This file is larger than ${/\d+ MB/.exec(message)?.[0]}.` : message;
   if (code === "unreadable_image") return unreadable(problem);
+  if (code === "bad_filter") return sentence(plainly(message));
   return CODES[code] ?? sentence(message);
 }
 
+/** @param {string} message Of the parser of conditions. @returns {string} In one sentence. */
+function plainly(message) {
+  let words = message.replace(/;? ?columns: .*$/s, "").replace(/,? ?character \d+ \(at .*\)$/s, "");
+  words = words.replace(/^syntax error at or near "\)"$/, "it ends too early");
+  words = words
+    .replace(/^syntax error at or near /, "something is wrong at ")
+    .replace(/^syntax error at end of input/, "it ends too early");
+  for (const [pattern, plain] of TYPES) words = words.replaceAll(pattern, plain);
+  return words.replace(/ ?[-–] an explicit cast is required/, "");
+}
+
+/** @type {[RegExp, string][]} */
+const TYPES = [
+  [/\bTIMESTAMP(_\w+)?\b/g, "a date ('2024-05-01')"],
+  [/\b(INTEGER_LITERAL|U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DOUBLE|FLOAT|DECIMAL(\([^)]*\))?)\b/g, "a number"],
+  [/\b(STRING_LITERAL|VARCHAR)\b/g, "a text ('…')"],
+  [/\bBOOLEAN\b/g, "true or false"],
+];
+
 /** @param {any} problem */
-function unreadable({ name = "This file", message = "" }) {
+function unreadable({ name = "", message = "" }) {
+  name ||= "This file";
   const looksLike = /looks like ([^)]*)\)/.exec(message)?.[1];
   if (looksLike) return `${name} is ${looksLike}, not an image.`;
   return `${name} cannot be read as an image.`;

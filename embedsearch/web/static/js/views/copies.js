@@ -32,6 +32,7 @@ export async function show(holder) {
       "nothing is deleted here",
     ].join(" · ");
     if (state.kind === "same") el("view-copies").dataset.count = found.groups.length ? number(found.groups.length) : "";
+    if (found.truncated) status.textContent += " · the list is cut, the script has them all";
     if (!found.groups.length) holder.append(make("p", { className: "empty" }, "No copies were found."));
     draw(holder, found.groups, 0);
   } finally {
@@ -125,6 +126,11 @@ function figure(member, keep) {
     { href: written({ ...state, open: member.row }), "aria-label": `Open ${spoken(member.key)}` },
     make("img", { src: thumbnail(member.row), alt: "", loading: "lazy" }),
   );
+  link.onclick = (/** @type {MouseEvent} */ event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    go({ open: member.row });
+  };
   return make(
     "li",
     { className: `copy ${isKept ? "keep" : ""}` },
