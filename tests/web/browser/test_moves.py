@@ -56,9 +56,9 @@ def test_places_count_every_image_once(opened: Page) -> None:
     last = '#grid .tile[aria-posinset="377"]'
     opened.page.wait_for_selector(last)
     assert max(opened.eval(places)) == 377
-    opened.page.evaluate("scrollTo(0, 0)")
-    opened.page.wait_for_selector('#grid .tile[aria-posinset="1"]')
+    opened.page.evaluate("scrollTo(0, 1200)")
     opened.page.wait_for_selector('#grid .tile[aria-posinset="90"]', state="attached")
+    opened.page.wait_for_selector('#grid .tile[aria-posinset="1"]', state="attached")
     found = sorted(place for place in opened.eval(places) if place <= 90)
     assert found == list(range(1, 91))
     opened.page.evaluate("scrollTo(0, document.documentElement.scrollHeight)")
