@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import re
 from collections.abc import Callable
@@ -345,3 +346,20 @@ def test_every_answer_carries_the_headers_of_a_careful_server(
     assert headers["referrer-policy"] == "same-origin"
     assert not [name for name in headers if name.startswith("access-control")]
     assert "server" not in headers
+
+
+@pytest.mark.parametrize("target", ["/", "/health", "/images/0/thumbnail", "/nothing"])
+def test_head_is_get_without_a_body(server: Served, target: str) -> None:
+    whole, head = server.get(target), server.request("HEAD", target)
+    assert (head.status, head.body) == (whole.status, b"")
+    assert head.headers["content-length"] == str(len(whole.body))
+
+
+def test_answers_are_compressed_for_those_who_can_read_it(server: Served) -> None:
+    plain = server.get("/images?k=50")
+    packed = server.get("/images?k=50", accept_encoding="gzip")
+    assert packed.headers["content-encoding"] == "gzip"
+    assert gzip.decompress(packed.body) == plain.body
+    assert len(packed.body) * 4 < len(plain.body)
+    picture = server.get("/images/0/thumbnail", accept_encoding="gzip")
+    assert "content-encoding" not in picture.headers
