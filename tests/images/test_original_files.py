@@ -43,7 +43,7 @@ def test_the_bytes_of_the_digest_only(originals: OriginalFiles, tmp_path: Path) 
     with pytest.raises(UnreadableImage, match="not the file"):
         originals.open(str(tmp_path), "a", sha256(b"another"))
     with pytest.raises(NoFile):
-        originals.open(str(tmp_path), "a", bytes(32))
+        originals.open(str(tmp_path), "a", None)
     for key in ("none", "", ".", "a/b", "../" + tmp_path.name + "/none"):
         with pytest.raises(UnreadableImage):
             originals.open(str(tmp_path), key, sha256(data))
