@@ -25,6 +25,7 @@ _PAGE = """<!DOCTYPE html>
 <title>embedsearch</title>
 <link rel="icon" href="{top}{folder}icon.svg">
 {styles}
+<link rel="stylesheet" href="{top}{folder}css/plain.css">
 </head>
 <body class="plain">
 <main>
