@@ -55,7 +55,7 @@ class GroupsView:
 
 @dataclass(frozen=True)
 class OutliersView:
-    """The oddest images: rows int64 (n,), the oddest first, their scores (n,), and the first."""
+    """The oddest images: rows int64 (n,), the oddest first, and their scores (n,)."""
 
     rows: npt.NDArray[np.int64]
     scores: npt.NDArray[np.float64]

@@ -17,6 +17,7 @@ _STYLES = ("tokens", "layout", "grid")
 _LATER = {
     "crop.js",
     "facts.js",
+    "folder_tree.js",
     "panel.js",
     "panels.js",
     "photo.js",

@@ -101,6 +101,15 @@ class Page:
                 route.continue_()
 
 
+@contextlib.contextmanager
+def visited(browser: Any, server: Served, fragment: str = "", **options: Any) -> Iterator[Page]:
+    """A page until the block ends, whose scripts made no error."""
+    page = Page(browser, server, fragment, **options)
+    yield page
+    page.context.close()
+    assert not page.errors
+
+
 def expected(searcher: embedsearch.Searcher, query: Any, k: int = 24, **options: Any) -> list[int]:
     """Return the rows that the page shows for a query: all but the image that is searched for."""
     found = [hit.row for hit in searcher.query(query, k=k + 1, **options)]

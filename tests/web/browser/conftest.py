@@ -11,7 +11,7 @@ import pytest
 
 import embedsearch
 import embedsearch.core.errors
-from tests.support.browsing import HOSTILE, Page
+from tests.support.browsing import HOSTILE, Page, visited
 from tests.support.library import SAMPLES
 from tests.support.serving import Served, served
 
@@ -55,8 +55,6 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, server: Served) -> Iterator[Page]:
-    opened = Page(browser, server)
-    yield opened
-    opened.context.close()
-    assert not opened.errors
+    with visited(browser, server) as opened:
+        yield opened
     assert all(url.startswith((server.url, "blob:")) for url in opened.requests)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import embedsearch
-from tests.support.browsing import Page
+from tests.support.browsing import Page, visited
 from tests.support.library import CLOCK, SAMPLES
 from tests.support.serving import Served, served
 
@@ -28,10 +28,8 @@ def album(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 @pytest.fixture
 def opened(browser: Any, album: Served) -> Iterator[Page]:
-    page = Page(browser, album)
-    yield page
-    page.context.close()
-    assert not page.errors
+    with visited(browser, album) as page:
+        yield page
 
 
 def test_arrows_lead_through_all_images(opened: Page) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 
 import embedsearch
 from embedsearch.curation.clusters import clusters, outliers
-from tests.support.browsing import Page
+from tests.support.browsing import Page, visited
 from tests.support.library import SAMPLES
 from tests.support.serving import Served, served
 
@@ -57,10 +57,8 @@ def site(album: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def opened(browser: Any, site: Served) -> Iterator[Page]:
-    page = Page(browser, site)
-    yield page
-    page.context.close()
-    assert not page.errors
+    with visited(browser, site) as page:
+        yield page
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +126,7 @@ def test_copies(
 
 def test_groups_and_outliers(opened: Page, album: Path) -> None:
     opened.page.click("#view-groups")
-    opened.page.wait_for_selector(".group")
+    opened.page.wait_for_selector(".group:has-text('Outliers')")  # it comes after the groups
     found = clusters(album)
     cards = opened.page.locator(".group").all_inner_texts()
     assert [card.split("\n") for card in cards[:-1]] == [
@@ -139,8 +137,7 @@ def test_groups_and_outliers(opened: Page, album: Path) -> None:
     opened.shows(found[1].rows)
     assert opened.text(".chip.on").startswith("Group 2")
     opened.page.go_back()
-    opened.page.wait_for_selector(".group")
-    opened.page.click(".group:last-child")
+    opened.page.click(".group:has-text('Outliers')")
     opened.wait()
     opened.shows([one.row for one in outliers(album, 20)])
 

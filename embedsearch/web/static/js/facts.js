@@ -1,7 +1,7 @@
 // @ts-check
 // What is known of an image; what a column holds leads to the images that share it.
 
-import { columnOf, inFolder, oneOf } from "./conditions.js";
+import { days, inFolder, oneOf } from "./conditions.js";
 import { make } from "./dom.js";
 import { go, NO_QUERY } from "./state.js";
 import { info } from "./store.js";
@@ -34,11 +34,8 @@ export function facts(image) {
   };
   const scalar = (/** @type {any} */ value) => ["string", "number", "boolean"].includes(typeof value);
   if (typeof image.score === "number") add("Similarity", two(image.score));
-  add(
-    "Taken",
-    image.taken_at,
-    image.taken_at ? `taken_at >= '${image.taken_at.slice(0, 10)}' and taken_at < '${nextDay(image.taken_at)}'` : "",
-  );
+  const day = image.taken_at?.slice(0, 10) ?? "";
+  add("Taken", image.taken_at, day && days("taken_at", day, day));
   add("Camera", image.camera, image.camera ? oneOf("camera", [image.camera]) : "");
   add("Pixels", image.width ? `${number(image.width)} × ${number(image.height)}` : null);
   add("File size", image.size_bytes ? bytes(image.size_bytes) : null);
@@ -50,18 +47,11 @@ export function facts(image) {
   const caption = captionOf(image, info.words);
   for (const [name, value] of Object.entries(image.metadata ?? {})) {
     if (value === caption) continue; // it stands above
-    add(
-      name,
-      value,
-      scalar(value) && String(value).length < 200 && columnOf(oneOf(name, [value])) ? oneOf(name, [value]) : "",
-    );
+    add(name, value, scalar(value) && String(value).length < 200 ? oneOf(name, [value]) : "");
   }
   add("Path", image.path);
   return list;
 }
-
-/** @param {string} time */
-const nextDay = (time) => new Date(Date.parse(`${time.slice(0, 10)}T00:00:00Z`) + 864e5).toISOString().slice(0, 10);
 
 /** @param {string} condition */
 const filter = (condition) => go({ ...NO_QUERY, view: "images", where: [condition] }, { steps: [] });

@@ -12,7 +12,7 @@ import { explain } from "./words.js";
 /** @typedef {import("./source.js").Page} Page */
 /** @typedef {(offset: number, k: number, signal: AbortSignal) => Promise<Page>} Source */
 
-export const SECTION = 60; // images
+const SECTION = 60; // images
 const LAST_ROW = 0.6; // share of the width from which the last row of a section is stretched
 const [NEAR, FAR] = [900, 5000]; // pixels from the window
 const NARROW = 150; // pixels: no room for all buttons

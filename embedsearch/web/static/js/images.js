@@ -45,7 +45,7 @@ export async function showImages() {
   } catch (problem) {
     if (asked !== state) return;
     if (/** @type {any} */ (problem).code === "no_such_image" && (await foundAgain())) return;
-    trouble(problem, /** @type {any} */ (problem).code === "offline" ? undefined : () => showImages());
+    trouble(problem, showImages);
     if (!shown.once && asked === state) await showAll();
   } finally {
     clearTimeout(busy);

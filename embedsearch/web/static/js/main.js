@@ -213,14 +213,11 @@ function bindPage() {
     if (link.id !== "home") link.href = written({ ...NOTHING, view: link.id.replace("view-", "") });
   }
   document.addEventListener("keydown", (event) => {
-    const isTyping = /** @type {any} */ (event.target).closest?.("input, textarea, select, dialog");
-    if (event.key === "k" && (event.ctrlKey || event.metaKey)) {
-      event.preventDefault();
-      el("words").focus();
-    } else if (event.key === "/" && !isTyping && /** @type {any} */ (event.target).closest?.("#grid")) {
-      event.preventDefault();
-      el("words").focus();
-    }
+    const isAsked = event.key === "k" && (event.ctrlKey || event.metaKey);
+    const isSlash = event.key === "/" && /** @type {any} */ (event.target).closest?.("#grid");
+    if (!isAsked && !isSlash) return;
+    event.preventDefault();
+    el("words").focus();
   });
   history.scrollRestoration = "manual";
   addEventListener("popstate", () => {

@@ -2,6 +2,7 @@
 // A panel that opens from a chip, and a choice in it.
 
 import { el, Latest, make } from "./dom.js";
+import { setCondition } from "./filters.js";
 
 const latest = new Latest();
 const AGAIN_MS = 300; // a click on a chip has closed its panel
@@ -52,6 +53,16 @@ export function place(chip, panel) {
 }
 
 export const shut = () => el("panel")?.hidePopover();
+
+/** @param {number} which @param {string} condition Close the panel, and filter by it; an empty one removes the filter. */
+export function filter(which, condition) {
+  shut();
+  setCondition(which, condition);
+}
+
+/** @param {number} which @param {string} words @returns {any} A button, for a filter that there is. */
+export const removal = (which, words) =>
+  which >= 0 && make("button", { type: "button", onclick: () => filter(which, "") }, words);
 
 /** @param {string} words @param {string} more @param {boolean} isOn @param {() => void} onclick */
 export const choice = (words, more, isOn, onclick) =>

@@ -4,9 +4,9 @@
 import { ask } from "./api.js";
 import { days, holds, inFolder, joined, oneOf, quoted, range } from "./conditions.js";
 import { el, make } from "./dom.js";
-import { setCondition } from "./filters.js";
+import { linesOf, treeOf } from "./folder_tree.js";
 import { grid } from "./grid.js";
-import { choice, isClosing, open, place, shut } from "./panel.js";
+import { choice, filter, isClosing, open, place, removal, shut } from "./panel.js";
 import { openSql } from "./sql.js";
 import { go, state } from "./state.js";
 import { info } from "./store.js";
@@ -30,13 +30,13 @@ export function openOrders(chip, orders) {
   else if (/path/.test(state.order)) jumpToFolder(month, signal);
 }
 
+/** @param {string} month As 2024-05. */
+const monthName = (month) =>
+  new Date(`${month}-01T00:00:00Z`).toLocaleDateString("en", { month: "long", year: "numeric", timeZone: "UTC" });
+
 /** @param {any} holder @param {AbortSignal} signal Months with the place where each begins. */
 async function jumpToMonth(holder, signal) {
-  const found = await asked(
-    `values/taken_at?${new URLSearchParams({ where: joined(state.where) || "row >= 0" })}`,
-    holder,
-    signal,
-  );
+  const found = await asked("values/taken_at", state.where, holder, signal);
   if (!found?.months?.length) return;
   const months = [...found.months];
   if (state.order === "taken_at") months.reverse();
@@ -45,15 +45,10 @@ async function jumpToMonth(holder, signal) {
   for (const { month, images } of months) {
     const at = place;
     holder.append(
-      choice(
-        new Date(`${month}-01T00:00:00Z`).toLocaleDateString("en", { month: "long", year: "numeric", timeZone: "UTC" }),
-        number(images),
-        false,
-        () => {
-          shut();
-          grid.jump(at);
-        },
-      ),
+      choice(monthName(month), number(images), false, () => {
+        shut();
+        grid.jump(at);
+      }),
     );
     place += images;
   }
@@ -61,19 +56,16 @@ async function jumpToMonth(holder, signal) {
 
 /** @param {any} holder @param {AbortSignal} signal */
 async function jumpToFolder(holder, signal) {
-  const found = await asked(
-    `folders?${new URLSearchParams({ where: joined(state.where) || "row >= 0" })}`,
-    holder,
-    signal,
-  );
+  const found = await asked("folders", state.where, holder, signal);
   if (!found) return;
   holder.append(make("h3", {}, "Only one folder"), ...folderChoices(found.folders, -1));
 }
 
-/** @param {string} address @param {any} holder @param {AbortSignal} signal @returns {Promise<any>} */
-async function asked(address, holder, signal) {
+/** @param {string} address @param {string[]} where @param {any} holder @param {AbortSignal} signal @returns {Promise<any>} */
+async function asked(address, where, holder, signal) {
+  const parameters = where.length ? `?${new URLSearchParams({ where: joined(where) })}` : "";
   try {
-    return await ask(address, { signal });
+    return await ask(address + parameters, { signal });
   } catch (problem) {
     if (!signal.aborted) holder.append(make("p", { className: "error" }, explain(problem)));
     return null;
@@ -85,25 +77,11 @@ export async function openFilter(chip, column, which) {
   if (isClosing(chip)) return undefined;
   if (!column) return openSql(chip, which);
   const body = make("div", {}, make("p", { className: "soft" }, "Loading …"));
-  const remove =
-    which >= 0 &&
-    make(
-      "button",
-      {
-        type: "button",
-        onclick: () => {
-          shut();
-          setCondition(which, "");
-        },
-      },
-      "Remove this filter",
-    );
-  const signal = open(chip, body, remove);
-  const others = joined(state.where.filter((_, index) => index !== which));
-  const parameters = others ? `?${new URLSearchParams({ where: others })}` : "";
+  const signal = open(chip, body, removal(which, "Remove this filter"));
+  const others = state.where.filter((_, index) => index !== which);
   const isFolder = column === "folder";
   const address = isFolder ? "folders" : `values/${encodeURIComponent(column)}`;
-  const found = await asked(address + parameters, body, signal);
+  const found = await asked(address, others, body, signal);
   if (found)
     body.replaceChildren(...(isFolder ? folderChoices(found.folders, which) : valueChoices(column, found, which)));
   if (signal.aborted || !el("panel")) return undefined;
@@ -114,24 +92,11 @@ export async function openFilter(chip, column, which) {
 
 /** @param {{root: string, folder: string, images: number}[]} folders @param {number} which @returns {any[]} */
 function folderChoices(folders, which) {
-  const roots = new Set(folders.map(({ root }) => root));
-  const counts = new Map();
-  for (const { root, folder, images } of folders) {
-    const parts = folder ? folder.split("/") : [];
-    for (let depth = 0; depth <= parts.length; depth++) {
-      const key = JSON.stringify([root, parts.slice(0, depth).join("/")]);
-      counts.set(key, (counts.get(key) ?? 0) + images);
-    }
-  }
-  const all = [...counts].map(([key, images]) => ({ root: JSON.parse(key)[0], folder: JSON.parse(key)[1], images }));
-  all.sort((a, b) => a.root.localeCompare(b.root) || a.folder.localeCompare(b.folder));
-  return all.slice(0, SHOWN).map(({ root, folder, images }) => {
-    const depth = folder ? folder.split("/").length - (roots.size > 1 ? 0 : 1) : 0;
-    const condition = inFolder(root, folder);
-    const line = choice(baseName(folder || root), number(images), state.where[which] === condition, () => {
-      shut();
-      setCondition(which, condition);
-    });
+  const lines = treeOf(folders).flatMap((root) => linesOf(root));
+  return lines.slice(0, SHOWN).map(({ node, depth }) => {
+    const condition = inFolder(node.root, node.folder);
+    const isOn = state.where[which] === condition;
+    const line = choice(baseName(node.name), number(node.all), isOn, () => filter(which, condition));
     line.style.paddingLeft = `${8 + 16 * Math.min(depth, 6)}px`;
     return line;
   });
@@ -147,10 +112,7 @@ function valueChoices(column, found, which) {
   const isList = /^list/.test(type);
   const rows = found.values.slice(0, SHOWN).map((/** @type {any} */ { value, images }) => {
     const condition = isList ? holds(column, value) : oneOf(column, [value]);
-    return choice(shown(value), number(images), state.where[which] === condition, () => {
-      shut();
-      setCondition(which, condition);
-    });
+    return choice(shown(value), number(images), state.where[which] === condition, () => filter(which, condition));
   });
   if (!rows.length)
     return [
@@ -162,12 +124,7 @@ function valueChoices(column, found, which) {
     ];
   const parts = isNumber ? [rangeForm(column, found, which), ...rows] : rows;
   if (found.missing)
-    parts.push(
-      choice("no value", number(found.missing), false, () => {
-        shut();
-        setCondition(which, `${quoted(column)} is null`);
-      }),
-    );
+    parts.push(choice("no value", number(found.missing), false, () => filter(which, `${quoted(column)} is null`)));
   return parts;
 }
 
@@ -191,8 +148,7 @@ function rangeForm(column, found, which) {
   );
   form.onsubmit = (/** @type {Event} */ event) => {
     event.preventDefault();
-    shut();
-    setCondition(which, range(column, form.elements.from.value.trim(), form.elements.to.value.trim()));
+    filter(which, range(column, form.elements.from.value.trim(), form.elements.to.value.trim()));
   };
   return form;
 }
@@ -216,20 +172,11 @@ function dayChoices(column, found, which) {
   );
   form.onsubmit = (/** @type {Event} */ event) => {
     event.preventDefault();
-    shut();
-    setCondition(which, days(column, form.elements.from.value, form.elements.to.value));
+    filter(which, days(column, form.elements.from.value, form.elements.to.value));
   };
   const months = (found.months ?? []).slice(0, SHOWN).map((/** @type {any} */ { month, images }) => {
     const last = new Date(Date.UTC(Number(month.slice(0, 4)), Number(month.slice(5)), 0)).toISOString().slice(0, 10);
-    return choice(
-      new Date(`${month}-01T00:00:00Z`).toLocaleDateString("en", { month: "long", year: "numeric", timeZone: "UTC" }),
-      number(images),
-      false,
-      () => {
-        shut();
-        setCondition(which, days(column, `${month}-01`, last));
-      },
-    );
+    return choice(monthName(month), number(images), false, () => filter(which, days(column, `${month}-01`, last)));
   });
   return [form, make("h3", {}, "Months"), ...months];
 }

@@ -1,5 +1,5 @@
 // @ts-check
-// Searches for a photo that is handed over; in: a file, out: the images like it, in this page's state.
+// Searches for an uploaded photo; in: a file, out: the images like it, in this page's state.
 
 import { server, upload } from "./api.js";
 import { Latest } from "./dom.js";
@@ -40,7 +40,7 @@ server.addEventListener("generation", () => {
 });
 
 /**
- * Search for a photo as soon as it is handed over: one that fails changes nothing.
+ * Search for a photo before anything is shown: one that fails changes nothing.
  * @param {import("./state.js").State} next @param {AbortSignal} signal @param {(share: number) => void} sent
  */
 const tryPhoto = (next, signal, sent) => sourceOf(next, sent)(0, 1, signal);

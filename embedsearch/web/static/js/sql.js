@@ -3,8 +3,7 @@
 
 import { quoted } from "./conditions.js";
 import { make } from "./dom.js";
-import { setCondition } from "./filters.js";
-import { open, shut } from "./panel.js";
+import { filter, open, removal, shut } from "./panel.js";
 import { state } from "./state.js";
 import { info } from "./store.js";
 
@@ -31,23 +30,7 @@ export function openSql(chip, which) {
     make("h3", {}, "Condition in SQL, over these columns"),
     box,
     list,
-    make(
-      "div",
-      { className: "row-of" },
-      make("button", { className: "main" }, "Apply"),
-      which >= 0 &&
-        make(
-          "button",
-          {
-            type: "button",
-            onclick: () => {
-              shut();
-              setCondition(which, "");
-            },
-          },
-          "Remove",
-        ),
-    ),
+    make("div", { className: "row-of" }, make("button", { className: "main" }, "Apply"), removal(which, "Remove")),
   );
   let chosen = -1;
   const offers = () => /** @type {any[]} */ ([...list.children]);
@@ -112,8 +95,8 @@ export function openSql(chip, which) {
   form.onsubmit = (/** @type {Event} */ event) => {
     event.preventDefault();
     const text = box.value.trim();
-    shut();
-    if (text || which >= 0) setCondition(which, text);
+    if (text || which >= 0) filter(which, text);
+    else shut();
   };
   open(chip, form);
   offer();

@@ -8,7 +8,7 @@
  *   kind: string, keep: string}} State
  */
 
-export const VIEWS = ["images", "folders", "copies", "groups", "map"];
+const VIEWS = ["images", "folders", "copies", "groups", "map"];
 export const ORDERS = ["", "taken_at", "path", "-path", "-size", "size", "-modified", "row"]; // "": newest first
 export const KINDS = ["same", "turned", "parts", "similar"];
 export const KEEPS = ["largest", "oldest", "newest"];

@@ -1,5 +1,5 @@
 // @ts-check
-// Photos that were handed over: made smaller before they are sent, and kept in this browser alone,
+// Uploaded photos: made smaller before they are sent, and kept in this browser alone,
 // so that a reload and the way back find them.
 
 /** @typedef {{id: number, blob: Blob, name: string, width: number, height: number, url: string}} Upload */

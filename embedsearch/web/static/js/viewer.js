@@ -231,7 +231,7 @@ function searchPart(row, name) {
 }
 
 /** @param {number} step */
-export async function turn(step) {
+async function turn(step) {
   const from = current;
   if (from === null) return;
   const image = await grid.beside(from, step);

@@ -4,10 +4,11 @@
 import { ask } from "../api.js";
 import { inFolder } from "../conditions.js";
 import { icon, Latest, make } from "../dom.js";
+import { childrenOf, treeOf } from "../folder_tree.js";
 import { NOTHING, written } from "../state.js";
 import { baseName, images } from "../words.js";
 
-/** @typedef {{name: string, root: string, folder: string, own: number, all: number, children: Map<string, Node>}} Node */
+/** @typedef {import("../folder_tree.js").Node} Node */
 const latest = new Latest();
 /** End what is waited for. */
 export const leave = () => latest.stop();
@@ -17,7 +18,7 @@ export async function show(holder) {
   holder.replaceChildren(make("p", { className: "empty soft" }, "Loading …"));
   const signal = latest.next();
   const found = await ask("folders", { signal });
-  const roots = tree(found.folders);
+  const roots = treeOf(found.folders);
   const list = make("ul", {}, ...roots.map((node) => item(node, roots.length === 1)));
   holder.replaceChildren(
     make(
@@ -27,33 +28,6 @@ export async function show(holder) {
       found.truncated && make("p", { className: "soft" }, "There are more folders."),
     ),
   );
-}
-
-/** @param {{root: string, folder: string, images: number}[]} folders @returns {Node[]} */
-function tree(folders) {
-  /** @type {Map<string, Node>} */
-  const roots = new Map();
-  for (const { root, folder, images: count } of folders) {
-    let node = roots.get(root) ?? { name: root, root, folder: "", own: 0, all: 0, children: new Map() };
-    roots.set(root, node);
-    node.all += count;
-    const parts = folder ? folder.split("/") : [];
-    parts.forEach((part, depth) => {
-      const below = node.children.get(part) ?? {
-        name: part,
-        root,
-        folder: parts.slice(0, depth + 1).join("/"),
-        own: 0,
-        all: 0,
-        children: new Map(),
-      };
-      node.children.set(part, below);
-      below.all += count;
-      node = below;
-    });
-    node.own += count;
-  }
-  return [...roots.values()];
 }
 
 /** @param {Node} node @param {boolean} isOpen @returns {any} */
@@ -67,10 +41,7 @@ function item(node, isOpen) {
   );
   if (!hasMore) toggle.style.visibility = "hidden";
   toggle.onclick = () => {
-    if (!below.children.length)
-      below.append(
-        ...[...node.children.values()].sort((a, b) => a.name.localeCompare(b.name)).map((child) => item(child, false)),
-      );
+    if (!below.children.length) below.append(...childrenOf(node).map((child) => item(child, false)));
     below.hidden = !below.hidden;
     toggle.setAttribute("aria-expanded", String(!below.hidden));
   };
