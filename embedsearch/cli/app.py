@@ -12,6 +12,8 @@ from typing import Annotated
 import typer
 
 from embedsearch._version import __version__
+from embedsearch.cli.completion import columns, devices, precisions
+from embedsearch.cli.help import FILTERS, MAX_WIDTH, NETWORK, OUTPUT, HelpfulGroup
 from embedsearch.cli.wording import with_options
 from embedsearch.core.ending import guard_signals, keep_results
 from embedsearch.core.errors import EmbedSearchError
@@ -21,9 +23,12 @@ from embedsearch.core.session import Session
 app = typer.Typer(
     name="embedsearch",
     help="Find images by image: folders of photos in, nearest neighbors out.",
+    epilog="embedsearch index ~/Pictures\nembedsearch query ~/Pictures/beach.jpg\n"
+    "embedsearch COMMAND --help",
+    cls=HelpfulGroup,
     no_args_is_help=True,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": MAX_WIDTH},
 )
 
 ENDED_S = 1.5  # after a signal
@@ -104,35 +109,61 @@ def size(text: str) -> int:
 
 _STORE_DEFAULT = "[default: EMBEDSEARCH_STORE, else the nearest .embedsearch]"
 StoreOption = Annotated[
-    str | None, typer.Option("--store", help=f"The store's folder, or its URL.  {_STORE_DEFAULT}")
+    str | None,
+    typer.Option("--store", metavar="STORE", help=f"The store's folder or URL.  {_STORE_DEFAULT}"),
 ]
 WrittenStoreOption = Annotated[
-    str | None, typer.Option("--store", help=f"The store's folder.  {_STORE_DEFAULT}")
+    str | None,
+    typer.Option("--store", metavar="STORE", help=f"The store's folder.  {_STORE_DEFAULT}"),
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-PrecisionOption = Annotated[
-    str, typer.Option(help="auto, fp32, bf16, fp16, or int8: faster, on a CPU.")
-]
-WhereOption = Annotated[
-    str | None, typer.Option(help='Only rows that meet a SQL condition: "width > 1000".')
-]
+DEVICE = typer.Option(
+    metavar="DEVICE",
+    autocompletion=devices,
+    help="auto, cpu, cuda, cuda:N or mps.",
+    rich_help_panel=NETWORK,
+)
+PRECISION = typer.Option(
+    metavar="NAME",
+    autocompletion=precisions,
+    help="auto, fp32, bf16, fp16, or int8: faster, on a CPU.",
+    rich_help_panel=NETWORK,
+)
+WHERE = typer.Option(
+    metavar="CONDITION",
+    autocompletion=columns,
+    help='Only images that meet a SQL condition: "width > 1000".',
+    rich_help_panel=FILTERS,
+)
+DeviceOption = Annotated[str, DEVICE]
+PrecisionOption = Annotated[str, PRECISION]
+WhereOption = Annotated[str | None, WHERE]
 ServeFromOption = Annotated[
     str | None,
     typer.Option(
         "--serve-from",
         metavar="URL",
-        help="Find candidates in a vector database that export --to filled.",
+        help="Find candidates in a vector database that `export --to` filled.",
     ),
 ]
 HtmlOption = Annotated[
-    Path | None, typer.Option(help="Also write a page of pictures, one HTML file, to this path.")
+    Path | None,
+    typer.Option(
+        help="Also write a page with the pictures, as one HTML file.", rich_help_panel=OUTPUT
+    ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="JSON for programs.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print JSON, for programs.", rich_help_panel=OUTPUT)
+]
+CsvOption = Annotated[
+    bool, typer.Option("--csv", help="Print CSV with a header.", rich_help_panel=OUTPUT)
+]
 VerboseOption = Annotated[
     bool,
     typer.Option("--verbose", "-v", callback=show_tracebacks, help="Show tracebacks of errors."),
 ]
-WaitOption = Annotated[float, typer.Option("--wait", help="Seconds to wait for another writer.")]
+WaitOption = Annotated[
+    float, typer.Option("--wait", metavar="SECONDS", help="Wait this long for another writer.")
+]
 
 
 @app.callback()

@@ -15,12 +15,15 @@ from embedsearch.core.config import BENCH_IMAGES, IndexConfig
 @with_config(IndexConfig, MODEL | NETWORK | TUNE | WORKERS)
 def bench(
     config: IndexConfig,
-    folder: Annotated[str, typer.Argument(help="A folder of your photos.")],
-    images: Annotated[int, typer.Option(help="Photos to sample.")] = BENCH_IMAGES,
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="A folder of your photos.")],
+    images: Annotated[int, typer.Option(metavar="N", help="Photos to sample.")] = BENCH_IMAGES,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Measure how fast this machine indexes your photos, stage by stage; writes nothing."""
+    """Measure how fast this machine indexes your photos.
+
+    Each stage is measured alone, then all together. Nothing is written.
+    """
     from embedsearch.cli.output.text import bench_lines, json_line
     from embedsearch.indexing.bench import bench as measured
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedsearch.cli.app import (
+    CsvOption,
     HtmlOption,
     JsonOption,
     StoreOption,
@@ -17,6 +18,7 @@ from embedsearch.cli.app import (
     notice,
     session_with_signals,
 )
+from embedsearch.cli.help import FILTERS, OUTPUT
 from embedsearch.cli.options import DUPLICATES, with_config
 from embedsearch.core.config import MAP_IMAGES, DuplicateConfig
 from embedsearch.core.errors import UsageError
@@ -29,26 +31,42 @@ if TYPE_CHECKING:
 def duplicates(
     config: DuplicateConfig,
     folder: Annotated[
-        str | None, typer.Argument(help="Only images in this folder.  [default: all]")
+        str | None,
+        typer.Argument(metavar="FOLDER", help="Only images in this folder.  [default: all]"),
     ] = None,
     against: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Only copies of images in this folder.")
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Only copies of images in this folder.",
+            rich_help_panel=FILTERS,
+        ),
     ] = None,
     store: StoreOption = None,
     json: JsonOption = False,
-    csv: Annotated[bool, typer.Option("--csv", help="CSV with a header.")] = False,
+    csv: CsvOption = False,
     script: Annotated[
         Path | None,
-        typer.Option(help="Write a shell script that deletes the copies: read it, then run it."),
+        typer.Option(
+            help="Write a shell script that deletes the copies: read it, then run it.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     move_to: Annotated[
         Path | None,
-        typer.Option(metavar="FOLDER", help="The script moves them into this folder instead."),
+        typer.Option(
+            metavar="FOLDER",
+            help="The script moves them into this folder instead.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     html: HtmlOption = None,
     verbose: VerboseOption = False,
 ) -> None:
-    """List copies of pictures, and which picture of each group to keep. Deletes nothing."""
+    """List copies, and which one of each group to keep.
+
+    Nothing is deleted. --script writes what would delete the copies, for you to read and run.
+    """
     from embedsearch.curation.duplicates import UnmetWish, duplicates as find
     from embedsearch.curation.script import write_script
 
@@ -123,14 +141,25 @@ def _write_page(path: Path, report: DuplicateReport, message: str) -> None:
 
 def clusters(
     k: Annotated[
-        int | None, typer.Option("-k", "--k", min=1, help="Clusters.  [default: about √(n/2)]")
+        int | None,
+        typer.Option(
+            "-k",
+            "--k",
+            min=1,
+            metavar="N",
+            help="Number of groups.  [default: √(images / 2)]",
+            rich_help_panel=FILTERS,
+        ),
     ] = None,
     store: StoreOption = None,
     where: WhereOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Group similar pictures, with the most typical of each group; --json lists all members."""
+    """Group similar pictures, with the most typical ones of each.
+
+    --json and --csv list all members.
+    """
     from embedsearch.cli.output.groups import cluster_lines
     from embedsearch.cli.output.text import json_lines
     from embedsearch.curation.clusters import clusters as find
@@ -140,13 +169,26 @@ def clusters(
 
 
 def outliers(
-    count: Annotated[int, typer.Option("-n", min=1, help="Pictures.")] = 20,
+    count: Annotated[
+        int,
+        typer.Option(
+            "-k",
+            "--k",
+            min=1,
+            metavar="N",
+            help="Number of pictures to list.",
+            rich_help_panel=FILTERS,
+        ),
+    ] = 20,
     store: StoreOption = None,
     where: WhereOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """List the pictures that are least like all others, by their ten nearest neighbors."""
+    """List the pictures that are least like all others.
+
+    They are ordered by the mean score of their ten nearest neighbors.
+    """
     from embedsearch.cli.output.groups import outlier_lines
     from embedsearch.cli.output.text import json_lines
     from embedsearch.curation.clusters import outliers as find
@@ -156,18 +198,30 @@ def outliers(
 
 
 def map_(
-    out: Annotated[Path, typer.Argument(help="The HTML file to write.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The HTML file to write.")],
     store: StoreOption = None,
     method: Annotated[
-        str, typer.Option(help="pca; umap keeps similar pictures closer together, but is slower.")
+        str,
+        typer.Option(
+            metavar="NAME", help="pca; umap keeps similar pictures closer together, but is slower."
+        ),
     ] = "pca",
     where: WhereOption = None,
     most: Annotated[
-        int, typer.Option(min=3, help="Maximum pictures; of more, a random sample is shown.")
+        int,
+        typer.Option(
+            min=3,
+            metavar="N",
+            help="Maximum number of pictures; of more, a random sample is shown.",
+            rich_help_panel=FILTERS,
+        ),
     ] = MAP_IMAGES,
     verbose: VerboseOption = False,
 ) -> None:
-    """Write a map, one HTML file: similar pictures near each other, thumbnails on hover."""
+    """Draw all pictures as a map, one HTML file.
+
+    Similar pictures lie near each other; a thumbnail shows when you point at a dot.
+    """
     from embedsearch.cli.output.scatter import write_map
     from embedsearch.curation.picture_map import picture_map
 

@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 import typer
@@ -15,7 +16,9 @@ import typer
 from embedsearch.cli.app import app, explain
 from embedsearch.cli.bench import bench
 from embedsearch.cli.curate import clusters, duplicates, map_, outliers
+from embedsearch.cli.examples import EXAMPLES
 from embedsearch.cli.exchange import export, import_, pull
+from embedsearch.cli.help import HelpfulCommand
 from embedsearch.cli.index import commit, index
 from embedsearch.cli.learn import evaluate, train
 from embedsearch.cli.query import query
@@ -24,18 +27,32 @@ from embedsearch.cli.stores import check, failures, forget, info, models, reloca
 from embedsearch.core.errors import EmbedSearchError
 
 # In the order of --help.
-for each in (index, commit, query, info, check, repair, failures, relocate, forget):
-    app.command()(each)
-for other in (models, bench, evaluate, train):
-    app.command()(other)
-app.command()(export)
-app.command("import")(import_)
-app.command()(pull)
-for cleaner in (duplicates, clusters, outliers):
-    app.command()(cleaner)
-app.command("map")(map_)
-for server in (serve, mcp):
-    app.command()(server)
+_GROUPS: dict[str, dict[str, Callable[..., object]]] = {
+    "Search": {"query": query},
+    "Collection": {
+        "index": index,
+        "info": info,
+        "failures": failures,
+        "check": check,
+        "repair": repair,
+        "relocate": relocate,
+        "forget": forget,
+        "commit": commit,
+    },
+    "Clean up": {
+        "duplicates": duplicates,
+        "clusters": clusters,
+        "outliers": outliers,
+        "map": map_,
+    },
+    "Learn": {"models": models, "evaluate": evaluate, "train": train, "bench": bench},
+    "Share": {"export": export, "import": import_, "pull": pull},
+    "Serve": {"serve": serve, "mcp": mcp},
+}
+for _group, _commands in _GROUPS.items():
+    for _name, _command in _commands.items():
+        _examples = "\n".join(EXAMPLES[_name])
+        app.command(_name, cls=HelpfulCommand, rich_help_panel=_group, epilog=_examples)(_command)
 
 
 def enter() -> NoReturn:
@@ -74,6 +91,23 @@ def _allow_many_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+# What other programs call an option of ours.
+_ALSO_CALLED = dict.fromkeys(("-n", "-m", "-t", "--top", "--limit", "--count", "--num"), "-k") | {
+    "--threshold": "--min-score",
+    "--filter": "--where",
+    "-o": "--out",
+    "--output": "--out",
+}
+
+
+def _with_hint(message: str) -> str:
+    """Return the message of an unknown option with the name of ours, where there is one."""
+    wrong = message.removeprefix("No such option: ").partition(" ")[0]
+    if wrong == message or wrong not in _ALSO_CALLED:
+        return message
+    return f"No such option: {wrong}. Here it is called {_ALSO_CALLED[wrong]}"
+
+
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; an error is one line on stderr."""
     try:
@@ -81,7 +115,7 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except typer.TyperException as error:
-        message = error.format_message().rstrip(".")
+        message = _with_hint(error.format_message().rstrip("."))
         shown = message if "\n" in message else f"embedsearch: {message}; see --help"
         print(shown, file=sys.stderr)
         return error.exit_code

@@ -13,35 +13,46 @@ from embedsearch.cli.app import (
     StoreOption,
     VerboseOption,
     WaitOption,
+    WhereOption,
     WrittenStoreOption,
     notice,
     session_with_signals,
 )
+from embedsearch.cli.completion import centers, models
+from embedsearch.cli.help import OUTPUT
 from embedsearch.core.errors import UsageError
 
 
 def export(
     out: Annotated[
-        Path | None, typer.Argument(help="The file to write: .parquet, .npy, .jsonl or .faiss.")
+        Path | None,
+        typer.Argument(metavar="OUT", help="The file to write: .parquet, .npy, .jsonl or .faiss."),
     ] = None,
     to: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
             help="Sync a vector database: milvus://HOST:19530 or postgresql://HOST/DB.",
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     store: StoreOption = None,
-    where: Annotated[
-        str | None, typer.Option(help="Only rows that meet a SQL condition; only to a file.")
-    ] = None,
+    where: WhereOption = None,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Create the database's collection or table again.")
+        bool,
+        typer.Option(
+            "--replace",
+            help="With --to: create the collection or table again.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Write rows and vectors to a file, .npy and .faiss with a .csv, or to a vector database."""
+    """Write rows and vectors to a file or a vector database.
+
+    Parquet holds everything in one file. Beside .npy and .faiss a .csv holds the other columns.
+    """
     if (out is None) == (to is None):
         raise UsageError("export needs one target: a file, or a vector database with --to")
     if to is not None:
@@ -84,24 +95,39 @@ def _upload(url: str, store: str | None, replace: bool, json: bool) -> None:
 
 def import_(
     source: Annotated[
-        Path, typer.Argument(help="Parquet with the columns path and vector, or a .npy file.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Parquet with the columns path and vector, or a .npy file."
+        ),
     ],
     model: Annotated[
-        str, typer.Option(help="The model of the vectors: a model of embedsearch, or another name.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=models,
+            help="What made the vectors: a model of `embedsearch models`, or any other name.",
+        ),
     ],
     paths: Annotated[
-        Path | None, typer.Option(help="The paths of a .npy file's rows: one per line, or a CSV.")
+        Path | None,
+        typer.Option(help="The paths of a .npy file's rows: one per line, or a CSV."),
     ] = None,
-    root: Annotated[Path, typer.Option(help="The folder that contains the paths.")] = Path(),
+    root: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="The folder that contains the paths.")
+    ] = Path(),
     store: WrittenStoreOption = None,
     center: Annotated[
         str | None,
-        typer.Option(help="store, model or none.  [none for other models; kept by the store]"),
+        typer.Option(
+            metavar="NAME",
+            autocompletion=centers,
+            help="store, model or none, as for `index`.  [default: none for other models]",
+        ),
     ] = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Add vectors that were made elsewhere to a store, all or nothing."""
+    """Add vectors that were made elsewhere, all of them or none."""
     from embedsearch.cli.output.text import json_line
     from embedsearch.exchange.import_vectors import import_vectors
 
@@ -125,7 +151,9 @@ def import_(
 
 
 def pull(
-    url: Annotated[str, typer.Argument(help="URL of the store: s3://bucket/photos.es.")],
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="URL of the store: s3://bucket/photos.es.")
+    ],
     folder: Annotated[
         Path | None,
         typer.Argument(
@@ -136,7 +164,7 @@ def pull(
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Fetch a store from a URL; run again to fetch what is new."""
+    """Copy a store from a bucket or web server, or update the copy."""
     from embedsearch.cli.output.progress import ProgressDisplay
     from embedsearch.cli.output.text import json_line, pull_lines
     from embedsearch.exchange.pull import pull as fetch

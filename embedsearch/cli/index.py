@@ -17,6 +17,7 @@ from embedsearch.cli.app import (
     seconds,
     session_with_signals,
 )
+from embedsearch.cli.help import RUN
 from embedsearch.cli.options import INDEX, with_config
 from embedsearch.core.config import QUIET_S, IndexConfig
 from embedsearch.core.errors import UsageError
@@ -31,37 +32,56 @@ def index(
     config: IndexConfig,
     folders: Annotated[
         list[str] | None,
-        typer.Argument(help="Folders and archives of images.  [default: all known ones]"),
+        typer.Argument(
+            metavar="FOLDER", help="Folders and archives of images.  [default: those of the store]"
+        ),
     ] = None,
     store: WrittenStoreOption = None,
     unit: Annotated[
         str | None,
         typer.Option(
-            metavar="I/N", help="Only this share of the work, for one of N processes; see commit."
+            metavar="I/N",
+            help="Do only share I of N, for work in many processes; see `commit`.",
+            rich_help_panel=RUN,
         ),
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option(help="ray: use the cluster at RAY_ADDRESS, or Ray on this machine."),
+        typer.Option(
+            metavar="NAME",
+            help="ray: use the cluster at RAY_ADDRESS, or Ray on this machine.",
+            rich_help_panel=RUN,
+        ),
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Keep running; index again whenever something changes.")
+        bool,
+        typer.Option(
+            "--watch", help="Keep running, and index again after changes.", rich_help_panel=RUN
+        ),
     ] = False,
     quiet: Annotated[
         float | None,
         typer.Option(
             parser=seconds,
             metavar="TIME",
-            help="With --watch: wait until changes pause this long.  [2s]",
+            help="With --watch: wait until changes pause this long.  [default: 2s]",
+            rich_help_panel=RUN,
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 if any file or folder failed.")
+        bool,
+        typer.Option(
+            "--strict", help="Exit with 1 if any file or folder failed.", rich_help_panel=RUN
+        ),
     ] = False,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> int:
-    """Sync the store with folders: embed new and changed images, drop deleted ones."""
+    """Bring the store up to date with folders of images.
+
+    New and changed images are embedded, moved ones keep their vectors, deleted ones go. Run it
+    again at any time: what did not change is not read.
+    """
     session = session_with_signals()
     used, _ = config.worker_range(on_gpu=False)
     if config.workers is not None and used < config.workers:
@@ -166,7 +186,7 @@ def commit(
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Add the units of `index --unit` to the store, all of them or none."""
+    """Add to the store what `index --unit` made, all of it or nothing."""
     from embedsearch.cli.output.text import commit_lines, json_line
     from embedsearch.indexing.distributed.commit import commit as commit_units, discard_plan
 

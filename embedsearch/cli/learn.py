@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from embedsearch.cli.app import JsonOption, StoreOption, VerboseOption, notice, session_with_signals
+from embedsearch.cli.completion import models
+from embedsearch.cli.help import FILTERS, LEARNING, NETWORK as NETWORK_GROUP, OUTPUT
 from embedsearch.cli.options import CENTER, NETWORK, TRAIN, with_config
 from embedsearch.cli.sheet import SheetRow, write_rows
 from embedsearch.core.config import IndexConfig, SearchConfig, TrainConfig
@@ -26,33 +28,55 @@ def evaluate(
     config: IndexConfig,
     folder: Annotated[
         str | None,
-        typer.Argument(help="Pictures, one folder per class.  [default: those of a store]"),
+        typer.Argument(
+            metavar="FOLDER", help="Pictures, one folder per class.  [default: those of the store]"
+        ),
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="Models to compare. Repeatable.  [default: auto]")
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL",
+            autocompletion=models,
+            help="Model to measure. Repeatable, to compare.  [default: auto]",
+            rich_help_panel=NETWORK_GROUP,
+        ),
     ] = None,
     store: StoreOption = None,
     relevant: Annotated[
         Path | None,
-        typer.Option(help="CSV of two columns, query and relevant, instead of classes."),
+        typer.Option(
+            help="CSV with the columns query and relevant, instead of folders.",
+            rich_help_panel=FILTERS,
+        ),
     ] = None,
     text: Annotated[
         Path | None,
-        typer.Option(help="CSV of two columns, path and caption: find pictures by captions."),
+        typer.Option(
+            help="CSV with the columns path and caption: find pictures by captions.",
+            rich_help_panel=FILTERS,
+        ),
     ] = None,
     expand: Annotated[
-        int, typer.Option(help="Also measure queries expanded by this many neighbors.")
+        int,
+        typer.Option(metavar="N", help="Also measure queries expanded by N neighbors."),
     ] = SearchConfig.expand,
     rerank: Annotated[
         bool, typer.Option("--rerank", help="Also measure re-ranked hits.")
     ] = SearchConfig.rerank,
     sheet: Annotated[
-        Path | None, typer.Option(help="Write the worst queries of the last row to this PNG.")
+        Path | None,
+        typer.Option(
+            help="Also draw the worst queries of the last row, as PNG.", rich_help_panel=OUTPUT
+        ),
     ] = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Measure how well models find related pictures, on labeled pictures."""
+    """Measure how well models find related pictures of yours.
+
+    Each picture is a query for the others in its folder. The table shows recall, mAP, nDCG and
+    MRR with their confidence; several models are compared on the same pictures.
+    """
     from embedsearch.cli.output.learning_text import evaluation_lines
     from embedsearch.cli.output.progress import ProgressDisplay
     from embedsearch.cli.output.text import json_lines
@@ -121,25 +145,50 @@ def _measure_texts(
 @with_config(TrainConfig, TRAIN)
 def train(
     config: TrainConfig,
-    folder: Annotated[str, typer.Argument(help="Labeled pictures: one folder per class.")],
-    out: Annotated[Path, typer.Option(help="Where to write the model, a .safetensors file.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="Labeled pictures: one folder per class.")
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="Write the model to this .safetensors file.")
+    ],
     weights: Annotated[
         str,
-        typer.Option(help="model: start from its weights; none: from random ones."),
+        typer.Option(
+            metavar="NAME",
+            help="model: start from its weights; none: from random ones.",
+            rich_help_panel=LEARNING,
+        ),
     ] = "model",
     targets: Annotated[
-        Path | None, typer.Option(help="CSV of path and targets, instead of class folders.")
+        Path | None,
+        typer.Option(
+            help="CSV with path and target columns, instead of folders.", rich_help_panel=LEARNING
+        ),
     ] = None,
     classify: Annotated[
-        list[str] | None, typer.Option(help="A column of classes. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Learn this column of classes. Repeatable.",
+            rich_help_panel=LEARNING,
+        ),
     ] = None,
     regress: Annotated[
-        list[str] | None, typer.Option(help="A column of numbers. Repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Learn this column of numbers. Repeatable.",
+            rich_help_panel=LEARNING,
+        ),
     ] = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Train a model on labeled pictures: transfer learning. An interrupted run can continue."""
+    """Teach a network what you mean by similar (transfer learning).
+
+    It learns from pictures in one folder per class, or from columns of a CSV. An interrupted run
+    goes on where it stopped: give the same command again.
+    """
     from embedsearch.cli.output.learning_text import epoch_line, plan_lines, train_lines
     from embedsearch.cli.output.progress import ProgressDisplay
     from embedsearch.cli.output.text import json_line

@@ -10,141 +10,309 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from embedsearch.cli.app import seconds, size
+from embedsearch.cli.app import DEVICE, PRECISION, WHERE, seconds, size
+from embedsearch.cli.completion import (
+    centers,
+    losses,
+    models,
+    rankings,
+    stages,
+    weights,
+)
+from embedsearch.cli.help import (
+    FILTERS,
+    LEARNING,
+    NETWORK as NETWORK_GROUP,
+    OUTPUT,
+    RUN,
+    SEARCH_INDEX,
+    SOURCES,
+    WHAT,
+)
 from embedsearch.core.config import FREEZABLE, LOSSES
 from embedsearch.core.options import configured
 
 R = TypeVar("R")
 Option = typer.Option
 
-NETWORK = {
-    "input_side": Option(help="Side of the network's input in pixels.  [default: the model's]"),
-    "flip": Option("--flip", help="Average with the mirror image: better, half as fast."),
-    "device": Option(help="auto, cpu, cuda, cuda:N or mps."),
-    "precision": Option(help="auto, fp32, bf16, fp16, or int8: faster, on a CPU."),
-}
-MODEL = {"model": Option(help="A name from `embedsearch models`, a file of weights or ONNX files.")}
-TUNE = {"tune": Option("--tune/--no-tune", help="Measure once how the network runs fastest here.")}
-WORKERS = {"workers": Option(help="Decoding processes.  [default: what keeps the network busy]")}
-CENTER = {
-    "center": Option(
-        help="What vectors are measured from: store (the mean of its images), model or none.  "
-        "[store; kept by the store]"
-    )
-}
+
+def _in(group: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return options that stand under `group` in the help."""
+    for option in options.values():
+        option.rich_help_panel = group
+    return options
+
+
+NETWORK = _in(
+    NETWORK_GROUP,
+    {
+        "input_side": Option(
+            metavar="PIXELS", help="Side of the network's input.  [default: the model's]"
+        ),
+        "flip": Option("--flip", help="Average with the mirror image: better, half as fast."),
+        "device": DEVICE,
+        "precision": PRECISION,
+    },
+)
+MODEL = _in(
+    NETWORK_GROUP,
+    {
+        "model": Option(
+            metavar="MODEL",
+            autocompletion=models,
+            help="A name from `embedsearch models`, a file of weights or a folder of ONNX files.",
+        )
+    },
+)
+TUNE = _in(
+    NETWORK_GROUP,
+    {"tune": Option("--tune/--no-tune", help="Measure once how the network runs fastest here.")},
+)
+WORKERS = _in(
+    NETWORK_GROUP,
+    {"workers": Option(help="Decoding processes.  [default: what keeps the network busy]")},
+)
+CENTER = _in(
+    SEARCH_INDEX,
+    {
+        "center": Option(
+            metavar="NAME",
+            autocompletion=centers,
+            help="Subtract this from all vectors before they are compared: store (the mean of its "
+            "images), model (an estimate from the weights) or none.  "
+            "[default: store; kept by the store]",
+        )
+    },
+)
 INDEX = {
-    "files": Option(metavar="FILE", help="Only the files listed in it, one per line; - is stdin."),
+    **_in(
+        SOURCES,
+        {
+            "files": Option(
+                metavar="FILE", help="Index only the files listed in it, one per line; - is stdin."
+            ),
+            "metadata": Option(
+                metavar="FILE", help="Add columns from CSV, JSON or Parquet, by path or name."
+            ),
+            "sidecars": Option(
+                "--sidecars", help="Add columns from files as photo.jpg.json and photo.txt."
+            ),
+            "exclude": Option(
+                metavar="PATTERN",
+                help="Skip what matches, as in .gitignore: 'Trash/', '!keep/'. Repeatable; '' "
+                "clears the list.  [kept by the store]",
+            ),
+            "default_excludes": Option(
+                "--default-excludes/--no-default-excludes",
+                help="Skip @eaDir, #recycle, __MACOSX and the like.  "
+                "[default: skip; kept by the store]",
+            ),
+            "follow_links": Option(
+                "--follow-links/--no-follow-links",
+                help="Follow links to files and folders.  [default: follow; kept by the store]",
+            ),
+            "max_pixels": Option(metavar="N", help="Refuse pictures of more pixels."),
+            "max_bytes": Option(metavar="N", help="Refuse files of more bytes."),
+            "allow_truncated": Option("--allow-truncated", help="Accept truncated pictures."),
+            "allow_empty": Option(
+                "--allow-empty", help="Accept that a folder vanished or is empty: its images go."
+            ),
+        },
+    ),
     **MODEL,
     **NETWORK,
     **TUNE,
     **WORKERS,
-    "max_pixels": Option(help="Refuse pictures of more pixels."),
-    "max_bytes": Option(help="Refuse files of more bytes."),
-    "allow_truncated": Option("--allow-truncated", help="Accept truncated pictures."),
-    "metadata": Option(metavar="FILE", help="CSV, JSONL or Parquet: add columns, by path or name."),
-    "sidecars": Option("--sidecars", help="Add columns from photo.jpg.json and photo.txt."),
-    "follow_links": Option(
-        "--follow-links/--no-follow-links",
-        help="Follow links to files and folders.  [on; kept by the store]",
-    ),
-    "exclude": Option(
-        metavar="PATTERN",
-        help="Leave out what matches, as in .gitignore: 'Trash/', '!keep/'. Repeatable, kept by "
-        "the store; '' is none.",
-    ),
-    "default_excludes": Option(
-        "--default-excludes/--no-default-excludes",
-        help="Leave out @eaDir, #recycle, __MACOSX and the like.  [on; kept by the store]",
-    ),
-    "poll_s": Option(
-        "--poll", parser=seconds, metavar="TIME", help="With --watch: look every so often, too."
+    **_in(
+        NETWORK_GROUP,
+        {
+            "rebuild": Option(
+                "--rebuild", help="Embed everything again; needed to change the model."
+            )
+        },
     ),
     **CENTER,
-    "recall": Option(help="Share of the true 10 nearest that queries must find.  [0.98]"),
-    "latency_s": Option(
-        "--latency", parser=seconds, metavar="TIME", help="Maximum time of a query.  [10ms]"
+    **_in(
+        SEARCH_INDEX,
+        {
+            "recall": Option(
+                metavar="NUMBER",
+                help="Share of the true 10 nearest that queries must find.  [default: 0.98]",
+            ),
+            "latency_s": Option(
+                "--latency",
+                parser=seconds,
+                metavar="TIME",
+                help="Maximum time of a query.  [default: 10ms]",
+            ),
+            "memory_bytes": Option(
+                "--memory",
+                parser=size,
+                metavar="SIZE",
+                help="Maximum memory for search, mapped.  [default: 4G]",
+            ),
+            "ann": Option(
+                metavar="NAME",
+                help="auto, exact, or a FAISS factory string as IVF1024,SQ8.  [default: auto]",
+            ),
+        },
     ),
-    "memory_bytes": Option(
-        "--memory", parser=size, metavar="SIZE", help="Maximum memory for search, mapped.  [4G]"
-    ),
-    "ann": Option(help="auto, exact, or a FAISS factory string such as IVF1024,SQ8.  [auto]"),
-    "rebuild": Option("--rebuild", help="Re-embed everything; required to change the model."),
-    "allow_empty": Option("--allow-empty", help="Accept that a folder vanished or is empty."),
-    "dry_run": Option("--dry-run", help="Only report what would be done."),
-    "wait_s": Option("--wait", help="Seconds to wait for another writer."),
-}
-SEARCH = {
-    "k": Option("-k", "--k", min=1, help="Neighbors per query."),
-    "where": Option(help='Only rows that meet a SQL condition: "width > 1000".'),
-    "offset": Option(min=0, help="Skip this many of the nearest hits."),
-    "min_score": Option(
-        min=-1.0, max=1.0, help="Leave out pictures with a lower cosine (not hits by words)."
-    ),
-    "collapse": Option(help="Leave out hits whose cosine with a better hit reaches this."),
-    "diverse": Option(help="How much hits should differ: 0 not at all, 1 as much as possible."),
-    "expand": Option(help="Query again with the mean of the query and this many neighbors."),
-    "rerank": Option(
-        "--rerank", help="Re-rank the 100 nearest: hits that resemble other near hits move up."
-    ),
-    "by": Option(help="With an image and words: rank by picture, words or both."),
-    "weight": Option(
-        metavar="NAME=NUMBER",
-        help="What picture, words or the words of a column count, as caption=2.  [1; path and "
-        "camera 0.5]",
-    ),
-}
-DUPLICATES = {
-    "threshold": Option(help="Minimum correlation of two copies."),
-    "flips": Option("--flips", help="Also mirrored copies."),
-    "rotations": Option("--rotations", help="Also copies turned by 90, 180, 270 degrees."),
-    "crops": Option("--crops", help="Also crops of at least four fifths of each side."),
-    "similar": Option(help="Look-alikes instead: minimum cosine of any two of a group."),
-    "where": SEARCH["where"],
-    "keep": Option(
-        help="Which to keep: largest, oldest, newest, format=PNG,JPEG or folder=PATH. "
-        "Repeatable, the first has priority.  [default: largest, then oldest]"
+    **_in(
+        RUN,
+        {
+            "dry_run": Option("--dry-run", help="Only say what would be done."),
+            "poll_s": Option(
+                "--poll",
+                parser=seconds,
+                metavar="TIME",
+                help="With --watch: also look this often.  [default: by file system]",
+            ),
+            "wait_s": Option(
+                "--wait", metavar="SECONDS", help="Wait this long for another writer."
+            ),
+        },
     ),
 }
+SEARCH = _in(
+    FILTERS,
+    {
+        "k": Option("-k", "--k", min=1, metavar="N", help="Number of hits per query."),
+        "where": WHERE,
+        "offset": Option(min=0, metavar="N", help="Skip this many of the nearest hits."),
+        "min_score": Option(
+            min=-1.0,
+            max=1.0,
+            metavar="COSINE",
+            help="Leave out pictures with a lower score (not hits by words).",
+        ),
+        "collapse": Option(
+            metavar="COSINE", help="Leave out hits that are this similar to a better hit."
+        ),
+        "diverse": Option(
+            metavar="NUMBER", help="How much hits should differ, from 0 to 1 (the most)."
+        ),
+        "expand": Option(
+            metavar="N", help="Query again with the mean of the query and its N nearest."
+        ),
+        "rerank": Option(
+            "--rerank", help="Re-rank the 100 nearest: hits that resemble other near hits move up."
+        ),
+        "by": Option(
+            metavar="NAME",
+            autocompletion=rankings,
+            help="With an image and words: rank by picture, words or both.",
+        ),
+        "weight": Option(
+            metavar="NAME=N",
+            autocompletion=weights,
+            help="How much picture, words, or the words of a column count: caption=2.  "
+            "[default: 1; path and camera 0.5]",
+        ),
+    },
+)
+DUPLICATES = _in(
+    FILTERS,
+    {
+        "threshold": Option(metavar="NUMBER", help="Minimum correlation of two copies."),
+        "flips": Option("--flips", help="Also find mirrored copies."),
+        "rotations": Option(
+            "--rotations", help="Also find copies turned by 90, 180 or 270 degrees."
+        ),
+        "crops": Option("--crops", help="Also find crops of at least four fifths of each side."),
+        "similar": Option(
+            metavar="COSINE",
+            help="Find look-alikes instead: all pairs of a group are at least this similar.",
+        ),
+        "where": WHERE,
+        "keep": Option(
+            metavar="RULE",
+            help="Which to keep: largest, oldest, newest, format=PNG,JPEG or folder=PATH. "
+            "Repeatable, the first counts most.  [default: largest, then oldest]",
+        ),
+    },
+)
 TRAIN = {
-    "model": Option(help="Model to start from: a name from `embedsearch models`, or a file."),
-    "epochs": Option(help="Passes over the pictures."),
-    "batch": Option(help="Pictures per step."),
-    "lr": Option(help="Learning rate of the heads; with few pictures, stages use less."),
-    "loss": Option(help=f"Loss for classes: {' or '.join(LOSSES)}."),
-    "margin": Option(help="For proxies: by how much the own proxy must be nearer, as a cosine."),
-    "label_smoothing": Option(help="Label smoothing for classes."),
-    "frozen": Option(help=f"Freeze this stage and all before it: {', '.join(FREEZABLE)}."),
-    "holdout": Option(help="Fraction of each class to measure on."),
+    **_in(
+        LEARNING,
+        {
+            "epochs": Option(metavar="N", help="Passes over the pictures."),
+            "batch": Option(metavar="N", help="Pictures per step."),
+            "lr": Option(
+                metavar="NUMBER",
+                help="Learning rate of the heads; with few pictures, stages use less.",
+            ),
+            "loss": Option(
+                metavar="NAME", autocompletion=losses, help=f"For classes: {' or '.join(LOSSES)}."
+            ),
+            "margin": Option(
+                metavar="COSINE", help="For proxies: how much nearer the own proxy must be."
+            ),
+            "label_smoothing": Option(metavar="NUMBER", help="Label smoothing for classes."),
+            "frozen": Option(
+                metavar="STAGE",
+                autocompletion=stages,
+                help=f"Freeze this stage and all before it: {', '.join(FREEZABLE)}.",
+            ),
+            "holdout": Option(
+                metavar="NUMBER", help="Fraction of each class to measure on, not to learn from."
+            ),
+            "seed": Option(metavar="N", help="Random seed."),
+        },
+    ),
+    **_in(
+        NETWORK_GROUP,
+        {
+            "model": Option(
+                metavar="MODEL",
+                autocompletion=models,
+                help="Start from this model: a name from `embedsearch models`, or a file.",
+            )
+        },
+    ),
     "input_side": NETWORK["input_side"],
-    "seed": Option(help="Random seed."),
     "device": NETWORK["device"],
     "precision": NETWORK["precision"],
 }
 ASKED: dict[str, Any] = {
-    "images": typer.Argument(help="Images to look for; - reads stdin."),
-    "key": Option(help="Look for an image of the store, by its key or path."),
-    "like": Option(help="Hits should also be like this image."),
-    "unlike": Option(help="Hits should not be like this image."),
-    "text": Option(
-        help='Words in captions, paths, camera names: "red shoes", -blue, caption:red, sho*.'
+    "images": typer.Argument(metavar="IMAGE", help="Images to look for; - reads one from stdin."),
+    **_in(
+        WHAT,
+        {
+            "key": Option(
+                metavar="PATH", help="Look for an image of the store, by its path. Repeatable."
+            ),
+            "like": Option(metavar="IMAGE", help="Hits should also be like this. Repeatable."),
+            "unlike": Option(metavar="IMAGE", help="Hits should not be like this. Repeatable."),
+            "text": Option(
+                metavar="WORDS",
+                help='Words in captions, paths, camera names: "red shoes", -blue, caption:red, '
+                "sho*.",
+            ),
+            "source": Option(
+                "--from",
+                metavar="FILE",
+                help="Look for each item of a file: an image per line (- is stdin), or vectors "
+                "as .npy.",
+            ),
+            "crop": Option(
+                metavar="X,Y,W,H", help="Look for this part of the images only, in pixels."
+            ),
+        },
     ),
-    "source": Option(
-        "--from",
-        metavar="FILE",
-        help="Look for all items of a file: one image per line, or vectors as .npy.",
-    ),
-    "crop": Option(metavar="X,Y,W,H", help="Look for this part of the images, in pixels."),
 }
-HITS_OUTPUT = {
-    "json": Option("--json", help="One JSON object per hit."),
-    "paths": Option("--paths", help="Only the paths of the hits."),
-    "null": Option("--null", "-0", help="With --paths: NUL after each path, no newline."),
-    "csv": Option("--csv", help="CSV with a header."),
-    "out": Option(help="Write the hits to this .jsonl, .csv or .parquet file."),
-    "sheet": Option(help="Also write a contact sheet, a PNG, to this file."),
-    "html": Option(help="Also write a page of pictures, one HTML file, to this path."),
-    "thumbnails": Option("--thumbnails", help="Also show the pictures on a terminal."),
-}
+HITS_OUTPUT = _in(
+    OUTPUT,
+    {
+        "json": Option("--json", help="Print one JSON object per hit."),
+        "paths": Option("--paths", help="Print only the paths of the hits."),
+        "null": Option("--null", "-0", help="With --paths: end each with NUL, not a newline."),
+        "csv": Option("--csv", help="Print CSV with a header."),
+        "out": Option(help="Write the hits to this .jsonl, .csv or .parquet file."),
+        "sheet": Option(help="Also write a contact sheet, as PNG."),
+        "html": Option(help="Also write a page with the pictures, as one HTML file."),
+        "thumbnails": Option("--thumbnails", help="Also show the pictures in the terminal."),
+    },
+)
 
 
 def with_config(

@@ -76,7 +76,10 @@ def query(
     serve_from: ServeFromOption = None,
     verbose: VerboseOption = False,
 ) -> int:
-    """Show the images of the store that are like an image, or match words, best first."""
+    """Find the images most like an image, or that match words.
+
+    Score is the cosine between two images: 1 for the same picture, about 0 for unrelated ones.
+    """
     # A single answer is too small to split: starting threads would cost more.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from embedsearch.images.decode.child import started_ahead as decoder_ahead

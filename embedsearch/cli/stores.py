@@ -22,7 +22,7 @@ def info(
     store: StoreOption = None,
     generations: Annotated[
         bool,
-        typer.Option("--generations", help="List the generations that repair --to can restore."),
+        typer.Option("--generations", help="List the generations that `repair --to` can restore."),
     ] = False,
     json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -53,7 +53,10 @@ def check(
     ] = False,
     verbose: VerboseOption = False,
 ) -> int:
-    """Verify the checksum of every file of the store; exit with 5 if anything is wrong."""
+    """Verify the checksums of all files of the store.
+
+    The exit code is 5 if anything is wrong.
+    """
     from embedsearch.store.check import check as check_store
 
     found = check_store(store, read_data=read_data, session=plain_session())
@@ -69,12 +72,14 @@ def repair(
     store: WrittenStoreOption = None,
     to: Annotated[
         int | None,
-        typer.Option("--to", metavar="N", help="Go back to generation N; see info --generations."),
+        typer.Option(
+            "--to", metavar="N", help="Go back to generation N; see `info --generations`."
+        ),
     ] = None,
     wait: WaitOption = 0.0,
     verbose: VerboseOption = False,
 ) -> None:
-    """Rebuild the FAISS files from the shards, and find the newest complete generation."""
+    """Rebuild search indexes, or go back to an earlier generation."""
     from embedsearch.indexing.repair import repair as repair_store
 
     done = repair_store(store, to=to, wait_s=wait, session=session_with_signals())
@@ -84,7 +89,7 @@ def repair(
 def failures(
     store: StoreOption = None, json: JsonOption = False, verbose: VerboseOption = False
 ) -> None:
-    """List the files that could not be indexed, with stage and reason."""
+    """List the files that could not be indexed, and why."""
     from embedsearch.cli.output.text import failure_values, json_lines, table
     from embedsearch.store.info import failures as listed
 
@@ -99,14 +104,16 @@ def failures(
 
 
 def relocate(
-    old: Annotated[str, typer.Argument(help="The folder or archive as the store knows it.")],
-    new: Annotated[str, typer.Argument(help="Where it is now.")],
+    old: Annotated[
+        str, typer.Argument(metavar="OLD", help="The folder or archive as `info` shows it.")
+    ],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Where it is now.")],
     store: WrittenStoreOption = None,
     wait: WaitOption = 0.0,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Tell the store that a folder moved: rows, vectors and your columns stay."""
+    """Tell the store that a folder has moved; nothing is embedded."""
     from embedsearch.cli.output.text import json_line, roots_line
     from embedsearch.indexing.roots import relocate as relocate_root
 
@@ -115,13 +122,15 @@ def relocate(
 
 
 def forget(
-    folder: Annotated[str, typer.Argument(help="A folder, archive or URL of the store.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="The folder, archive or URL as `info` shows it.")
+    ],
     store: WrittenStoreOption = None,
     wait: WaitOption = 0.0,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Drop a folder from the store, with all that the store knows of it. Files stay."""
+    """Remove a folder from the store; its files stay where they are."""
     from embedsearch.cli.output.text import json_line, roots_line
     from embedsearch.indexing.roots import forget as forget_root
 
@@ -130,7 +139,7 @@ def forget(
 
 
 def models(json: JsonOption = False, verbose: VerboseOption = False) -> None:
-    """List the models for --model, with dims, size, license, and which are downloaded."""
+    """List the networks that --model knows, and which are downloaded."""
     from embedsearch.cli.output.text import json_lines, model_lines
     from embedsearch.network.weights import models as catalog
 

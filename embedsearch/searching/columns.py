@@ -33,6 +33,8 @@ _FIELDS = [
     pa.field("folder", pa.string(), nullable=False),
     pa.field("modified", pa.timestamp("us"), nullable=False),
 ]
+# What conditions see in every store; `path_exact` is for exports.
+FILTERED = tuple(field.name for field in _FIELDS)
 # Names that a user's column cannot have.
 BUILT_IN = frozenset(field.name for field in _FIELDS) | _INTERNAL | {EXACT, POSITION_COLUMN}
 
