@@ -18,6 +18,7 @@ from embedsearch.cli.app import (
     notice,
     session_with_signals,
 )
+from embedsearch.cli.completion import column_names
 from embedsearch.cli.help import FILTERS, OUTPUT
 from embedsearch.cli.options import DUPLICATES, with_config
 from embedsearch.core.config import MAP_IMAGES, DuplicateConfig
@@ -25,6 +26,23 @@ from embedsearch.core.errors import UsageError
 
 if TYPE_CHECKING:
     from embedsearch.curation.copies import DuplicateReport
+
+
+ScriptOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Write a shell script that deletes the copies: read it, then run it.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+MoveOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="The script moves them into this folder instead.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 
 
 @with_config(DuplicateConfig, DUPLICATES)
@@ -45,21 +63,8 @@ def duplicates(
     store: StoreOption = None,
     json: JsonOption = False,
     csv: CsvOption = False,
-    script: Annotated[
-        Path | None,
-        typer.Option(
-            help="Write a shell script that deletes the copies: read it, then run it.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    move_to: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="The script moves them into this folder instead.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
+    script: ScriptOption = None,
+    move_to: MoveOption = None,
     html: HtmlOption = None,
     verbose: VerboseOption = False,
 ) -> None:
@@ -70,8 +75,7 @@ def duplicates(
     from embedsearch.curation.duplicates import UnmetWish, duplicates as find
     from embedsearch.curation.script import write_script
 
-    if json and csv:
-        raise UsageError("--json and --csv exclude each other")
+    _one_form(json, csv)
     if move_to is not None and script is None:
         raise UsageError("move_to needs script, the file to write", "move_to", "script")
     form = "json" if json else "csv" if csv else "table"
@@ -154,17 +158,23 @@ def clusters(
     store: StoreOption = None,
     where: WhereOption = None,
     json: JsonOption = False,
+    csv: CsvOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Group similar pictures, with the most typical ones of each.
 
     --json and --csv list all members.
     """
-    from embedsearch.cli.output.groups import cluster_lines
-    from embedsearch.cli.output.text import json_lines
+    from embedsearch.cli.output.groups import cluster_csv, cluster_lines
+    from embedsearch.cli.output.text import exact_unless_shown, json_lines
     from embedsearch.curation.clusters import clusters as find
 
-    rows = [c.to_dict() for c in find(store, k, where=where, session=session_with_signals())]
+    _one_form(json, csv)
+    found = find(store, k, where=where, session=session_with_signals())
+    if csv:
+        sys.stdout.write(exact_unless_shown(cluster_csv(found)))
+        return
+    rows = [cluster.to_dict() for cluster in found]
     sys.stdout.write(json_lines(rows) if json else cluster_lines(rows))
 
 
@@ -183,18 +193,28 @@ def outliers(
     store: StoreOption = None,
     where: WhereOption = None,
     json: JsonOption = False,
+    csv: CsvOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """List the pictures that are least like all others.
 
     They are ordered by the mean score of their ten nearest neighbors.
     """
-    from embedsearch.cli.output.groups import outlier_lines
-    from embedsearch.cli.output.text import json_lines
+    from embedsearch.cli.output.groups import outlier_csv, outlier_lines
+    from embedsearch.cli.output.text import exact_unless_shown, json_lines
     from embedsearch.curation.clusters import outliers as find
 
+    _one_form(json, csv)
     rows = [o.to_dict() for o in find(store, count, where=where, session=session_with_signals())]
+    if csv:
+        sys.stdout.write(exact_unless_shown(outlier_csv(rows)))
+        return
     sys.stdout.write(json_lines(rows) if json else outlier_lines(rows))
+
+
+def _one_form(json: bool, csv: bool) -> None:
+    if json and csv:
+        raise UsageError("--json and --csv exclude each other")
 
 
 def map_(
@@ -216,6 +236,15 @@ def map_(
             rich_help_panel=FILTERS,
         ),
     ] = MAP_IMAGES,
+    color: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            autocompletion=column_names,
+            help="Color the dots by this column.  [default: the folder]",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Draw all pictures as a map, one HTML file.
@@ -226,7 +255,12 @@ def map_(
     from embedsearch.curation.picture_map import picture_map
 
     found = picture_map(
-        store=store, method=method, where=where, max_images=most, session=session_with_signals()
+        store=store,
+        method=method,
+        where=where,
+        max_images=most,
+        color=color,
+        session=session_with_signals(),
     )
-    write_map(out, f"{len(found.points):,} of {found.images:,} pictures", found.points)
+    write_map(out, f"{len(found.points):,} of {found.images:,} pictures", found)
     notice(f"{len(found.points):,} of {found.images:,} pictures written to {out}")

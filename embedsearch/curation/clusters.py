@@ -99,7 +99,7 @@ def outliers(
     Raises UsageError and the store's errors.
     """
     if count < 1:
-        raise UsageError("-n is at least 1")
+        raise UsageError(f"count must be at least 1, not {count}", "count")
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         collection = _not_empty(Collection(snapshot, session or Session(), where))
         found, scores = oddest(collection, count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -14,8 +15,10 @@ from embedsearch.core.arguments import checked
 from embedsearch.core.config import MAP_IMAGES, DecodeLimits
 from embedsearch.core.errors import MissingLibrary, NothingIndexed, UnreadableImage, UsageError
 from embedsearch.core.install import pip_install
+from embedsearch.core.names import unicode_text
 from embedsearch.core.session import Session
 from embedsearch.curation.collection import Collection, Picture
+from embedsearch.curation.map_colors import Legend, column_values, legend_of
 from embedsearch.images.thumbnails import Thumbnailer
 from embedsearch.searching.ann.kmeans import principal_plane
 from embedsearch.store.locate import StorePath, readable_store
@@ -42,10 +45,11 @@ class MapPoint:
 
 @dataclass(frozen=True)
 class PictureMap:
-    """Points, and the number of images that they are a sample of."""
+    """Points, the number of images that they are a sample of, and how they are colored."""
 
     points: list[MapPoint]
     images: int
+    legend: Legend
 
 
 @checked
@@ -55,13 +59,14 @@ def picture_map(
     method: str = "pca",
     where: str | None = None,
     max_images: int = MAP_IMAGES,
+    color: str | None = None,
     session: Session | None = None,
 ) -> PictureMap:
     """Return the images of a store, or `max_images` of them drawn at random, on a plane.
 
     `pca` shows the two directions in which they vary most, `umap` keeps neighbors together
-    (McInnes, Healy and Melville, "UMAP" (2018)). Raises UsageError, MissingLibrary and the store's
-    errors.
+    (McInnes, Healy and Melville, "UMAP" (2018)). `color` names the column that colors the points,
+    without it the folders do. Raises UsageError, MissingLibrary and the store's errors.
     """
     if method not in METHODS:
         raise UsageError(f"method must be one of {', '.join(METHODS)}, not {method!r}", "method")
@@ -71,12 +76,17 @@ def picture_map(
         found = places(collection, max_images, method)
         pictures = collection.pictures(found.positions)
         images = len(collection)
+        if color is None:
+            values = [unicode_text(os.path.dirname(picture.key)) or "." for picture in pictures]
+        else:
+            ordinals = collection.ordinals[found.positions]
+            values = column_values(snapshot, color, ordinals, session)
     shown = zip(found.plane, pictures, _thumbnails(pictures, session), strict=True)
     points = [
         MapPoint(float(x), float(y), picture.path, picture.key, jpeg)
         for (x, y), picture, jpeg in shown
     ]
-    return PictureMap(points, images)
+    return PictureMap(points, images, legend_of(values))
 
 
 @dataclass(frozen=True)

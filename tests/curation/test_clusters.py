@@ -63,7 +63,7 @@ def test_the_odd_one_out(store: Path, tmp_path: Path) -> None:
     assert all(other.score > oddest.score + 0.1 for other in others)
     scores = [odd.score for odd in outliers(store, 64)]
     assert scores == sorted(scores) and len(scores) == 64
-    done = run_cli("outliers", "-n", "2", "--store", tmp_path / "s.es", "--json")
+    done = run_cli("outliers", "-k", "2", "--store", tmp_path / "s.es", "--json")
     assert json.loads(done.stdout.splitlines()[0])["row"] == oddest.row
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedsearch.cli.output.text import csv_lines, from_here, table
-from embedsearch.core.names import EXACT
+from embedsearch.core.names import EXACT, path_fields
+
+if TYPE_CHECKING:
+    from embedsearch.curation.clusters import Cluster
 
 GROUP_COLUMNS = [
     *("group", "what", "score", "row", "path", EXACT),
     *("width", "height", "size_bytes", "format", "sha256"),
 ]
+CLUSTER_COLUMNS = ["cluster", "rank", "row", "path", EXACT]
+OUTLIER_COLUMNS = ["score", "row", "path", EXACT]
 
 
 def group_lines(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -57,6 +62,26 @@ def cluster_lines(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
     ]
     return table(("cluster", "images", "cohesion", "most typical"), cells, right=(0, 1, 2))
+
+
+def cluster_csv(found: Iterable[Cluster]) -> str:
+    """Return the members of clusters as CSV with a header, the most typical of each first."""
+    rows = (
+        {
+            "cluster": cluster.number,
+            "rank": rank,
+            "row": row,
+            **path_fields(path),
+        }
+        for cluster in found
+        for rank, (row, path) in enumerate(zip(cluster.rows, cluster.paths, strict=True), start=1)
+    )
+    return ",".join(CLUSTER_COLUMNS) + "\n" + csv_lines(rows)
+
+
+def outlier_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return outliers as CSV with a header, the least typical first."""
+    return ",".join(OUTLIER_COLUMNS) + "\n" + csv_lines(rows)
 
 
 def outlier_lines(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -7,35 +7,29 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 
 from embedsearch.core.atomic import in_place
 from embedsearch.core.paths import printable
-from embedsearch.curation.picture_map import MapPoint
-
-_COLORS = 10  # the folders with the most pictures have a color each
+from embedsearch.curation.picture_map import PictureMap
 
 
-def write_map(path: Path, title: str, points: Sequence[MapPoint]) -> None:
-    """Write the points, x and y from 0 to 1, colored by folder. Raises StorageError."""
-    folders = [os.path.dirname(point.key) for point in points]
-    counts = {folder: folders.count(folder) for folder in set(folders)}
-    named = sorted(counts, key=lambda folder: (-counts[folder], folder))[:_COLORS]
+def write_map(path: Path, title: str, shown: PictureMap) -> None:
+    """Write the points, x and y from 0 to 1, with their legend. Raises StorageError."""
     data = {
-        "folders": [printable(folder) or "." for folder in named],
+        "groups": [printable(name) for name in shown.legend.names],
+        "isScale": shown.legend.is_scale,
         "points": [
             [
                 round(point.x, 4),
                 round(1.0 - point.y, 4),
-                named.index(folder) if folder in named else -1,
+                group,
                 printable(point.path),
                 "" if point.jpeg is None else base64.b64encode(point.jpeg).decode(),
             ]
-            for point, folder in zip(points, folders, strict=True)
+            for point, group in zip(shown.points, shown.legend.groups, strict=True)
         ],
     }
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
