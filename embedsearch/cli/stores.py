@@ -87,10 +87,22 @@ def repair(
 
 
 def failures(
-    store: StoreOption = None, json: JsonOption = False, verbose: VerboseOption = False
+    store: StoreOption = None,
+    ignored: Annotated[
+        bool,
+        typer.Option(
+            "--ignored", help="List what `index` ignores instead; the folders are walked again."
+        ),
+    ] = False,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
     """List the files that could not be indexed, and why."""
     from embedsearch.cli.output.text import failure_values, json_lines, table
+
+    if ignored:
+        _list_ignored(store, json)
+        return
     from embedsearch.store.info import failures as listed
 
     rows = [failure_values(*item) for item in listed(store, session=plain_session())]
@@ -101,6 +113,21 @@ def failures(
         sys.stdout.write(table(names, [[row[name] for name in names] for row in rows]))
     else:
         print("no failures")
+
+
+def _list_ignored(store: str | None, json: bool) -> None:
+    """Print what `index` passes over, as it is found."""
+    from embedsearch.cli.output.text import from_here, json_line
+    from embedsearch.core.paths import printable
+    from embedsearch.indexing.ignored import ignored_entries
+
+    is_any = False
+    for entry in ignored_entries(store, session=session_with_signals()):
+        is_any = True
+        line = f"{entry.kind:<27}  {printable(from_here(entry.path))}"
+        print(json_line(entry.to_dict()) if json else line)
+    if not is_any and not json:
+        print("nothing is ignored")
 
 
 def relocate(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from typing import TypeAlias
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,24 @@ class Excludes:
 
     patterns: tuple[str, ...] = ()
     defaults: bool = True  # folders that systems, NAS and catalogs fill by themselves
+
+
+class Skip(StrEnum):
+    """Why a walk passes over an entry; the values are shown to users."""
+
+    HIDDEN = "hidden"
+    LINK = "links"  # that were not to be followed
+    SEEN = "links to files seen already"  # or to a folder that the walk is in
+    EXCLUDED = "left out by patterns"  # files and folders
+    SPECIAL = "special"  # FIFO, socket, device
+    RAW = "RAW"
+    VIDEO = "videos"
+    SIDECAR = "sidecars"
+    ARCHIVE = "archives"
+    OTHER = "other files"  # that are no images by their name
+
+
+OnSkip: TypeAlias = Callable[[Skip, str], None]
 
 
 @dataclass(frozen=True)
@@ -51,15 +71,15 @@ class Ignored:
         """Return the counts above 0 by what they count, in words."""
         known = self.raw + self.videos + self.sidecars + self.archives
         named = {
-            "hidden": self.hidden,
-            "links": self.links,
-            "links to files seen already": self.seen,
-            "left out by patterns": self.excluded,
-            "special": self.special,
-            "RAW": self.raw,
-            "videos": self.videos,
-            "sidecars": self.sidecars,
-            "archives": self.archives,
-            "other files": self.other_suffix - known,
+            Skip.HIDDEN: self.hidden,
+            Skip.LINK: self.links,
+            Skip.SEEN: self.seen,
+            Skip.EXCLUDED: self.excluded,
+            Skip.SPECIAL: self.special,
+            Skip.RAW: self.raw,
+            Skip.VIDEO: self.videos,
+            Skip.SIDECAR: self.sidecars,
+            Skip.ARCHIVE: self.archives,
+            Skip.OTHER: self.other_suffix - known,
         }
-        return {kind: count for kind, count in named.items() if count}
+        return {str(kind): count for kind, count in named.items() if count}

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from embedsearch.core import bounds
 from embedsearch.core.errors import OverBound
 from embedsearch.core.records import ByteRange, Failure, ImageLocation, ImageRef, Reason, Stage
+from embedsearch.core.walks import Skip
 from embedsearch.images.archive_part import BrokenPart, read_part
 from embedsearch.images.sources.exclusion import EVERYTHING
 from embedsearch.images.sources.kinds import has_image_name, is_hidden
@@ -144,11 +145,11 @@ class Archive(Container, ABC):
             self._note(name, Reason.UNSAFE_NAME, "the name leads out of the archive")
             return None
         if any(map(is_hidden, parts)):
-            self.hidden += 1
+            self.skip(Skip.HIDDEN, name)
             return None
         key = b"/".join(parts)
         if self.rules.exclusion.covers(os.fsdecode(key)):
-            self.excluded += 1
+            self.skip(Skip.EXCLUDED, os.fsdecode(key))
             return None
         if not parts or not self.is_wanted(parts[-1]):
             self.pass_over(os.fsdecode(key), self.path)

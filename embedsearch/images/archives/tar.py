@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from embedsearch.core.errors import OverBound
 from embedsearch.core.paths import bounded
 from embedsearch.core.records import ByteRange, ImageRef, Reason
+from embedsearch.core.walks import Skip
 from embedsearch.images.archives.archive import BROKEN, Archive, Member
 from embedsearch.images.archives.tar_walk import members
 from embedsearch.images.archives.unpacked import PlainTar, TarStream, open_tar
@@ -25,9 +26,10 @@ class TarArchive(Archive):
             is_plain = isinstance(stream, PlainTar)
             for info in members(stream):
                 if info.issym() or info.islnk():
-                    self.links += 1
+                    self.skip(Skip.LINK, info.name)
                 elif not info.isreg() or info.issparse():
-                    self.special += not info.isdir()
+                    if not info.isdir():
+                        self.skip(Skip.SPECIAL, info.name)
                 elif is_plain:
                     size = bounded(info.size)
                     yield info.name, Member(size, ByteRange(info.offset_data, size, size))

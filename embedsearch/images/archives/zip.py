@@ -13,6 +13,7 @@ from embedsearch.core import bounds
 from embedsearch.core.errors import OverBound
 from embedsearch.core.paths import bounded
 from embedsearch.core.records import ByteRange, Reason
+from embedsearch.core.walks import Skip
 from embedsearch.images.archives.archive import Archive, Member
 from embedsearch.images.archives.zip_directory import ZipEntry, entries
 
@@ -33,7 +34,7 @@ class ZipArchive(Archive):
                 if entry.name.endswith(b"/"):
                     continue
                 if stat.S_ISLNK(entry.attributes >> 16):
-                    self.links += 1
+                    self.skip(Skip.LINK, os.fsdecode(entry.name))
                     continue
                 member = _member(file.fileno(), entry)
                 if member.part is not None and member.size <= self.max_bytes:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from embedsearch.core.paths import open_folder, open_regular, size_and_time
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Reason, Stage
+from embedsearch.core.walks import Skip
 from embedsearch.images.sources.exclusion import WalkRules
 from embedsearch.images.sources.kinds import Kind, file_starts_an_image, is_hidden, kind_of
 from embedsearch.images.sources.links import Link, Reach, is_truly_gone
@@ -106,7 +107,7 @@ class FolderScan(Scanned):
             if _is_store(descriptor):
                 return kept, sizes, times
             if self._reach.is_seen_before(folder, descriptor):
-                self.seen += 1
+                self.skip(Skip.SEEN, folder)
                 return kept, sizes, times
             if self._reach.is_link(folder) and not os.listdir(descriptor):
                 self._note_hollow(folder, "a link to a folder with nothing in it (a disk?)")
@@ -156,7 +157,7 @@ class FolderScan(Scanned):
         followed = [self._followed(name, descriptor, folder) for name in sorted(links)]
         for link in sorted(filter(None, followed), key=lambda link: not link.is_folder):
             if (facts := self._reach.taken(link)) is None:
-                self.seen += 1
+                self.skip(Skip.SEEN, link.key)
             else:
                 name = link.name + (b"/" if link.is_folder else b"")
                 linked[name] = facts
@@ -185,10 +186,10 @@ class FolderScan(Scanned):
         """Return the name of an image, or of a folder with a slash; count the others."""
         key = f"{folder}/{entry.name}" if folder else entry.name
         if is_hidden(name):
-            self.hidden += 1
+            self.skip(Skip.HIDDEN, key)
         elif entry.is_file(follow_symlinks=False):  # first: nearly all entries are files
             if self.rules.exclusion.file(key):
-                self.excluded += 1
+                self.skip(Skip.EXCLUDED, key)
             elif self._is_image(name, descriptor):
                 return name
             else:
@@ -196,13 +197,13 @@ class FolderScan(Scanned):
         elif entry.is_dir(follow_symlinks=False):
             if not self.rules.exclusion.folder(key):
                 return name + b"/"
-            self.excluded += 1
+            self.skip(Skip.EXCLUDED, key)
         elif not entry.is_symlink():
-            self.special += 1
+            self.skip(Skip.SPECIAL, key)
         elif self._follows:
             links.append(name)
         else:
-            self.links += 1
+            self.skip(Skip.LINK, key)
         return None
 
     def _is_image(self, name: bytes, folder: int) -> bool:
@@ -224,12 +225,12 @@ class FolderScan(Scanned):
         key = f"{folder}/{os.fsdecode(name)}" if folder else os.fsdecode(name)
         exclusion = self.rules.exclusion
         if exclusion.file(key) or exclusion.folder(key):
-            self.excluded += 1
+            self.skip(Skip.EXCLUDED, key)
             return None
         try:
             link = Link.at(name, descriptor, os.path.join(self.root_path, folder), key)
         except IsADirectoryError:  # a device, or the like
-            self.special += 1
+            self.skip(Skip.SPECIAL, key)
             return None
         except OSError as error:
             if error.errno == errno.ENOENT and not is_truly_gone(os.path.join(self.root_path, key)):
@@ -237,7 +238,7 @@ class FolderScan(Scanned):
             if kind_of(name) in {Kind.IMAGE, Kind.UNKNOWN}:
                 self._fail(folder, name, error)
             else:  # what it is called says that it led to no image, but perhaps to a folder
-                self.links += 1
+                self.skip(Skip.LINK, key)
                 self._note_hollow(key, f"a link: {error.strerror}")
             return None
         if link.is_folder or link.is_image:

@@ -12,6 +12,7 @@ from typing import IO
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import open_regular, size_and_time
 from embedsearch.core.records import ImageRef
+from embedsearch.core.walks import Skip
 from embedsearch.images.sources.folder import FolderScan, scan_failure
 from embedsearch.images.sources.links import is_truly_gone
 
@@ -38,7 +39,7 @@ class FileList(FolderScan):
             try:
                 yield ImageRef(self.root, key, *self._state(key))
             except IsADirectoryError:  # or a device, or the like
-                self.special += 1
+                self.skip(Skip.SPECIAL, key)
             except NotADirectoryError as error:  # a parent is a file now
                 gone = FileNotFoundError(errno.ENOENT, error.strerror)
                 self.failures.append(scan_failure(self.root, key, gone))

@@ -23,7 +23,7 @@ from embedsearch.core.errors import OverBound, StorageError
 from embedsearch.core.paths import bounded, url_part
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Reason, Stage
 from embedsearch.core.remote import Remote, error_message, reason_of
-from embedsearch.core.walks import Ignored
+from embedsearch.core.walks import Ignored, OnSkip, Skip
 from embedsearch.images.sources.exclusion import WalkRules
 from embedsearch.images.sources.kinds import has_image_name, is_hidden
 from embedsearch.images.sources.sidecars import MAX_BYTES, beside_members, is_sidecar
@@ -114,9 +114,9 @@ class RemoteFolder(Scanned):
             is_folder = info.type == pafs.FileType.Directory
             exclusion, key = self.rules.exclusion, prefix + os.fsdecode(name)
             if is_hidden(name):
-                self.hidden += 1
+                self.skip(Skip.HIDDEN, key)
             elif exclusion.folder(key) if is_folder else exclusion.file(key):
-                self.excluded += 1
+                self.skip(Skip.EXCLUDED, key)
             elif is_folder:
                 found.append((name + b"/", None))
             elif self.is_wanted(name):
@@ -278,6 +278,7 @@ class RemoteArchive:
         self._version = ""
         self.failures: list[Failure] = []
         self.ignored = Ignored()
+        self.on_skip: OnSkip | None = None
         self.unreachable: set[str] = set()
         self.hollow: dict[str, Failure] = {}
         self.held_bytes = 0
@@ -308,6 +309,7 @@ class RemoteArchive:
     def __iter__(self) -> Iterator[ImageRef]:
         """Yield the images in the byte order of their names."""
         source, info = self._fetched(), self._state()
+        source.on_skip = self.on_skip
         for ref in source:
             yield replace(ref, mtime_ns=bounded(info.mtime_ns or -1))
         self.failures, self.ignored = source.failures, source.ignored

@@ -10,12 +10,18 @@ from typing import Any, Protocol, TypeAlias
 
 from embedsearch.core.paths import printable, size_and_time
 from embedsearch.core.records import Failure, ImageLocation, ImageRef, Reason, Stage
-from embedsearch.core.walks import Ignored
+from embedsearch.core.walks import Ignored, OnSkip, Skip
 from embedsearch.images.sources.exclusion import WalkRules
 from embedsearch.images.sources.kinds import Kind, kind_of, shown_suffix
 from embedsearch.images.temporary import TemporaryImages
 
 _MAX_SUFFIXES = 256  # that are counted one by one
+_FILES = {
+    Kind.RAW: Skip.RAW,
+    Kind.VIDEO: Skip.VIDEO,
+    Kind.SIDECAR: Skip.SIDECAR,
+    Kind.ARCHIVE: Skip.ARCHIVE,
+}
 
 # A ref, and where its bytes are or why they cannot be read.
 Placed: TypeAlias = tuple[ImageRef, ImageLocation | Failure]
@@ -39,25 +45,25 @@ class Scanned:
     """What a scan counts beside its images: failures, and entries that are skipped."""
 
     failures: list[Failure] = field(default_factory=list)
-    hidden: int = 0
-    links: int = 0
-    special: int = 0
-    other_suffix: int = 0
-    seen: int = 0
-    excluded: int = 0
+    on_skip: OnSkip | None = None
     held_bytes: int = 0
     unreachable: set[str] = field(default_factory=set)
     hollow: dict[str, Failure] = field(default_factory=dict)
-    _kinds: Counter[Kind] = field(default_factory=Counter)
+    _skipped: Counter[Skip] = field(default_factory=Counter)
     _suffixes: Counter[str] = field(default_factory=Counter)
     _archive: str = ""
 
+    def skip(self, kind: Skip, key: str) -> None:
+        """Count an entry that is passed over."""
+        self._skipped[kind] += 1
+        if self.on_skip is not None:
+            self.on_skip(kind, key)
+
     def pass_over(self, key: str, above: str) -> None:
         """Count a file that is no image, with the path of what its key is below."""
-        self.other_suffix += 1
         name = os.fsencode(key.rpartition("/")[2])
         kind = kind_of(name)
-        self._kinds[kind] += 1
+        self.skip(_FILES.get(kind, Skip.OTHER), key)
         if kind is Kind.ARCHIVE:
             self._archive = self._archive or os.path.join(above, key)
         elif kind is Kind.RAW:
@@ -70,17 +76,18 @@ class Scanned:
     @property
     def ignored(self) -> Ignored:
         """Return how many entries were skipped, by kind."""
+        count = self._skipped
         return Ignored(
-            hidden=self.hidden,
-            links=self.links,
-            special=self.special,
-            other_suffix=self.other_suffix,
-            raw=self._kinds[Kind.RAW],
-            videos=self._kinds[Kind.VIDEO],
-            sidecars=self._kinds[Kind.SIDECAR],
-            archives=self._kinds[Kind.ARCHIVE],
-            seen=self.seen,
-            excluded=self.excluded,
+            hidden=count[Skip.HIDDEN],
+            links=count[Skip.LINK],
+            special=count[Skip.SPECIAL],
+            other_suffix=sum(count[kind] for kind in (*_FILES.values(), Skip.OTHER)),
+            raw=count[Skip.RAW],
+            videos=count[Skip.VIDEO],
+            sidecars=count[Skip.SIDECAR],
+            archives=count[Skip.ARCHIVE],
+            seen=count[Skip.SEEN],
+            excluded=count[Skip.EXCLUDED],
             archive=self._archive,
             suffixes=dict(self._suffixes),
         )
@@ -130,6 +137,7 @@ class Source(Protocol):
     unreachable: set[str]
     hollow: dict[str, Failure]  # links that lead to nothing: failures if images were behind them
     held_bytes: int  # on the disk, until it is closed
+    on_skip: OnSkip | None  # called with the kind and the key of each entry that is passed over
 
     @property
     def ignored(self) -> Ignored:
