@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,23 +20,74 @@ from embedsearch.cli.app import (
     notice,
     show_tracebacks,
 )
+from embedsearch.cli.help import LIMITS, SERVER
+from embedsearch.cli.options import with_config
 from embedsearch.core.errors import MissingLibrary, UsageError, WeightsUnavailable
 from embedsearch.core.install import pip_install
 from embedsearch.core.paths import local_path
 from embedsearch.core.session import Session
+from embedsearch.web.limits import CONCURRENCY, QUEUE, ServerLimits, shares
 
-HostOption = Annotated[str, typer.Option(help="Address to listen on; any other needs a token.")]
-TokenOption = Annotated[
-    str | None, typer.Option(help="Token that clients must send; auto generates one and prints it.")
-]
-AllowHostOption = Annotated[
-    list[str] | None, typer.Option(help="A name of this machine that clients may use. Repeatable.")
-]
-PublicUrlOption = Annotated[
-    str | None, typer.Option(help="Address at which a proxy shows this, as https://x.org/photos/.")
-]
+if TYPE_CHECKING:
+    import socket
 
-LogOption = Annotated[
+    from embedsearch.searching.searcher import Searcher
+    from embedsearch.web.access import Access
+    from embedsearch.web.tokens import Token
+
+OVER_HTTP = {
+    "host": typer.Option(
+        metavar="ADDRESS",
+        help="Address to listen on, as 0.0.0.0 for all; others than this machine's own need a "
+        "token.",
+        rich_help_panel=SERVER,
+    ),
+    "port": typer.Option(
+        metavar="N", help="Port to listen on; 0 picks a free one.", rich_help_panel=SERVER
+    ),
+    "token_file": typer.Option(
+        metavar="FILE",
+        help="File with the token that clients must send.  [default: EMBEDSEARCH_TOKEN]",
+        rich_help_panel=SERVER,
+    ),
+    "token": typer.Option(
+        metavar="auto", help="Make a token, and print it.", rich_help_panel=SERVER
+    ),
+    "allow_host": typer.Option(
+        metavar="NAME",
+        help="Another name by which clients may call this server, a pattern as *.example.org, or "
+        "with a token *. Repeatable.",
+        rich_help_panel=SERVER,
+    ),
+    "public_url": typer.Option(
+        "--public-url",
+        "--root-path",
+        metavar="URL",
+        help="Address at which a proxy shows this server, as https://x.org/photos/, or its path, "
+        "as /photos.",
+        rich_help_panel=SERVER,
+    ),
+    "trusted_proxy": typer.Option(
+        metavar="ADDRESS",
+        help="A proxy elsewhere, or a network of them, whose X-Forwarded-For names the client in "
+        "the log. Repeatable.",
+        rich_help_panel=SERVER,
+    ),
+    "log": typer.Option(
+        metavar="FORMAT",
+        help="Log every request: text, or json, one object a line.",
+        rich_help_panel=SERVER,
+    ),
+    "concurrency": typer.Option(
+        metavar="N", help="Requests of a kind that run at once.", rich_help_panel=LIMITS
+    ),
+    "queue": typer.Option(
+        metavar="N",
+        help="Requests of a kind that wait; further ones get 503.",
+        rich_help_panel=LIMITS,
+    ),
+}
+VerboseOption = Annotated[
     bool,
     typer.Option(
         "--verbose",
@@ -41,32 +96,77 @@ LogOption = Annotated[
         help="Log every request over HTTP; show tracebacks of errors.",
     ),
 ]
-PortOption = Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")]
-HOST, PORT = "127.0.0.1", 8000
 
 
+@dataclass(frozen=True)
+class OverHttp:
+    """How a server is reached over HTTP."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token_file: Path | None = None
+    token: str | None = field(default=None, repr=False)
+    allow_host: tuple[str, ...] = ()
+    public_url: str | None = None
+    trusted_proxy: tuple[str, ...] = ()
+    log: Literal["text", "json"] | None = None
+    concurrency: int = CONCURRENCY
+    queue: int = QUEUE
+
+    def logging(self, verbose: bool) -> Callable[[str], None]:
+        """Begin to log, and return what writes a line for a person there."""
+        from embedsearch.web.logs import log_to_stderr
+
+        log_to_stderr(self.log or ("text" if verbose else None))
+        return logging.getLogger("embedsearch").info if self.log == "json" else notice
+
+    def access(self, say: Callable[[str], None]) -> tuple[Access, Token | None]:
+        """Return the access rules and the token, with a notice where it is not what it seems.
+
+        Raises UsageError.
+        """
+        from embedsearch.web.access import access
+        from embedsearch.web.tokens import AUTO, VARIABLE, find_token
+
+        option = "--token-file" if self.token is None else "--token"
+        if VARIABLE in os.environ and (self.token is not None or self.token_file is not None):
+            say(f"{VARIABLE} is not used: {option} is given")
+        found = find_token(self.token, self.token_file)
+        if self.token not in {None, AUTO}:
+            say(
+                "others on this machine can read --token in its list of processes: --token-file "
+                f"or {VARIABLE} keeps it secret"
+            )
+        value = found.value if found else None
+        rules = access(self.host, self.allow_host, value, self.public_url, self.trusted_proxy)
+        return rules, found
+
+    def limits(self) -> ServerLimits:
+        """Return the bounds. Raises UsageError."""
+        return ServerLimits(shares=shares(self.concurrency, self.queue))
+
+
+@with_config(OverHttp, OVER_HTTP, name="over_http")
 def serve(
+    over_http: OverHttp,
     store: StoreOption = None,
-    host: HostOption = HOST,
-    port: PortOption = PORT,
-    token: TokenOption = None,
-    allow_host: AllowHostOption = None,
-    public_url: PublicUrlOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "auto",
     serve_from: ServeFromOption = None,
-    verbose: LogOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
-    """Answer searches over HTTP: POST /search, thumbnails, an OpenAPI document."""
+    """Show a store as a web page, and answer over HTTP."""
     try:
         from embedsearch.web import server
         from embedsearch.web.app import create_app
     except ModuleNotFoundError as error:
         raise _missing("serve", error) from error
     from embedsearch.searching.searcher import open_store
-    from embedsearch.web.limits import ServerLimits
 
-    access = server.access(host, tuple(allow_host or ()), token, public_url)
+    server.end_on_signal()
+    say = over_http.logging(verbose)
+    access, token = over_http.access(say)
+    limits = over_http.limits()
     with (
         open_store(
             store,
@@ -74,50 +174,53 @@ def serve(
             precision=precision,
             follow=True,
             serve_from=serve_from,
-            session=Session(notice=notice),
+            session=Session(notice=say),
         ) as searcher,
-        server.listen(host, port) as listening,
+        server.listen(over_http.host, over_http.port) as listening,
     ):
         try:
             searcher.warm_up()
         except (MissingLibrary, WeightsUnavailable) as error:
-            notice(f"searching by image is unavailable, keys and vectors still work: {error}")
-        notice(f"{len(searcher)} images at {server.address(listening, access)} (Ctrl-C ends)")
-        server.serve(create_app(searcher, access), listening, ServerLimits(), log=verbose)
+            say(f"searching by image is unavailable, keys and vectors still work: {error}")
+        say(f"{len(searcher)} images at {_address(listening, token)}")
+        server.serve(create_app(searcher, access, limits), listening, limits)
 
 
+@with_config(OverHttp, OVER_HTTP, name="over_http")
 def mcp(
+    over_http: OverHttp,
     store: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="STORE",
             help="Folder or URL of a store. Repeatable.  "
-            "[default: EMBEDSEARCH_STORE, else the nearest]"
+            "[default: EMBEDSEARCH_STORE, else the nearest]",
         ),
     ] = None,
     allow: Annotated[
         list[Path] | None,
-        typer.Option(help="A folder of images that agents may search with. Repeatable."),
+        typer.Option(
+            metavar="FOLDER",
+            help="A folder of images that agents may search with. Repeatable.",
+        ),
     ] = None,
-    http: Annotated[bool, typer.Option("--http", help="Serve HTTP, at /mcp, not stdin.")] = False,
-    host: HostOption = HOST,
-    port: PortOption = PORT,
-    token: TokenOption = None,
-    allow_host: AllowHostOption = None,
-    public_url: PublicUrlOption = None,
+    http: Annotated[
+        bool, typer.Option("--http", help="Serve HTTP at /mcp, not stdin.", rich_help_panel=SERVER)
+    ] = False,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "auto",
-    verbose: LogOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
-    """Serve stores to agents over the Model Context Protocol: similar images, thumbnails, facts."""
+    """Serve stores to agents, by the Model Context Protocol."""
     try:
         from embedsearch.integrations import mcp as mcp_server
-        from embedsearch.web import server
     except ModuleNotFoundError as error:
         raise _missing("mcp", error) from error
     from embedsearch.searching.searcher import open_store
     from embedsearch.store.locate import locate_store, url_of
-    from embedsearch.web.limits import ServerLimits
 
+    say = over_http.logging(verbose) if http else notice
+    serve_tools = _tools_over_http(over_http, say) if http else _tools_by_stdio
     stores = store or [url_of(None) or str(locate_store(None))]
     for folder in allow or ():
         if not Path(local_path(folder)).is_dir():
@@ -130,18 +233,48 @@ def mcp(
                 device=device,
                 precision=precision,
                 follow=True,
-                session=Session(notice=notice),
+                session=Session(notice=say),
             )
             searchers[name] = opened.enter_context(searcher)
-        tools = mcp_server.create_server(searchers, allow or ())
-        if not http:
-            tools.run("stdio")
-            return
-        access = server.access(host, tuple(allow_host or ()), token, public_url)
-        listening = opened.enter_context(server.listen(host, port))
-        notice(f"tools at {server.address(listening, access, 'mcp')} (Ctrl-C ends)")
-        app = mcp_server.http_app(tools, access, ServerLimits())
-        server.serve(app, listening, ServerLimits(), log=verbose)
+        serve_tools(searchers, allow or ())
+
+
+def _tools_by_stdio(searchers: Mapping[str, Searcher], allow: Sequence[Path]) -> None:
+    from embedsearch.integrations.mcp import create_server
+
+    create_server(searchers, allow).run("stdio")
+
+
+def _tools_over_http(
+    over_http: OverHttp, say: Callable[[str], None]
+) -> Callable[[Mapping[str, Searcher], Sequence[Path]], None]:
+    """Return what serves tools over HTTP; its options are checked before a store is opened."""
+    from embedsearch.integrations.mcp import create_server
+    from embedsearch.integrations.mcp_http import http_app
+    from embedsearch.web import server
+    from embedsearch.web.turns import Turns
+
+    server.end_on_signal()
+    access, token = over_http.access(say)
+    limits = over_http.limits()
+
+    def serve_tools(searchers: Mapping[str, Searcher], allow: Sequence[Path]) -> None:
+        turns = Turns(limits)
+        tools = create_server(searchers, allow, turns)
+        with server.listen(over_http.host, over_http.port) as listening:
+            say(f"tools at {_address(listening, token, 'mcp')}")
+            app = http_app(tools, searchers, access, limits, turns)
+            server.serve(app, listening, limits)
+
+    return serve_tools
+
+
+def _address(listening: socket.socket, token: Token | None, path: str = "") -> str:
+    """Return where a server is, and how it ends."""
+    from embedsearch.web import server
+
+    needed = "" if token is None or token.is_made_here else "with the token, "
+    return f"{server.address(listening, token, path)} ({needed}Ctrl-C ends)"
 
 
 def _missing(extra: str, error: ModuleNotFoundError) -> MissingLibrary:

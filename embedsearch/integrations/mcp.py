@@ -48,7 +48,6 @@ from embedsearch.integrations.mcp_schema import plain_schema
 from embedsearch.integrations.mcp_size import Pictures, json_size, shortened
 from embedsearch.searching.queries import Key, Single, query_of
 from embedsearch.searching.searcher import Searcher
-from embedsearch.web.guard import Access, App, Guard
 from embedsearch.web.limits import Kind, ServerLimits
 from embedsearch.web.turns import Busy, Turns
 
@@ -80,13 +79,17 @@ KeyName = Annotated[
 
 
 def create_server(
-    stores: Mapping[str, Searcher], allowed: Sequence[str | os.PathLike[str]] = ()
+    stores: Mapping[str, Searcher],
+    allowed: Sequence[str | os.PathLike[str]] = (),
+    turns: Turns | None = None,
 ) -> MCPServer:
     """Return a server of tools over open stores, by name.
 
-    A query image must be an image of the store, or a file in an `allowed` folder.
+    A query image must be an image of the store, or a file in an `allowed` folder. `turns` say how
+    many calls run at once.
     """
-    tools = _Tools(stores, [os.path.realpath(local_path(folder)) for folder in allowed])
+    folders = [os.path.realpath(local_path(folder)) for folder in allowed]
+    tools = _Tools(stores, folders, turns or Turns(ServerLimits()))
     server = _Server(
         "embedsearch",
         title="Search images by words and by image",
@@ -111,37 +114,6 @@ def create_server(
             tools.picture(side)
         )
     return server
-
-
-def http_app(server: MCPServer, access: Access, limits: ServerLimits) -> App:
-    """Return an application that serves the tools at /mcp, behind the guard of `serve`."""
-    app = server.streamable_http_app(
-        stateless_http=True,
-        json_response=True,
-        max_request_body_size=limits.body_bytes,
-        host="",  # the guard checks the host name
-    )
-    return Guard(_with_health(app), access, limits, lambda *_: None)
-
-
-def _with_health(app: App) -> App:
-    """Return an application that also answers GET /health."""
-
-    async def answer(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["path"] != "/health":
-            await app(scope, receive, send)
-            return
-        is_asked = scope["method"] in {"GET", "HEAD"}
-        body = b'{"status":"ok"}' if scope["method"] == "GET" else b""
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
-        ]
-        status = 200 if is_asked else 405
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    return answer
 
 
 def names_of(stores: Sequence[str]) -> list[str]:
@@ -182,10 +154,10 @@ class _Server(MCPServer):
 class _Tools:
     """The tools; their signatures and docstrings are what an agent reads."""
 
-    def __init__(self, stores: Mapping[str, Searcher], allowed: list[str]) -> None:
+    def __init__(self, stores: Mapping[str, Searcher], allowed: list[str], turns: Turns) -> None:
         self._stores = stores
         self._allowed = allowed
-        self._turns = Turns(ServerLimits())
+        self._turns = turns
 
     async def search_similar_images(
         self,

@@ -16,8 +16,9 @@ from starlette.responses import Response
 
 from embedsearch._version import __version__
 from embedsearch.searching.searcher import Searcher
+from embedsearch.web.access import Access
 from embedsearch.web.answers import ERRORS, error_answer
-from embedsearch.web.guard import Access, App, Guard
+from embedsearch.web.guard import App, Guard
 from embedsearch.web.limits import ServerLimits
 from embedsearch.web.metrics import Metrics
 from embedsearch.web.routes.browse import BrowseRoutes
@@ -40,7 +41,7 @@ def create_app(
     searcher: Searcher, access: Access | None = None, limits: ServerLimits | None = None
 ) -> App:
     """Return an application that answers from `searcher`, and closes it when it ends."""
-    limits = limits or ServerLimits()
+    limits, access = limits or ServerLimits(), access or Access()
     turns = Turns(limits)
     metrics = Metrics(searcher, turns)
     service = Service(searcher, turns, metrics, limits)
@@ -60,6 +61,8 @@ def create_app(
         docs_url=None,  # it would load scripts from other servers
         redoc_url=None,
         redirect_slashes=False,
+        # Else a client made from the document would ask at the root of a proxy.
+        servers=[{"url": access.origin + access.path or "."}],
     )
     SearchRoutes(service).add_to(app)
     ImageRoutes(service).add_to(app)
@@ -83,4 +86,4 @@ def create_app(
         compresslevel=_LEVEL,
         exclude_content_types=_NOT_COMPRESSED,
     )
-    return Guard(app, access or Access(), limits, metrics.watch)
+    return Guard(app, access, limits, metrics.watch)

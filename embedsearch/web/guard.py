@@ -7,20 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import ipaddress
-import json
 import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, TypeAlias
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 from embedsearch.core.paths import printable
+from embedsearch.web.access import Access
 from embedsearch.web.bodies import Bodies, Body, Gone, Message, NoRoom, Receive, TooLarge, TooSlow
 from embedsearch.web.limits import ServerLimits
+from embedsearch.web.logs import RequestLine
+from embedsearch.web.probes import PROBES
+from embedsearch.web.refusals import TOKEN_NEEDED, Refused, refuse
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
@@ -28,7 +29,6 @@ App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 # Called with route, method, status and seconds.
 Watch: TypeAlias = Callable[[str, str, int, float], None]
 
-LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 COOKIE = "embedsearch_token"
 _POLICY = (
     "default-src 'none'; base-uri 'none'; img-src 'self' blob:; style-src 'self'; "
@@ -42,32 +42,8 @@ _HEADERS = [
     (b"cross-origin-opener-policy", b"same-origin"),
 ]
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]*)(?::[0-9]{1,5})?")
+_MAX_NOTED = 20  # names of hosts: strangers must not fill the log
 _log = logging.getLogger("embedsearch.web")
-
-
-@dataclass(frozen=True)
-class Access:
-    """Access rules: names of this host, and a token if one is required."""
-
-    hosts: frozenset[str] = LOCAL_HOSTS
-    token: str | None = None
-    any_address: bool = False  # an IP address cannot be made to mean another host, as a name can
-    origin: str = ""  # of a proxy, such as https://example.org
-    path: str = ""  # below which the proxy shows this server, such as /photos
-
-    def is_own(self, host: str) -> bool:
-        """Return whether a host, in lower case and without its port, is this one."""
-        return host in self.hosts or (self.any_address and _is_address(host))
-
-
-@dataclass
-class _Refused(Exception):
-    """A request that is refused before any route."""
-
-    status: int
-    code: str
-    message: str
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
 class Guard:
@@ -79,6 +55,7 @@ class Guard:
         self._limits = limits
         self._watch = watch
         self._bodies = Bodies(limits)
+        self._noted: set[str] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -108,8 +85,8 @@ class Guard:
                 if scope["method"] == "POST":
                     whole = await self._read(body, receive, headers)
                 await self._until_gone(scope, whole, receive, answer)
-        except _Refused as refused:
-            await _refuse(refused, answer)
+        except Refused as refused:
+            await refuse(refused, answer, as_page=_is_for_a_person(scope))
         except Gone:
             return
         finally:
@@ -117,24 +94,52 @@ class Guard:
             route = getattr(scope.get("route"), "path", "")
             self._watch(route, scope["method"], status, seconds)
             path = printable(scope["path"][:200])
-            _log.info("%s %s %d %.0f ms", scope["method"], path, status, 1e3 * seconds)
+            client = self._client(scope)
+            _log.info(RequestLine(client, scope["method"], path, route, status, seconds))
 
     def _check(self, scope: Scope, headers: dict[bytes, str]) -> None:
-        """Raise _Refused for clients without access and for malformed requests."""
-        host = _HOST.fullmatch(headers.get(b"host", "").lower())
-        if host is None or not self._access.is_own(host[1]):
-            message = "this server does not answer to that host name: start it with --allow-host"
-            raise _Refused(403, "unknown_host", f"{message} and the name")
+        """Raise Refused for clients without access and for malformed requests."""
+        is_probe = scope["path"] in PROBES
+        if not is_probe:
+            self._check_host(headers.get(b"host", ""))
         self._check_length(scope["method"], headers)
         if not self._is_ours(headers) and not _opens_page(scope, headers):
-            raise _Refused(
+            raise Refused(
                 403,
                 "other_site",
                 "requests of other sites are not answered; if a proxy shows this server at another "
                 "address, start it with --public-url and that address",
+                name="public_url",
             )
-        if self._access.token is not None and scope["path"] != "/health":
+        if self._access.token is not None and not is_probe:
             self._check_token(scope, headers, self._access.token)
+
+    def _check_host(self, header: str) -> None:
+        """Raise Refused where a client calls this server by a name that is not its own.
+
+        A web page of a stranger can make its own name mean this address, and would then be of the
+        same site as this server.
+        """
+        match = _HOST.fullmatch(header.lower())
+        if match is not None and self._access.is_own(match[1]):
+            return
+        if match is None or not match[1]:
+            raise Refused(403, "unknown_host", "the request names no host")
+        host = printable(match[1][:100])
+        message = (
+            f"this server does not answer to the host name {host}: start it with --allow-host "
+            f"{host}, or, if a proxy shows it there, with --public-url and the address"
+        )
+        if host not in self._noted and len(self._noted) < _MAX_NOTED:
+            self._noted.add(host)
+            _log.warning("refused a request for the host %s; --allow-host %s allows it", host, host)
+        raise Refused(403, "unknown_host", message, name="allow_host")
+
+    def _client(self, scope: Scope) -> str:
+        """Return the address of the client."""
+        peer = scope["client"][0] if scope.get("client") else ""
+        forwarded = [v.decode("latin-1") for n, v in scope["headers"] if n == b"x-forwarded-for"]
+        return self._access.client(peer, forwarded)
 
     def _is_ours(self, headers: dict[bytes, str]) -> bool:
         """Return whether a request comes from this server's own page, or from no page at all."""
@@ -154,16 +159,16 @@ class Guard:
         length = headers.get(b"content-length")  # h11 lets up to 20 digits through only
         is_chunked = b"transfer-encoding" in headers
         if is_chunked and length is not None:
-            raise _Refused(400, "bad_request", "a body has one length")
+            raise Refused(400, "bad_request", "a body has one length")
         if method == "POST" and not is_chunked and length is None:
-            raise _Refused(411, "bad_request", "the length of the body is missing")
+            raise Refused(411, "bad_request", "the length of the body is missing")
         if method != "POST" and (is_chunked or int(length or 0)):
-            raise _Refused(400, "bad_request", f"a {method} request has no body")
+            raise Refused(400, "bad_request", f"a {method} request has no body")
         if int(length or 0) > self._limits.body_bytes:
             raise self._too_large()
 
-    def _too_large(self) -> _Refused:
-        return _Refused(413, "too_large", f"a body is at most {self._limits.body_bytes >> 20} MB")
+    def _too_large(self) -> Refused:
+        return Refused(413, "too_large", f"a body is at most {self._limits.body_bytes >> 20} MB")
 
     def _check_token(self, scope: Scope, headers: dict[bytes, str], token: str) -> None:
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
@@ -175,35 +180,35 @@ class Guard:
             name = scope["raw_path"].decode("latin-1").rpartition("/")[2]
             location = (f"./{name}" + ("?" + rest if rest else "")).encode("latin-1")
             at = "" if scope["path"].count("/") == 1 else " Path=/;"
-            cookie = f"{COOKIE}={token};{at} HttpOnly; SameSite=Strict".encode()
+            cookie = f"{COOKIE}={quote(token, safe='')};{at} HttpOnly; SameSite=Strict".encode()
             moved = [(b"location", location), (b"set-cookie", cookie)]
-            raise _Refused(303, "moved", "the token is in a cookie now", moved)
+            raise Refused(303, "moved", "the token is in a cookie now", moved)
         scheme, _, bearer = headers.get(b"authorization", "").partition(" ")
         is_known = scheme.lower() == "bearer" and _same(bearer.strip(), token)
-        if not is_known and not _same(_cookie(headers.get(b"cookie", "")), token):
-            message = "a token is needed: Authorization: Bearer …"
-            raise _Refused(401, "token_needed", message, [(b"www-authenticate", b"Bearer")])
+        if not is_known and not _same(_cookie(headers.get(b"cookie", "")), quote(token, safe="")):
+            message = "this server needs its token: send it as Authorization: Bearer TOKEN"
+            if _is_for_a_person(scope):
+                message = "This server needs its token."
+            raise Refused(401, TOKEN_NEEDED, message, [(b"www-authenticate", b"Bearer")])
 
     async def _read(self, body: Body, receive: Receive, headers: dict[bytes, str]) -> bytes:
-        """Return the complete body. Raises _Refused if it is too long, too slow or too complex."""
+        """Return the complete body. Raises Refused if it is too long, too slow or too complex."""
         try:
             whole = await self._bodies.read(body, receive)
         except TooLarge as error:
             raise self._too_large() from error
         except TooSlow as error:
-            raise _Refused(
+            raise Refused(
                 408, "too_slow", f"the body took over {self._limits.body_s:.0f} s"
             ) from error
         except NoRoom as error:
-            raise _Refused(
+            raise Refused(
                 503, "busy", "too much is being uploaded", [(b"retry-after", b"1")]
             ) from error
         # Parsing stops all others: a text of megabytes is quick, a million numbers are not.
         values = sum(map(whole.count, (b",", b"[", b"{")))
         if "json" in headers.get(b"content-type", "").lower() and values > self._limits.json_values:
-            raise _Refused(
-                413, "too_large", f"JSON has at most {self._limits.json_values:,} values"
-            )
+            raise Refused(413, "too_large", f"JSON has at most {self._limits.json_values:,} values")
         return whole
 
     async def _until_gone(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
@@ -226,12 +231,9 @@ def _opens_page(scope: Scope, headers: dict[bytes, str]) -> bool:
     return is_page and headers.get(b"sec-fetch-dest", "document") == "document"
 
 
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True
+def _is_for_a_person(scope: Scope) -> bool:
+    """Return whether a browser shows the answer to somebody."""
+    return any(name == b"accept" and b"text/html" in value for name, value in scope["headers"])
 
 
 def _below(scope: Scope, path: str) -> Scope:
@@ -243,13 +245,13 @@ def _below(scope: Scope, path: str) -> Scope:
 
 
 def _single(headers: list[tuple[bytes, bytes]], limits: ServerLimits) -> dict[bytes, str]:
-    """Return the headers by name. Raises _Refused for long and for repeated ones."""
+    """Return the headers by name. Raises Refused for long and for repeated ones."""
     found: dict[bytes, str] = {}
     for name, value in headers:
         if len(value) > limits.header_bytes:
-            raise _Refused(431, "too_large", f"a header is at most {limits.header_bytes >> 10} kB")
+            raise Refused(431, "too_large", f"a header is at most {limits.header_bytes >> 10} kB")
         if name in found and name in {b"host", b"content-length", b"origin", b"authorization"}:
-            raise _Refused(400, "bad_request", "a header comes twice")
+            raise Refused(400, "bad_request", "a header comes twice")
         found[name] = value.decode("latin-1")
     return found
 
@@ -284,16 +286,3 @@ async def _gone(receive: Receive) -> None:
     """Return when the client has closed the connection."""
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _refuse(refused: _Refused, send: Send) -> None:
-    body = json.dumps({"error": refused.message, "code": refused.code}).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"cache-control", b"no-store"),
-        (b"connection", b"close"),  # the rest of the request is not read
-        *refused.headers,
-    ]
-    await send({"type": "http.response.start", "status": refused.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -1,11 +1,18 @@
-"""The bounds of a server."""
+"""The bounds of a server; in: how many requests run at once and how many wait, out: all bounds."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum, auto
 from types import MappingProxyType
+
+from embedsearch.core.errors import UsageError
+
+CONCURRENCY, QUEUE = 8, 32
+_MAX_CONCURRENCY = 256  # each is a thread
+_MAX_QUEUE = 10_000
 
 
 class Kind(StrEnum):
@@ -28,17 +35,35 @@ class Share:
     waiting: int
 
 
-_SHARES: Mapping[Kind, Share] = MappingProxyType(
+# Of the concurrency and of the queue. Conditions, and what another server answers, are slower; a
+# page asks for many thumbnails at once; a view takes all processors as it is.
+_WEIGHTS: Mapping[Kind, tuple[float, float]] = MappingProxyType(
     {
-        Kind.RECORDS: Share(8, 32),
-        Kind.PICTURES: Share(8, 32),
-        Kind.FILTERS: Share(4, 32),
-        Kind.THUMBNAILS: Share(8, 64),
-        Kind.REMOTE: Share(4, 32),
-        Kind.ORIGINALS: Share(8, 64),
-        Kind.VIEWS: Share(1, 16),
+        Kind.RECORDS: (1, 1),
+        Kind.PICTURES: (1, 1),
+        Kind.FILTERS: (1 / 2, 1),
+        Kind.THUMBNAILS: (1, 2),
+        Kind.REMOTE: (1 / 2, 1),
+        Kind.ORIGINALS: (1, 2),
+        Kind.VIEWS: (0, 1 / 2),
     }
 )
+
+
+def shares(concurrency: int = CONCURRENCY, queue: int = QUEUE) -> Mapping[Kind, Share]:
+    """Return how many requests of each kind run and wait. Raises UsageError."""
+    for value, name, least, most in (
+        (concurrency, "concurrency", 1, _MAX_CONCURRENCY),
+        (queue, "queue", 0, _MAX_QUEUE),
+    ):
+        if not least <= value <= most:
+            raise UsageError(f"{name}={value}: a number from {least} to {most:,} is needed", name)
+    return MappingProxyType(
+        {
+            kind: Share(max(1, math.ceil(concurrency * running)), math.ceil(queue * waiting))
+            for kind, (running, waiting) in _WEIGHTS.items()
+        }
+    )
 
 
 @dataclass(frozen=True)
@@ -58,4 +83,4 @@ class ServerLimits:
     answer_s: float = 30.0  # for a client to read more of its answer
     idle_s: float = 5.0  # between two requests of a connection
     connections: int = 512
-    shares: Mapping[Kind, Share] = field(default_factory=lambda: _SHARES)
+    shares: Mapping[Kind, Share] = field(default_factory=shares)

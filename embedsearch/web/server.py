@@ -6,20 +6,13 @@ uvicorn with h11, plus time-outs for headers and for clients that do not read th
 from __future__ import annotations
 
 import asyncio
-import ipaddress
-import logging
-import math
 import os
-import secrets
+import signal
 import socket
 import struct
-import sys
-import time
 from collections.abc import Callable
-from ipaddress import ip_address
 from types import FrameType
 from typing import Any
-from urllib.parse import urlsplit
 
 import h11
 import uvicorn
@@ -27,12 +20,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from embedsearch.core.ending import end_within
 from embedsearch.core.errors import UsageError
-from embedsearch.web.guard import LOCAL_HOSTS, Access
+from embedsearch.web.access import is_wildcard
 from embedsearch.web.limits import ServerLimits
+from embedsearch.web.tokens import Token
 
-AUTO_TOKEN = "auto"
 _LOCAL = "127.0.0.1"
-_SAME_AGAIN_S = 60.0
 _YOUNG_S = 1.0  # a connection in the middle of something is left alone for that long
 _ENDING_S = 3.0  # requests in progress have that long to end after a signal
 _ENDED_S = 4.5  # after a signal nothing runs for longer
@@ -42,62 +34,6 @@ _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\nconnection: close\r\n"
     b"content-length: 0\r\n\r\n"
 )
-
-
-def _is_wildcard(host: str) -> bool:
-    """Return whether a host means all addresses of this machine, however it is written."""
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return False
-    return any(ip_address(str(place[0]).partition("%")[0]).is_unspecified for *_, place in found)
-
-
-def access(
-    host: str, allowed: tuple[str, ...], token: str | None, public_url: str | None = None
-) -> Access:
-    """Return the access rules. Raises UsageError for a public host without a token.
-
-    On all addresses of this machine, with a token, it answers to any IP address and to its name.
-    """
-    if token == AUTO_TOKEN:
-        token = secrets.token_urlsafe(24)
-    if token is not None and (len(token) < 8 or not token.isascii() or not token.isprintable()):
-        raise UsageError("a token is at least 8 printable ASCII characters, or auto")
-    if token is None and not _is_local(host):
-        raise UsageError(
-            f"host {host} is reachable by others: give token=auto, or a token of your own",
-            "host",
-            "token",
-        )
-    origin, path, public_host = _public(public_url)
-    names = [*allowed, *public_host]
-    if is_wildcard := _is_wildcard(host):
-        name = socket.gethostname()
-        names += [name, name.partition(".")[0], f"{name.partition('.')[0]}.local"]
-    else:
-        names.append(f"[{host}]" if ":" in host else host)
-    hosts = LOCAL_HOSTS | {name.lower() for name in names}
-    return Access(hosts, token, is_wildcard and token is not None, origin, path)
-
-
-def _public(url: str | None) -> tuple[str, str, list[str]]:
-    """Return origin, path and host name of the address that a proxy has. Raises UsageError."""
-    if url is None:
-        return "", "", []
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises ValueError
-    except ValueError as error:
-        raise UsageError(f"public_url {url!r}: {error}", "public_url") from error
-    is_plain = not (parts.query or parts.fragment or "@" in parts.netloc)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or not is_plain:
-        wanted = "an address such as https://example.org/photos/ is wanted"
-        raise UsageError(f"public_url {url!r}: {wanted}", "public_url")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    port = {"http": ":80", "https": ":443"}[parts.scheme]  # a browser leaves it out
-    netloc = parts.netloc.lower().removesuffix(port)
-    return f"{parts.scheme}://{netloc}", parts.path.rstrip("/"), [host]
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -125,13 +61,14 @@ def listen(host: str, port: int) -> socket.socket:
         raise UsageError(f"cannot listen on {host}, port {port}: {message}") from error
 
 
-def address(listening: socket.socket, access: Access, path: str = "") -> str:
-    """Return a URL to open, with the token if there is one."""
+def address(listening: socket.socket, token: Token | None = None, path: str = "") -> str:
+    """Return a URL to open, with a token that was made here, which nobody knows yet."""
     host, port = listening.getsockname()[:2]
-    if _is_wildcard(host):
+    if is_wildcard(host):
         host = _reachable(listening.family)
     name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{port}/{path}" + (f"?token={access.token}" if access.token else "")
+    shown = f"?token={token.value}" if token is not None and token.is_made_here else ""
+    return f"http://{name}:{port}/{path}{shown}"
 
 
 def _reachable(family: int) -> str:
@@ -145,11 +82,21 @@ def _reachable(family: int) -> str:
             return local
 
 
-def serve(
-    app: Callable[..., Any], listening: socket.socket, limits: ServerLimits, *, log: bool
-) -> None:
+def end_on_signal() -> None:
+    """Let SIGTERM end this process before it serves, too.
+
+    The first process of a container is not ended by a signal that it does not handle.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        end_within(_ENDED_S, number)
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def serve(app: Callable[..., Any], listening: socket.socket, limits: ServerLimits) -> None:
     """Answer until a signal comes; requests in progress have some seconds to end."""
-    _log_to_stderr(logging.INFO if log else logging.WARNING)
     config = uvicorn.Config(
         app,
         http=type("_Protocol", (BoundedProtocol,), {"limits": limits}),
@@ -175,42 +122,6 @@ class _Server(uvicorn.Server):
         """Begin to end."""
         end_within(_ENDED_S, sig)
         super().handle_exit(sig, frame)
-
-
-def _log_to_stderr(level: int) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("embedsearch: %(message)s"))
-    for name in ("embedsearch", "uvicorn.error", "asyncio"):
-        logger = logging.getLogger(name)
-        logger.handlers = [handler]
-        logger.propagate = False
-        logger.setLevel(level)
-    # Network noise is no warning for the operator.
-    logging.getLogger("uvicorn.error").setLevel(max(level, logging.ERROR))
-    logging.getLogger("asyncio").addFilter(_Briefly())
-
-
-class _Briefly(logging.Filter):
-    """The event loop's errors as one line each, the same one once in a minute.
-
-    Out of descriptors, it would write a trace for every connection that it cannot accept.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._logged_at: dict[str, float] = {}
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Shorten the record, and return whether to write it."""
-        message = record.getMessage().split("\n")[0]
-        if record.exc_info and record.exc_info[1] is not None:
-            message += f": {record.exc_info[1]}"
-        record.msg, record.args, record.exc_info = message, (), None
-        now = time.monotonic()
-        is_new = now - self._logged_at.get(message, -math.inf) > _SAME_AGAIN_S
-        if is_new:
-            self._logged_at[message] = now
-        return is_new
 
 
 class BoundedProtocol(H11Protocol):
@@ -321,12 +232,3 @@ class BoundedProtocol(H11Protocol):
         if self._waiting_for_reader is not None:
             self._waiting_for_reader.cancel()
             self._waiting_for_reader = None
-
-
-def _is_local(host: str) -> bool:
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -139,11 +139,34 @@ async def test_the_tools_by_http(photos: Path, store: Path, searcher: embedsearc
         assert server.request("POST", "/mcp", b"{", content_type="application/json").status == 406
         assert server.get("/mcp").status in {400, 405, 406}
         assert server.get("/../etc/passwd").status == 404
-        assert server.get("/health").body == b'{"status":"ok"}'
+        health = server.get("/health")
+        generations = {store.stem: searcher.manifest.generation}
+        assert health.json == {"status": "ok", "generations": generations}
         assert server.request("POST", "/health", b"").status == 405
         assert server.get("/health", host="evil.example").status == 403
+        for probe in ("/livez", "/readyz"):
+            answer = server.get(probe, host="10.42.0.7")
+            assert (answer.status, answer.json) == (200, {"status": "ok"})
     done = run_cli("mcp", "--http", "--host", "0.0.0.0", "--store", store)
     assert (done.returncode, "--token" in done.stderr) == (2, True)
+
+
+def test_the_tools_by_http_with_a_token(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("long enough\n")
+    arguments = ("--http", "--token-file", str(tmp_path / "token"), "--log", "json")
+    with served(store, *arguments, "--public-url", "/agents/", command="mcp") as server:
+        for path in ("/mcp", "/health", "/agents/health"):
+            assert server.get(path).status == 401
+        bearer = {"authorization": "Bearer long enough"}
+        assert server.get("/agents/health", **bearer).status == 200
+        assert server.get("/agents/livez").status == 200
+        server.request("POST", "/agents/mcp", b"{}", **bearer)
+    server._reader.join(10)
+    lines = [json.loads(line) for line in [*server.first_lines, *server.log]]
+    routes = [(line["route"], line["status"]) for line in lines if "route" in line][-6:]
+    assert routes[:3] == [("", 401)] * 3
+    assert routes[3:5] == [("/health", 200), ("/livez", 200)] and routes[5][0] == "/mcp"
+    assert not any("long enough" in line for line in [*server.first_lines, *server.log])
 
 
 async def test_hits_link_to_their_pictures(photos: Path, searcher: embedsearch.Searcher) -> None:

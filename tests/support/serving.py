@@ -23,6 +23,7 @@ from tests.support.library import REPOSITORY
 _PROGRAM = """
 import json, sys
 from embedsearch.cli.entry import run
+from embedsearch.cli import servers
 from embedsearch.web import limits
 values = json.loads(sys.argv[1])
 if shares := values.pop("shares", {}):
@@ -30,9 +31,9 @@ if shares := values.pop("shares", {}):
     given = {limits.Kind(kind): limits.Share(*share) for kind, share in shares.items()}
     values["shares"] = {**default, **given}
 class Limits(limits.ServerLimits):
-    def __init__(self):
-        super().__init__(**values)
-limits.ServerLimits = Limits
+    def __init__(self, **given):
+        super().__init__(**{**given, **values})
+limits.ServerLimits = servers.ServerLimits = Limits
 if sys.argv[2]:
     from tests.soak import mutants
     mutants.apply(sys.argv[2])

@@ -235,8 +235,10 @@ def test_a_browser_without_scripts(server: Served, searcher: embedsearch.Searche
             "text/html; charset=utf-8",
         )
         assert b'class="error"' in answer.body and b"<b>" not in answer.body
-    failed(form(CLOCK, sec_fetch_site="cross-site"), 403)
-    failed(form(CLOCK), 403)
+    for answer in (form(CLOCK, sec_fetch_site="cross-site"), form(CLOCK)):
+        assert (answer.status, answer.headers["content-type"]) == (403, "text/html; charset=utf-8")
+        assert b"requests of other sites are not answered" in answer.body
+    failed(form(CLOCK, accept="*/*"), 403)
 
 
 def test_the_page_is_small_and_whole(server: Served) -> None:
@@ -302,10 +304,11 @@ def test_the_document_describes_what_is_answered(server: Served) -> None:
     document = server.get("/openapi.json").json
     assert set(document["paths"]) == {
         *("/search", "/images", "/images/{row}", "/images/{row}/thumbnail"),
-        *("/info", "/health", "/metrics", "/images/{row}/original"),
+        *("/info", "/health", "/livez", "/readyz", "/metrics", "/images/{row}/original"),
         *("/export/csv", "/export/zip", "/values/{column}", "/folders"),
         *("/copies", "/copies/script", "/groups", "/groups/{number}", "/outliers", "/map"),
     }
+    assert document["servers"] == [{"url": "."}], "below whatever path a proxy shows it"
     assert set(document["paths"]["/search"]["post"]["requestBody"]["content"]) == {
         *("application/json", "image/*", "multipart/form-data")
     }

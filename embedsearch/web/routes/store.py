@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from embedsearch._version import __version__
 from embedsearch.web.metrics import CONTENT_TYPE
+from embedsearch.web.probes import DEGRADED, LIVE, NOT_READY, OK, READY, Readiness
 from embedsearch.web.service import Service
 
 
@@ -16,6 +17,12 @@ class Health(BaseModel):
 
     status: str
     generation: int
+
+
+class Probe(BaseModel):
+    """`ok`, or `not ready`."""
+
+    status: str
 
 
 class StoreInfo(BaseModel):
@@ -37,20 +44,35 @@ class StoreInfo(BaseModel):
 
 
 class StoreRoutes:
-    """`/info`, `/health` and `/metrics`."""
+    """`/info`, `/health`, `/metrics`, and the probes."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
+        searcher = service.searcher
+        self._readiness = Readiness(service.turns, lambda: searcher.images(1))
 
     def add_to(self, app: FastAPI) -> None:
         """Register the routes."""
+        app.get(LIVE)(self.live)
+        app.get(READY, responses={503: {"model": Probe}})(self.ready)
         app.get("/health")(self.health)
         app.get("/info")(self.info)
         app.get("/metrics", response_class=Response)(self.metrics)
 
+    async def live(self) -> Probe:
+        """Return that the server runs: for whoever starts it again if it does not."""
+        return Probe(status=OK)
+
+    async def ready(self, response: Response) -> Probe:
+        """Return whether searches are answered now; 503 if not. For whoever sends it clients."""
+        if await self._readiness.is_ready():
+            return Probe(status=OK)
+        response.status_code = 503
+        return Probe(status=NOT_READY)
+
     async def health(self) -> Health:
         """Return the state of the server."""
-        status = "degraded" if self._service.searcher.trouble else "ok"
+        status = DEGRADED if self._service.searcher.trouble else OK
         return Health(status=status, generation=self._service.generation)
 
     async def info(self) -> StoreInfo:

@@ -69,8 +69,8 @@ async def test_a_server_says_503(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     httpx = pytest.importorskip("httpx")
+    from embedsearch.web.access import Access
     from embedsearch.web.app import create_app
-    from embedsearch.web.guard import Access
 
     engine, url = engines("postgres"), filled("postgres")
     monkeypatch.setattr(databases, "ASK_S", 1.0)
