@@ -222,8 +222,27 @@ def test_windows_separators_lead_nowhere_else(tmp_path: Path) -> None:
 
 
 def test_a_sheet_tells_names_apart(tmp_path: Path) -> None:
-    from embedsearch.cli.output.fonts import font_for
+    from embedsearch.cli.output.fonts import runs
 
-    shown = [font_for(name, 12)[1] for name in ("时钟", "くるみ", "\U000f0000\U000f0001")]
-    assert len(set(shown)) == 3 and shown[2] == "\\U000f0000\\U000f0001"
-    assert font_for("plain é", 12)[1] == "plain é"
+    shown = [
+        "".join(part for _, part in runs(name, 12))
+        for name in ("时钟", "くるみ", "\U000f0000\U000f0001")
+    ]
+    assert shown == ["时钟", "くるみ", "\\U000f0000\\U000f0001"]
+
+
+@pytest.mark.parametrize("fonts", ["of the system", "of the package"])
+def test_a_sheet_has_letters_of_every_script(fonts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a machine without any font, as in a container."""
+    from embedsearch.cli.output import fonts as module
+
+    if fonts == "of the package":
+        monkeypatch.setattr(module, "_places", lambda char: [])
+        module._font_of.cache_clear()
+    for name in ("São Tomé.jpg", "東京 2024.jpg", "서울.png", "Москва", "ירושלים", "🌅 sunrise ❤"):
+        found = module.runs(name, 12)
+        assert "".join(part for _, part in found) == name
+        for font, part in found:
+            empty = bytes(font.getmask("\uffff"))
+            assert all(char == " " or bytes(font.getmask(char)) != empty for char in part)
+    module._font_of.cache_clear()

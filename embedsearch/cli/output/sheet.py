@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from embedsearch.cli.output.fonts import Font, font_for
+from embedsearch.cli.output.fonts import draw_text, text_width
 from embedsearch.core.atomic import in_place
 from embedsearch.core.errors import StorageError
 from embedsearch.core.paths import printable
@@ -76,18 +76,17 @@ def _paint(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, left: int,
         draw.rectangle(
             (left - 3, top - 3, left + side + 2, top + side + 2), outline=_FRAME, width=3
         )
-    font, title = font_for(tile.title, 14)
-    draw.text((left, top + side + 5), title, fill=_INK, font=font)
-    font, name = font_for(printable(tile.name), 12)
-    draw.text((left, top + side + 22), _shorten(name, draw, font, side), fill=_FAINT, font=font)
+    draw_text(draw, left, top + side + 17, tile.title, 14, _INK)
+    name = _shorten(printable(tile.name), 12, side)
+    draw_text(draw, left, top + side + 34, name, 12, _FAINT)
 
 
-def _shorten(text: str, draw: ImageDraw.ImageDraw, font: Font, width: int) -> str:
+def _shorten(text: str, size: int, width: int) -> str:
     """Return the text, without its middle if it is wider than `width` pixels."""
     most = 4 * width  # characters: no font sets as many, and each costs time to measure
     if len(text) > most:
         text = f"{text[: most // 2]}…{text[-most // 2 :]}"
-    if draw.textlength(text, font=font) <= width:
+    if text_width(text, size) <= width:
         return text
 
     def without_middle(keep: int) -> str:
@@ -96,6 +95,6 @@ def _shorten(text: str, draw: ImageDraw.ImageDraw, font: Font, width: int) -> st
     fits = bisect(
         range(2, len(text)),
         False,
-        key=lambda keep: draw.textlength(without_middle(keep), font=font) > width,
+        key=lambda keep: text_width(without_middle(keep), size) > width,
     )
     return without_middle(1 + fits) if fits else text[:1]
