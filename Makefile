@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test test-shared test-scale lint soak bench clean
+.PHONY: demo test test-shared test-scale lint soak bench docs clean
 
 # The package alone is enough for the demo; tests add their tools to the same environment.
 $(VENV)/.demo: pyproject.toml
@@ -36,5 +36,9 @@ soak: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks.run
 
+docs: $(VENV)/.test
+	$(BIN)/python -m docs.support.commands
+	$(BIN)/python -m mkdocs build
+
 clean:
-	rm -rf $(VENV) demo.es demo.png .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) site demo.es demo.png .pytest_cache .mypy_cache .ruff_cache

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from embedsearch._version import __version__
-from embedsearch.cli.completion import columns, devices, precisions
+from embedsearch.cli.completion import columns, devices, models, precisions
 from embedsearch.cli.help import FILTERS, MAX_WIDTH, NETWORK, OUTPUT, HelpfulGroup
 from embedsearch.cli.wording import with_options
 from embedsearch.core.ending import guard_signals, keep_results
@@ -134,6 +134,16 @@ WHERE = typer.Option(
     help='Only images that meet a SQL condition: "width > 1000".',
     rich_help_panel=FILTERS,
 )
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="FILE",
+        autocompletion=models,
+        help="File of the store's weights, for a store from another machine. Needed once.",
+        rich_help_panel=NETWORK,
+    ),
+]
 DeviceOption = Annotated[str, DEVICE]
 PrecisionOption = Annotated[str, PRECISION]
 WhereOption = Annotated[str | None, WHERE]

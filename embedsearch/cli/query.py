@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import sys
 import time
@@ -19,6 +21,7 @@ from embedsearch.cli.app import (
     ServeFromOption,
     StoreOption,
     VerboseOption,
+    WeightsOption,
     notice,
     plain_session,
     session_with_signals,
@@ -26,8 +29,10 @@ from embedsearch.cli.app import (
 from embedsearch.cli.options import ASKED, HITS_OUTPUT, SEARCH, with_config
 from embedsearch.cli.query_arguments import QueryArguments
 from embedsearch.cli.sheet import SheetRow, write_html, write_rows
+from embedsearch.cli.wording import remarks
 from embedsearch.core.config import IndexConfig, SearchConfig
 from embedsearch.core.errors import NothingIndexed, UnreadableImage, UsageError
+from embedsearch.core.paths import is_url, printable
 from embedsearch.core.session import Session
 
 if TYPE_CHECKING:
@@ -71,6 +76,7 @@ def query(
     asked: QueryArguments,
     output: HitsOutput,
     store: StoreOption = None,
+    model: WeightsOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = IndexConfig.precision,
     serve_from: ServeFromOption = None,
@@ -93,8 +99,10 @@ def query(
         from embedsearch.searching.following import Settings
         from embedsearch.searching.searcher import open_searcher
 
-        settings = Settings(store, device, precision, False, serve_from, asked.has_images)
+        settings = Settings(store, device, precision, False, serve_from, asked.has_images, model)
         searcher = opened.enter_context(open_searcher(settings, session))
+        for remark in remarks(searcher.manifest, store):
+            notice(remark)
         if not len(searcher):
             raise NothingIndexed("the store holds no image; embedsearch failures may say why")
         named, queries = tee(asked.queries(searcher.manifest.model.dim))
@@ -108,6 +116,10 @@ def query(
             _print(answers, form, b"\0" if output.null else b"\n")
         else:
             _show_tables(answers, output.thumbnails)
+        if answers.empty and config.where is not None and re.search(r"\bformat\b", config.where):
+            values = searcher.values("format").values
+            names = ", ".join(f"{value.value} ({value.images:,})" for value in values)
+            notice(f"the formats in this store are {names}")
         location = str(searcher.store)
     if output.sheet is not None and answers.pictured:
         write_rows(output.sheet, answers.pictured)
@@ -123,30 +135,42 @@ class _Answers:
         self, pairs: Iterator[tuple[str, Answer]], is_kept: bool, text: tuple[str, ...]
     ) -> None:
         self._pairs = pairs
-        self._hint = "; to search by words: --text"
-        if text:
-            self._hint = f'; several words are one text in quotes: --text "{" ".join(text)} …"'
+        self._text = text
         self._is_kept = is_kept
-        self.failed = 0
+        self.failed = self.empty = 0
         self.pictured: list[SheetRow] = []  # all of them, if they are kept
 
     def __iter__(self) -> Iterator[SheetRow]:
         for name, answer in self._pairs:
             if answer.failure is not None:
-                hint = self._hint if _is_gone(answer.failure) else ""
-                print(f"embedsearch: {answer.failure}{hint}", file=sys.stderr)
+                print(f"embedsearch: {_advised(name, answer, self._text)}", file=sys.stderr)
                 self.failed += 1
                 continue
+            self.empty += not answer.hits
             row = SheetRow(_picture(answer), "query", name, answer.hits)
             if self._is_kept:
                 self.pictured.append(row)
             yield row
 
 
-def _is_gone(failure: UnreadableImage) -> bool:
+def _advised(name: str, answer: Answer, text: tuple[str, ...]) -> str:
+    """Return why an image cannot be searched with, and what may have been meant."""
     from embedsearch.core.records import Reason  # with NumPy, which the help does without
 
-    return failure.reason is Reason.VANISHED
+    assert answer.failure is not None, "only failures are advised on"
+    shown = shlex.quote(name)
+    if os.path.isdir(name):
+        return (
+            f"{printable(name)} is a folder, not an image. To search with each of its images: "
+            f"embedsearch query {shown.rstrip('/')}/*; to add them to the store: "
+            f"embedsearch index {shown}"
+        )
+    if answer.failure.reason is not Reason.VANISHED or is_url(name):
+        return str(answer.failure)
+    if text:
+        words = " ".join((*text, name))
+        return f'{answer.failure}; several words are one text in quotes: --text "{words}"'
+    return f"{answer.failure}; to search by words: embedsearch query --text {shown}"
 
 
 def _print(answers: _Answers, form: str, end: bytes) -> None:

@@ -6,11 +6,15 @@ Field names in messages become the options that set them.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedsearch.core.config import MODEL_CENTER, STORE_CENTER
 from embedsearch.core.model_spec import CROP, FIT, MILD_CROP, SQUASH
+
+if TYPE_CHECKING:
+    from embedsearch.store.manifest import Manifest
 
 # Options whose name differs from their field.
 _NAMES = {
@@ -42,6 +46,22 @@ def with_options(message: str, fields: Iterable[str]) -> str:
             shown = re.sub(bare, option, message, count=1)
         message = shown
     return message
+
+
+def remarks(manifest: Manifest, store: str | None) -> list[str]:
+    """Return what to know of the answers of a store: images that are not in, a weaker network."""
+    found, suffix = [], "" if store is None else f" --store {shlex.quote(store)}"
+    if manifest.pending:
+        noun, are = ("image", "is") if manifest.pending == 1 else ("images", "are")
+        found.append(
+            f"{manifest.pending:,} {noun} {are} not in the store yet: embedsearch index{suffix}"
+        )
+    if wanted := manifest.model.stands_in_for:
+        found.append(
+            f"the store was made with the small packaged network, as {wanted} could not be had; "
+            f"to re-embed with {wanted}: embedsearch index --rebuild --model {wanted}{suffix}"
+        )
+    return found
 
 
 def center_words(kind: str, images: int) -> str:

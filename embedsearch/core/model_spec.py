@@ -67,12 +67,15 @@ class ModelSpec:
     shown: float = 1.0  # see Framing
     fill: int = 255
     takes_texts: bool = False  # whether a second network makes vectors of texts to compare
+    stands_in_for: str = ""  # the model that was wanted and could not be had
 
     TEXTS: ClassVar[str] = "texts"  # the source of vectors of texts
     FOREIGN: ClassVar[str] = "foreign"  # the architecture of vectors that were made elsewhere
     TOWERS: ClassVar[str] = "onnx"  # the architecture of ONNX files with a record
 
-    _DESCRIPTIVE: ClassVar[frozenset[str]] = frozenset({"name", "licence", "source", "takes_texts"})
+    _DESCRIPTIVE: ClassVar[frozenset[str]] = frozenset(
+        {"name", "licence", "source", "takes_texts", "stands_in_for"}
+    )
     # Older records have none of these.
     _LATER: ClassVar[dict[str, Any]] = {
         **{"decoding": 1, "gaussian": 0.0},

@@ -9,7 +9,7 @@ from typing import Any
 from embedsearch.core.paths import named_forms
 from embedsearch.curation.collection import Picture
 
-_SYNONYMS = {"JPG": "JPEG", "JPE": "JPEG", "JFIF": "JPEG", "TIF": "TIFF", "HEIC": "HEIF"}
+_SYNONYMS = {"JPG": "JPEG", "JPE": "JPEG", "JFIF": "JPEG", "TIF": "TIFF", "HEIF": "HEIC"}
 
 
 def format_name(text: str) -> str:

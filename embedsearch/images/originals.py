@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from embedsearch.core.errors import UnreadableImage
 from embedsearch.core.lru import LRU
 from embedsearch.core.paths import is_url, is_web, printable, url_key, whole_path
-from embedsearch.core.records import Failure, ImageLocation, ImageRef, Root, RootKind
+from embedsearch.core.records import Failure, ImageLocation, ImageRef, Reason, Root, RootKind
 from embedsearch.images.temporary import TemporaryImages
 
 if TYPE_CHECKING:
@@ -55,8 +55,11 @@ class Originals:
                 source = self._archives.get((root, version), lambda: source)
             ((_, place),) = source.places([ImageRef(0, key, -1, -1)])
         if isinstance(place, Failure):
-            message = f"{printable(whole_path(root, key))} cannot be read: {place.reason}"
-            raise UnreadableImage(f"{message} ({place.detail})", place.reason)
+            shown = printable(whole_path(root, key))
+            message = f"{shown} cannot be read: {place.reason} ({place.detail})"
+            if place.reason is Reason.VANISHED:
+                message = f"{shown}: there is no such file"
+            raise UnreadableImage(message, place.reason)
         return replace(place, digest=digest)
 
     def _lock(self, root: str) -> threading.Lock:

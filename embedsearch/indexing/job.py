@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from embedsearch._version import __version__
 from embedsearch.core.config import AUTO_ANN, EXACT_ANN, IndexConfig
-from embedsearch.core.errors import IncompatibleStore, NothingIndexed, StoreNotFound, UsageError
+from embedsearch.core.errors import (
+    IncompatibleStore,
+    NothingIndexed,
+    StoreNotFound,
+    UsageError,
+    WeightsUnavailable,
+)
 from embedsearch.core.model_spec import DECODING, ModelSpec
 from embedsearch.core.paths import is_url, local_path
 from embedsearch.core.records import RootKind
@@ -138,10 +144,21 @@ def prepare(
 
 
 @contextmanager
-def open_job(request: Request) -> Iterator[Job]:
-    """Lock the store for as long as the block lasts; create it if necessary."""
+def open_job(request: Request, *, for_units: bool = False) -> Iterator[Job]:
+    """Lock the store for as long as the block lasts; create it if necessary.
+
+    For units, on many machines, raises WeightsUnavailable where only the packaged network is left:
+    nobody would see the notice.
+    """
     config, session = request.config, request.session
     model = store_model(request.store, config, request.manifest, session)
+    if for_units and model.stands_in_for:
+        raise WeightsUnavailable(
+            f"{model.stands_in_for} could not be had, and all units would be embedded with the "
+            f"small packaged network: get it with embedsearch prepare {model.stands_in_for}, or "
+            "choose model=packaged",
+            "model",
+        )
     _check_factory(config, model)
     table = _read_table(config)
     create_store(request.store)
@@ -169,6 +186,7 @@ def requested_model(config: IndexConfig, own: ModelSpec | None, session: Session
         named = resolve(config.model, session)
         if own is None or config.rebuild or named.weights_sha256 != own.weights_sha256:
             own = named  # else the store keeps the input and the pooling that it was made with
+        own = replaced(own, stands_in_for=named.stands_in_for)  # named: it is what is wanted
     return own.asked(config.input_side, config.flip)
 
 
@@ -196,7 +214,7 @@ def store_model(
             f"{store} was made by an older version, which saw some pictures otherwise (color "
             "profiles, 10 to 14 bits, transparency): `embedsearch index --rebuild` re-embeds them"
         )
-    return own
+    return replaced(own, stands_in_for=requested.stands_in_for)
 
 
 def check_embeddable(model: ModelSpec, images: int) -> None:

@@ -116,6 +116,7 @@ def run_record(request: Request, changes: Changes, outcome: Outcome) -> dict[str
         "found": changes.found,
         **_counts(changes, outcome),
         "deleted": len(changes.deleted),
+        "pending": len(changes.embed) - outcome.handled,
         "limits": _widest_limits(request.config, base),
         "verdicts": verdicts,
     }

@@ -27,7 +27,8 @@ from embedsearch.indexing.user_columns import check_table, join_user_columns
 from embedsearch.network.runtime import load_stream_extractor
 from embedsearch.store.snapshot import open_snapshot, read_failures
 
-_KEPT = ("roots", "excludes", "follow_links")  # that a run may change beside rows and failures
+# What a run may change beside rows and failures.
+_KEPT = ("roots", "excludes", "follow_links", "model")
 
 
 @checked
@@ -83,6 +84,7 @@ def commit_if_changed(
         base is None
         or rows_change
         or any(getattr(update.manifest, name) != getattr(base, name) for name in _KEPT)
+        or base.pending != len(changes.embed) - outcome.handled
         or set(failures) != set(read_failures(job.store, base))
     ):
         update.set_failures(failures)

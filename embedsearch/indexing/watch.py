@@ -72,6 +72,7 @@ def watch(
         raise UsageError("watching excludes dry_run and rebuild", "dry_run", "rebuild")
     if not quiet_s > 0:
         raise UsageError("quiet_s must be above 0 seconds", "quiet_s")
+    _watch_files()  # a first run may take hours: what is missing is said before it
     path = locate_store(store, create=bool(folders))
     _Watch(path, config, quiet_s, session or Session(), on_report).run(folders)
 

@@ -25,6 +25,7 @@ from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import local_path, printable, whole_path
 from embedsearch.core.records import Hit, Progress, StoredImage
 from embedsearch.core.session import Session
+from embedsearch.images.sources.folder import FolderScan
 from embedsearch.indexing.report import IndexReport
 from embedsearch.indexing.sync import index
 from embedsearch.learning.labels import read_rows
@@ -89,6 +90,7 @@ def evaluate(
     if folder is None:
         with readable_store(store, session) as path:
             return _evaluate_store(path, pairs, options, config, baseline, session)
+    _check_labeled(folder, pairs)
     results = []
     for model in models:
         of_model = replace(config, model=model)
@@ -98,6 +100,25 @@ def evaluate(
         ran: dict[str, Any] = {name: getattr(report, name) for name in _OF_THE_RUN}
         results += [replace(result, images_per_s=rate, **ran) for result in found]
     return results
+
+
+def _check_labeled(folder: str | Path, pairs: _Pairs | None) -> None:
+    """Raise UsageError where a folder has nothing to measure, before it is embedded."""
+    root = os.path.realpath(local_path(folder))
+    keys = [ref.key for ref in FolderScan(0, root)] if os.path.isdir(root) else []
+    if keys:  # else `index` says what is wrong
+        _queries_of(_Truth(keys, pairs, lambda message: None))
+
+
+def _queries_of(truth: _Truth) -> Ints:
+    """Return the images that have others to find, int64 (Q,). Raises UsageError without any."""
+    if not len(queries := np.flatnonzero(truth.wanted)):
+        raise UsageError(
+            "no picture has another one to find: evaluate needs one folder per class, each with "
+            "at least two images, or relevant=pairs.csv",
+            "relevant",
+        )
+    return queries
 
 
 @contextmanager
@@ -131,8 +152,8 @@ class _Truth:
             self._labels = np.array([numbers.get(name, -1) for name in names], dtype=np.int64)
             if len(found) == 1:
                 raise UsageError(
-                    f"all pictures in folders are of one class, {printable(found[0])}: nothing to "
-                    "tell apart"
+                    f"all pictures in folders are of one class, {printable(found[0])}: evaluate "
+                    "needs at least two folders, one per class"
                 )
             self.classes = len(found)
             members = np.bincount(self._labels + 1, minlength=len(found) + 1) - 1
@@ -174,17 +195,11 @@ def _evaluate_store(
         images = _Images.of(snapshot)
         center = snapshot.center
     truth = _Truth(images.keys, pairs, session.notice)
-    queries = np.flatnonzero(truth.wanted)
+    queries = _queries_of(truth)
     if len(queries) > MAX_QUERIES:
         session.notice(f"{MAX_QUERIES:,} of {len(queries):,} queries are used, drawn at random")
         chosen = np.random.default_rng(0).choice(queries, MAX_QUERIES, replace=False)
         queries = np.sort(chosen)
-    if not len(queries):
-        raise UsageError(
-            "no picture has another one to find: evaluate needs one folder a class, of at least "
-            "two images each, or relevant=pairs.csv",
-            "relevant",
-        )
     device, precision = config.device, config.precision
     with open_store(path, device=device, precision=precision, session=session) as searcher:
         plain = images.vectors if center is None else center.plain(images.vectors)

@@ -18,10 +18,10 @@ from typing import Any
 from embedsearch.core.atomic import write_atomically
 from embedsearch.core.errors import UsageError, WeightsUnavailable
 from embedsearch.core.model_spec import ModelSpec
-from embedsearch.core.paths import local_path
+from embedsearch.core.paths import local_path, printable
 from embedsearch.core.records import JsonRecord
 from embedsearch.core.session import Session
-from embedsearch.core.system import cache_folder, cache_folders, writable_cache_folder
+from embedsearch.core.system import cache_folders, writable_cache_folder
 from embedsearch.network.catalog import AUTO, AUTO_MODEL, CATALOG, PACKAGED, CatalogEntry, file_spec
 from embedsearch.network.child import noted_cache_folder, run_prepare
 from embedsearch.network.download import check_prefix, download, hub_file
@@ -39,7 +39,9 @@ _NAME = "weights"  # in the cache folder
 PACKAGED_FILE = "packaged_resnet18.safetensors"
 # Fields taken from a file's own model record; name, hash and source are the file's, and the
 # decoding is this program's.
-_NOT_OF_A_RECORD = {"name", "weights_sha256", "dim", "source", "decoding", "takes_texts"}
+_NOT_OF_A_RECORD = {
+    *("name", "weights_sha256", "dim", "source", "decoding", "takes_texts", "stands_in_for")
+}
 _OF_A_RECORD = frozenset(f.name for f in fields(ModelSpec) if f.name not in _NOT_OF_A_RECORD)
 
 
@@ -54,7 +56,8 @@ def resolve(model: str, session: Session) -> ModelSpec:
             return _catalog_spec(CATALOG[AUTO_MODEL], session)
         except WeightsUnavailable as error:
             session.notice(f"using the small packaged network: {error}")
-            return _catalog_spec(CATALOG[PACKAGED], session)
+            packaged = _catalog_spec(CATALOG[PACKAGED], session)
+            return replace(packaged, stands_in_for=AUTO_MODEL)
     if model in CATALOG:
         return _catalog_spec(CATALOG[model], session)
     path = Path(local_path(model))
@@ -108,9 +111,14 @@ def weights_path(spec: ModelSpec) -> Path:
             "the vectors are of the packaged network of another version; embed the images again: "
             "embedsearch index --rebuild --model packaged"
         )
+    if entry is None and is_file_name(spec.source):  # the cache was cleared, and the file is there
+        with contextlib.suppress(WeightsUnavailable, UsageError):
+            if resolve(spec.source, Session()).weights_sha256 == spec.weights_sha256:
+                return weights_path(spec)
     raise WeightsUnavailable(
-        f"the weights of {spec.name} (sha256 {spec.weights_sha256[:16]}…, from {spec.source}) "
-        f"are not in {cache_folder() / _NAME}: name their file once: embedsearch index --model FILE"
+        f"the weights of {spec.name} (sha256 {spec.weights_sha256[:16]}…, once "
+        f"{printable(spec.source)}) are not on this machine: give their file with model=FILE",
+        "model",
     )
 
 

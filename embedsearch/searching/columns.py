@@ -102,11 +102,12 @@ class RowColumns:
     def find(self, key: str) -> list[int]:
         """Return the ordinals of the rows with a key or full path, including deleted rows.
 
-        A name is the exact one, or else one that looks the same. Raises UsageError.
+        A path may begin at the current folder, as the command line prints it. A name is the exact
+        one, or else one that looks the same. Raises UsageError.
         """
         roots = self._snapshot.manifest.roots
         # An image that was imported may have a URL as its key; `~` may begin a key.
-        for name in dict.fromkeys((key, local_path(key))):
+        for name in dict.fromkeys((key, local_path(key), _from_here(key))):
             if found := self._exactly({root.id: os.fsencode(name) for root in roots}):
                 return found
             if name.startswith("/") or is_url(name):
@@ -177,6 +178,15 @@ class RowColumns:
             {n: v for n, v in row.items() if n != "row" and row["row"] is not None}
             for row in user_columns(self._user, np.array(rows, np.int64)).to_pylist()
         ]
+
+
+def _from_here(name: str) -> str:
+    """Return the whole path of a name that begins at the current folder."""
+    path = local_path(name)
+    try:
+        return path if is_url(path) else os.path.abspath(path)
+    except OSError:  # the folder was deleted
+        return path
 
 
 def _readable(table: pa.Table | None) -> pa.Table | None:

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.core.errors import EmbedSearchError, StoreNotFound
+from embedsearch.core.errors import EmbedSearchError, IncompatibleStore, StoreNotFound, UsageError
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.searching.generation import Generation
 from embedsearch.searching.query_vectors import QueryEmbedder
-from embedsearch.store.current import current_pointer
+from embedsearch.store.current import current_pointer, read_current
 from embedsearch.store.locate import locate_store, url_of
 from embedsearch.store.manifest import Manifest
 from embedsearch.store.snapshot import open_snapshot
@@ -42,6 +42,7 @@ class Settings:
     follow: bool
     serve_from: str | None
     for_images: bool = False
+    model: str | None = None  # a file of the store's weights, where they are not in the cache
 
 
 class Decoders:
@@ -265,6 +266,8 @@ def open_generations(settings: Settings, session: Session) -> OpenGenerations:
             database = open_database(settings.serve_from)
             opened.callback(database.close)
         path = locate_store(settings.store) if mirror is None else mirror.folder
+        if settings.model is not None:
+            _take_weights(settings.model, path, session)
         generations = OpenGenerations(
             path,
             settings.device,
@@ -277,6 +280,25 @@ def open_generations(settings: Settings, session: Session) -> OpenGenerations:
         )
         opened.pop_all()  # they are closed with the generations
     return generations
+
+
+def _take_weights(model: str, store: Path, session: Session) -> None:
+    """Bring the weights of a store into the cache. Raises IncompatibleStore for other weights."""
+    from embedsearch.network.weights import resolve
+
+    own = read_current(store).model
+    if own.is_foreign:
+        raise UsageError(
+            f"model={model}: the store holds vectors of {own.name}, which no network here can "
+            "compute",
+            "model",
+        )
+    if (given := resolve(model, session)).weights_sha256 != own.weights_sha256:
+        raise IncompatibleStore(
+            f"model={model}: these are not the weights of {own.name}, which the store was made "
+            f"with (sha256 {given.weights_sha256[:16]}… instead of {own.weights_sha256[:16]}…)",
+            "model",
+        )
 
 
 def _trouble_of(error: Exception) -> str:

@@ -186,7 +186,10 @@ class Generation:
         """Return the ordinal of a live image by its key, its full path or its row."""
         if isinstance(image, str):
             ordinals = self._columns.find(image)
-            problem = f"no single image of the store has the key {image!r}"
+            problem = (
+                f"no single image of the store has the key or path {image!r}; give it as the "
+                "results show it"
+            )
         elif isinstance(image, Integral):
             number = int(image) if 0 <= image < 1 << 63 else -1  # what int64 holds
             ordinals = [n for n in self._snapshot.ordinals([number]) if n >= 0]
@@ -196,8 +199,9 @@ class Generation:
         alive = self._rows.alive
         if len(found := [int(n) for n in ordinals if alive is None or alive[n]]) == 1:
             return found[0]
-        more = f": give its whole path, {len(found)} folders have it" if found else ""
-        raise ImageNotFound(problem + more)
+        if len(found) > 1:
+            problem = f"{len(found)} images of the store are called {image!r}: give the whole path"
+        raise ImageNotFound(problem)
 
     def _answer_all(self, questions: list[_Question]) -> list[_Outcome]:
         """Return the hits of each query, or why it cannot be answered."""

@@ -64,6 +64,7 @@ def open_store(
     precision: str = "auto",
     follow: bool = False,
     serve_from: str | None = None,
+    model: str | os.PathLike[str] | None = None,
     session: Session | None = None,
 ) -> Searcher:
     """Open a store for queries; by default `.embedsearch` in this folder or the nearest parent.
@@ -72,11 +73,13 @@ def open_store(
     are answered from the newest generation at this time. With `follow`, later generations are
     opened in the background within seconds (from a URL, within a minute). `serve_from` is the URL
     of a vector database, filled by `export --to`, that supplies the candidates instead of FAISS.
+    `model` is the file of the store's weights, for a store from another machine: it is needed once.
     Raises StoreNotFound, DamagedStore, IncompatibleStore, StorageError. Close it, or use it with
     `with`; one that is dropped is closed soon after.
     """
     path = None if store is None else os.fsdecode(store)
-    settings = Settings(path, device, precision, follow, serve_from)
+    weights = None if model is None else os.fsdecode(model)
+    settings = Settings(path, device, precision, follow, serve_from, model=weights)
     return open_searcher(settings, session or Session())
 
 

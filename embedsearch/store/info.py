@@ -40,6 +40,7 @@ class StoreInfo:
         return {
             "store": self.store,
             "images": manifest.live,
+            "pending": manifest.pending,
             "failures": manifest.failure_rows,
             "roots": [unicode_text(root.path) for root in manifest.roots],
             "missing_roots": [unicode_text(root.path) for root in manifest.roots if _is_gone(root)],

@@ -139,6 +139,12 @@ class Manifest:
     unknown: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def pending(self) -> int:
+        """Return how many images the last run found and did not embed: it was interrupted."""
+        count = self.run.get("pending", 0)
+        return count if isinstance(count, int) else 0
+
+    @property
     def faiss(self) -> list[FaissRecord]:
         """Return the FAISS files, which can be rebuilt from the shards."""
         return [*self.exact, *([] if self.ann is None else [self.ann])]

@@ -120,7 +120,7 @@ def test_heic(tmp_path: Path) -> None:
     pillow_heif.from_pillow(gradient()).save(tmp_path / "p.heic", quality=90)
     with (tmp_path / "p.heic").open("rb") as file:
         picture = decode(file, 32, LIMITS)
-    assert (picture.width, picture.height, picture.format) == (64, 48, "HEIF")
+    assert (picture.width, picture.height, picture.format) == (64, 48, "HEIC")
     wanted = np.asarray(gradient().resize((32, 32)), dtype=int)
     assert np.abs(picture.pixels.astype(int) - wanted).mean() < 6
 

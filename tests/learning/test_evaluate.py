@@ -216,7 +216,7 @@ def test_what_cannot_be_evaluated(tmp_path: Path) -> None:
     for name, words in (
         ("one", "all pictures in folders are of one class, a"),
         ("singles", "no picture has another one to find"),
-        ("flat", "one folder a class"),
+        ("flat", "one folder per class"),
         ("none", "does not exist"),
     ):
         with pytest.raises(UsageError, match=words):

@@ -172,10 +172,12 @@ def test_a_changed_cache_file_is_not_used(tmp_path: Path) -> None:
     data = bytearray(cached.read_bytes())
     data[len(data) // 2] ^= 1
     cached.write_bytes(data)
-    with pytest.raises(WeightsUnavailable, match="name their file once: embedsearch index --model"):
+    aside = file.rename(tmp_path / "aside")
+    with pytest.raises(WeightsUnavailable, match="give their file with model=FILE"):
         weights_path(spec)
-    assert resolve(str(file), Session()) == spec  # imported anew
-    assert weights_path(spec) == cached
+    aside.rename(file)
+    assert weights_path(spec) == cached  # imported again from where it was
+    assert cached.read_bytes() != data
 
 
 def test_a_foreign_checkpoint_is_named(tmp_path: Path) -> None:

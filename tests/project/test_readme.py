@@ -13,29 +13,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.library import REPOSITORY, SAMPLES
+from tests.support.sessions import assert_same, masked
 
 README = (REPOSITORY / "README.md").read_text()
-# What differs from run to run and machine to machine.
-TIMES = re.compile(
-    r"\((fp32|bf16)\) in [\d.]+ s, \d+ images/s\n(slowest stage: |[\d,]+ of at most ).*"
-)
-SCORE = re.compile(r"\b[01]\.\d{3}\b")
-PERCENTILE = re.compile(r" *\b(\d+\.\d{2}) %")
 
 
 def blocks(language: str, page: str = README) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-
-
-def assert_same(shown: str, wanted: str) -> None:
-    """Compare what a command printed; a score may differ in its third digit by the processor."""
-    theirs, ours = (TIMES.sub("(…)", text) for text in (shown, wanted))
-    percentiles = [[float(p) for p in PERCENTILE.findall(text)] for text in (theirs, ours)]
-    assert percentiles[0] == pytest.approx(percentiles[1], abs=1.5)
-    theirs, ours = (PERCENTILE.sub(" … %", text) for text in (theirs, ours))
-    assert SCORE.sub("0.…", theirs) == SCORE.sub("0.…", ours)
-    scores = [[float(score) for score in SCORE.findall(text)] for text in (theirs, ours)]
-    assert scores[0] == pytest.approx(scores[1], abs=0.006)
 
 
 @pytest.fixture
@@ -66,13 +50,6 @@ def test_the_session_with_words_is_true(home: Path) -> None:
         words = [sys.executable, "-P", "-m", "embedsearch", *shlex.split(command)[1:]]
         done = subprocess.run(words, cwd=home, capture_output=True, text=True, check=True)
         assert_same(done.stdout, wanted)
-
-
-def masked(text: str) -> list[str]:
-    """Return the lines without what another processor's rounding changes: numbers, precision."""
-    text = re.sub(r"\S+\.(jpg|png|webp)", "FILE", text)
-    text = re.sub(r"\d[\d,]*(\.\d+)?", "#", TIMES.sub("TIMES", text).replace("bf16", "fp32"))
-    return [" ".join(line.split()) for line in text.splitlines()]
 
 
 def test_the_training_session_is_true(home: Path) -> None:
@@ -151,27 +128,6 @@ def test_the_recipes_for_frameworks_run(home: Path) -> None:
         assert sum("clock" in line or "watch" in line for line in shown) >= 3
 
 
-def test_choosing_a_model_goes_as_the_page_says(home: Path) -> None:
-    page = (REPOSITORY / "docs" / "choosing.md").read_text()
-    (command,), (code,) = blocks("console", page), blocks("python", page)
-    words = shlex.split(command.removeprefix("$ embedsearch "))
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "embedsearch", *words],
-        cwd=home,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    names = [line.split("  ")[1] for line in done.stdout.splitlines()[1:5]]
-    options = ["", " --rerank", " --expand 3", " --expand 3 --rerank"]
-    assert names == [f"packaged{option}" for option in options]
-    assert (home / "worst.png").stat().st_size > 10_000
-    shown = run_python(home, code).splitlines()
-    assert [line.split()[:2] for line in shown] == [["packaged", "False"], ["packaged", "True"]]
-    links = re.findall(r"\]\(([^)#]+)", page)
-    assert links and all((REPOSITORY / "docs" / link).exists() for link in links)
-
-
 def run_python(home: Path, code: str) -> str:
     command = [sys.executable, "-P", "-W", "ignore", "-c", code]
     return subprocess.run(command, cwd=home, capture_output=True, text=True, check=True).stdout
@@ -226,19 +182,6 @@ def test_every_command_stands_in_the_readme() -> None:
     commands = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
     named = set(re.findall(r"^\| `embedsearch (\w+)", README, re.MULTILINE))
     assert named == commands
-
-
-def test_what_the_skill_tells_an_agent_to_type_exists(home: Path) -> None:
-    page = (REPOSITORY / "docs" / "SKILL.md").read_text()
-    commands = [shlex.split(line) for line in re.findall(r"^    (embedsearch .*)$", page, re.M)]
-    assert [command[1] for command in commands] == ["index", *["query"] * 3, "duplicates"]
-    shutil.copytree(SAMPLES, home / "PHOTOS")
-    shutil.copy(SAMPLES / "clocks" / "clocks_1.jpg", home / "picture.jpg")
-    (home / "captions.csv").write_text("path,caption\nclocks/clocks_1.jpg,red shoes\n")
-    for words in commands:
-        words = [sys.executable, "-P", "-m", "embedsearch", *words[1:]]
-        done = subprocess.run(words, cwd=home, capture_output=True, text=True, check=True)
-        assert done.stdout or words[4] == "duplicates"  # there are none
 
 
 def test_options_named_in_the_readme_exist() -> None:

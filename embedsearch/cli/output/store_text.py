@@ -16,7 +16,8 @@ def info_lines(facts: Mapping[str, Any], kernels: str = "") -> str:
     model = facts["model"]
     shown = {
         "store": facts["store"],
-        "images": f"{facts['images']:,} ({facts['failures']:,} files failed)",
+        "images": f"{facts['images']:,} ({facts['failures']:,} files failed)"
+        + (f"; {facts['pending']:,} are not in yet: embedsearch index" if facts["pending"] else ""),
         "folders": ", ".join(
             f"{root} (not there now)" if root in facts["missing_roots"] else root
             for root in facts["roots"]
@@ -32,6 +33,11 @@ def info_lines(facts: Mapping[str, Any], kernels: str = "") -> str:
         "words": _words_text(facts),
         "shards": f"{facts['shards']}, {_size(facts['shard_bytes'])}",
     }
+    if wanted := model["stands_in_for"]:
+        shown["in place of"] = (
+            f"{wanted}, which could not be had; to re-embed with it: "
+            f"embedsearch index --rebuild --model {wanted}"
+        )
     if kernels:
         shown["kernels"] = f"{kernels}, in FAISS's OpenBLAS"
     if plan := facts["open_plan"]:

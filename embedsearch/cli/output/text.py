@@ -178,7 +178,8 @@ def report_lines(report: IndexReport) -> str:
         verb = "is" if report.over_limits == 1 else "are"
         lines.append(f"{report.over_limits} of them {verb} above --max-pixels or --max-bytes")
     verb = "committed generation" if report.committed else "nothing new; the store is at generation"
-    lines.append(f"{verb} {report.generation}: {report.images} images")
+    where = printable(report.store)
+    lines.append(f"{verb} {report.generation}: {report.images} images in {where}")
     return "\n".join(lines) + "\n"
 
 

@@ -40,6 +40,7 @@ from embedsearch.images.decode.samples import extrema, simple_mode
 from embedsearch.images.decode.scaling import Samples, luma
 from embedsearch.images.decode.stated import Stated, stated_by
 
+_FORMAT_NAMES = {"HEIF": "HEIC"}  # as the files are called; Pillow knows the family
 _ANIMATED = {"GIF", "WEBP", "PNG", "AVIF"}
 _MAX_FRAMES = 64  # that are looked at, and no more than max_pixels in all of them
 _BLANK = 8  # levels of 255 between darkest and brightest of a frame that shows nothing
@@ -121,7 +122,7 @@ def decode(
         look=appearance_of(upright),
         width=width,
         height=height,
-        format=image.format or "",
+        format=_FORMAT_NAMES.get(image.format or "", image.format or ""),
         taken_at=exif.taken_at,
         camera=exif.camera,
         gps=exif.gps,

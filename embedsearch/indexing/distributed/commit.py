@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def commit(
             "added": opened.images - len(records.failures) - records.changed,
             "changed": records.changed,
             "failed": opened.run["failed"] + len(records.failures),
+            "pending": 0,
             "plan": opened.id,
         }
         update.commit(run)
@@ -105,12 +107,27 @@ class _Gathered:
             found.replaced += record.replaced
             found.changed += sum(new >= 0 for _, new in record.replaced)
         if missing:
-            names = ", ".join(map(str, missing[:_SHOWN])) + ("…" if len(missing) > _SHOWN else "")
+            names = _listed(missing)
             raise UnitsMissing(
-                f"{len(missing)} of {len(opened.units)} units are not done ({names}): run their "
-                "shares again, embedsearch index --unit I/N does the missing ones"
+                f"{len(missing)} of {len(opened.units)} units are not done ({names}): "
+                f"{_again(opened, missing)}"
             )
         return found
+
+
+def _again(opened: UnitPlan, missing: list[int]) -> str:
+    """Return which shares to run again, as they were counted when the plan was made."""
+    if not (shares := opened.run.get("shares")):
+        return "run their shares again, embedsearch index --unit I/N does the missing ones"
+    numbers = sorted({number % shares or shares for number in missing})
+    named = _listed([f"{number}/{shares}" for number in numbers])
+    zero = f" ({shares}/{shares} is 0/{shares} if you count from 0)" if shares in numbers else ""
+    return f"run again embedsearch index --unit with {named}{zero}"
+
+
+def _listed(items: Sequence[object]) -> str:
+    """Return the first of some items."""
+    return ", ".join(map(str, items[:_SHOWN])) + ("…" if len(items) > _SHOWN else "")
 
 
 def _committed(store: Path, manifest: Manifest, opened: UnitPlan) -> CommitReport:

@@ -45,7 +45,7 @@ def plan(
     check_shareable(config)
     with Sources(config.limits.max_bytes) as sources:
         request = prepare(folders, store, config, session or Session(), sources)
-        with open_job(request) as job:
+        with open_job(request, for_units=True) as job:
             changes, update = job.begin(StageClock())
             roots = sources.synced(job.scope)
             update.set_roots(job.scope.roots if len(changes.embed) else roots)
@@ -53,6 +53,7 @@ def plan(
             nothing_yet = Outcome()
             commit_if_changed(job, changes, update, nothing_yet, rows_change=rows_change)
             run = {**run_record(job, changes, nothing_yet), "center": config.center}
+            run["shares"] = shares
             if not len(changes.embed):
                 update.finish(config.budget(update.manifest.search.budget), run, job.session)
                 return None

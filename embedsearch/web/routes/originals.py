@@ -34,7 +34,8 @@ _TYPES = {
     "GIF": "image/gif",
     "BMP": "image/bmp",
     "TIFF": "image/tiff",
-    "HEIF": "image/heif",
+    "HEIC": "image/heif",
+    "HEIF": "image/heif",  # its name in older stores
     "AVIF": "image/avif",
 }
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.ASCII)

@@ -156,7 +156,7 @@ def test_a_wrong_value_is_named(tmp_path: Path) -> None:
 
 
 def test_the_record_in_the_documentation_is_one() -> None:
-    text = (REPOSITORY / "docs" / "models.md").read_text()
+    text = (REPOSITORY / "docs" / "guides" / "models.md").read_text()
     values = json.loads(text.partition("```json\n")[2].partition("```")[0])
     record = towers_record(values)
     assert record.text is not None and record.image.mean == (0.0, 0.0, 0.0)
