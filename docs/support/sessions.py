@@ -83,7 +83,7 @@ class _Home:
 
 
 @contextmanager
-def _home() -> Iterator[_Home]:
+def _home(*, is_new: bool) -> Iterator[_Home]:
     with tempfile.TemporaryDirectory(prefix="pages-") as folder:
         home, programs = Path(folder, "ada"), Path(folder, "bin")
         shutil.copytree(REPOSITORY / "sample_images", home / "sample_images")
@@ -94,6 +94,8 @@ def _home() -> Iterator[_Home]:
             program.write_text(_WRAPPER.format(python=sys.executable, options=options))
             program.chmod(0o755)
         environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "COLUMNS": "100"}
+        if is_new:
+            environment["EMBEDSEARCH_CACHE"] = str(Path(folder, "cache"))
         running = _Home(home, environment)
         try:
             yield running
@@ -103,9 +105,9 @@ def _home() -> Iterator[_Home]:
                 server.wait(20)
 
 
-def run(page: str) -> Iterator[Outcome]:
-    """Yield what each command and snippet of a page prints."""
-    with _home() as home:
+def run(page: str, *, is_new: bool = False) -> Iterator[Outcome]:
+    """Yield what each command and snippet of a page prints, as a new user sees it if `is_new`."""
+    with _home(is_new=is_new) as home:
         found = blocks(page)
         for block, after in zip(found, [*found[1:], None], strict=True):
             if not block.runs:
@@ -130,7 +132,7 @@ def follows(page: str, block: Block, after: Block) -> bool:
 def refreshed(page: str) -> str:
     """Return the page with the present output of what shows some."""
     texts: dict[Block, str] = {}
-    for outcome in run(page):
+    for outcome in run(page, is_new=True):
         block = outcome.block
         if block.language == "console":
             shown = outcome.printed if outcome.shown else ""
