@@ -119,6 +119,7 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
         WorstQuery as WorstQuery,
     )
     from embedsearch.learning.train import train as train
+    from embedsearch.network.prepared import PrepareReport as PrepareReport, prepare as prepare
     from embedsearch.network.weights import ModelInfo as ModelInfo, models as models
     from embedsearch.searching.browsing.folders import (
         FolderCount as FolderCount,

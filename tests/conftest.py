@@ -42,6 +42,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     patch.setenv("EMBEDSEARCH_CACHE", str(folder / "embedsearch"))
     patch.setenv("TORCH_HOME", str(folder / "torch"))
     patch.delenv("EMBEDSEARCH_STORE", raising=False)
+    patch.delenv("EMBEDSEARCH_TOKEN", raising=False)
     yield folder
     patch.undo()
 

@@ -21,6 +21,7 @@ from embedsearch.cli.exchange import export, import_, pull
 from embedsearch.cli.help import HelpfulCommand
 from embedsearch.cli.index import commit, index
 from embedsearch.cli.learn import evaluate, train
+from embedsearch.cli.prepare import prepare
 from embedsearch.cli.query import query
 from embedsearch.cli.servers import mcp, serve
 from embedsearch.cli.stores import check, failures, forget, info, models, relocate, repair
@@ -47,7 +48,7 @@ _GROUPS: dict[str, dict[str, Callable[..., object]]] = {
     },
     "Learn": {"models": models, "evaluate": evaluate, "train": train, "bench": bench},
     "Share": {"export": export, "import": import_, "pull": pull},
-    "Serve": {"serve": serve, "mcp": mcp},
+    "Serve": {"serve": serve, "mcp": mcp, "prepare": prepare},
 }
 for _group, _commands in _GROUPS.items():
     for _name, _command in _commands.items():

@@ -54,9 +54,13 @@ EXAMPLES = {
         "embedsearch import vectors.npy --paths names.csv --model clip-vit-b32",
     ),
     "pull": ("embedsearch pull s3://bucket/photos.es",),
-    "serve": ("embedsearch serve", "embedsearch serve --host 0.0.0.0 --token auto"),
+    "serve": ("embedsearch serve", "embedsearch serve --host 0.0.0.0 --token-file token.txt"),
     "mcp": (
         "embedsearch mcp --store photos.es",
         "embedsearch mcp --store photos.es --http --port 8001",
+    ),
+    "prepare": (
+        "embedsearch prepare resnet50",
+        "embedsearch prepare packaged mine.safetensors --precision int8",
     ),
 }

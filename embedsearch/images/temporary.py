@@ -35,7 +35,9 @@ class TemporaryImages:
                     with open(paths[-1], "xb") as file:
                         file.write(content)
             except OSError as error:
-                raise StorageError(f"a temporary image cannot be written: {error}") from error
+                raise StorageError(
+                    f"a temporary image cannot be written: {error}; TMPDIR sets another folder"
+                ) from error
             yield paths
         finally:
             for path in paths:
@@ -105,4 +107,6 @@ def _writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"a temporary image cannot be written: {error}") from error
+        raise StorageError(
+            f"a temporary image cannot be written: {error}; TMPDIR sets another folder"
+        ) from error

@@ -32,6 +32,7 @@ from embedsearch.network.converted import (
     answers,
     compile_model,
     fixed_batch,
+    import_openvino,
     is_whole,
     place_converted,
     read_note,
@@ -157,10 +158,28 @@ def converted_folder(spec: ModelSpec, session: Session, *, needs_int8: bool = Fa
 def _convert(spec: ModelSpec, folder: Path, session: Session) -> None:
     """Put the converted model into a folder. Raises WeightsUnavailable and MissingLibrary."""
     weights = weights_path(spec)
-    found = None if spec.is_of_towers else shipped(spec, weights)
+    found = None if spec.is_of_towers else shipped(spec, weights) or _of_another_processor(spec)
     if found is None or not _is_placed(*found, folder):
         values = {"spec": spec.to_dict(), "weights": str(weights), "folder": str(folder)}
         run_prepare("convert", values, session)
+
+
+def _of_another_processor(spec: ModelSpec) -> tuple[Any, Known] | None:
+    """Return a model that was converted on another kind of processor, and its known vectors.
+
+    An image of a container is made on one machine and runs on others. Only the precision and what
+    is compiled are a processor's own.
+    """
+    if spec.takes_texts:  # the second network would be missing
+        return None
+    for base in cache_folders():
+        for folder in (base / "openvino").glob(_folder_name(spec, "*")):
+            note = read_note(folder / RUNTIME_NOTE)
+            if note and is_whole(folder, "model"):
+                with contextlib.suppress(RuntimeError):  # it cannot be read: as if it were missing
+                    model = import_openvino().Core().read_model(str(folder / "model.xml"))
+                    return model, np.array(note["known"], np.float32)
+    return None
 
 
 def _is_placed(model: Any, known: Known, folder: Path) -> bool:
@@ -185,8 +204,8 @@ def _kept(spec: ModelSpec, *, needs_int8: bool) -> Path | None:
     return None
 
 
-def _folder_name(spec: ModelSpec) -> str:
-    return f"{spec.fingerprint[:32]}-{version('openvino')}-{_processor()}"
+def _folder_name(spec: ModelSpec, processor: str | None = None) -> str:
+    return f"{spec.fingerprint[:32]}-{version('openvino')}-{processor or _processor()}"
 
 
 def _is_ready(folder: Path) -> bool:

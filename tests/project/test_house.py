@@ -366,6 +366,7 @@ def test_names_of_files_are_plain() -> None:
         "benchmarks",
         "sample_images",
         "docs",
+        "deploy",
         "examples",
         ".ci",
     }

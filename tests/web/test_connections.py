@@ -134,7 +134,8 @@ def test_no_descriptor_and_no_space_left(store: Path) -> None:
         time.sleep(1.5)  # until it has stopped trying
     server._reader.join(10)
     assert [line.split(": ", 1)[1] for line in server.log] == [
-        "POST /search: a temporary image cannot be written: [Errno 27] File too large\n",
+        "POST /search: a temporary image cannot be written: [Errno 27] File too large; "
+        "TMPDIR sets another folder\n",
         "socket.accept() out of system resource: [Errno 24] Too many open files\n",
     ]
 
