@@ -16,6 +16,7 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
     "SECURITY.md": "security.md",
+    "deploy/README.md": "deploy/index.md",
     "benchmarks/QUALITY.md": "benchmarks/QUALITY.md",
     "benchmarks/RELIABILITY.md": "benchmarks/RELIABILITY.md",
     "benchmarks/RESULTS.md": "benchmarks/RESULTS.md",
@@ -28,6 +29,7 @@ ASSETS = {
     "embedsearch/web/static/icon.svg": "assets/icon.svg",
     "embedsearch/web/static/css/tokens.css": "assets/tokens.css",
 }
+OTHERS = "files/"  # the folder of the site with what else pages link to
 _LINK = re.compile(r"(\]\()(?!\w+:|#)([^)\s#]+)")
 
 
@@ -47,12 +49,15 @@ def on_config(config: Any) -> Any:
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages and assets, and every other file of the repository that a page links to."""
     places = {**PAGES, **ASSETS}
-    homes = {DOCS / file.src_uri: file.src_uri for file in files.documentation_pages()}
-    for path in [*homes, *(REPOSITORY / name for name in PAGES)]:
-        for link in _LINK.findall(path.read_text()):
-            target = _in_repository(path.relative_to(REPOSITORY).as_posix(), link[1])
-            if not target.startswith("docs/") and (REPOSITORY / target).is_file():
-                places.setdefault(target, f"files/{target}")
+    waiting = [f"docs/{page.src_uri}" for page in files.documentation_pages()] + list(PAGES)
+    while waiting:
+        home = waiting.pop()
+        for _, link in _LINK.findall((REPOSITORY / home).read_text()):
+            target = _in_repository(home, link)
+            is_outside = not target.startswith("docs/") and (REPOSITORY / target).is_file()
+            if is_outside and target not in places:
+                places[target] = f"{OTHERS}{target}"
+                waiting += [target] if target.endswith(".md") else []
     for name, place in places.items():
         files.append(File.generated(config, place, abs_src_path=os.fspath(REPOSITORY / name)))
     return files
@@ -61,14 +66,16 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Lead links, which are right in the repository, to the same files in the site."""
     place = page.file.src_uri
-    home = {there: name for name, there in PAGES.items()}.get(place, f"docs/{place}")
+    homes = {there: name for name, there in PAGES.items()}
+    home = place.removeprefix(OTHERS) if place.startswith(OTHERS) else homes.get(place)
+    home = home or f"docs/{place}"
 
     def moved(match: re.Match[str]) -> str:
         target = _in_repository(home, match[2])
         if target.startswith("docs/"):
             there = target.removeprefix("docs/")
         else:
-            there = PAGES.get(target, f"files/{target}")
+            there = PAGES.get(target, f"{OTHERS}{target}")
         return match[1] + posixpath.relpath(there, posixpath.dirname(place) or ".")
 
     return _LINK.sub(moved, markdown)

@@ -102,6 +102,8 @@ def test_nothing_keeps_anybody_out(site: Path, browser: Any, scheme: str) -> Non
     page = browser.new_page(color_scheme=scheme)
     names = ["reference/commands/index", "reference/commands/query", "changelog"]
     names += [path.relative_to(DOCS).with_suffix("").as_posix() for path in pages()]
+    if scheme == "dark":  # what the pages of Python show differs in length only
+        names = [name for name in names if "python/" not in name or name.endswith("search")]
     for name in names:
         page.goto((site / f"{name}.html").as_uri())
         found = axe.run(page).response
