@@ -154,7 +154,7 @@ def serve(
     precision: PrecisionOption = "auto",
     serve_from: ServeFromOption = None,
     verbose: VerboseOption = False,
-) -> None:
+) -> int:
     """Show a store as a web page, and answer over HTTP."""
     try:
         from embedsearch.web import server
@@ -163,11 +163,11 @@ def serve(
         raise _missing("serve", error) from error
     from embedsearch.searching.searcher import open_store
 
-    server.end_on_signal()
     say = over_http.logging(verbose)
     access, token = over_http.access(say)
     limits = over_http.limits()
     with (
+        server.ending_on_signal(),
         open_store(
             store,
             device=device,
@@ -183,7 +183,7 @@ def serve(
         except (MissingLibrary, WeightsUnavailable) as error:
             say(f"searching by image is unavailable, keys and vectors still work: {error}")
         say(f"{len(searcher)} images at {_address(listening, token)}")
-        server.serve(create_app(searcher, access, limits), listening, limits)
+        return server.serve(create_app(searcher, access, limits), listening, limits)
 
 
 @with_config(OverHttp, OVER_HTTP, name="over_http")
@@ -210,10 +210,11 @@ def mcp(
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "auto",
     verbose: VerboseOption = False,
-) -> None:
+) -> int:
     """Serve stores to agents, by the Model Context Protocol."""
     try:
         from embedsearch.integrations import mcp as mcp_server
+        from embedsearch.web import server
     except ModuleNotFoundError as error:
         raise _missing("mcp", error) from error
     from embedsearch.searching.searcher import open_store
@@ -226,6 +227,8 @@ def mcp(
         if not Path(local_path(folder)).is_dir():
             raise UsageError(f"--allow {folder}: there is no such folder")
     with ExitStack() as opened:
+        if http:
+            opened.enter_context(server.ending_on_signal())
         searchers = {}
         for name, location in zip(mcp_server.names_of(stores), stores, strict=True):
             searcher = open_store(
@@ -236,35 +239,35 @@ def mcp(
                 session=Session(notice=say),
             )
             searchers[name] = opened.enter_context(searcher)
-        serve_tools(searchers, allow or ())
+        return serve_tools(searchers, allow or ())
 
 
-def _tools_by_stdio(searchers: Mapping[str, Searcher], allow: Sequence[Path]) -> None:
+def _tools_by_stdio(searchers: Mapping[str, Searcher], allow: Sequence[Path]) -> int:
     from embedsearch.integrations.mcp import create_server
 
     create_server(searchers, allow).run("stdio")
+    return 0
 
 
 def _tools_over_http(
     over_http: OverHttp, say: Callable[[str], None]
-) -> Callable[[Mapping[str, Searcher], Sequence[Path]], None]:
+) -> Callable[[Mapping[str, Searcher], Sequence[Path]], int]:
     """Return what serves tools over HTTP; its options are checked before a store is opened."""
     from embedsearch.integrations.mcp import create_server
     from embedsearch.integrations.mcp_http import http_app
     from embedsearch.web import server
     from embedsearch.web.turns import Turns
 
-    server.end_on_signal()
     access, token = over_http.access(say)
     limits = over_http.limits()
 
-    def serve_tools(searchers: Mapping[str, Searcher], allow: Sequence[Path]) -> None:
+    def serve_tools(searchers: Mapping[str, Searcher], allow: Sequence[Path]) -> int:
         turns = Turns(limits)
         tools = create_server(searchers, allow, turns)
         with server.listen(over_http.host, over_http.port) as listening:
             say(f"tools at {_address(listening, token, 'mcp')}")
             app = http_app(tools, searchers, access, limits, turns)
-            server.serve(app, listening, limits)
+            return server.serve(app, listening, limits)
 
     return serve_tools
 

@@ -21,7 +21,7 @@ from embedsearch.web.bodies import Bodies, Body, Gone, Message, NoRoom, Receive,
 from embedsearch.web.limits import ServerLimits
 from embedsearch.web.logs import RequestLine
 from embedsearch.web.probes import PROBES
-from embedsearch.web.refusals import TOKEN_NEEDED, Refused, refuse
+from embedsearch.web.refusals import STYLE_SOURCE, TOKEN_NEEDED, Refused, refuse
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
@@ -31,7 +31,8 @@ Watch: TypeAlias = Callable[[str, str, int, float], None]
 
 COOKIE = "embedsearch_token"
 _POLICY = (
-    "default-src 'none'; base-uri 'none'; img-src 'self' blob:; style-src 'self'; "
+    "default-src 'none'; base-uri 'none'; img-src 'self' blob:; "
+    f"style-src 'self' {STYLE_SOURCE}; "
     "script-src 'self'; connect-src 'self'; form-action 'self'; frame-ancestors 'none'"
 )
 _HEADERS = [
@@ -188,7 +189,7 @@ class Guard:
         if not is_known and not _same(_cookie(headers.get(b"cookie", "")), quote(token, safe="")):
             message = "this server needs its token: send it as Authorization: Bearer TOKEN"
             if _is_for_a_person(scope):
-                message = "This server needs its token."
+                message = "this is not the token" if given else "this server needs its token"
             raise Refused(401, TOKEN_NEEDED, message, [(b"www-authenticate", b"Bearer")])
 
     async def _read(self, body: Body, receive: Receive, headers: dict[bytes, str]) -> bytes:

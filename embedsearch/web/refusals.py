@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -9,12 +11,26 @@ from html import escape
 
 from embedsearch.web.bodies import Message
 
+# In the page itself, since the files of the page need the token, too.
+_STYLE = """
+:root { color-scheme: light dark; font: 1rem/1.5 system-ui, sans-serif; }
+main { max-width: 40rem; margin: 12vh auto; padding: 0 1.5rem; }
+h1 { font-size: 1.25rem; }
+form { display: flex; flex-wrap: wrap; gap: .75rem; align-items: end; }
+label { flex: 1 1 16rem; }
+input { display: block; box-sizing: border-box; width: 100%; }
+input, button { font: inherit; padding: .5rem .75rem; }
+"""
+STYLE_SOURCE = (
+    "'sha256-" + base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode() + "'"
+)
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>embedsearch</title>
+<style>{style}</style>
 </head>
 <body>
 <main>
@@ -50,7 +66,10 @@ async def refuse(
     """Answer a request that is refused, and close its connection."""
     if as_page:
         more = _TOKEN_FORM if refused.code == TOKEN_NEEDED else ""
-        body, kind = _PAGE.format(message=escape(refused.message), more=more), "text/html"
+        body, kind = (
+            _PAGE.format(style=_STYLE, message=_sentence(refused.message), more=more),
+            "text/html",
+        )
     else:
         values = {"error": refused.message, "code": refused.code}
         values |= {} if refused.name is None else {"field": refused.name}
@@ -65,3 +84,7 @@ async def refuse(
     ]
     await send({"type": "http.response.start", "status": refused.status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
+
+
+def _sentence(message: str) -> str:
+    return escape(f"{message[:1].upper()}{message[1:].removesuffix('.')}.")

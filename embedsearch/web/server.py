@@ -6,11 +6,12 @@ uvicorn with h11, plus time-outs for headers and for clients that do not read th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -82,21 +83,34 @@ def _reachable(family: int) -> str:
             return local
 
 
-def end_on_signal() -> None:
-    """Let SIGTERM end this process before it serves, too.
+class _Terminated(BaseException):
+    """SIGTERM has come."""
+
+
+@contextlib.contextmanager
+def ending_on_signal() -> Iterator[None]:
+    """Let SIGTERM end this process with 143 once the block has ended, also before it serves.
 
     The first process of a container is not ended by a signal that it does not handle.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
         end_within(_ENDED_S, number)
-        raise SystemExit(128 + number)
+        raise _Terminated
 
     signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except _Terminated:
+        # Not by way of the interpreter's end: threads of OpenVINO would crash there.
+        os._exit(128 + signal.SIGTERM)
 
 
-def serve(app: Callable[..., Any], listening: socket.socket, limits: ServerLimits) -> None:
-    """Answer until a signal comes; requests in progress have some seconds to end."""
+def serve(app: Callable[..., Any], listening: socket.socket, limits: ServerLimits) -> int:
+    """Answer until a signal comes, and return the exit code of that.
+
+    Requests in progress have some seconds to end.
+    """
     config = uvicorn.Config(
         app,
         http=type("_Protocol", (BoundedProtocol,), {"limits": limits}),
@@ -112,16 +126,25 @@ def serve(app: Callable[..., Any], listening: socket.socket, limits: ServerLimit
         timeout_graceful_shutdown=int(_ENDING_S),
         h11_max_incomplete_event_size=limits.headers_bytes,
     )
-    _Server(config).run(sockets=[listening])
+    server = _Server(config)
+    server.run(sockets=[listening])
+    return 128 + server.signal if server.signal else 0
 
 
 class _Server(uvicorn.Server):
     """Ends in time after a signal, whatever a thread of it still waits for."""
 
+    signal = 0  # that ended it
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to end."""
+        """Begin to end.
+
+        uvicorn would raise the signal again once all is closed. OpenVINO leaves the process a
+        stack for signals by then that is gone, on processors with AMX, and it would crash.
+        """
         end_within(_ENDED_S, sig)
-        super().handle_exit(sig, frame)
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit, self.signal = True, sig
 
 
 class BoundedProtocol(H11Protocol):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 import re
 import threading
@@ -64,6 +66,10 @@ def test_the_refusal_leads_to_the_option(store: Path) -> None:
         page = server.get("/", host="photos:8000", accept="text/html")
         assert (page.status, page.headers["content-type"]) == (403, "text/html; charset=utf-8")
         assert b"--allow-host photos," in page.body and b"<script" not in page.body
+        style = page.body.split(b"<style>")[1].split(b"</style>")[0]
+        hashed = base64.b64encode(hashlib.sha256(style).digest()).decode().lower()
+        policy = page.headers["content-security-policy"]
+        assert f"style-src 'self' 'sha256-{hashed}';" in policy and "unsafe" not in policy
         page = server.get("/", host="<i>&", accept="text/html")
         assert page.status == 403 and b"<i>" not in page.body
         for number in range(30):

@@ -98,7 +98,11 @@ def test_a_port_in_use(server: Served, store: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_ends_when_told(store: Path, number: signal.Signals) -> None:
+def test_it_ends_when_told(
+    store: Path, number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it has converted the network itself, after which OpenVINO's stack is gone."""
+    monkeypatch.setenv("EMBEDSEARCH_CACHE", str(tmp_path))
     with served(store) as server:
         assert server.upload(CLOCK).status == 200
         server.process.send_signal(number)

@@ -136,6 +136,9 @@ def try_all(server: Served, token: str) -> None:
     assert server.get("/info", cookie=sent).status == 200
     page = server.get("/", accept="text/html")
     assert page.status == 401 and b'name="token"' in page.body
+    assert b"This server needs its token." in page.body
+    page = server.get("/?token=wrong", accept="text/html")
+    assert page.status == 401 and b"This is not the token." in page.body
 
 
 @pytest.mark.parametrize("way", ["file", "environment", "option"])
