@@ -6,6 +6,9 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +48,15 @@ def plain_session() -> Session:
     """Return a session for a command that a signal may end anywhere."""
     guard_signals(ENDED_S)
     return Session(notice=notice)
+
+
+@contextmanager
+def shown_session() -> Iterator[Session]:
+    """Yield a session whose steps are shown while the block lasts."""
+    from embedsearch.cli.output.progress import ProgressDisplay
+
+    with ProgressDisplay(notice) as show:
+        yield replace(session_with_signals(), step=show.step)
 
 
 def session_with_signals() -> Session:

@@ -16,7 +16,7 @@ from embedsearch.cli.app import (
     VerboseOption,
     WhereOption,
     notice,
-    session_with_signals,
+    shown_session,
 )
 from embedsearch.cli.completion import column_names
 from embedsearch.cli.help import FILTERS, OUTPUT
@@ -80,7 +80,8 @@ def duplicates(
         raise UsageError("move_to needs script, the file to write", "move_to", "script")
     form = "json" if json else "csv" if csv else "table"
     try:
-        report = find(store, folder, against=against, config=config, session=session_with_signals())
+        with shown_session() as session:
+            report = find(store, folder, against=against, config=config, session=session)
     except UnmetWish as error:  # to be looked at, and not to be worked off
         _print_groups(error.report, form)
         raise
@@ -170,7 +171,8 @@ def clusters(
     from embedsearch.curation.clusters import clusters as find
 
     _one_form(json, csv)
-    found = find(store, k, where=where, session=session_with_signals())
+    with shown_session() as session:
+        found = find(store, k, where=where, session=session)
     if csv:
         sys.stdout.write(exact_unless_shown(cluster_csv(found)))
         return
@@ -205,7 +207,8 @@ def outliers(
     from embedsearch.curation.clusters import outliers as find
 
     _one_form(json, csv)
-    rows = [o.to_dict() for o in find(store, count, where=where, session=session_with_signals())]
+    with shown_session() as session:
+        rows = [odd.to_dict() for odd in find(store, count, where=where, session=session)]
     if csv:
         sys.stdout.write(exact_unless_shown(outlier_csv(rows)))
         return
@@ -254,13 +257,14 @@ def map_(
     from embedsearch.cli.output.scatter import write_map
     from embedsearch.curation.picture_map import picture_map
 
-    found = picture_map(
-        store=store,
-        method=method,
-        where=where,
-        max_images=most,
-        color=color,
-        session=session_with_signals(),
-    )
+    with shown_session() as session:
+        found = picture_map(
+            store=store,
+            method=method,
+            where=where,
+            max_images=most,
+            color=color,
+            session=session,
+        )
     write_map(out, f"{len(found.points):,} of {found.images:,} pictures", found)
     notice(f"{len(found.points):,} of {found.images:,} pictures written to {out}")

@@ -17,6 +17,7 @@ from embedsearch.cli.app import (
     WrittenStoreOption,
     notice,
     session_with_signals,
+    shown_session,
 )
 from embedsearch.cli.completion import centers, models
 from embedsearch.cli.help import OUTPUT
@@ -66,7 +67,8 @@ def export(
     from embedsearch.cli.output.text import json_line
     from embedsearch.exchange.export import export as export_store
 
-    report = export_store(store, out, where=where, session=session_with_signals())
+    with shown_session() as session:
+        report = export_store(store, out, where=where, session=session)
     text = f"{report.rows:,} rows of {report.dim} components in {' and '.join(report.files)}"
     print(json_line(report.to_dict()) if json else text)
 
@@ -131,15 +133,16 @@ def import_(
     from embedsearch.cli.output.text import json_line
     from embedsearch.exchange.import_vectors import import_vectors
 
-    report = import_vectors(
-        source,
-        model=model,
-        paths=paths,
-        root=root,
-        store=store,
-        center=center,
-        session=session_with_signals(),
-    )
+    with shown_session() as session:
+        report = import_vectors(
+            source,
+            model=model,
+            paths=paths,
+            root=root,
+            store=store,
+            center=center,
+            session=session,
+        )
     if json:
         sys.stdout.write(json_line(report.to_dict()) + "\n")
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -115,6 +116,7 @@ def _sync(
 
     spare_pandas()
     with ProgressDisplay(notice) as on_progress:
+        session = replace(session, step=on_progress.step)
         report = sync(folders, store=store, config=config, session=session, on_progress=on_progress)
     sys.stdout.write(json_line(report.to_dict()) + "\n" if as_json else report_lines(report))
     return 1 if strict and (report.failed or report.scan_failures) else 0

@@ -15,6 +15,7 @@ from embedsearch.cli.app import (
     WrittenStoreOption,
     plain_session,
     session_with_signals,
+    shown_session,
 )
 
 
@@ -59,7 +60,8 @@ def check(
     """
     from embedsearch.store.check import check as check_store
 
-    found = check_store(store, read_data=read_data, session=plain_session())
+    with shown_session() as session:
+        found = check_store(store, read_data=read_data, session=session)
     for problem in found.problems:
         print(problem.message, file=sys.stderr)
     if found.problems:
@@ -82,7 +84,8 @@ def repair(
     """Rebuild search indexes, or go back to an earlier generation."""
     from embedsearch.indexing.repair import repair as repair_store
 
-    done = repair_store(store, to=to, wait_s=wait, session=session_with_signals())
+    with shown_session() as session:
+        done = repair_store(store, to=to, wait_s=wait, session=session)
     print("\n".join(done) or "nothing to repair")
 
 

@@ -125,7 +125,9 @@ def gathered(collection: Collection, k: int | None) -> list[Gathered]:
         k = max(1, round(math.sqrt(count / 2)))
     if not 1 <= k <= count:
         raise UsageError(f"k is from 1 to {count:,}, the number of images", "k")
-    found, cosines = spherical_kmeans(collection.vectors(), k)
+    vectors = collection.vectors()
+    collection.session.at(f"grouping {count:,} images")
+    found, cosines = spherical_kmeans(vectors, k)
     groups = []
     for number in range(k):
         mine = np.flatnonzero(found == number)
@@ -144,7 +146,7 @@ def oddest(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Return the positions, int64 (n,), of the `count` oddest images, and their scores (n,)."""
     vectors = collection.vectors()
-    near = NearGraph(vectors, collection.session.check).pairs(vectors, _NEIGHBORS + 1, -1.0)
+    near = NearGraph(vectors, collection.session).pairs(vectors, _NEIGHBORS + 1, -1.0)
     near = near.where(near.first != near.second)
     sums = np.bincount(near.first, near.scores, len(vectors))
     scores = sums / np.maximum(1, np.bincount(near.first, minlength=len(vectors)))

@@ -170,7 +170,7 @@ class Collection:
         mask = np.zeros(int(self.snapshot.starts[-1]), np.bool_)
         mask[self.ordinals] = True
         for start, table in self.snapshot.tables(names):
-            self.session.check()
+            self.session.at("reading the store", position, len(self))
             here = mask[start : start + len(table)]
             if here.any():
                 yield position, table if here.all() else table.filter(pa.array(here))

@@ -151,7 +151,8 @@ class _Search:
             for node in nodes
         }
         proposed = (self._files(nodes, members) for nodes in (*grouped, *several))
-        groups = []
+        groups: list[DuplicateGroup] = []
+        compared, to_compare = 0, len(grouped) + len(several)
         for bundle in _bundles(proposed):
             if self._config.similar is None:  # all at once, as workers decode in parallel
                 close = (
@@ -159,6 +160,8 @@ class _Search:
                 )
                 deque(self._album.looks(close), maxlen=0)
             for files in bundle:
+                self._collection.session.at("comparing closely", compared, to_compare)
+                compared += 1
                 groups += self._confirmed(files, similarity)
         return groups
 
@@ -233,7 +236,9 @@ class _Search:
         at = np.unique(np.concatenate([positions[pairs.first], others[pairs.second]]))
         pictures = dict(zip(at.tolist(), self._collection.pictures(at), strict=True))
         columns = (pairs.first, pairs.second, pairs.scores, turns)
-        for query, row, score, turn in zip(*(c.tolist() for c in columns), strict=True):
+        candidates = zip(*(c.tolist() for c in columns), strict=True)
+        for done, (query, row, score, turn) in enumerate(candidates):
+            self._collection.session.at("comparing closely", done, len(pairs.first))
             if query not in matches:
                 one, other = pictures[int(positions[query])], pictures[int(others[row])]
                 how = self._how(one, other, similarity.turns[turn])
@@ -288,8 +293,8 @@ class _Search:
         parts, images = None, self._collection
         if self._config.crops:
             parts = CropData(images.signatures()[positions], images.vectors()[positions])
-        least, check = self._config.least, images.session.check
-        return Similarity(self._units(positions), least, self._turns, check, parts)
+        least, session = self._config.least, images.session
+        return Similarity(self._units(positions), least, self._turns, session, parts)
 
 
 def _unmet(wishes: Sequence[str], collection: Collection) -> str | None:

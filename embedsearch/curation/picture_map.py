@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -106,6 +107,7 @@ def places(collection: Collection, max_images: int, method: str = "pca") -> Plac
         raise NothingIndexed("a map needs at least three images")
     positions = np.sort(np.random.default_rng(_SEED).permutation(len(collection))[:max_images])
     vectors = collection.vectors()[positions]
+    collection.session.at(f"placing {len(vectors):,} pictures by {method.upper()}")
     plane = principal_plane(vectors) if method == "pca" else _umap(vectors)
     low, high = plane.min(axis=0), plane.max(axis=0)
     return Places(positions, (plane - low) / np.maximum(high - low, 1e-9))
@@ -132,10 +134,12 @@ def _thumbnails(pictures: list[Picture], session: Session) -> Iterator[bytes | N
 
     def made(picture: Picture) -> bytes | None:
         session.check()
+        session.step("making thumbnails", next(done), len(pictures))
         try:
             return thumbnailer.jpeg(picture.root, picture.key, _SIDE)
         except UnreadableImage:
             return None
 
+    done = count()
     with closing(Thumbnailer(DecodeLimits())) as thumbnailer, ThreadPoolExecutor(_THREADS) as pool:
         yield from pool.map(made, pictures)

@@ -8,7 +8,7 @@ mirroring a signature gives that of the turned or mirrored image.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeAlias
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.records import SIGNATURE_SIDE
+from embedsearch.core.session import Session
 from embedsearch.curation import crops
 from embedsearch.curation.linkage import Ball, Members
 from embedsearch.curation.turns import AS_IT_IS, Turn
@@ -63,7 +64,7 @@ class Similarity:
         units: Units,
         least: float,
         turns: Sequence[Turn],
-        check: Callable[[], None],
+        session: Session,
         parts: CropData | None = None,
     ) -> None:
         """Take units float16 (n, D); two are alike from a cosine of `least` on.
@@ -73,7 +74,7 @@ class Similarity:
         self._units = units
         self._least = min(least, _SAME)
         self.turns = list(turns)
-        self._check = check
+        self._session = session
         self._parts = parts
         self._crops = None if parts is None else crops.Crops(parts.signatures)
 
@@ -87,7 +88,7 @@ class Similarity:
 
         The number after the last turn stands for a crop.
         """
-        graph = NearGraph(self._units, self._check)
+        graph = NearGraph(self._units, self._session)
         found = [graph.pairs(turn.of(self._units), NEAREST, self._least) for turn in self.turns]
         found = [some.where(some.first != some.second) for some in found]
         if self._parts is not None:
@@ -102,7 +103,7 @@ class Similarity:
 
     def pairs_among(self, some: Members) -> Iterator[tuple[int, int]]:
         """Yield the alike pairs of whole images among some, best first."""
-        graph = NearGraph(self._units[some], self._check)
+        graph = NearGraph(self._units[some], self._session)
         found = [
             graph.pairs(turn.of(self._units[some]), NEAREST, self._least) for turn in self.turns
         ]
@@ -114,7 +115,9 @@ class Similarity:
     def _part_pairs(self, parts: CropData) -> Pairs:
         """Return (whole, part) pairs among images with near embeddings."""
         assert self._crops is not None
-        near = NearGraph(parts.vectors, self._check).pairs(parts.vectors, NEAREST, crops.MIN_COSINE)
+        near = NearGraph(parts.vectors, self._session).pairs(
+            parts.vectors, NEAREST, crops.MIN_COSINE
+        )
         near = near.where(near.first != near.second)
         wholes = np.concatenate([near.first, near.second])
         others = np.concatenate([near.second, near.first])
@@ -123,13 +126,13 @@ class Similarity:
         edges = np.flatnonzero(np.diff(wholes, prepend=-1, append=-1))
         scores = np.empty(len(wholes), np.float32)
         for start, stop in pairwise(edges.tolist()):
-            self._check()
+            self._session.check()
             scores[start:stop] = self._crops.scores(int(wholes[start]), others[start:stop])
         return Pairs(wholes, others, scores).where(scores >= crops.MIN_SCORE)
 
     def against(self, queries: Units) -> tuple[Pairs, npt.NDArray[np.int8]]:
         """Return for each query, float16 (Q, D), the rows that are alike, best first."""
-        graph = NearGraph(self._units, self._check)
+        graph = NearGraph(self._units, self._session)
         found = [graph.pairs(turn.of(queries), NEAREST, self._least) for turn in self.turns]
         pairs, which = _joined(found)
         order = np.lexsort((which, pairs.second, -pairs.scores, pairs.first))
@@ -157,7 +160,7 @@ class Similarity:
     def all_alike(self, some: Members, others: Members) -> bool:
         """Return whether each of some rows is alike to each of the others."""
         for start in range(0, len(some), _BLOCK):
-            self._check()
+            self._session.check()
             for other in range(0, len(others), _BLOCK):
                 if not self._alike(some[start : start + _BLOCK], others[other : other + _BLOCK]):
                     return False

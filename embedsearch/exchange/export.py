@@ -98,7 +98,7 @@ def _parts(
     """Yield the rows in a mask, one row group at a time."""
     vectors = (group for shard in snapshot.shards for group in shard.vectors())
     for (start, table), group in zip(columns.tables(columns.exported), vectors, strict=True):
-        session.check()
+        session.at("writing", start, int(snapshot.starts[-1]))
         if (selected := mask[start : start + len(table)]).any():
             kept = group[selected].astype(np.float32)
             kept /= np.linalg.norm(kept, axis=1, keepdims=True)

@@ -164,7 +164,7 @@ class _Import:
             self._writer, self._spec, self._homes.roots, rebuild=False, center=self._center
         )
         for paths, vectors in reader.blocks():
-            self._session.check()
+            self._session.at(f"importing: {self._counts['rows']:,} rows so far")
             self._take(update, paths, vectors)
         update.set_roots(self._homes.roots)
         if self._failures:

@@ -293,7 +293,7 @@ class _Comparison:
         key, position = next(rows, (None, -1))
         for count, ref in enumerate(source):
             if count % 1024 == 0:
-                self.session.check()
+                self.session.at(f"scanning: {count:,} images so far")
             scanned = os.fsencode(ref.key)
             while key is not None and key < scanned:
                 missing.append(position)

@@ -62,11 +62,13 @@ def check(
     Raises what opening the manifest raises.
     """
     with readable_store(store, session) as path:
-        manifest, problems = check_store(path, read_data=read_data)
+        manifest, problems = check_store(path, read_data=read_data, session=session)
     return CheckReport(manifest.generation, manifest.live, len(manifest.files()), problems)
 
 
-def check_store(store: Path, *, read_data: bool) -> tuple[Manifest, list[Problem]]:
+def check_store(
+    store: Path, *, read_data: bool, session: Session | None = None
+) -> tuple[Manifest, list[Problem]]:
     """Verify a store: every sha256, and with `read_data` every page of every shard.
 
     Returns the manifest and the problems; raises what opening the manifest raises.
@@ -74,7 +76,7 @@ def check_store(store: Path, *, read_data: bool) -> tuple[Manifest, list[Problem
     check_format(store)
     for _ in range(OPEN_TRIES):
         manifest = read_current(store)
-        problems = list(problems_of(store, manifest, read_data=read_data))
+        problems = list(problems_of(store, manifest, session or Session(), read_data=read_data))
         # A writer may have removed this generation while it was read.
         if not problems or read_current(store).generation == manifest.generation:
             break
@@ -83,10 +85,13 @@ def check_store(store: Path, *, read_data: bool) -> tuple[Manifest, list[Problem
     return manifest, problems
 
 
-def problems_of(store: Path, manifest: Manifest, *, read_data: bool) -> Iterator[Problem]:
+def problems_of(
+    store: Path, manifest: Manifest, session: Session, *, read_data: bool
+) -> Iterator[Problem]:
     """Yield the problems with the files of one generation."""
-    is_whole = True
-    for record in manifest.files():
+    is_whole, records = True, manifest.files()
+    for done, record in enumerate(records):
+        session.at("verifying files", done, len(records))
         try:
             descriptor = files.open_verified(store, record)
             try:
@@ -108,7 +113,8 @@ def problems_of(store: Path, manifest: Manifest, *, read_data: bool) -> Iterator
                 except DamagedStore as error:  # the rows are whole without it
                     yield Problem(manifest.metadata.relative, str(error))
             seen: set[int] = set()
-            for shard in snapshot.shards:
+            for done, shard in enumerate(snapshot.shards):
+                session.at("reading shards", done, len(snapshot.shards))
                 _check_rows(store, shard, seen)
     except DamagedStore as error:
         yield Problem("shards", str(error))

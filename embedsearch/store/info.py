@@ -204,7 +204,7 @@ def roll_back(
         if generation == current.generation:
             return []
         former = found[generation]
-        for problem in problems_of(store, former, read_data=True):
+        for problem in problems_of(store, former, Session(), read_data=True):
             if not problem.file.startswith("ann/"):
                 raise DamagedStore(
                     f"{store} cannot go back to generation {generation}: its {problem.file} is "

@@ -11,14 +11,11 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from embedsearch.core.session import Session
 from embedsearch.curation.linkage import Ball, Members, complete_groups
 from embedsearch.curation.similarity import Similarity
 from embedsearch.curation.turns import AS_IT_IS
 from embedsearch.searching.ann.graph import EXACT_ROWS, NearGraph
-
-
-def nothing() -> None:
-    pass
 
 
 def units(rows: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float16]:
@@ -74,7 +71,7 @@ def test_every_two_of_a_group_are_alike(seed: int, count: int, share: float) -> 
 def test_balls_say_no_more_than_comparing_does(seed: int, count: int, spread: float) -> None:
     rng = np.random.default_rng(seed)
     vectors = units(np.array([1, 0, 0]) + spread * rng.standard_normal((count, 3)))
-    likeness = Similarity(vectors, 0.97, [AS_IT_IS], nothing)
+    likeness = Similarity(vectors, 0.97, [AS_IT_IS], Session())
     pairs, _ = likeness.pairs()
     listed = list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
     wide = vectors.astype(np.float32)
@@ -91,7 +88,7 @@ def on_a_circle(
         units(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)),
         float(np.cos(np.deg2rad(reach))),
         [AS_IT_IS],
-        nothing,
+        Session(),
     )
     pairs, _ = likeness.pairs()
     return likeness, list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True))
@@ -122,7 +119,7 @@ def test_the_graph_of_many_is_that_of_an_exact_search() -> None:
     vectors = centres[rng.integers(400, size=rows)] + rng.standard_normal((rows, 64), np.float32)
     vectors[-3000:] = vectors[:3000] + 0.1 * rng.standard_normal((3000, 64), np.float32)
     base = units(vectors)
-    pairs = NearGraph(base, nothing).pairs(base, 8, 0.97)
+    pairs = NearGraph(base, Session()).pairs(base, 8, 0.97)
     got = {
         (a, b) for a, b in zip(pairs.first.tolist(), pairs.second.tolist(), strict=True) if a < b
     }

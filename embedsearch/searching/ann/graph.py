@@ -7,12 +7,13 @@ next few cells of an IVF index, which finds near copies.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from embedsearch.core.session import Session
 from embedsearch.searching.ann.kernels import faiss
 from embedsearch.searching.ann.search import Vectors
 
@@ -52,11 +53,11 @@ class Pairs:
 class NearGraph:
     """Vectors to compare queries with."""
 
-    def __init__(self, base: Vectors, check: Callable[[], None]) -> None:
-        """Take the vectors, and index them if they are many; `check` may raise to stop."""
+    def __init__(self, base: Vectors, session: Session) -> None:
+        """Take the vectors, and index them if they are many."""
         self._base = base
-        self._check = check
-        self._index = _index(base, check) if len(base) > EXACT_ROWS else None
+        self._session = session
+        self._index = _index(base, session) if len(base) > EXACT_ROWS else None
         self._whole = base.astype(np.float32) if self._index is None else None
 
     def pairs(self, queries: Vectors, k: int, least: float) -> Pairs:
@@ -69,7 +70,7 @@ class NearGraph:
 
     def _blocks(self, queries: Vectors, k: int, least: float) -> Iterator[Pairs]:
         for start in range(0, len(queries), _BLOCK):
-            self._check()
+            self._session.at("comparing images", start, len(queries))
             rows, scores = self._nearest(queries[start : start + _BLOCK].astype(np.float32), k)
             query, rank = np.nonzero((scores >= least) & (rows >= 0))
             yield Pairs(query + start, rows[query, rank], scores[query, rank])
@@ -86,16 +87,16 @@ class NearGraph:
         return rows, np.take_along_axis(products, rows, axis=1)
 
 
-def _index(base: Vectors, check: Callable[[], None]) -> faiss.IndexIVFScalarQuantizer:
+def _index(base: Vectors, session: Session) -> faiss.IndexIVFScalarQuantizer:
     rows, dim = base.shape
     cells = round(4 * math.sqrt(rows))
     flat, code = faiss.IndexFlatIP(dim), faiss.ScalarQuantizer.QT_fp16
     index = faiss.IndexIVFScalarQuantizer(flat, dim, cells, code, faiss.METRIC_INNER_PRODUCT, False)
     index.cp.niter, index.cp.seed, index.nprobe = _TRAIN_ROUNDS, _SEED, _CELLS_PROBED
     chosen = np.random.default_rng(_SEED).permutation(rows)[: cells * _TRAIN_ROWS]
-    check()
+    session.at("indexing images for comparison")
     index.train(base[np.sort(chosen)].astype(np.float32))
     for start in range(0, rows, _BLOCK):
-        check()
+        session.at("indexing images for comparison", start, rows)
         index.add(base[start : start + _BLOCK].astype(np.float32))
     return index

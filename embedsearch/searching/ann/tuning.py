@@ -238,7 +238,7 @@ class _Tuner:
             for vectors in self._snapshot.vectors(number):
                 builder.add(vectors[mask[start : start + len(vectors)]])
                 start += len(vectors)
-                self._session.check()
+                self._session.at("building the search index", start, len(mask))
 
     def _segments(self, mask: npt.NDArray[np.bool_]) -> Iterator[Segment]:
         """Yield the runs of rows in a mask."""
