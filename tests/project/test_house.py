@@ -24,7 +24,10 @@ LAYERS = {
     name: set(re.findall(r"\w+", allowed)) - {"nothing"}
     for name, allowed in re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", ARCHITECTURE, re.MULTILINE)
 }
-TREE, ENTRIES = re.findall(r"```text\n(.*?)```", ARCHITECTURE, re.DOTALL)
+(TREE,) = re.findall(r"```text\n(.*?)```", ARCHITECTURE, re.DOTALL)
+ENTRIES = (
+    (REPOSITORY / "docs" / "public_entries.md").read_text().split("```text\n")[1].split("```")[0]
+)
 MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ENTRIES = 400, 60, 16
 
 # Where a heavy library may be imported, as path prefixes.
