@@ -1,0 +1,1 @@
+"""The documentation, and in `support` what builds and runs it."""

@@ -1,0 +1,1 @@
+"""What builds the documentation and runs its sessions; not part of the site."""
