@@ -111,5 +111,5 @@ def _path(name: str, value: Any) -> Any:
     try:
         os.fsencode(value)
     except UnicodeEncodeError as error:
-        raise UsageError(f"{name} is no valid text: {shown(value)}", name) from error
+        raise UsageError(f"{name} is not valid text: {shown(value)}", name) from error
     return os.fsdecode(value) if isinstance(value, bytes) else value

@@ -119,7 +119,7 @@ def _target(path: Path, kept: contextlib.ExitStack) -> _Target:
     except OSError as error:
         raise StorageError(f"{path}: {error.strerror or error}") from error
     if stat.S_ISBLK(kind) or stat.S_ISSOCK(kind):
-        raise StorageError(f"{path} is no file to write to, but a disk or a socket")
+        raise StorageError(f"{path} is not a regular file but a disk or a socket: name a file")
     # A file that is open as /dev/stdout must stay the one that is open.
     is_stream = not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)) or _number(path) is not None
     if is_stream:

@@ -183,7 +183,7 @@ def local_path(path: str | bytes | os.PathLike[str]) -> str:
     try:
         os.fsencode(text)
     except UnicodeEncodeError as error:
-        raise UsageError(f"{text!r} is no path: a file system cannot hold it") from error
+        raise UsageError(f"{text!r} is not a path that a file system can hold") from error
     if text[:7].lower() == "file://":
         host, slash, rest = text[7:].partition("/")
         if host.lower() not in {"", "localhost"}:

@@ -156,5 +156,5 @@ def oddest(
 
 def _not_empty(collection: Collection) -> Collection:
     if not len(collection):
-        raise NothingIndexed("the store holds no such image")
+        raise NothingIndexed("no image of the store matches")
     return collection

@@ -62,7 +62,7 @@ def duplicates(
     Raises UsageError and the store's errors.
     """
     if against is not None and folder is None:
-        raise UsageError("against needs a folder that is compared with it", "against")
+        raise UsageError("against needs a folder to compare with it", "against")
     config = configured(config or DuplicateConfig(), options)
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         collection = Collection(snapshot, session or Session(), config.where)

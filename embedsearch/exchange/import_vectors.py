@@ -337,7 +337,7 @@ def _reader(source: Path, paths: Path | None) -> _Reader:
             first = next(file.iter_batches(1, columns=[column])).column(column)
             return _Reader(source, None, column, by, len(first[0]) if first[0].is_valid else 0)
     except (pa.ArrowException, OSError, ValueError, OverBound) as error:
-        raise UsageError(f"{source} is no Parquet file that is read: {error}") from error
+        raise UsageError(f"{source} cannot be read as Parquet: {error}") from error
 
 
 def _is_list_of_floats(kind: Any) -> bool:

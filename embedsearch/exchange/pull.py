@@ -58,7 +58,7 @@ def pull(
     DamagedStore, StorageError and StoreLocked.
     """
     if not is_url(url):
-        raise UsageError(f"{url} is no URL: pull needs one, such as s3://bucket/photos.es")
+        raise UsageError(f"{url} is not a URL, such as s3://bucket/photos.es")
     url = normal_url(url)
     store = Path(os.path.abspath(local_path(folder) if folder else url.rpartition("/")[2]))
     began = time.monotonic()

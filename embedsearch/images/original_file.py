@@ -127,7 +127,9 @@ class OriginalFiles:
                     raise UnreadableImage(f"it has {size:,} bytes, too many", Reason.TOO_BIG)
                 found = self._digest(descriptor, start, size)
             if found != digest:
-                raise UnreadableImage("it is not the file that was indexed", Reason.CHANGED)
+                raise UnreadableImage(
+                    "it is another file than the one that was indexed", Reason.CHANGED
+                )
             return OriginalFile(descriptor, start, size, digest)
         except BaseException:
             if descriptor >= 0:

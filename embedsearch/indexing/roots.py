@@ -184,7 +184,7 @@ def _check(known: KnownRows, root: Root, there: Root) -> None:
     with Sources(DecodeLimits().max_bytes) as sources:
         source = sources.open(ScanTarget(there))
         if not source.is_there():
-            raise UsageError(f"{there.path} does not exist, or is no {root.kind}")
+            raise UsageError(f"{there.path} does not exist, or is not a {root.kind}")
         for key, position in known.keys(np.unique(sample)):
             digest = known.value("digest", position)
             if digest != _UNKNOWN:

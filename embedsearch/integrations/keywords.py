@@ -50,7 +50,7 @@ def query_options(given: Mapping[str, Any], searcher: Searcher) -> dict[str, Any
     options = {name: value for name, value in given.items() if name != FILTER}
     where = options.get("where")
     if where is not None and not isinstance(where, str):
-        raise UsageError(f"where is a text, as {_EXAMPLE}, not {where!r}", "where")
+        raise UsageError(f"where must be text, as {_EXAMPLE}, not {where!r}", "where")
     if (condition := filter_condition(given.get(FILTER), searcher)) is not None:
         options["where"] = condition if where is None else f"({where}\n) AND {condition}"
     SearchConfig(**{n: v for n, v in options.items() if n not in {"like", "unlike"}})

@@ -118,7 +118,7 @@ def read_labels(
     """Return the labeled pictures of a folder. Raises UsageError."""
     root = os.path.realpath(local_path(folder))
     if not os.path.isdir(root):
-        raise UsageError(f"{folder} is no folder")
+        raise UsageError(f"{folder} is not a folder")
     scan = FolderScan(0, root)
     refs = tuple(scan)
     for failure in scan.failures:
@@ -136,7 +136,7 @@ def read_labels(
         return _from_folders(root, refs, notice)
     if not classify and not regress:
         raise UsageError(
-            f"which columns of {targets}? Name them in classify or regress", "classify", "regress"
+            f"name the columns of {targets} to learn, in classify or regress", "classify", "regress"
         )
     return _from_csv(root, refs, Path(local_path(targets)), classify, regress, notice)
 
@@ -144,9 +144,9 @@ def read_labels(
 def _from_folders(root: str, refs: Sequence[ImageRef], notice: Callable[[str], None]) -> Labels:
     labeled = [ref for ref in refs if "/" in ref.key]
     if len(labeled) < len(refs):
-        notice(f"{len(refs) - len(labeled)} pictures lie in no class folder and are left out")
+        notice(f"{len(refs) - len(labeled)} pictures are not in a class folder and are left out")
     if not labeled:
-        raise UsageError(f"{root} holds no pictures in folders: one folder a class is needed")
+        raise UsageError(f"{root} holds no pictures in folders: one folder per class is needed")
     names: list[str | None] = [ref.key.partition("/")[0] for ref in labeled]
     return Labels(root, tuple(labeled), (_classes(FOLDER_TARGET, names),))
 
@@ -239,7 +239,7 @@ def _numbers(name: str, cells: Sequence[tuple[int, str]], path: Path) -> LabelCo
         try:
             values[index] = float(cell)
         except ValueError:
-            raise UsageError(f"{held}, which is no number") from None
+            raise UsageError(f"{held}, which is not a number") from None
         if not math.isfinite(values[index]):
             raise UsageError(f"{held}, which is not finite")
     known = values[~np.isnan(values)]

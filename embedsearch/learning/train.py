@@ -171,8 +171,7 @@ class _TrainingRun:
                 raise UsageError(f"no picture held out has a number to judge by: {more} with one")
         elif before.recall_1 is None:
             raise UsageError(
-                "no class has two pictures held out, and one alone has no other to find: "
-                f"{more} a class"
+                f"no class has two pictures held out, so none can find another: {more} a class"
             )
 
     def _one_epoch(self, on_progress: Callable[[Progress], None] | None) -> float:
@@ -271,7 +270,7 @@ class _TrainingRun:
         """Resume from a checkpoint. Raises UsageError where the images are others."""
         if found.images != self.digest:
             raise UsageError(
-                f"{self.checkpoint} is of a training with other pictures or labels: delete it, or "
+                f"{self.checkpoint} belongs to a training with other pictures or labels: delete it, or "
                 "give another out",
                 "out",
             )

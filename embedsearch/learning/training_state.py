@@ -112,7 +112,7 @@ def read_checkpoint(file: Path, identity: dict[str, Any]) -> Checkpoint | None:
     differing = sorted(name for name in names if ours.get(name) != theirs.get(name))
     if differing:
         raise UsageError(
-            f"{file} is of a training with other {', '.join(differing)}: delete it, or give "
+            f"{file} belongs to a training with other {', '.join(differing)}: delete it, or give "
             "another out",
             "out",
         )

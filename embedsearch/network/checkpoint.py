@@ -137,7 +137,7 @@ def _unpickled(file: Path, data: bytes) -> Any:
         raise ValueError(f"{file}: {error}") from error
     except Exception as error:  # a damaged or hostile file can make torch raise anything
         words = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{file} is no file of weights that can be read ({words})") from error
+        raise ValueError(f"{file} cannot be read as a file of weights ({words})") from error
     finally:
         torch.jit.load = run_program
 

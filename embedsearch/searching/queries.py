@@ -109,7 +109,7 @@ class Mix:
         if not self.like and (self.unlike or self.text is None):
             raise UsageError("a query needs an image, one in like, or a text to look for")
         if any(isinstance(part, Mix | Text) for part in (*self.like, *self.unlike)):
-            raise UsageError("a mixture cannot hold mixtures: it holds images, and one text")
+            raise UsageError("a Mix cannot hold another Mix: only images, and one text")
 
 
 # One image: a unit vector is float (D,).

@@ -23,7 +23,7 @@ def check_format(store: Path) -> None:
         text = (store / files.FORMAT_NAME).read_bytes()[:MAX_FORMAT_BYTES]
     except FileNotFoundError:
         raise StoreNotFound(
-            f"{store} is no store: make one with embedsearch index FOLDER --store {store}"
+            f"{store} is not a store: make one with embedsearch index FOLDER --store {store}"
         ) from None
     except OSError as error:
         raise StorageError(f"{store}: {error.strerror}") from error
@@ -38,7 +38,9 @@ def check_format_text(store: str, text: bytes) -> None:
                 f"{store} has format {text[12:].strip().decode()}, this embedsearch reads "
                 f"{files.FORMAT_TEXT[12:].strip().decode()}: update embedsearch"
             )
-        raise StoreNotFound(f"{store} is no store: its FORMAT file says something else")
+        raise StoreNotFound(
+            f"{store} is not a store of embedsearch: its FORMAT file says something else"
+        )
 
 
 def current_pointer(store: Path) -> bytes | None:
@@ -79,7 +81,7 @@ def read_current(store: Path) -> Manifest:
         try:
             record = pointed_at(pointer)
         except ValueError as error:
-            raise files.damaged(store, files.CURRENT_NAME, f"is garbage ({error})") from error
+            raise files.damaged(store, files.CURRENT_NAME, f"cannot be parsed ({error})") from error
         try:
             return _parse_manifest(store, record)
         except DamagedStore:
@@ -102,7 +104,7 @@ def read_generation(store: Path, read: Callable[[Manifest], T]) -> T:
         except DamagedStore:
             if read_current(store).generation == manifest.generation:
                 raise  # no newer commit swept the file: it is really gone
-    raise StorageError(f"commits to {store} are faster than reading it: try again")
+    raise StorageError(f"{store} is being written faster than it can be read: try again")
 
 
 def _parse_manifest(store: Path, record: files.FileRecord) -> Manifest:

@@ -106,7 +106,7 @@ class Upstream:
         try:
             return current.pointed_at(pointer)
         except ValueError as error:
-            raise self._damaged(CURRENT_NAME, f"is garbage ({error})") from error
+            raise self._damaged(CURRENT_NAME, f"cannot be parsed ({error})") from error
 
     def manifest(self, record: FileRecord, data: bytes | None) -> tuple[bytes, Manifest]:
         """Return a checked manifest, from `data` if it is already here.
@@ -131,7 +131,7 @@ class Upstream:
         try:
             current.check_format_text(self.url, self._small(FORMAT_NAME, current.MAX_FORMAT_BYTES))
         except NotThere as error:
-            raise StoreNotFound(f"{self.url} is no store: it has no FORMAT") from error
+            raise StoreNotFound(f"{self.url} is not a store: it has no file FORMAT") from error
 
     def _small(self, name: str, max_bytes: int) -> bytes:
         """Return the content of a small file, at most `max_bytes` + 1 of it."""
@@ -165,7 +165,7 @@ def take(upstream: Upstream, store: Path, watch: FetchMonitor, *, keep_former: b
                 raise
             message = f"{error}; copy the store there again, CURRENT last"
             raise DamagedStore(message) from error
-    raise StorageError(f"commits to {upstream.url} are faster than fetching it: try again")
+    raise StorageError(f"{upstream.url} is being written faster than it can be fetched: try again")
 
 
 def is_whole(store: Path, manifest: Manifest) -> bool:

@@ -141,7 +141,7 @@ def _allowed(names: Sequence[str], *, has_token: bool) -> tuple[frozenset[str], 
         rest = name.removeprefix("*.").removesuffix(".")
         if name != ANY_NAME and not _is_address(name) and not _NAME.fullmatch(rest):
             raise UsageError(
-                f"allow_host {given!r} is no host name: give a name alone, as photos.example.org, "
+                f"allow_host {given!r} is not a host name: give a name alone, as photos.example.org, "
                 "a pattern as *.example.org, or *; without http:// and without a port",
                 "allow_host",
             )
@@ -185,7 +185,7 @@ def _network(text: str) -> Network:
         return ipaddress.ip_network(text, strict=False)
     except ValueError as error:
         raise UsageError(
-            f"trusted_proxy {text!r} is no address: give one as 10.0.0.5, or a network as "
+            f"trusted_proxy {text!r} is not an address: give one as 10.0.0.5, or a network as "
             "10.0.0.0/8",
             "trusted_proxy",
         ) from error

@@ -201,7 +201,7 @@ async def read_search(request: Request, limits: ServerLimits) -> SearchRequest:
     elif kind.startswith("image/") or kind == "application/octet-stream":
         image = await request.body()
     else:
-        raise BadRequest("a search is JSON, or an image, as it is or as a form's part", 415)
+        raise BadRequest("send JSON, an image as the body, or a form with the image", 415)
     options = validated(TextOptions, fields)
     if not image:
         raise BadRequest("the image is empty")
@@ -221,7 +221,7 @@ def _of_json(request: Request, body: bytes, limits: ServerLimits) -> SearchReque
     search = validated(SearchBody, json_body(request, body, limits))
     given = [name for name in ("key", "row", "vector") if getattr(search, name) is not None]
     if len(given) > 1 or not (given or search.like or search.text is not None):
-        raise BadRequest("a search has one of key, row and vector, or like, or text")
+        raise BadRequest("a search needs one of key, row, vector, like and text")
     first: Single | None = None
     if search.vector is not None:
         first = np.array(search.vector, np.float32)
@@ -235,13 +235,13 @@ def _of_json(request: Request, body: bytes, limits: ServerLimits) -> SearchReque
 def json_body(request: Request, body: bytes, limits: ServerLimits) -> Any:
     """Return what a body in JSON says. Raises BadRequest."""
     if request.url.query:
-        raise BadRequest("the options of a JSON request stand in its body")
+        raise BadRequest("put the options of a JSON request into its body")
     if len(body) > limits.json_bytes:
         raise BadRequest(f"JSON is at most {limits.json_bytes >> 10} kB", 413, "too_large")
     try:
         return strict_json(body)
     except ValueError as error:
-        raise BadRequest(f"the body is no JSON: {str(error)[:200]}") from error
+        raise BadRequest(f"the body is not JSON: {str(error)[:200]}") from error
 
 
 async def _of_form(request: Request, limits: ServerLimits) -> tuple[bytes, dict[str, str]]:
@@ -256,7 +256,7 @@ async def _of_form(request: Request, limits: ServerLimits) -> tuple[bytes, dict[
             if len(files) + len(fields) != len(parts):
                 raise BadRequest("a part comes twice")
             if files.keys() != {"image"}:
-                raise BadRequest("a form has one file, image, and options as its fields")
+                raise BadRequest("a form needs one file called image; its other fields are options")
             image = await files["image"].read()
             return image, {name: value for name, value in fields.items() if value}
     except (MultiPartException, HTTPException) as error:

@@ -47,7 +47,7 @@ def test_what_is_meant_is_taken() -> None:
         ({"image": 2.5}, "image must be text or a whole number"),
         ({"folders": 5}, "folders must be a list"),
         ({"folders": ["a", 5]}, "folders must be text or a path, not 5"),
-        ({"store": "\ud800"}, "store is no valid text"),
+        ({"store": "\ud800"}, "store is not valid text"),
         ({"where": Path("a")}, None),
         ({"where": 5}, "where must be text, not 5"),
         ({"config": {"k": 1}}, "config must be SearchConfig"),

@@ -252,7 +252,7 @@ def test_every_format_is_told_by_its_first_bytes(form: str) -> None:
         ("a\x1b[31m\n\u202e\u200b", "a\\x1b[31m\\n\\u202e\\u200b"),
         (os.fsdecode(b"latin-\xe9"), "latin-\\xe9"),
     ],
-    ids=["plain", "Unicode", "controls", "no UTF-8"],
+    ids=["plain", "Unicode", "controls", "not UTF-8"],
 )
 def test_printable_shows_what_lies(name: str, shown: str) -> None:
     assert printable(name) == shown

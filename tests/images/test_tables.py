@@ -247,7 +247,7 @@ def test_json_keeps_all_digits(tmp_path: Path, form: str, monkeypatch: pytest.Mo
         ('{"images": [{"file_name": "a.jpg"}], "info": {}}', "fields images, info; a column path"),
         ("", "it is empty"),
         ("[]", "needs a column path"),
-        ("[" * 100_000, "nested too deep"),
+        ("[" * 100_000, "nested too deeply"),
         (b'[{"path":"a"},\n{"path":"\xf6"}]', "line 2 is not UTF-8.*0xf6"),
         ('"path"', "value 1 is a text"),
     ],

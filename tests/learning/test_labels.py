@@ -68,8 +68,8 @@ def test_folders_that_cannot_be_learnt_from(tmp_path: Path, how: str) -> None:
             pattern(folder / "a" / f"{seed}.png", 0, seed)
         elif how == "no class":
             pattern(folder / f"{seed}.png", 0, seed)
-    words = {"one class": "only 'a': two classes", "no folder": "is no folder"}
-    with pytest.raises(UsageError, match=words.get(how, "one folder a class is needed")):
+    words = {"one class": "only 'a': two classes", "no folder": "is not a folder"}
+    with pytest.raises(UsageError, match=words.get(how, "one folder per class is needed")):
         train(folder, tmp_path / "o.safetensors", **SMALL)
 
 

@@ -88,7 +88,7 @@ class Archive(Container, ABC):
         for ref in refs:
             member = self._known().get(os.fsencode(ref.key))
             if member is None:
-                yield ref, lost(ref, Reason.VANISHED, "the archive holds it no more")
+                yield ref, lost(ref, Reason.VANISHED, "it is no longer in the archive")
             elif member.size == 0 and member.reason is None:
                 yield ref, lost(ref, Reason.EMPTY, "0 bytes")
             elif member.part is None:

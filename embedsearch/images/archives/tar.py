@@ -52,7 +52,7 @@ class TarArchive(Archive):
                 wanted[os.fsencode(ref.key)] = (ref, member)
         if not wanted:
             return
-        message = "the archive holds it no more"
+        message = "it is no longer in the archive"
         try:
             with open(self.path, "rb") as file:
                 stream = open_tar(file)

@@ -39,7 +39,7 @@ class Exclusion:
                 pathspec.GitIgnoreSpec.from_lines([line])
             except ValueError as error:
                 raise UsageError(
-                    f"exclude {given!r} is no pattern of .gitignore: {error}", "exclude"
+                    f"exclude {given!r} is not a pattern as in .gitignore: {error}", "exclude"
                 ) from error
         lines = [*(DEFAULT_EXCLUDES if excludes.defaults else ()), *own]
         self._spec = pathspec.GitIgnoreSpec.from_lines(lines)

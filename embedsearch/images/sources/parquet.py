@@ -120,7 +120,7 @@ class ParquetImages(Container):
             if ref.key in known:
                 wanted[known[ref.key]] = ref
             else:
-                yield ref, lost(ref, Reason.VANISHED, "the file holds it no more")
+                yield ref, lost(ref, Reason.VANISHED, "it is no longer in the file")
         message = "the file has changed"
         try:
             if wanted and self._state() == self._seen:

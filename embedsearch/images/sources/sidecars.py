@@ -238,21 +238,21 @@ def _fields(key: str, data: bytes) -> dict[str, Any]:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError("no UTF-8") from error
+        raise ValueError("not UTF-8") from error
     if key.lower().endswith(".txt"):
         return {CAPTION: text.strip()} if text.strip() else {}
     if key.lower().endswith(".cls"):
         if not text.strip().lstrip("-").isdecimal():
-            raise ValueError("no whole number")
+            raise ValueError("not a whole number")
         return {CLASS: int(text)}
     try:
         fields = json.loads(text)
     except ValueError as error:
-        raise ValueError("no JSON") from error
+        raise ValueError("not JSON") from error
     except RecursionError as error:
-        raise ValueError("nested too deep") from error
+        raise ValueError("nested too deeply") from error
     if not isinstance(fields, dict):
-        raise ValueError("no JSON object")
+        raise ValueError("not a JSON object")
     if problem := names_problem(fields):
         raise ValueError(problem)
     for name, value in fields.items():

@@ -90,7 +90,7 @@ def names_problem(names: Iterable[str]) -> str:
         if not name.strip():
             return "a column has no name"
         if "\0" in name or unicode_text(name) != name:
-            return f"the name of the column {shown!r} is no valid text"
+            return f"the name of the column {shown!r} is not valid text"
         if len(name) > MAX_NAME:
             return f"the name of the column {shown}… is longer than {MAX_NAME} characters"
         if (other := seen.setdefault(same_name(name), name)) != name:
@@ -111,7 +111,7 @@ def check_value(value: Any) -> None:
         value, depth = left.pop()
         if isinstance(value, str):
             if unicode_text(value) != value:
-                raise Unheld("it holds half of a character (a lone surrogate), which is no text")
+                raise Unheld("it holds half of a character (a lone surrogate), which is not text")
             if len(value) > MAX_VALUE_BYTES:
                 raise _too_long()
         elif isinstance(value, dict | list):

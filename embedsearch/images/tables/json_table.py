@@ -99,7 +99,7 @@ def _check_shape(file: BinaryIO) -> None:
     for piece in iter(lambda: file.readline(MAX_ROW_BYTES), b""):
         opened += piece.count(b"[") + piece.count(b"{")
         if opened > _SAFE_DEPTH and _depth(piece) > _SAFE_DEPTH:
-            raise ValueError(f"line {number} is nested too deep")
+            raise ValueError(f"line {number} is nested too deeply")
         size += len(piece)
         fields.update(_FIELD.findall(piece))
         room = _CELL_BYTES * len(fields) * number
@@ -220,7 +220,7 @@ def _values(text: str, first_line: int = 1) -> list[Any]:
         line = first_line + error.lineno - 1
         raise ValueError(f"line {line}, character {error.colno}: {error.msg}; {_WANTED}") from error
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("it is nested too deeply") from error
     return values
 
 

@@ -47,7 +47,7 @@ class ThriftReader:
     def skip(self, kind: int, depth: int = 0) -> None:
         """Pass over a value."""
         if depth > _DEEPEST:
-            raise OverBound("a header is nested too deep")
+            raise OverBound("a header is nested too deeply")
         if kind in {_TRUE, _FALSE}:
             return
         if kind == _BYTE:

@@ -180,7 +180,7 @@ def largest_token(path: Path) -> int:
     elif isinstance(vocabulary, list):  # in order, with their scores
         numbers.append(len(vocabulary) - 1)
     if not numbers or not all(type(number) is int for number in numbers):
-        raise ValueError(f"{path.name} is no tokenizer")
+        raise ValueError(f"{path.name} is not a tokenizer")
     return int(max(numbers))
 
 
@@ -221,7 +221,7 @@ def json_of(path: Path) -> Any:
     try:
         facts = path.stat()
         if not stat.S_ISREG(facts.st_mode) or facts.st_size > _MAX_BYTES:
-            raise ValueError(f"{path.name} is no file of {_MAX_BYTES >> 20} MB or less")
+            raise ValueError(f"{path.name} is not a file, or has more than {_MAX_BYTES >> 20} MB")
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -230,7 +230,7 @@ def json_of(path: Path) -> Any:
     try:
         values = strict_json(data)
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds no JSON object")
     return values

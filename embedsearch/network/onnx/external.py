@@ -34,7 +34,7 @@ def external_files(path: Path) -> list[str]:
             raise ValueError
         names = sorted({name for graph in graphs for name in _of_graph(graph, 0)})
     except (ValueError, IndexError) as error:
-        raise ValueError(f"{path.name} is no ONNX file") from error
+        raise ValueError(f"{path.name} is not an ONNX file") from error
     for name in names:
         if not name or not name.isprintable():
             raise ValueError(f"{path.name} keeps weights in a file without a name")

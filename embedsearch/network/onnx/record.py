@@ -213,7 +213,7 @@ class _Values:
 
     def __init__(self, values: Any, place: str) -> None:
         if not isinstance(values, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
         self._left = dict(values)
         self._place = place
 

@@ -73,7 +73,7 @@ class ImageRoutes:
         """Return an image of the store, upright, as JPEG."""
         options = validated(ThumbnailOptions, parameters(request))
         if options.side is not None and options.fill is not None:
-            raise BadRequest("a thumbnail has one of side and fill", field="fill")
+            raise BadRequest("a thumbnail takes side or fill, not both", field="fill")
         kind = Kind.REMOTE if await self._service.is_remote([int(row)]) else Kind.THUMBNAILS
         return await self._service.turns.run(
             kind, lambda: self._picture(request, int(row), options)

@@ -204,14 +204,14 @@ def _outside(folder: Path) -> None:
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pickle": (
         lambda folder: (folder / "image.onnx").write_bytes(b"\x80\x04cposix\nsystem\n(S'x'tR."),
-        "image.onnx is no ONNX file",
+        "image.onnx is not an ONNX file",
     ),
     "empty": (lambda folder: (folder / "image.onnx").write_bytes(b""), "image.onnx is empty"),
     "cut": (
         lambda folder: (folder / "image.onnx").write_bytes(
             (folder / "image.onnx").read_bytes()[:-30]
         ),
-        "image.onnx is no ONNX file",
+        "image.onnx is not an ONNX file",
     ),
     "two inputs": (_network(more_inputs=["size"]), "image.onnx takes .*: say in image.input"),
     "two inputs, one named": (
@@ -257,7 +257,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: made.write_record(folder, {**made.record(), "embedsearch_model": 2}),
         "a newer version is needed",
     ),
-    "no JSON": (
+    "not JSON": (
         lambda folder: (folder / "embedsearch_model.json").write_text("{"),
         "embedsearch_model.json is no JSON",
     ),

@@ -197,7 +197,7 @@ def test_without_the_library(
 @pytest.mark.parametrize(
     ("harm", "message"),
     [
-        (lambda path: path.write_text("{}"), "tokenizer.json is no tokenizer"),
+        (lambda path: path.write_text("{}"), "tokenizer.json is not a tokenizer"),
         (
             lambda path: path.write_text(
                 json.dumps({"model": {"vocab": {"a": 0, "b": 30000}}, "added_tokens": []})
