@@ -270,8 +270,8 @@ class _TrainingRun:
         """Resume from a checkpoint. Raises UsageError where the images are others."""
         if found.images != self.digest:
             raise UsageError(
-                f"{self.checkpoint} belongs to a training with other pictures or labels: delete it, or "
-                "give another out",
+                f"{self.checkpoint} belongs to a training with other pictures or labels: delete "
+                "it, or choose another out",
                 "out",
             )
         self.state = found.state

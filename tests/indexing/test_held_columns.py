@@ -96,7 +96,7 @@ def test_columns_are_unique_without_case_over_all_tables(
         (b'{"name":"0.png"}\n{"name":"caf\xe9"}\n', "t.jsonl", "name is not UTF-8"),
         (b'{"name":"0.png","c":"\\ud800"}\n{"name":"1.png","c":1}\n', "t.jsonl", "row 1, column c"),
         (b'{"name":"0.png","x":' + b"[" * 60 + b"]" * 60 + b"}\n", "t.jsonl", "nested deeper"),
-        (b'{"name":"0.png","x":' + b"[" * 10**5 + b"]" * 10**5 + b"}", "t.json", "nested too deeply"),
+        (b'{"name":"0.png","x":' + b"[" * 10**5 + b"]" * 10**5 + b"}", "t.json", "too deeply"),
         (b'{"name":"0.png","x":' + b'["]",' * 10**5 + b"1", "t.jsonl", "nested too deeply"),
         ('{"name":"0.png","x":{"a":1,"A":2}}', "t.jsonl", "row 1, column x: .* case only"),
         ("name\n0.png\n", "t.csv", "has no column beside name"),

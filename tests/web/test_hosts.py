@@ -52,7 +52,7 @@ def test_names_that_anybody_can_register_need_a_token(name: str) -> None:
     ["http://x", "x:80", "a b", "", "*.", "*x", "a.*", "*.*", "x/", "é", "-x", "x..y", ".x"],
 )
 def test_what_is_no_name(name: str) -> None:
-    with pytest.raises(UsageError, match=re.escape(f"allow_host {name!r} is no host name")):
+    with pytest.raises(UsageError, match=re.escape(f"allow_host {name!r} is not a host name")):
         access("127.0.0.1", [name], TOKEN)
 
 
@@ -163,7 +163,7 @@ def test_whom_a_proxy_asks_for() -> None:
     ):
         assert rules.client(peer, forwarded) == client, (peer, forwarded)
     assert Access().client("10.0.0.1", ["6.6.6.6"]) == "10.0.0.1"
-    with pytest.raises(UsageError, match="trusted_proxy 'nginx' is no address"):
+    with pytest.raises(UsageError, match="trusted_proxy 'nginx' is not an address"):
         access("127.0.0.1", proxies=["nginx"])
 
 
