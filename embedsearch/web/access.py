@@ -142,7 +142,8 @@ def _allowed(names: Sequence[str], *, has_token: bool) -> tuple[frozenset[str], 
         if name != ANY_NAME and not _is_address(name) and not _NAME.fullmatch(rest):
             raise UsageError(
                 f"allow_host {given!r} is not a host name: give a name alone, as "
-                "photos.example.org, a pattern as *.example.org, or *; without http:// and without a port",
+                "photos.example.org, a pattern as *.example.org, or *; without http:// and "
+                "without a port",
                 "allow_host",
             )
         if not name.startswith("*"):
