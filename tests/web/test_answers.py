@@ -237,7 +237,7 @@ def test_a_browser_without_scripts(server: Served, searcher: embedsearch.Searche
         assert b'class="error"' in answer.body and b"<b>" not in answer.body
     for answer in (form(CLOCK, sec_fetch_site="cross-site"), form(CLOCK)):
         assert (answer.status, answer.headers["content-type"]) == (403, "text/html; charset=utf-8")
-        assert b"requests of other sites are not answered" in answer.body
+        assert b"Requests of other sites are not answered" in answer.body
     failed(form(CLOCK, accept="*/*"), 403)
 
 
