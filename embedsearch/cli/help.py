@@ -111,7 +111,7 @@ def _text(help_text: str) -> str:
     text, bracket, details = help_text.rpartition("  [")
     if not bracket:
         return help_text
-    details = re.sub(r"\b(\d+)\.0\b", r"\1", details)
+    details = re.sub(r"(?<![\d.])(\d+)\.0(?![\d.])", r"\1", details)
     details = re.sub(r"(-?\d+)<=x<=(\d+)", r"\1 to \2", details)
     details = re.sub(r"x>=(\d+)", r"at least \1", details)
     if len(details) <= _UNBROKEN:

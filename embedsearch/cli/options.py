@@ -327,6 +327,7 @@ def with_config(
     if "limits" in hints:
         defaults |= _defaults(hints["limits"])
         hints |= get_type_hints(hints["limits"])
+    hints |= dict.fromkeys({"metadata"} & hints.keys(), str | None)  # a shell has no tables
     repeatable = {option for option in options if hints[option] == tuple[str, ...]}
     added = [
         inspect.Parameter(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from embedsearch.core.errors import UsageError
 from embedsearch.core.field_types import settle_types
@@ -30,6 +30,14 @@ MIN_SIDE, MAX_SIDE = 32, 1024  # a network halves its input five times
 # those of phones, of 108 and 200 megapixels, fit.
 DEFAULT_MAX_PIXELS = 100_000_000
 DEFAULT_MAX_BYTES = 512 << 20
+
+
+@runtime_checkable
+class ArrowTable(Protocol):
+    """A table in memory: a DataFrame of pandas or Polars, a table of Arrow or DuckDB."""
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Hand the columns over, as Arrow's PyCapsule interface says."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,8 @@ class IndexConfig:
     limits: DecodeLimits = field(default_factory=DecodeLimits)
     checkpoint_s: float = 60.0  # a killed run loses at most this much work ...
     checkpoint_images: int = 100_000  # ... or this many images
-    metadata: str | None = None  # a file with the user's columns, see images/sources/table.py
+    # The user's columns: a file, see images/tables/table.py, or from Python a table in memory.
+    metadata: str | ArrowTable | None = None
     sidecars: bool = False  # columns from files beside the images, see images/sources/sidecars.py
     # Links to files and folders, inside the folders that are walked; None keeps the store's choice,
     # first True.

@@ -34,9 +34,12 @@ def as_type(name: str, value: object, hint: Any) -> Any:
     Raises UsageError that names it.
     """
     if get_origin(hint) in {Union, UnionType}:
-        (hint,) = (part for part in get_args(hint) if part is not NoneType)
         if value is None:
             return None
+        protocols = [part for part in get_args(hint) if getattr(part, "_is_protocol", False)]
+        if any(isinstance(value, protocol) for protocol in protocols):
+            return value
+        (hint,) = (part for part in get_args(hint) if part not in {NoneType, *protocols})
     if get_origin(hint) is tuple:
         given = [value] if isinstance(value, str | os.PathLike) else value
         members = listed(name, given, "a list of texts")

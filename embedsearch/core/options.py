@@ -15,6 +15,7 @@ from embedsearch.core.errors import UsageError
 
 if TYPE_CHECKING:
     from embedsearch.core.config import (
+        ArrowTable,
         DecodeLimits,
         DuplicateConfig,
         IndexConfig,
@@ -46,7 +47,7 @@ class IndexOptions(TypedDict, total=False):
     allow_truncated: bool
     checkpoint_s: float
     checkpoint_images: int
-    metadata: str | None
+    metadata: str | ArrowTable | None
     sidecars: bool
     follow_links: bool | None
     exclude: tuple[str, ...]

@@ -27,6 +27,7 @@ from embedsearch.core.unknown_fields import replaced
 from embedsearch.core.walks import Excludes
 from embedsearch.images.sources.exclusion import WalkRules, below_roots
 from embedsearch.images.sources.passed_over import FIELDS, passed_over
+from embedsearch.images.tables.text_file import WAY_OUT
 from embedsearch.indexing.bottleneck import StageClock
 from embedsearch.indexing.changes import Changes, find_changes
 from embedsearch.indexing.same_files import is_walked
@@ -160,7 +161,7 @@ def open_job(request: Request, *, for_units: bool = False) -> Iterator[Job]:
             "model",
         )
     _check_factory(config, model)
-    table = _read_table(config)
+    table = _read_table(config, session)
     create_store(request.store)
     with StoreWriter(request.store, config.wait_s, session) as writer:
         scope = request.scope
@@ -257,14 +258,22 @@ def _read_files(config: IndexConfig) -> tuple[str, ...] | None:
         raise UsageError(f"files {config.files}: {error.strerror or error}", "files") from error
 
 
-def _read_table(config: IndexConfig) -> UserTable | None:
+def _read_table(config: IndexConfig, session: Session) -> UserTable | None:
     """Read the user's table before anything is done: it may be the wrong file."""
     if config.metadata is None:
         return None
-    from embedsearch.images.tables.table import read_user_table
+    from embedsearch.images.tables.table import read_user_table, user_table_of
     from embedsearch.searching.columns import BUILT_IN
 
-    return read_user_table(Path(local_path(config.metadata)), BUILT_IN)
+    if not isinstance(config.metadata, str):
+        return user_table_of(config.metadata, BUILT_IN)
+    table = read_user_table(Path(local_path(config.metadata)), BUILT_IN)
+    if table.encoding:
+        session.notice(
+            f"{config.metadata} is not UTF-8 and was read as {table.encoding}; if letters look "
+            f"wrong, convert it and index again: {WAY_OUT}"
+        )
+    return table
 
 
 def _check_factory(config: IndexConfig, model: ModelSpec) -> None:

@@ -194,7 +194,7 @@ class _Watch:
         return os.path.isdir(path) or not os.path.lexists(path)  # it may have been a folder
 
     def _table_state(self) -> tuple[int, int] | None:
-        if self._config.metadata is None:
+        if not isinstance(self._config.metadata, str):
             return None
         try:
             facts = os.stat(self._config.metadata)

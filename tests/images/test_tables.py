@@ -164,9 +164,13 @@ def test_what_a_row_may_take_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("path;t\na.jpg;Größe\n".encode("cp1252"), r"line 2, t is not UTF-8.*0xf6.*iconv -f WIN"),
-        ("path,t\na.jpg,1\nö.jpg,2\n".encode("cp1252"), "line 3, path is not UTF-8.*CSV UTF-8"),
-        ("path;größe\na.jpg;1\n".encode("cp1252"), "line 1, the header is not UTF-8"),
+        # Damaged UTF-8, another script, and bytes that Windows-1252 does not have.
+        (
+            "path;t\na.jpg;Größe ".encode() + b"\xf6\n",
+            r"line 2, t is not UTF-8.*0xf6.*iconv -f WIN",
+        ),
+        ("path,t\nмир.jpg,привет мир\n".encode("cp1251"), "line 2, path is not UTF-8.*CSV UTF-8"),
+        ("path;東京\na.jpg;1\n".encode("shift_jis"), "line 1, the header is not UTF-8"),
         ("path,t\na.jpg,1\n".encode("utf-16-le"), "UTF-16 without a byte order mark"),
         (b"path,t\na.jpg,1,2\n", "line 2 has 3 values, and the header 2: .* holds , into quotes"),
         (b'path,t\na.jpg,"x\nb.jpg,y\n', "a quote that opens a value is not closed"),
@@ -179,6 +183,26 @@ def test_what_is_wrong_with_a_csv_is_said_in_our_words(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         read(tmp_path, content)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_separator_and_encoding_are_found(tmp_path: Path, separator: str, encoding: str) -> None:
+    text = "path,größe,text\nö.jpg,1,Café é\nb.jpg,2,plain\n".replace(",", separator)
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    found = read_user_table(tmp_path / "t.csv", frozenset())
+    assert found.names == ["ö.jpg", "b.jpg"]
+    assert found.columns.to_pydict() == {"größe": [1, 2], "text": ["Café é", "plain"]}
+    assert found.encoding == ("Windows-1252" if encoding == "cp1252" else "")
+
+
+def test_letters_split_between_two_blocks_are_not_taken_for_another_encoding(
+    tmp_path: Path,
+) -> None:
+    text = "path,t\na.jpg," + "x" * ((1 << 20) - 14) + "é" + "x" * (1 << 20) + "\n"
+    assert text.encode()[(1 << 20) - 1 : (1 << 20) + 1] == "é".encode()
+    (tmp_path / "t.csv").write_text(text)
+    assert read_user_table(tmp_path / "t.csv", frozenset()).encoding == ""
 
 
 HERE = {"a.jpg": {"n": 1, "t": "x"}, "b.jpg": {"n": 2, "t": None}}

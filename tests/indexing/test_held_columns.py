@@ -101,7 +101,7 @@ def test_columns_are_unique_without_case_over_all_tables(
         ('{"name":"0.png","x":{"a":1,"A":2}}', "t.jsonl", "row 1, column x: .* case only"),
         ("name\n0.png\n", "t.csv", "has no column beside name"),
         ("name,width,user_width\n0.png,1,2\n", "t.csv", "a column twice: user_width"),
-        ("name,a\0b\n0.png,1\n", "t.csv", "no valid text"),
+        ("name,a\0b\n0.png,1\n", "t.csv", "not valid text"),
         (pa.table({"name": ["0.png"], "c": pa.array([2**60], pa.timestamp("us"))}), "", "row 1"),
         (pa.table({"name": [["0.png"]], "c": [1]}), "", "needs a column path or name"),
     ],
@@ -125,7 +125,7 @@ def test_brackets_in_texts_are_no_nesting(bring: Callable[..., Any], tmp_path: P
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"\\udc00": 1}', "no valid text"),
+        ('{"\\udc00": 1}', "not valid text"),
         ('{"c": "\\udc00"}', "lone surrogate"),
         ('{"row": 1, "user_row": 2}', "twice: user_row"),
         ('{"a": 1, "A": 2}', "case only"),

@@ -226,7 +226,13 @@ def test_sidecars_that_cannot_be_read(
     report = sync(sidecars=True, follow_links=False)
     assert (report.matched, report.images, report.unreadable) == (1, 1, 7)
     names = " ".join(report.unreadable_names)
-    for name in ("a/01.txt", "a/01.json", "a/03.json", "a/05.json (no JSON object)", "b/00.json"):
+    for name in (
+        "a/01.txt",
+        "a/01.json",
+        "a/03.json",
+        "a/05.json (not a JSON object)",
+        "b/00.json",
+    ):
         assert name in names
     assert said(store, "b/02.png") == {"n": "123456789012345678901234567890"}
     assert info(store).to_dict()["columns"] == {"n": "string"}
@@ -295,3 +301,33 @@ def test_the_command_line(tmp_path: Path) -> None:
     assert answer["metadata"] == {"caption": "an old clock, brass"}
     report = json.loads(run_cli(*arguments, "--json").stdout)
     assert report["metadata"]["matched"] == 1 and report["unchanged"] == 54
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_columns_come_from_a_dataframe(library: str, sync: Callable[..., Any], store: Path) -> None:
+    made = pytest.importorskip(library, reason="needs the test extra")
+    columns: dict[str, Any] = {
+        "path": ["a/01.png", "b/02.png"],
+        "stars": [5, 3],
+        "tag": ["x", None],
+    }
+    frame = made.table(columns) if library == "pyarrow" else made.DataFrame(columns)
+    report = sync(metadata=frame)
+    assert (report.rows, report.matched, report.unmatched) == (2, 2, 0)
+    assert said(store, "a/01.png") == {"stars": 5, "tag": "x"}
+    assert said(store, "b/02.png") == {"stars": 3, "tag": None}
+    frame = made.table({"stars": [1]}) if library == "pyarrow" else made.DataFrame({"stars": [1]})
+    with pytest.raises(UsageError, match=r"the (DataFrame|Table) needs a column path.*has stars"):
+        sync(metadata=frame)
+    with pytest.raises(UsageError, match="metadata must be text, not {"):
+        sync(metadata={"path": ["a/01.png"]})
+
+
+def test_a_guessed_encoding_is_said(
+    sync: Callable[..., Any], store: Path, tmp_path: Path, photos: Path
+) -> None:
+    (tmp_path / "t.csv").write_bytes("path;caption\na/01.png;Café\n".encode("cp1252"))
+    done = run_cli("index", photos, "--store", store, "--metadata", tmp_path / "t.csv")
+    assert done.returncode == 0, done.stderr
+    assert "is not UTF-8 and was read as Windows-1252; if letters look wrong" in done.stderr
+    assert said(store, "a/01.png") == {"caption": "Café"}

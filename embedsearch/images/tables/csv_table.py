@@ -1,7 +1,8 @@
 """CSV as people have it; in: a file, out: rows with their lines, or an Arrow table.
 
 The separator is found in the header: a comma, a semicolon, a tab or a bar, or what a first line
-`sep=;` says. The encoding is UTF-8, or what a byte order mark says. Names of columns lose the
+`sep=;` says. The encoding is UTF-8, or what a byte order mark says; a table of
+columns may also be in Windows-1252. Names of columns lose the
 blanks around them; a column without a name is left out, as pandas writes its index. All failures
 are ValueError, with the line.
 """
@@ -23,7 +24,7 @@ import pyarrow.compute as pc
 from embedsearch.core import bounds
 from embedsearch.core.names import unicode_text
 from embedsearch.images.tables.held_values import Unheld, held_column
-from embedsearch.images.tables.text_file import MAX_ROW_BYTES, no_utf8, open_text
+from embedsearch.images.tables.text_file import MAX_ROW_BYTES, guessed_encoding, no_utf8, open_text
 
 _SEPARATORS = ",;\t|"
 _CHUNK = 8192  # rows that are held as Python's strings
@@ -50,13 +51,17 @@ class CsvRows:
 
 
 @contextmanager
-def open_csv(path: Path, is_header: Callable[[list[str]], bool]) -> Iterator[CsvRows]:
+def open_csv(
+    path: Path, is_header: Callable[[list[str]], bool], guess: str = ""
+) -> Iterator[CsvRows]:
     """Yield the rows of a file. Of several separators, the first that makes a header counts.
+
+    `guess` is the encoding that `guessed_encoding` said.
 
     Bytes that are not UTF-8 stay in the cells, as in names of files: `check_text` refuses them.
     Raises OSError and ValueError.
     """
-    with open_text(path) as file:
+    with open_text(path, guess) as file:
         # A value may be as long as a row; Python's bound for all readers of a process is 128 kB.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
         lines = _Lines(file)
@@ -89,7 +94,8 @@ def check_text(line: int, column: str, cell: str) -> None:
 def read_csv(path: Path, naming: Callable[[list[str]], str | None]) -> pa.Table:
     """Return a table; the column that names images is text, the others have their types."""
     chunks: list[list[pa.Array[Any]]] = []
-    with open_csv(path, lambda header: naming(header) is not None) as found:
+    guess = guessed_encoding(path)
+    with open_csv(path, lambda header: naming(header) is not None, guess) as found:
         columns = found.columns
         block: list[tuple[int, list[str]]] = []
         for row in found.rows:

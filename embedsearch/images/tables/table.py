@@ -7,13 +7,14 @@ column_names.py.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from embedsearch.core.config import ArrowTable
 from embedsearch.core.errors import OverBound, UsageError
 from embedsearch.images.tables.column_names import (
     NAME,
@@ -26,7 +27,9 @@ from embedsearch.images.tables.csv_table import read_csv
 from embedsearch.images.tables.held_values import MAX_COLUMNS, held_table, names_problem, same_name
 from embedsearch.images.tables.json_table import read_json
 from embedsearch.images.tables.parquet_bounds import Parquet, open_parquet, read_columns
+from embedsearch.images.tables.text_file import guessed_encoding
 
+_CSV = {".csv", ".tsv"}
 LEFT_OUT = frozenset({"vector", "embedding"})  # of an exported table: the rows have their own
 
 
@@ -41,6 +44,7 @@ class UserTable:
     unreadable: list[str] = field(default_factory=list)  # file names with the reason
     folder: str = ""  # that of the table: Hugging Face names images from there
     unused: list[str] = field(default_factory=list)  # sidecars that are beside no image
+    encoding: str = ""  # of its text, where that was guessed
 
 
 def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
@@ -51,6 +55,30 @@ def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
     if not source.is_file():
         raise UsageError(f"metadata {source}: there is no such file", "metadata")
     table, column = read_table(source, f"metadata {source}")
+    folder = os.path.dirname(os.path.realpath(source))
+    is_csv = source.suffix.lower() in _CSV
+    encoding = guessed_encoding(source) if is_csv else ""
+    found = _checked(table, column, str(source), taken)
+    return replace(found, folder=folder, encoding=encoding)
+
+
+def user_table_of(given: ArrowTable, taken: frozenset[str]) -> UserTable:
+    """Return a table in memory as `read_user_table` does one of a file. Raises UsageError."""
+    source = f"the {type(given).__name__}"
+    try:
+        table = pa.table(given)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise UsageError(f"metadata, {source}, cannot be read: {error}", "metadata") from error
+    kept = [field.name for field in table.schema if not holds_bytes(field.type)]
+    kept = [name for name in kept if name not in LEFT_OUT]
+    if len(set(kept)) < len(kept):
+        raise UsageError(f"metadata, {source}, has a column twice", "metadata")
+    table = table.select(kept)
+    return _checked(table, naming_field(table.schema), source, taken)
+
+
+def _checked(table: pa.Table, column: str | None, source: str, taken: frozenset[str]) -> UserTable:
+    """Return a table whose `column` names images. Raises UsageError."""
     if table.num_columns > MAX_COLUMNS:
         count = f"{table.num_columns} columns; at most {MAX_COLUMNS} are held"
         raise UsageError(f"metadata {source} has {count}: leave some out", "metadata")
@@ -67,8 +95,7 @@ def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
     by = NAME if folded(column) == NAME else "path"
     columns = table.select(kept).rename_columns(renamed)
     columns = held_table(columns, f"metadata {source}").combine_chunks()
-    folder = os.path.dirname(os.path.realpath(source))
-    return UserTable(str(source), by, names, columns, folder=folder)
+    return UserTable(source, by, names, columns)
 
 
 def image_names(column: Any, called: str) -> list[Any]:
@@ -119,7 +146,7 @@ def _read(source: Path) -> tuple[pa.Table, str | None]:
             return _columns(parquet, file.schema_arrow)
     if suffix in {".jsonl", ".ndjson", ".json"}:
         return read_json(source)
-    if suffix in {".csv", ".tsv"}:
+    if suffix in _CSV:
         table = read_csv(source, naming_column)
         return table, naming_column(table.column_names)
     raise ValueError("it ends in none of .csv, .tsv, .jsonl, .ndjson, .json and .parquet")
@@ -149,7 +176,7 @@ def holds_bytes(kind: pa.DataType) -> bool:
     return any(is_kind(kind) for is_kind in is_bytes) or any(map(holds_bytes, inner))
 
 
-def _check_names(source: Path, by: str, names: list[str | None]) -> None:
+def _check_names(source: str, by: str, names: list[str | None]) -> None:
     seen: dict[str | None, int] = {}
     for number, name in enumerate(names, start=1):
         if not name:

@@ -212,4 +212,4 @@ def test_an_index_follows_rows_through_merges(
             for name in there:
                 (hit,) = searcher.query(embedsearch.Key(name), 1)
                 assert hit.key == name and hit.score == pytest.approx(1.0, abs=1e-5)
-        assert ann is not None
+        assert ann is not None or len(there) < 2, "two cells need two rows"
