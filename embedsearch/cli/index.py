@@ -28,6 +28,43 @@ if TYPE_CHECKING:
     from embedsearch.indexing.report import IndexReport
 
 
+UnitOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="I/N",
+        help="Do only share I of N, for work in many processes; see `commit`.",
+        rich_help_panel=RUN,
+    ),
+]
+EngineOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="ray: use the cluster at RAY_ADDRESS, or Ray on this machine.",
+        rich_help_panel=RUN,
+    ),
+]
+WatchOption = Annotated[
+    bool,
+    typer.Option(
+        "--watch", help="Keep running, and index again after changes.", rich_help_panel=RUN
+    ),
+]
+QuietOption = Annotated[
+    float | None,
+    typer.Option(
+        parser=seconds,
+        metavar="TIME",
+        help="With --watch: wait until changes pause this long.  [default: 2s]",
+        rich_help_panel=RUN,
+    ),
+]
+StrictOption = Annotated[
+    bool,
+    typer.Option("--strict", help="Exit with 1 if any file or folder failed.", rich_help_panel=RUN),
+]
+
+
 @with_config(IndexConfig, INDEX)
 def index(
     config: IndexConfig,
@@ -38,43 +75,11 @@ def index(
         ),
     ] = None,
     store: WrittenStoreOption = None,
-    unit: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N",
-            help="Do only share I of N, for work in many processes; see `commit`.",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="ray: use the cluster at RAY_ADDRESS, or Ray on this machine.",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
-    watch: Annotated[
-        bool,
-        typer.Option(
-            "--watch", help="Keep running, and index again after changes.", rich_help_panel=RUN
-        ),
-    ] = False,
-    quiet: Annotated[
-        float | None,
-        typer.Option(
-            parser=seconds,
-            metavar="TIME",
-            help="With --watch: wait until changes pause this long.  [default: 2s]",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
-    strict: Annotated[
-        bool,
-        typer.Option(
-            "--strict", help="Exit with 1 if any file or folder failed.", rich_help_panel=RUN
-        ),
-    ] = False,
+    unit: UnitOption = None,
+    engine: EngineOption = None,
+    watch: WatchOption = False,
+    quiet: QuietOption = None,
+    strict: StrictOption = False,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> int:
