@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -17,10 +19,11 @@ from embedsearch.cli.app import (
     PrecisionOption,
     ServeFromOption,
     StoreOption,
+    WeightsOption,
     notice,
     show_tracebacks,
 )
-from embedsearch.cli.help import LIMITS, SERVER
+from embedsearch.cli.help import LIMITS, NETWORK, SERVER
 from embedsearch.cli.options import with_config
 from embedsearch.core.errors import MissingLibrary, UsageError, WeightsUnavailable
 from embedsearch.core.install import pip_install
@@ -98,6 +101,25 @@ VerboseOption = Annotated[
 ]
 
 
+AllStoresOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="STORE",
+        help="Folder or URL of a store. Repeatable.  "
+        "[default: EMBEDSEARCH_STORE, else the nearest]",
+    ),
+]
+AllWeightsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE",
+        help="File of a store's weights, for a store from another machine. Needed once. "
+        "Repeatable.",
+        rich_help_panel=NETWORK,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class OverHttp:
     """How a server is reached over HTTP."""
@@ -150,6 +172,7 @@ class OverHttp:
 def serve(
     over_http: OverHttp,
     store: StoreOption = None,
+    model: WeightsOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "auto",
     serve_from: ServeFromOption = None,
@@ -174,6 +197,7 @@ def serve(
             precision=precision,
             follow=True,
             serve_from=serve_from,
+            model=model,
             session=Session(notice=say),
         ) as searcher,
         server.listen(over_http.host, over_http.port) as listening,
@@ -189,14 +213,7 @@ def serve(
 @with_config(OverHttp, OVER_HTTP, name="over_http")
 def mcp(
     over_http: OverHttp,
-    store: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="STORE",
-            help="Folder or URL of a store. Repeatable.  "
-            "[default: EMBEDSEARCH_STORE, else the nearest]",
-        ),
-    ] = None,
+    store: AllStoresOption = None,
     allow: Annotated[
         list[Path] | None,
         typer.Option(
@@ -207,6 +224,7 @@ def mcp(
     http: Annotated[
         bool, typer.Option("--http", help="Serve HTTP at /mcp, not stdin.", rich_help_panel=SERVER)
     ] = False,
+    model: AllWeightsOption = None,
     device: DeviceOption = "cpu",
     precision: PrecisionOption = "auto",
     verbose: VerboseOption = False,
@@ -217,6 +235,7 @@ def mcp(
         from embedsearch.web import server
     except ModuleNotFoundError as error:
         raise _missing("mcp", error) from error
+    from embedsearch.network.weights import resolve
     from embedsearch.searching.searcher import open_store
     from embedsearch.store.locate import locate_store, url_of
 
@@ -226,6 +245,8 @@ def mcp(
     for folder in allow or ():
         if not Path(local_path(folder)).is_dir():
             raise UsageError(f"--allow {folder}: there is no such folder")
+    for weights in model or ():
+        resolve(weights, Session(notice=say))
     with ExitStack() as opened:
         if http:
             opened.enter_context(server.ending_on_signal())
@@ -245,7 +266,15 @@ def mcp(
 def _tools_by_stdio(searchers: Mapping[str, Searcher], allow: Sequence[Path]) -> int:
     from embedsearch.integrations.mcp import create_server
 
-    create_server(searchers, allow).run("stdio")
+    tools = create_server(searchers, allow)
+    if sys.stdin.isatty():
+        notice(
+            "waiting for an agent on the standard input, which starts this command by itself; to "
+            "serve agents over HTTP: --http (Ctrl-C ends)"
+        )
+        # A thread that reads from a terminal is not broken off by an exception.
+        signal.signal(signal.SIGINT, lambda number, _: os._exit(128 + number))
+    tools.run("stdio")
     return 0
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import pty
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,3 +224,28 @@ def test_a_store_answers_on_another_machine_with_its_weights(
     assert first.returncode == 0, first.stderr
     again = run_cli("query", CLOCK, "--store", store, "-k", "1")  # it is in the cache now
     assert (again.returncode, again.stdout) == (0, first.stdout)
+
+
+def test_mcp_on_a_terminal_says_what_it_waits_for_and_ends_at_once(home: Path) -> None:
+    pytest.importorskip("mcp", reason="needs the extra `mcp`")
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "embedsearch", "mcp", "--store", str(home / ".embedsearch")]
+    with subprocess.Popen(command, stdin=slave, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert "waiting for an agent on the standard input" in line and "--http" in line
+        time.sleep(0.5)  # until it reads
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 130
+        assert process.stderr.read() == ""
+    os.close(slave)
+    os.close(master)
+
+
+@pytest.mark.parametrize("command", ["serve", "mcp"])
+def test_servers_refuse_other_weights(home: Path, command: str, tmp_path: Path) -> None:
+    pytest.importorskip("fastapi", reason="needs the extra `serve`")
+    (tmp_path / "notes.txt").write_text("no weights")
+    done = run_cli(command, "--model", tmp_path / "notes.txt", cwd=home)
+    assert done.returncode in {2, 4} and len(done.stderr.splitlines()) <= 2
+    assert "notes.txt" in done.stderr
