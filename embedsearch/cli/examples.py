@@ -13,7 +13,7 @@ EXAMPLES = {
         "embedsearch query beach.jpg",
         'embedsearch query --text "red shoes" -k 20',
         "embedsearch query --key trips/2024/beach.jpg --where \"format = 'JPEG'\"",
-        "embedsearch query beach.jpg --like sunset.jpg --unlike city.jpg --sheet found.png",
+        "embedsearch query beach.jpg --like sunset.jpg --sheet found.png",
         "embedsearch query beach.jpg --paths --null | xargs -0 cp -t album/",
     ),
     "info": ("embedsearch info", "embedsearch info --generations"),
@@ -42,7 +42,7 @@ EXAMPLES = {
     ),
     "train": (
         "embedsearch train labeled/ --out mine.safetensors",
-        "embedsearch train photos/ --targets labels.csv --classify kind --out mine.safetensors",
+        "embedsearch train photos/ --targets t.csv --classify kind --out my.safetensors",
     ),
     "export": (
         "embedsearch export all.parquet",
