@@ -71,12 +71,17 @@ def _page(name: str) -> str:
     return f"# embedsearch {name}\n\n```text\n{_help(name)}\n```\n\nMore: [{title}]({guide}).\n"
 
 
+def _file(name: str) -> str:
+    """Return the name of the page of a command; `index.md` is the list of all."""
+    return "index_command.md" if name == "index" else f"{name}.md"
+
+
 def generated() -> dict[str, str]:
     """Return the text of each page by its name."""
     commands = command_line()
     groups: dict[str, list[str]] = {}
     for name, command in commands.items():
-        groups.setdefault(command.rich_help_panel, []).append(f"[{name}]({name}.md)")
+        groups.setdefault(command.rich_help_panel, []).append(f"[{name}]({_file(name)})")
     lines = [f"* {group}: {' · '.join(links)}" for group, links in groups.items()]
     first = (
         "# Commands\n\nEach page is the help of a command, as `embedsearch COMMAND --help` prints"
@@ -85,7 +90,7 @@ def generated() -> dict[str, str]:
     )
     with ThreadPoolExecutor(2) as threads:
         texts = list(threads.map(_page, commands))
-    return {"index.md": first, **dict(zip((f"{name}.md" for name in commands), texts, strict=True))}
+    return {"index.md": first, **dict(zip(map(_file, commands), texts, strict=True))}
 
 
 def write() -> None:

@@ -37,8 +37,8 @@ def on_config(config: Any) -> Any:
     """Put the pages of commands into the navigation, in the order of their first page."""
     first = (COMMANDS / "index.md").read_text()
     folder = COMMANDS.relative_to(DOCS).as_posix()
-    names = re.findall(r"\((\w+\.md)\)", first)
-    pages = [{name.removesuffix(".md"): f"{folder}/{name}"} for name in names]
+    links = re.findall(r"\[(\w+)\]\((\w+\.md)\)", first)
+    pages = [{name: f"{folder}/{file}"} for name, file in links]
     for chapter in config.nav:
         for part in chapter.get("Reference", []):
             if isinstance(part, dict) and "Commands" in part:

@@ -57,6 +57,8 @@ def test_the_pages_are_the_help() -> None:
     wanted = generated()
     assert set(there) == set(wanted)
     assert {name for name in wanted if there[name] != wanted[name]} == set()
+    assert len(there) == 1 + len(command_line()), "the list of all, and one for each"
+    assert there["index.md"].startswith("# Commands\n")
 
 
 @pytest.mark.parametrize("path", pages(), ids=lambda path: path.relative_to(DOCS).as_posix())
