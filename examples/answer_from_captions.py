@@ -54,7 +54,7 @@ def build_prompt(store: str, image: str, question: str) -> str:
     with embedsearch.open_store(store) as pictures:
         # One more than is needed: the picture itself may be in the store.
         hits = pictures.query(image, k=NEIGHBORS + 1, where="caption is not null")
-    others = [hit for hit in hits if Path(hit.path) != Path(image).resolve()][:NEIGHBORS]
+    others = [hit for hit in hits if Path(hit.full_path) != Path(image).resolve()][:NEIGHBORS]
     context = "\n".join(
         f"{number}. ({hit.score:.2f}) {hit.metadata['caption']}"
         for number, hit in enumerate(others, start=1)

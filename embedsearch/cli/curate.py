@@ -123,7 +123,7 @@ def _write_page(path: Path, report: DuplicateReport, message: str) -> None:
         rows = group.rows(number)[: max(0, left)]
         left -= len(rows)
         if len(rows) > 1:  # a single picture shows no copy
-            paths = [group.keep.path, *(copy.picture.path for copy in group.copies)]
+            paths = [group.keep.full_path, *(copy.picture.full_path for copy in group.copies)]
             kept.append((number, list(zip(rows, paths, strict=False))))
     if (shown := sum(len(members) for _, members in kept)) < report.copies + len(report.groups):
         notice(f"the page is cut after {shown:,} pictures")

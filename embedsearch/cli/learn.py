@@ -108,7 +108,7 @@ def evaluate(
 def _worst(result: Evaluation) -> list[SheetRow]:
     """Return the worst queries as rows of pictures."""
     return [
-        SheetRow(w.path, f"AP {w.average_precision:.3f}", w.path, w.hits[:SHEET_HITS])
+        SheetRow(w.full_path, f"AP {w.average_precision:.3f}", w.full_path, w.hits[:SHEET_HITS])
         for w in result.worst
     ]
 

@@ -194,7 +194,7 @@ def _print(answers: _Answers, form: str, end: bytes) -> None:
         else:
             sys.stdout.flush()
             for hit in answer.hits:
-                sys.stdout.buffer.write(os.fsencode(hit.path) + end)
+                sys.stdout.buffer.write(os.fsencode(hit.full_path) + end)
 
 
 def _show_tables(answers: _Answers, thumbnails: bool) -> None:
@@ -238,7 +238,7 @@ def _pictures(opened: ExitStack) -> _ShowPictures | None:
 
     def show(row: SheetRow) -> None:
         captions = [row.title, *(f"{hit.rank}  {hit.ranked_by:.3f}" for hit in row.hits)]
-        pixels = pictures.pixels([row.picture, *(hit.path for hit in row.hits)])
+        pixels = pictures.pixels([row.picture, *(hit.full_path for hit in row.hits)])
         shown = zip(pixels, captions, strict=True)
         rows.show([Thumbnail(p, text if p is not None else f"{text}  lost") for p, text in shown])
 
@@ -273,5 +273,5 @@ def _picture(answer: Answer) -> str | bytes:
     if isinstance(query, Crop):
         query = query.image
     if not isinstance(query, str | bytes):  # a key or a vector
-        return answer.hits[0].path if answer.hits else ""
+        return answer.hits[0].full_path if answer.hits else ""
     return query

@@ -73,7 +73,7 @@ def _cut(rows: list[SheetRow], max_pictures: int, noun: str) -> list[SheetRow]:
 def _images(rows: Iterable[SheetRow]) -> Iterator[str | bytes]:
     for row in rows:
         yield row.picture
-        yield from (hit.path for hit in row.hits)
+        yield from (hit.full_path for hit in row.hits)
 
 
 def _section(row: SheetRow, jpegs: Iterator[bytes | None]) -> Section:
@@ -96,7 +96,7 @@ def _figure(hit: Hit, jpegs: Iterator[bytes | None]) -> Figure:
     captions += [f"{name}: {_shown(value)}" for name, value in columns[:_MAX_COLUMNS]]
     if len(columns) > _MAX_COLUMNS:
         captions.append(f"and {len(columns) - _MAX_COLUMNS} more columns")
-    return Figure(next(jpegs), hit.key, tuple(captions), hit.path)
+    return Figure(next(jpegs), hit.key, tuple(captions), hit.full_path)
 
 
 def _scores(hit: Hit) -> str:

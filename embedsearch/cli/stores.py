@@ -101,19 +101,23 @@ def failures(
     verbose: VerboseOption = False,
 ) -> None:
     """List the files that could not be indexed, and why."""
-    from embedsearch.cli.output.text import failure_values, json_lines, table
+    from embedsearch.cli.output.text import failure_values, from_here, json_lines, table
 
     if ignored:
         _list_ignored(store, json)
         return
     from embedsearch.store.info import failures as listed
 
-    rows = [failure_values(*item) for item in listed(store, session=plain_session())]
+    found = listed(store, session=plain_session())
+    rows = [failure_values(item) for item in found]
     if json:
         sys.stdout.write(json_lines(rows))
     elif rows:
-        names = ("stage", "reason", "path", "detail")
-        sys.stdout.write(table(names, [[row[name] for name in names] for row in rows]))
+        cells = [
+            (row["stage"], row["reason"], from_here(item.full_path), row["detail"])
+            for item, row in zip(found, rows, strict=True)
+        ]
+        sys.stdout.write(table(("stage", "reason", "path", "detail"), cells))
     else:
         print("no failures")
 
@@ -127,7 +131,7 @@ def _list_ignored(store: str | None, json: bool) -> None:
     is_any = False
     for entry in ignored_entries(store, session=session_with_signals()):
         is_any = True
-        line = f"{entry.kind:<27}  {printable(from_here(entry.path))}"
+        line = f"{entry.kind:<27}  {printable(from_here(entry.full_path))}"
         print(json_line(entry.to_dict()) if json else line)
     if not is_any and not json:
         print("nothing is ignored")

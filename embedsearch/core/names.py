@@ -11,7 +11,11 @@ import os
 import unicodedata
 from collections.abc import Iterable
 
-EXACT = "path_bytes"  # the field beside `path` with its exact bytes, where the text is not exact
+FULL_PATH = "full_path"  # the field with the whole path or URL; `path` is the part inside a folder
+# The fields beside `path` and `full_path` with their exact bytes, where the texts are not exact.
+EXACT = "path_bytes"
+FULL_EXACT = "full_path_bytes"
+PATHS = ("path", EXACT, FULL_PATH, FULL_EXACT)
 
 
 def unicode_text(name: str) -> str:
@@ -35,9 +39,25 @@ def exact_bytes(name: str) -> str | None:
         return None
 
 
-def path_fields(path: str) -> dict[str, str | None]:
-    """Return a path as text and, where that is not exact, its bytes."""
-    return {"path": unicode_text(path), EXACT: exact_bytes(path)}
+class HasKey:
+    """A record of a file that has the exact name `key` in its folder, archive or bucket."""
+
+    key: str
+
+    @property
+    def path(self) -> str:
+        """Return the path inside the folder, archive or bucket, as filters compare it."""
+        return unicode_text(self.key)
+
+
+def path_fields(key: str, full_path: str) -> dict[str, str | None]:
+    """Return both paths of a file as texts, each with its bytes where the text is not exact."""
+    return {
+        "path": unicode_text(key),
+        EXACT: exact_bytes(key),
+        FULL_PATH: unicode_text(full_path),
+        FULL_EXACT: exact_bytes(full_path),
+    }
 
 
 def from_exact_bytes(text: str) -> str:

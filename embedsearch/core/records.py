@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedsearch.core.names import EXACT, exact_bytes, unicode_text
+from embedsearch.core.names import FULL_PATH, PATHS, path_fields, unicode_text
 from embedsearch.core.paths import is_url
 from embedsearch.core.scores import PICTURE
 
@@ -278,11 +278,14 @@ class StoredPlace:
 class ImageRecord(JsonRecord):
     """An image of the store. Its `row` stays the same until the file changes.
 
-    Width and height are those of the upright picture; unknown values are 0, "" or None.
+    `path` is the path inside its folder, archive or bucket, as filters compare it, and `full_path`
+    the whole path or URL. `key` is the exact form of `path`. Width and height are those of the
+    upright picture; unknown values are 0, "" or None.
     """
 
     row: int
     path: str
+    full_path: str
     key: str
     width: int
     height: int
@@ -317,7 +320,9 @@ class Hit(JsonRecord):
     `picture`, or the columns with words of the text. `rank_score` orders hits that were re-ranked,
     in [-1, 1], or found by an image and a text, by reciprocal ranks; others have None.
 
-    `row` is the image's number in the store, the same until the file changes. `percentile` is the
+    `row` is the image's number in the store, the same until the file changes. `path` is the path
+    inside its folder, archive or bucket, as filters compare it, and `full_path` the whole path or
+    URL. `key` is the exact form of `path`. `percentile` is the
     percentage of random pairs of the store's images that have a lower cosine; None if the store
     has too few images.
     """
@@ -327,6 +332,7 @@ class Hit(JsonRecord):
     percentile: float | None
     row: int
     path: str
+    full_path: str
     key: str
     width: int
     height: int
@@ -359,12 +365,12 @@ class Progress:
 
 
 def _fields(record: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass, JSON-ready, and the exact bytes of its path."""
+    """Return the fields of a dataclass, JSON-ready; beside `full_path`, `path` and exact bytes."""
     values: dict[str, Any] = {}
     for item in fields(record):
-        values[item.name] = _json_ready(value := getattr(record, item.name))
-        if item.name == "path" and isinstance(value, str):
-            values[EXACT] = exact_bytes(value)
+        values[item.name] = _json_ready(getattr(record, item.name))
+        if item.name in PATHS and hasattr(record, FULL_PATH):
+            values |= path_fields(record.key, record.full_path)
     return values
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from embedsearch.core.arguments import checked
 from embedsearch.core.errors import NothingIndexed, UsageError
-from embedsearch.core.names import path_fields, unicode_text
+from embedsearch.core.names import HasKey, path_fields, unicode_text
 from embedsearch.core.session import Session
 from embedsearch.curation.collection import Collection
 from embedsearch.searching.ann.graph import NearGraph
@@ -33,7 +33,13 @@ class Cluster:
     number: int
     cohesion: float
     rows: list[int]
-    paths: list[str]
+    keys: list[str]
+    full_paths: list[str]
+
+    @property
+    def paths(self) -> list[str]:
+        """Return the path of each image inside its folder, archive or bucket."""
+        return [unicode_text(key) for key in self.keys]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
@@ -41,25 +47,33 @@ class Cluster:
             "cluster": self.number,
             "images": len(self.rows),
             "cohesion": round(self.cohesion, 4),
-            "representatives": [unicode_text(path) for path in self.paths[:REPRESENTATIVES]],
+            "representatives": self.members()[:REPRESENTATIVES],
             "rows": self.rows,
         }
 
+    def members(self) -> list[dict[str, Any]]:
+        """Return JSON-ready values of each image: its row and its paths."""
+        return [
+            {"row": row, **path_fields(key, full_path)}
+            for row, key, full_path in zip(self.rows, self.keys, self.full_paths, strict=True)
+        ]
+
 
 @dataclass(frozen=True)
-class Outlier:
+class Outlier(HasKey):
     """An image, and its mean cosine with its ten nearest neighbors: the lowest is the oddest."""
 
     score: float
     row: int
-    path: str
+    key: str
+    full_path: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
         return {
             "score": round(self.score, 4),
             "row": self.row,
-            **path_fields(self.path),
+            **path_fields(self.key, self.full_path),
         }
 
 
@@ -81,8 +95,9 @@ def clusters(
         described = []
         for number, group in enumerate(gathered(collection, k), start=1):
             pictures = collection.pictures(group.positions)
-            rows, paths = [p.row for p in pictures], [p.path for p in pictures]
-            described.append(Cluster(number, group.cohesion, rows, paths))
+            rows, keys = [p.row for p in pictures], [p.key for p in pictures]
+            full_paths = [p.full_path for p in pictures]
+            described.append(Cluster(number, group.cohesion, rows, keys, full_paths))
         return described
 
 
@@ -105,7 +120,7 @@ def outliers(
         found, scores = oddest(collection, count)
         pictures = collection.pictures(found)
         return [
-            Outlier(float(score), picture.row, picture.path)
+            Outlier(float(score), picture.row, picture.key, picture.full_path)
             for score, picture in zip(scores, pictures, strict=True)
         ]
 
@@ -136,7 +151,7 @@ def gathered(collection: Collection, k: int | None) -> list[Gathered]:
             groups.append(Gathered(float(cosines[mine].mean()), mine))
     firsts = collection.pictures(np.array([group.positions[0] for group in groups]))
     order = sorted(
-        zip(groups, firsts, strict=True), key=lambda one: (-len(one[0].positions), one[1].path)
+        zip(groups, firsts, strict=True), key=lambda one: (-len(one[0].positions), one[1].full_path)
     )
     return [group for group, _ in order]
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embedsearch.core.errors import UsageError
+from embedsearch.core.names import HasKey
 from embedsearch.core.paths import named_forms, whole_path
 from embedsearch.core.records import NO_DIGEST, SIGNATURE_SIDE
 from embedsearch.core.session import Session
@@ -26,7 +27,7 @@ _AS_STORED = ("row", "width", "height", "format", "taken_at", "mtime_ns")
 
 
 @dataclass(frozen=True)
-class Picture:
+class Picture(HasKey):
     """An image of the store, with the facts that decide which copy to keep."""
 
     row: int
@@ -42,7 +43,7 @@ class Picture:
     is_file: bool = True  # of a local folder, not in an archive and not at a URL
 
     @property
-    def path(self) -> str:
+    def full_path(self) -> str:
         """Return the whole path."""
         return whole_path(self.root, self.key)
 
@@ -56,9 +57,9 @@ class Picture:
         """Return what all names of one file have in common, as far as it can be known."""
         if self.is_file:
             with contextlib.suppress(OSError):
-                status = os.stat(self.path)
+                status = os.stat(self.full_path)
                 return status.st_dev, status.st_ino
-        return self.path
+        return self.full_path
 
 
 @dataclass

@@ -59,7 +59,7 @@ class DuplicateGroup(JsonRecord):
                 "what": what,
                 "score": round(score, 4),
                 "row": picture.row,
-                **path_fields(picture.path),
+                **path_fields(picture.key, picture.full_path),
                 **{name: getattr(picture, name) for name in _REPORTED},
             }
             for what, score, picture in members

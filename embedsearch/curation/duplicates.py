@@ -128,7 +128,7 @@ class _Search:
         else:
             groups = self._among(np.flatnonzero(looked_at))
             count = int(looked_at.sum())
-        groups.sort(key=lambda group: os.fsencode(group.keep.path))
+        groups.sort(key=lambda group: os.fsencode(group.keep.full_path))
         return DuplicateReport(groups, count, self._unsigned)
 
     def _among(self, positions: Members) -> list[DuplicateGroup]:
@@ -185,7 +185,7 @@ class _Search:
             if seen < len(files):
                 self._collection.session.notice(
                     f"{len(files) - seen:,} images were not compared: too many look like "
-                    f"{files[ordered[0]][0].path}; a higher threshold makes smaller groups"
+                    f"{files[ordered[0]][0].full_path}; a higher threshold makes smaller groups"
                 )
         groups = []
         for leader in leaders:
@@ -321,7 +321,7 @@ def _group(keep: Picture, found: list[tuple[Picture, str, float]]) -> DuplicateG
     copies = [
         Copy(picture, SAME_FILE if picture.file_id == keep.file_id else how, score)
         for picture, how, score in found
-        if picture.path != keep.path  # a store of an older version may hold a file twice
+        if picture.full_path != keep.full_path  # a store of an older version may hold a file twice
     ]
     return DuplicateGroup(keep, copies)
 

@@ -37,7 +37,7 @@ class KeepRule:
         What has lost its colors comes after what still has them, then the largest, then the oldest.
         """
         first = [_wish(picture, name, values) for name, values in self._wishes]
-        last = (*_wish(picture, "largest", ()), *_wish(picture, "oldest", ()), picture.path)
+        last = (*_wish(picture, "largest", ()), *_wish(picture, "oldest", ()), picture.full_path)
         return (*first, is_gray, *last)
 
 
@@ -51,7 +51,7 @@ def _wish(picture: Picture, name: str, values: tuple[str, ...]) -> tuple[Any, ..
             return (-_time(picture),)
         case "format":
             return (values.index(picture.format) if picture.format in values else len(values),)
-    return (not picture.path.startswith(values),)
+    return (not picture.full_path.startswith(values),)
 
 
 def _time(picture: Picture) -> float:

@@ -16,7 +16,7 @@ from embedsearch.core.arguments import checked
 from embedsearch.core.config import MAP_IMAGES, DecodeLimits
 from embedsearch.core.errors import MissingLibrary, NothingIndexed, UnreadableImage, UsageError
 from embedsearch.core.install import pip_install
-from embedsearch.core.names import unicode_text
+from embedsearch.core.names import HasKey, unicode_text
 from embedsearch.core.session import Session
 from embedsearch.curation.collection import Collection, Picture
 from embedsearch.curation.map_colors import Legend, column_values, legend_of
@@ -34,12 +34,12 @@ _FEW = 10
 
 
 @dataclass(frozen=True)
-class MapPoint:
+class MapPoint(HasKey):
     """An image on a map: x and y from 0 to 1; no JPEG where its file cannot be read."""
 
     x: float
     y: float
-    path: str
+    full_path: str
     key: str
     jpeg: bytes | None
 
@@ -84,7 +84,7 @@ def picture_map(
             values = column_values(snapshot, color, ordinals, session)
     shown = zip(found.plane, pictures, _thumbnails(pictures, session), strict=True)
     points = [
-        MapPoint(float(x), float(y), picture.path, picture.key, jpeg)
+        MapPoint(float(x), float(y), picture.full_path, picture.key, jpeg)
         for (x, y), picture, jpeg in shown
     ]
     return PictureMap(points, images, legend_of(values))

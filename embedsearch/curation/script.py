@@ -146,7 +146,7 @@ def _lines(group: DuplicateGroup, do: str, targets: _Targets | None) -> Iterator
         picture, said = copy.picture, f"  # {copy.how} {copy.score:.3f}"
         if not (copy.is_copy and _is_known(keep) and _is_known(picture)):
             # No comment line: a name may hold a newline, and what follows it would be run.
-            yield f"leave {shlex.quote(picture.path)}{said}"
+            yield f"leave {shlex.quote(picture.full_path)}{said}"
             continue
         target = [] if targets is None else targets.of(picture)
         yield " ".join([do, _listed(picture), *map(shlex.quote, target)]) + said
@@ -159,4 +159,4 @@ def _is_known(picture: Picture) -> bool:
 
 def _listed(picture: Picture) -> str:
     seconds = picture.mtime_ns // 10**9
-    return f"{shlex.quote(picture.path)} {picture.size_bytes} {seconds} {picture.sha256}"
+    return f"{shlex.quote(picture.full_path)} {picture.size_bytes} {seconds} {picture.sha256}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from embedsearch.core.config import DEFAULT_MAX_BYTES
-from embedsearch.core.names import path_fields
+from embedsearch.core.names import HasKey, path_fields
 from embedsearch.core.paths import whole_path
 from embedsearch.core.session import Session
 from embedsearch.core.walks import Skip
@@ -18,15 +18,16 @@ from embedsearch.store.locate import StorePath, locate_store
 
 
 @dataclass(frozen=True)
-class IgnoredEntry:
+class IgnoredEntry(HasKey):
     """A file or folder that `index` passes over, and why."""
 
     kind: Skip
-    path: str
+    key: str
+    full_path: str
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON-ready values."""
-        return {"kind": str(self.kind), **path_fields(self.path)}
+        return {"kind": str(self.kind), **path_fields(self.key, self.full_path)}
 
 
 def ignored_entries(
@@ -61,5 +62,5 @@ def ignored_entries(
 def _entries(root: str, found: list[tuple[Skip, str]]) -> Iterator[IgnoredEntry]:
     """Yield and forget what was found below a root."""
     for kind, key in found:
-        yield IgnoredEntry(kind, whole_path(root, key))
+        yield IgnoredEntry(kind, key, whole_path(root, key))
     found.clear()

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedsearch.core.errors import StorageError
-from embedsearch.core.names import EXACT
+from embedsearch.core.names import EXACT, FULL_EXACT, FULL_PATH
 from embedsearch.searching.columns import RowColumns
 from embedsearch.store.files import TABLE_NAME, replace
 from embedsearch.store.manifest import Manifest
@@ -59,15 +59,17 @@ def _content(store: Path, manifest: Manifest) -> bytes:
 
 
 def _field(columns: RowColumns, name: str) -> pa.Field[Any]:
-    if name == EXACT:
+    if name in {EXACT, FULL_EXACT}:
         return pa.field(name, pa.string())
     return columns.schema.field(name).with_nullable(True)
 
 
 def _generation(path: Path) -> int | None:
-    """Return the generation of a table, None for one that is not there or damaged."""
+    """Return the generation of a table, None for one that is not there, damaged or of old."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
-        return int(metadata[_GENERATION])
+        schema = pq.read_schema(path)
+        if FULL_PATH not in schema.names:  # a former version wrote it
+            return None
+        return int((schema.metadata or {})[_GENERATION])
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return None

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from embedsearch.core.errors import EmbedSearchError, MissingLibrary, UsageError
 from embedsearch.core.install import pip_install
+from embedsearch.core.names import FULL_PATH
 from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.searching.searcher import Searcher, open_store
 
@@ -52,15 +53,15 @@ class OpenedStore:
                 self._searcher = None
 
 
-def fields_of(found: Hit | ImageRecord, path: str = "source") -> dict[str, Any]:
-    """Return the facts of an image as JSON-ready values; `path` is the framework's name for it.
+def fields_of(found: Hit | ImageRecord, full_path: str = "source") -> dict[str, Any]:
+    """Return the facts of an image as JSON-ready values; `full_path` is how a framework calls that.
 
     A user's column with the name of a built-in one becomes `user_…`.
     """
     values = found.to_dict()
-    user, location = values.pop("metadata"), values.pop("path")
+    user = values.pop("metadata")
     values.pop("rank", None)
-    built_in = {path: location, **values}
+    built_in = {full_path: values[FULL_PATH], **values}
     return built_in | {(f"user_{name}" if name in built_in else name): user[name] for name in user}
 
 

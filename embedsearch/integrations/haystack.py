@@ -162,7 +162,7 @@ class EmbedSearchImageRetriever:
                 return None
             blob = ByteStream(jpeg, mime_type="image/jpeg")
         return Document(
-            id=hit.path,
+            id=hit.full_path,
             content=text_of(hit.metadata, self.text_column, "") or None,
             blob=blob,
             meta=fields_of(hit, "file_path"),

@@ -77,7 +77,7 @@ def row_of(searcher: Searcher, path: str) -> int | None:
         found = searcher.get(path)
     except EmbedSearchError:
         return None
-    return found.row if "\\x" not in path and found.path == path else None
+    return found.row if "\\x" not in path and found.full_path == path else None
 
 
 def _data(uri: str) -> bytes:

@@ -358,8 +358,8 @@ def _asked(query: Any) -> Query:
 
 
 def _document(found: Hit | ImageRecord, text_column: str | None) -> Document:
-    text = text_of(found.metadata, text_column, found.path)
-    return Document(text, id=found.path, metadata=fields_of(found))
+    text = text_of(found.metadata, text_column, found.full_path)
+    return Document(text, id=found.full_path, metadata=fields_of(found))
 
 
 def _text(text: StoredText) -> Document:

@@ -90,8 +90,8 @@ class EmbedSearchRetriever(BaseRetriever):
 
     def _node(self, hit: Hit) -> NodeWithScore:
         node = ImageNode(
-            id_=hit.path,
-            image_path=hit.path,
+            id_=hit.full_path,
+            image_path=hit.full_path,
             text=text_of(hit.metadata, self._text_column, ""),
             metadata=fields_of(hit),
         )

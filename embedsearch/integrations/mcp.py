@@ -234,7 +234,7 @@ class _Tools:
             searcher = self._store(store)
             record = searcher.get(_one_of(row=row, key=key))
             facts = shortened(record.to_dict())
-            content: list[Any] = [text_part(f"row {record.row}: {printable(record.path)}")]
+            content: list[Any] = [text_part(f"row {record.row}: {printable(record.full_path)}")]
             used = 2 * json_size(facts)
             (picture, *_), shown = Pictures(searcher, used).of_rows([record.row], side)
             if isinstance(picture, UnreadableImage):

@@ -58,6 +58,8 @@ class GroupMember(BaseModel):
     row: int
     path: str
     path_bytes: str | None
+    full_path: str
+    full_path_bytes: str | None
     width: int
     height: int
     size_bytes: int

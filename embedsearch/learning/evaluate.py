@@ -22,6 +22,7 @@ import numpy.typing as npt
 from embedsearch.core.arguments import checked
 from embedsearch.core.config import IndexConfig, SearchConfig
 from embedsearch.core.errors import UsageError
+from embedsearch.core.names import unicode_text
 from embedsearch.core.paths import local_path, printable, whole_path
 from embedsearch.core.records import Hit, Progress, StoredImage
 from embedsearch.core.session import Session
@@ -296,7 +297,8 @@ class _Images:
                     score=float(scores[place]),
                     percentile=None,
                     row=self.images[row].row,
-                    path=self.paths[row],
+                    path=unicode_text(self.keys[row]),
+                    full_path=self.paths[row],
                     key=self.keys[row],
                     width=self.images[row].width,
                     height=self.images[row].height,
@@ -305,7 +307,8 @@ class _Images:
                 for place, row in enumerate(first[:_SERVED_K].tolist())
             ]
             precision = round(float(values[number]), 4)
-            found.append(WorstQuery(self.paths[queries[number]], precision, hits))
+            query_row = queries[number]
+            found.append(WorstQuery(self.keys[query_row], self.paths[query_row], precision, hits))
         return found
 
 
@@ -335,6 +338,6 @@ def _served_recall(searcher: Searcher, images: _Images, plain: Floats) -> float:
         scores[row] = -np.inf
         least = np.sort(scores)[-wanted] - _TIE
         hits = searcher.query(plain[row], k=_SERVED_K + 1)
-        others = [hit for hit in hits if hit.path != paths[row]][:_SERVED_K]
+        others = [hit for hit in hits if hit.full_path != paths[row]][:_SERVED_K]
         found += sum(hit.score >= least for hit in others)
     return float(found / (count * wanted))

@@ -100,8 +100,8 @@ def _known(
     """Return whole paths and captions of the pictures that a store has. Raises UsageError."""
     images = searcher.images(k=max(1, len(searcher))).images
     keys = Counter(image.key for image in images)
-    places = {image.key: image.path for image in images if keys[image.key] == 1}
-    places |= {image.path: image.path for image in images}
+    places = {image.key: image.full_path for image in images if keys[image.key] == 1}
+    places |= {image.full_path: image.full_path for image in images}
     known = [(places[name], caption) for name, caption in pairs if name in places]
     absent = sorted({name for name, _ in pairs} - places.keys())
     shown = ", ".join(map(printable, absent[:_NAMED]))
@@ -114,7 +114,7 @@ def _known(
     if absent:
         words = f"{len(absent)} ({shown})"
         session.notice(f"captions of pictures that are not in the store, or not one: {words}")
-    own = {image.path: {str(value) for value in image.metadata.values()} for image in images}
+    own = {image.full_path: {str(value) for value in image.metadata.values()} for image in images}
     if held := sum(caption in own[place] for place, caption in known):
         words = f"{held} of {len(known)} captions are what the store itself holds"
         session.notice(f"{words}: they find their own words")
@@ -131,4 +131,4 @@ def _rank(searcher: Searcher, place: str, caption: str, by: str) -> float:
         hits = searcher.query(Text(caption), k=DEPTH, by=by)
     except UsageError:  # it has no word to look for, or no path that matches
         return float("inf")
-    return next((float(hit.rank) for hit in hits if hit.path == place), float("inf"))
+    return next((float(hit.rank) for hit in hits if hit.full_path == place), float("inf"))

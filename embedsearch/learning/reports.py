@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from embedsearch.core.config import NO_CENTER
+from embedsearch.core.names import HasKey
 from embedsearch.core.records import Hit, JsonRecord
 
 
@@ -28,10 +29,11 @@ class GroupMeasure:
 
 
 @dataclass(frozen=True)
-class WorstQuery:
+class WorstQuery(HasKey):
     """A query of low average precision, with its first hits in the order that was measured."""
 
-    path: str
+    key: str
+    full_path: str
     average_precision: float
     hits: list[Hit]
 

@@ -6,14 +6,24 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from embedsearch.core.names import EXACT, comparable, exact_bytes, unicode_text
-from embedsearch.core.paths import is_url, is_web, local_path, part_below, url_key
+from embedsearch.core.names import (
+    EXACT,
+    FULL_EXACT,
+    FULL_PATH,
+    PATHS,
+    comparable,
+    exact_bytes,
+    unicode_text,
+)
+from embedsearch.core.paths import is_url, is_web, local_path, part_below, url_key, whole_path
+from embedsearch.core.records import NO_DIGEST
 from embedsearch.core.session import Session
 from embedsearch.searching.filters.grammar import POSITION_COLUMN
 from embedsearch.searching.filters.where import Filters
@@ -25,18 +35,25 @@ if TYPE_CHECKING:
     from embedsearch.searching.vectordb.fields import Field
 
 _log = logging.getLogger(__name__)
-# Columns shown under another name and in another form than in the shards.
-_MADE_OF = {"folder": "root", "modified": "mtime_ns", "path": "key", EXACT: "key"}
+SHA256 = "sha256"
+# Columns shown under another name and in another form than in the shards: what they are made of.
+_MADE_OF = {
+    **{"folder": ("root",), "modified": ("mtime_ns",), SHA256: ("digest",)},
+    **{"path": ("key",), EXACT: ("key",), FULL_PATH: ("root", "key"), FULL_EXACT: ("root", "key")},
+}
 _INTERNAL = frozenset({"root", "key", "mtime_ns", "digest", "signature", "vector"})
 _FIELDS = [
     *(field for field in row_schema(1) if field.name not in _INTERNAL),
     pa.field("folder", pa.string(), nullable=False),
     pa.field("modified", pa.timestamp("us"), nullable=False),
+    pa.field(FULL_PATH, pa.string(), nullable=False),
+    pa.field(SHA256, pa.string()),  # of the file, in hexadecimal; null if it was not read
 ]
-# What conditions see in every store; `path_exact` is for exports.
+# What conditions see in every store; the exact bytes of names are for exports.
 FILTERED = tuple(field.name for field in _FIELDS)
 # Names that a user's column cannot have.
-BUILT_IN = frozenset(field.name for field in _FIELDS) | _INTERNAL | {EXACT, POSITION_COLUMN}
+BUILT_IN = frozenset(field.name for field in _FIELDS) | _INTERNAL | {*PATHS, POSITION_COLUMN}
+NOT_UPLOADED = frozenset({FULL_PATH, SHA256})  # what a vector database does not hold
 
 
 class RowColumns:
@@ -56,9 +73,10 @@ class RowColumns:
         users = [] if self._user is None else list(self._user.schema)[1:]
         users = [field for field in users if field.name not in BUILT_IN]
         self.schema = pa.schema([*_FIELDS, *users])
-        # What other programs get: the exact bytes of a name beside its text.
-        self.exported: list[str] = list(self.schema.names)
-        self.exported.insert(self.exported.index("path") + 1, EXACT)
+        # What other programs get: the exact bytes of names beside their texts.
+        others = (name for name in self.schema.names if name != FULL_PATH)
+        names = ((name,) if name != "path" else PATHS for name in others)
+        self.exported: list[str] = [*chain.from_iterable(names)]
         rows = int(snapshot.starts[-1])
         self._filters = Filters(self.schema, self.tables, rows, reading)
 
@@ -74,8 +92,9 @@ class RowColumns:
 
     def tables(self, names: Sequence[str]) -> Iterator[tuple[int, pa.Table]]:
         """Yield the named columns of all shard rows in parts: (first ordinal, table)."""
-        stored = {_MADE_OF.get(name, name) for name in names if name in BUILT_IN}
-        if len(stored) < len(names):
+        own = [name for name in names if name in BUILT_IN]
+        stored = set(chain.from_iterable(_MADE_OF.get(name, (name,)) for name in own))
+        if len(own) < len(names):
             stored.add("row")  # joins the user's columns
         for start, table in self._snapshot.tables(sorted(stored)):
             yield start, pa.table({name: self._column(table, name) for name in names})
@@ -150,16 +169,19 @@ class RowColumns:
         if name == "path":
             return _texts(table.column("key"))
         if name == EXACT:
-            names: list[Any] = table.column("key").to_pylist()
-            exact = [exact_bytes(os.fsdecode(key)) for key in names]
-            return pa.chunked_array([pa.array(exact, pa.string())])
+            return _exact(table.column("key"))
+        if name == FULL_PATH:
+            return _texts(self._full_paths(table))
+        if name == FULL_EXACT:
+            return _exact(self._full_paths(table))
+        if name == SHA256:
+            digests: list[Any] = table.column("digest").to_pylist()
+            return _strings([None if one == NO_DIGEST else one.hex() for one in digests])
         if name == "folder":
             paths = {root.id: unicode_text(root.path) for root in self._snapshot.manifest.roots}
             roots: list[Any] = table.column("root").to_pylist()
             # Deleted rows may be of a root that the store has forgotten.
-            return pa.chunked_array(
-                [pa.array([paths.get(root, "") for root in roots], pa.string())]
-            )
+            return _strings([paths.get(root, "") for root in roots])
         if name == "modified":
             import pyarrow.compute as pc
 
@@ -169,6 +191,28 @@ class RowColumns:
             selected = self._user.select(["row", name])
             return user_columns(selected, table.column("row").to_numpy()).column(name)
         return table.column(name)
+
+    def _full_paths(self, table: pa.Table) -> pa.ChunkedArray[Any]:
+        """Return the whole path of each row, binary; of a deleted row, maybe without its root."""
+        import pyarrow.compute as pc
+
+        roots = self._snapshot.manifest.roots
+        homes: Any = table.column("root")
+        keys: Any = table.column("key")
+        if any(is_web(root.path) for root in roots):  # whose keys are percent-encoded in a URL
+            paths = {root.id: root.path for root in roots}
+            pairs = zip(homes.to_pylist(), keys.to_pylist(), strict=True)
+            found = [whole_path(paths.get(root, ""), os.fsdecode(key)) for root, key in pairs]
+            return pa.chunked_array([pa.array(map(os.fsencode, found), pa.binary())])
+        above = [os.fsencode(root.path).rstrip(b"/") + b"/" for root in roots]
+        at = pc.index_in(homes, pa.array([root.id for root in roots], pa.int32()))
+        start: Any = pc.if_else(
+            pc.match_substring(keys, "://"), b"", pa.array(above, pa.binary()).take(at)
+        )
+        whole: pa.ChunkedArray[Any] = pc.binary_join_element_wise(
+            start, keys, b"", null_handling="replace"
+        )
+        return whole
 
     def metadata(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Return the user's columns of rows, by their numbers; {} for a row without any."""
@@ -207,11 +251,24 @@ def _readable(table: pa.Table | None) -> pa.Table | None:
     return pa.table(held)
 
 
-def _texts(keys: pa.ChunkedArray[Any]) -> pa.ChunkedArray[Any]:
-    """Return keys, binary, as valid Unicode."""
+def _strings(values: Sequence[str | None]) -> pa.ChunkedArray[Any]:
+    return pa.chunked_array([pa.array(values, pa.string())])
+
+
+def _texts(names: pa.ChunkedArray[Any]) -> pa.ChunkedArray[Any]:
+    """Return names, binary, as valid Unicode."""
     try:
-        return keys.cast(pa.string())
+        return names.cast(pa.string())
     except pa.ArrowInvalid:  # some are not UTF-8
-        names: list[Any] = keys.to_pylist()
-        texts = [unicode_text(os.fsdecode(name)) for name in names]
-        return pa.chunked_array([pa.array(texts, pa.string())])
+        some: list[Any] = names.to_pylist()
+        return _strings([unicode_text(os.fsdecode(name)) for name in some])
+
+
+def _exact(names: pa.ChunkedArray[Any]) -> pa.ChunkedArray[Any]:
+    """Return what names, binary, are in Base64, null where their text is exact."""
+    try:
+        names.cast(pa.string())
+    except pa.ArrowInvalid:
+        some: list[Any] = names.to_pylist()
+        return _strings([exact_bytes(os.fsdecode(name)) for name in some])
+    return pa.chunked_array([pa.nulls(len(names), pa.string())])

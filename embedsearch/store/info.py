@@ -224,6 +224,17 @@ class StoreFailure(NamedTuple):
     root_path: str
     failure: Failure
 
+    @property
+    def path(self) -> str:
+        """Return the path inside the folder or archive; "" is the folder or archive itself."""
+        return unicode_text(self.failure.key)
+
+    @property
+    def full_path(self) -> str:
+        """Return the whole path or URL."""
+        root, key = self.root_path, self.failure.key
+        return f"{root.rstrip('/')}/{key}" if key else root
+
 
 @checked
 def failures(store: StorePath = None, *, session: Session | None = None) -> list[StoreFailure]:

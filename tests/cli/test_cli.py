@@ -54,8 +54,8 @@ def test_json_csv_and_paths_tell_the_same(store: Path) -> None:
     lines = [json.loads(line) for line in run_cli(*arguments, "--json").stdout.splitlines()]
     assert len(lines) == 8
     names = ["query", "rank", "score", "percentile", "row"]
-    names += ["path", "path_bytes", "key", "width", "height", "metadata", "rank_score"]
-    names += ["words_score", "matched"]
+    names += ["path", "path_bytes", "full_path", "full_path_bytes", "key", "width", "height"]
+    names += ["metadata", "rank_score", "words_score", "matched"]
     assert list(lines[0]) == names
     assert lines[0]["key"] == "clocks/clocks_1.jpg" and lines[0]["score"] > 0.9999
     assert [line["rank"] for line in lines] == [1, 2, 3, 4, 1, 2, 3, 4]
@@ -64,7 +64,7 @@ def test_json_csv_and_paths_tell_the_same(store: Path) -> None:
     assert list(table[0]) == names and float(table[1]["score"]) == lines[1]["score"]
     assert all(line["rank_score"] is None for line in lines) and table[0]["rank_score"] == ""
     paths = run_cli(*arguments, "--paths").stdout.splitlines()
-    assert paths == [line["path"] for line in lines]
+    assert paths == [line["full_path"] for line in lines]
 
 
 def test_rank_scores_stand_beside_the_cosines(store: Path) -> None:
@@ -90,7 +90,7 @@ def test_stdin(store: Path) -> None:
     with CLOCK.open("rb") as file:
         done = run_cli("query", "-", "--store", store, "-k", "1", "--json", stdin=file)
     answer = json.loads(done.stdout)
-    assert (answer["query"], answer["path"]) == ("-", str(CLOCK))
+    assert (answer["query"], answer["full_path"]) == ("-", str(CLOCK))
     done = run_cli("query", "-", "--store", store, stdin=subprocess.DEVNULL)
     assert done.returncode == 1 and "empty" in one_line(done.stderr)
 
@@ -266,8 +266,10 @@ def test_strict_and_failures(photos: Path, tmp_path: Path) -> None:
     assert "not_an_image" in table and str(photos / "bad.jpg") in table
     (line,) = run_cli("failures", "--store", store, "--json").stdout.splitlines()
     assert json.loads(line) == {
-        "path": str(photos / "bad.jpg"),
+        "path": "bad.jpg",
         "path_bytes": None,
+        "full_path": str(photos / "bad.jpg"),
+        "full_path_bytes": None,
         "key": "bad.jpg",
         "stage": "decode",
         "reason": "not_an_image",

@@ -50,8 +50,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def opened(row: Any) -> str:
     """Return the name of the file that a row of an output leads to."""
-    exact = row["path_bytes"]
-    path = os.fsdecode(base64.b64decode(exact)) if exact else row["path"]
+    exact = row["full_path_bytes"]
+    path = os.fsdecode(base64.b64decode(exact)) if exact else row["full_path"]
     assert os.path.isfile(path), path
     return os.path.basename(path)
 
@@ -72,7 +72,7 @@ def test_every_output_leads_to_the_file(store: Path, tmp_path: Path) -> None:
     # Strict parsers, in other languages.
     read = pyarrow.json.read_json(tmp_path / "hits.jsonl").to_pylist()
     assert sorted(opened(row) for row in read) == sorted(NAMES)
-    query = f"SELECT path, path_bytes FROM read_json('{tmp_path}/hits.jsonl')"
+    query = f"SELECT full_path, full_path_bytes FROM read_json('{tmp_path}/hits.jsonl')"
     found = duckdb.connect().execute(query).to_arrow_table()
     assert found is not None and sorted(map(opened, found.to_pylist())) == sorted(NAMES)
 
@@ -131,7 +131,7 @@ def test_an_export_comes_back(store: Path, tmp_path: Path, suffix: str) -> None:
     with embedsearch.open_store(tmp_path / "t.es") as searcher:
         keys = [image.key for image in searcher.images(99).images]
         assert sorted(keys) == sorted(NAMES)
-        assert not searcher.columns or "path_bytes" not in searcher.get("a.jpg").metadata
+        assert searcher.get("a.jpg").metadata == {}
 
 
 def test_tables_and_sidecars_in_another_form(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_urls_that_were_imported_stay(tmp_path: Path) -> None:
     with embedsearch.open_store(tmp_path / "s.es") as searcher:
         for url in (urls[0], urls[2]):
             record = searcher.get(url)
-            assert record.key == record.path == url
+            assert record.key == record.full_path == url
 
 
 class _Raw(zipfile.ZipInfo):

@@ -272,7 +272,7 @@ def test_a_full_disk_leaves_the_old_page(tmp_path: Path) -> None:
 
 
 def hit(rank: int) -> Hit:
-    return Hit(rank, 0.5, None, rank, f"/p/{rank}", str(rank), 1, 1)
+    return Hit(rank, 0.5, None, rank, str(rank), f"/p/{rank}", str(rank), 1, 1)
 
 
 def test_too_many_pictures_are_cut_and_that_is_said(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,8 +26,8 @@ def test_clusters_hold_what_is_alike(store: Path) -> None:
     assert sizes == sorted(sizes, reverse=True)
     pure = sum(
         max(
-            sum(path.split("/")[-2] == folder for path in cluster.paths)
-            for folder in {path.split("/")[-2] for path in cluster.paths}
+            sum(path.split("/")[-2] == folder for path in cluster.full_paths)
+            for folder in {path.split("/")[-2] for path in cluster.full_paths}
         )
         for cluster in found
     )
@@ -59,7 +59,7 @@ def test_the_odd_one_out(store: Path, tmp_path: Path) -> None:
     paint(photos / "odd.png", 5)
     embedsearch.index(photos, store=tmp_path / "s.es", model="packaged")
     oddest, *others = outliers(tmp_path / "s.es", 13)
-    assert oddest.path.endswith("odd.png")
+    assert oddest.full_path.endswith("odd.png")
     assert all(other.score > oddest.score + 0.1 for other in others)
     scores = [odd.score for odd in outliers(store, 64)]
     assert scores == sorted(scores) and len(scores) == 64

@@ -103,4 +103,4 @@ def test_outliers_as_csv(store: Path) -> None:
     done = run_cli("outliers", "-k", "3", "--csv", "--store", store)
     rows = list(csv.DictReader(io.StringIO(done.stdout)))
     assert [int(row["row"]) for row in rows] == [one.row for one in outliers(store, 3)]
-    assert all(Path(row["path"]).exists() for row in rows)
+    assert all(Path(row["full_path"]).exists() for row in rows)

@@ -228,7 +228,7 @@ def test_vectors_of_another_model_are_asked_by_key_and_vector(tmp_path: Path) ->
     with embedsearch.open_store(store) as searcher:
         query = (vectors[3] / np.linalg.norm(vectors[3])).astype(np.float32)
         hits = searcher.query(query, 3)
-        assert hits[0].key == "x/3.jpg" and hits[0].path == "/nowhere/x/3.jpg"
+        assert hits[0].key == "x/3.jpg" and hits[0].full_path == "/nowhere/x/3.jpg"
         assert [h.key for h in searcher.query(Key("x/3.jpg"), 3)] == [h.key for h in hits]
         picture = paint(tmp_path / "q.png", 1)
         for image in (str(picture), picture.read_bytes(), np.zeros((9, 9, 3), np.uint8)):

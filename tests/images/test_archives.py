@@ -47,7 +47,7 @@ def test_an_archive_gives_what_its_folder_gives(
     assert counts(library.index()) == (24, 0, 0, 0, 24, 0, 0)
     assert CountingExtractor.embedded == 24
     with embedsearch.open_store(library.store) as searcher:
-        paths = {hit.path for hit in searcher.query(np.ones(512, np.float32) / 512**0.5, k=24)}
+        paths = {hit.full_path for hit in searcher.query(np.ones(512, np.float32) / 512**0.5, k=24)}
     assert str(archive / members_of(photos)[0][0]) in paths
 
 

@@ -130,8 +130,8 @@ def test_an_unreadable_folder_is_reported_once(tmp_path: Path) -> None:
 
 def exact_key(found: dict[str, Any], tree: Path) -> bytes:
     """Return the exact key of what a program reads about an image below a tree."""
-    name = found.get("path_bytes")
-    path = os.fsencode(found["path"]) if name is None else base64.b64decode(name)
+    name = found.get("full_path_bytes")
+    path = os.fsencode(found["full_path"]) if name is None else base64.b64decode(name)
     return path.removeprefix(os.fsencode(tree) + b"/")
 
 

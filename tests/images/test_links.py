@@ -170,7 +170,9 @@ def test_rows_behind_a_link_to_an_empty_mount_point_stay(
 
 def captions(library: Library) -> dict[str, object]:
     with embedsearch.open_store(library.store) as searcher:
-        return {image.path: image.metadata.get("caption") for image in searcher.images(50).images}
+        return {
+            image.full_path: image.metadata.get("caption") for image in searcher.images(50).images
+        }
 
 
 def test_captions_stay_when_what_is_behind_a_link_becomes_a_root(

@@ -49,7 +49,7 @@ def test_a_bucket_gives_what_its_folder_gives(s3: S3Server, library: Library, ph
     assert not any(".png" in request for request in s3.requests)  # listed, not read
     with embedsearch.open_store(library.store) as searcher:
         hits = searcher.query(np.ones(512, np.float32) / 512**0.5, k=26)
-        assert f"s3://bucket/in/side/{odd.name}" in {hit.path for hit in hits}
+        assert f"s3://bucket/in/side/{odd.name}" in {hit.full_path for hit in hits}
         thumbnail = searcher.thumbnail(f"s3://bucket/in/side/{odd.name}", 32)
         assert Image.open(io.BytesIO(thumbnail)).size == (32, 27)
 

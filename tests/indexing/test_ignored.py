@@ -33,7 +33,7 @@ def test_every_entry_that_is_counted_can_be_listed(tmp_path: Path) -> None:
     found = list(ignored_entries(store))
     assert Counter(str(entry.kind) for entry in found) == report.ignored.kinds()
     assert report.ignored.total == len(found) == 9
-    named = {entry.path.removeprefix(f"{photos}/"): entry.kind for entry in found}
+    named = {entry.full_path.removeprefix(f"{photos}/"): entry.kind for entry in found}
     assert named == {
         "Trash": Skip.EXCLUDED,
         "notes.txt": Skip.SIDECAR,
@@ -46,8 +46,8 @@ def test_every_entry_that_is_counted_can_be_listed(tmp_path: Path) -> None:
         f"{tmp_path}/more.zip/read.me": Skip.OTHER,
     }
     done = run_cli("failures", "--ignored", "--json", "--store", store)
-    assert [json.loads(line)["path"] for line in done.stdout.splitlines()] == [
-        entry.path for entry in found
+    assert [json.loads(line)["full_path"] for line in done.stdout.splitlines()] == [
+        entry.full_path for entry in found
     ]
     shown = run_cli("failures", "--ignored", "--store", store, cwd=tmp_path).stdout
     assert "\nvideos                       photos/film.mov\n" in f"\n{shown}"

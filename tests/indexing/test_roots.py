@@ -20,7 +20,7 @@ def facts(store: Path) -> dict[str, Any]:
 
 def captions(store: Path) -> dict[str, Any]:
     with embedsearch.open_store(store) as searcher:
-        return {r.path: r.metadata.get("caption") for r in searcher.images(999).images}
+        return {r.full_path: r.metadata.get("caption") for r in searcher.images(999).images}
 
 
 @pytest.fixture

@@ -54,13 +54,14 @@ def captions(tmp_path: Path) -> dict[str, str | None]:
     store = tmp_path / "s.es"
     with embedsearch.open_store(store) as searcher:
         images = searcher.images(100).images
-        paths = [hit.path for hit in searcher.query(unit(0), k=100)]
+        paths = [hit.full_path for hit in searcher.query(unit(0), k=100)]
     assert len(set(paths)) == len(paths) == len(images)
     for group in embedsearch.duplicates(store, similar=0.9).groups:
-        assert group.keep.path not in {copy.picture.path for copy in group.copies}
+        assert group.keep.full_path not in {copy.picture.full_path for copy in group.copies}
     assert check_store(store, read_data=True)[1] == []
     return {
-        image.path.removeprefix(f"{tmp_path}/"): image.metadata.get("caption") for image in images
+        image.full_path.removeprefix(f"{tmp_path}/"): image.metadata.get("caption")
+        for image in images
     }
 
 
@@ -207,7 +208,7 @@ def test_a_store_that_holds_files_twice_is_mended(
         update.set_user_columns(pa.concat_tables([known, pa.table(more, schema=known.schema)]))
         update.commit({})
     for group in embedsearch.duplicates(store).groups:
-        assert group.keep.path not in {copy.picture.path for copy in group.copies}
+        assert group.keep.full_path not in {copy.picture.full_path for copy in group.copies}
     report = index()
     assert (report.images, report.committed) == (3, True)
     assert captions(tmp_path) == {ALL[0]: "other 0", ALL[1]: "of 1.png", ALL[2]: "other 2"}

@@ -36,7 +36,7 @@ def test_documents_say_what_hits_say(store: Path, searcher: Searcher) -> None:
     retriever.warm_up()
     documents = retriever.run(image=CLOCK)["documents"]
     for document, hit in zip(documents, searcher.query(CLOCK, k=3), strict=True):
-        assert document.id == document.meta["file_path"] == hit.path
+        assert document.id == document.meta["file_path"] == hit.full_path
         assert (document.content, document.score) == (CAPTIONS[hit.key], hit.score)
         assert document.blob is not None and document.blob.mime_type == "image/jpeg"
         assert max(Image.open(io.BytesIO(document.blob.data)).size) <= 1024
@@ -46,7 +46,7 @@ def test_documents_say_what_hits_say(store: Path, searcher: Searcher) -> None:
 
 
 def test_all_ways_to_ask(store: Path, searcher: Searcher) -> None:
-    expected = [hit.path for hit in searcher.query(CLOCK, k=10)]
+    expected = [hit.full_path for hit in searcher.query(CLOCK, k=10)]
     picture = CLOCK.read_bytes()
     uri = "data:image/jpeg;base64," + base64.b64encode(picture).decode()
     retriever = EmbedSearchImageRetriever(store)
@@ -56,7 +56,7 @@ def test_all_ways_to_ask(store: Path, searcher: Searcher) -> None:
     assert [d.id for d in retriever.run(query_embedding=vector)["documents"]] == expected
     found = retriever.run(image=CLOCK, top_k=2, where="format = 'PNG'")["documents"]
     assert [d.id for d in found] == [
-        hit.path for hit in searcher.query(CLOCK, k=2, where="format = 'PNG'")
+        hit.full_path for hit in searcher.query(CLOCK, k=2, where="format = 'PNG'")
     ]
     limited = EmbedSearchImageRetriever(searcher, min_score=0.5).run(image=CLOCK)["documents"]
     assert all(document.score is not None and document.score >= 0.5 for document in limited)
@@ -94,7 +94,7 @@ def test_many_threads(store: Path, searcher: Searcher) -> None:
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(lambda image: retriever.run(image=image)["documents"], images))
     for image, documents in zip(images, found, strict=True):
-        assert [d.id for d in documents] == [hit.path for hit in searcher.query(image, k=4)]
+        assert [d.id for d in documents] == [hit.full_path for hit in searcher.query(image, k=4)]
 
 
 def test_embeddings_are_those_of_a_store(searcher: Searcher) -> None:

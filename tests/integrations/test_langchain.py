@@ -104,7 +104,7 @@ def test_documents_say_what_hits_say(store: Path, searcher: Searcher) -> None:
     retriever = EmbedSearchRetriever(store=store, k=3, text_column="caption")
     documents = retriever.invoke(CLOCK)
     for document, hit in zip(documents, searcher.query(CLOCK, k=3), strict=True):
-        assert document.id == document.metadata["source"] == hit.path
+        assert document.id == document.metadata["source"] == hit.full_path
         assert document.page_content == hit.metadata["caption"] == CAPTIONS[hit.key]
         assert document.metadata["score"] == hit.score
         assert document.metadata["row"] == hit.row
@@ -118,10 +118,10 @@ def test_documents_say_what_hits_say(store: Path, searcher: Searcher) -> None:
 def test_options(store: Path, searcher: Searcher) -> None:
     retriever = EmbedSearchRetriever(store=searcher, k=50, where="format = 'PNG'", min_score=0.1)
     expected = searcher.query(CLOCK, k=50, where="format = 'PNG'", min_score=0.1)
-    assert [d.id for d in retriever.invoke(CLOCK)] == [hit.path for hit in expected]
+    assert [d.id for d in retriever.invoke(CLOCK)] == [hit.full_path for hit in expected]
     expected = searcher.query(CLOCK, k=2, where="width > 500")
     found = retriever.invoke(CLOCK, k=2, where="width > 500", min_score=None)
-    assert [document.id for document in found] == [hit.path for hit in expected]
+    assert [document.id for document in found] == [hit.full_path for hit in expected]
     uri = "data:image/jpeg;base64," + base64.b64encode(Path(CLOCK).read_bytes()).decode()
     assert retriever.invoke(uri) == retriever.invoke(CLOCK)
 
@@ -135,7 +135,7 @@ async def test_async_is_the_same_and_holds_nobody_up(store: Path) -> None:
 
 def test_many_threads(store: Path, searcher: Searcher) -> None:
     images = sorted(str(path) for path in SAMPLES.glob("*/*.jpg"))[:16]
-    expected = [[hit.path for hit in searcher.query(image, k=4)] for image in images]
+    expected = [[hit.full_path for hit in searcher.query(image, k=4)] for image in images]
     retriever = EmbedSearchRetriever(store=store)
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(retriever.invoke, images * 2))

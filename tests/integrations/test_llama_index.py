@@ -34,21 +34,21 @@ def test_nodes_say_what_hits_say(store: Path, searcher: Searcher) -> None:
         node = found.node
         assert isinstance(node, ImageNode)
         assert (node.node_id, node.image_path, node.image_mimetype) == (
-            hit.path,
-            hit.path,
-            {"jpg": "image/jpeg", "png": "image/png"}[hit.path[-3:]],
+            hit.full_path,
+            hit.full_path,
+            {"jpg": "image/jpeg", "png": "image/png"}[hit.full_path[-3:]],
         )
         assert found.score == node.metadata["score"] == hit.score
         assert node.text == CAPTIONS[hit.key]
         json.dumps(node.metadata)
         with open(node.resolve_image(), "rb") as file:  # type: ignore[arg-type]
-            assert file.read() == Path(hit.path).read_bytes()
+            assert file.read() == Path(hit.full_path).read_bytes()
     (plain,) = EmbedSearchRetriever(store, k=1).retrieve(ASKED)
     assert plain.node.get_content(metadata_mode=MetadataMode.NONE) == ""
 
 
 def test_all_ways_to_ask(store: Path, searcher: Searcher) -> None:
-    expected = [hit.path for hit in searcher.query(CLOCK, k=4)]
+    expected = [hit.full_path for hit in searcher.query(CLOCK, k=4)]
     vector = searcher.embed([CLOCK])[0]
     uri = "data:image/jpeg;base64," + base64.b64encode(Path(CLOCK).read_bytes()).decode()
     retriever = EmbedSearchRetriever(store)
@@ -58,7 +58,9 @@ def test_all_ways_to_ask(store: Path, searcher: Searcher) -> None:
     ):
         assert [found.node.node_id for found in retriever.retrieve(query)] == expected
     filtered = EmbedSearchRetriever(searcher, k=50, where="format = 'PNG'", min_score=0.1)
-    expected = [h.path for h in searcher.query(CLOCK, k=50, where="format = 'PNG'", min_score=0.1)]
+    expected = [
+        h.full_path for h in searcher.query(CLOCK, k=50, where="format = 'PNG'", min_score=0.1)
+    ]
     assert [found.node.node_id for found in filtered.retrieve(ASKED)] == expected
 
 
@@ -76,7 +78,7 @@ def test_many_threads(store: Path, searcher: Searcher) -> None:
     with ThreadPoolExecutor(16) as pool:
         found = list(pool.map(retriever.retrieve, images))
     for image, nodes in zip(images, found, strict=True):
-        expected = [hit.path for hit in searcher.query(image, k=4)]
+        expected = [hit.full_path for hit in searcher.query(image, k=4)]
         assert [node.node.node_id for node in nodes] == expected
 
 

@@ -283,7 +283,8 @@ async def test_several_stores_and_names_that_are_no_unicode(tmp_path: Path) -> N
             found = await client.call_tool("search_similar_images", {"row": 0, "store": store})
             assert found.structured_content is not None
             (hit,) = found.structured_content["hits"]
-            assert hit["path"] == str(tmp_path / (store or "one") / "caf\\xe9\x1b.png")
+            assert hit["path"] == "caf\\xe9\x1b.png"
+            assert hit["full_path"] == str(tmp_path / (store or "one") / "caf\\xe9\x1b.png")
 
 
 async def test_a_store_rebuilt_under_the_server(tmp_path: Path) -> None:

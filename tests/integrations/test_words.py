@@ -87,9 +87,9 @@ async def test_agents_get_what_python_gives(image: bool, searcher: Searcher) -> 
 def test_langchain_takes_a_file_as_an_image_and_all_else_as_words(searcher: Searcher) -> None:
     adapter = pytest.importorskip("embedsearch.integrations.langchain")
     retriever = adapter.EmbedSearchRetriever(store=searcher, k=6, text_column="caption")
-    words = [hit.path for hit in searcher.query(text=TEXT, k=6)]
+    words = [hit.full_path for hit in searcher.query(text=TEXT, k=6)]
     assert [document.id for document in retriever.invoke(TEXT)] == words
-    pictures = [hit.path for hit in searcher.query(CLOCK, k=6)]
+    pictures = [hit.full_path for hit in searcher.query(CLOCK, k=6)]
     assert [document.id for document in retriever.invoke(str(CLOCK))] == pictures
     assert retriever.invoke("clocks_1.jpg")[0].metadata["matched"] == ["path"]
     for wrong, message in (("", "neither"), (" ", "neither"), ("http://a/b.jpg", "not fetched")):
@@ -106,9 +106,9 @@ def test_llama_index_takes_words_alone_and_a_question_beside_an_image(searcher: 
     from llama_index.core.schema import QueryBundle
 
     retriever = adapter.EmbedSearchRetriever(searcher, k=6)
-    words = [hit.path for hit in searcher.query(text=TEXT, k=6)]
+    words = [hit.full_path for hit in searcher.query(text=TEXT, k=6)]
     assert [node.node.id_ for node in retriever.retrieve(QueryBundle(TEXT))] == words
-    pictures = [hit.path for hit in searcher.query(CLOCK, k=6)]
+    pictures = [hit.full_path for hit in searcher.query(CLOCK, k=6)]
     asked = QueryBundle(TEXT, image_path=str(CLOCK))
     assert [node.node.id_ for node in retriever.retrieve(asked)] == pictures
 
@@ -116,9 +116,9 @@ def test_llama_index_takes_words_alone_and_a_question_beside_an_image(searcher: 
 def test_haystack_takes_words_alone_and_beside_an_image(searcher: Searcher) -> None:
     adapter = pytest.importorskip("embedsearch.integrations.haystack")
     retriever = adapter.EmbedSearchImageRetriever(searcher, top_k=6)
-    words = [hit.path for hit in searcher.query(text=TEXT, k=6)]
+    words = [hit.full_path for hit in searcher.query(text=TEXT, k=6)]
     assert [found.id for found in retriever.run(query=TEXT)["documents"]] == words
-    both = [hit.path for hit in searcher.query(CLOCK, text=TEXT, k=6)]
+    both = [hit.full_path for hit in searcher.query(CLOCK, text=TEXT, k=6)]
     found = retriever.run(image=str(CLOCK), query=TEXT)["documents"]
     assert [document.id for document in found] == both
     with pytest.raises(ValueError, match="give an image, a query_embedding or a query"):

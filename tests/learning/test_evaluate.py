@@ -36,7 +36,7 @@ def test_against_an_oracle_of_queries(samples_store: Path, evaluation: Evaluatio
     with embedsearch.open_store(samples_store) as searcher:
         paths = sorted(p for p in SAMPLES.rglob("*") if p.suffix in {".jpg", ".png", ".webp"})
         for path, hits in zip(paths, searcher.query_batch(paths, k=len(paths)), strict=True):
-            ranked = [hit.key.split("/")[0] for hit in hits if hit.path != str(path)]
+            ranked = [hit.key.split("/")[0] for hit in hits if hit.full_path != str(path)]
             relevant = [label == path.parent.name for label in ranked]
             places = [rank for rank, is_it in enumerate(relevant, start=1) if is_it]
             assert len(places) == 5
@@ -116,12 +116,14 @@ def test_the_hits_of_the_worst_queries_are_those_measured(samples_store: Path) -
     """Their order gives the average precision that stands beside them."""
     for result in evaluate(store=samples_store, rerank=True, expand=3):
         for worst in result.worst:
-            is_right = [Path(h.path).parent == Path(worst.path).parent for h in worst.hits]
+            is_right = [
+                Path(h.full_path).parent == Path(worst.full_path).parent for h in worst.hits
+            ]
             ranks = [rank for rank, right in enumerate(is_right, start=1) if right]
             least = sum((i + 1) / rank for i, rank in enumerate(ranks)) / 5
             most = least + (5 - len(ranks)) / 5 / 2  # the others come behind the ten shown
             assert least - 1e-4 <= worst.average_precision <= most + 1e-4
-            assert worst.path not in {hit.path for hit in worst.hits}
+            assert worst.full_path not in {hit.full_path for hit in worst.hits}
             assert all((hit.rank_score is None) != result.rerank for hit in worst.hits)
 
 
@@ -161,7 +163,7 @@ def test_the_worst_queries_are_the_worst(evaluation: Evaluation) -> None:
     values = [worst.average_precision for worst in evaluation.worst]
     assert values == sorted(values) and values[0] < evaluation.measures["mAP"].value
     for worst in evaluation.worst:
-        assert worst.path not in {hit.path for hit in worst.hits}
+        assert worst.full_path not in {hit.full_path for hit in worst.hits}
         assert [hit.rank for hit in worst.hits] == list(range(1, 11))
 
 

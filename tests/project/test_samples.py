@@ -28,7 +28,7 @@ def test_neighbours_are_of_the_same_group(samples_store: Path) -> None:
         answers = searcher.query_batch(PICTURES, k=2)
     right = []
     for path, (itself, nearest) in zip(PICTURES, answers, strict=True):
-        assert itself.path == str(path)
+        assert itself.full_path == str(path)
         right.append(nearest.key.split("/")[0] == path.parent.name)
     assert np.mean(right) >= 0.9, [p.name for p, r in zip(PICTURES, right, strict=True) if not r]
 

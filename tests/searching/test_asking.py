@@ -46,7 +46,7 @@ def test_every_form_of_a_query_finds_the_picture(real_store: Path) -> None:
             assert [hit.key for hit in hits] == [hit.key for hit in answers[0]]
             assert hits[0].key == "3.png" and hits[0].ranked_by > 0.9999
             assert (hits[0].width, hits[0].height) == (90, 70)
-            assert hits[0].path == str(path)
+            assert hits[0].full_path == str(path)
 
 
 def test_the_same_batch_and_single(real_store: Path) -> None:
@@ -55,7 +55,7 @@ def test_the_same_batch_and_single(real_store: Path) -> None:
         batch = searcher.query_batch(paths, k=2)
         assert len(batch) == 80
         for path, hits in zip(paths, batch, strict=True):
-            assert hits[0].path == str(path)
+            assert hits[0].full_path == str(path)
         single = searcher.query(paths[5], k=2)
         assert [h.key for h in single] == [h.key for h in batch[5]]
         assert [h.score for h in single] == pytest.approx([h.score for h in batch[5]], abs=1e-5)

@@ -119,7 +119,7 @@ def test_a_key_of_two_folders_needs_the_whole_path(
             searcher.query(Key("same.png"))
         for folder in ("one", "two"):
             path = str(tmp_path / folder / "same.png")
-            assert searcher.query(Key(path), 1)[0].path == path
+            assert searcher.query(Key(path), 1)[0].full_path == path
         with pytest.raises(UsageError, match="no single image"):
             searcher.query(Key("gone.png"))
 

@@ -60,11 +60,11 @@ def searcher(store: Path) -> Iterator[embedsearch.Searcher]:
 
 def test_an_image_by_key_path_and_row(searcher: embedsearch.Searcher, photos: Path) -> None:
     record = searcher.get("side.jpg")
-    assert (record.key, record.path) == ("side.jpg", str(photos / "side.jpg"))
+    assert (record.key, record.full_path) == ("side.jpg", str(photos / "side.jpg"))
     assert (record.width, record.height, record.format) == (400, 600, "JPEG")
     assert record.size_bytes == (photos / "side.jpg").stat().st_size
     assert record.taken_at == datetime(2024, 5, 6, 7, 8, 9) and record.camera == "Zeiss"
-    assert searcher.get(record.path) == searcher.get(record.row) == record
+    assert searcher.get(record.full_path) == searcher.get(record.row) == record
     captioned = searcher.get("a/01.png")
     assert captioned.metadata["caption"] == "one"
     for hit in searcher.query(unit(0), k=20):
@@ -184,7 +184,7 @@ def test_queries_at_once_share_the_network(
     with embedsearch.open_store(store) as searcher:
 
         def ask(path: Path) -> None:
-            found[path] = searcher.query(path, 1)[0].path
+            found[path] = searcher.query(path, 1)[0].full_path
 
         threads = [threading.Thread(target=ask, args=(path,)) for path in paths]
         for thread in threads:

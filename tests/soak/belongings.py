@@ -271,17 +271,21 @@ class Belongings(RuleBasedStateMachine):
         with embedsearch.open_store(self.store) as searcher:
             assert len(searcher) == len(wanted), (len(searcher), sorted(wanted))
             found = searcher.images(1000).images
-            assert sorted(image.path for image in found) == sorted(wanted)
+            assert sorted(image.full_path for image in found) == sorted(wanted)
             for image in found:
                 has = {name: v for name, v in image.metadata.items() if v is not None}
-                assert has == wanted[image.path], (image.path, has, wanted[image.path])
+                assert has == wanted[image.full_path], (
+                    image.full_path,
+                    has,
+                    wanted[image.full_path],
+                )
                 json.dumps(image.to_dict(), allow_nan=False)
             if any("number" in values for values in wanted.values()):
                 matched = searcher.images(1000, where="number is not null").total
                 assert matched == sum("number" in values for values in wanted.values())
             path = sorted(wanted)[0]
             hits = searcher.query(embedsearch.Key(path), k=1000)
-            assert len({hit.path for hit in hits}) == len(wanted), "a file twice"
+            assert len({hit.full_path for hit in hits}) == len(wanted), "a file twice"
         table = pq.read_table(self.store / "images.parquet", columns=["folder", "path"])
         names = zip(*(column.to_pylist() for column in table.columns), strict=True)
         exported = {os.path.join(str(folder), str(path)) for folder, path in names}

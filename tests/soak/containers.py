@@ -91,7 +91,7 @@ def _index(trial: Trial, place: Path, photos: Path, store: Path, _: object) -> l
         for image in found:
             json.dumps(image.to_dict(), allow_nan=False)
         searcher.query(embedsearch.Key(found[0].row), k=5)
-        return [image.path for image in found]
+        return [image.full_path for image in found]
 
 
 def _mutated(rng: random.Random, data: bytes) -> bytes:

@@ -210,5 +210,7 @@ def test_a_name_that_is_no_unicode(tmp_path: Path) -> None:
     with served(tmp_path / "s.es") as server:
         (hit,) = server.ask(row=0).json["hits"]
         assert hit["key"] == "caf\\xe9\n\x1b[31m.png", "with the exact bytes beside it"
-        assert base64.b64decode(hit["path_bytes"]) == name
+        assert hit["path"] == hit["key"]
+        assert base64.b64decode(hit["path_bytes"]) == os.path.basename(name)
+        assert base64.b64decode(hit["full_path_bytes"]) == name
         assert server.get("/images/0/thumbnail").status == 200

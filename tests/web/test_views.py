@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageOps
 
 import embedsearch
+from embedsearch.core.names import PATHS
 from embedsearch.curation.picture_map import picture_map
 from tests.support.answers import failed
 from tests.support.library import BOAT, CLOCK, SAMPLES, paint
@@ -77,7 +78,7 @@ KINDS: dict[str, dict[str, Any]] = {
 def test_copies_are_those_of_python(server: Served, store: Path, query: str) -> None:
     expected = embedsearch.duplicates(store, **{"keep": ("largest",), **KINDS[query]})
     found = server.get("/copies" + query).json
-    names = ("row", "path", "path_bytes", "width", "height", "size_bytes", "format", "what")
+    names = ("row", *PATHS, "width", "height", "size_bytes", "format", "what")
     groups = [
         [{name: row[name] for name in (*names, "score")} for row in group.rows(1)]
         for group in expected.groups

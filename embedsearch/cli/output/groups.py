@@ -7,17 +7,17 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from embedsearch.cli.output.text import csv_lines, from_here, table
-from embedsearch.core.names import EXACT, path_fields
+from embedsearch.core.names import FULL_PATH, PATHS
 
 if TYPE_CHECKING:
     from embedsearch.curation.clusters import Cluster
 
 GROUP_COLUMNS = [
-    *("group", "what", "score", "row", "path", EXACT),
+    *("group", "what", "score", "row", *PATHS),
     *("width", "height", "size_bytes", "format", "sha256"),
 ]
-CLUSTER_COLUMNS = ["cluster", "rank", "row", "path", EXACT]
-OUTLIER_COLUMNS = ["score", "row", "path", EXACT]
+CLUSTER_COLUMNS = ["cluster", "rank", "row", *PATHS]
+OUTLIER_COLUMNS = ["score", "row", *PATHS]
 
 
 def group_lines(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -30,7 +30,7 @@ def group_lines(rows: Sequence[Mapping[str, Any]]) -> str:
                 "" if row["what"] == "keep" else f"{row['score']:.3f}",
                 f"{row['width']} x {row['height']}" if row["width"] else "",
                 f"{row['size_bytes'] / 1e3:,.0f} kB",
-                from_here(row["path"]),
+                from_here(row[FULL_PATH]),
             )
             for row in members
         ]
@@ -57,7 +57,7 @@ def cluster_lines(rows: Sequence[Mapping[str, Any]]) -> str:
             str(row["cluster"]),
             f"{row['images']:,}",
             f"{row['cohesion']:.3f}",
-            from_here(row["representatives"][0]),
+            from_here(row["representatives"][0][FULL_PATH]),
         )
         for row in rows
     ]
@@ -67,14 +67,9 @@ def cluster_lines(rows: Sequence[Mapping[str, Any]]) -> str:
 def cluster_csv(found: Iterable[Cluster]) -> str:
     """Return the members of clusters as CSV with a header, the most typical of each first."""
     rows = (
-        {
-            "cluster": cluster.number,
-            "rank": rank,
-            "row": row,
-            **path_fields(path),
-        }
+        {"cluster": cluster.number, "rank": rank, **member}
         for cluster in found
-        for rank, (row, path) in enumerate(zip(cluster.rows, cluster.paths, strict=True), start=1)
+        for rank, member in enumerate(cluster.members(), start=1)
     )
     return ",".join(CLUSTER_COLUMNS) + "\n" + csv_lines(rows)
 
@@ -86,5 +81,5 @@ def outlier_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def outlier_lines(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return outliers as a table, the least typical first."""
-    cells = [(f"{row['score']:.3f}", from_here(row["path"])) for row in rows]
+    cells = [(f"{row['score']:.3f}", from_here(row[FULL_PATH])) for row in rows]
     return table(("score", "path"), cells, right=(0,))

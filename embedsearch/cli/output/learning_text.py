@@ -38,7 +38,10 @@ def evaluation_lines(results: Sequence[Evaluation]) -> str:
         f"{last.queries} queries, each one left out of what it looks for; 95 % confidence: "
         f"+-{spread:.3f} or less; center: {last.center}",
         f"worst queries of {printable(_name(last))}:",
-        *(f"  {w.average_precision:.3f}  {printable(from_here(w.path))}" for w in last.worst[:5]),
+        *(
+            f"  {w.average_precision:.3f}  {printable(from_here(w.full_path))}"
+            for w in last.worst[:5]
+        ),
     ]
     if last.failed:
         lines.insert(0, f"{last.failed} pictures could not be read")

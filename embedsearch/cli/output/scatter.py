@@ -26,7 +26,7 @@ def write_map(path: Path, title: str, shown: PictureMap) -> None:
                 round(point.x, 4),
                 round(1.0 - point.y, 4),
                 group,
-                printable(point.path),
+                printable(point.full_path),
                 "" if point.jpeg is None else base64.b64encode(point.jpeg).decode(),
             ]
             for point, group in zip(shown.points, shown.legend.groups, strict=True)

@@ -15,9 +15,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from embedsearch.cli.wording import SETUP_FIELDS, input_words, with_options
-from embedsearch.core.names import EXACT, path_fields, unicode_text
+from embedsearch.core.names import PATHS, path_fields, unicode_text
 from embedsearch.core.paths import file_url, printable
-from embedsearch.core.records import SIDECARS, Failure, Hit
+from embedsearch.core.records import SIDECARS, Hit
 from embedsearch.images.sources.passed_over import how_raw_is_read, where_archives_lie
 
 if TYPE_CHECKING:  # a query does without indexing
@@ -27,10 +27,11 @@ if TYPE_CHECKING:  # a query does without indexing
     from embedsearch.indexing.distributed.run import UnitsReport
     from embedsearch.indexing.report import IndexReport, MetadataReport
     from embedsearch.indexing.roots import RootsReport
+    from embedsearch.store.info import StoreFailure
 
 HIT_COLUMNS = [
-    *("query", "rank", "score", "percentile", "row"),
-    *("path", EXACT, "key", "width", "height", "metadata", "rank_score", "words_score", "matched"),
+    *("query", "rank", "score", "percentile", "row", *PATHS),
+    *("key", "width", "height", "metadata", "rank_score", "words_score", "matched"),
 ]
 
 
@@ -87,11 +88,13 @@ def hit_table(query: str, hits: Sequence[Hit], link_host: str | None = None) -> 
     right = range(len(columns))
     if "words" in columns:
         columns["matched"] = [", ".join(hit.matched) for hit in hits]
-    columns["path"] = [from_here(hit.path) for hit in hits]
+    columns["path"] = [from_here(hit.full_path) for hit in hits]
     lines = table([*columns], zip(*columns.values(), strict=True), right)
     if link_host is not None:
         first, *shown = lines.splitlines()
-        linked = [_linked(line, hit.path, link_host) for line, hit in zip(shown, hits, strict=True)]
+        linked = [
+            _linked(line, hit.full_path, link_host) for line, hit in zip(shown, hits, strict=True)
+        ]
         lines = "\n".join([first, *linked]) + "\n"
     return f"{printable(query)}\n{lines}"
 
@@ -319,10 +322,11 @@ def model_lines(entries: Sequence[Mapping[str, Any]]) -> str:
     return table(header, rows, right=(1, 2, 3)) + "\n" + "\n".join(notes) + "\n"
 
 
-def failure_values(folder: str, failure: Failure) -> dict[str, Any]:
-    """Return a failure as JSON-ready values; `folder` is the path of its root."""
+def failure_values(found: StoreFailure) -> dict[str, Any]:
+    """Return a failure as JSON-ready values."""
+    failure = found.failure
     return {
-        **path_fields(f"{folder.rstrip('/')}/{failure.key}" if failure.key else folder),
+        **path_fields(failure.key, found.full_path),
         "key": unicode_text(failure.key),
         "stage": str(failure.stage),
         "reason": str(failure.reason),

@@ -10,7 +10,17 @@ from typing import Any
 
 from embedsearch.core.records import ImageRecord
 
-_COLUMNS = ("path", "key", "width", "height", "format", "size_bytes", "taken_at", "camera")
+_COLUMNS = (
+    "path",
+    "full_path",
+    "key",
+    "width",
+    "height",
+    "format",
+    "size_bytes",
+    "taken_at",
+    "camera",
+)
 # How a spreadsheet begins a formula. A caption that says one must not be run.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from embedsearch.core.names import unicode_text
 from embedsearch.core.paths import whole_path
 from embedsearch.core.records import ImageRecord, JsonRecord
 from embedsearch.searching.columns import RowColumns
@@ -33,8 +34,9 @@ def records_of(
     return [
         ImageRecord(
             row=image.row,
-            path=whole_path(*place_of(snapshot.manifest, image)),
-            key=os.fsdecode(image.key),
+            path=unicode_text(key := os.fsdecode(image.key)),
+            full_path=whole_path(*place_of(snapshot.manifest, image)),
+            key=key,
             width=image.width,
             height=image.height,
             format=more["format"],

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.config import DIVERSE_POOL, SearchConfig
+from embedsearch.core.names import unicode_text
 from embedsearch.core.paths import whole_path
 from embedsearch.core.records import Hit, Neighbors, StoredImage
 from embedsearch.core.scores import PICTURE, WORDS, reaches
@@ -127,8 +128,9 @@ class Pages:
                 matched=row.matched,
                 percentile=percentile,
                 row=row.image.row,
-                path=whole_path(*place_of(self._snapshot.manifest, row.image)),
-                key=os.fsdecode(row.image.key),
+                path=unicode_text(key := os.fsdecode(row.image.key)),
+                full_path=whole_path(*place_of(self._snapshot.manifest, row.image)),
+                key=key,
                 width=row.image.width,
                 height=row.image.height,
                 metadata=user,

@@ -83,6 +83,8 @@ class Member(BaseModel):
     row: int
     path: str
     path_bytes: str | None
+    full_path: str
+    full_path_bytes: str | None
     key: str
     width: int
     height: int

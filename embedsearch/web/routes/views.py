@@ -198,7 +198,7 @@ def _group(group: DuplicateGroup) -> dict[str, Any]:
 def _member(picture: Picture, what: str, score: float) -> dict[str, Any]:
     return {
         "row": picture.row,
-        **path_fields(picture.path),
+        **path_fields(picture.key, picture.full_path),
         "key": unicode_text(picture.key),
         "width": picture.width,
         "height": picture.height,

@@ -137,7 +137,7 @@ def test_pictures_and_texts_have_the_vectors_of_open_clip(
     assert float(found[0] @ picture) > 0.99  # weights of 16 bits
     assert np.abs(found[1:] - read).max() < 1e-3
     hits = photos.query(text=texts[1], by="picture", k=6)
-    vectors = photos.embed([embedsearch.Key(hit.path) for hit in hits])
+    vectors = photos.embed([embedsearch.Key(hit.full_path) for hit in hits])
     assert [hit.score for hit in hits] == pytest.approx(vectors @ found[2], abs=2e-3)
     assert len(hits) == 6
 

@@ -99,10 +99,10 @@ def test_a_network_without_a_mask(tmp_path: Path) -> None:
 def test_hits_are_the_nearest_pictures(folder: Path, photos: embedsearch.Searcher) -> None:
     asked = read_by_onnxruntime(folder, [2, 7])
     rows = photos.images(k=100).images
-    vectors = photos.embed([embedsearch.Key(row.path) for row in rows])
-    nearest = sorted(zip(-(vectors @ asked), (row.path for row in rows), strict=True))
+    vectors = photos.embed([embedsearch.Key(row.full_path) for row in rows])
+    nearest = sorted(zip(-(vectors @ asked), (row.full_path for row in rows), strict=True))
     hits = photos.query(text="red shoes", by="picture", k=5)
-    assert [hit.path for hit in hits] == [path for _, path in nearest[:5]]
+    assert [hit.full_path for hit in hits] == [path for _, path in nearest[:5]]
     assert [hit.score for hit in hits] == pytest.approx([-s for s, _ in nearest[:5]], abs=2e-3)
     assert all(hit.matched == ("picture",) and hit.words_score is None for hit in hits)
 

@@ -17,11 +17,11 @@ from tests.support.library import paint
 
 
 def modified(record: ImageRecord) -> int | None:
-    return os.stat(record.path).st_mtime_ns if os.path.exists(record.path) else None
+    return os.stat(record.full_path).st_mtime_ns if os.path.exists(record.full_path) else None
 
 
 def home(record: ImageRecord) -> str:
-    return record.path.removesuffix(record.key)
+    return record.full_path.removesuffix(record.key)
 
 
 VALUES: dict[str, Callable[[ImageRecord], Any]] = {

@@ -186,7 +186,7 @@ def test_folders_are_those_of_the_records(
 ) -> None:
     records = searcher.images(100, where=where).images
     counted = Counter(
-        (record.path.removesuffix(f"/{record.key}"), os.path.dirname(record.key))
+        (record.full_path.removesuffix(f"/{record.key}"), os.path.dirname(record.key))
         for record in records
     )
     found = searcher.folders(where=where)

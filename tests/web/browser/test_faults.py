@@ -41,7 +41,7 @@ def test_a_late_answer_does_not_mix_two_images(page: Page, searcher: embedsearch
     assert page.page.locator("#details dt").count() == count
     page.page.click("#details >> text=Copy path")
     page.until("!document.querySelector('#notice').hidden")
-    assert page.eval("navigator.clipboard.readText()") == record.path
+    assert page.eval("navigator.clipboard.readText()") == record.full_path
     page.page.click("#details >> text=More like this")
     page.until(f"location.hash === '#row={second}'")
 

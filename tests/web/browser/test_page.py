@@ -20,11 +20,11 @@ def test_what_is_known_of_an_image(page: Page, searcher: embedsearch.Searcher) -
     record = searcher.get("cities/cities_3.png")
     page.open(record.row)
     facts = page.text("#details")
-    for words in ("cities", record.path, "PNG", "a <b>town</b>"):
+    for words in ("cities", record.full_path, "PNG", "a <b>town</b>"):
         assert words in facts
     page.page.click("#details >> text=Copy path")
     page.until("!document.querySelector('#notice').hidden")
-    assert page.eval("navigator.clipboard.readText()") == record.path
+    assert page.eval("navigator.clipboard.readText()") == record.full_path
     page.page.click("#details dd a >> text=PNG")
     page.until("location.hash.includes('where=')")
     page.wait()

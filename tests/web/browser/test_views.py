@@ -197,7 +197,7 @@ def test_a_selection_leaves_the_page(
     opened.page.click("#selection >> text=Copy paths")
     opened.until("!document.querySelector('#notice').hidden")
     paths = opened.eval("navigator.clipboard.readText()").split("\n")
-    assert paths == [store_of_album.get(row).path for row in rows[1:5]]
+    assert paths == [store_of_album.get(row).full_path for row in rows[1:5]]
     opened.page.click("#selection >> text=Like these")
     opened.until(f"location.hash === '#like={'%2C'.join(map(str, rows[1:5]))}'")
     mix = embedsearch.Mix([embedsearch.Key(row) for row in rows[1:5]], [])
@@ -259,7 +259,7 @@ def test_an_original_that_was_replaced(browser: Any, tmp_path: Path, kind: str) 
         page = Page(browser, server)
         row = page.rows()[0]
         with embedsearch.open_store(tmp_path / "s.es") as searcher:
-            path = Path(searcher.get(row).path)
+            path = Path(searcher.get(row).full_path)
         os.unlink(path)
         if kind == "link":
             path.symlink_to(tmp_path / "secret.txt")

@@ -3,7 +3,7 @@
 
 import { pause } from "./dom.js";
 
-/** @typedef {{row: number, key: string, path: string, width: number, height: number, score?: number | null,
+/** @typedef {{row: number, key: string, path: string, full_path: string, width: number, height: number, score?: number | null,
  *   place?: number, metadata?: Record<string, any>, words_score?: number | null, rank_score?: number | null, [name: string]: any}} Image */
 /** @typedef {{images: number, generation: number, created: string, model: string, takes_images: boolean, reads_text: boolean,
  *   words: string[], columns: Record<string, string>, version: string, dim: number}} Info */

@@ -40,7 +40,8 @@ export function facts(image) {
   add("Pixels", image.width ? `${number(image.width)} × ${number(image.height)}` : null);
   add("File size", image.size_bytes ? bytes(image.size_bytes) : null);
   add("Format", image.format, image.format ? oneOf("format", [image.format]) : "");
-  const root = image.path.endsWith(`/${image.key}`) ? image.path.slice(0, -image.key.length - 1) : "";
+  const isInside = image.full_path.endsWith(`/${image.key}`);
+  const root = isInside ? image.full_path.slice(0, -image.key.length - 1) : "";
   const folder = image.key.includes("/") ? image.key.slice(0, image.key.lastIndexOf("/")) : "";
   add("Folder", folder || baseName(root), root ? inFolder(root, folder) : "");
   add("Place", image.gps?.map((/** @type {number} */ degrees) => degrees.toFixed(5)).join(", "));
@@ -49,7 +50,7 @@ export function facts(image) {
     if (value === caption) continue; // it stands above
     add(name, value, scalar(value) && String(value).length < 200 ? oneOf(name, [value]) : "");
   }
-  add("Path", image.path);
+  add("Path", image.full_path);
   return list;
 }
 

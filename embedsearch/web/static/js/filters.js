@@ -19,7 +19,8 @@ const ORDERS = {
 const OWN = [
   "row",
   "path",
-  "path_b64",
+  "full_path",
+  "sha256",
   "width",
   "height",
   "size",

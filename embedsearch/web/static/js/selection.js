@@ -86,7 +86,7 @@ function likeThese() {
 }
 
 async function copyPaths() {
-  await copy([...picked.values()].map(({ path }) => path).join("\n"), `${number(picked.size)} paths copied`);
+  await copy([...picked.values()].map(({ full_path: path }) => path).join("\n"), `${number(picked.size)} paths copied`);
 }
 
 /** @param {string} text @param {string} done What is said then. */

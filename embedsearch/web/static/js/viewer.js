@@ -85,7 +85,7 @@ function draw(row, image, problem) {
       ),
       make(
         "button",
-        { type: "button", onclick: () => image && copy(image.path, "Path copied"), disabled: !image?.path },
+        { type: "button", onclick: () => image && copy(image.full_path, "Path copied"), disabled: !image?.full_path },
         icon("copy"),
         "Copy path",
       ),

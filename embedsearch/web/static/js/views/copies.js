@@ -139,7 +139,7 @@ function figure(member, keep) {
       "div",
       {},
       make("p", { className: "what" }, what),
-      make("p", { title: member.path }, member.key),
+      make("p", { title: member.full_path }, member.key),
       make(
         "p",
         { className: "soft" },
