@@ -114,6 +114,18 @@ def import_(
         Path | None,
         typer.Option(help="The paths of a .npy file's rows: one per line, or a CSV."),
     ] = None,
+    path_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The column of the paths.  [default: path, or a usual name]"
+        ),
+    ] = None,
+    vector_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="The column of the vectors.  [default: vector or embedding]"
+        ),
+    ] = None,
     root: Annotated[
         Path, typer.Option(metavar="FOLDER", help="The folder that contains the paths.")
     ] = Path(),
@@ -141,6 +153,8 @@ def import_(
             root=root,
             store=store,
             center=center,
+            path_column=path_column,
+            vector_column=vector_column,
             session=session,
         )
     if json:

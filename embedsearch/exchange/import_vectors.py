@@ -7,10 +7,8 @@ vector.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,12 +19,9 @@ from embedsearch.core.config import SearchBudget, check_center
 from embedsearch.core.errors import (
     IncompatibleStore,
     NothingIndexed,
-    OverBound,
-    StorageError,
     UsageError,
 )
 from embedsearch.core.model_spec import ModelSpec
-from embedsearch.core.names import EXACT, from_exact_bytes
 from embedsearch.core.paths import is_url, local_path, size_and_time, whole_path
 from embedsearch.core.records import (
     NO_DIGEST,
@@ -41,20 +36,20 @@ from embedsearch.core.records import (
 )
 from embedsearch.core.session import Session
 from embedsearch.exchange.homes import Homes
-from embedsearch.images.sources.vectors import open_vectors
-from embedsearch.images.tables.column_names import NAME, NEEDED, folded, naming_column
-from embedsearch.images.tables.csv_table import open_csv
+from embedsearch.exchange.vector_files import (
+    TABLES,
+    VectorColumns,
+    VectorFile,
+    names_of,
+    open_vector_file,
+)
 from embedsearch.images.tables.held_values import held_table
-from embedsearch.images.tables.parquet_bounds import open_parquet
 from embedsearch.images.tables.table import (
     LEFT_OUT,
     UserTable,
-    holds_bytes,
-    image_names,
     own_names,
     read_table,
 )
-from embedsearch.images.tables.text_file import MAX_ROW_BYTES, open_text
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.indexing.user_columns import join
 from embedsearch.network.catalog import AUTO, CATALOG
@@ -63,10 +58,6 @@ from embedsearch.searching.columns import BUILT_IN
 from embedsearch.store.locate import locate_store
 from embedsearch.store.snapshot import read_failures
 from embedsearch.store.writer import StoreWriter
-
-VECTOR_COLUMNS = ("vector", "embedding")
-_TABLES = (".csv", ".tsv")  # of paths; any other file is a list
-_ROWS = 8192  # at once
 
 
 @dataclass(frozen=True)
@@ -93,15 +84,18 @@ def import_vectors(
     root: str | Path = ".",
     store: str | Path | None = None,
     center: str | None = None,
+    path_column: str | None = None,
+    vector_column: str | None = None,
     session: Session | None = None,
 ) -> ImportReport:
     """Add vectors to a store, all or nothing.
 
     `source` is Parquet with the columns `path` and `vector` or `embedding`, or a .npy file of
     (rows, D). A .npy file needs `paths`: a text file of one path per line, or a CSV with the column
-    `path`, which may have another usual name, such as `file_name`. Paths are below the folder
-    `root`. `model` is the model of the vectors: a catalog entry or a file of weights, whose network
-    then embeds query images, or any other name; then the store is queried only by keys and vectors.
+    `path`, which may have another usual name, such as `file_name`. `path_column` and
+    `vector_column` name columns that are called otherwise. Paths are below the folder `root`.
+    `model` is the model of the vectors: a catalog entry or a file of weights, whose network then
+    embeds query images, or any other name; then the store is queried only by keys and vectors.
     Vectors are scaled to length 1. `center` is as in IndexConfig; a new store of vectors that were
     made elsewhere has "none": scores are the cosines of the vectors as they are. Other columns of
     the Parquet or CSV become user columns, except those named like built-in ones. Raises
@@ -109,7 +103,11 @@ def import_vectors(
     """
     check_center(center)
     session = session or Session()
-    reader = _reader(Path(local_path(source)), None if paths is None else Path(local_path(paths)))
+    reader = open_vector_file(
+        Path(local_path(source)),
+        None if paths is None else Path(local_path(paths)),
+        VectorColumns(path_column, vector_column),
+    )
     spec = _spec(model, reader.dim, session)
     with StoreWriter(locate_store(store, create=True)) as writer:
         home = os.path.realpath(local_path(root))
@@ -147,7 +145,7 @@ class _Import:
         self._seen: set[tuple[int, str]] = set()
         self._homes = Homes(writer, self._root)
 
-    def run(self, reader: _Reader) -> ImportReport:
+    def run(self, reader: VectorFile) -> ImportReport:
         """Read all blocks into the update, then commit."""
         before = self._writer.manifest
         if before is not None and before.model.source == ModelSpec.TEXTS:
@@ -189,18 +187,19 @@ class _Import:
             **self._counts,
         )
 
-    def _user_columns(self, reader: _Reader) -> UserTable | None:
+    def _user_columns(self, reader: VectorFile) -> UserTable | None:
         """Return the other columns of the file, except those named like built-in ones."""
         source = reader.source if reader.paths is None else reader.paths
-        if source.suffix.lower() not in {".parquet", *_TABLES}:
+        if source.suffix.lower() not in {".parquet", *TABLES}:
             return None
-        table, by = read_table(source, str(source))
-        built_in = BUILT_IN | LEFT_OUT | {EXACT, by}
-        names = [name for name in table.column_names if name.lower() not in built_in and name != by]
-        if not names or by is None:
+        table, _ = read_table(source, str(source), by := reader.by)
+        left_out = BUILT_IN | LEFT_OUT
+        names = [name for name in table.column_names if name.lower() not in left_out]
+        names = [name for name in names if name not in {by, reader.column}]
+        if not names:
             return None
         first: dict[str, int] = {}
-        for index, path in enumerate(_names(table, by)):
+        for index, path in enumerate(names_of(table, by)):
             if path is not None:  # reported when the vectors are read
                 home, key = self._homes.of(self._key(path))
                 first.setdefault(whole_path(home.path, key), index)
@@ -257,127 +256,3 @@ class _Import:
         except OSError:
             return ImageRef(home.id, key, -1, -1)
         return ImageRef(home.id, key, *size_and_time(facts))
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """The rows of a file, read in blocks."""
-
-    source: Path
-    paths: Path | None
-    column: str  # of the vectors in Parquet; "" for .npy
-    by: str  # the column of the paths in Parquet; "" for .npy
-    dim: int
-
-    def blocks(self) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
-        """Yield paths and float32 (n, D). Raises UsageError and StorageError."""
-        try:
-            yield from self._parquet_blocks() if self.column else self._numpy_blocks()
-        except OSError as error:
-            raise StorageError(f"{self.source} cannot be read to its end: {error}") from error
-
-    def _parquet_blocks(self) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
-        parquet = open_parquet(self.source)
-        with parquet.file as file:
-            wanted = [
-                name for name in (self.by, EXACT, self.column) if name in file.schema_arrow.names
-            ]
-            rows = parquet.rows_at_once(wanted, _ROWS)
-            for batch in file.iter_batches(rows, columns=wanted):
-                paths = [path for path in _names(batch, self.by) if path is not None]
-                if len(paths) < len(batch):
-                    raise UsageError(f"{self.source}: a row has no path")
-                yield paths, self._matrix(batch.column(self.column))
-
-    def _matrix(self, column: Any) -> npt.NDArray[np.float32]:
-        if (lengths := {len(value) if value is not None else 0 for value in column}) - {self.dim}:
-            raise UsageError(
-                f"{self.source}: vectors of {sorted(lengths)} components among those of {self.dim}"
-            )
-        flat = column.flatten().to_numpy(zero_copy_only=False)
-        matrix: npt.NDArray[np.float32] = flat.astype(np.float32).reshape(-1, self.dim)
-        return matrix
-
-    def _numpy_blocks(self) -> Iterator[tuple[list[str], npt.NDArray[np.float32]]]:
-        assert self.paths is not None, "a .npy file comes with paths"
-        vectors = open_vectors(self.source)
-        rows = len(vectors)
-        names = _listed(self.paths)
-        for start in range(0, rows, _ROWS):
-            block = np.asarray(vectors[start : start + _ROWS], dtype=np.float32)
-            if len(paths := [name for _, name in zip(block, names, strict=False)]) < len(block):
-                raise UsageError(f"{self.paths} names fewer than the {rows} rows")
-            yield paths, block
-        if next(names, None) is not None:
-            raise UsageError(f"{self.paths} names more than the {rows} rows")
-
-
-def _reader(source: Path, paths: Path | None) -> _Reader:
-    """Return a reader for a file's format. Raises UsageError."""
-    if not source.is_file():
-        raise UsageError(f"{source}: there is no such file")
-    if source.suffix == ".npy":
-        if paths is None or not paths.is_file():
-            raise UsageError(f"{source} needs paths=FILE with the path of each row", "paths")
-        return _Reader(source, paths, "", "", open_vectors(source).dim)
-    if paths is not None:
-        raise UsageError("paths needs a .npy file", "paths")
-    try:
-        with open_parquet(source).file as file:
-            schema, rows = file.schema_arrow, file.metadata.num_rows
-            column = next((name for name in VECTOR_COLUMNS if name in schema.names), "")
-            by = _path_column(schema.names)
-            if not column or by is None or not rows:
-                raise UsageError(
-                    f"{source} has {rows} rows of {', '.join(schema.names)}; path and vector are "
-                    "needed"
-                )
-            if not _is_list_of_floats(kind := schema.field(column).type):
-                raise UsageError(f"{source}: {column} is {kind}, not a list of floats")
-            first = next(file.iter_batches(1, columns=[column])).column(column)
-            return _Reader(source, None, column, by, len(first[0]) if first[0].is_valid else 0)
-    except (pa.ArrowException, OSError, ValueError, OverBound) as error:
-        raise UsageError(f"{source} cannot be read as Parquet: {error}") from error
-
-
-def _is_list_of_floats(kind: Any) -> bool:
-    listed: list[Any] = [pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list]
-    return any(is_kind(kind) for is_kind in listed) and bool(pa.types.is_floating(kind.value_type))
-
-
-def _path_column(names: Iterable[str]) -> str | None:
-    """Return the column of paths: names without folders are not enough to tell images apart."""
-    return naming_column(name for name in names if folded(name) != NAME)
-
-
-def _listed(paths: Path) -> Iterator[str]:
-    """Yield the paths of a text file, one per line, or of the column `path` of a CSV."""
-    try:
-        if paths.suffix.lower() not in _TABLES:
-            with open_text(paths) as file:
-                for line in iter(lambda: file.readline(MAX_ROW_BYTES), ""):
-                    yield line.rstrip("\r\n")
-            return
-        with open_csv(paths, lambda header: _path_column(header) is not None) as table:
-            if (by := _path_column(table.columns)) is None:
-                raise UsageError(f"{paths} needs {NEEDED}; it has {', '.join(table.columns)}")
-            at = table.columns.index(by)
-            exact = table.columns.index(EXACT) if EXACT in table.columns else at
-            for _, cells in table.rows:
-                is_exact = exact != at and cells[exact]
-                yield from_exact_bytes(cells[exact]) if is_exact else cells[at]
-    except ValueError as error:
-        raise UsageError(f"{paths} cannot be read: {error}", "paths") from error
-
-
-def _names(table: pa.Table | pa.RecordBatch, by: str) -> list[str | None]:
-    """Return the paths of rows: the exact ones, where an export wrote them down."""
-    column = table.column(by)
-    texts = column.to_pylist() if holds_bytes(column.type) else image_names(column, by)
-    exact: list[Any] = [None] * len(texts)
-    if EXACT in table.schema.names:
-        exact = table.column(EXACT).to_pylist()
-    return [
-        from_exact_bytes(name) if name else None if text is None else os.fsdecode(text)
-        for text, name in zip(texts, exact, strict=True)
-    ]

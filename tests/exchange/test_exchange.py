@@ -339,8 +339,8 @@ def test_arrays_that_cannot_be_read_change_nothing(three: Three, what: str) -> N
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"path": ["a"], "x": [1]}, "are needed"),
-        ({"vector": [[1.0]]}, "are needed"),
+        ({"path": ["a"], "x": [1]}, "no column vector or embedding"),
+        ({"vector": [[1.0]]}, "needs a column path"),
         ({"path": ["a"], "vector": [1.0]}, "not a list of floats"),
         ({"path": ["a"], "vector": [["x"]]}, "not a list of floats"),
         ({"path": ["a", "b"], "vector": [[1.0, 2.0], [1.0]]}, "components"),
@@ -359,7 +359,7 @@ def test_wrong_tables_change_nothing(
 
 def test_what_is_no_table_changes_nothing(three: Three, tmp_path: Path) -> None:
     (tmp_path / "t.parquet").write_bytes(b"PAR1 no")
-    three.refuses("no Parquet file", tmp_path / "t.parquet")
+    three.refuses("cannot be read as Parquet", tmp_path / "t.parquet")
 
 
 def test_vectors_of_another_length_than_the_models(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from embedsearch.core.errors import OverBound, UsageError
 from embedsearch.images.tables.column_names import (
     NAME,
     NEEDED,
+    column_called,
     folded,
     naming_column,
     naming_field,
@@ -122,38 +124,39 @@ def own_name(name: str, taken: frozenset[str]) -> str:
     return f"user_{name}" if same_name(name) in taken else name
 
 
-def read_table(source: Path, called: str) -> tuple[pa.Table, str | None]:
-    """Read a table, and return the column that names images, None if none does.
+def read_table(source: Path, called: str, by: str | None = None) -> tuple[pa.Table, str | None]:
+    """Read a table, and return the column that names images: `by`, else a usual one, or None.
 
     Of Parquet, vectors and columns of bytes, such as the images, are left out. Raises UsageError,
     in which the file is `called` something.
     """
     try:
-        table, by = _read(source)
+        table, found = _read(source, by)
     except (pa.ArrowException, OSError, ValueError, OverBound) as error:
         message = " ".join(str(error).split())[:300]
         raise UsageError(f"{called} cannot be read: {message}", "metadata") from error
     if len(set(table.column_names)) < table.num_columns:
         raise UsageError(f"{called} has a column twice", "metadata")
-    return table, by
+    return table, found
 
 
-def _read(source: Path) -> tuple[pa.Table, str | None]:
+def _read(source: Path, by: str | None) -> tuple[pa.Table, str | None]:
     suffix = source.suffix.lower()
     if suffix == ".parquet":
         parquet = open_parquet(source)
         with parquet.file as file:
-            return _columns(parquet, file.schema_arrow)
+            return _columns(parquet, file.schema_arrow, by)
     if suffix in {".jsonl", ".ndjson", ".json"}:
         return read_json(source)
     if suffix in _CSV:
-        table = read_csv(source, naming_column)
-        return table, naming_column(table.column_names)
+        find = naming_column if by is None else partial(column_called, by)
+        table = read_csv(source, find)
+        return table, find(table.column_names)
     raise ValueError("it ends in none of .csv, .tsv, .jsonl, .ndjson, .json and .parquet")
 
 
-def _columns(parquet: Parquet, schema: pa.Schema) -> tuple[pa.Table, str | None]:
-    by = naming_field(schema)
+def _columns(parquet: Parquet, schema: pa.Schema, by: str | None) -> tuple[pa.Table, str | None]:
+    by = by or naming_field(schema)
     fields = [f for f in schema if f.name not in LEFT_OUT]
     wanted = [f.name for f in fields if f.name == by or not holds_bytes(f.type)]
     if len(wanted) > MAX_COLUMNS + 1:
