@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 from pathlib import Path
 
 import pytest
@@ -23,6 +19,7 @@ from embedsearch.curation.picture_map import picture_map
 from embedsearch.exchange.export import export
 from embedsearch.store.check import check
 from tests.support.library import SAMPLES
+from tests.support.terminal import all_shown, open_terminal
 
 PARTS = (
     "520 of 2,013 images",
@@ -56,22 +53,12 @@ def test_parts_are_whole_or_left_out(width: int) -> None:
 
 @pytest.mark.parametrize("columns", [60, 80, 200])
 def test_a_terminal_of_any_width_shows_no_half_of_a_hint(columns: int) -> None:
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    master, slave = open_terminal(columns)
     environment = {**os.environ, "TERM": "xterm-256color"}
     environment.pop("COLUMNS", None)
     with subprocess.Popen([sys.executable, "-c", RUN], stderr=slave, env=environment) as process:
         os.close(slave)
-        shown = b""
-        while True:
-            try:
-                data = os.read(master, 65536)
-            except OSError:  # EIO: the last one has closed the terminal
-                break
-            if not data:
-                break
-            shown += data
-        os.close(master)
+        shown = all_shown(master)
         assert process.wait(60) == 0
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     lines = {line.strip(" \r━╸╺") for line in re.split(r"[\r\n]+", plain)} - {""}

@@ -5,9 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
-import pty
 import re
-import struct
 import subprocess
 import sys
 import termios
@@ -20,6 +18,7 @@ import pytest
 from embedsearch.cli.output import terminal
 from embedsearch.cli.output.terminal import CELLS, Thumbnail, ThumbnailRows, half_blocks
 from tests.support.library import paint, run_cli
+from tests.support.terminal import all_shown, open_terminal
 
 LINK = re.compile(r"\x1b\]8;;([^\x1b]*)\x1b\\(.*?)\x1b\]8;;\x1b\\")
 NAMES = [b"plain.png", b"\xff%.png", b"esc\x1b[31m.png", b"trailing .png ", b"nl\n.png"]
@@ -29,8 +28,7 @@ def on_terminal(
     *arguments: object, columns: int = 80, controlling: bool = False, **environ: str
 ) -> tuple[int, str, str]:
     """Run the command line on a terminal; return its exit code, what it showed, and stderr."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    master, slave = open_terminal(columns)
     command = [sys.executable, "-m", "embedsearch", *map(str, arguments)]
     environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **environ}
     if not environ.get("NO_COLOR"):
@@ -50,16 +48,7 @@ def on_terminal(
         preexec_fn=take_terminal if controlling else None,
     )
     os.close(slave)
-    shown = b""
-    while True:
-        try:
-            data = os.read(master, 65536)
-        except OSError:  # EIO: the last one has closed the terminal
-            break
-        if not data:
-            break
-        shown += data
-    os.close(master)
+    shown = all_shown(master)
     assert process.stderr is not None
     errors = process.stderr.read().decode()
     return process.wait(60), shown.decode().replace("\r\n", "\n"), errors
