@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,39 +24,62 @@ if TYPE_CHECKING:
 SHEET_HITS = 6  # next to each of the worst queries: one line
 
 
+FolderArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="FOLDER", help="Pictures, one folder per class.  [default: those of the store]"
+    ),
+]
+ModelsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODEL",
+        autocompletion=models,
+        help="Model to measure. Repeatable, to compare.  [default: auto]",
+        rich_help_panel=NETWORK_GROUP,
+    ),
+]
+RelevantOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV with the columns query and relevant, instead of folders.", rich_help_panel=FILTERS
+    ),
+]
+HeldOutOption = Annotated[
+    bool,
+    typer.Option(
+        "--held-out",
+        help="Only the pictures that `train` held out for the model.",
+        rich_help_panel=FILTERS,
+    ),
+]
+TextOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV with the columns path and caption: find pictures by captions.",
+        rich_help_panel=FILTERS,
+    ),
+]
+SheetOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Also draw the worst queries of the last row, as PNG.", rich_help_panel=OUTPUT
+    ),
+]
+ClassesOption = Annotated[
+    bool, typer.Option("--csv", help="Print the classes as CSV.", rich_help_panel=OUTPUT)
+]
+
+
 @with_config(IndexConfig, NETWORK | CENTER)
 def evaluate(
     config: IndexConfig,
-    folder: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="FOLDER", help="Pictures, one folder per class.  [default: those of the store]"
-        ),
-    ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODEL",
-            autocompletion=models,
-            help="Model to measure. Repeatable, to compare.  [default: auto]",
-            rich_help_panel=NETWORK_GROUP,
-        ),
-    ] = None,
+    folder: FolderArgument = None,
+    model: ModelsOption = None,
     store: StoreOption = None,
-    relevant: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV with the columns query and relevant, instead of folders.",
-            rich_help_panel=FILTERS,
-        ),
-    ] = None,
-    text: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV with the columns path and caption: find pictures by captions.",
-            rich_help_panel=FILTERS,
-        ),
-    ] = None,
+    relevant: RelevantOption = None,
+    held_out: HeldOutOption = False,
+    text: TextOption = None,
     expand: Annotated[
         int,
         typer.Option(metavar="N", help="Also measure queries expanded by N neighbors."),
@@ -63,13 +87,9 @@ def evaluate(
     rerank: Annotated[
         bool, typer.Option("--rerank", help="Also measure re-ranked hits.")
     ] = SearchConfig.rerank,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(
-            help="Also draw the worst queries of the last row, as PNG.", rich_help_panel=OUTPUT
-        ),
-    ] = None,
+    sheet: SheetOption = None,
     json: JsonOption = False,
+    csv: ClassesOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Measure how well models find related pictures of yours.
@@ -77,32 +97,45 @@ def evaluate(
     Each picture is a query for the others in its folder. The table shows recall, mAP, nDCG and
     MRR with their confidence; several models are compared on the same pictures.
     """
-    from embedsearch.cli.output.learning_text import evaluation_lines
     from embedsearch.cli.output.progress import ProgressDisplay
-    from embedsearch.cli.output.text import json_lines
     from embedsearch.learning.evaluate import evaluate as measured
 
     if text is not None:
-        if relevant is not None or expand or rerank or sheet is not None:
-            raise UsageError("--text goes without --relevant, --expand, --rerank and --sheet")
+        if relevant is not None or held_out or expand or rerank or sheet is not None or csv:
+            others = "--relevant, --held-out, --expand, --rerank, --sheet and --csv"
+            raise UsageError(f"--text goes without {others}")
         _measure_texts(text, folder, model, store, config, json)
         return
+    if csv and (json or relevant is not None):
+        raise UsageError("--csv lists classes, and goes without --json and --relevant")
     with ProgressDisplay(notice) as on_progress:
         results = measured(
             folder,
             models=model,
             store=store,
             relevant=relevant,
+            held_out=held_out,
             expand=expand,
             rerank=rerank,
             config=config,
             session=session_with_signals(),
             on_progress=on_progress,
         )
-    rows = (result.to_dict() for result in results)
-    sys.stdout.write(json_lines(rows) if json else evaluation_lines(results))
+    _print(results, "json" if json else "csv" if csv else "table")
     if sheet is not None:
         write_rows(sheet, _worst(results[-1]))
+
+
+def _print(results: Sequence[Evaluation], form: str) -> None:
+    from embedsearch.cli.output.learning_text import class_csv, evaluation_lines
+    from embedsearch.cli.output.text import exact_unless_shown, json_lines
+
+    if form == "json":
+        sys.stdout.write(json_lines(result.to_dict() for result in results))
+    elif form == "csv":
+        sys.stdout.write(exact_unless_shown(class_csv(results)))
+    else:
+        sys.stdout.write(evaluation_lines(results))
 
 
 def _worst(result: Evaluation) -> list[SheetRow]:

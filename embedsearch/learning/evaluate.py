@@ -9,45 +9,47 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.arguments import checked
-from embedsearch.core.config import IndexConfig, SearchConfig
+from embedsearch.core.config import MODEL_CENTER, IndexConfig, SearchConfig
 from embedsearch.core.errors import UsageError
-from embedsearch.core.names import unicode_text
-from embedsearch.core.paths import local_path, printable, whole_path
-from embedsearch.core.records import Hit, Progress, StoredImage
+from embedsearch.core.paths import local_path
+from embedsearch.core.records import Progress
 from embedsearch.core.session import Session
 from embedsearch.images.sources.folder import FolderScan
 from embedsearch.indexing.report import IndexReport
 from embedsearch.indexing.sync import index
+from embedsearch.learning.evaluated_images import EvaluatedImages, served_recall
+from embedsearch.learning.held_out_pictures import HeldOut, held_out_of
 from embedsearch.learning.labels import read_rows
-from embedsearch.learning.metrics import NAMES, Bools, Floats, Ints, estimate, measure_all
+from embedsearch.learning.metrics import NAMES, Ints, estimate, measure_all
 from embedsearch.learning.ranking import Ranking
-from embedsearch.learning.reports import Estimate, Evaluation, GroupMeasure, WorstQuery
+from embedsearch.learning.reports import Estimate, Evaluation, GroupMeasure
+from embedsearch.learning.truth import (
+    ClassTruth,
+    Pairs,
+    PairTruth,
+    Truth,
+    of_folders,
+    queries_of,
+)
 from embedsearch.network.catalog import AUTO
-from embedsearch.searching.ranking.ordering import RERANKED, rank_scores
-from embedsearch.searching.searcher import Searcher, open_store
+from embedsearch.searching.searcher import open_store
 from embedsearch.store.locate import readable_store
-from embedsearch.store.snapshot import Snapshot, open_snapshot
+from embedsearch.store.snapshot import open_snapshot
 
-WORST = 12  # queries listed and shown on the contact sheet
-_SERVED_K = 10
-_SERVED_QUERIES = 500
-_TIE = 1e-5  # scores this close are equal: exact search agrees to this precision
 MAX_QUERIES = 20_000  # more do not change the third digit
-_NAMED = 3
 _OF_THE_RUN = ("model", "precision", "failed")
 _GROUPS = (1, 2, 4, 10, 30)  # least images to find
-_Pairs: TypeAlias = list[tuple[str, str]]  # keys of a query and an image that it should find
 
 
 @checked
@@ -57,6 +59,7 @@ def evaluate(
     models: Sequence[str] | None = None,
     store: str | Path | None = None,
     relevant: str | Path | None = None,
+    held_out: bool = False,
     expand: int = 0,
     rerank: bool = False,
     config: IndexConfig | None = None,
@@ -67,59 +70,153 @@ def evaluate(
 
     Without a folder that is `store`, else the nearest one. The class of an image is the first
     folder of its key; or `relevant` names a CSV with the columns query and relevant, both keys.
-    Each model gives one Evaluation per combination of the options of a query: plain, re-ranked,
-    expanded by `expand` neighbors, both. Raises UsageError and the errors of `index`.
+    With `held_out` only the images count that were held out when one of the models was trained,
+    by the classes that it learned and, unless `config` says otherwise, from the model's center:
+    as `train` measured. Each model gives one Evaluation per combination of the options of a query:
+    plain, re-ranked, expanded by `expand` neighbors, both. Raises UsageError and the errors of
+    `index`.
     """
-    if folder is not None and store is not None:
-        raise UsageError("evaluate takes a folder of labeled images or a store, not both")
     options = SearchConfig(expand=expand, rerank=rerank)  # refuses bad values
-    baseline = _Baseline()
     config = config or IndexConfig()
     models = models or (config.model,)
-    given = tuple(models) != (AUTO,) or config.input_side is not None or config.flip
-    given = given or config.center is not None
-    if folder is None and given:
-        raise UsageError(
-            "model, input_side, flip and center go with a folder of images: a store has its own",
-            *("model", "input_side", "flip", "center"),
-        )
+    _check_arguments(folder, store, models, config, relevant, held_out)
     session = session or Session()
     pairs = None
     if relevant is not None:
         rows = read_rows(Path(local_path(relevant)), ["query", "relevant"])
         pairs = [(row["query"], row["relevant"]) for _, row in rows]
+    run = _Run(options, config, session, on_progress, pairs)
     if folder is None:
         with readable_store(store, session) as path:
-            return _evaluate_store(path, pairs, options, config, baseline, session)
-    _check_labeled(folder, pairs)
-    results = []
-    for model in models:
-        of_model = replace(config, model=model)
-        with indexed(folder, of_model, session, on_progress) as (path, report):
-            found = _evaluate_store(path, pairs, options, of_model, baseline, session)
-        rate = min(report.stage_rate[stage] for stage in ("decode", "embed"))
-        ran: dict[str, Any] = {name: getattr(report, name) for name in _OF_THE_RUN}
-        results += [replace(result, images_per_s=rate, **ran) for result in found]
-    return results
-
-
-def _check_labeled(folder: str | Path, pairs: _Pairs | None) -> None:
-    """Raise UsageError where a folder has nothing to measure, before it is embedded."""
+            return run.of_store(path, config)
     root = os.path.realpath(local_path(folder))
+    if held_out:
+        chosen = held_out_of(models)
+        chosen.check_there(root)
+        session.notice(f"measured on the {len(chosen.digests):,} pictures that were held out")
+        return run.of_models(models, root, chosen)
     keys = [ref.key for ref in FolderScan(0, root)] if os.path.isdir(root) else []
-    if keys:  # else `index` says what is wrong
-        _queries_of(_Truth(keys, pairs, lambda message: None))
+    if keys:  # else `index` says what is wrong; nothing is embedded where nothing can be measured
+        queries_of(_truth(keys, pairs, lambda message: None))
+    return run.of_models(models, str(folder), None)
 
 
-def _queries_of(truth: _Truth) -> Ints:
-    """Return the images that have others to find, int64 (Q,). Raises UsageError without any."""
-    if not len(queries := np.flatnonzero(truth.wanted)):
+def _check_arguments(
+    folder: str | Path | None,
+    store: str | Path | None,
+    models: Sequence[str],
+    config: IndexConfig,
+    relevant: str | Path | None,
+    held_out: bool,
+) -> None:
+    """Raise UsageError for arguments that do not go together."""
+    if folder is not None and store is not None:
+        raise UsageError("evaluate takes a folder of labeled images or a store, not both")
+    given = tuple(models) != (AUTO,) or config.input_side is not None or config.flip
+    given = given or config.center is not None
+    if held_out and (folder is None or relevant is not None):
         raise UsageError(
-            "no picture has another one to find: evaluate needs one folder per class, each with "
-            "at least two images, or relevant=pairs.csv",
-            "relevant",
+            "held_out goes with the folder that the model was trained on, and without relevant",
+            *("held_out", "relevant"),
         )
-    return queries
+    if folder is None and given:
+        raise UsageError(
+            "model, input_side, flip and center go with a folder of images: a store has its own",
+            *("model", "input_side", "flip", "center"),
+        )
+
+
+def _truth(keys: list[str], pairs: Pairs | None, notice: Callable[[str], None]) -> Truth:
+    return of_folders(keys) if pairs is None else PairTruth(keys, pairs, notice)
+
+
+@dataclass
+class _Run:
+    """The measuring of several models; the first Evaluation is what others are compared with."""
+
+    options: SearchConfig
+    config: IndexConfig
+    session: Session
+    on_progress: Callable[[Progress], None] | None
+    pairs: Pairs | None
+    baseline: _Baseline = field(default_factory=lambda: _Baseline())
+
+    def of_models(
+        self, models: Sequence[str], folder: str, chosen: HeldOut | None
+    ) -> list[Evaluation]:
+        """Return the Evaluations of models on a folder, or on pictures of it that are chosen."""
+        results = []
+        for model in models:
+            config = replace(self.config, model=model)
+            if chosen is not None and config.center is None:
+                config = replace(config, center=MODEL_CENTER)  # that of the training
+            keys = None if chosen is None else chosen.digests.keys()
+            with indexed(folder, config, self.session, self.on_progress, keys) as (path, report):
+                if chosen is None:
+                    found = self.of_store(path, config)
+                else:
+                    found = self._of_chosen(path, config, folder, chosen)
+            rate = min(report.stage_rate[stage] for stage in ("decode", "embed"))
+            ran: dict[str, Any] = {name: getattr(report, name) for name in _OF_THE_RUN}
+            results += [replace(result, images_per_s=rate, **ran) for result in found]
+        return results
+
+    def of_store(self, path: Path, config: IndexConfig) -> list[Evaluation]:
+        """Return the Evaluations of a store, by the first folders of keys or by pairs."""
+        with open_snapshot(path) as snapshot:
+            images = EvaluatedImages.of(snapshot)
+        truth = _truth(images.keys, self.pairs, self.session.notice)
+        return self._measured(path, images, truth, config)
+
+    def _of_chosen(
+        self, path: Path, config: IndexConfig, folder: str, chosen: HeldOut
+    ) -> list[Evaluation]:
+        with open_snapshot(path) as snapshot:
+            images = EvaluatedImages.of(snapshot, folder)
+        chosen.check_same(dict(zip(images.keys, images.digests, strict=True)))
+        truth = ClassTruth([chosen.classes[key] for key in images.keys])
+        return self._measured(path, images, truth, config)
+
+    def _measured(
+        self, path: Path, images: EvaluatedImages, truth: Truth, config: IndexConfig
+    ) -> list[Evaluation]:
+        queries = queries_of(truth)
+        if len(queries) > MAX_QUERIES:
+            words = f"{MAX_QUERIES:,} of {len(queries):,} queries are used, drawn at random"
+            self.session.notice(words)
+            chosen = np.random.default_rng(0).choice(queries, MAX_QUERIES, replace=False)
+            queries = np.sort(chosen)
+        device, precision = config.device, config.precision
+        with open_store(path, device=device, precision=precision, session=self.session) as searcher:
+            served = served_recall(searcher, images)
+            manifest = searcher.manifest
+        results = []
+        options = product(sorted({0, self.options.expand}), sorted({False, self.options.rerank}))
+        for expand, rerank in options:
+            ranking = Ranking(images.vectors, expand, rerank)
+            check = self.session.check
+            values = measure_all(queries, truth.wanted, ranking, truth.relevant, check)
+            keys = [images.keys[query] for query in queries]
+            results.append(
+                Evaluation(
+                    model=manifest.model.name,
+                    precision="",
+                    images=len(images.keys),
+                    queries=len(queries),
+                    classes=truth.class_measures(queries, values),
+                    failed=manifest.run.get("failed", 0),
+                    images_per_s=0.0,
+                    measures={name: estimate(values[name]) for name in NAMES},
+                    served_recall=served,
+                    center=manifest.center_kind,
+                    worst=images.worst(queries, values["mAP"], ranking),
+                    expand=expand,
+                    rerank=rerank,
+                    gain=self.baseline.gain(keys, values["mAP"]),
+                    by_group=_by_group(truth.wanted[queries], values["mAP"]),
+                )
+            )
+        return results
 
 
 @contextmanager
@@ -128,108 +225,19 @@ def indexed(
     config: IndexConfig,
     session: Session,
     on_progress: Callable[[Progress], None] | None,
+    keys: Iterable[str] | None = None,
 ) -> Iterator[tuple[Path, IndexReport]]:
-    """Yield a store of a folder that is gone afterwards, and how it was made."""
+    """Yield a store of a folder, or of some keys of it, and how it was made; then it is gone."""
     with tempfile.TemporaryDirectory(prefix="embedsearch-") as base:
         path = Path(base) / "evaluated.es"
-        report = index(
-            [str(folder)], store=path, config=config, session=session, on_progress=on_progress
-        )
+        folders = [str(folder)]
+        if keys is not None:
+            listed = Path(base) / "files"
+            paths = (os.fsencode(os.path.join(folder, key)) + b"\0" for key in keys)
+            listed.write_bytes(b"".join(paths))
+            config, folders = replace(config, files=str(listed)), []
+        report = index(folders, store=path, config=config, session=session, on_progress=on_progress)
         yield path, report
-
-
-class _Truth:
-    """The images that each image should find: those of its class, or those named by pairs."""
-
-    def __init__(
-        self, keys: list[str], pairs: _Pairs | None, notice: Callable[[str], None]
-    ) -> None:
-        self._others: dict[int, set[int]] = {}
-        self._labels = np.full(len(keys), -1, dtype=np.int64)
-        if pairs is None:
-            names = [key.partition("/")[0] if "/" in key else "" for key in keys]
-            found = sorted({name for name in names if name})
-            numbers = {name: number for number, name in enumerate(found)}
-            self._labels = np.array([numbers.get(name, -1) for name in names], dtype=np.int64)
-            if len(found) == 1:
-                raise UsageError(
-                    f"all pictures in folders are of one class, {printable(found[0])}: evaluate "
-                    "needs at least two folders, one per class"
-                )
-            self.classes = len(found)
-            members = np.bincount(self._labels + 1, minlength=len(found) + 1) - 1
-            members[0] = 0  # of images in no folder
-            self.wanted = members[self._labels + 1]
-            return
-        self.classes = 0
-        numbers = {key: number for number, key in enumerate(keys)}
-        if len(numbers) < len(keys):
-            raise UsageError(
-                "relevant names keys, and two folders of the store hold the same key", "relevant"
-            )
-        absent = sorted({key for pair in pairs for key in pair} - numbers.keys())
-        if absent:
-            shown = ", ".join(map(printable, absent[:_NAMED]))
-            notice(f"{len(absent)} names in relevant are not among the images: {shown}")
-        for query, other in pairs:
-            if query in numbers and other in numbers and query != other:
-                self._others.setdefault(numbers[query], set()).add(numbers[other])
-        self.wanted = np.array([len(self._others.get(i, ())) for i in range(len(keys))], np.int64)
-
-    def relevant(self, queries: Ints, order: Ints) -> Bools:
-        """Return bool (Q, N): which of the ranked items each query should find."""
-        if self.classes:
-            return np.asarray(self._labels[order] == self._labels[queries][:, None])
-        rows = [np.isin(order[i], list(self._others[int(q)])) for i, q in enumerate(queries)]
-        return np.array(rows)
-
-
-def _evaluate_store(
-    path: Path,
-    pairs: _Pairs | None,
-    options: SearchConfig,
-    config: IndexConfig,
-    baseline: _Baseline,
-    session: Session,
-) -> list[Evaluation]:
-    with open_snapshot(path) as snapshot:
-        images = _Images.of(snapshot)
-        center = snapshot.center
-    truth = _Truth(images.keys, pairs, session.notice)
-    queries = _queries_of(truth)
-    if len(queries) > MAX_QUERIES:
-        session.notice(f"{MAX_QUERIES:,} of {len(queries):,} queries are used, drawn at random")
-        chosen = np.random.default_rng(0).choice(queries, MAX_QUERIES, replace=False)
-        queries = np.sort(chosen)
-    device, precision = config.device, config.precision
-    with open_store(path, device=device, precision=precision, session=session) as searcher:
-        plain = images.vectors if center is None else center.plain(images.vectors)
-        served_recall = _served_recall(searcher, images, plain)
-        manifest = searcher.manifest
-    results = []
-    for expand, rerank in product(sorted({0, options.expand}), sorted({False, options.rerank})):
-        ranking = Ranking(images.vectors, expand, rerank)
-        values = measure_all(queries, truth.wanted, ranking, truth.relevant, session.check)
-        results.append(
-            Evaluation(
-                model=manifest.model.name,
-                precision="",
-                images=len(images.keys),
-                queries=len(queries),
-                classes=truth.classes,
-                failed=manifest.run.get("failed", 0),
-                images_per_s=0.0,
-                measures={name: estimate(values[name]) for name in NAMES},
-                served_recall=served_recall,
-                center=manifest.center_kind,
-                worst=images.worst(queries, values["mAP"], ranking),
-                expand=expand,
-                rerank=rerank,
-                gain=baseline.gain([images.keys[query] for query in queries], values["mAP"]),
-                by_group=_by_group(truth.wanted[queries], values["mAP"]),
-            )
-        )
-    return results
 
 
 class _Baseline:
@@ -251,67 +259,6 @@ class _Baseline:
         return estimate(np.array(gains)) if gains else None
 
 
-@dataclass(frozen=True)
-class _Images:
-    """The live images of a store, by root and key."""
-
-    images: list[StoredImage]
-    keys: list[str]
-    paths: list[str]
-    vectors: Floats  # measured, float32 (N, D), of length 1
-
-    @classmethod
-    def of(cls, snapshot: Snapshot) -> _Images:
-        """Read them. Raises UsageError if there are none."""
-        alive = np.flatnonzero(snapshot.live_mask())
-        if not len(alive):
-            raise UsageError("the store holds no image to evaluate")
-        vectors = snapshot.vectors_of(alive).astype(np.float32)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        images = snapshot.images(alive)
-        roots = {root.id: root.path for root in snapshot.manifest.roots}
-        order = sorted(range(len(images)), key=lambda i: (images[i].root, images[i].key))
-        images = [images[i] for i in order]
-        keys = [os.fsdecode(image.key) for image in images]
-        paths = [
-            whole_path(roots[image.root], key) for image, key in zip(images, keys, strict=True)
-        ]
-        return cls(images, keys, paths, vectors[order])
-
-    def worst(
-        self, queries: Ints, values: npt.NDArray[np.float64], ranking: Ranking
-    ) -> list[WorstQuery]:
-        """Return the queries of least average precision, float64 (Q,), and what they find."""
-        lowest = np.argsort(values, kind="stable")[:WORST]
-        chosen = queries[lowest]
-        found = []
-        for number, order, query in zip(
-            lowest, ranking(chosen), ranking.query_vectors(chosen), strict=True
-        ):
-            first = order[:RERANKED]
-            scores = self.vectors[first] @ query
-            ranks = rank_scores(query, self.vectors[first]) if ranking.rerank else None
-            hits = [
-                Hit(
-                    rank=place + 1,
-                    score=float(scores[place]),
-                    percentile=None,
-                    row=self.images[row].row,
-                    path=unicode_text(self.keys[row]),
-                    full_path=self.paths[row],
-                    key=self.keys[row],
-                    width=self.images[row].width,
-                    height=self.images[row].height,
-                    rank_score=None if ranks is None else float(ranks[place]),
-                )
-                for place, row in enumerate(first[:_SERVED_K].tolist())
-            ]
-            precision = round(float(values[number]), 4)
-            query_row = queries[number]
-            found.append(WorstQuery(self.keys[query_row], self.paths[query_row], precision, hits))
-        return found
-
-
 def _by_group(wanted: Ints, values: npt.NDArray[np.float64]) -> list[GroupMeasure]:
     """Return the mean of the values, float64 (Q,), by how many images each query has to find."""
     found = []
@@ -321,23 +268,3 @@ def _by_group(wanted: Ints, values: npt.NDArray[np.float64]) -> list[GroupMeasur
             most = None if after is None else after - 1
             found.append(GroupMeasure(least, most, count, estimate(values[inside])))
     return found
-
-
-def _served_recall(searcher: Searcher, images: _Images, plain: Floats) -> float:
-    """Return the share of the true 10 nearest others among the store's hits; ties count.
-
-    `plain`, float32 (N, D), are the vectors of the network.
-    """
-    paths, vectors = images.paths, images.vectors
-    count = min(_SERVED_QUERIES, len(paths))
-    rows = np.random.default_rng(0).choice(len(paths), count, replace=False)
-    found = 0
-    wanted = min(_SERVED_K, len(paths) - 1)
-    for row in rows:
-        scores = vectors @ vectors[row]
-        scores[row] = -np.inf
-        least = np.sort(scores)[-wanted] - _TIE
-        hits = searcher.query(plain[row], k=_SERVED_K + 1)
-        others = [hit for hit in hits if hit.full_path != paths[row]][:_SERVED_K]
-        found += sum(hit.score >= least for hit in others)
-    return float(found / (count * wanted))

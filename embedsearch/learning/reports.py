@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from embedsearch.core.config import NO_CENTER
-from embedsearch.core.names import HasKey
+from embedsearch.core.names import HasKey, unicode_text
 from embedsearch.core.records import Hit, JsonRecord
 
 
@@ -29,6 +30,26 @@ class GroupMeasure:
 
 
 @dataclass(frozen=True)
+class ClassMeasure(JsonRecord):
+    """The measures of the queries of one class; None where none of its images was a query."""
+
+    name: str
+    images: int
+    recall_1: float | None
+    mean_ap: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values, called as the measures are."""
+        name = unicode_text(self.name)
+        return {
+            "name": name,
+            "images": self.images,
+            "recall@1": _rounded(self.recall_1),
+            "mAP": _rounded(self.mean_ap),
+        }
+
+
+@dataclass(frozen=True)
 class WorstQuery(HasKey):
     """A query of low average precision, with its first hits in the order that was measured."""
 
@@ -46,7 +67,7 @@ class Evaluation(JsonRecord):
     precision: str
     images: int
     queries: int  # images that have anything to find
-    classes: int  # 0 where a CSV says what is relevant
+    classes: list[ClassMeasure]  # none where a CSV says what is relevant
     failed: int
     images_per_s: float  # of indexing; 0 where the store was there before
     measures: dict[str, Estimate]
@@ -57,6 +78,10 @@ class Evaluation(JsonRecord):
     rerank: bool = False
     gain: Estimate | None = None  # of mAP over the first Evaluation, query by query
     by_group: list[GroupMeasure] = field(default_factory=list)  # by number of images to find
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON-ready values."""
+        return {**super().to_dict(), "classes": [one.to_dict() for one in self.classes]}
 
 
 @dataclass(frozen=True)
@@ -128,3 +153,7 @@ class TrainReport(JsonRecord):
     epochs: list[Epoch]
     warnings: list[str]
     elapsed_s: float  # of this process; a resumed run had others
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

@@ -33,6 +33,7 @@ from embedsearch.core.session import Session
 from embedsearch.learning import health
 from embedsearch.learning.augment import import_transforms
 from embedsearch.learning.held_out import evaluate_held_out
+from embedsearch.learning.held_out_pictures import HELD_OUT_RECORD, HeldOut
 from embedsearch.learning.labels import Labels, main_of, read_labels
 from embedsearch.learning.reports import Epoch, Quality, StagePlan, TrainReport
 from embedsearch.learning.trainer import Trainer
@@ -309,10 +310,12 @@ class _TrainingRun:
             warnings=list(state.warnings.values()),
             elapsed_s=round(time.monotonic() - self.started, 1),
         )
+        held = self.pictures.held
         record = {**self.spec.to_dict(), "name": self.out.stem, "weights_sha256": ""}
         metadata = {
             MODEL_RECORD: json.dumps(record),
             "embedsearch_training": json.dumps(report.to_dict()),
+            HELD_OUT_RECORD: HeldOut.of(held.labels, held.digests).to_json(),
         }
         with in_place([self.out]) as (temporary,):
             temporary.write_bytes(safetensors.torch.save(self.best, metadata))

@@ -31,10 +31,11 @@ _NAMED = 5  # unreadable images that are named
 
 @dataclass(frozen=True)
 class LabeledImages:
-    """Images with labels: n labels, pixels uint8 (n, S, S, 3)."""
+    """Images with labels: n labels, pixels uint8 (n, S, S, 3), n sha256 of their files."""
 
     labels: Labels
     pixels: npt.NDArray[np.uint8]
+    digests: Sequence[bytes]
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -63,11 +64,12 @@ def decode_training_images(
     )
     parts, failed = [], 0
     for part in chosen:
-        pixels, indices, failures = _decode_all(part.folder, part.refs, spec, scratch, session)
+        decoded = _decode_all(part.folder, part.refs, spec, scratch, session)
+        pixels, digests, indices, failures = decoded
         for failure in failures[:_NAMED]:
             session.notice(f"left out: {printable(failure.key)}: {failure.reason}")
         failed += len(failures)
-        parts.append(LabeledImages(part.keep(indices), pixels))
+        parts.append(LabeledImages(part.keep(indices), pixels, digests))
     train, held = parts
     check_learnable(train.labels.targets)
     if len(train) < 2 or not len(held):
@@ -80,12 +82,12 @@ def decode_training_images(
 
 def _decode_all(
     folder: str, refs: Sequence[ImageRef], spec: ModelSpec, file: Path, session: Session
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[Failure]]:
-    """Return pixels, mapped from `file`, the indices of their refs, and failures."""
+) -> tuple[npt.NDArray[np.uint8], list[bytes], npt.NDArray[np.int64], list[Failure]]:
+    """Return pixels, mapped from `file`, sha256 and indices of their refs, and failures."""
     side = spec.input_side
     shape = (len(refs), side, side, 3)
     if not refs:
-        return np.empty(shape, np.uint8), np.empty(0, np.int64), []
+        return np.empty(shape, np.uint8), [], np.empty(0, np.int64), []
     try:
         with file.open("wb") as made:
             made.truncate(math.prod(shape))
@@ -100,6 +102,7 @@ def _decode_all(
             "out",
         ) from error
     is_good = np.zeros(len(refs), dtype=np.bool_)
+    digests: dict[int, bytes] = {}
     failures: list[Failure] = []
     numbers = {ref.key: number for number, ref in enumerate(refs)}
     workers = min(max_workers(), len(refs))
@@ -109,10 +112,12 @@ def _decode_all(
             mine = [numbers[ref.key] for ref in batch.images.refs]
             pixels[mine] = batch.images.pixels  # slow ones come late: each has its own index
             is_good[mine] = True
+            digests |= zip(mine, (facts.digest for facts in batch.images.facts), strict=True)
             failures += batch.failures
     session.check()
     indices = np.flatnonzero(is_good)
     for row, index in enumerate(indices):  # close the gaps that failures left
         if row != index:
             pixels[row] = pixels[index]
-    return pixels[: len(indices)], indices, sorted(failures, key=lambda f: numbers[f.key])
+    known = [digests[index] for index in indices.tolist()]
+    return pixels[: len(indices)], known, indices, sorted(failures, key=lambda f: numbers[f.key])

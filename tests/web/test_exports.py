@@ -20,7 +20,8 @@ from tests.support.serving import Response, Served, served
 
 pytest.importorskip("fastapi", reason="needs the extra `serve`")
 
-FACTS = ["path", "key", "width", "height", "format", "size_bytes", "taken_at", "camera"]
+FACTS = ["path", "full_path", "key", "width", "height", "format", "size_bytes"]
+FACTS += ["taken_at", "camera"]
 
 
 def post(server: Served, what: str, body: Any) -> Response:
@@ -65,7 +66,7 @@ def test_facts_as_csv(server: Served, searcher: embedsearch.Searcher) -> None:
     records = [searcher.get(row) for row in (5, 3, 0)]
     for line, record in zip(lines, records, strict=True):
         values = record.to_dict()
-        assert line[:8] == ["" if values[n] is None else str(values[n]) for n in FACTS]
+        assert line[: len(FACTS)] == ["" if values[n] is None else str(values[n]) for n in FACTS]
     linked = server.get("/export/csv?rows=5,3,5,99,0")
     assert linked.body == answer.body
     header, line = table(server.get(f"/export/csv?rows={clock}"))
@@ -181,11 +182,11 @@ def test_no_cell_is_a_formula(odd: tuple[Served, Path]) -> None:
     by_key = {image["key"]: image for image in images}
     header, *lines = table(post(server, "csv", {"rows": [image["row"] for image in images]}))
     assert header == [*FACTS, "caption", "'=head", "stars"]
-    cells = {line[1]: line for line in lines}
-    assert cells["'=cmd|' /C calc'!A0.png"][0] == str(photos / NAMES[0])
+    cells = {line[2]: line for line in lines}
+    assert cells["'=cmd|' /C calc'!A0.png"][1] == str(photos / NAMES[0])
     for key, image in by_key.items():
         is_formula = key.startswith(("=", "+", "-", "@"))
-        assert cells["'" + key if is_formula else key][2] == str(image["width"])
+        assert cells["'" + key if is_formula else key][3] == str(image["width"])
     assert cells["'-1.png"][-3:] == ["'=1+1", "'+x", "-5"]  # a number is none
     assert cells["'+1.png"][-3:] == ["'\tx", "a\rb", "4"]
     assert cells["nul.png"][-3:] == ["'@a", "", ""]

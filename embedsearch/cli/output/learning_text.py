@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from embedsearch.cli.output.text import from_here, table
+from embedsearch.cli.output.text import csv_lines, from_here, table
 from embedsearch.core.paths import printable
 from embedsearch.learning.reports import (
     Epoch,
@@ -14,6 +14,9 @@ from embedsearch.learning.reports import (
     TextEvaluation,
     TrainReport,
 )
+
+CLASS_COLUMNS = ["model", "expand", "rerank", "name", "images", "recall@1", "mAP"]
+_WORST_CLASSES = 5
 
 
 def evaluation_lines(results: Sequence[Evaluation]) -> str:
@@ -46,7 +49,7 @@ def evaluation_lines(results: Sequence[Evaluation]) -> str:
     if last.failed:
         lines.insert(0, f"{last.failed} pictures could not be read")
     shown = table(header, rows, right=range(1, len(header))) + _group_lines(results)
-    return shown + "\n".join(lines) + "\n"
+    return shown + _class_lines(last) + "\n".join(lines) + "\n"
 
 
 def text_evaluation_lines(results: Sequence[TextEvaluation]) -> str:
@@ -91,6 +94,33 @@ def _group_lines(results: Sequence[Evaluation]) -> str:
     rows.append(["queries", *(f"{column.queries:,}" for column in columns)])
     header = ["mAP by number of images to find", *map(_range, columns)]
     return table(header, rows, right=range(1, len(header)))
+
+
+def _class_lines(result: Evaluation) -> str:
+    """Return the classes of lowest mAP as a table, if there are several."""
+    measured = [(one.mean_ap, one) for one in result.classes if one.mean_ap is not None]
+    if len(measured) < 2:
+        return ""
+    worst = sorted(measured, key=lambda pair: pair[0])[:_WORST_CLASSES]
+    rows = [
+        [one.name, f"{one.images:,}", f"{one.recall_1 or 0.0:.3f}", f"{mean_ap:.3f}"]
+        for mean_ap, one in worst
+    ]
+    header = [f"worst of {len(result.classes)} classes", "images", "recall@1", "mAP"]
+    return table(header, rows, right=(1, 2, 3))
+
+
+def class_csv(results: Sequence[Evaluation]) -> str:
+    """Return the measures of every class as CSV with a header, for each row of the table."""
+    rows = (
+        {
+            **{"model": result.model, "expand": result.expand, "rerank": result.rerank},
+            **one.to_dict(),
+        }
+        for result in results
+        for one in result.classes
+    )
+    return ",".join(CLASS_COLUMNS) + "\n" + csv_lines(rows)
 
 
 def _range(group: GroupMeasure) -> str:
