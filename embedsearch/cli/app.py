@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -41,7 +42,8 @@ _stop_signal = 0
 
 def notice(message: str) -> None:
     """Print a line on stderr."""
-    print(f"embedsearch: {message}", file=sys.stderr, flush=True)
+    shown = re.sub(r"\bmodel=(?=\S)", "--model ", message)
+    print(f"embedsearch: {shown}", file=sys.stderr, flush=True)
 
 
 def plain_session() -> Session:

@@ -19,6 +19,7 @@ from embedsearch.cli.curate import clusters, duplicates, map_, outliers
 from embedsearch.cli.examples import EXAMPLES
 from embedsearch.cli.exchange import export, import_, pull
 from embedsearch.cli.help import HelpfulCommand
+from embedsearch.cli.hints import in_our_words
 from embedsearch.cli.index import commit, index
 from embedsearch.cli.learn import evaluate, train
 from embedsearch.cli.prepare import prepare
@@ -92,23 +93,6 @@ def _allow_many_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-# What other programs call an option of ours.
-_ALSO_CALLED = dict.fromkeys(("-n", "-m", "-t", "--top", "--limit", "--count", "--num"), "-k") | {
-    "--threshold": "--min-score",
-    "--filter": "--where",
-    "-o": "--out",
-    "--output": "--out",
-}
-
-
-def _with_hint(message: str) -> str:
-    """Return the message of an unknown option with the name of ours, where there is one."""
-    wrong = message.removeprefix("No such option: ").partition(" ")[0]
-    if wrong == message or wrong not in _ALSO_CALLED:
-        return message
-    return f"No such option: {wrong}. Here it is called {_ALSO_CALLED[wrong]}"
-
-
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code; an error is one line on stderr."""
     try:
@@ -116,7 +100,7 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except typer.TyperException as error:
-        message = _with_hint(error.format_message().rstrip("."))
+        message = in_our_words(error.format_message().rstrip("."), arguments)
         shown = message if "\n" in message else f"embedsearch: {message}; see --help"
         print(shown, file=sys.stderr)
         return error.exit_code

@@ -95,13 +95,24 @@ def _upload(url: str, store: str | None, replace: bool, json: bool) -> None:
     )
 
 
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FILE", help="Parquet with the columns path and vector, or a .npy file."
+    ),
+]
+PathColumnOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The column of the paths.  [default: path, or a usual name]"),
+]
+VectorColumnOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="The column of the vectors.  [default: vector or embedding]"),
+]
+
+
 def import_(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE", help="Parquet with the columns path and vector, or a .npy file."
-        ),
-    ],
+    source: SourceArgument,
     model: Annotated[
         str,
         typer.Option(
@@ -114,18 +125,8 @@ def import_(
         Path | None,
         typer.Option(help="The paths of a .npy file's rows: one per line, or a CSV."),
     ] = None,
-    path_column: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="The column of the paths.  [default: path, or a usual name]"
-        ),
-    ] = None,
-    vector_column: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="The column of the vectors.  [default: vector or embedding]"
-        ),
-    ] = None,
+    path_column: PathColumnOption = None,
+    vector_column: VectorColumnOption = None,
     root: Annotated[
         Path, typer.Option(metavar="FOLDER", help="The folder that contains the paths.")
     ] = Path(),

@@ -59,7 +59,8 @@ def remarks(manifest: Manifest, store: str | None) -> list[str]:
     if wanted := manifest.model.stands_in_for:
         found.append(
             f"the store was made with the small packaged network, as {wanted} could not be had; "
-            f"to re-embed with {wanted}: embedsearch index --rebuild --model {wanted}{suffix}"
+            f"to re-embed with {wanted}: embedsearch index --rebuild --model {wanted}{suffix}; to "
+            f"keep it: embedsearch index --model packaged{suffix}"
         )
     return found
 

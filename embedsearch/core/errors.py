@@ -78,7 +78,7 @@ class WeightsUnavailable(EmbedSearchError):
     exit_code = 4
 
 
-class MissingLibrary(EmbedSearchError):
+class MissingLibrary(EmbedSearchError, ImportError):
     """A library that the requested device or feature needs is not installed or does not load."""
 
     exit_code = 4

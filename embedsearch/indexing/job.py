@@ -26,6 +26,7 @@ from embedsearch.core.session import Session
 from embedsearch.core.unknown_fields import replaced
 from embedsearch.core.walks import Excludes
 from embedsearch.images.sources.exclusion import WalkRules, below_roots
+from embedsearch.images.sources.kinds import optional_readers
 from embedsearch.images.sources.passed_over import FIELDS, passed_over
 from embedsearch.images.tables.text_file import WAY_OUT
 from embedsearch.indexing.bottleneck import StageClock
@@ -230,7 +231,8 @@ def check_embeddable(model: ModelSpec, images: int) -> None:
 
 def verdict_key(config: IndexConfig) -> dict[str, Any]:
     """Return the settings that recorded failures depend on, besides the file itself."""
-    return {**config.limits.verdict_key(), "version": __version__, "decoding": DECODING}
+    facts = {"version": __version__, "decoding": DECODING, "readers": optional_readers()}
+    return {**config.limits.verdict_key(), **facts}
 
 
 def _manifest_or_none(store: Path) -> Manifest | None:

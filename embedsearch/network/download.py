@@ -33,10 +33,9 @@ def download(entry: CatalogEntry, target: Path, session: Session) -> str:
     except (OSError, http.client.HTTPException) as error:
         raise WeightsUnavailable(
             f"the weights of {entry.name} cannot be downloaded "
-            f"({getattr(error, 'reason', error)}): put it from {entry.url} into "
-            f"{hub_file(entry).parent}, or give a file with model=FILE, "
-            f"or use model={PACKAGED}",
-            "model",
+            f"({getattr(error, 'reason', error)}): download {entry.url} into "
+            f"{hub_file(entry).parent} yourself, or take another model, such as {PACKAGED}, or a "
+            "file of weights",
         ) from error
     check_prefix(entry, digest.hexdigest(), target)
     return digest.hexdigest()

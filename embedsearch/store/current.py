@@ -23,7 +23,7 @@ def check_format(store: Path) -> None:
         text = (store / files.FORMAT_NAME).read_bytes()[:MAX_FORMAT_BYTES]
     except FileNotFoundError:
         raise StoreNotFound(
-            f"{store} is not a store: make one with embedsearch index FOLDER --store {store}"
+            f"there is no store at {store}: make one with embedsearch index FOLDER --store {store}"
         ) from None
     except OSError as error:
         raise StorageError(f"{store}: {error.strerror}") from error

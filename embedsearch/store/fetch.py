@@ -131,7 +131,9 @@ class Upstream:
         try:
             current.check_format_text(self.url, self._small(FORMAT_NAME, current.MAX_FORMAT_BYTES))
         except NotThere as error:
-            raise StoreNotFound(f"{self.url} is not a store: it has no file FORMAT") from error
+            raise StoreNotFound(
+                f"there is no store at {self.url}: it has no file FORMAT"
+            ) from error
 
     def _small(self, name: str, max_bytes: int) -> bytes:
         """Return the content of a small file, at most `max_bytes` + 1 of it."""

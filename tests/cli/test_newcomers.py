@@ -19,12 +19,18 @@ import torch
 from PIL import Image
 
 import embedsearch
-from embedsearch.core.errors import IncompatibleStore, Interrupted, MissingLibrary, UnitsMissing
+from embedsearch.core.errors import (
+    IncompatibleStore,
+    Interrupted,
+    MissingLibrary,
+    UnitsMissing,
+    UsageError,
+)
 from embedsearch.core.records import Progress
 from embedsearch.core.session import Session
-from embedsearch.indexing.distributed.commit import commit
+from embedsearch.indexing.distributed.commit import commit, discard_plan
 from embedsearch.indexing.distributed.plan import plan
-from embedsearch.indexing.distributed.run import run_units
+from embedsearch.indexing.distributed.run import index_share, run_units
 from embedsearch.network.resnet import build
 from tests.cli.test_cli import one_line
 from tests.support.library import CLOCK, SAMPLES, Library, paint, run_cli
@@ -169,8 +175,13 @@ def test_units_are_named_as_they_were_counted(
     with pytest.raises(UnitsMissing) as caught:
         commit(store)
     message = str(caught.value)
-    assert "run again embedsearch index --unit with 2/4, 4/4" in message
-    assert "(4/4 is 0/4 if you count from 0)" in message
+    again = "run again embedsearch index --unit 2/4, embedsearch index --unit 4/4"
+    assert message.endswith(again)
+    with pytest.raises(UsageError, match="the open plan was made for 4 shares: run 1/4 to 4/4"):
+        index_share(photos, (1, 3), store=store)
+    discard_plan(store)
+    with pytest.raises(UsageError, match="has no open plan"):
+        discard_plan(store)
 
 
 def test_a_stand_in_is_remembered_and_undone_by_a_command(tmp_path: Path) -> None:

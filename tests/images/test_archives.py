@@ -269,7 +269,7 @@ def test_pictures_of_an_archive_are_shown_and_asked_with(
         assert searcher.query(crop, k=3) == searcher.query(file_crop, k=3)
         (hit,) = searcher.query(str(archive / key), k=1)
         assert hit.key == key and hit.ranked_by > 0.999
-        with pytest.raises(UnreadableImage, match="vanished"):
+        with pytest.raises(UnreadableImage, match="there is no such file"):
             searcher.query(str(archive / "no.png"))
         archive.unlink()
         with pytest.raises(UnreadableImage, match="there is no such file"):
@@ -359,7 +359,7 @@ def test_sidecars_lie_in_archives_too(
     assert report.metadata is not None
     assert (report.metadata.matched, report.metadata.unreadable) == (3, 3)
     where = " ".join(report.metadata.unreadable_names)
-    assert "a/05.cls (no whole number)" in where and "b/04.txt (" in where
+    assert "a/05.cls (not a whole number)" in where and "b/04.txt (" in where
     assert "b/04.json (nested too deep)" in where
     nothing = {"stars": None, "tags": None, "caption": None, "cls": None}
     first = {"stars": 5, "tags": ["x"], "caption": "a cat"}

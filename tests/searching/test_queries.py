@@ -142,7 +142,7 @@ def test_a_mixture_is_rocchios(samples: embedsearch.Searcher) -> None:
     for wrong in (lambda: samples.query(), lambda: Mix([]), lambda: samples.query(unlike=unlike)):
         with pytest.raises(UsageError, match="an image, one in like, or a text"):
             wrong()
-    with pytest.raises(UsageError, match="cannot hold mixtures"):
+    with pytest.raises(UsageError, match="cannot hold another Mix"):
         samples.query(Mix(like), like=[unit(2)])
     with pytest.raises(UsageError, match="cancel"):
         samples.query(Mix([center.plain(unit(1)), center.plain(-unit(1))]))

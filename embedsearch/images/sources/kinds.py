@@ -13,6 +13,8 @@ SUFFIXES = frozenset(
     b" hif".split()
 )
 HEAD_BYTES = 16  # that tell an image
+# Libraries that read more formats.
+_OPTIONAL = ("imagecodecs", "pillow_heif", "rawpy", "tifffile")
 
 
 class Kind(Enum):
@@ -110,6 +112,11 @@ def kind_of(name: bytes) -> Kind:
 def reads_raw() -> bool:
     """Return whether the library that reads RAW is installed; it is not loaded here."""
     return find_spec("rawpy") is not None
+
+
+def optional_readers() -> list[str]:
+    """Return the libraries for more formats that are installed; none is loaded here."""
+    return [name for name in _OPTIONAL if find_spec(name) is not None]
 
 
 def shown_suffix(name: bytes) -> bytes:

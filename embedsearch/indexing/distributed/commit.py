@@ -75,9 +75,13 @@ def commit(
 
 @checked
 def discard_plan(store: str | Path | None = None, *, wait_s: float = 0.0) -> None:
-    """Remove the open plan and its finished units. Raises StoreLocked and StorageError."""
+    """Remove the open plan and its finished units.
+
+    Raises UsageError if no plan is open, StoreLocked and StorageError.
+    """
     path = locate_store(store)
     check_format(path)
+    open_plan(path)
     with StoreWriter(path, wait_s, for_units=True):
         drop(path)
 
@@ -119,10 +123,9 @@ def _again(opened: UnitPlan, missing: list[int]) -> str:
     """Return which shares to run again, as they were counted when the plan was made."""
     if not (shares := opened.run.get("shares")):
         return "run their shares again, embedsearch index --unit I/N does the missing ones"
+    # The last share is also share 0, for whoever counts from there: both are understood.
     numbers = sorted({number % shares or shares for number in missing})
-    named = _listed([f"{number}/{shares}" for number in numbers])
-    zero = f" ({shares}/{shares} is 0/{shares} if you count from 0)" if shares in numbers else ""
-    return f"run again embedsearch index --unit with {named}{zero}"
+    return "run again " + _listed([f"embedsearch index --unit {n}/{shares}" for n in numbers])
 
 
 def _listed(items: Sequence[object]) -> str:

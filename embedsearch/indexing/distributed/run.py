@@ -83,6 +83,13 @@ def index_share(
     path = locate_store(store, create=bool(folders) or config.files is not None)
     if (opened := open_or_make_plan(path, folders, shares, config, session)) is None:
         return UnitsReport(str(path), units=0, missing=0, ran=0, images=0, failed=0, device="")
+    planned = opened.run.get("shares")
+    if planned is not None and planned != shares:
+        raise UsageError(
+            f"unit {number}/{shares}: the open plan was made for {planned} shares: run "
+            f"1/{planned} to {planned}/{planned}, or discard it with embedsearch commit --drop",
+            "unit",
+        )
     numbers = [unit.number for unit in opened.units if unit.number % shares == number % shares]
     return run_units(path, numbers, config=config, session=session, on_progress=on_progress)
 

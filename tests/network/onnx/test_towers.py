@@ -259,7 +259,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "not JSON": (
         lambda folder: (folder / "embedsearch_model.json").write_text("{"),
-        "embedsearch_model.json is no JSON",
+        "embedsearch_model.json is not JSON",
     ),
     "a list": (
         lambda folder: (folder / "embedsearch_model.json").write_text("[]"),
