@@ -108,6 +108,7 @@ if TYPE_CHECKING:  # the public names, each written here and nowhere else
     from embedsearch.learning.evaluate import evaluate as evaluate
     from embedsearch.learning.evaluate_texts import evaluate_texts as evaluate_texts
     from embedsearch.learning.reports import (
+        ClassMeasure as ClassMeasure,
         Epoch as Epoch,
         Estimate as Estimate,
         Evaluation as Evaluation,

@@ -49,9 +49,9 @@ class EmbedSearchImageRetriever:
     retriever = EmbedSearchImageRetriever("photos.es", top_k=5, load_blobs=True)
     documents = retriever.run(image="question.jpg")["documents"]
 
-    A document's id is the path, its content the user's column `text_column`. With `load_blobs`,
-    its blob is the image as JPEG, its longer side at most 1024 pixels; an image whose file is gone
-    is left out, with a warning.
+    A document's id is the whole path, its content the user's column `text_column`. With
+    `load_blobs`, its blob is the image as JPEG, its longer side at most 1024 pixels; an image whose
+    file is gone is left out, with a warning.
     """
 
     def __init__(

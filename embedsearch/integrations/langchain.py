@@ -66,7 +66,7 @@ class EmbedSearchRetriever(BaseRetriever):
     documents = retriever.invoke("question.jpg")
     documents = retriever.invoke("red shoes")
 
-    A document's text is the user's column `text_column`, else the path, which is also its id.
+    A document's text is the user's column `text_column`, else the whole path, which is also its id.
     Options of a query can be given to `invoke`, as `k=3`, `where="width > 1000"` or
     `filter={"format": "PNG"}`.
     """

@@ -52,7 +52,7 @@ class EmbedSearchRetriever(BaseRetriever):
 
     The query is `image_path`, else `embedding`, else `query_str`: the path of an image, a `data:`
     URI, or words. Beside an image, `query_str` is a question for a language model.
-    A node's id is the path; its text the user's column `text_column`, else empty.
+    A node's id is the whole path; its text the user's column `text_column`, else empty.
     """
 
     def __init__(

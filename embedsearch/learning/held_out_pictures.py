@@ -18,7 +18,7 @@ import numpy as np
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import local_path, printable
 from embedsearch.learning.labels import Labels, main_of
-from embedsearch.network.weights import is_file_name
+from embedsearch.network.weights import is_file_name, metadata_of
 
 HELD_OUT_RECORD = "embedsearch_held_out"  # the metadata of a model file that holds a HeldOut
 _DIGITS = 32  # of a sha256 in hexadecimal: enough to tell files apart
@@ -119,14 +119,12 @@ def _read(model: str) -> HeldOut | None:
     path = Path(local_path(model))
     if not path.is_file():
         return None
-    from safetensors import SafetensorError, safe_open
-
     try:
-        with safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get(HELD_OUT_RECORD)
+        text = metadata_of(path).get(HELD_OUT_RECORD)
         return None if text is None else HeldOut.from_json(text)
-    except (SafetensorError, OSError):
-        return None  # it is of another kind
+    except OSError as error:
+        why = error.strerror or error
+        raise UsageError(f"model {printable(model)} cannot be read: {why}", "model") from error
     except ValueError as error:
         raise UsageError(
             f"{printable(model)}: its record is damaged: {error}", "held_out"

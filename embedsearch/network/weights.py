@@ -89,6 +89,20 @@ def is_file_name(model: str) -> bool:
     return is_there or model.lower().endswith(_SUFFIXES)
 
 
+def metadata_of(file: Path) -> dict[str, str]:
+    """Return the texts beside the weights of a safetensors file, none for a file of another kind.
+
+    Raises OSError.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            return opened.metadata() or {}
+    except SafetensorError:
+        return {}
+
+
 def weights_path(spec: ModelSpec) -> Path:
     """Return the safetensors file of a spec's weights, or its folder, the content verified.
 
