@@ -95,6 +95,8 @@ def index(
     named = folders or []
     if (unit is not None) + (engine is not None) + watch > 1:
         raise UsageError("--unit, --engine and --watch exclude each other")
+    if not watch and (quiet is not None or config.poll_s is not None):
+        raise UsageError("--quiet and --poll need --watch")
     if engine is not None:
         return _on_engine(engine, named, store, config, session, as_json=json)
     if unit is not None:

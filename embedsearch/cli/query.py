@@ -155,7 +155,9 @@ class _Answers:
 
 def _advised(name: str, answer: Answer, text: tuple[str, ...]) -> str:
     """Return why an image cannot be searched with, and what may have been meant."""
-    from embedsearch.core.records import Reason  # with NumPy, which the help does without
+    # With NumPy, which the help does without.
+    from embedsearch.core.records import Reason
+    from embedsearch.images.sources.kinds import has_image_name
 
     assert answer.failure is not None, "only failures are advised on"
     shown = shlex.quote(name)
@@ -166,6 +168,10 @@ def _advised(name: str, answer: Answer, text: tuple[str, ...]) -> str:
             f"embedsearch index {shown}"
         )
     if answer.failure.reason is not Reason.VANISHED or is_url(name):
+        return str(answer.failure)
+    if "*" in name:
+        return f"{answer.failure}; without quotes, the shell puts the files in place of the *"
+    if "/" in name or has_image_name(os.fsencode(name)):
         return str(answer.failure)
     if text:
         words = " ".join((*text, name))

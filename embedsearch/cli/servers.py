@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -135,6 +135,10 @@ class OverHttp:
     concurrency: int = CONCURRENCY
     queue: int = QUEUE
 
+    def given(self) -> list[str]:
+        """Return the names of the options that are not as they would be by themselves."""
+        return [f.name for f in fields(self) if getattr(self, f.name) != f.default]
+
     def logging(self, verbose: bool) -> Callable[[str], None]:
         """Begin to log, and return what writes a line for a person there."""
         from embedsearch.web.logs import log_to_stderr
@@ -239,6 +243,8 @@ def mcp(
     from embedsearch.searching.searcher import open_store
     from embedsearch.store.locate import locate_store, url_of
 
+    if not http and (given := over_http.given()):
+        raise UsageError(f"{given[0]} needs http: without it, nothing listens", given[0], "http")
     say = over_http.logging(verbose) if http else notice
     serve_tools = _tools_over_http(over_http, say) if http else _tools_by_stdio
     stores = store or [url_of(None) or str(locate_store(None))]

@@ -127,8 +127,13 @@ def _target(path: Path, kept: contextlib.ExitStack) -> _Target:
         return _Target(path, Path(folder, "output"), True)
     path = Path(os.path.realpath(path))
     temporary = path.with_name(f".tmp-{secrets.token_hex(8)}")  # names may be as long as can be
-    kept.callback(lambda: temporary.unlink(missing_ok=True))
+    kept.callback(_removed, temporary)
     return _Target(path, temporary, False)
+
+
+def _removed(temporary: Path) -> None:
+    with contextlib.suppress(OSError):  # where it could not be made, that is the error to tell
+        temporary.unlink(missing_ok=True)
 
 
 def remove_debris(folder: Path) -> None:

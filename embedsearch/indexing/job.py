@@ -206,9 +206,9 @@ def store_model(
         return requested if requested.is_foreign else replace(requested, decoding=DECODING)
     if requested.fingerprint != own.fingerprint:
         raise IncompatibleStore(
-            f"{store} was made with {own.name}, not {requested.name} "
-            f"({'; '.join(requested.differences(own))}): leave that out, or re-embed everything "
-            "with rebuild=True",
+            f"{store} was made with {own.name}, which differs from what is asked for now "
+            f"({'; '.join(own.differences(requested))}): leave out the options that differ, or "
+            "re-embed everything with rebuild=True",
             "rebuild",
         )
     if own.decoding != DECODING and not own.is_foreign:

@@ -119,8 +119,9 @@ def forget(
             above = [root.path for root in _places(roots) if is_inside(path, root.path)]
             if above:
                 raise UsageError(
-                    f"{path} is a part of {above[0]}, which is scanned: delete it, or leave it "
-                    "out with exclude"
+                    f"{path} is a part of {above[0]}, which the store indexes as a whole; to leave "
+                    f"it out: embedsearch index --exclude "
+                    f"{shlex.quote('/' + os.path.relpath(path, above[0]) + '/')}"
                 )
             raise UsageError(f"the store has no folder {path}: {_known(roots)}")
         positions = [*known.of_roots(frozenset(root.id for root in gone)), *listed]

@@ -216,8 +216,8 @@ def _real_location(location: str, known: Mapping[str, Root]) -> tuple[str, RootK
         if (kind := kind_of_file(path)) is not None:
             return path, kind
         raise UsageError(
-            f"{location} is a file: folders are indexed, and {', '.join(SUFFIXES)}, and images, "
-            f"but it does not begin like one{_packed_otherwise(path)}"
+            f"{location} is neither a folder nor an image, nor one of {', '.join(SUFFIXES)}: leave "
+            f"it out{_packed_otherwise(path)}"
         )
     return real_folder(location), RootKind.FOLDER
 

@@ -25,6 +25,7 @@ from embedsearch.indexing.scope import Sources
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.indexing.user_columns import check_table, join_user_columns
 from embedsearch.network.runtime import load_stream_extractor
+from embedsearch.network.weights import check_named
 from embedsearch.store.snapshot import open_snapshot, read_failures
 
 # What a run may change beside rows and failures.
@@ -106,6 +107,8 @@ def _preview(request: Request, clock: StageClock) -> IndexReport:
     if manifest is not None:
         images = manifest.live
         model = store_model(request.store, config, manifest, request.session).name
+    else:
+        check_named(config.model)
     return make_report(
         request, changes, outcome, clock, model=model, manifest=manifest, images=images
     )

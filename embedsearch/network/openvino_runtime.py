@@ -148,6 +148,7 @@ def converted_folder(spec: ModelSpec, session: Session, *, needs_int8: bool = Fa
         return kept
     folder = noted_cache_folder(session) / "openvino" / _folder_name(spec)
     if not _is_ready(folder):
+        weights_path(spec)  # where they are missing, that is said, and nothing is converted
         session.notice(f"converting {spec.name} for this processor (once)")
         _convert(spec, folder, session)
     if needs_int8:

@@ -63,10 +63,15 @@ def resolve(model: str, session: Session) -> ModelSpec:
     path = Path(local_path(model))
     if path.suffix.lower() == ".onnx":
         raise UsageError(f"model={model}: name the folder of an ONNX file, not the file", "model")
-    if path.is_file():  # its content decides
-        return _file_spec(path, session)
-    if path.is_dir():
-        return _folder_spec(path, session)
+    check_named(model)
+    return _folder_spec(path, session) if path.is_dir() else _file_spec(path, session)
+
+
+def check_named(model: str) -> None:
+    """Raise WeightsUnavailable or UsageError for what is no model by its name."""
+    path = Path(local_path(model))
+    if model in {AUTO, *CATALOG} or path.is_file() or path.is_dir():  # the content decides
+        return
     if is_file_name(model):
         raise WeightsUnavailable(f"model={model}: there is no such file", "model")
     import difflib  # rarely needed
@@ -74,10 +79,10 @@ def resolve(model: str, session: Session) -> ModelSpec:
     names = [AUTO, *CATALOG]
     close = difflib.get_close_matches(model, names, n=1)
     close = close or [name for name in names if name.startswith(model)]
-    suggestion = f"; did you mean {close[0]}?" if close else ""
+    meant = f"did you mean {close[0]}? " if close else ""
     raise UsageError(
-        f"model={model!r} is neither one of {', '.join(names)} nor a file of weights nor a folder "
-        f"of ONNX files{suggestion}",
+        f"model={model!r} is not known: {meant}`embedsearch models` lists the names; a file of "
+        "weights or a folder of ONNX files is a model, too",
         "model",
     )
 

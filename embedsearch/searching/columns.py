@@ -22,7 +22,15 @@ from embedsearch.core.names import (
     exact_bytes,
     unicode_text,
 )
-from embedsearch.core.paths import is_url, is_web, local_path, part_below, url_key, whole_path
+from embedsearch.core.paths import (
+    is_url,
+    is_web,
+    local_path,
+    part_below,
+    printable,
+    url_key,
+    whole_path,
+)
 from embedsearch.core.records import NO_DIGEST
 from embedsearch.core.session import Session
 from embedsearch.searching.filters.grammar import POSITION_COLUMN
@@ -138,6 +146,16 @@ class RowColumns:
                         return found
         is_plain = key.isascii() and "\\x" not in key
         return [] if is_plain else self._looking_like(comparable(local_path(key)))
+
+    def called(self, name: str, most: int = 3) -> list[str]:
+        """Return the keys of the first images whose last part of the path is a name."""
+        ending, found = b"/" + os.fsencode(name), []
+        for _, table in self._snapshot.tables(["key"]):
+            keys: list[Any] = table.column("key").to_pylist()
+            found += [printable(os.fsdecode(key)) for key in keys if key.endswith(ending)]
+            if len(found) >= most:
+                break
+        return found[:most]
 
     def _looking_like(self, name: str) -> list[int]:
         """Return the ordinals of the rows whose key or full path looks like a name."""

@@ -186,10 +186,11 @@ class Generation:
         """Return the ordinal of a live image by its key, its full path or its row."""
         if isinstance(image, str):
             ordinals = self._columns.find(image)
-            problem = (
-                f"no single image of the store has the key or path {image!r}; give it as the "
-                "results show it"
-            )
+            problem = f"no single image of the store has the key or path {image!r}"
+            if near := [] if ordinals else self._columns.called(image):
+                problem += f"; did you mean {' or '.join(near)}?"
+            else:
+                problem += "; give it as the results show it"
         elif isinstance(image, Integral):
             number = int(image) if 0 <= image < 1 << 63 else -1  # what int64 holds
             ordinals = [n for n in self._snapshot.ordinals([number]) if n >= 0]

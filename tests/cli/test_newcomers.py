@@ -62,6 +62,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "query photos/*; to add them to the store: embedsearch index photos",
         ),
         (["--key", "nope.jpg"], "has the key or path 'nope.jpg'; give it as the results show it"),
+        (["--key", "clocks_1.jpg"], "did you mean clocks/clocks_1.jpg?"),
+        (["photos/*.jpg"], "without quotes, the shell puts the files in place of the *"),
         ([], "name an image to look for, or --text, --key, --like or --from"),
     ],
 )
@@ -72,6 +74,39 @@ def test_what_is_no_image_is_answered_by_what_to_do(
     assert done.returncode in {1, 2}
     assert answer in one_line(done.stderr)
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["search", "x"], "No such command 'search'. Here it is called query"),
+        (["photos"], "No such command 'photos'. Did you mean embedsearch index photos?"),
+        (["--store", "x", "info"], "No such option: --store. Options come after the command"),
+        (["index", "photos", "--output", "x"], "No such option: --output; see --help"),
+        (
+            ["query", "x", "-k", "three"],
+            "'-k' / '--k': it must be a whole number",
+        ),
+        (["index", "photos", "--poll", "5s"], "--quiet and --poll need --watch"),
+        (["mcp", "--port", "9000"], "--port needs --http: without it, nothing listens"),
+        (["index", "photos", "--model", "resnet-50"], "is not known: did you mean resnet50?"),
+        (["index", "photos", "--model", "no.pth", "--dry-run", "--store", "n.es"], "no such file"),
+        (["index", "photos", "--metadata", "photos"], "it is a folder; name a table"),
+        (["forget", "photos/clocks"], "embedsearch index --exclude /clocks/"),
+    ],
+)
+def test_a_mistyped_command_leads_to_what_was_meant(
+    home: Path, words: list[str], answer: str
+) -> None:
+    done = run_cli(*words, cwd=home)
+    assert done.returncode in {2, 4}, done.stderr
+    assert answer in one_line(done.stderr)
+
+
+def test_an_output_that_cannot_be_written_is_named_as_it_was_given(home: Path) -> None:
+    done = run_cli("map", "/proc/map.html", cwd=home)
+    assert done.returncode == 4
+    assert "/proc/map.html: " in one_line(done.stderr) and ".tmp-" not in done.stderr
 
 
 def test_a_url_that_cannot_be_fetched_is_named(home: Path) -> None:

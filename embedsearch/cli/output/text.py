@@ -230,6 +230,8 @@ def _metadata_line(table: MetadataReport) -> str:
     if table.unmatched:
         line += f"\n{table.unmatched} rows name no image: "
         line += _first_names(table.unmatched_names, table.unmatched)
+    if table.unmatched and not table.matched:
+        line += "\npaths must be as `embedsearch query --csv` shows them in `path`, or whole"
     return line
 
 
@@ -251,18 +253,20 @@ def _stage_line(report: IndexReport) -> str:
     """Return the fraction of the time that each stage was busy, and what would help."""
     shown = sorted(report.stage_share.items(), key=lambda item: -item[1])
     parts = [f"{name} {_percent(share)}" for name, share in shown if share >= 0.005]
-    return f"{_slowest(report)} ({' · '.join(parts)})"
+    slowest = _slowest(report, helps=report.elapsed_s >= _LONG_S)
+    return f"{slowest} ({' · '.join(parts)})"
 
 
+_LONG_S = 30.0  # nobody waits for a shorter run
 _STAGES = {
     "load": "loading the network (one-time conversion for this CPU)",
     "tune": "choosing a search index (once the store has grown)",
 }
 
 
-def _slowest(report: IndexReport | BenchReport) -> str:
-    """Return what holds the run back, and what would help."""
-    hint = f" → {with_options(report.advice, SETUP_FIELDS)}" if report.advice else ""
+def _slowest(report: IndexReport | BenchReport, *, helps: bool) -> str:
+    """Return what holds the run back, and what would help, if that is worth it."""
+    hint = f" → {with_options(report.advice, SETUP_FIELDS)}" if report.advice and helps else ""
     stage = report.slowest_stage
     if report.images_per_s_at_most and stage in {"read", "decode", "embed"}:
         return (
@@ -289,7 +293,7 @@ def bench_lines(report: BenchReport) -> str:
         + f"all together: {report.images_per_s:,.0f} images/s with {report.workers} decoding "
         f"process{'es' if report.workers > 1 else ''}; the network was ready after "
         f"{report.load_s:.1f} s\n"
-        f"{_slowest(report)}\n"
+        f"{_slowest(report, helps=True)}\n"
     )
 
 

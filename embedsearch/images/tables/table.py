@@ -55,7 +55,8 @@ def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
     A column whose name is `taken` by a column of the store is called `user_…`.
     """
     if not source.is_file():
-        raise UsageError(f"metadata {source}: there is no such file", "metadata")
+        problem = "it is a folder" if source.is_dir() else "there is no such file"
+        raise UsageError(f"metadata {source}: {problem}; name a table", "metadata")
     table, column = read_table(source, f"metadata {source}")
     folder = os.path.dirname(os.path.realpath(source))
     is_csv = source.suffix.lower() in _CSV
