@@ -17,6 +17,7 @@ from embedsearch.learning.reports import (
 
 CLASS_COLUMNS = ["model", "expand", "rerank", "name", "images", "recall@1", "mAP"]
 _WORST_CLASSES = 5
+_PERFECT = 0.9995  # is shown as 1.000
 
 
 def evaluation_lines(results: Sequence[Evaluation]) -> str:
@@ -97,11 +98,12 @@ def _group_lines(results: Sequence[Evaluation]) -> str:
 
 
 def _class_lines(result: Evaluation) -> str:
-    """Return the classes of lowest mAP as a table, if there are several."""
+    """Return the classes of lowest mAP as a table, if one of several is not perfect."""
     measured = [(one.mean_ap, one) for one in result.classes if one.mean_ap is not None]
-    if len(measured) < 2:
+    lacking = [pair for pair in measured if pair[0] < _PERFECT]
+    if len(measured) < 2 or not lacking:
         return ""
-    worst = sorted(measured, key=lambda pair: pair[0])[:_WORST_CLASSES]
+    worst = sorted(lacking, key=lambda pair: pair[0])[:_WORST_CLASSES]
     rows = [
         [one.name, f"{one.images:,}", f"{one.recall_1 or 0.0:.3f}", f"{mean_ap:.3f}"]
         for mean_ap, one in worst
