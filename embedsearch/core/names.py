@@ -16,6 +16,7 @@ FULL_PATH = "full_path"  # the field with the whole path or URL; `path` is the p
 EXACT = "path_bytes"
 FULL_EXACT = "full_path_bytes"
 PATHS = ("path", EXACT, FULL_PATH, FULL_EXACT)
+SHA256 = "sha256"  # of the file, in hexadecimal
 
 
 def unicode_text(name: str) -> str:

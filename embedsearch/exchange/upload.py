@@ -21,7 +21,7 @@ from embedsearch.core.arguments import checked
 from embedsearch.core.errors import IncompatibleStore, Interrupted
 from embedsearch.core.records import Progress
 from embedsearch.core.session import Session
-from embedsearch.searching.columns import NOT_UPLOADED, RowColumns
+from embedsearch.searching.columns import RowColumns
 from embedsearch.searching.vectordb.database import DatabaseRecord, RowBatch, VectorDatabase
 from embedsearch.searching.vectordb.fields import (
     Field,
@@ -94,8 +94,7 @@ def upload(
 
 def _fields(columns: RowColumns) -> tuple[list[Field], list[str]]:
     """Return the fields for a store's columns, and the names of columns that no field can hold."""
-    here = [field for field in columns.schema if field.name not in NOT_UPLOADED]
-    fields, left_out = fields_of(pa.schema(here))
+    fields, left_out = fields_of(columns.schema)
     unfit: set[str] = set()
     for _, table in columns.tables(_sources(fields)):
         unfit |= {f.column for f in fields if not is_held(column_of(table, f), f.kind)}

@@ -18,6 +18,7 @@ from embedsearch.core.names import (
     FULL_EXACT,
     FULL_PATH,
     PATHS,
+    SHA256,
     comparable,
     exact_bytes,
     unicode_text,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from embedsearch.searching.vectordb.fields import Field
 
 _log = logging.getLogger(__name__)
-SHA256 = "sha256"
 # Columns shown under another name and in another form than in the shards: what they are made of.
 _MADE_OF = {
     **{"folder": ("root",), "modified": ("mtime_ns",), SHA256: ("digest",)},
@@ -61,7 +61,6 @@ _FIELDS = [
 FILTERED = tuple(field.name for field in _FIELDS)
 # Names that a user's column cannot have.
 BUILT_IN = frozenset(field.name for field in _FIELDS) | _INTERNAL | {*PATHS, POSITION_COLUMN}
-NOT_UPLOADED = frozenset({FULL_PATH, SHA256})  # what a vector database does not hold
 
 
 class RowColumns:

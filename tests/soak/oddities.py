@@ -86,8 +86,8 @@ with embedsearch.open_store(store) as photos:
     listed = photos.images(20)
     for record in listed.images:
         json.dumps(record.to_dict())
-        tried("query", lambda: photos.query(record.path, k=3))
-        tried("row", lambda: photos.query(photos.get(record.row).path, k=3))
+        tried("query", lambda: photos.query(record.full_path, k=3))
+        tried("row", lambda: photos.query(photos.get(record.row).full_path, k=3))
 """
 
 

@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from embedsearch.core.names import FULL_PATH, SHA256
+
 Value: TypeAlias = "int | float | str | bool"
 
 # Null in engines without nulls (see milvus.py); U+FDD0 is a noncharacter that no text contains.
@@ -24,6 +26,7 @@ _MAX_TEXT_BYTES = 65_535  # of a VARCHAR of Milvus
 _FIRST_US, _LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999  # years 1 to 9999
 # Names that are neither keywords of an engine nor other fields of a row.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,49}")
+_OF_THE_STORE = {FULL_PATH, SHA256}  # what a store knows of a file, and no database needs
 OWN_FIELDS = ("id", "vector", "mark", "root", "key")
 _RESERVED = frozenset(
     {*OWN_FIELDS, "and", "or", "not", "in", "like", "is", "null", "true", "false", "exists"}
@@ -100,7 +103,7 @@ def fields_of(schema: pa.Schema) -> tuple[list[Field], list[str]]:
     left_out: list[str] = []
     taken = set(_RESERVED)
     for column in _flat(schema):
-        if column.name == ROW.column:
+        if column.name == ROW.column or column.name in _OF_THE_STORE:
             continue
         kind = _KINDS.get(str(column.type))
         if kind is None or column.name in {field.column for field in fields}:

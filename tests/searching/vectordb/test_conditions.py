@@ -217,6 +217,7 @@ def test_filters_mean_the_same(
         ("list_contains(tags, 'a')", "(list_contains)"),
         ("tags is null", "does not hold tags, only big"),
         ("gps is null", "does not hold gps"),
+        ("full_path like '/%'", "does not hold full_path, only big"),
         ("rating", "column ref"),
         ("rating > price", "column ref"),
         ("price > 'nan'", "constant"),
