@@ -175,6 +175,38 @@ def _measure_texts(
     sys.stdout.write(json_lines(rows) if json else text_evaluation_lines(results))
 
 
+WeightsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="model: start from its weights; none: from random ones.",
+        rich_help_panel=LEARNING,
+    ),
+]
+TargetsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="CSV with path and target columns, instead of folders.", rich_help_panel=LEARNING
+    ),
+]
+ClassifyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Learn this column of classes. Repeatable.",
+        rich_help_panel=LEARNING,
+    ),
+]
+RegressOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="COLUMN",
+        help="Learn this column of numbers. Repeatable.",
+        rich_help_panel=LEARNING,
+    ),
+]
+
+
 @with_config(TrainConfig, TRAIN)
 def train(
     config: TrainConfig,
@@ -184,36 +216,10 @@ def train(
     out: Annotated[
         Path, typer.Option(metavar="FILE", help="Write the model to this .safetensors file.")
     ],
-    weights: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="model: start from its weights; none: from random ones.",
-            rich_help_panel=LEARNING,
-        ),
-    ] = "model",
-    targets: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV with path and target columns, instead of folders.", rich_help_panel=LEARNING
-        ),
-    ] = None,
-    classify: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="Learn this column of classes. Repeatable.",
-            rich_help_panel=LEARNING,
-        ),
-    ] = None,
-    regress: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COLUMN",
-            help="Learn this column of numbers. Repeatable.",
-            rich_help_panel=LEARNING,
-        ),
-    ] = None,
+    weights: WeightsOption = "model",
+    targets: TargetsOption = None,
+    classify: ClassifyOption = None,
+    regress: RegressOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:

@@ -7,7 +7,6 @@ counted.
 from __future__ import annotations
 
 import os
-import shlex
 from array import array
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from embedsearch.images.sources.source import Source
 from embedsearch.indexing.known_rows import KeptRow, KnownRows
 from embedsearch.indexing.ref_list import RefList
 from embedsearch.indexing.same_files import SameFiles, reached, vanished
+from embedsearch.indexing.scanned_target import ScannedTarget
 from embedsearch.indexing.scope import ScanTarget, Scope, Sources
 from embedsearch.store.snapshot import Snapshot, read_failures
 
@@ -87,7 +87,7 @@ def find_changes(
     missing, spare = comparison.left(scope, scans)
     moved, unmatched = comparison.match_new([*missing, *spare], embed, replaced)
     for scan in scans:
-        scan.check(unmatched)
+        scan.check(unmatched, session)
     elsewhere = [failure for failure in recorded if _is_elsewhere(failure, scope)]
     row_of = comparison.row
     deleted = array("q", map(row_of, sorted(unmatched.difference(spare))))
@@ -108,37 +108,6 @@ def find_changes(
         scan_failures=sum(scan.scan_failures for scan in scans),
         ignored=sum((scan.ignored for scan in scans), Ignored()),
     )
-
-
-@dataclass(frozen=True)
-class _Scan:
-    """What one target holds, compared with the rows that the store has of it."""
-
-    target: ScanTarget
-    missing: list[int]  # positions of known rows whose file is gone
-    failures: list[Failure]
-    vanished: list[int] = field(default_factory=list)  # the same, where no image is left at all
-    problem: str = ""  # what is wrong with that
-    known_failed: int = 0
-    unchanged: int = 0
-    found: int = 0
-    scan_failures: int = 0
-    ignored: Ignored = field(default_factory=Ignored)
-
-    def check(self, unmatched: frozenset[int]) -> None:
-        """Raise UsageError for images that are neither here nor anywhere else."""
-        lost = len(unmatched.intersection(self.vanished))
-        if not self.problem or (self.vanished and not lost):
-            return
-        folder = os.path.join(self.target.root.path, self.target.scope).rstrip("/") or "/"
-        held = f"the store holds {lost} images of it" if lost else "rebuild would drop its images"
-        raise UsageError(
-            f"{folder} {self.problem}, and {held}; nothing was changed. Is its disk plugged in? If "
-            f"it moved: embedsearch relocate {shlex.quote(folder)} NEW. If it is gone for good: "
-            f"embedsearch forget {shlex.quote(folder)}. allow_empty goes on without its images",
-            "rebuild",
-            "allow_empty",
-        )
 
 
 @dataclass(frozen=True)
@@ -167,7 +136,7 @@ class _Comparison:
     def _known_failures(self) -> dict[tuple[int, str], Failure]:
         return {(f.root, f.key): f for f in self.recorded if f.stage is not Stage.SCAN}
 
-    def scan(self, target: ScanTarget) -> _Scan:
+    def scan(self, target: ScanTarget) -> ScannedTarget:
         """Compare one target with its known rows. Raises UsageError for a new one not there."""
         positions = self.known.below(target)
         if target.root.kind is RootKind.LIST and self.same.listed:
@@ -178,7 +147,7 @@ class _Comparison:
                 raise UsageError(f"{target.root.path} does not exist")
             rows = positions.tolist()
             problem = self._problem("has vanished", rows)
-            return _Scan(target, [], [], rows, problem)
+            return ScannedTarget(target, [], [], rows, problem)
         if not (self.rebuild or self.retry_failures) and self._is_synced(target.root, source):
             return self._unread(target, len(positions))
         scan = self._compare(target, source, positions)
@@ -205,7 +174,7 @@ class _Comparison:
         """Return its number."""
         return int(self.known.value("row", position))
 
-    def left(self, scope: Scope, scans: Iterable[_Scan]) -> tuple[list[int], list[int]]:
+    def left(self, scope: Scope, scans: Iterable[ScannedTarget]) -> tuple[list[int], list[int]]:
         """Return the rows that no scan has met: those that are gone, and those elsewhere."""
         same, known = self.same, self.known
         lost = same.lost(self.met(same.claims), {root.id: root for root in scope.roots})
@@ -236,12 +205,12 @@ class _Comparison:
         of_root = (f for f in self._known_failures.values() if f.root == root.id)
         return not any(failure.reason.is_passing for failure in of_root)
 
-    def _unread(self, target: ScanTarget, rows: int) -> _Scan:
+    def _unread(self, target: ScanTarget, rows: int) -> ScannedTarget:
         """Return what is known of an archive that did not change."""
         root = target.root
         failures = [failure for failure in self.recorded if failure.root == root.id]
         failed = sum(failure.stage is not Stage.SCAN for failure in failures)
-        return _Scan(
+        return ScannedTarget(
             target,
             [],
             failures,
@@ -253,7 +222,7 @@ class _Comparison:
 
     def _compare(
         self, target: ScanTarget, source: Source, positions: npt.NDArray[np.int64]
-    ) -> _Scan:
+    ) -> ScannedTarget:
         missing: list[int] = []
         failures: list[Failure] = []
         found = unchanged = 0
@@ -271,7 +240,7 @@ class _Comparison:
                 self.changed.append(ref)
                 self.changed_positions.append(position)
         missing, of_scan = self._readable(missing, source)
-        return _Scan(
+        return ScannedTarget(
             target=target,
             missing=missing,
             failures=[*failures, *of_scan],

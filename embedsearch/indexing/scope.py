@@ -216,7 +216,7 @@ def _real_location(location: str, known: Mapping[str, Root]) -> tuple[str, RootK
         if (kind := kind_of_file(path)) is not None:
             return path, kind
         raise UsageError(
-            f"{location} is neither a folder nor an image, nor one of {', '.join(SUFFIXES)}: leave "
+            f"{location} is a file, but neither an image nor one of {', '.join(SUFFIXES)}: leave "
             f"it out{_packed_otherwise(path)}"
         )
     return real_folder(location), RootKind.FOLDER

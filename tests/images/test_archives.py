@@ -210,7 +210,7 @@ def test_what_is_no_archive(library: Library, tmp_path: Path) -> None:
         with pytest.raises(NothingIndexed, match="no images found"):
             library.index(tmp_path / name)
     (tmp_path / "photo.png").write_bytes(b"")
-    with pytest.raises(UsageError, match=r"is a file: folders are indexed, and \.tar"):
+    with pytest.raises(UsageError, match=r"is a file, but neither an image nor one of \.tar"):
         library.index(tmp_path / "photo.png")
     assert not library.store.exists()
 
@@ -360,7 +360,7 @@ def test_sidecars_lie_in_archives_too(
     assert (report.metadata.matched, report.metadata.unreadable) == (3, 3)
     where = " ".join(report.metadata.unreadable_names)
     assert "a/05.cls (not a whole number)" in where and "b/04.txt (" in where
-    assert "b/04.json (nested too deep)" in where
+    assert "b/04.json (nested too deeply)" in where
     nothing = {"stars": None, "tags": None, "caption": None, "cls": None}
     first = {"stars": 5, "tags": ["x"], "caption": "a cat"}
     assert said(library.store, "a/01.png") == {**nothing, **first}
