@@ -39,11 +39,15 @@ _SETTINGS: dict[str, str | bool | int | float | list[str]] = {
 _MORE_SETTINGS = "SET errors_as_json = true; SET lock_configuration = true"
 # Parts of a SELECT that a text could add by closing the parenthesis.
 _PARTS = ("modifiers", "group_expressions", "having", "qualify", "sample")
+_TIME = r"(?:DATE|TIMESTAMP)[\w ]{0,20}"
+_A_TIME = "a time cannot be compared with a number: write taken_at >= '2024-01-01'"
 _TYPE = r"([A-Z][\w ,()\[\]\"]{0,120}?)"
 _SAID = {
     r"Max expression depth": "too deeply nested",
     r"(unterminated (?:string literal|quoted identifier|quoted string|/\* comment))": "{0}",
     r"syntax error at or near \"(?P<at>.*)\"": 'syntax error at or near "{at}"',
+    rf"Cannot compare values of type {_TIME} and type INTEGER\w* -": _A_TIME,
+    rf"Cannot compare values of type INTEGER\w* and type {_TIME} -": _A_TIME,
     rf"Cannot compare values of type {_TYPE} and type {_TYPE} -": (
         "{0} cannot be compared with {1}: cast one of them"
     ),
@@ -137,7 +141,8 @@ def _sent(value: Any) -> tuple[str, str]:
 
 def _placed(refused: Refused) -> Refused:
     """Return a refusal whose position is a byte of the text, or -1."""
-    return Refused(refused.message, place_in_text(refused.position))
+    position = place_in_text(refused.position)
+    return Refused(refused.message, position, refused.hint, refused.known)
 
 
 def _refusal(error: duckdb.Error) -> Refused:

@@ -67,6 +67,8 @@ _COLLATIONS = frozenset({"nocase", "noaccent", "nfc", "binary", "c", "posix"})
 _CLOCK_NAMES = frozenset({"current_date", "current_timestamp"})
 _CLOCK_FUNCTIONS = frozenset({"now", "today"})
 _WITH_LAMBDA = frozenset({"list_filter"})
+_FUNCTIONS_SHOWN = 12
+_NEAREST_SHOWN = 3
 
 
 POSITION_COLUMN = "place_4d1e9f0a"  # no user's column has this name
@@ -82,10 +84,13 @@ def place_in_text(position: int) -> int:
 class Refused(Exception):
     """Something that a condition may not say, and where: a byte of the query, or -1."""
 
-    def __init__(self, message: str, position: int = -1) -> None:
+    def __init__(self, message: str, position: int = -1, hint: str = "", known: str = "") -> None:
+        """`hint` is what to do; `known` is what there is, if not the columns."""
         super().__init__(message)
         self.message = message
         self.position = position
+        self.hint = hint
+        self.known = known
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,7 @@ def used_by(tree: dict[str, Any], names: list[str]) -> Used:
     lambdas: set[int] = set()  # in places where one is understood
     variables: set[str] = set()
     parts = list(_expressions(tree, lambdas, variables))
+    values = {id(each) for part in parts for each in _compared_with(part)}
     for part in parts:
         kind, position = part["class"], part.get("query_location", -1)
         _check_class(part, lambdas)
@@ -113,7 +119,7 @@ def used_by(tree: dict[str, Any], names: list[str]) -> Used:
             if not found and len(path) == 1 and path[0].lower() in _CLOCK_NAMES:
                 clock = True
             elif not found:
-                raise Refused(_unknown(path, known), position)
+                raise _unknown(path, known, position, is_value=id(part) in values)
             columns.update(found)
         elif kind == "FUNCTION":
             _check_function(part)
@@ -143,6 +149,15 @@ def _expressions(tree: Any, lambdas: set[int], variables: set[str]) -> Iterator[
 def _arguments(node: dict[str, Any]) -> list[dict[str, Any]]:
     given: list[dict[str, Any]] = node.get("arguments") or node.get("children") or []
     return given
+
+
+def _compared_with(part: dict[str, Any]) -> list[Any]:
+    """Return what stands where a condition usually has a value, and no column."""
+    if part["class"] == "COMPARISON":
+        return [part["right"]]
+    if part["class"] == "OPERATOR" and part["type"] in {"COMPARE_IN", "COMPARE_NOT_IN"}:
+        return list(part["children"][1:])
+    return [each.get("expression", each) for each in _arguments(part)[1:]]
 
 
 def _variables(left: Any) -> Iterator[str]:
@@ -196,11 +211,12 @@ def _check_function(part: dict[str, Any]) -> None:
         raise Refused(f"{name} takes values only: each row is evaluated by itself", position)
     if name in FUNCTIONS or name in _SIGNS or name in _HIDDEN:
         return
-    near = difflib.get_close_matches(name, sorted(FUNCTIONS), 1, 0.6)
-    hint = f", did you mean {near[0]}?" if near else ""
-    raise Refused(
-        f"no function ({name}){hint}; functions: {', '.join(sorted(FUNCTIONS))}", position
-    )
+    near = difflib.get_close_matches(name, sorted(FUNCTIONS), _NEAREST_SHOWN, 0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else ""
+    shown = near + [each for each in sorted(FUNCTIONS) if each not in near]
+    listed, left = ", ".join(shown[:_FUNCTIONS_SHOWN]), len(shown) - _FUNCTIONS_SHOWN
+    known = f"functions: {listed} and {left} more: see the page filters.md"
+    raise Refused(f"there is no function {name}", position, hint, known)
 
 
 def _meant(path: list[str], known: dict[str, str]) -> list[str]:
@@ -209,8 +225,11 @@ def _meant(path: list[str], known: dict[str, str]) -> list[str]:
     return [known[name.lower()] for name in path[: 1 + is_qualified] if name.lower() in known]
 
 
-def _unknown(path: list[str], known: dict[str, str]) -> str:
+def _unknown(path: list[str], known: dict[str, str], position: int, *, is_value: bool) -> Refused:
     wanted = path[path[0].lower() == "images" and len(path) > 1]
     near = difflib.get_close_matches(wanted.lower(), known, 1, 0.7)
-    hint = f", did you mean {known[near[0]]}?" if near else ""
-    return f"there is no column {wanted}{hint}"
+    hints = [f"did you mean {known[near[0]]}?"] if near else []
+    if is_value:
+        text = ".".join(path).replace("'", "''")
+        hints.append(f"a text goes into single quotes: '{text}'")
+    return Refused(f"there is no column {wanted}", position, " or ".join(hints))

@@ -172,8 +172,13 @@ class Where:
         self.text = text if is_exact else comparable(text)
         self.is_exact = is_exact or text.isascii()
 
-    def refusal(self, message: str, position: int = -1) -> UsageError:
-        """Return an error that quotes the text at byte `position`."""
+    def refusal(
+        self, message: str, position: int = -1, hint: str = "", known: str = ""
+    ) -> UsageError:
+        """Return an error that quotes the text at byte `position`, and says what there is.
+
+        That is `known`, or else the columns.
+        """
         where = ""
         if position >= 0:
             before = self.text.encode()[:position].decode(errors="replace")
@@ -181,7 +186,9 @@ class Where:
             at = f"at {rest[:30]!r}" if rest else "at the end"
             where = f", character {len(before) + 1} ({at})"
         message = " ".join(message.split())
-        return UsageError(f"where: {message}{where}; columns: {', '.join(self.names)}", "where")
+        hint = f": {' '.join(hint.split())}" if hint else ""
+        known = known or f"columns: {', '.join(self.names)}"
+        return UsageError(f"where: {message}{where}{hint} ({known})", "where")
 
 
 class Turn:
@@ -233,7 +240,8 @@ class Turn:
         answer = self._worker.ask(question, max(0.0, self._left_s), self.check, window, kept)
         self._left_s -= time.monotonic() - began
         if "refused" in answer:
-            raise self.where.refusal(answer["refused"], answer["position"])
+            hint, known = answer["hint"], answer["known"]
+            raise self.where.refusal(answer["refused"], answer["position"], hint, known)
         return answer
 
 

@@ -112,7 +112,8 @@ class _Answers:
                     table = self._tables[question["window"]]
                     return {"bits": self._engine.holds(question["text"], table)}
         except Refused as error:
-            return {"refused": error.message, "position": error.position}
+            refused = {"refused": error.message, "position": error.position}
+            return {**refused, "hint": error.hint, "known": error.known}
         except MemoryError:
             return {"spent": True}
 
