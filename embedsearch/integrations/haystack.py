@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from embedsearch.core.errors import UnreadableImage
+from embedsearch.core.field_types import listed
 from embedsearch.core.records import Hit
 from embedsearch.integrations.adapters import (
     OpenedStore,
@@ -228,7 +229,8 @@ class EmbedSearchImageEmbedder:
         self.warm_up()
         assert self._embedder is not None, "it is warm"
         with raised_as(ValueError):
-            vectors = self._embedder.embed([_image(image) for image in images])
+            given = listed("images", images, "a list of paths, data: URIs or ByteStreams")
+            vectors = self._embedder.embed([_image(image) for image in given])
         rows: list[list[float]] = vectors.tolist()
         return {"embeddings": rows, "embedding": rows[0] if rows else []}
 
@@ -244,7 +246,7 @@ class EmbedSearchImageEmbedder:
 
 
 def _image(image: str | Path | ByteStream) -> ImageLike:
-    return image.data if isinstance(image, ByteStream) else image_of(os.fspath(image))
+    return image.data if isinstance(image, ByteStream) else image_of(image)
 
 
 def _query(

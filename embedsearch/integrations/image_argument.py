@@ -12,20 +12,27 @@ import re
 from collections.abc import Callable, Sequence
 
 from embedsearch.core.errors import EmbedSearchError, UsageError
+from embedsearch.core.field_types import shown
 from embedsearch.core.paths import local_path, part_below
+from embedsearch.images.sources.kinds import HEAD_BYTES, has_image_name, starts_an_image
 from embedsearch.searching.queries import Inside, Key, Text
 from embedsearch.searching.searcher import Searcher
 
 MAX_BYTES = 20 << 20  # of an image in a data: URI
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SHOWN = 80
+_COLUMN = re.compile(r"\w+:")  # as in path:boat.jpg, which looks for words in a column
+_HEAD_LETTERS = -(-HEAD_BYTES // 3) * 4  # of base64, which tell an image
 
 
-def image_of(text: str) -> str | bytes:
+def image_of(given: str | os.PathLike[str]) -> str | bytes:
     """Return the image of a path or a `data:` URI, as a query.
 
     Raises UsageError for a URL and for text.
     """
+    text = os.fsdecode(given) if isinstance(given, os.PathLike) else given
+    if not isinstance(text, str):
+        raise UsageError(f"{shown(given)} is not an image: give a path or a data: URI")
     if text[:5].lower() == "data:":
         return _data(text)
     path = _path(text)
@@ -34,17 +41,28 @@ def image_of(text: str) -> str | bytes:
     return path
 
 
-def image_or_text(text: str) -> str | bytes | Text:
+def image_or_text(given: str | os.PathLike[str]) -> str | bytes | Text:
     """Return what a text asks for: the image of a file or a `data:` URI, else its words.
 
-    Raises UsageError for a URL.
+    Raises UsageError for a URL, and for the name of an image that is not there.
     """
+    if isinstance(given, os.PathLike):
+        return image_of(given)
+    if not isinstance(text := given, str):
+        raise UsageError(f"{shown(given)} is not a text: give words, a path or a data: URI")
     if text[:5].lower() == "data:":
         return _data(text)
     if not text.strip() or "\0" in text:
         raise UsageError(f"{_shown(text)} is neither the path of an image nor words")
     path = _path(text)
-    return path if os.path.isfile(path) else Text(text)
+    if os.path.isfile(path):
+        return path
+    if has_image_name(os.path.basename(path).encode(errors="replace")) and not _COLUMN.match(text):
+        raise UsageError(
+            f"{_shown(text)}: there is no such file; to look for a name in the columns and paths "
+            "of the store, put it into double quotes"
+        )
+    return Text(text)
 
 
 def image_of_client(
@@ -96,6 +114,8 @@ def _data(uri: str) -> bytes:
 
 
 def _path(text: str) -> str:
+    if _is_base64(text):
+        raise UsageError(f"{_shown(text)} is base64 alone: begin it with data:image/jpeg;base64,")
     path = text if "\0" in text else local_path(text)
     if _URL.match(path):
         message = "is a URL, which is not fetched: give a path or a data: URI"
@@ -114,3 +134,12 @@ def _refusal(text: str) -> UsageError:
 
 def _shown(text: str) -> str:
     return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
+
+
+def _is_base64(text: str) -> bool:
+    """Return whether a text is the bytes of an image in base64, without what comes before them."""
+    try:
+        head = base64.b64decode(text[:_HEAD_LETTERS], validate=True)
+    except ValueError:
+        return False
+    return starts_an_image(head[:HEAD_BYTES])

@@ -15,6 +15,7 @@ from typing import Any
 
 from embedsearch.core.config import DEFAULT_K, SearchConfig
 from embedsearch.core.errors import StoreNotFound, UsageError
+from embedsearch.core.field_types import shown
 from embedsearch.core.options import SearchOptions
 from embedsearch.exchange.texts import FIELDS, TEXT
 from embedsearch.integrations.adapters import OpenedStore
@@ -26,6 +27,8 @@ _EXAMPLE = "where=\"format = 'PNG'\""
 # What other stores call the number of hits, the least score, and the condition.
 _COUNT = {"k", "top_k", "similarity_top_k", "n_results", "limit", "num_results"}
 _SCORE = {"score_threshold", "similarity_cutoff", "threshold", "min_similarity"}
+# Comparisons of other stores, as {"width": {"$gt": 600}}, and SQL's.
+_SIGNS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<=", "$eq": "=", "$ne": "<>"}
 _WHERE = {"filter", "filters", "expr", "where_document", "condition", "metadata_filters"}
 
 
@@ -50,7 +53,7 @@ def query_options(given: Mapping[str, Any], searcher: Searcher) -> dict[str, Any
     options = {name: value for name, value in given.items() if name != FILTER}
     where = options.get("where")
     if where is not None and not isinstance(where, str):
-        raise UsageError(f"where must be text, as {_EXAMPLE}, not {where!r}", "where")
+        raise UsageError(f"where must be text, as {_EXAMPLE}, not {shown(where)}", "where")
     if (condition := filter_condition(given.get(FILTER), searcher)) is not None:
         options["where"] = condition if where is None else f"({where}\n) AND {condition}"
     SearchConfig(**{n: v for n, v in options.items() if n not in {"like", "unlike"}})
@@ -66,8 +69,8 @@ def filter_condition(values: Any, searcher: Searcher) -> str | None:
         return None
     if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
         raise UsageError(
-            f"filter maps columns to equal values, as {{'format': 'PNG'}}, not {values!r}; for "
-            f"other conditions give {_EXAMPLE}"
+            f"filter maps columns to equal values, as {{'format': 'PNG'}}, not {shown(values)}; "
+            f"for other conditions give {_EXAMPLE}"
         )
     columns = searcher.columns
     in_fields = {TEXT, FIELDS} <= columns.keys()
@@ -75,6 +78,12 @@ def filter_condition(values: Any, searcher: Searcher) -> str | None:
     for name, value in values.items():
         if name.startswith("$"):
             raise UsageError(f"filter: {name} is not supported; give {_EXAMPLE}")
+        if isinstance(value, Mapping):
+            example = _EXAMPLE if in_fields else _compared(name, value, columns)
+            raise UsageError(
+                f"filter: {name} is compared for equal values only, not {shown(value)}; give "
+                f"{example}"
+            )
         listed = list(value) if isinstance(value, list | tuple | set | frozenset) else [value]
         makes = _field if in_fields else _column(name, columns)
         equal = [makes(name, each) for each in listed] or ["FALSE"]
@@ -131,6 +140,17 @@ def _column(name: str, columns: Mapping[str, str]) -> Any:
     return equal
 
 
+def _compared(name: str, wanted: Mapping[str, Any], columns: Mapping[str, str]) -> str:
+    """Return comparisons of a column, as another store writes them, as `where`, or an example."""
+    if name not in columns or not name.isidentifier() or not wanted.keys() <= _SIGNS.keys():
+        return _EXAMPLE
+    try:
+        parts = [f"{name} {_SIGNS[sign]} {_literal(name, wanted[sign])}" for sign in wanted]
+    except UsageError:
+        return _EXAMPLE
+    return f'where="{" AND ".join(parts)}"' if parts else _EXAMPLE
+
+
 def _field(name: str, value: Any) -> str:
     """Return the comparison of a field of a text, which is kept as JSON, with a value."""
     pointer = _quoted("/" + name.replace("~", "~0").replace("/", "~1"))
@@ -156,10 +176,10 @@ def _literal(name: str, value: Any) -> str:
         return _quoted(str(value))
     if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return repr(value)
-    raise UsageError(f"filter: {name} cannot be equal to {value!r}; give {_EXAMPLE}")
+    raise UsageError(f"filter: {name} cannot be equal to {shown(value)}; give {_EXAMPLE}")
 
 
 def _quoted(text: str) -> str:
     if "\0" in text:
-        raise UsageError(f"filter: a text cannot contain NUL: {text!r}")
+        raise UsageError(f"filter: a text cannot contain NUL: {shown(text)}")
     return "'" + text.replace("'", "''") + "'"

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, PrivateAttr, model_validator
 
-from embedsearch.core.errors import ImageNotFound, StoreNotFound, UsageError
+from embedsearch.core.errors import ImageNotFound, StoreNotFound
 from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.exchange.texts import StoredText, delete_texts, holds_texts, put_texts
 from embedsearch.integrations.adapters import (
@@ -352,8 +352,6 @@ class EmbedSearchVectorStore(VectorStore):
 
 
 def _asked(query: Any) -> Query:
-    if not isinstance(query, str):
-        raise UsageError(f"{query!r} is not a text: give words, a path or a data: URI")
     return image_or_text(query)
 
 

@@ -166,4 +166,4 @@ def _query(bundle: QueryBundle) -> Query:
 
 
 def _image(image: ImageType) -> ImageLike:
-    return image_of(os.fsdecode(image)) if isinstance(image, str | os.PathLike) else image.read()
+    return image_of(image) if isinstance(image, str | os.PathLike) else image.read()

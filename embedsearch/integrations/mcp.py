@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
 from mcp.types import CallToolResult, Tool, ToolAnnotations
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from embedsearch._version import __version__
 from embedsearch.core.config import MAX_EXPAND, DuplicateConfig, SearchConfig
@@ -49,6 +49,7 @@ from embedsearch.integrations.mcp_size import Pictures, json_size, shortened
 from embedsearch.searching.queries import Key, Single, query_of
 from embedsearch.searching.searcher import Searcher
 from embedsearch.web.limits import Kind, ServerLimits
+from embedsearch.web.problems import problems_of
 from embedsearch.web.turns import Busy, Turns
 
 T = TypeVar("T")
@@ -148,7 +149,12 @@ class _Server(MCPServer):
                     refuse_unknown(arguments, tool.input_schema["properties"], "argument")
                 except UsageError as error:
                     raise ToolError(str(error)) from error
-        return await super().call_tool(name, arguments, context)
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as error:
+            if type(error) is ToolError and isinstance(error.__cause__, ValidationError):
+                raise ToolError(problems_of(error.__cause__, ())) from error
+            raise
 
 
 class _Tools:

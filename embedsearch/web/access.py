@@ -23,6 +23,7 @@ LOCAL_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 LOOPBACK: tuple[Network, ...] = (IPv4Network("127.0.0.0/8"), IPv6Network("::1/128"))
 ANY_NAME = "*"
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_WITH_PORT = re.compile(r"([^:]+|\[.*\]):(\d+)")
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)
 _LOOK_UP_S = 1.0
 
@@ -81,6 +82,11 @@ def access(
 
     On all addresses of this machine, with a token, it answers to any IP address and to its names.
     """
+    if found := _WITH_PORT.fullmatch(host):
+        raise UsageError(
+            f"host {host!r} has a port in it: give host={found[1]} and port={found[2]}",
+            *("host", "port"),
+        )
     if token is not None:
         check_token(token, "token", "token")
     elif not _is_local(host):
@@ -163,18 +169,19 @@ def _public(url: str | None) -> tuple[str, str, frozenset[str]]:
     """Return origin, path and host name of the address that a proxy has. Raises UsageError."""
     if url is None:
         return "", "", frozenset()
+    said, fields = f"public_url, or root_path, {url!r}", ("public_url", "root_path")
     wanted = "an address such as https://example.org/photos/ is wanted, or its path, as /photos"
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises ValueError
     except ValueError as error:
-        raise UsageError(f"public_url {url!r}: {error}; {wanted}", "public_url") from error
+        raise UsageError(f"{said}: {error}; {wanted}", *fields) from error
     is_plain = not (parts.query or parts.fragment or "@" in parts.netloc)
     path = parts.path.rstrip("/")
     if is_plain and url.startswith("/") and not parts.netloc:
         return "", path, frozenset()
     if parts.scheme not in {"http", "https"} or not parts.hostname or not is_plain:
-        raise UsageError(f"public_url {url!r}: {wanted}", "public_url")
+        raise UsageError(f"{said}: {wanted}", *fields)
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     port = {"http": ":80", "https": ":443"}[parts.scheme]  # a browser leaves it out
     netloc = parts.netloc.lower().removesuffix(port)

@@ -24,6 +24,7 @@ from embedsearch.core.scores import BOTH
 from embedsearch.core.strict_json import strict_json
 from embedsearch.searching.queries import Crop, Key, Mix, Query, Single, Text, query_of
 from embedsearch.web.limits import ServerLimits
+from embedsearch.web.problems import problems_of
 
 MAX_K = 1000
 MAX_OFFSET = 10_000
@@ -31,7 +32,6 @@ _MAX_DIM = 1 << 16
 _MAX_EXAMPLES = 100
 _PARTS = 4
 _ROWS = rf"^\d{{1,12}}(,\d{{1,12}}){{0,{_MAX_EXAMPLES - 1}}}$"
-_SHOWN = 3  # errors of a request that are listed
 
 
 class BadRequest(Exception):
@@ -201,7 +201,11 @@ async def read_search(request: Request, limits: ServerLimits) -> SearchRequest:
     elif kind.startswith("image/") or kind == "application/octet-stream":
         image = await request.body()
     else:
-        raise BadRequest("send JSON, an image as the body, or a form with the image", 415)
+        raise BadRequest(
+            "send JSON with the header Content-Type: application/json, an image with Content-Type: "
+            "image/jpeg, or a form (multipart/form-data) with the image",
+            415,
+        )
     options = validated(TextOptions, fields)
     if not image:
         raise BadRequest("the image is empty")
@@ -286,10 +290,7 @@ def validated(model: Any, values: Any) -> Any:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[:_SHOWN]
-        problems = [f"{'.'.join(str(part)[:50] for part in p['loc'])}: {p['msg']}" for p in first]
-        field = str(first[0]["loc"][0])[:50] if first[0]["loc"] else None
-        message = "; ".join(problems)
-        if field == "where":
-            raise BadRequest(message.removeprefix("where: "), 400, "bad_filter", field) from error
-        raise BadRequest(message, field=field) from error
+        place = error.errors(include_url=False)[0]["loc"]
+        field = str(place[0])[:50] if place else None
+        code = "bad_filter" if field == "where" else "bad_request"
+        raise BadRequest(problems_of(error, model.model_fields), 400, code, field) from error

@@ -107,6 +107,8 @@ def test_embeddings_are_those_of_a_store(searcher: Searcher) -> None:
     assert asyncio.run(embedder.run_async(images=[images[0]]))["embedding"] == found["embedding"]
     with pytest.raises(ValueError, match="not words"):
         embedder.run(images=["red shoes"])
+    with pytest.raises(ValueError, match=r"images must be a list of paths.*, not 'a/b.jpg'"):
+        embedder.run(images="a/b.jpg")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no-such-model"):
         EmbedSearchImageEmbedder("no-such-model").warm_up()
     embedder.close()

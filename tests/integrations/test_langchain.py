@@ -180,11 +180,13 @@ def test_errors_are_langchains_with_our_words(store: Path, tmp_path: Path) -> No
         (str(text), "not_an_image"),
         ("", "neither the path"),
         ("...", "no word to look for"),
+        ("sample_images/clocks/nope.jpg", "there is no such file"),
     ):
         with pytest.raises(LangChainException, match=words):
             retriever.invoke(query)
         with pytest.raises(LangChainException, match=words):
             asyncio.run(retriever.ainvoke(query))
+    assert retriever.invoke('"nope.jpg"') == retriever.invoke("path:nope.jpg") == []
     for options in ({"k": 0}, {"where": "captoin = 'a'"}, {"min_score": 3}, {"unknown": 1}):
         with pytest.raises(LangChainException):
             retriever.invoke(CLOCK, **options)
@@ -207,6 +209,10 @@ def test_embeddings_are_those_of_a_store(searcher: Searcher) -> None:
     embeddings = EmbedSearchEmbeddings(model="packaged")
     vector = embeddings.embed_query(CLOCK)
     assert np.array_equal(np.array(vector, np.float32), searcher.embed([CLOCK])[0])
+    path: Any = Path(CLOCK)
+    assert embeddings.embed_query(path) == vector
+    asked = EmbedSearchRetriever(store=searcher).invoke
+    assert asked(path) == asked(CLOCK) != []
     for words in ("red shoes", "http://127.0.0.1/a.jpg"):
         with pytest.raises(LangChainException):
             embeddings.embed_documents([CLOCK, words])

@@ -97,12 +97,21 @@ def test_in_a_query_engine(store: Path) -> None:
     [
         (QueryBundle("..."), "no word to look for"),
         (QueryBundle("", image_path="/none.jpg"), "no such file"),
+        (QueryBundle("clocks/none.jpg"), "no such file"),
         (QueryBundle("", image_path="http://127.0.0.1/a.jpg"), "is a URL"),
         (QueryBundle("", image_path="data:image/png;base64,aGVsbG8="), "not_an_image"),
         (QueryBundle("", embedding=[0.0] * 512), "zero"),
         (QueryBundle("", embedding=[1.0, 2.0]), "components"),
     ],
-    ids=["no words", "no file", "a URL", "no image", "zeros", "two components"],
+    ids=[
+        "no words",
+        "no file",
+        "a name",
+        "a URL",
+        "no image",
+        "zeros",
+        "two components",
+    ],
 )
 def test_errors_are_value_errors_with_our_words(
     store: Path, query: QueryBundle, words: str

@@ -232,6 +232,10 @@ async def test_what_is_refused(
                 await refused(client, "search_similar_images", **arguments)
             for arguments in ({}, {"row": 99}, {"row": 1, "side": 5000}, {"key": "none"}):
                 await refused(client, "get_image", **arguments)
+            bare = base64.b64encode(secret.read_bytes()).decode()
+            await refused(client, "search_similar_images", "begin it with data:image/", image=bare)
+            answer = await client.call_tool("search_similar_images", {"row": 1, "k": 1000})
+            assert str(answer.content[0].text) == "k must be at most 50, not 1000"  # type: ignore[union-attr]
             await refused(client, "no_such_tool")
             found = await client.call_tool("search_similar_images", {"row": 1})
             assert not found.is_error

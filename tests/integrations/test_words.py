@@ -91,7 +91,7 @@ def test_langchain_takes_a_file_as_an_image_and_all_else_as_words(searcher: Sear
     assert [document.id for document in retriever.invoke(TEXT)] == words
     pictures = [hit.full_path for hit in searcher.query(CLOCK, k=6)]
     assert [document.id for document in retriever.invoke(str(CLOCK))] == pictures
-    assert retriever.invoke("clocks_1.jpg")[0].metadata["matched"] == ["path"]
+    assert retriever.invoke('"clocks_1.jpg"')[0].metadata["matched"] == ["path"]
     for wrong, message in (("", "neither"), (" ", "neither"), ("http://a/b.jpg", "not fetched")):
         with pytest.raises(Exception, match=message):
             retriever.invoke(wrong)
@@ -128,7 +128,7 @@ def test_haystack_takes_words_alone_and_beside_an_image(searcher: Searcher) -> N
 def test_a_file_that_is_not_there_may_have_been_meant_as_words(store: Path) -> None:
     done = run_cli("query", "red shoes", "--store", store)
     assert done.returncode == 1
-    assert "there is no such file; to search by words: --text" in done.stderr
+    assert "there is no such file; to search by words: embedsearch query --text" in done.stderr
 
 
 def test_the_table_says_what_matched(store: Path) -> None:

@@ -176,3 +176,12 @@ def test_a_path_alone_will_do_where_the_proxy_hands_on_the_host() -> None:
 def test_a_public_address_is_checked(url: str) -> None:
     with pytest.raises(UsageError, match="public_url"):
         access("127.0.0.1", (), None, url)
+    with pytest.raises(UsageError, match="public_url, or root_path, 'photos': an address"):
+        access("127.0.0.1", (), None, "photos")
+
+
+@pytest.mark.parametrize("host", ["localhost", "[::1]"])
+def test_a_port_is_no_part_of_a_host(host: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        access(f"{host}:9000")
+    assert f"give host={host} and port=9000" in str(caught.value)

@@ -67,6 +67,26 @@ def test_other_options(server: Served) -> None:
     assert told(server.ask(row=1, min_score="a")) == ("bad_request", "min_score")
 
 
+def test_what_is_wrong_is_said_in_our_words(server: Served) -> None:
+    for query, words in {
+        "/search?q=boat": "there is no parameter q: did you mean text? there are k, offset, where",
+        "/search?text=boat&limit=3": "there is no parameter limit: did you mean k?",
+        "/images?top_k=3": "there is no parameter top_k: did you mean k?",
+        "/images?k=1001": "k must be at most 1000, not '1001'",
+        "/search?row=x": "row must be a whole number, not 'x'",
+        "/search?row=1&crop=1,2": "crop must be whole numbers with commas between them, not '1,2'",
+    }.items():
+        assert words in server.get(query).json["error"]
+    assert server.request("POST", "/search", b"[]", content_type="application/json").json[
+        "error"
+    ] == ("the body must be a JSON object, not []")
+    assert "text must be a text, not true" in server.ask(text=True).json["error"]
+    kind = "application/x-www-form-urlencoded"
+    refused = server.request("POST", "/search", b'{"row": 1}', content_type=kind)
+    assert refused.status == 415
+    assert "the header Content-Type: application/json" in refused.json["error"]
+
+
 def test_a_filter_that_took_too_long() -> None:
     from starlette.requests import Request
 
