@@ -85,20 +85,20 @@ def evaluate(
     if relevant is not None:
         rows = read_rows(Path(local_path(relevant)), ["query", "relevant"])
         pairs = [(row["query"], row["relevant"]) for _, row in rows]
-    run = _Run(options, config, session, on_progress, pairs)
+    measurement = _Measurement(options, config, session, on_progress, pairs)
     if folder is None:
         with readable_store(store, session) as path:
-            return run.of_store(path, config)
+            return measurement.of_store(path, config)
     root = os.path.realpath(local_path(folder))
     if held_out:
         chosen = held_out_of(models)
         chosen.check_there(root)
         session.notice(f"measured on the {len(chosen.digests):,} pictures that were held out")
-        return run.of_models(models, root, chosen)
+        return measurement.of_models(models, root, chosen)
     keys = [ref.key for ref in FolderScan(0, root)] if os.path.isdir(root) else []
     if keys:  # else `index` says what is wrong; nothing is embedded where nothing can be measured
         queries_of(_truth(keys, pairs, lambda message: None))
-    return run.of_models(models, str(folder), None)
+    return measurement.of_models(models, str(folder), None)
 
 
 def _check_arguments(
@@ -130,8 +130,27 @@ def _truth(keys: list[str], pairs: Pairs | None, notice: Callable[[str], None]) 
     return of_folders(keys) if pairs is None else PairTruth(keys, pairs, notice)
 
 
+class _Baseline:
+    """The average precisions of the first Evaluation, which others are compared with."""
+
+    def __init__(self) -> None:
+        self._first: dict[str, float] = {}
+
+    def gain(self, keys: list[str], values: npt.NDArray[np.float64]) -> Estimate | None:
+        """Return the mean gain over the queries of both; None of the first one itself."""
+        if not self._first:
+            self._first = dict(zip(keys, values.tolist(), strict=True))
+            return None
+        gains = [
+            value - self._first[key]
+            for key, value in zip(keys, values.tolist(), strict=True)
+            if key in self._first
+        ]
+        return estimate(np.array(gains)) if gains else None
+
+
 @dataclass
-class _Run:
+class _Measurement:
     """The measuring of several models; the first Evaluation is what others are compared with."""
 
     options: SearchConfig
@@ -139,7 +158,7 @@ class _Run:
     session: Session
     on_progress: Callable[[Progress], None] | None
     pairs: Pairs | None
-    baseline: _Baseline = field(default_factory=lambda: _Baseline())
+    baseline: _Baseline = field(default_factory=_Baseline)
 
     def of_models(
         self, models: Sequence[str], folder: str, chosen: HeldOut | None
@@ -238,25 +257,6 @@ def indexed(
             config, folders = replace(config, files=str(listed)), []
         report = index(folders, store=path, config=config, session=session, on_progress=on_progress)
         yield path, report
-
-
-class _Baseline:
-    """The average precisions of the first Evaluation, which others are compared with."""
-
-    def __init__(self) -> None:
-        self._first: dict[str, float] = {}
-
-    def gain(self, keys: list[str], values: npt.NDArray[np.float64]) -> Estimate | None:
-        """Return the mean gain over the queries of both; None of the first one itself."""
-        if not self._first:
-            self._first = dict(zip(keys, values.tolist(), strict=True))
-            return None
-        gains = [
-            value - self._first[key]
-            for key, value in zip(keys, values.tolist(), strict=True)
-            if key in self._first
-        ]
-        return estimate(np.array(gains)) if gains else None
 
 
 def _by_group(wanted: Ints, values: npt.NDArray[np.float64]) -> list[GroupMeasure]:
