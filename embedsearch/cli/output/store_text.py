@@ -27,8 +27,7 @@ def info_lines(facts: Mapping[str, Any], kernels: str = "") -> str:
         "dims": str(facts["dim"]),
         "center": center_words(**facts["center"]),
         "generation": f"{facts['generation']}, {facts['created']}, by {facts['tool']}",
-        "search": f"{_search_text(facts)}; {facts['faiss_files']} FAISS file(s), "
-        f"{_size(facts['faiss_bytes'])}",
+        "search": f"{_search_text(facts)}; {_size(facts['faiss_bytes'])} of FAISS files",
         "columns": f"{', '.join(facts['columns']) or 'none of your own'}",
         "words": _words_text(facts),
         "shards": f"{facts['shards']}, {_size(facts['shard_bytes'])}",

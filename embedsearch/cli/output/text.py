@@ -151,7 +151,8 @@ def report_lines(report: IndexReport) -> str:
     ]
     if report.ignored.total:
         named = ", ".join(f"{count} {kind}" for kind, count in report.ignored.kinds().items())
-        lines.append(f"{report.ignored.total} entries ignored: {named}")
+        noun = "entry" if report.ignored.total == 1 else "entries"
+        lines.append(f"{report.ignored.total} {noun} ignored: {named}")
     if report.ignored.archives:
         noun = "archive" if report.ignored.archives == 1 else "archives"
         lines.append(f"{report.ignored.archives} {noun}: {where_archives_lie(report.ignored)}")
@@ -176,7 +177,8 @@ def report_lines(report: IndexReport) -> str:
         lines.append(_metadata_line(report.metadata))
     if report.failed:
         listed = f"embedsearch failures --store {report.store}"
-        lines.append(f"{report.failed} files failed, listed by: {listed}")
+        noun = "file" if report.failed == 1 else "files"
+        lines.append(f"{report.failed} {noun} failed, listed by: {listed}")
     if report.over_limits:
         verb = "is" if report.over_limits == 1 else "are"
         lines.append(f"{report.over_limits} of them {verb} above --max-pixels or --max-bytes")
