@@ -170,7 +170,7 @@ def _public(url: str | None) -> tuple[str, str, frozenset[str]]:
     if url is None:
         return "", "", frozenset()
     said, fields = f"public_url, or root_path, {url!r}", ("public_url", "root_path")
-    wanted = "an address such as https://example.org/photos/ is wanted, or its path, as /photos"
+    wanted = "give an address such as https://example.org/photos/, or its path, as /photos"
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises ValueError

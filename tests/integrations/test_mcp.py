@@ -242,6 +242,8 @@ async def test_what_is_refused(
         async with in_process(searcher, tmp_path) as client:
             found = await client.call_tool("search_similar_images", {"image": str(secret)})
             assert not found.is_error
+            none = str(tmp_path / "none.jpg")
+            await refused(client, "search_similar_images", "there is no such file", image=none)
     finally:
         (photos / "link.png").unlink()
 

@@ -176,7 +176,7 @@ def test_a_path_alone_will_do_where_the_proxy_hands_on_the_host() -> None:
 def test_a_public_address_is_checked(url: str) -> None:
     with pytest.raises(UsageError, match="public_url"):
         access("127.0.0.1", (), None, url)
-    with pytest.raises(UsageError, match="public_url, or root_path, 'photos': an address"):
+    with pytest.raises(UsageError, match="public_url, or root_path, 'photos': give an address"):
         access("127.0.0.1", (), None, "photos")
 
 
