@@ -16,8 +16,9 @@ demo: $(VENV)/.demo
 	$(BIN)/embedsearch index sample_images --store demo.es --model packaged
 	$(BIN)/embedsearch query sample_images/clocks/clocks_1.jpg --store demo.es -k 6 --sheet demo.png
 
+# Four processes at most: each takes up to a gigabyte.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 test-shared: $(VENV)/.test
 	$(BIN)/python -m pytest -m 'shared and not scale'
