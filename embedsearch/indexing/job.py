@@ -206,8 +206,8 @@ def store_model(
         return requested if requested.is_foreign else replace(requested, decoding=DECODING)
     if requested.fingerprint != own.fingerprint:
         raise IncompatibleStore(
-            f"{store} was made with {own.name}, which differs from what is asked for now "
-            f"({'; '.join(own.differences(requested))}): leave out the options that differ, or "
+            f"{store} was made with {own.name}, and what is asked for now differs "
+            f"({'; '.join(requested.differences(own))}): leave out the options that differ, or "
             "re-embed everything with rebuild=True",
             "rebuild",
         )

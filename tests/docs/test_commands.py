@@ -15,7 +15,7 @@ from docs.support.pages import COMMANDS, DOCS, blocks, pages
 # Options that pages name, of other programs.
 OTHERS = {
     *("--index-url", "--pip-args", "--extra-index-url", "--torch-backend"),  # pip, pipx, uv
-    *("--data-binary", "--delete", "--exclude"),  # curl, aws
+    *("--data-binary", "--retry", "--retry-connrefused", "--delete", "--exclude"),  # curl, aws
 }
 
 

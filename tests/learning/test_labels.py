@@ -37,7 +37,7 @@ from tests.support.training import (
         ("path,a\nc0/00.png,3\nc0/00.png,4\n", {"regress": ["a"]}, "lines 2 and 3"),
         ("what,a\nc0/00.png,3\n", {"regress": ["a"]}, "no column 'path'; it has what, a"),
         ("path,a\nc0/00.png,3\n", {"regress": ["b"]}, "no column 'b'"),
-        ("path,a\nc0/00.png,3\n", {}, "which columns"),
+        ("path,a\nc0/00.png,3\n", {}, "name the columns of"),
         ("", {"regress": ["a"]}, "it is empty"),
     ],
 )  # fmt: skip

@@ -61,10 +61,10 @@ def test_a_checkpoint_of_another_training_is_refused(patterns: Path, tmp_path: P
     options: dict[str, Any] = {**SMALL, "epochs": 4, "holdout": 0.5, "batch": 4}
     with pytest.raises(Interrupted):
         train_until(Stop(after=5), patterns, out, **options)
-    with pytest.raises(UsageError, match="of a training with other lr: delete it"):
+    with pytest.raises(UsageError, match="belongs to a training with other lr: delete it"):
         train(patterns, out, **{**options, "lr": 0.01})
     (patterns / "c3" / "11.png").touch()  # one that is held out, perhaps: all of them count
-    with pytest.raises(UsageError, match="of a training with other pictures"):
+    with pytest.raises(UsageError, match="belongs to a training with other pictures"):
         train(patterns, out, **options)
     checkpoint = training_folder(out) / "checkpoint"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])

@@ -276,7 +276,7 @@ def test_any_text_is_answered_or_refused_in_our_words(filters: Filters, text: st
         said = str(error)
         assert said.startswith("where") and "\n" not in said
         # What is quoted is of the text itself.
-        said = re.sub(r"\(at .*\); columns", "", said)
+        said = re.sub(r"\(at .*\) \(columns", "", said)
         said = re.sub(r'at or near ".*"', "", said)
         assert not INSIDE.search(said.replace("not allowed", "")), said
         assert str(Path.home()) not in said and "/" not in said.replace(text, ""), said

@@ -183,6 +183,7 @@ def test_marks_are_those_of_the_address(opened: Page) -> None:
 )
 def test_an_address_that_leads_nowhere(browser: Any, album: Served, fragment: str) -> None:
     page = Page(browser, album, fragment)
+    page.wait()
     assert len(page.rows()) > 20
     page.context.close()
 
