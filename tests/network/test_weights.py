@@ -83,7 +83,7 @@ def _answer_garbage(server: socket.socket) -> None:
 
 
 def test_an_explicit_model_says_what_to_put_where(offline: None) -> None:
-    wanted = r"put it from \S*resnet50-0676ba61\.pth into .*checkpoints"
+    wanted = r"download \S*resnet50-0676ba61\.pth into .*checkpoints"
     with pytest.raises(WeightsUnavailable, match=wanted):
         resolve("resnet50", Session())
 
