@@ -16,5 +16,7 @@ def scaled(text: str, units: Mapping[str, float]) -> float:
     """Return a number times its unit. Raises ValueError."""
     match = re.fullmatch(r"([0-9.]+) *([a-z]*)", text.strip().lower())
     if match is None or match[2] not in units:
-        raise ValueError(f"{text!r} is not a number with one of the units {', '.join(units)}")
+        raise ValueError(
+            f"{text!r} is not a number with one of the units {', '.join(filter(None, units))}"
+        )
     return float(match[1]) * units[match[2]]

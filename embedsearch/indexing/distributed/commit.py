@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from embedsearch.core.arguments import checked
-from embedsearch.core.errors import IncompatibleStore, NothingIndexed, UnitsMissing
+from embedsearch.core.errors import (
+    DamagedStore,
+    IncompatibleStore,
+    NothingIndexed,
+    UnitsMissing,
+)
 from embedsearch.core.records import Failure, JsonRecord
 from embedsearch.core.session import Session
 from embedsearch.indexing.distributed.run import open_plan
@@ -81,7 +87,8 @@ def discard_plan(store: str | Path | None = None, *, wait_s: float = 0.0) -> Non
     """
     path = locate_store(store)
     check_format(path)
-    open_plan(path)
+    with suppress(DamagedStore):  # a damaged one goes, too
+        open_plan(path)
     with StoreWriter(path, wait_s, for_units=True):
         drop(path)
 

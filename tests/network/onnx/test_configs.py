@@ -151,7 +151,7 @@ def test_a_wrong_value_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r'image.interpolation cannot be "lanczos"'):
         resolve(str(folder), Session())
     (folder / "visual" / "preprocess_cfg.json").write_text("not JSON")
-    with pytest.raises(UsageError, match=r"preprocess_cfg.json is no JSON"):
+    with pytest.raises(UsageError, match=r"preprocess_cfg.json is not JSON"):
         resolve(str(folder), Session())
 
 

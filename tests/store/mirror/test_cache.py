@@ -123,7 +123,7 @@ def test_the_cache_is_bounded(
     with pytest.raises(StorageError, match=r"0.0 MB: set .*embedsearch pull s3://bucket/a.es"):
         hits(urls[0])
     monkeypatch.setenv("EMBEDSEARCH_STORE_CACHE_BYTES", "much")
-    with pytest.raises(UsageError, match="EMBEDSEARCH_STORE_CACHE_BYTES: 'much' is no number"):
+    with pytest.raises(UsageError, match="EMBEDSEARCH_STORE_CACHE_BYTES: 'much' is not a number"):
         hits(urls[0])
 
 

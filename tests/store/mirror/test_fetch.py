@@ -100,7 +100,7 @@ def test_a_hostile_manifest_names_nothing_outside(
     assert "named twice" in forge(name=honest["exact"][0]["name"])
     for bad in ("../../x.json", "s-00000001-ab.parquet"):
         point_at(s3, bad, b"x")
-        with pytest.raises(DamagedStore, match="CURRENT is garbage"):
+        with pytest.raises(DamagedStore, match="CURRENT cannot be parsed"):
             embedsearch.pull(URL, tmp_path / "hostile.es")
     point_at(s3, "m-00000009.json", b"x", claims=1 << 40)
     with pytest.raises(DamagedStore, match="claims"):

@@ -129,7 +129,7 @@ def test_it_moves_on_for_ever(s3: S3Server) -> None:
         return None
 
     s3.fault = fault
-    with pytest.raises(StorageError, match="faster than fetching it"):
+    with pytest.raises(StorageError, match="faster than it can be fetched"):
         hits(URL)
 
 

@@ -71,7 +71,7 @@ def test_pull_overwrites_nothing_else(
     paint(tmp_path / "pictures" / "1.png", 1)
     with pytest.raises(UsageError, match="a folder of something else"):
         embedsearch.pull(URL, tmp_path / "pictures")
-    with pytest.raises(UsageError, match="is no URL"):
+    with pytest.raises(UsageError, match="is not a URL"):
         embedsearch.pull(str(same), tmp_path / "new.es")
     with pytest.raises(StoreNotFound):
         embedsearch.pull("s3://bucket/nothing.es", tmp_path / "new.es")
