@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 import traceback
@@ -42,8 +41,7 @@ _stop_signal = 0
 
 def notice(message: str) -> None:
     """Print a line on stderr."""
-    shown = re.sub(r"\bmodel=(?=\S)", "--model ", message)
-    print(f"embedsearch: {shown}", file=sys.stderr, flush=True)
+    print(f"embedsearch: {message}", file=sys.stderr, flush=True)
 
 
 def plain_session() -> Session:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import typer
@@ -23,34 +24,15 @@ def models(incomplete: str) -> list[str]:
     return named or _files(incomplete)
 
 
-def devices() -> list[str]:
-    """Return the devices, `cuda:0` for those of several GPUs."""
-    return [*DEVICES, "cuda:0"]
+def _offering(names: Iterable[str]) -> Callable[[], list[str]]:
+    """Return what offers some names, whatever has been typed."""
+    offered = list(names)
+    return lambda: offered
 
 
-def precisions() -> list[str]:
-    """Return the precisions."""
-    return list(PRECISIONS)
-
-
-def centers() -> list[str]:
-    """Return the kinds of centers."""
-    return list(CENTERS)
-
-
-def rankings() -> list[str]:
-    """Return the rankings of `--by`."""
-    return list(RANKINGS)
-
-
-def losses() -> list[str]:
-    """Return the losses of `train`."""
-    return list(LOSSES)
-
-
-def stages() -> list[str]:
-    """Return the stages that can be frozen."""
-    return list(FREEZABLE)
+devices = _offering((*DEVICES, "cuda:0"))
+precisions, centers, rankings = map(_offering, (PRECISIONS, CENTERS, RANKINGS))
+losses, stages = map(_offering, (LOSSES, FREEZABLE))
 
 
 def column_names(context: typer.Context) -> list[str]:

@@ -25,6 +25,7 @@ from embedsearch.cli.app import (
 )
 from embedsearch.cli.help import LIMITS, NETWORK, SERVER
 from embedsearch.cli.options import with_config
+from embedsearch.cli.wording import with_options
 from embedsearch.core.errors import MissingLibrary, UsageError, WeightsUnavailable
 from embedsearch.core.install import pip_install
 from embedsearch.core.paths import local_path
@@ -209,7 +210,8 @@ def serve(
         try:
             searcher.warm_up()
         except (MissingLibrary, WeightsUnavailable) as error:
-            say(f"searching by image is unavailable, keys and vectors still work: {error}")
+            why = with_options(str(error), error.fields)
+            say(f"searching by image is unavailable, keys and vectors still work: {why}")
         say(f"{len(searcher)} images at {_address(listening, token)}")
         return server.serve(create_app(searcher, access, limits), listening, limits)
 

@@ -368,8 +368,9 @@ def _fields(record: Any) -> dict[str, Any]:
     """Return the fields of a dataclass, JSON-ready; beside `full_path`, `path` and exact bytes."""
     values: dict[str, Any] = {}
     for item in fields(record):
-        values[item.name] = _json_ready(getattr(record, item.name))
-        if item.name in PATHS and hasattr(record, FULL_PATH):
+        if item.name not in PATHS or not hasattr(record, FULL_PATH):
+            values[item.name] = _json_ready(getattr(record, item.name))
+        elif FULL_PATH not in values:  # all four where the first of them stands
             values |= path_fields(record.key, record.full_path)
     return values
 

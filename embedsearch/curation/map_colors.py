@@ -50,8 +50,8 @@ def column_values(
             low, high = np.searchsorted(ordinals, (start, start + len(table)))
             found += table.column(0).take(ordinals[low:high] - start).to_pylist()
     if any(isinstance(value, list | dict) for value in found):
-        raise UsageError(f"color: {column} holds lists or objects; name a column of texts, numbers "
-                         "or times", "color")  # fmt: skip
+        kinds = "name a column of texts, numbers or times"
+        raise UsageError(f"color: {column} holds lists or objects; {kinds}", "color")
     return found
 
 

@@ -107,7 +107,8 @@ def open_vector_file(source: Path, paths: Path | None, columns: VectorColumns) -
             schema, rows = file.schema_arrow, file.metadata.num_rows
             if not rows:
                 raise UsageError(f"{source} has no rows, only the columns {_all(schema.names)}")
-            column, by = _vector_column(source, schema, columns), _by(source, schema, columns)
+            column = _vector_column(source, schema, columns)
+            by = _found(source, schema.names, columns.path)
             if not _is_list_of_floats(kind := schema.field(column).type):
                 raise UsageError(f"{source}: {column} is {kind}, not a list of floats")
             first = next(file.iter_batches(1, columns=[column])).column(column)
@@ -146,10 +147,6 @@ def _vector_column(source: Path, schema: pa.Schema, columns: VectorColumns) -> s
         f"it has the columns {_all(schema.names)}",
         "vector_column",
     )
-
-
-def _by(source: Path, schema: pa.Schema, columns: VectorColumns) -> str:
-    return _found(source, schema.names, columns.path)
 
 
 def _found(source: Path, names: Sequence[str], wanted: str | None) -> str:

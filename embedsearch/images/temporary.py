@@ -29,15 +29,11 @@ class TemporaryImages:
         """Give a path for each of the contents until the block ends. Raises StorageError."""
         paths: list[str] = []
         try:
-            try:
+            with _writing():
                 for content in contents:
                     paths.append(f"{self._place()}/{next(self._numbers)}")
                     with open(paths[-1], "xb") as file:
                         file.write(content)
-            except OSError as error:
-                raise StorageError(
-                    f"a temporary image cannot be written: {error}; TMPDIR sets another folder"
-                ) from error
             yield paths
         finally:
             for path in paths:
@@ -103,7 +99,7 @@ def discard(location: ImageLocation) -> None:
 
 @contextmanager
 def _writing() -> Iterator[None]:
-    """Raise StorageError for a disk that is full."""
+    """Raise StorageError for a disk that is full or read-only."""
     try:
         yield
     except OSError as error:

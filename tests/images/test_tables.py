@@ -185,26 +185,6 @@ def test_what_is_wrong_with_a_csv_is_said_in_our_words(
         read(tmp_path, content)
 
 
-@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
-def test_separator_and_encoding_are_found(tmp_path: Path, separator: str, encoding: str) -> None:
-    text = "path,größe,text\nö.jpg,1,Café é\nb.jpg,2,plain\n".replace(",", separator)
-    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
-    found = read_user_table(tmp_path / "t.csv", frozenset())
-    assert found.names == ["ö.jpg", "b.jpg"]
-    assert found.columns.to_pydict() == {"größe": [1, 2], "text": ["Café é", "plain"]}
-    assert found.encoding == ("Windows-1252" if encoding == "cp1252" else "")
-
-
-def test_letters_split_between_two_blocks_are_not_taken_for_another_encoding(
-    tmp_path: Path,
-) -> None:
-    text = "path,t\na.jpg," + "x" * ((1 << 20) - 14) + "é" + "x" * (1 << 20) + "\n"
-    assert text.encode()[(1 << 20) - 1 : (1 << 20) + 1] == "é".encode()
-    (tmp_path / "t.csv").write_text(text)
-    assert read_user_table(tmp_path / "t.csv", frozenset()).encoding == ""
-
-
 HERE = {"a.jpg": {"n": 1, "t": "x"}, "b.jpg": {"n": 2, "t": None}}
 ROWS = [{"path": "a.jpg", "n": 1, "t": "x"}, {"path": "b.jpg", "n": 2}]
 

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from embedsearch.core import bounds
 from embedsearch.core.names import unicode_text
 from embedsearch.images.tables.held_values import Unheld, held_column
-from embedsearch.images.tables.text_file import MAX_ROW_BYTES, guessed_encoding, no_utf8, open_text
+from embedsearch.images.tables.text_file import MAX_ROW_BYTES, no_utf8, open_text
 
 _SEPARATORS = ",;\t|"
 _CHUNK = 8192  # rows that are held as Python's strings
@@ -91,10 +91,9 @@ def check_text(line: int, column: str, cell: str) -> None:
         raise no_utf8(cell, f"line {line}, {column}")
 
 
-def read_csv(path: Path, naming: Callable[[list[str]], str | None]) -> pa.Table:
+def read_csv(path: Path, naming: Callable[[list[str]], str | None], guess: str = "") -> pa.Table:
     """Return a table; the column that names images is text, the others have their types."""
     chunks: list[list[pa.Array[Any]]] = []
-    guess = guessed_encoding(path)
     with open_csv(path, lambda header: naming(header) is not None, guess) as found:
         columns = found.columns
         block: list[tuple[int, list[str]]] = []

@@ -6,6 +6,7 @@ column_names.py.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -57,10 +58,12 @@ def read_user_table(source: Path, taken: frozenset[str]) -> UserTable:
     if not source.is_file():
         problem = "it is a folder" if source.is_dir() else "there is no such file"
         raise UsageError(f"metadata {source}: {problem}; name a table", "metadata")
-    table, column = read_table(source, f"metadata {source}")
+    encoding = ""
+    if source.suffix.lower() in _CSV:
+        with contextlib.suppress(OSError):  # that it cannot be read is told below
+            encoding = guessed_encoding(source)
+    table, column = read_table(source, f"metadata {source}", guess=encoding)
     folder = os.path.dirname(os.path.realpath(source))
-    is_csv = source.suffix.lower() in _CSV
-    encoding = guessed_encoding(source) if is_csv else ""
     found = _checked(table, column, str(source), taken)
     return replace(found, folder=folder, encoding=encoding)
 
@@ -125,14 +128,17 @@ def own_name(name: str, taken: frozenset[str]) -> str:
     return f"user_{name}" if same_name(name) in taken else name
 
 
-def read_table(source: Path, called: str, by: str | None = None) -> tuple[pa.Table, str | None]:
+def read_table(
+    source: Path, called: str, by: str | None = None, guess: str = ""
+) -> tuple[pa.Table, str | None]:
     """Read a table, and return the column that names images: `by`, else a usual one, or None.
 
+    `guess` is the encoding of a CSV, as `guessed_encoding` said.
     Of Parquet, vectors and columns of bytes, such as the images, are left out. Raises UsageError,
     in which the file is `called` something.
     """
     try:
-        table, found = _read(source, by)
+        table, found = _read(source, by, guess)
     except (pa.ArrowException, OSError, ValueError, OverBound) as error:
         message = " ".join(str(error).split())[:300]
         raise UsageError(f"{called} cannot be read: {message}", "metadata") from error
@@ -141,7 +147,7 @@ def read_table(source: Path, called: str, by: str | None = None) -> tuple[pa.Tab
     return table, found
 
 
-def _read(source: Path, by: str | None) -> tuple[pa.Table, str | None]:
+def _read(source: Path, by: str | None, guess: str) -> tuple[pa.Table, str | None]:
     suffix = source.suffix.lower()
     if suffix == ".parquet":
         parquet = open_parquet(source)
@@ -151,7 +157,7 @@ def _read(source: Path, by: str | None) -> tuple[pa.Table, str | None]:
         return read_json(source)
     if suffix in _CSV:
         find = naming_column if by is None else partial(column_called, by)
-        table = read_csv(source, find)
+        table = read_csv(source, find, guess)
         return table, find(table.column_names)
     raise ValueError("it ends in none of .csv, .tsv, .jsonl, .ndjson, .json and .parquet")
 

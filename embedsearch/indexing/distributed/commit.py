@@ -130,7 +130,7 @@ def _again(opened: UnitPlan, missing: list[int]) -> str:
     """Return which shares to run again, as they were counted when the plan was made."""
     if not (shares := opened.run.get("shares")):
         return "run their shares again, embedsearch index --unit I/N does the missing ones"
-    # The last share is also share 0, for whoever counts from there: both are understood.
+    # Share N/N is also share 0/N, for those who count from 0.
     numbers = sorted({number % shares or shares for number in missing})
     return "run again " + _listed([f"embedsearch index --unit {n}/{shares}" for n in numbers])
 

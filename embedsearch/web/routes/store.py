@@ -60,11 +60,11 @@ class StoreRoutes:
         app.get("/metrics", response_class=Response)(self.metrics)
 
     async def live(self) -> Probe:
-        """Return that the server runs: for whoever starts it again if it does not."""
+        """Return that the server runs; a probe that gets no answer restarts it."""
         return Probe(status=OK)
 
     async def ready(self, response: Response) -> Probe:
-        """Return whether searches are answered now; 503 if not. For whoever sends it clients."""
+        """Return whether searches are answered now; 503 if not, to keep clients away."""
         if await self._readiness.is_ready():
             return Probe(status=OK)
         response.status_code = 503
