@@ -20,7 +20,7 @@ from embedsearch.searching.searcher import Searcher
 
 MAX_BYTES = 20 << 20  # of an image in a data: URI
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_SHOWN = 80
+_SHOWN = 40  # characters of a long text, at its start and at its end
 _COLUMN = re.compile(r"\w+:")  # as in path:boat.jpg, which looks for words in a column
 _HEAD_LETTERS = -(-HEAD_BYTES // 3) * 4  # of base64, which tell an image
 
@@ -133,7 +133,7 @@ def _refusal(text: str) -> UsageError:
 
 
 def _shown(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
+    return repr(text if len(text) <= 2 * _SHOWN else f"{text[:_SHOWN]}…{text[-_SHOWN:]}")
 
 
 def _is_base64(text: str) -> bool:
