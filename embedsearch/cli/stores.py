@@ -52,22 +52,26 @@ def check(
     read_data: Annotated[
         bool, typer.Option("--read-data", help="Also decode every page and check every row.")
     ] = False,
+    json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> int:
     """Verify the checksums of all files of the store.
 
     The exit code is 5 if anything is wrong.
     """
+    from embedsearch.cli.output.text import json_line
     from embedsearch.store.check import check as check_store
 
     with shown_session() as session:
         found = check_store(store, read_data=read_data, session=session)
-    for problem in found.problems:
-        print(problem.message, file=sys.stderr)
-    if found.problems:
-        return 5
-    print(f"generation {found.generation} is whole: {found.images} images in {found.files} files")
-    return 0
+    whole = f"generation {found.generation} is whole: {found.images} images in {found.files} files"
+    if json:
+        print(json_line(found.to_dict()))
+    elif found.problems:
+        print("\n".join(problem.message for problem in found.problems), file=sys.stderr)
+    else:
+        print(whole)
+    return 5 if found.problems else 0
 
 
 def repair(
@@ -79,14 +83,16 @@ def repair(
         ),
     ] = None,
     wait: WaitOption = 0.0,
+    json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Rebuild search indexes, or go back to an earlier generation."""
+    from embedsearch.cli.output.text import json_line
     from embedsearch.indexing.repair import repair as repair_store
 
     with shown_session() as session:
         done = repair_store(store, to=to, wait_s=wait, session=session)
-    print("\n".join(done) or "nothing to repair")
+    print(json_line({"done": done}) if json else "\n".join(done) or "nothing to repair")
 
 
 def failures(

@@ -22,7 +22,7 @@ from embedsearch.core.errors import (
     UsageError,
 )
 from embedsearch.core.model_spec import ModelSpec
-from embedsearch.core.paths import is_url, local_path, size_and_time, whole_path
+from embedsearch.core.paths import is_url, local_path, printable, size_and_time, whole_path
 from embedsearch.core.records import (
     NO_DIGEST,
     EmbeddingBatch,
@@ -111,6 +111,8 @@ def import_vectors(
     spec = _spec(model, reader.dim, session)
     with StoreWriter(locate_store(store, create=True)) as writer:
         home = os.path.realpath(local_path(root))
+        if not os.path.isdir(home):
+            session.notice(f"{printable(home)} is not here: no thumbnails until it is")
         return _Import(writer, spec, home, center, session).run(reader)
 
 

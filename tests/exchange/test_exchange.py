@@ -223,7 +223,12 @@ def test_vectors_of_another_model_are_asked_by_key_and_vector(tmp_path: Path) ->
     vectors = rng.standard_normal((50, 7)).astype(np.float64) * 3
     source, paths = npy(tmp_path, vectors, [f"x/{n}.jpg" for n in range(50)])
     store = tmp_path / "f.es"
-    report = import_vectors(source, model="clip", paths=paths, root="/nowhere", store=store)
+    said: list[str] = []
+    session = Session(notice=said.append)
+    report = import_vectors(
+        source, model="clip", paths=paths, root="/nowhere", store=store, session=session
+    )
+    assert said == ["/nowhere is not here: no thumbnails until it is"]
     assert (report.model, report.images) == ("clip", 50)
     with embedsearch.open_store(store) as searcher:
         query = (vectors[3] / np.linalg.norm(vectors[3])).astype(np.float32)

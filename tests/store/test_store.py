@@ -25,7 +25,7 @@ from embedsearch.core.errors import (
 from embedsearch.core.strict_json import strict_json
 from embedsearch.indexing.repair import repair
 from embedsearch.store import files
-from embedsearch.store.check import check_store
+from embedsearch.store.check import check, check_store
 from embedsearch.store.current import check_format, read_current
 from embedsearch.store.files import FileRecord
 from embedsearch.store.info import generations, roll_back
@@ -165,6 +165,17 @@ def test_check_names_the_file_and_foreign_files(store: Path) -> None:
         done = run_cli("check", "--store", store)
         assert done.returncode == 5 and path.name in done.stderr
         path.write_bytes(data)
+
+
+def test_what_check_and_repair_found_as_json(store: Path) -> None:
+    whole = json.loads(run_cli("check", "--json", "--store", store).stdout)
+    assert whole == check(store).to_dict() and whole["problems"] == []
+    (store / "notes.txt").write_text("mine")
+    done = run_cli("check", "--json", "--store", store)
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert (done.returncode, done.stderr, problem["file"]) == (5, "", "notes.txt")
+    done = run_cli("repair", "--json", "--store", store)
+    assert json.loads(done.stdout) == {"done": []}
 
 
 def test_repair_builds_the_faiss_file_again(store: Path, photos: Path) -> None:
