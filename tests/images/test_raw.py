@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import io
 import struct
@@ -93,12 +94,16 @@ def test_where_the_samples_cannot_be_read_a_tiny_preview_is_shown() -> None:
     assert caught.value.reason is Reason.CORRUPT
 
 
-def test_samples_that_come_out_black_are_damaged() -> None:
+def test_samples_that_cannot_be_read_are_damaged() -> None:
     """LibRaw says nothing of a lossless JPEG that is none, and gives what its memory held."""
     pytest.importorskip("rawpy", reason="reads RAW")
-    large = OTHER.resize((4800, 3600))  # above 32 MiB, so that the memory is fresh
-    with pytest.raises(DecodeError, match="damaged RAW"):
-        decode(io.BytesIO(with_compression(dng(large, None), 7)), 64, LIMITS)
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("only glibc gives memory out again that it did not clear")
+    good = dng(OTHER.resize((1200, 900)), None)
+    for _ in range(12):  # else nearly all of these are the picture before
+        decode(io.BytesIO(good), 64, LIMITS)
+        with pytest.raises(DecodeError, match="damaged RAW"):
+            decode(io.BytesIO(with_compression(good, 7)), 64, LIMITS)
 
 
 def test_the_exif_of_a_preview_comes_first() -> None:

@@ -7,12 +7,15 @@ here without one.
 
 from __future__ import annotations
 
+import ctypes
 import io
 import struct
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, BinaryIO, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from embedsearch.core.config import DecodeLimits
@@ -30,6 +33,7 @@ _REDUCED = 1  # a kind of subfile
 _MOSAICS = (32803, 34892)  # photometrics: of color filters, and DNG's linear samples
 _PHASE_ONE = (b"IIII", b"MMMM")  # at byte 8
 _INTEGERS = {3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # types of tags
+_REMAINS = 0.03  # of the samples, which may lie in memory that is not cleared
 _ORIENTATIONS = (1, 2, 4, 3, 5, 8, 6, 7)  # of EXIF, by LibRaw's flip
 _OF_MAKING = (ExifTags.Base.Make, ExifTags.Base.Model, ExifTags.Base.DateTime)
 
@@ -103,14 +107,37 @@ def _preview(library: Any, raw: Any) -> tuple[Image.Image | None, bytes]:
 def _samples(library: Any, raw: Any, preview: Image.Image | None) -> Image.Image:
     """Return the samples at half the size, the preview where LibRaw cannot read them."""
     try:
-        shown = raw.postprocess(half_size=True, use_camera_wb=True, output_bps=8, user_flip=0)
-        if shown.min() == shown.max():  # LibRaw's answer to compressed samples that are damaged
-            raise library.LibRawDataError
+        return Image.fromarray(_developed(library, raw))
     except library.LibRawError:
         if preview is None:
             raise
         return preview
-    return Image.fromarray(shown)
+
+
+def _developed(library: Any, raw: Any) -> npt.NDArray[np.uint8]:
+    """Return the picture that the samples make as (H/2, W/2, 3). Raises LibRawError.
+
+    Of compressed samples that are damaged LibRaw says nothing, and gives what its memory held, such
+    as the picture before. So the memory is cleared first, but for parts of two pages.
+    """
+    _clear_free_memory()
+    samples = raw.raw_image_visible
+    is_empty = np.count_nonzero(samples) <= samples.size * _REMAINS
+    shown: npt.NDArray[np.uint8] = raw.postprocess(
+        half_size=True, use_camera_wb=True, output_bps=8, user_flip=0
+    )
+    if is_empty or shown.min() == shown.max():
+        raise library.LibRawDataError
+    return shown
+
+
+def _clear_free_memory() -> None:
+    """Give the pages that were freed back to the system, which hands them out as zeros."""
+    try:
+        trim = ctypes.CDLL(None).malloc_trim
+    except AttributeError:  # of glibc alone; others take memory of this size from the system
+        return
+    trim(0)
 
 
 def _parted(jpeg: bytes) -> tuple[bytes, bytes]:
