@@ -56,7 +56,7 @@ def test_many_checkpoints_leave_few_shards(
 
     many = library.index(photos, device="cpu", checkpoint_images=1, on_progress=watch)
     assert many.added == 312  # on a GPU, a batch would take most of them
-    assert len(most) >= 30 and max(most) <= 4
+    assert len(most) >= 10 and max(most) <= 4  # a batch may be of 8, 16 or 32
     assert len(rows_of(library.store)) == 312
     assert check_store(library.store, read_data=True)[1] == []
 

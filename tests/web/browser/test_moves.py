@@ -238,9 +238,10 @@ def test_two_photos_at_once(opened: Page, album: Served) -> None:
         opened.page.wait_for_timeout(300)
         opened.page.set_input_files("#file", other)
         opened.page.wait_for_timeout(300)
-    opened.until("location.hash.includes('upload=') && document.querySelector('#grid .score')")
+    opened.until("document.querySelector('#query-title').textContent === 'Like “boats 1”'")
+    opened.until("document.querySelector('#grid .score')")
     opened.page.wait_for_timeout(500)
-    assert opened.text("#query-title") == "Like “boats 1”"
+    assert opened.text("#query-title") == "Like “boats 1”", "the first photo came late"
 
 
 def test_focus_stays_where_it_was(opened: Page) -> None:
