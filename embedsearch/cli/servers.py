@@ -27,7 +27,7 @@ from embedsearch.cli.help import LIMITS, NETWORK, SERVER
 from embedsearch.cli.options import with_config
 from embedsearch.cli.wording import with_options
 from embedsearch.core.errors import MissingLibrary, UsageError, WeightsUnavailable
-from embedsearch.core.install import pip_install
+from embedsearch.core.install import install_command
 from embedsearch.core.paths import local_path
 from embedsearch.core.session import Session
 from embedsearch.web.limits import CONCURRENCY, QUEUE, ServerLimits, shares
@@ -318,4 +318,4 @@ def _address(listening: socket.socket, token: Token | None, path: str = "") -> s
 
 
 def _missing(extra: str, error: ModuleNotFoundError) -> MissingLibrary:
-    return MissingLibrary(f"{error.name} is not installed: {pip_install(extra)}")
+    return MissingLibrary(f"{error.name} is not installed: {install_command(extra)}")

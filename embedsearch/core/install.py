@@ -1,22 +1,39 @@
-"""How to install a missing library; in: its name, out: a pip command with version bounds."""
+"""How to install a missing library; in: its name, out: a command with version bounds."""
 
 from __future__ import annotations
 
 import re
+import shlex
+import sys
+from pathlib import Path
 
 DISTRIBUTION = "embedsearch-images"
 _REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)(?P<extras>\[.*?\])?(?P<bounds>[^;]*)(?P<marker>;.*)?")
 
 
-def pip_install(*names: str) -> str:
+def install_command(*names: str) -> str:
     """Return the command that installs libraries, or the missing ones of an optional feature.
 
     A name is that of a library (`duckdb`) or of a feature in pyproject.toml (`serve`). The version
-    bounds are those of this package's own metadata; without metadata the bare names remain.
+    bounds are those of this package's own metadata; without metadata the bare names remain. The
+    command is that of what made this environment: pip, uv or pipx.
     """
     wanted = [text for name in names for text in _requirements(name) or [name]]
     quoted = (f"'{text}'" if re.search(r"[<>[]", text) else text for text in wanted)
-    return " ".join(["pip install", *quoted])
+    return " ".join([_installer(Path(sys.prefix)), *quoted])
+
+
+def _installer(environment: Path) -> str:
+    """Return the start of the command that installs into an environment; uv's have no pip."""
+    if (environment / "pipx_metadata.json").exists():
+        return f"pipx inject {DISTRIBUTION}"
+    if (environment / "uv-receipt.toml").exists():
+        return f"uv pip install --python {shlex.quote(str(environment))}"
+    try:
+        made_by = (environment / "pyvenv.cfg").read_text(errors="replace")
+    except OSError:  # no virtual environment
+        return "pip install"
+    return "uv pip install" if re.search("(?m)^uv *=", made_by) else "pip install"
 
 
 def _requirements(name: str) -> list[str]:

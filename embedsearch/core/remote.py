@@ -18,7 +18,7 @@ import pyarrow.fs as pafs
 
 from embedsearch.core import bounds
 from embedsearch.core.errors import EmbedSearchError, MissingLibrary, StorageError, UsageError
-from embedsearch.core.install import pip_install
+from embedsearch.core.install import install_command
 from embedsearch.core.records import Reason
 from embedsearch.core.retry import retried
 
@@ -255,7 +255,7 @@ def _file_system(scheme: str, url: str, attempts: int, connect_s: float) -> pafs
         return pafs.PyFileSystem(handler(fsspec.filesystem(scheme)))
     except ImportError as error:
         raise MissingLibrary(
-            f"{scheme}:// needs a library ({error}): {pip_install('web')}"
+            f"{scheme}:// needs a library ({error}): {install_command('web')}"
         ) from error
 
 

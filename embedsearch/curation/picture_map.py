@@ -15,7 +15,7 @@ import numpy.typing as npt
 from embedsearch.core.arguments import checked
 from embedsearch.core.config import MAP_IMAGES, DecodeLimits
 from embedsearch.core.errors import MissingLibrary, NothingIndexed, UnreadableImage, UsageError
-from embedsearch.core.install import pip_install
+from embedsearch.core.install import install_command
 from embedsearch.core.names import HasKey, unicode_text
 from embedsearch.core.session import Session
 from embedsearch.curation.collection import Collection, Picture
@@ -117,7 +117,7 @@ def _umap(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:
     try:
         import umap
     except ImportError as error:
-        message = f"method=umap needs umap-learn: {pip_install('map')}"
+        message = f"method=umap needs umap-learn: {install_command('map')}"
         raise MissingLibrary(message, "method") from error
     neighbors = min(15, len(vectors) - 1)
     # Its own beginning takes eigenvectors, of which a few points have too few.

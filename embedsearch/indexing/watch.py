@@ -25,7 +25,7 @@ from embedsearch.core.errors import (
     StoreLocked,
     UsageError,
 )
-from embedsearch.core.install import pip_install
+from embedsearch.core.install import install_command
 from embedsearch.core.paths import local_path, printable
 from embedsearch.core.records import RootKind
 from embedsearch.core.session import Session
@@ -280,5 +280,5 @@ def _watch_files() -> Any:
     try:
         from watchfiles import watch as watch_files
     except ImportError as error:
-        raise MissingLibrary(f"watch needs a library: {pip_install('watchfiles')}") from error
+        raise MissingLibrary(f"watch needs a library: {install_command('watchfiles')}") from error
     return watch_files

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import EmbedSearchError, MissingLibrary, UsageError
-from embedsearch.core.install import pip_install
+from embedsearch.core.install import install_command
 from embedsearch.core.names import FULL_PATH
 from embedsearch.core.records import Hit, ImageRecord
 from embedsearch.searching.searcher import Searcher, open_store
@@ -91,4 +91,4 @@ def raised_as(kind: type[Exception]) -> Iterator[None]:
 
 def missing(error: ModuleNotFoundError, extra: str) -> MissingLibrary:
     """Return the error for a framework that is not installed."""
-    return MissingLibrary(f"{error.name} is not installed: {pip_install(extra)}")
+    return MissingLibrary(f"{error.name} is not installed: {install_command(extra)}")

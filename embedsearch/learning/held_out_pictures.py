@@ -107,7 +107,7 @@ def held_out_of(models: Sequence[str]) -> HeldOut:
         )
     if not first.digests:
         raise UsageError(
-            f"{printable(next(iter(records)))} has learnt numbers only, and held_out measures by "
+            f"{printable(next(iter(records)))} has learned numbers only, and held_out measures by "
             "classes: train with classify, or measure without held_out",
             "held_out",
         )

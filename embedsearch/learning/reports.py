@@ -120,7 +120,7 @@ class Quality:
         parts = [f"{name} {value:.3f}" for name, value in self.targets.items()]
         if self.recall_1 is not None and self.mean_ap is not None:
             parts = [f"recall@1 {self.recall_1:.3f}", f"mAP {self.mean_ap:.3f}", *parts]
-        return ", ".join(parts) or "nothing learnt yet"
+        return ", ".join(parts) or "nothing learned yet"
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import MissingLibrary, WeightsUnavailable
-from embedsearch.core.install import pip_install
+from embedsearch.core.install import install_command
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.core.system import cache_folders
@@ -222,7 +222,7 @@ def _quantize(folder: Path, spec: ModelSpec, session: Session) -> None:
     if is_whole(folder, "int8"):
         return
     if find_spec("nncf") is None:
-        raise MissingLibrary(f"precision=int8 needs NNCF: {pip_install('nncf')}", "precision")
+        raise MissingLibrary(f"precision=int8 needs NNCF: {install_command('nncf')}", "precision")
     session.notice(f"quantizing {spec.name} to int8 (once)")
     run_prepare("quantize", {"folder": str(folder), "side": spec.input_side}, session)
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import MissingLibrary, UsageError
-from embedsearch.core.install import pip_install
+from embedsearch.core.install import install_command
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.network.feed import Feed, feed_for, may_have_gpu
@@ -97,7 +97,7 @@ def _load(
         from embedsearch.network.torch_runtime import TorchExtractor
     except (ImportError, OSError) as error:  # OSError: a CUDA library that does not load
         raise MissingLibrary(
-            f"torch does not load ({_one_line(error)}): {pip_install('torch')}"
+            f"torch does not load ({_one_line(error)}): {install_command('torch')}"
         ) from error
     return TorchExtractor(spec, device, precision, streaming=streaming)
 
@@ -114,7 +114,7 @@ def check_runs(spec: ModelSpec, device: str, precision: str) -> None:
     if precision not in {"auto", "fp32", "bf16"}:
         raise UsageError(f"precision={precision}: ONNX files run in fp32 or bf16", "precision")
     if find_spec("openvino") is None:
-        raise MissingLibrary(f"ONNX files need OpenVINO: {pip_install('openvino')}", "model")
+        raise MissingLibrary(f"ONNX files need OpenVINO: {install_command('openvino')}", "model")
 
 
 def _auto_device(session: Session) -> str:

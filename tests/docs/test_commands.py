@@ -14,7 +14,13 @@ from docs.support.pages import COMMANDS, DOCS, blocks, pages
 
 # Options that pages name, of other programs.
 OTHERS = {
-    *("--index-url", "--pip-args", "--extra-index-url", "--torch-backend"),  # pip, pipx, uv
+    *(
+        "--index-url",
+        "--pip-args",
+        "--force",
+        "--extra-index-url",
+        "--torch-backend",
+    ),  # pip, pipx, uv
     *("--data-binary", "--retry", "--retry-connrefused", "--delete", "--exclude"),  # curl, aws
 }
 

@@ -160,7 +160,7 @@ def train_lines(report: TrainReport) -> str:
     """Return the results of a training."""
     out = printable(report.out)
     return (
-        f"{report.images} pictures learnt from, {report.held_out} held out, "
+        f"{report.images} pictures learned from, {report.held_out} held out, "
         f"{report.failed} failed; {report.elapsed_s:.0f} s on {report.device} "
         f"({report.precision})\n"
         f"before  {printable(report.before.words)}\n"

@@ -23,7 +23,7 @@ from PIL import (
 )
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.core.install import pip_install
+from embedsearch.core.install import install_command
 from embedsearch.core.records import Reason
 from embedsearch.images.sources.kinds import is_avif, is_heif
 
@@ -160,7 +160,7 @@ def _open_failure(error: Exception, head: bytes, file: BinaryIO) -> DecodeError:
         return DecodeError(Reason.METADATA_BOMB, message)
     if is_heif(head) or is_avif(head):
         if is_heif(head) and not _has_heif():
-            return DecodeError(Reason.UNSUPPORTED_FORMAT, f"HEIC: {pip_install('pillow-heif')}")
+            return DecodeError(Reason.UNSUPPORTED_FORMAT, f"HEIC: {install_command('pillow-heif')}")
         return DecodeError(Reason.CORRUPT, "damaged HEIF or AVIF")
     sides = (head[16:20], head[20:24]) if head.startswith(b"\x89PNG") else ()
     if head[12:16] == b"IHDR" and b"\0" * 4 in sides:

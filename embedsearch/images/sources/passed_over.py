@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from embedsearch.core.install import pip_install
+from embedsearch.core.install import install_command
 from embedsearch.core.paths import printable
 from embedsearch.core.walks import Ignored
 
@@ -29,7 +29,7 @@ def where_archives_lie(ignored: Ignored) -> str:
 
 def how_raw_is_read() -> str:
     """Return what reads the RAW files that were passed over."""
-    return f"{pip_install('rawpy')} lets their previews be read"
+    return f"{install_command('rawpy')} lets their previews be read"
 
 
 def _phrases(ignored: Ignored) -> Iterator[str]:

@@ -23,7 +23,7 @@ from typing import IO, Any
 from embedsearch.core.arguments import checked
 from embedsearch.core.config import IndexConfig
 from embedsearch.core.errors import Interrupted, MissingLibrary, StorageError
-from embedsearch.core.install import pip_install
+from embedsearch.core.install import install_command
 from embedsearch.core.records import Progress
 from embedsearch.core.session import Session
 from embedsearch.core.system import child_environment, python_command
@@ -56,7 +56,7 @@ def index_on_ray(
     MissingLibrary, and StorageError for a cluster that fails or is silent for `stall_s` seconds.
     """
     if find_spec("ray") is None:
-        raise MissingLibrary(f"engine ray needs Ray: {pip_install('ray')}", "engine")
+        raise MissingLibrary(f"engine ray needs Ray: {install_command('ray')}", "engine")
     config, session = config or IndexConfig(), session or Session()
     if (opened := open_or_make_plan(store, folders, 1, config, session)) is None:
         return None

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from embedsearch.core.errors import MissingLibrary, UsageError, WeightsUnavailable
-from embedsearch.core.install import pip_install
+from embedsearch.core.install import install_command
 from embedsearch.core.model_spec import ModelSpec
 from embedsearch.core.session import Session
 from embedsearch.network.converted import BrokenConversion
@@ -32,7 +32,7 @@ class TextEncoder:
         for library in ("tokenizers", "openvino"):
             if find_spec(library) is None:
                 raise MissingLibrary(
-                    f"comparing text with pictures needs {library}: {pip_install(library)}; "
+                    f"comparing text with pictures needs {library}: {install_command(library)}; "
                     "by=words does without",
                     "by",
                 )

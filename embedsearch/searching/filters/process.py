@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Set
 from typing import TYPE_CHECKING, Any
 
 from embedsearch.core.errors import MissingLibrary, StorageError
-from embedsearch.core.install import pip_install
+from embedsearch.core.install import install_command
 from embedsearch.core.messages import receive, send
 from embedsearch.core.system import child_environment, python_command
 
@@ -257,7 +257,7 @@ def _new() -> Worker:
 
 def missing(why: str) -> MissingLibrary:
     """Return the error of a filter without DuckDB."""
-    return MissingLibrary(f"where needs DuckDB ({why}): {pip_install('duckdb')}", "where")
+    return MissingLibrary(f"where needs DuckDB ({why}): {install_command('duckdb')}", "where")
 
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import IncompatibleStore, MissingLibrary, StorageError, UsageError
-from embedsearch.core.install import pip_install
+from embedsearch.core.install import install_command
 from embedsearch.searching.vectordb.conditions import (
     All,
     Always,
@@ -79,12 +79,14 @@ class Milvus:
             from pymilvus.exceptions import MilvusException
         except ImportError as error:
             raise MissingLibrary(
-                f"milvus:// needs pymilvus ({error}): {pip_install('pymilvus')}"
+                f"milvus:// needs pymilvus ({error}): {install_command('pymilvus')}"
             ) from error
         self.place = place
         self._error = MilvusException
         if self._is_lite and find_spec("milvus_lite") is None:
-            raise MissingLibrary(f"milvus:///*.db needs Milvus Lite: {pip_install('milvus-lite')}")
+            raise MissingLibrary(
+                f"milvus:///*.db needs Milvus Lite: {install_command('milvus-lite')}"
+            )
         if self._is_lite:
             import_module("milvus_lite.server_manager")  # its logger is there from now on
         uri = place.name if self._is_lite else f"http://{place.host}"

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedsearch.core.errors import MissingLibrary, StorageError
-from embedsearch.core.install import pip_install
+from embedsearch.core.install import install_command
 from embedsearch.searching.vectordb.conditions import (
     All,
     Always,
@@ -77,7 +77,7 @@ class Postgres:
             import psycopg
         except ImportError as error:
             raise MissingLibrary(
-                f"postgresql:// needs psycopg and pgvector ({error}): {pip_install('postgres')}"
+                f"postgresql:// needs psycopg and pgvector ({error}): {install_command('postgres')}"
             ) from error
         self.place = place
         self._psycopg = psycopg

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.core.install import pip_install
+from embedsearch.core.install import install_command
 from embedsearch.core.records import Reason
 from embedsearch.images.decode.opening import DecodeError, is_disk_error, message_of, open_image
 from embedsearch.images.sources.kinds import HEAD_BYTES, is_raw as starts_as_raw, is_tiff
@@ -61,7 +61,7 @@ def open_raw(
     """
     library = _rawpy()
     if library is None:
-        raise DecodeError(Reason.UNSUPPORTED_FORMAT, f"RAW: {pip_install(_LIBRARY)}")
+        raise DecodeError(Reason.UNSUPPORTED_FORMAT, f"RAW: {install_command(_LIBRARY)}")
     try:
         with library.imread(file) as raw:
             sizes = raw.sizes

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from embedsearch.core.config import DecodeLimits
-from embedsearch.core.install import pip_install
+from embedsearch.core.install import install_command
 from embedsearch.core.records import Reason
 from embedsearch.images.decode.opening import DecodeError, is_disk_error, message_of
 from embedsearch.images.decode.samples import scale_of
@@ -130,7 +130,7 @@ def _tifffile() -> Any:
 
 def _without_library(file: BinaryIO, head: bytes, refusal: DecodeError) -> DecodeError:
     """Return why a TIFF cannot be read where tifffile is absent: only a sound one needs it."""
-    hint = DecodeError(Reason.UNSUPPORTED_FORMAT, f"TIFF layout: {pip_install(*_LIBRARIES)}")
+    hint = DecodeError(Reason.UNSUPPORTED_FORMAT, f"TIFF layout: {install_command(*_LIBRARIES)}")
     if head.startswith(b"MM\0+"):  # BigTIFF in the byte order that Pillow does not know
         return hint
     try:
@@ -157,7 +157,7 @@ def _failure(error: Exception, page: Any, refusal: DecodeError) -> DecodeError:
     message = message_of(error)
     layout = _words_for(page)
     if "imagecodecs" in message:
-        return DecodeError(Reason.UNSUPPORTED_FORMAT, f"{layout}: {pip_install(*_LIBRARIES)}")
+        return DecodeError(Reason.UNSUPPORTED_FORMAT, f"{layout}: {install_command(*_LIBRARIES)}")
     if isinstance(error, NotImplementedError | TypeError) or "not supported" in message:
         return DecodeError(Reason.UNSUPPORTED_FORMAT, layout)
     return refusal
