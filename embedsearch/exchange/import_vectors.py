@@ -112,7 +112,7 @@ def import_vectors(
     with StoreWriter(locate_store(store, create=True)) as writer:
         home = os.path.realpath(local_path(root))
         if not os.path.isdir(home):
-            session.notice(f"{printable(home)} is not here: no thumbnails until it is")
+            session.notice(f"there is no folder {printable(home)}: no thumbnails until there is")
         return _Import(writer, spec, home, center, session).run(reader)
 
 

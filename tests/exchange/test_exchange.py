@@ -228,7 +228,7 @@ def test_vectors_of_another_model_are_asked_by_key_and_vector(tmp_path: Path) ->
     report = import_vectors(
         source, model="clip", paths=paths, root="/nowhere", store=store, session=session
     )
-    assert said == ["/nowhere is not here: no thumbnails until it is"]
+    assert said == ["there is no folder /nowhere: no thumbnails until there is"]
     assert (report.model, report.images) == ("clip", 50)
     with embedsearch.open_store(store) as searcher:
         query = (vectors[3] / np.linalg.norm(vectors[3])).astype(np.float32)
