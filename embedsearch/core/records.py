@@ -204,6 +204,7 @@ class ImageFacts:
     camera: str | None = None
     gps: tuple[float, float] | None = None  # degrees: latitude, longitude
     truncated: bool = False
+    has_more: bool = False  # pages or frames behind the first
     look: Appearance | None = None
 
 

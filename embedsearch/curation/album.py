@@ -12,6 +12,7 @@ import numpy.typing as npt
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import UnreadableImage
 from embedsearch.core.lru import LRU
+from embedsearch.core.records import ImageFacts
 from embedsearch.core.session import Session
 from embedsearch.curation.collection import Picture
 from embedsearch.images.close_look import FINE_SIDE, SIDE, FineLook, Look
@@ -19,7 +20,7 @@ from embedsearch.images.decode.shared import Decoded, ImageFile, SharedDecoder
 from embedsearch.images.originals import Originals
 
 T = TypeVar("T")
-_MakeLook = Callable[[npt.NDArray[np.uint8], tuple[int, int]], T]
+_MakeLook = Callable[[npt.NDArray[np.uint8], ImageFacts], T]
 
 
 class Album:
@@ -29,8 +30,8 @@ class Album:
         limits = DecodeLimits()
         self._originals = Originals(limits.max_bytes)
         # Looks are of 70 kB and of 1 MB.
-        self._looks = _Shelf(SIDE, Look.of, 32, 2048, self._originals, session)
-        self._fine = _Shelf(FINE_SIDE, FineLook.of, 4, 64, self._originals, session)
+        self._looks = _Shelf(SIDE, _look, 32, 2048, self._originals, session)
+        self._fine = _Shelf(FINE_SIDE, _fine_look, 4, 64, self._originals, session)
 
     def __enter__(self) -> Album:
         return self
@@ -99,4 +100,12 @@ class _Shelf(Generic[T]):
     def _look(self, outcome: Decoded | UnreadableImage) -> T | None:
         if isinstance(outcome, UnreadableImage):
             return None
-        return self._make(outcome.pixels, (outcome.facts.width, outcome.facts.height))
+        return self._make(outcome.pixels, outcome.facts)
+
+
+def _look(pixels: npt.NDArray[np.uint8], facts: ImageFacts) -> Look:
+    return Look.of(pixels, (facts.width, facts.height), has_more=facts.has_more)
+
+
+def _fine_look(pixels: npt.NDArray[np.uint8], facts: ImageFacts) -> FineLook:
+    return FineLook.of(pixels, (facts.width, facts.height))

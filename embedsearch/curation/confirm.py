@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from embedsearch.curation.copies import CROP, NOT_CHECKED, is_copy
+from embedsearch.curation.copies import CROP, FIRST_PAGE, NOT_CHECKED, is_copy
 from embedsearch.curation.similarity import Similarity
 from embedsearch.curation.turns import Turn
 from embedsearch.images.close_look import Leaders, Look, Verdict, verdict
@@ -81,10 +81,12 @@ def how_seen(
     if found is Verdict.DIFFERENT:
         return None
     how = turn if found is Verdict.COPY else found.value
-    if not (is_copy(how) and kept.is_large and other.is_large):
+    if not is_copy(how):
         return how
-    same = is_same()
-    return NOT_CHECKED if same is None else how if same else None
+    same = is_same() if kept.is_large and other.is_large else True
+    if not same:
+        return NOT_CHECKED if same is None else None
+    return FIRST_PAGE if other.has_more else how
 
 
 def _version(

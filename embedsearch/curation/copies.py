@@ -15,10 +15,12 @@ SAME_BYTES: Final = "same bytes"
 SAME_FILE: Final = "same file"  # another name of the kept file: a link to it
 SIMILAR: Final = "similar"
 CROP: Final = "crop"
+FIRST_PAGE: Final = "first page"  # or first frame: what is behind it was not compared
 NOT_CHECKED: Final = "not checked"  # it looks alike, but cannot be read now
 # To delete one of these loses something, or frees nothing.
 _NO_COPIES = {
-    SAME_FILE, SIMILAR, CROP, NOT_CHECKED, Verdict.IN_COLOR.value, Verdict.RECOLORED.value,
+    SAME_FILE, SIMILAR, CROP, FIRST_PAGE, NOT_CHECKED,
+    Verdict.IN_COLOR.value, Verdict.RECOLORED.value,
 }  # fmt: skip
 _REPORTED = ("width", "height", "size_bytes", "format", "sha256")
 

@@ -69,15 +69,18 @@ class Look:
     color: npt.NDArray[np.int16]
     coarse: Grid  # the luma, float32 (32, 32)
     size: tuple[int, int]
+    has_more: bool = False  # pages or frames that nobody has looked at
 
     @classmethod
-    def of(cls, pixels: npt.NDArray[np.uint8], size: tuple[int, int]) -> Look:
+    def of(
+        cls, pixels: npt.NDArray[np.uint8], size: tuple[int, int], *, has_more: bool = False
+    ) -> Look:
         """Return the look of an image squashed to uint8 (256, 256, 3)."""
         image = Image.fromarray(pixels)
         small = np.asarray(image.reduce(SIDE // _COLOR_SIDE), np.int16)
         plain = image.convert("L")
         luma, gray = np.asarray(plain), np.asarray(plain.reduce(SIDE // _COLOR_SIDE), np.int16)
-        return cls(luma, small[..., ::2] - gray[..., None], _at(luma, _COARSE_SIDE), size)
+        return cls(luma, small[..., ::2] - gray[..., None], _at(luma, _COARSE_SIDE), size, has_more)
 
     @property
     def is_gray(self) -> bool:
@@ -93,7 +96,7 @@ class Look:
         """Return the look of the image turned by a function of arrays (H, W, …)."""
         size = self.size[::-1] if turn(np.zeros((1, 2))).shape == (2, 1) else self.size
         luma, color, coarse = (turn(plane) for plane in (self.luma, self.color, self.coarse))
-        return Look(luma, color, coarse, size)
+        return Look(luma, color, coarse, size, self.has_more)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class ImagesResult(BaseModel):
 class GroupMember(BaseModel):
     """An image of a group; `what` is `keep`, or how it is a copy of the one to keep.
 
-    `recolored`, `in color`, `not checked` and `same file` (a link) are no copies.
+    `recolored`, `in color`, `first page`, `not checked` and `same file` (a link) are no copies.
     """
 
     group: int

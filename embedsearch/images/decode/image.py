@@ -60,6 +60,7 @@ class DecodedImage:
     camera: str | None
     gps: tuple[float, float] | None
     truncated: bool
+    has_more: bool  # pages or frames behind the first
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ def decode(
         camera=exif.camera,
         gps=exif.gps,
         truncated=opened.truncated,
+        has_more=_has_more(image),
     )
 
 
@@ -215,6 +217,19 @@ def _in_layout(file: BinaryIO, rawmode: str, limits: DecodeLimits) -> Image.Imag
     ]
     load_pixels(image, limits)
     return image
+
+
+def _has_more(image: Image.Image) -> bool:
+    """Return whether a file holds other pictures than its first; those of a camera's JPEG do not.
+
+    These are smaller ones, or maps that belong to it.
+    """
+    if image.format in {"JPEG", "MPO"}:
+        return False
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # what is behind the first one is broken
+        return False
 
 
 def _frames(image: Image.Image, limit: int) -> Iterator[Image.Image]:

@@ -121,4 +121,5 @@ def outcome(ref: ImageRef, answer: dict[str, Any]) -> ImageFacts | Failure:
         camera=answer["camera"],
         gps=gps and (gps[0], gps[1]),
         truncated=answer["truncated"],
+        has_more=answer["has_more"],
     )

@@ -110,6 +110,7 @@ def _work(
         "camera": picture.camera,
         "gps": picture.gps,
         "truncated": picture.truncated,
+        "has_more": picture.has_more,
         "read_s": read_s,
         "decode_s": time.perf_counter() - started - read_s,
         "cpu_s": time.process_time() - since,

@@ -90,6 +90,7 @@ def read_tiff(file: BinaryIO, limits: DecodeLimits, refusal: DecodeError) -> Ima
             end = file.seek(0, 2)
             parts = zip(page.dataoffsets, page.databytecounts, strict=True)
             is_whole = all(start > 0 and start + length <= end for start, length in parts)
+            has_more = len(opened.pages) > 1
             has_size = page.imagewidth > 0 and page.imagelength > 0 and page.dataoffsets
     except MemoryError:
         raise
@@ -113,6 +114,7 @@ def read_tiff(file: BinaryIO, limits: DecodeLimits, refusal: DecodeError) -> Ima
     except Exception as error:  # what its codecs raise for broken data has many classes
         raise _of_disk(error) or refusal from error
     image.format = "TIFF"
+    image.is_animated = has_more  # type: ignore[attr-defined]
     _keep_metadata(image, page)
     return image
 
