@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from embedsearch.core.arguments import checked
-from embedsearch.core.atomic import in_place
 from embedsearch.core.paths import local_path, printable
 from embedsearch.curation.collection import Picture
 from embedsearch.curation.copies import DuplicateGroup
+from embedsearch.images.output_files import output_files
 
 _HEAD = r"""#!/bin/sh
 # Copies that embedsearch found. Nothing has been {done} yet. Read this, change `{do}` to `leave`
@@ -97,7 +97,7 @@ def write_script(
     """
     path = Path(local_path(path))
     targets = None if move_to is None else _Targets(os.path.abspath(local_path(move_to)))
-    with in_place([path]) as (temporary,), temporary.open("wb") as file:
+    with output_files([path]) as (temporary,), temporary.open("wb") as file:
         file.writelines(_script(path.name, groups, targets))
 
 

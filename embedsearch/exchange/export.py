@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from embedsearch.core.arguments import checked
-from embedsearch.core.atomic import in_place
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import local_path
 from embedsearch.core.records import JsonRecord
 from embedsearch.core.session import Session
+from embedsearch.images.output_files import output_files
 from embedsearch.searching.ann.build import flat_bytes
 from embedsearch.searching.columns import RowColumns
 from embedsearch.store.locate import StorePath, readable_store
@@ -73,6 +74,8 @@ def export(
     if (out := Path(local_path(out))).suffix not in _WRITERS:
         raise UsageError(f"{out} does not end in one of {', '.join(_WRITERS)}")
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
+        if os.path.realpath(out) in {os.path.realpath(r.path) for r in snapshot.manifest.roots}:
+            raise UsageError(f"{out} is what the store indexes: name another file")
         columns = RowColumns(snapshot, session)
         mask = snapshot.live_mask()
         if where is not None:
@@ -87,7 +90,7 @@ def export(
         if not job.rows:
             raise UsageError(f"{path} holds no matching row: nothing was written")
         files = [out, out.with_suffix(".csv")] if out.suffix in {".npy", ".faiss"} else [out]
-        with in_place(files) as temporary:
+        with output_files(files) as temporary:
             _WRITERS[out.suffix](temporary, job)
     return ExportReport([str(file) for file in files], job.rows, job.dim)
 

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 
 from embedsearch.core.arguments import checked
-from embedsearch.core.atomic import in_place
 from embedsearch.core.config import TrainConfig
 from embedsearch.core.errors import Interrupted, TrainingFailed, UsageError
 from embedsearch.core.model_spec import ModelSpec
@@ -30,6 +29,7 @@ from embedsearch.core.options import TrainOptions, configured
 from embedsearch.core.paths import local_path, printable
 from embedsearch.core.records import Progress
 from embedsearch.core.session import Session
+from embedsearch.images.output_files import output_files
 from embedsearch.learning import health
 from embedsearch.learning.augment import import_transforms
 from embedsearch.learning.held_out import evaluate_held_out
@@ -317,7 +317,7 @@ class _TrainingRun:
             "embedsearch_training": json.dumps(report.to_dict()),
             HELD_OUT_RECORD: HeldOut.of(held.labels, held.digests).to_json(),
         }
-        with in_place([self.out]) as (temporary,):
+        with output_files([self.out]) as (temporary,):
             temporary.write_bytes(safetensors.torch.save(self.best, metadata))
         self.checkpoint.unlink(missing_ok=True)
         return report

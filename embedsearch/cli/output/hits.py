@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from embedsearch.cli.output.text import HIT_COLUMNS, csv_lines, json_line
-from embedsearch.core.atomic import in_place
 from embedsearch.core.errors import UsageError
+from embedsearch.images.output_files import output_files
 
 Write: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], None]
 _ROW_GROUP = 16_384
@@ -24,7 +24,7 @@ def hits_file(path: Path) -> Iterator[Write]:
     """
     if path.suffix not in _FORMS:
         raise UsageError(f"--out {path} does not end in one of {', '.join(_FORMS)}")
-    with in_place([path]) as (temporary,), _FORMS[path.suffix](temporary) as write:
+    with output_files([path]) as (temporary,), _FORMS[path.suffix](temporary) as write:
         yield write
 
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from embedsearch.core.atomic import in_place
 from embedsearch.core.errors import StorageError
 from embedsearch.core.paths import file_url, printable
+from embedsearch.images.output_files import output_files
 
 THUMBNAIL_SIDE = 256
 MAX_FIGURES = 2_000  # more, at about 15 kB each, make a page that browsers open slowly
@@ -93,7 +93,7 @@ def write_page(path: Path, title: str, sections: Iterable[Section], lead: str = 
     """
     if path.is_dir():
         raise StorageError(f"{path} is a folder: name a file to write")
-    with in_place([path]) as (temporary,), temporary.open("w", encoding="utf-8") as file:
+    with output_files([path]) as (temporary,), temporary.open("w", encoding="utf-8") as file:
         file.write(_head(title, lead))
         for section in sections:
             file.writelines(_section(section))

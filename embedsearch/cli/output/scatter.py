@@ -11,9 +11,9 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 
-from embedsearch.core.atomic import in_place
 from embedsearch.core.paths import printable
 from embedsearch.curation.picture_map import PictureMap
+from embedsearch.images.output_files import output_files
 
 
 def write_map(path: Path, title: str, shown: PictureMap) -> None:
@@ -34,5 +34,5 @@ def write_map(path: Path, title: str, shown: PictureMap) -> None:
     }
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     page = files("embedsearch.cli.output").joinpath("map.html").read_text()
-    with in_place([path]) as (file,):
+    with output_files([path]) as (file,):
         file.write_text(page.replace("TITLE", escape(printable(title))).replace('"DATA"', text))

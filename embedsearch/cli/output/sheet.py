@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from embedsearch.cli.output.fonts import draw_text, text_width
-from embedsearch.core.atomic import in_place
 from embedsearch.core.errors import StorageError
 from embedsearch.core.paths import printable
+from embedsearch.images.output_files import SHEET_TAG, output_files
 
 THUMBNAIL_SIDE = 180
 _GAP = 14
@@ -51,8 +52,10 @@ def write_sheet(path: Path, rows: Sequence[Sequence[Tile]]) -> None:
                 _paint(sheet, draw, tile, _GAP + column * (side + _GAP), top)
     if path.is_dir():
         raise StorageError(f"--sheet {path} is a folder: name a file to write")
-    with in_place([path]) as (temporary,):
-        sheet.save(temporary, format="PNG")
+    with output_files([path]) as (temporary,):
+        tag = PngInfo()
+        tag.add_text(*SHEET_TAG)
+        sheet.save(temporary, format="PNG", pnginfo=tag)
 
 
 def _wrap(row: Sequence[Tile]) -> list[list[Tile | None]]:
