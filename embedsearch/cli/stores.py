@@ -55,7 +55,7 @@ def check(
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> int:
-    """Verify the checksums of all files of the store.
+    """Verify the checksums of all files of the current generation.
 
     The exit code is 5 if anything is wrong.
     """

@@ -40,9 +40,9 @@ class ScannedTarget:
         if self.vanished and not lost:
             session.notice(f"{folder} {self.problem}: its images moved, all are found elsewhere")
             return
-        held = "rebuild would drop its images"
+        held = "rebuild would drop what the store holds of it"
         if lost:
-            held = f"the store holds {lost} images of it that are nowhere else"
+            held = f"{lost} images of it would leave the store"
         raise UsageError(
             f"{folder} {self.problem}, and {held}; nothing was changed. Is its disk plugged in? If "
             f"it moved: embedsearch relocate {shlex.quote(folder)} NEW. If it is gone for good: "

@@ -15,6 +15,7 @@ import pytest
 
 import embedsearch
 from embedsearch.core.errors import UsageError
+from embedsearch.core.formulas import guarded, unguarded
 from embedsearch.exchange.import_vectors import import_vectors
 from embedsearch.images.tables import csv_table, json_table, text_file
 from embedsearch.images.tables.table import UserTable, read_user_table
@@ -98,25 +99,41 @@ def test_types_are_those_of_the_whole_column(tmp_path: Path) -> None:
     assert found == {
         "whole": ("int64", [1, -2, None]),
         "real": ("double", [1.5, None, 2.0]),
-        "zip": ("string", columns["zip"]),
-        "id": ("string", columns["id"]),
-        "comma": ("string", columns["comma"]),
+        "zip": ("string", [cell or None for cell in columns["zip"]]),
+        "id": ("string", [cell or None for cell in columns["id"]]),
+        "comma": ("string", [cell or None for cell in columns["comma"]]),
         "yes": ("bool", [True, False, None]),
         "day": ("date32[day]", [datetime.date(2024, 5, 6), None, datetime.date(2024, 5, 7)]),
         "time": ("time64[us]", [datetime.time(8, 30), datetime.time(8, 30, 10), None]),
         "when": ("timestamp[us]", [moment, None, None]),
         "zone": ("timestamp[us, tz=UTC]", [moment.replace(tzinfo=datetime.UTC), None, None]),
-        "hash": ("string", columns["hash"]),
-        "short": ("string", columns["short"]),
-        "hex": ("string", columns["hex"]),
-        "grouped": ("string", columns["grouped"]),
+        "hash": ("string", [cell or None for cell in columns["hash"]]),
+        "short": ("string", [cell or None for cell in columns["short"]]),
+        "hex": ("string", [cell or None for cell in columns["hex"]]),
+        "grouped": ("string", [cell or None for cell in columns["grouped"]]),
         "power": ("double", [1e-05, 1e16, 1500.0]),
-        "long": ("string", columns["long"]),
+        "long": ("string", [cell or None for cell in columns["long"]]),
         "zero": ("double", [0.0, 0.5, -0.5]),
         "empty": ("null", [None, None, None]),
-        "mixed": ("string", columns["mixed"]),
-        "year0": ("string", columns["year0"]),
+        "mixed": ("string", [cell or None for cell in columns["mixed"]]),
+        "year0": ("string", [cell or None for cell in columns["year0"]]),
     }
+
+
+def test_an_empty_cell_is_null_whatever_the_others_hold(tmp_path: Path) -> None:
+    for others in ("x", "007", "1.5", ""):
+        table = read(tmp_path, f"path;T\na.jpg;{others}\nb.jpg;\n")
+        assert table.columns["T"].to_pylist()[1] is None, others
+
+
+def test_what_is_no_formula_comes_back(tmp_path: Path) -> None:
+    texts = ["=1+1", "-alt", "'-alt", "''=x", "'quoted'", "@home", "it's"]
+    assert [unguarded(guarded(text)) for text in texts] == texts
+    assert not any(guarded(text).startswith(("=", "+", "-", "@")) for text in texts)
+    rows = "".join(f"{guarded(f'-{n}.jpg')},{guarded(text)}\n" for n, text in enumerate(texts))
+    table = read(tmp_path, f"path,T\n{rows}")
+    assert table.columns["T"].to_pylist() == texts
+    assert list(values(table)) == [f"-{n}.jpg" for n in range(len(texts))]
 
 
 def test_a_type_does_not_depend_on_the_first_rows(tmp_path: Path) -> None:

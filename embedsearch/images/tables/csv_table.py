@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedsearch.core import bounds
+from embedsearch.core.formulas import unguarded
 from embedsearch.core.names import unicode_text
 from embedsearch.images.tables.held_values import Unheld, held_column
 from embedsearch.images.tables.text_file import MAX_ROW_BYTES, no_utf8, open_text
@@ -166,7 +167,7 @@ def _rows(
                     f"value that holds {shown} into quotes"
                 )
             cells += [""] * (width - len(cells))
-            yield lines.number, [cells[index] for index in named]
+            yield lines.number, [unguarded(cells[index]) for index in named]
     except csv.Error as error:
         raise ValueError(f"line {lines.number}: {error}") from error
 
@@ -189,6 +190,7 @@ def _typed(column: pa.ChunkedArray[Any]) -> pa.ChunkedArray[Any]:
     """Return a column of text as numbers, dates, times or true and false, if all of it is."""
     from pyarrow import csv as arrow
 
+    column = pc.if_else(pc.equal(column, pa.scalar("")), pa.scalar(None, pa.string()), column)
     spelled = arrow.ConvertOptions()
     text = pc.utf8_trim_whitespace(column)
     is_missing = pc.is_in(text, pa.array(list(spelled.null_values or ()), pa.string()))

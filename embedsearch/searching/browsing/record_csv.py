@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from embedsearch.core.formulas import guarded
 from embedsearch.core.records import ImageRecord
 
 _COLUMNS = (
@@ -21,8 +22,6 @@ _COLUMNS = (
     "taken_at",
     "camera",
 )
-# How a spreadsheet begins a formula. A caption that says one must not be run.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def csv_of(records: Sequence[ImageRecord]) -> str:
@@ -44,7 +43,7 @@ def csv_of(records: Sequence[ImageRecord]) -> str:
 
 def _cell(value: Any) -> Any:
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(_FORMULA) else value
+        return guarded(value)
     if isinstance(value, bool | list | dict):
         return json.dumps(value)
     return value
