@@ -101,7 +101,7 @@ def test_members_leave_nothing_behind(originals: OriginalFiles, tmp_path: Path) 
     with pytest.raises(UnreadableImage):
         originals.open(str(archive), "x.png", sha256(b"another"))
     assert os.listdir(folder) == []
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.parametrize("size", [1, 1000, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 5 << 20])
