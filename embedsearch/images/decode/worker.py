@@ -67,8 +67,7 @@ def _work(
         return _failure(Stage.READ, _read_reason(error), error.strerror or str(error))
     with os.fdopen(descriptor, "rb") as file:
         before = os.fstat(descriptor)
-        listed = job["size"], job["mtime_ns"]
-        if job["size"] is not None and size_and_time(before) != listed:
+        if job["size"] is not None and size_and_time(before) != (job["size"], job["mtime_ns"]):
             return _failure(Stage.READ, Reason.CHANGED, "changed since it was listed")
         part = job["part"] and ByteRange(**job["part"])
         size = max(part.size, part.length) if part else before.st_size
