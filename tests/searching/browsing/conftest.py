@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,8 +32,11 @@ def looked_at(tmp_path_factory: pytest.TempPathFactory) -> Path:
         size = (60 + seed % 4, 40)
         made = paint(homes[seed % 3] / f"{97 * seed % 50:02d}.jpg", seed, size=size, exif=exif)
         os.utime(made, ns=(0, 10**18 + 37 * seed % 11 * 10**9))
-    rows = [f"{97 * seed % 50:02d}.jpg,{WORDS[seed % 4]},{seed % 5}" for seed in range(45)]
-    (folder / "t.csv").write_text("name,what,stars\n" + "\n".join(rows) + "\n")
+    rows = [
+        {"name": f"{97 * seed % 50:02d}.jpg", "what": WORDS[seed % 4], "stars": seed % 5}
+        for seed in range(45)
+    ]
+    (folder / "t.json").write_text(json.dumps(rows))
     return folder
 
 
@@ -41,7 +45,7 @@ def store(looked_at: Path, counting: Callable[..., Any]) -> Path:
     path = looked_at / "s.es"
     roots = [looked_at / "b photos", looked_at / "a photos"]
     options: dict[str, Any] = {"store": path, "extractor_factory": counting}
-    embedsearch.index(roots, model="packaged", metadata=str(looked_at / "t.csv"), **options)
+    embedsearch.index(roots, model="packaged", metadata=str(looked_at / "t.json"), **options)
     for seed in range(0, 45, 9):
         next(looked_at.glob(f"* photos/**/{97 * seed % 50:02d}.jpg")).unlink()
     embedsearch.index(roots, **options)
