@@ -64,13 +64,13 @@ def check(
 
     with shown_session() as session:
         found = check_store(store, read_data=read_data, session=session)
-    whole = f"generation {found.generation} is whole: {found.images} images in {found.files} files"
     if json:
         print(json_line(found.to_dict()))
     elif found.problems:
         print("\n".join(problem.message for problem in found.problems), file=sys.stderr)
     else:
-        print(whole)
+        sizes = f"{found.images} images in {found.files} files"
+        print(f"generation {found.generation} is whole: {sizes}")
     return 5 if found.problems else 0
 
 

@@ -96,27 +96,31 @@ def test_types_are_those_of_the_whole_column(tmp_path: Path) -> None:
         name: (str(table.schema.field(name).type), table[name].to_pylist()) for name in columns
     }
     moment = datetime.datetime(2024, 5, 6, 1, 2, 3)
+
+    def texts(name: str) -> tuple[str, list[str | None]]:
+        return "string", [cell or None for cell in columns[name]]
+
     assert found == {
         "whole": ("int64", [1, -2, None]),
         "real": ("double", [1.5, None, 2.0]),
-        "zip": ("string", [cell or None for cell in columns["zip"]]),
-        "id": ("string", [cell or None for cell in columns["id"]]),
-        "comma": ("string", [cell or None for cell in columns["comma"]]),
+        "zip": texts("zip"),
+        "id": texts("id"),
+        "comma": texts("comma"),
         "yes": ("bool", [True, False, None]),
         "day": ("date32[day]", [datetime.date(2024, 5, 6), None, datetime.date(2024, 5, 7)]),
         "time": ("time64[us]", [datetime.time(8, 30), datetime.time(8, 30, 10), None]),
         "when": ("timestamp[us]", [moment, None, None]),
         "zone": ("timestamp[us, tz=UTC]", [moment.replace(tzinfo=datetime.UTC), None, None]),
-        "hash": ("string", [cell or None for cell in columns["hash"]]),
-        "short": ("string", [cell or None for cell in columns["short"]]),
-        "hex": ("string", [cell or None for cell in columns["hex"]]),
-        "grouped": ("string", [cell or None for cell in columns["grouped"]]),
+        "hash": texts("hash"),
+        "short": texts("short"),
+        "hex": texts("hex"),
+        "grouped": texts("grouped"),
         "power": ("double", [1e-05, 1e16, 1500.0]),
-        "long": ("string", [cell or None for cell in columns["long"]]),
+        "long": texts("long"),
         "zero": ("double", [0.0, 0.5, -0.5]),
         "empty": ("null", [None, None, None]),
-        "mixed": ("string", [cell or None for cell in columns["mixed"]]),
-        "year0": ("string", [cell or None for cell in columns["year0"]]),
+        "mixed": texts("mixed"),
+        "year0": texts("year0"),
     }
 
 

@@ -44,6 +44,7 @@ _FORMAT_NAMES = {"HEIF": "HEIC"}  # as the files are called; Pillow knows the fa
 _ANIMATED = {"GIF", "WEBP", "PNG", "AVIF"}
 _MAX_FRAMES = 64  # that are looked at, and no more than max_pixels in all of them
 _BLANK = 8  # levels of 255 between darkest and brightest of a frame that shows nothing
+_JPEGS = {"JPEG", "MPO"}
 _SHOWN = 32.0  # standard deviation of the luma of a frame that is taken without looking on
 
 
@@ -190,7 +191,7 @@ def _reduce_scale(image: Image.Image, size: tuple[int, int], least: int, crop: B
     MILD_CROP asks for no more: what it leaves of the long side is no less than the short one.
     """
     width = height = least
-    if image.format in {"JPEG", "MPO"} and crop is not None:
+    if image.format in _JPEGS and crop is not None:
         left, top, right, bottom = stored_box(crop, size, read_exif(image).orientation)
         width = width * size[0] // (right - left)
         height = height * size[1] // (bottom - top)
@@ -224,7 +225,7 @@ def _has_more(image: Image.Image) -> bool:
 
     These are smaller ones, or maps that belong to it.
     """
-    if image.format in {"JPEG", "MPO"}:
+    if image.format in _JPEGS:
         return False
     try:
         return bool(getattr(image, "is_animated", False))
