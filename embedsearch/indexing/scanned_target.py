@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass, field
 
 from embedsearch.core.errors import UsageError
+from embedsearch.core.paths import is_url
 from embedsearch.core.records import Failure
 from embedsearch.core.session import Session
 from embedsearch.core.walks import Ignored
@@ -42,10 +43,11 @@ class ScannedTarget:
             return
         held = "rebuild would drop what the store holds of it"
         if lost:
-            held = f"{lost} images of it would leave the store"
+            held = f"{lost} image{'' if lost == 1 else 's'} of it would leave the store"
+        ask = "Is its server the right one?" if is_url(folder) else "Is its disk plugged in?"
         raise UsageError(
-            f"{folder} {self.problem}, and {held}; nothing was changed. Is its disk plugged in? If "
-            f"it moved: embedsearch relocate {shlex.quote(folder)} NEW. If it is gone for good: "
+            f"{folder} {self.problem}, and {held}; nothing was changed. {ask} If it "
+            f"moved: embedsearch relocate {shlex.quote(folder)} NEW. If it is gone for good: "
             f"embedsearch forget {shlex.quote(folder)}. allow_empty goes on without its images",
             "rebuild",
             "allow_empty",

@@ -61,7 +61,7 @@ def test_a_folder_that_was_moved_in_part(library: Library, tmp_path: Path) -> No
     assert counts(report) == (6, 1, 0, 5, 0, 0, 0)
     assert report.images == 7
     assert captions(library.store)[str(tmp_path / "photos" / "sub0" / "0.jpg")] == "caption 0"
-    with pytest.raises(UsageError, match="photos has vanished, and 1 images of it would leave"):
+    with pytest.raises(UsageError, match="photos has vanished, and 1 image of it would leave"):
         library.index()
 
 
