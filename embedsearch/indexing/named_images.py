@@ -12,6 +12,7 @@ from embedsearch.core.names import comparable, unicode_text
 from embedsearch.core.paths import is_url, is_web, local_path, printable, whole_path
 from embedsearch.images.tables.column_names import NAME
 from embedsearch.images.tables.table import UserTable
+from embedsearch.indexing.scope import Scope
 
 # What a name is taken for, the likeliest first: Hugging Face names images from the table's folder.
 _WHOLE, _AS_WRITTEN, _PLAIN = range(3)
@@ -29,17 +30,20 @@ class NamedImages:
 class _Found:
     """The images that a name may mean, all equally likely: row to root and whole path."""
 
-    rank: tuple[int, int]
+    rank: tuple[int, bool, int]
     images: dict[int, tuple[int, str]]
 
 
 def named_images(
-    user: UserTable, roots: Mapping[int, str], images: Iterable[tuple[int, int, str]]
+    user: UserTable,
+    roots: Mapping[int, str],
+    images: Iterable[tuple[int, int, str]],
+    scope: Scope | None = None,
 ) -> NamedImages:
     """Return which of the images, each a row, a root and a key, a table names.
 
-    A name that means images of several folders means none. Raises UsageError for an image that is
-    named twice.
+    Paths are first those of the folders that are indexed, the `scope`. A path that still means
+    images of several folders means none. Raises UsageError for an image that is named twice.
     """
     forms: defaultdict[str, list[tuple[int, int, str]]] = defaultdict(list)
     for position, name in enumerate(user.names):
@@ -48,11 +52,12 @@ def named_images(
     found: dict[int, _Found] = {}
     for row, root, key in images:
         whole = roots[root].rstrip("/") + "/" + key
-        for spelled, name in _spelled(key, whole, user.by):
+        folder = "" if scope is None or user.by == NAME else scope.folder_of(root, key)
+        for spelled, name in _spelled(key, whole, user.by, folder):
             for position, kind, form in forms.get(unicode_text(comparable(name)), ()):
                 if name != form and not user.folder:  # made here: exact
                     continue
-                rank = (kind, spelled if name == form else 2)
+                rank = (kind, folder is None, spelled if name == form else 2)
                 best = found.get(position)
                 if best is None or rank < best.rank:
                     found[position] = _Found(rank, {row: (root, whole)})
@@ -87,12 +92,17 @@ def _forms(name: str, user: UserTable) -> Iterator[tuple[int, str]]:
     yield _PLAIN, plain
 
 
-def _spelled(key: str, whole: str, by: str) -> Iterator[tuple[int, str]]:
-    """Yield the names of an image; that on a web server, percent-encoded, comes second."""
+def _spelled(key: str, whole: str, by: str, folder: str | None) -> Iterator[tuple[int, str]]:
+    """Yield the names of an image, below its root and below the indexed `folder`.
+
+    That on a web server, percent-encoded, comes second.
+    """
     if by == NAME:
         yield 0, key.rpartition("/")[2]
         return
     yield 0, key
+    if folder:
+        yield 0, key.removeprefix(folder + "/")
     yield 0, whole
     if is_web(whole):
         yield 1, whole_path(whole.removesuffix("/" + key), key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 from embedsearch.core.errors import UsageError
@@ -43,6 +44,24 @@ class Scope:
     roots: tuple[Root, ...]
     targets: tuple[ScanTarget, ...]
     dropped: frozenset[int]
+
+    @cached_property
+    def _folders(self) -> frozenset[tuple[int, str]]:
+        return frozenset((t.root.id, t.scope) for t in self.targets if t.files is None)
+
+    @cached_property
+    def _files(self) -> dict[int, frozenset[str]]:
+        return {target.root.id: target.files for target in self.targets if target.files is not None}
+
+    def folder_of(self, root: int, key: str) -> str | None:
+        """Return the scanned folder of an image, below its root; None if it is in none."""
+        folder = key
+        while folder:
+            if (root, folder) in self._folders:
+                return folder
+            folder = folder.rpartition("/")[0]
+        is_scanned = (root, "") in self._folders or key in self._files.get(root, ())
+        return "" if is_scanned else None
 
 
 _MAX_HELD_BYTES = 8 << 30  # of fetched archives

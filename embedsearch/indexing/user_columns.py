@@ -23,7 +23,7 @@ from embedsearch.indexing.job import Job
 from embedsearch.indexing.merged_columns import as_spelled, merged
 from embedsearch.indexing.named_images import NamedImages, named_images
 from embedsearch.indexing.report import MetadataReport
-from embedsearch.indexing.scope import ScanTarget
+from embedsearch.indexing.scope import ScanTarget, Scope
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.searching.columns import BUILT_IN
 from embedsearch.store.snapshot import Snapshot, read_metadata
@@ -54,7 +54,7 @@ def join_user_columns(job: Job, update: StoreUpdate) -> MetadataReport | None:
             names = [] if known is None else known.column_names[1:]
             table = beside(snapshot, lambda root: job.sources.open(ScanTarget(root)), names)
         if table is not None:
-            known, report = join(snapshot, table, known)
+            known, report = join(snapshot, table, known, job.scope)
     if known is not None:
         update.set_user_columns(known)
     return report
@@ -81,7 +81,7 @@ def check_table(job: Job, changes: Changes) -> None:
         before = () if snapshot is None else _images(snapshot)
         stay = (image for image in before if image[0] not in gone)
         places = _places((*known, *job.scope.roots))
-        named = named_images(job.table, places, chain(stay, new))
+        named = named_images(job.table, places, chain(stay, new), job.scope)
     if job.manifest is not None and job.manifest.metadata is not None:
         there = read_metadata(job.store, job.manifest.metadata)
         if job.base is None:  # a rebuild, which gives other numbers
@@ -92,14 +92,15 @@ def check_table(job: Job, changes: Changes) -> None:
 
 
 def join(
-    snapshot: Snapshot, user: UserTable, before: pa.Table | None
+    snapshot: Snapshot, user: UserTable, before: pa.Table | None, scope: Scope | None = None
 ) -> tuple[pa.Table, MetadataReport]:
     """Return the columns of live rows, known `before` or from the table, and what matched.
 
     For the images that it names, the table replaces columns of the same name and adds the rest;
-    all other images keep their values.
+    all other images keep their values. `scope` is what is indexed: names mean images of it first.
     """
-    named = named_images(user, _places(snapshot.manifest.roots), _images(snapshot))
+    places = _places(snapshot.manifest.roots)
+    named = named_images(user, places, _images(snapshot), scope)
     live = np.fromiter((row for row, _, _ in snapshot.live_keys()), np.int64)
     if before is not None:
         before = before.filter(pa.array(np.isin(before.column("row").to_numpy(), live)))

@@ -50,6 +50,36 @@ def test_a_table_beside_its_images_is_about_these(library: Library, tmp_path: Pa
     assert (report.matched, report.images) == (2, 4), "whole, and from the table's folder"
 
 
+def test_a_table_is_about_the_folder_that_is_indexed_with_it(
+    library: Library, tmp_path: Path
+) -> None:
+    """Two folders hold the same names; the table lies elsewhere."""
+    for number, place in enumerate(("x", "y", "y/2020")):
+        paint(tmp_path / place / "0.png", 10 + number)
+    away = tmp_path / "away" / "t.csv"
+    away.parent.mkdir()
+    library.index(tmp_path / "x", tmp_path / "y")
+
+    def texts() -> dict[str, str]:
+        roots = {root.id: Path(root.path).name for root in read_current(library.store).roots}
+        return {
+            f"{roots[row['root']]}/{os.fsdecode(row['key'])}": row["text"]
+            for row in described(library)
+            if row.get("text")
+        }
+
+    assert joined(library, away, "path,text\n0.png,of x\n", tmp_path / "x").matched == 1
+    assert texts() == {"x/0.png": "of x"}
+    assert joined(library, away, "path,text\n0.png,below y\n", tmp_path / "y" / "2020").matched == 1
+    assert texts() == {"x/0.png": "of x", "y/2020/0.png": "below y"}
+    assert joined(library, away, "path,text\n0.png,of y\n", tmp_path / "y").matched == 1
+    assert joined(library, away, "path,text\n0.png,which\n").matched == 0
+    both = "path,text\ny/2020/0.png,other\n2020/0.png,it\n"
+    assert joined(library, away, both, tmp_path / "x").matched == 1, "x has none of that name"
+    assert texts() == {"x/0.png": "of x", "y/0.png": "of y", "y/2020/0.png": "it"}
+    assert joined(library, away, "name,text\n0.png,all\n", tmp_path / "x").images == 3
+
+
 def described(library: Library) -> list[dict[str, Any]]:
     """Return the live rows with the user's columns."""
     from embedsearch.store.snapshot import open_snapshot
