@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedsearch.core.errors import UsageError
+from embedsearch.core.paths import printable
 from embedsearch.core.records import SIDECARS
 from embedsearch.images.tables.held_values import MAX_COLUMNS, held_column, same_name
 from embedsearch.images.tables.table import UserTable
@@ -67,7 +68,9 @@ def merged(old: pa.Table | None, new: pa.Table, user: UserTable) -> tuple[pa.Tab
         try:
             columns[name] = _joined(stays, newer)
         except pa.ArrowException:
-            kinds = f"{newer.type} here and {stays.type} in the store"
+            kinds = (
+                f"{newer.type} here{_unlike(user, name, stays.type)} and {stays.type} in the store"
+            )
             if user.source == SIDECARS:
                 count = len(newer) - newer.null_count
                 left_out.append(f"{count} values of {name} ({kinds})")
@@ -80,6 +83,22 @@ def merged(old: pa.Table | None, new: pa.Table, user: UserTable) -> tuple[pa.Tab
                 "metadata",
             ) from None
     return pa.table(columns), left_out
+
+
+def _unlike(user: UserTable, name: str, kind: pa.DataType) -> str:
+    """Return where a text of a table is not of a type, for a message; "" if it nowhere is."""
+    found = next(n for n in user.columns.column_names if same_name(n) == same_name(name))
+    column = user.columns.column(found)
+    if not pa.types.is_string(column.type):
+        return ""
+    for image, value in zip(user.names, column, strict=True):
+        try:
+            pc.cast(value, kind)
+        except pa.ArrowException:
+            text = str(value)
+            shown = f"{text[:40]}…" if len(text) > 40 else text
+            return f" ({shown!r} for {printable(image)})"
+    return ""
 
 
 def _joined(stays: Any, new: Any) -> Any:

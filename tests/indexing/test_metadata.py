@@ -118,8 +118,9 @@ def test_a_later_table_changes_what_it_names(
     assert said(store, "b/02.png") == {"n": 2.0, "kept": "yes"}
     assert said(store, "a/03.png") == {"n": None, "kept": None}
     before = read_current(store)
-    with pytest.raises(UsageError, match="column n is string here and double in the store"):
-        sync(metadata=table(tmp_path, "path,n\na/01.png,many\n"))
+    words = r"column n is string here \('many' for a/01\.png\) and double in the store"
+    with pytest.raises(UsageError, match=words):
+        sync(metadata=table(tmp_path, "path,N\na/03.png,7\na/01.png,many\n"))
     assert read_current(store) == before
 
 
@@ -162,7 +163,7 @@ def test_wrong_tables_change_nothing(
         ("picture,n\na/01.png,1\n", "needs a column path or name"),
         ("path,n\n,1\n", "row 1 has no path"),
         ("path,n,N\na/01.png,1,2\n", "upper and lower case"),
-        ("path,n,n\na/01.png,1,2\n", "a column twice"),
+        ("path,n,n\na/01.png,1,2\n", "a column twice: n"),
         ("path,n\na/01.png,1,2\n", "cannot be read"),
         ("", "cannot be read"),
     ):

@@ -7,6 +7,7 @@ and lists and structs of these. Every door for columns goes through here.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -95,8 +96,13 @@ def names_problem(names: Iterable[str]) -> str:
             return f"the name of the column {shown}… is longer than {MAX_NAME} characters"
         if (other := seen.setdefault(same_name(name), name)) != name:
             return f"two columns differ in upper and lower case only: {other}, {name}"
-    twice = next((name for name in seen.values() if listed.count(name) > 1), None)
-    return "" if twice is None else f"it has a column twice: {twice[:60]}"
+    return f"it has a column twice: {twice}" if (twice := repeated(listed)) else ""
+
+
+def repeated(names: Iterable[str]) -> str:
+    """Return the first of some names that stands there twice, for a message; "" if none does."""
+    twice = next((name for name, count in Counter(names).items() if count > 1), "")
+    return unicode_text(twice)[:60]
 
 
 def same_name(name: str) -> str:

@@ -27,7 +27,13 @@ from embedsearch.images.tables.column_names import (
     naming_field,
 )
 from embedsearch.images.tables.csv_table import read_csv
-from embedsearch.images.tables.held_values import MAX_COLUMNS, held_table, names_problem, same_name
+from embedsearch.images.tables.held_values import (
+    MAX_COLUMNS,
+    held_table,
+    names_problem,
+    repeated,
+    same_name,
+)
 from embedsearch.images.tables.json_table import read_json
 from embedsearch.images.tables.parquet_bounds import Parquet, open_parquet, read_columns
 from embedsearch.images.tables.text_file import guessed_encoding
@@ -77,8 +83,8 @@ def user_table_of(given: ArrowTable, taken: frozenset[str]) -> UserTable:
         raise UsageError(f"metadata, {source}, cannot be read: {error}", "metadata") from error
     kept = [field.name for field in table.schema if not holds_bytes(field.type)]
     kept = [name for name in kept if name not in LEFT_OUT]
-    if len(set(kept)) < len(kept):
-        raise UsageError(f"metadata, {source}, has a column twice", "metadata")
+    if twice := repeated(kept):
+        raise UsageError(f"metadata, {source}, has a column twice: {twice}", "metadata")
     table = table.select(kept)
     return _checked(table, naming_field(table.schema), source, taken)
 
@@ -142,8 +148,8 @@ def read_table(
     except (pa.ArrowException, OSError, ValueError, OverBound) as error:
         message = " ".join(str(error).split())[:300]
         raise UsageError(f"{called} cannot be read: {message}", "metadata") from error
-    if len(set(table.column_names)) < table.num_columns:
-        raise UsageError(f"{called} has a column twice", "metadata")
+    if twice := repeated(table.column_names):
+        raise UsageError(f"{called} has a column twice: {twice}", "metadata")
     return table, found
 
 
@@ -168,8 +174,8 @@ def _columns(parquet: Parquet, schema: pa.Schema, by: str | None) -> tuple[pa.Ta
     wanted = [f.name for f in fields if f.name == by or not holds_bytes(f.type)]
     if len(wanted) > MAX_COLUMNS + 1:
         raise ValueError(f"{len(wanted)} columns; at most {MAX_COLUMNS} are held: leave some out")
-    if len(set(wanted)) < len(wanted):
-        raise ValueError("it has a column twice")
+    if twice := repeated(wanted):
+        raise ValueError(f"it has a column twice: {twice}")
     return read_columns(parquet, wanted), by
 
 
