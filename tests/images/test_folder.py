@@ -190,6 +190,7 @@ def test_hostile_tree(shared_data: Path, tmp_path: Path) -> None:
     [
         *((name, Kind.IMAGE) for name in (b"a.jpg", b"B.JPEG ", b"x.jpg_large", b"c.jpg~")),
         *((name, Kind.IMAGE) for name in (b"I.JPG.1", b"p.jpg?width=300&h=2.5", b"c.jpg.bak")),
+        *((name, Kind.IMAGE) for name in (b"IMG_1.JPG.1", b"a.b.jpg?width=300", b"photo.png~")),
         *(
             (name, Kind.IMAGE)
             for name in (b"d.pjpeg", b"e.jif", b"a.png (1)", b"a.jpeg!d", b"..jpg")
@@ -213,7 +214,7 @@ def test_hostile_tree(shared_data: Path, tmp_path: Path) -> None:
             (name, Kind.ARCHIVE)
             for name in (b"a.tar", b"a.tar.zst", b"a.zip", b"a.7z", b"a.jpg.gz")
         ),
-        *((name, Kind.OTHER) for name in (b"a.jpg_original", b"a.jpg.part", b"x.jpg_files.html")),
+        *((name, Kind.OTHER) for name in (b"dsc.jpg_original", b"a.jpg.part", b"x.jpg_files.html")),
         *((name, Kind.OTHER) for name in (b"a.py", b"jpg.doc", b"a.tmp")),
     ],
 )

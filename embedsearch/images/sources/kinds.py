@@ -68,7 +68,7 @@ _KINDS = {
 # photo.jpg~, photo.jpg.1, photo.jpg.bak. Not photo.jpg_original: ExifTool leaves it beside each
 # picture whose tags it changed.
 _VARIANT = re.compile(
-    rb".\.(?:" + b"|".join(sorted(SUFFIXES)) + rb")"
+    rb".+\.(?:" + b"|".join(sorted(SUFFIXES)) + rb")"
     rb"(?:(?!_original$)[~_?&:!@#%;,= -][^.]*|[?].*|\.\d{1,4}|\.(?:bak|backup|old|orig)"
     rb"|\.?[~_ -]?\(\d{1,4}\))",
     re.IGNORECASE | re.DOTALL,
