@@ -59,6 +59,7 @@ def embed(
         job.session.keep()
         streaming_since = time.monotonic()
         for batch in pipeline.embed(extractor):
+            job.sources.answered(batch.images, batch.failures)
             _take(batch, changes, update, outcome)
             outcome.setup = replace(outcome.setup, workers=pipeline.workers)
             clock.seconds |= pipeline.busy_s() | {"write": update.write_s}
@@ -75,12 +76,13 @@ def embed(
 
 
 def _take(batch: Embedded, changes: Changes, update: StoreUpdate, outcome: Outcome) -> None:
-    """Add the rows of one batch; a changed file that failed loses its old row."""
+    """Add the rows of one batch; a changed file that is no image now loses its old row."""
     if old_rows := [changes.replaced.get((ref.root, ref.key)) for ref in batch.images.refs]:
         for row, old in enumerate(old_rows, start=update.add(batch.images)):
             if old is not None:
                 update.replace(old, row)
-    lost = (changes.replaced.get((f.root, f.key)) for f in batch.failures)
+    broken = (f for f in batch.failures if not f.reason.is_passing)
+    lost = (changes.replaced.get((f.root, f.key)) for f in broken)
     update.delete(row for row in lost if row is not None)
     outcome.failures += batch.failures
     outcome.embedded += len(old_rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +11,15 @@ from itertools import groupby
 
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import is_inside, is_url, local_path
-from embedsearch.core.records import Failure, ImageLocation, ImageRef, Root, RootKind
+from embedsearch.core.records import (
+    EmbeddingBatch,
+    Failure,
+    ImageBatch,
+    ImageLocation,
+    ImageRef,
+    Root,
+    RootKind,
+)
 from embedsearch.core.unknown_fields import replaced
 from embedsearch.core.walks import Ignored
 from embedsearch.images.sources.exclusion import WalkRules
@@ -76,6 +85,8 @@ class Sources:
         self.rules = WalkRules()
         self._temporary = TemporaryImages()
         self._open: dict[int, Source] = {}
+        # By root. A download must stay for as long as decoders may read it.
+        self._placed, self._answered = Counter[int](), Counter[int]()
 
     def __enter__(self) -> Sources:
         return self
@@ -98,10 +109,15 @@ class Sources:
         return self._open[root.id]
 
     def _make_room(self) -> None:
-        """Close the oldest fetched archives; keep the last, which decoders may still read."""
-        held = [source for source in self._open.values() if source.held_bytes]
-        while len(held) > 1 and sum(source.held_bytes for source in held) > _MAX_HELD_BYTES:
-            held.pop(0).close()
+        """Close the oldest fetched archives that no decoder reads; keep the last."""
+        held = {root: source for root, source in self._open.items() if source.held_bytes}
+        for root in [root for root in list(held)[:-1] if self._is_read(root)]:
+            if sum(source.held_bytes for source in held.values()) <= _MAX_HELD_BYTES:
+                break
+            held.pop(root).close()
+
+    def _is_read(self, root: int) -> bool:
+        return self._placed[root] == self._answered[root]
 
     def synced(self, scope: Scope) -> tuple[Root, ...]:
         """Return the roots of a run that has scanned all its targets."""
@@ -126,15 +142,23 @@ class Sources:
     def places(
         self, refs: Iterable[ImageRef], roots: Iterable[Root]
     ) -> Iterator[tuple[ImageRef, ImageLocation | Failure]]:
-        """Yield the location of each ref's bytes, or why they cannot be read, root by root."""
+        """Yield the location of each ref's bytes, or why they cannot be read, root by root.
+
+        The caller says which of them are `answered`: then downloads can be removed.
+        """
         by_id = {root.id: root for root in roots}
-        last: list[Source] = []
         for root, group in groupby(refs, lambda ref: ref.root):
             source = self._open.get(root) or self.open(ScanTarget(by_id[root]))
-            yield from source.places(group)
-            last.append(source)
-            if len(last) > 2:  # decoders may still read the previous one
-                last.pop(0).close()
+            for placed in source.places(group):
+                self._placed[root] += 1
+                yield placed
+            for done in [done for done in self._placed if self._is_read(done)]:
+                self._open[done].close()
+
+    def answered(self, batch: EmbeddingBatch | ImageBatch, failures: Iterable[Failure]) -> None:
+        """Count images that were decoded, and those that could not be."""
+        self._answered.update(ref.root for ref in batch.refs)
+        self._answered.update(failure.root for failure in failures)
 
 
 def resolve_scope(

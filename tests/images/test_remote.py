@@ -15,8 +15,18 @@ from PIL import Image
 import embedsearch
 from embedsearch.core import remote
 from embedsearch.core.errors import NothingIndexed, StorageError, UsageError
-from embedsearch.core.records import Reason
+from embedsearch.core.records import (
+    Failure,
+    ImageBatch,
+    ImageFacts,
+    ImageLocation,
+    Reason,
+    Root,
+    RootKind,
+    Stage,
+)
 from embedsearch.images.sources import remote as remote_source
+from embedsearch.indexing.scope import ScanTarget, Sources
 from tests.support.archives import MAKERS, make_parquet, make_tar, members_of
 from tests.support.extractor import CountingExtractor
 from tests.support.library import Library, counts, paint
@@ -24,6 +34,8 @@ from tests.support.stores import live_rows
 
 pytest.importorskip("moto", reason="needs the test extra")
 from tests.support.s3 import DENIED, SLOW_DOWN, Fault, S3Server
+
+FACTS = ImageFacts(1, 1, "PNG", bytes(32))
 
 
 def test_a_bucket_gives_what_its_folder_gives(s3: S3Server, library: Library, photos: Path) -> None:
@@ -82,6 +94,49 @@ def test_an_archive_in_a_bucket(
     with embedsearch.open_store(library.store) as searcher:
         (hit,) = searcher.query(np.ones(512, np.float32) / 512**0.5, k=1)
         assert len(searcher.thumbnail(hit.row, 64)) > 500
+
+
+def test_small_archives_stay_until_they_are_read(
+    s3: S3Server, library: Library, photos: Path, tmp_path: Path
+) -> None:
+    """All of them are placed before the first one is decoded."""
+    members = members_of(photos)
+    urls = [f"s3://bucket/{number}.zip" for number in range(6)]
+    for number in range(6):
+        archive = MAKERS["a.zip"](tmp_path / f"{number}.zip", members[2 * number : 2 * number + 2])
+        s3.put(f"bucket/{number}.zip", archive.read_bytes())
+    assert counts(library.index(*urls)) == (12, 12, 0, 0, 0, 0, 0)
+    for number in (0, 2):  # changed and new images: their archives are placed in turns
+        shown = [paint(tmp_path / "n.png", 90 + number + seed).read_bytes() for seed in range(2)]
+        names = members[2 * number][0], "z.png"
+        archive = MAKERS["a.zip"](tmp_path / f"{number}.zip", zip(names, shown, strict=True))
+        s3.put(f"bucket/{number}.zip", archive.read_bytes())
+    report = library.index()
+    assert (report.changed, report.added, report.failed) == (2, 2, 0)
+
+
+def test_downloads_go_once_all_of_their_images_are_answered(
+    s3: S3Server, photos: Path, tmp_path: Path
+) -> None:
+    members = members_of(photos)
+    for number in range(3):
+        s3.put(f"bucket/{number}.zip", MAKERS["a.zip"](tmp_path / "a.zip", members).read_bytes())
+    roots = [Root(number, f"s3://bucket/{number}.zip", RootKind.ZIP) for number in range(3)]
+    with Sources(10**6) as sources:
+        opened = [sources.open(ScanTarget(root)) for root in roots]
+        placed = list(sources.places([ref for source in opened for ref in source], roots))
+        assert all(isinstance(place, ImageLocation) for _, place in placed) and len(placed) == 36
+        assert all(source.held_bytes for source in opened), "nothing was decoded yet"
+        done = [ref for ref, _ in placed[:24]]
+        sources.answered(ImageBatch(done[1:], [FACTS] * 23, np.zeros((23, 1, 1, 3), np.uint8)), [])
+        assert list(sources.places(done[:1], roots)) == placed[:1]
+        assert [bool(source.held_bytes) for source in opened] == [True, False, True]
+        failed = [Failure(0, done[0].key, Stage.DECODE, Reason.CORRUPT, "")] * 2
+        sources.answered(ImageBatch([], [], np.zeros((0, 1, 1, 3), np.uint8)), failed)
+        assert list(sources.places([], roots)) == []
+        (again,) = sources.places(done[12:13], roots)
+        assert isinstance(again[1], ImageLocation), "it is fetched once more"
+        assert [bool(source.held_bytes) for source in opened] == [False, True, True]
 
 
 def test_an_object_that_changes_while_it_is_read(

@@ -101,6 +101,42 @@ def test_what_a_user_said_stays_with_a_changed_image(
     assert said(shared.store, "a/01.png") == {"stars": 5}
 
 
+def test_a_changed_image_that_cannot_be_read_now_keeps_its_row(
+    shared: Shared, photos: Path
+) -> None:
+    shared.index(photos)
+    before = shared.facts
+    paint(photos / "a" / "01.png", 77)
+    (photos / "b" / "00.png").write_bytes(b"no picture")
+    shared.plan()
+    (photos / "a" / "01.png").rename(photos / "away")
+    shared.run(0, 1)
+    assert commit(shared.store).failed == 2
+    assert shared.facts == [row for row in before if row["key"] != b"b/00.png"]
+    (photos / "away").rename(photos / "a" / "01.png")
+    report = shared.index()
+    assert (report.changed, report.added, report.failed) == (1, 0, 1)
+
+
+def test_units_that_are_none(shared: Shared, photos: Path) -> None:
+    shared.plan(photos)
+    for number in (4, -1):
+        with pytest.raises(UsageError, match=f"units 0 to 3, not {number}"):
+            shared.run(number)
+
+
+def test_a_plan_keeps_what_a_search_may_cost(shared: Shared, photos: Path) -> None:
+    shared.plan(photos, ann="exact", recall=0.9)
+    numbers = range(4)
+    other = IndexConfig(ann="Flat")
+    with pytest.raises(UsageError, match="made with another ann"):
+        run_units(shared.store, numbers, config=other)
+    shared.run(*numbers)
+    commit(shared.store)
+    budget = read_current(shared.store).search.budget
+    assert (budget.factory, budget.recall) == ("exact", 0.9)
+
+
 def test_a_lost_unit_is_found_and_run_again(shared: Shared, photos: Path) -> None:
     made = shared.plan(photos)
     shared.run(0, 1, 3)

@@ -24,13 +24,14 @@ from embedsearch.core.errors import (
 )
 from embedsearch.core.records import ImageRef, Reason, Stage
 from embedsearch.indexing.ref_list import RefList
+from embedsearch.indexing.scope import Sources
 from embedsearch.store.check import check_store
 from embedsearch.store.current import read_current
 from embedsearch.store.info import failures
 from embedsearch.store.writer import create_store
 from tests.support.extractor import CountingExtractor
 from tests.support.library import Library, counts, paint, run_cli
-from tests.support.stores import contents, rows_of
+from tests.support.stores import contents, rows_of, said
 
 
 def test_the_second_run_reads_and_embeds_nothing(
@@ -128,6 +129,33 @@ def test_a_vanished_or_emptied_root_is_refused(library: Library, photos: Path) -
     photos.rmdir()
     away.rename(photos)
     assert library.index().added == 12
+
+
+def test_a_changed_image_that_cannot_be_read_now_keeps_its_row(
+    library: Library, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is written again while the run decodes; what its user said of it stays."""
+    table = tmp_path / "t.csv"
+    table.write_text("path,stars\na/01.png,5\n")
+    library.index(photos, metadata=str(table))
+    paint(photos / "a" / "01.png", 77)
+    (photos / "b" / "00.png").write_bytes(b"no picture")
+    places = Sources.places
+
+    def written_meanwhile(*arguments: Any) -> Any:
+        for ref, place in places(*arguments):
+            if ref.key == "a/01.png":
+                paint(photos / "a" / "01.png", 78, (90, 90))
+            yield ref, place
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sources, "places", written_meanwhile)
+        report = library.index()
+    assert (report.failed, report.changed, report.images) == (2, 0, 11)
+    assert library.reasons()["a/01.png"] is Reason.CHANGED
+    report = library.index()
+    assert (report.failed, report.changed, report.images) == (1, 1, 11)
+    assert said(library.store, "a/01.png") == {"stars": 5}
 
 
 def test_a_vanished_root_can_be_let_go(library: Library, photos: Path, tmp_path: Path) -> None:

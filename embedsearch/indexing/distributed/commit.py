@@ -16,7 +16,7 @@ from embedsearch.core.errors import (
 )
 from embedsearch.core.records import Failure, JsonRecord
 from embedsearch.core.session import Session
-from embedsearch.indexing.distributed.run import open_plan
+from embedsearch.indexing.distributed.run import open_plan, planned_budget
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.store.current import check_format
 from embedsearch.store.locate import locate_store
@@ -72,7 +72,7 @@ def commit(
         }
         update.commit(run)
         drop(path)
-        update.finish(before.search.budget, run, session)
+        update.finish(planned_budget(opened), run, session)
         if not update.images:
             raise NothingIndexed(f"the store holds no image: all {opened.images} files failed")
         assert writer.manifest is not None, "it has just been committed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -52,10 +53,11 @@ def plan(
             rows_change = bool(changes.kept or changes.doubles or changes.deleted)
             nothing_yet = Outcome()
             commit_if_changed(job, changes, update, nothing_yet, rows_change=rows_change)
+            budget = config.budget(update.manifest.search.budget)
             run = {**run_record(job, changes, nothing_yet), "center": config.center}
-            run["shares"] = shares
+            run |= {"shares": shares, "budget": asdict(budget)}
             if not len(changes.embed):
-                update.finish(config.budget(update.manifest.search.budget), run, job.session)
+                update.finish(budget, run, job.session)
                 return None
             return _cut_plan(job, changes, shares, roots, run)
 

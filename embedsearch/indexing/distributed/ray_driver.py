@@ -111,6 +111,7 @@ class _Decoder:
         batches, failures = [], []
         for batch in self._pool.run(DecodeJob(ref, location) for ref, location in located):
             images = batch.images
+            self._sources.answered(images, batch.failures)
             batches.append(ImageBatch(images.refs, images.facts, images.pixels.copy()))
             failures += batch.failures
         # One value per chunk, which Ray cannot split; it passes only between our own actors.

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from embedsearch.core.arguments import checked
-from embedsearch.core.config import IndexConfig
+from embedsearch.core.config import IndexConfig, SearchBudget
 from embedsearch.core.errors import IncompatibleStore, Interrupted, PlanOpen, UsageError
 from embedsearch.core.records import EmbeddingBatch, Failure, ImageRef, JsonRecord, Progress
 from embedsearch.core.session import Session
@@ -135,14 +135,18 @@ def run_units(
     """Decode and embed units of the open plan by their numbers; finished ones are skipped.
 
     A unit is done once its shard and its record are on the disk. Raises UsageError if no plan is
-    open, IncompatibleStore for another model than the plan's, StorageError, and Interrupted;
-    finished units stay.
+    open or has no such unit, IncompatibleStore for another model than the plan's, StorageError, and
+    Interrupted; finished units stay.
     """
     config, session = config or IndexConfig(), session or Session()
     store = locate_store(store)
     opened = open_plan(store)
     check_same(opened, config, session)
-    todo = missing_units(store, opened, [opened.units[number] for number in numbers])
+    units = {unit.number: unit for unit in opened.units}
+    numbers = list(numbers)
+    if unknown := [number for number in numbers if number not in units]:
+        raise UsageError(f"the plan has units 0 to {len(units) - 1}, not {unknown[0]}", "numbers")
+    todo = missing_units(store, opened, [units[number] for number in numbers])
     collector = _UnitCollector(store, opened)
     total = sum(unit.images for unit in todo)
     if todo:
@@ -158,6 +162,7 @@ def run_units(
                 session.keep()
                 started = time.monotonic()
                 for batch in pipeline.embed(extractor):
+                    sources.answered(batch.images, batch.failures)
                     collector.take(batch)
                     if on_progress is not None:
                         elapsed_s = time.monotonic() - started
@@ -189,7 +194,7 @@ def open_plan(store: Path) -> UnitPlan:
 
 
 def check_same(opened: UnitPlan, config: IndexConfig, session: Session) -> None:
-    """Raise unless a config agrees with the plan in its model and limits."""
+    """Raise unless a config agrees with the plan in its model, limits and budget."""
     own = opened.model
     if (requested := requested_model(config, own, session)).fingerprint != own.fingerprint:
         raise IncompatibleStore(
@@ -199,6 +204,16 @@ def check_same(opened: UnitPlan, config: IndexConfig, session: Session) -> None:
     if (limits := config.limits.verdict_key()) != dict(opened.limits):
         names = [name for name in limits if limits[name] != opened.limits[name]]
         raise UsageError(f"the plan was made with another {', '.join(names)}", *names)
+    planned = planned_budget(opened)
+    if (budget := config.budget(planned)) != planned:
+        pairs = zip(vars(planned).items(), vars(budget).values(), strict=True)
+        names = ["ann" if n == "factory" else n for (n, old), new in pairs if old != new]
+        raise UsageError(f"the plan was made with another {', '.join(names)}", *names)
+
+
+def planned_budget(opened: UnitPlan) -> SearchBudget:
+    """Return what a search may cost after the commit of a plan."""
+    return SearchBudget(**opened.run["budget"])
 
 
 @dataclass(eq=False)
@@ -254,7 +269,8 @@ class _UnitCollector:
             home.left -= 1
         self.images += len(images.refs)
         self.failed += len(batch.failures)
-        for home in [home for home in self._open.values() if not home.left]:
+        # Meanwhile the thread of the decoders opens other units.
+        for home in [home for home in list(self._open.values()) if not home.left]:
             del self._open[home.unit.number]
             self._wait(1)
             self._written.append(self._thread.submit(self._write, home))
@@ -279,7 +295,8 @@ def finish_unit(
 ) -> None:
     """Write the shard of a unit, its rows numbered, and then its record. Raises StorageError."""
     old_rows = {(ref.root, os.fsencode(ref.key)): old for ref, old in refs if old >= 0}
-    lost = [(failure.root, os.fsencode(failure.key)) for failure in failures]
+    broken = (failure for failure in failures if not failure.reason.is_passing)
+    lost = [(failure.root, os.fsencode(failure.key)) for failure in broken]
     replaced = [(old_rows[name], -1) for name in lost if name in old_rows]
     numbered, row = [], unit.first_row
     for table in tables:
