@@ -1,9 +1,14 @@
-"""Texts in CSV that a spreadsheet would take for a formula; out and in again."""
+"""Texts in CSV that a spreadsheet would take for a formula; out and in again.
+
+Only the CSV for spreadsheets marks them; what other programs read has texts as they are.
+"""
 
 from __future__ import annotations
 
 import re
 
+# Columns by which the CSV for spreadsheets is known again.
+MARKED_BY = frozenset({"full_path", "key", "size_bytes"})
 _MARK = "'"
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")  # marked before, or not
 

@@ -16,8 +16,10 @@ class LRU(Generic[K, V]):
     Any number of threads may use it; none waits while another makes a value.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, dropped: Callable[[V], None] = lambda value: None) -> None:
+        """`dropped` is given what room is made of."""
         self._size = size
+        self._dropped = dropped
         self._values: dict[K, V] = {}  # the most recently used one is last
         self._changing = threading.Lock()
 
@@ -42,7 +44,7 @@ class LRU(Generic[K, V]):
             self._values.pop(key, None)
             self._values[key] = value
             if len(self._values) > self._size:
-                del self._values[next(iter(self._values))]
+                self._dropped(self._values.pop(next(iter(self._values))))
 
     def clear(self) -> None:
         """Forget all values."""

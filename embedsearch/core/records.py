@@ -106,6 +106,11 @@ class Root:
         """Return whether it is a folder of this machine, whose images are files."""
         return self.kind is RootKind.FOLDER and not self.is_remote
 
+    @property
+    def has_files_here(self) -> bool:
+        """Return whether its images are files of this machine, in a folder or named one by one."""
+        return self.is_folder_here or self.kind is RootKind.LIST
+
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:

@@ -40,7 +40,7 @@ class Picture(HasKey):
     taken_at: datetime | None
     mtime_ns: int
     sha256: str | None = None  # of the file, in hexadecimal; None for an imported vector
-    is_file: bool = True  # of a local folder, not in an archive and not at a URL
+    is_file: bool = True  # of this machine, not in an archive and not at a URL
 
     @property
     def full_path(self) -> str:
@@ -94,7 +94,7 @@ class Collection:
                 key=os.fsdecode(row["key"]),
                 size_bytes=max(0, row["size"]),
                 sha256=None if row["digest"] == NO_DIGEST else row["digest"].hex(),
-                is_file=roots[row["root"]].is_folder_here,
+                is_file=roots[row["root"]].has_files_here,
                 **{name: row[name] for name in _AS_STORED},
             )
             for row in table.to_pylist()

@@ -136,7 +136,7 @@ def _thumbnails(pictures: list[Picture], session: Session) -> Iterator[bytes | N
         session.check()
         session.step("making thumbnails", next(done), len(pictures))
         try:
-            return thumbnailer.jpeg(picture.root, picture.key, _SIDE)
+            return thumbnailer.jpeg(picture.root, picture.key, _SIDE, picture.digest)
         except UnreadableImage:
             return None
 

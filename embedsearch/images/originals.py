@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import replace
+import time
+from collections import deque
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from embedsearch.core.errors import UnreadableImage
@@ -17,6 +19,16 @@ if TYPE_CHECKING:
     from embedsearch.images.sources.source import Source
 
 _KEPT = 8  # archives whose list of members is kept
+_READ_S = 60.0  # within which what was placed has been read
+
+
+@dataclass(eq=False)
+class _Archive:
+    """An archive, and when it last placed an image."""
+
+    root: str
+    source: Source
+    placed_at: float = 0.0
 
 
 class Originals:
@@ -28,12 +40,14 @@ class Originals:
         self._temporary = TemporaryImages()
         self._looking = threading.Lock()
         self._locks: dict[str, threading.Lock] = {}
-        self._archives: LRU[tuple[str, str], Source] = LRU(_KEPT)
+        self._left: deque[_Archive] = deque()  # to be closed once nobody reads them
+        self._archives: LRU[tuple[str, str], _Archive] = LRU(_KEPT, self._left.append)
 
     def close(self) -> None:
         """Forget the archives and remove the temporary images."""
         with self._looking:
             self._archives.clear()
+            self._left.clear()
         self._temporary.close()
 
     def inside(self, root: str, key: str, digest: bytes | None = None) -> ImageLocation:
@@ -48,12 +62,14 @@ class Originals:
             kind = kind or RootKind.FOLDER
         elif kind is None or not os.path.isfile(root):
             return ImageLocation(root, key, digest=digest)
+        self._close_left()
         with self._lock(root):
             source = open_source(Root(0, root, kind), "", self._temporary, self._max_bytes)
             version = source.version()
             with self._looking:
-                source = self._archives.get((root, version), lambda: source)
-            ((_, place),) = source.places([ImageRef(0, key, -1, -1)])
+                archive = self._archives.get((root, version), lambda: _Archive(root, source))
+            ((_, place),) = archive.source.places([ImageRef(0, key, -1, -1)])
+            archive.placed_at = time.monotonic()
         if isinstance(place, Failure):
             shown = printable(whole_path(root, key))
             message = f"{shown} cannot be read: {place.reason} ({place.detail})"
@@ -61,6 +77,23 @@ class Originals:
                 message = f"{shown}: there is no such file"
             raise UnreadableImage(message, place.reason)
         return replace(place, digest=digest)
+
+    def _close_left(self) -> None:
+        """Close the archives that made room for others: their downloads take up the disk."""
+        with self._looking:
+            left = list(self._left)
+            self._left.clear()
+        for archive in left:
+            lock = self._lock(archive.root)
+            is_free = lock.acquire(blocking=False)  # else it is placing an image
+            try:
+                if is_free and time.monotonic() - archive.placed_at > _READ_S:
+                    archive.source.close()
+                else:
+                    self._left.append(archive)
+            finally:
+                if is_free:
+                    lock.release()
 
     def _lock(self, root: str) -> threading.Lock:
         """Return the lock of a root: a server that hangs holds up nobody but its own."""

@@ -23,7 +23,7 @@ from embedsearch.core.paths import (
     part_below,
     size_and_time,
 )
-from embedsearch.core.records import ImageRef, JsonRecord, Root, RootKind
+from embedsearch.core.records import NO_DIGEST, ImageRef, JsonRecord, Root, RootKind
 from embedsearch.core.remote import normal_url
 from embedsearch.core.session import Session
 from embedsearch.core.unknown_fields import replaced
@@ -35,7 +35,6 @@ from embedsearch.store.snapshot import Snapshot, open_snapshot, read_failures
 from embedsearch.store.writer import StoreWriter
 
 _SAMPLE = 32  # images of a root whose bytes are compared
-_UNKNOWN = bytes(32)  # the digest of a vector that was imported
 
 
 @dataclass(frozen=True)
@@ -188,7 +187,7 @@ def _check(known: KnownRows, root: Root, there: Root) -> None:
             raise UsageError(f"{there.path} does not exist, or is not a {root.kind}")
         for key, position in known.keys(np.unique(sample)):
             digest = known.value("digest", position)
-            if digest != _UNKNOWN:
+            if digest != NO_DIGEST:
                 looked += 1
                 ref = ImageRef(root.id, os.fsdecode(key), known.size(position), -1)
                 same += source.digest(ref) == digest

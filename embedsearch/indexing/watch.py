@@ -26,7 +26,7 @@ from embedsearch.core.errors import (
     UsageError,
 )
 from embedsearch.core.install import install_command
-from embedsearch.core.paths import local_path, printable
+from embedsearch.core.paths import is_url, local_path, printable
 from embedsearch.core.records import RootKind
 from embedsearch.core.session import Session
 from embedsearch.images.sources.kinds import Kind, kind_of, suffix_of
@@ -73,6 +73,8 @@ def watch(
     if not quiet_s > 0:
         raise UsageError("quiet_s must be above 0 seconds", "quiet_s")
     _watch_files()  # a first run may take hours: what is missing is said before it
+    if remote := [str(folder) for folder in folders if is_url(local_path(folder))]:
+        raise UsageError(f"{remote[0]} cannot be watched: only folders of this machine can")
     path = locate_store(store, create=bool(folders))
     _Watch(path, config, quiet_s, session or Session(), on_report).run(folders)
 
@@ -197,7 +199,7 @@ class _Watch:
         if not isinstance(self._config.metadata, str):
             return None
         try:
-            facts = os.stat(self._config.metadata)
+            facts = os.stat(local_path(self._config.metadata))
         except OSError:
             return None
         return facts.st_size, facts.st_mtime_ns

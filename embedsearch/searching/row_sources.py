@@ -33,7 +33,7 @@ from embedsearch.store.snapshot import Snapshot
 
 # Up to here FAISS files are hashed at every opening, above once per file (see `verify_once`).
 VERIFY_ALWAYS_BYTES = 128 << 20
-# A thread scans this much of a file in half a millisecond: less is not count splitting.
+# A thread scans this much of a file in half a millisecond: less is not worth splitting.
 _THREAD_BYTES = 8 << 20
 RESCORED = 4  # candidates for each neighbor wanted
 _READ_BYTES = 8 << 20  # at a time: a file is copied while it is opened

@@ -29,6 +29,7 @@ from embedsearch.store.files import (
     PULLED_NAME,
     FileRecord,
     check_content,
+    is_here,
     open_verified,
     read_verified,
     replace,
@@ -172,7 +173,7 @@ def take(upstream: Upstream, store: Path, watch: FetchMonitor, *, keep_former: b
 
 def is_whole(store: Path, manifest: Manifest) -> bool:
     """Return whether all files of a generation are here with the right length."""
-    return all(_is_here(store, record) for record in manifest.files())
+    return all(is_here(store, record) for record in manifest.files())
 
 
 def generation_here(store: Path) -> Manifest | None:
@@ -234,15 +235,9 @@ def _identity(record: FileRecord) -> tuple[str, int, str]:
 def _has(store: Path, record: FileRecord, trusted: set[tuple[str, int, str]]) -> bool:
     """Return whether a file is here; untrusted files are compared with their sha256."""
     if _identity(record) in trusted:
-        return _is_here(store, record)
+        return is_here(store, record)
     with suppress(DamagedStore), open(open_verified(store, record), "rb") as file:
         verify(store, record, file.fileno())
-        return True
-    return False
-
-
-def _is_here(store: Path, record: FileRecord) -> bool:
-    with suppress(DamagedStore), open(open_verified(store, record), "rb"):
         return True
     return False
 

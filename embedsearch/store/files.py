@@ -154,6 +154,14 @@ def listed(store: Path, folder: str) -> list[str]:
         raise storage_error(store / folder, error) from error
 
 
+def is_here(store: Path, record: FileRecord) -> bool:
+    """Return whether a file of the store is there, with the length of its record."""
+    with suppress(DamagedStore):
+        os.close(open_verified(store, record))
+        return True
+    return False
+
+
 def open_verified(store: Path, record: FileRecord) -> int:
     """Open a file of the store, check its type and length, and return its descriptor.
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +13,12 @@ from typing import Any, NamedTuple
 from embedsearch.core.arguments import checked
 from embedsearch.core.errors import DamagedStore, UsageError
 from embedsearch.core.names import unicode_text
+from embedsearch.core.paths import whole_path
 from embedsearch.core.records import Failure, JsonRecord, Root, RootKind
 from embedsearch.core.session import Session
 from embedsearch.core.system import is_cached_store
 from embedsearch.store.current import check_format, read_current, read_generation
-from embedsearch.store.files import FileRecord, open_verified, pulled_from
+from embedsearch.store.files import is_here, pulled_from
 from embedsearch.store.locate import StorePath, readable_store
 from embedsearch.store.manifest import AnnRecord, Manifest
 
@@ -171,17 +171,10 @@ def generations(store: StorePath = None, *, session: Session | None = None) -> l
                 images=manifest.live,
                 bytes=sum(record.bytes for record in manifest.files()),
                 is_current=manifest.generation == current.generation,
-                is_here=all(_is_here(path, record) for record in manifest.files()),
+                is_here=all(is_here(path, record) for record in manifest.files()),
             )
             for manifest in on_disk(path, current)
         ]
-
-
-def _is_here(store: Path, record: FileRecord) -> bool:
-    with suppress(DamagedStore):
-        os.close(open_verified(store, record))
-        return True
-    return False
 
 
 def roll_back(
@@ -232,8 +225,8 @@ class StoreFailure(NamedTuple):
     @property
     def full_path(self) -> str:
         """Return the whole path or URL."""
-        root, key = self.root_path, self.failure.key
-        return f"{root.rstrip('/')}/{key}" if key else root
+        key = self.failure.key
+        return whole_path(self.root_path, key) if key else self.root_path
 
 
 @checked

@@ -15,7 +15,7 @@ from pathlib import Path
 from embedsearch.core.errors import StorageError, StoreLocked
 from embedsearch.store.files import LOCK_NAME, storage_error
 
-# On some network file systems only one host sees an flock; there, a note this is_young counts.
+# On some network file systems only one host sees an flock; there, a note this young counts.
 FOREIGN_NOTE_S = 30 * 60
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _MOUNTS = Path("/proc/self/mountinfo")

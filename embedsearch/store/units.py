@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,6 @@ from embedsearch.store.shards import failure_table, failures_of, write_small
 UNITS_NAME = "units"
 _PLAN_NAME = "PLAN"
 _VERSION = 1
-_COPY_BYTES = 1 << 20
 _REF_FIELDS: list[pa.Field[Any]] = [
     pa.field("root", pa.int32(), nullable=False),
     pa.field("key", pa.binary(), nullable=False),
@@ -228,16 +227,11 @@ def adopt(store: Path, shards: Iterable[ShardRecord]) -> None:
             except FileExistsError:  # left by a killed commit
                 pass
             except OSError:  # a file system without links
-                files.write_copy(store, shard, _pieces(source), str(source))
+                with source.open("rb") as file:
+                    files.write_copy(store, shard, files.pieces(file.fileno()), str(source))
         files.sync_folder(store / files.FOLDERS["s"])
     except OSError as error:
         raise files.storage_error(store, error) from error
-
-
-def _pieces(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as opened:
-        while piece := opened.read(_COPY_BYTES):
-            yield piece
 
 
 def drop(store: Path) -> None:

@@ -159,10 +159,15 @@ def generations(store: Path, current: Manifest | None) -> list[Manifest]:
         return []
     found = []
     for path in manifests_of(store):
-        with contextlib.suppress(ValueError, IncompatibleStore):  # useless to readers
-            if (
-                manifest := Manifest.from_bytes(read_manifest(path))
-            ).generation < current.generation:
+        try:
+            manifest = Manifest.from_bytes(read_manifest(path))
+        except StorageError:
+            if os.path.lexists(path):
+                raise
+        except (ValueError, IncompatibleStore):  # useless to readers
+            continue
+        else:
+            if manifest.generation < current.generation:
                 found.append(manifest)
     return [current, *sorted(found, key=lambda manifest: -manifest.generation)]
 

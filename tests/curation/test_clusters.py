@@ -118,6 +118,18 @@ def test_a_map_is_one_page_of_data(tmp_path: Path) -> None:
     assert not list(folder.iterdir())
 
 
+def test_a_map_shows_the_pictures_that_were_indexed(tmp_path: Path) -> None:
+    """Also behind a link; not another one that has taken the place of one."""
+    away = paint(tmp_path / "away" / "linked.png", 1)
+    for number in range(3):
+        paint(tmp_path / "p" / f"{number}.png", number)
+    (tmp_path / "p" / "linked.png").symlink_to(away)
+    embedsearch.index(tmp_path / "p", store=tmp_path / "s.es", model="packaged")
+    paint(tmp_path / "p" / "0.png", 50)
+    shown = {p.key: p.jpeg is not None for p in picture_map(tmp_path / "s.es").points}
+    assert shown == {"0.png": False, "1.png": True, "2.png": True, "linked.png": True}
+
+
 def test_an_empty_store_has_neither(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photo = paint(photos / "a.png", 1)

@@ -190,6 +190,24 @@ def test_the_script_deletes_what_it_says(tmp_path: Path) -> None:
     assert sorted(os.listdir(photos)) == ["a.jpg", "b2.jpg"], again.stderr
 
 
+def test_files_named_one_by_one_are_files(tmp_path: Path) -> None:
+    """The script deletes their copies, and another name of one file is no copy."""
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copy(CLOCK, tmp_path / name)
+    os.link(tmp_path / "a.jpg", tmp_path / "link.jpg")
+    store, script = tmp_path / "s.es", tmp_path / "delete.sh"
+    embedsearch.index(sorted(tmp_path.glob("*.jpg")), store=store, model="packaged")
+    (group,) = embedsearch.duplicates(store).groups
+    assert group.keep.full_path == str(tmp_path / "a.jpg")
+    assert {copy.picture.full_path.rpartition("/")[2]: copy.how for copy in group.copies} == {
+        "b.jpg": "same bytes",
+        "link.jpg": "same file",
+    }
+    assert run_cli("duplicates", "--store", store, "--script", script).returncode == 0
+    subprocess.run(["sh", script], check=True, capture_output=True)
+    assert sorted(path.name for path in tmp_path.glob("*.jpg")) == ["a.jpg", "link.jpg"]
+
+
 def test_output_for_programs(store: Path) -> None:
     lines = run_cli("duplicates", "--store", store, "--json").stdout.splitlines()
     rows = [json.loads(line) for line in lines]

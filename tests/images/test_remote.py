@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import io
+import os
 import threading
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from embedsearch.core.records import (
     RootKind,
     Stage,
 )
+from embedsearch.images import originals
 from embedsearch.images.sources import remote as remote_source
 from embedsearch.indexing.scope import ScanTarget, Sources
 from tests.support.archives import MAKERS, make_parquet, make_tar, members_of
@@ -137,6 +139,24 @@ def test_downloads_go_once_all_of_their_images_are_answered(
         (again,) = sources.places(done[12:13], roots)
         assert isinstance(again[1], ImageLocation), "it is fetched once more"
         assert [bool(source.held_bytes) for source in opened] == [False, True, True]
+
+
+def test_archives_that_made_room_for_others_leave_the_disk(
+    s3: S3Server, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(originals, "_READ_S", -1.0)
+    members = members_of(photos)
+    data = MAKERS["a.zip"](tmp_path / "a.zip", members).read_bytes()
+    for number in range(12):
+        s3.put(f"bucket/{number}.zip", data)
+    found = originals.Originals(10**7)
+    places = [found.inside(f"s3://bucket/{n}.zip", members[0][0]) for n in range(12)]
+    there = [os.path.exists(os.path.join(place.folder, place.key)) for place in places]
+    assert there == [False] * 3 + [True] * 9, "eight are kept, and the last one to leave"
+    monkeypatch.setattr(originals, "_READ_S", 60.0)
+    again = [found.inside(f"s3://bucket/{n}.zip", members[0][0]) for n in range(12)]
+    assert all(os.path.exists(os.path.join(place.folder, place.key)) for place in again)
+    found.close()
 
 
 def test_an_object_that_changes_while_it_is_read(

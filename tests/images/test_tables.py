@@ -134,10 +134,17 @@ def test_what_is_no_formula_comes_back(tmp_path: Path) -> None:
     texts = ["=1+1", "-alt", "'-alt", "''=x", "'quoted'", "@home", "it's"]
     assert [unguarded(guarded(text)) for text in texts] == texts
     assert not any(guarded(text).startswith(("=", "+", "-", "@")) for text in texts)
-    rows = "".join(f"{guarded(f'-{n}.jpg')},{guarded(text)}\n" for n, text in enumerate(texts))
-    table = read(tmp_path, f"path,T\n{rows}")
+    rows = "".join(f"{guarded(f'-{n}.jpg')},{guarded(text)},,,\n" for n, text in enumerate(texts))
+    table = read(tmp_path, f"path,T,full_path,key,size_bytes\n{rows}")
     assert table.columns["T"].to_pylist() == texts
     assert list(values(table)) == [f"-{n}.jpg" for n in range(len(texts))]
+    people_wrote = "".join(f"{n}.jpg,{text}\n" for n, text in enumerate(texts))
+    assert read(tmp_path, f"path,T\n{people_wrote}").columns["T"].to_pylist() == texts
+
+
+def test_nothing_but_blank_lines_is_an_empty_table(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="it is empty"):
+        read(tmp_path, "\n\n \n")
 
 
 def test_a_type_does_not_depend_on_the_first_rows(tmp_path: Path) -> None:

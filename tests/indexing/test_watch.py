@@ -185,7 +185,11 @@ def test_another_writer_is_waited_for(photos: Path, tmp_path: Path) -> None:
     assert said.count("waiting: ") == 1
 
 
-def test_columns_are_followed_too(photos: Path, tmp_path: Path) -> None:
+def test_columns_are_followed_too(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+
     def said(column: str) -> set[Any]:
         with embedsearch.open_store(tmp_path / "s.es") as searcher:
             return {image.metadata.get(column) for image in searcher.images(10).images}
@@ -193,7 +197,7 @@ def test_columns_are_followed_too(photos: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     table.write_text("name,label\n0.png,old\n")
     options = ("--model", "packaged")
-    with watched([photos], tmp_path / "s.es", *options, "--metadata", str(table)) as running:
+    with watched([photos], tmp_path / "s.es", *options, "--metadata=~/labels.csv") as running:
         wait_for(lambda: "old" in said("label"), 20)
         table.write_text("name,label\n0.png,new one\n")
         wait_for(lambda: "new one" in said("label"), 20)
@@ -210,6 +214,7 @@ def test_what_cannot_be_watched(photos: Path, tmp_path: Path) -> None:
         ((photos, "--rebuild"), 2, "watching excludes"),
         ((photos, "--quiet", "0"), 2, "above 0"),
         ((tmp_path / "none",), 2, "none"),
+        (("s3://bucket/photos",), 2, "only folders of this machine"),
     ):
         done = run_cli("index", *arguments, "--store", tmp_path / "t.es", "--watch")
         assert (done.returncode, words in done.stderr) == (code, True), done.stderr

@@ -22,13 +22,14 @@ from embedsearch.core.errors import (
     StoreNotFound,
     UsageError,
 )
+from embedsearch.core.records import Failure, Reason, Stage
 from embedsearch.core.strict_json import strict_json
 from embedsearch.indexing.repair import repair
-from embedsearch.store import files
+from embedsearch.store import files, writer
 from embedsearch.store.check import check, check_store
 from embedsearch.store.current import check_format, read_current
 from embedsearch.store.files import FileRecord
-from embedsearch.store.info import generations, roll_back
+from embedsearch.store.info import StoreFailure, generations, roll_back
 from embedsearch.store.manifest import FORMAT_VERSION, Manifest
 from embedsearch.store.writer import StoreWriter, create_store
 from tests.support.library import paint, run_cli
@@ -238,6 +239,28 @@ def test_an_empty_folder_becomes_a_store_and_a_started_one_is_taken_up(tmp_path:
     assert list((tmp_path / "s.es" / "tmp").iterdir()) == []
     with pytest.raises(StoreNotFound, match="nothing was committed"):
         read_current(tmp_path / "s.es")
+
+
+def test_a_generation_that_a_commit_sweeps_meanwhile_is_none(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, before = generations(store)
+    listed = writer.manifests_of(store)
+    (store / "manifests" / f"m-{before.generation:08d}.json").unlink()
+    monkeypatch.setattr(writer, "manifests_of", lambda store: listed)
+    assert generations(store) == [now]
+
+
+def test_a_failure_has_the_path_of_an_image() -> None:
+    for root, key, path in (
+        ("/photos", "a b#.jpg", "/photos/a b#.jpg"),
+        ("/", "a.jpg", "/a.jpg"),
+        ("https://host/x/", "a b#.jpg", "https://host/x/a%20b%23.jpg"),
+        ("/photos", "https://host/a.jpg", "https://host/a.jpg"),
+        ("/photos", "", "/photos"),
+    ):
+        failure = Failure(0, key, Stage.DECODE, Reason.CORRUPT, "")
+        assert StoreFailure(root, failure).full_path == path
 
 
 def test_going_back_and_forth_again(

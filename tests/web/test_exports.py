@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 import embedsearch
+from embedsearch.core.formulas import MARKED_BY
+from embedsearch.searching.browsing.record_csv import csv_of
 from tests.support.answers import CLOCK, failed, shortened
 from tests.support.library import SAMPLES, paint
 from tests.support.serving import Response, Served, served
@@ -173,6 +175,10 @@ def os_path(folder: Path, name: bytes) -> Path:
     import os
 
     return folder / os.fsdecode(name)
+
+
+def test_its_columns_say_that_formulas_are_marked() -> None:
+    assert set(csv_of([]).strip().split(",")) >= MARKED_BY
 
 
 def test_no_cell_is_a_formula(odd: tuple[Served, Path]) -> None:

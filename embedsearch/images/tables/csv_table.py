@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from embedsearch.core import bounds
-from embedsearch.core.formulas import unguarded
+from embedsearch.core.formulas import MARKED_BY, unguarded
 from embedsearch.core.names import unicode_text
 from embedsearch.images.tables.held_values import Unheld, held_column
 from embedsearch.images.tables.text_file import MAX_ROW_BYTES, no_utf8, open_text
@@ -66,9 +66,9 @@ def open_csv(
         # A value may be as long as a row; Python's bound for all readers of a process is 128 kB.
         csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
         lines = _Lines(file)
-        first = next((line for line in lines if line.strip()), "")
+        first = _filled(lines)
         if (said := _SEP.fullmatch(first)) is not None:
-            first = next((line for line in lines if line.strip()), "")
+            first = _filled(lines)
         if not first:
             raise ValueError("it is empty")
         if len(first) > bounds.HEADER_CHARS:
@@ -83,7 +83,10 @@ def open_csv(
         columns = [header[index] for index in named]
         for name in columns:
             check_text(lines.number, "the header", name)
-        yield CsvRows(columns, _rows(reader, lines, len(header), named, separator))
+        rows = _rows(reader, lines, len(header), named, separator)
+        if MARKED_BY.issubset(columns):
+            rows = ((line, list(map(unguarded, cells))) for line, cells in rows)
+        yield CsvRows(columns, rows)
 
 
 def check_text(line: int, column: str, cell: str) -> None:
@@ -141,6 +144,15 @@ class _Lines:
         return line
 
 
+def _filled(lines: _Lines) -> str:
+    """Return the next line that is not blank, "" at the end."""
+    for line in lines:
+        if line.strip():
+            return line
+        lines.held = 0
+    return ""
+
+
 def _separator(path: Path, first: str, is_header: Callable[[list[str]], bool]) -> str:
     """Return the separator of a header."""
     default = "\t" if path.suffix.lower() == ".tsv" else ","
@@ -167,7 +179,7 @@ def _rows(
                     f"value that holds {shown} into quotes"
                 )
             cells += [""] * (width - len(cells))
-            yield lines.number, [unguarded(cells[index]) for index in named]
+            yield lines.number, [cells[index] for index in named]
     except csv.Error as error:
         raise ValueError(f"line {lines.number}: {error}") from error
 

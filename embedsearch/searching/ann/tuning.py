@@ -249,7 +249,7 @@ class _Tuner:
                 yield Segment(shard.record.name, end - first, first)
 
     def _exam(self, new: npt.NDArray[np.bool_]) -> _RecallTest:
-        """Hold out batch live new rows, in short runs, and find their neighbors by exact search.
+        """Hold out some live new rows, in short runs, and find their neighbors by exact search.
 
         A row that is in the index is easier to find, and so are its neighbors.
         """

@@ -28,7 +28,6 @@ from embedsearch.searching.vectordb.conditions import (
     Test,
 )
 from embedsearch.searching.vectordb.database import (
-    ASK_S,
     SEND_S,
     WORK_S,
     DatabaseRecord,
@@ -84,7 +83,7 @@ class Postgres:
         self._pgvector = pgvector.psycopg
         self._table = psycopg.sql.Identifier(place.table)
         self._connection: Any = None
-        self._ef = 0
+        self._bounds = 0, 0  # of the connection: search effort, seconds
         with self._explained("cannot be reached"):
             patiently(lambda seconds: self._connected(), self._is_passing)
 
@@ -209,10 +208,11 @@ class Postgres:
     def _set(self, count: int, seconds: float) -> None:
         """Set the search effort and the time limit of a search."""
         connection = self._connected()
-        if (ef := min(max(_MIN_EF, 2 * count), _MAX_EF)) != self._ef:
-            connection.execute(f"SET hnsw.ef_search = {ef}")
-            connection.execute(f"SET statement_timeout = '{round(ASK_S)}s'")
-            self._ef = ef
+        bounds = min(max(_MIN_EF, 2 * count), _MAX_EF), max(1, round(seconds))
+        if bounds != self._bounds:
+            connection.execute(f"SET hnsw.ef_search = {bounds[0]}")
+            connection.execute(f"SET statement_timeout = '{bounds[1]}s'")
+            self._bounds = bounds
 
     def _rows(self, query: Any, values: list[Any]) -> list[tuple[Any, ...]]:
         found: list[tuple[Any, ...]] = self._connected().execute(query, values).fetchall()
@@ -241,7 +241,7 @@ class Postgres:
         except BaseException:
             connection.close()
             raise
-        self._connection, self._ef = connection, 0
+        self._connection, self._bounds = connection, (0, 0)
         return connection
 
     def _delete(self, rows: Rows) -> None:
