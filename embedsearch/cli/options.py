@@ -15,6 +15,7 @@ from embedsearch.cli.completion import (
     centers,
     losses,
     models,
+    precisions,
     rankings,
     stages,
     weights,
@@ -80,7 +81,7 @@ CENTER = _in(
             autocompletion=centers,
             help="Subtract this from all vectors before they are compared: store (the mean of its "
             "images), model (an estimate from the weights) or none.  "
-            "[default: store; kept by the store]",
+            "[default: store, but none for CLIP and ONNX models; kept by the store]",
         )
     },
 )
@@ -271,7 +272,12 @@ TRAIN = {
     ),
     "input_side": NETWORK["input_side"],
     "device": NETWORK["device"],
-    "precision": NETWORK["precision"],
+    "precision": Option(
+        metavar="NAME",
+        autocompletion=precisions,
+        help="auto, fp32, bf16 or fp16.",
+        rich_help_panel=NETWORK_GROUP,
+    ),
 }
 ASKED: dict[str, Any] = {
     "images": typer.Argument(metavar="IMAGE", help="Images to look for; - reads one from stdin."),

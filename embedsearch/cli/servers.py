@@ -42,8 +42,7 @@ if TYPE_CHECKING:
 OVER_HTTP = {
     "host": typer.Option(
         metavar="ADDRESS",
-        help="Address to listen on, as 0.0.0.0 for all; others than this machine's own need a "
-        "token.",
+        help="Address to listen on; 0.0.0.0 is all. Beyond this machine it needs a token.",
         rich_help_panel=SERVER,
     ),
     "port": typer.Option(
@@ -59,8 +58,8 @@ OVER_HTTP = {
     ),
     "allow_host": typer.Option(
         metavar="NAME",
-        help="Another name by which clients may call this server, a pattern as *.example.org, or "
-        "with a token *. Repeatable.",
+        help="Also answer to this host name. A pattern: *.example.org; * needs a token. "
+        "Repeatable.",
         rich_help_panel=SERVER,
     ),
     "public_url": typer.Option(

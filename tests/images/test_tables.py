@@ -142,6 +142,11 @@ def test_what_is_no_formula_comes_back(tmp_path: Path) -> None:
     assert read(tmp_path, f"path,T\n{people_wrote}").columns["T"].to_pylist() == texts
 
 
+def test_the_table_of_exiftool_names_images_by_their_paths(tmp_path: Path) -> None:
+    found = read(tmp_path, "SourceFile,FileName,Rating\n./a/1.jpg,1.jpg,5\n")
+    assert (found.names, found.columns.column_names) == (["./a/1.jpg"], ["FileName", "Rating"])
+
+
 def test_nothing_but_blank_lines_is_an_empty_table(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="it is empty"):
         read(tmp_path, "\n\n \n")

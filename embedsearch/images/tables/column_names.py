@@ -10,9 +10,10 @@ import pyarrow as pa
 from embedsearch.core.names import comparable
 
 NAME = "name"  # names images by the last part of their paths
-# By paths, the preferred one first; `file_name` is that of Hugging Face and COCO.
+# By paths, the preferred one first; `SourceFile` is that of ExifTool, which also writes `FileName`,
+# and `file_name` that of Hugging Face and COCO.
 PATHS = (
-    *("path", "file_path", "filepath", "file_name", "filename"),
+    *("path", "file_path", "filepath", "sourcefile", "file_name", "filename"),
     *("image_file_name", "image_path", "image_name", "file", "image"),
 )
 NEEDED = f"a column path or {NAME}, or one of {', '.join(PATHS[1:])}"

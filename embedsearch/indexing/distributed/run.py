@@ -142,11 +142,7 @@ def run_units(
     store = locate_store(store)
     opened = open_plan(store)
     check_same(opened, config, session)
-    units = {unit.number: unit for unit in opened.units}
-    numbers = list(numbers)
-    if unknown := [number for number in numbers if number not in units]:
-        raise UsageError(f"the plan has units 0 to {len(units) - 1}, not {unknown[0]}", "numbers")
-    todo = missing_units(store, opened, [units[number] for number in numbers])
+    todo = missing_units(store, opened, [_unit(opened, number) for number in numbers])
     collector = _UnitCollector(store, opened)
     total = sum(unit.images for unit in todo)
     if todo:
@@ -184,6 +180,14 @@ def run_units(
         failed=collector.failed,
         device=collector.device,
     )
+
+
+def _unit(opened: UnitPlan, number: int) -> Unit:
+    """Return a unit of a plan. Raises UsageError."""
+    if not 0 <= number < len(opened.units):
+        last = len(opened.units) - 1
+        raise UsageError(f"the plan has units 0 to {last}, not {number}", "numbers")
+    return opened.units[number]
 
 
 def open_plan(store: Path) -> UnitPlan:

@@ -231,6 +231,17 @@ def test_the_slider_does_not_undo_what_comes_next(opened: Page) -> None:
     assert opened.eval("location.hash") == ""
 
 
+def test_the_slider_stays_where_it_was_moved_meanwhile(opened: Page) -> None:
+    opened.to("#row=10")
+    with opened.held("**/search"):
+        opened.page.fill("#least-range", "0.1")
+        opened.until("location.hash.includes('least=0.1')")
+        opened.page.fill("#least-range", "0.2")
+    opened.until("location.hash.includes('least=0.2')")
+    opened.wait()
+    assert opened.eval("document.querySelector('#least-range').value") == "0.2"
+
+
 def test_two_photos_at_once(opened: Page, album: Served) -> None:
     other = SAMPLES / "boats" / "boats_1.jpg"
     with opened.held("**/search?*"):

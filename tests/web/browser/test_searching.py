@@ -285,7 +285,6 @@ def test_the_least_similarity(page: Page, searcher: embedsearch.Searcher) -> Non
     page.to("#row=3")
     before = page.eval("history.length")
     page.requests.clear()
-    page.page.focus("#least-range")
     page.page.fill("#least-range", "0.14")
     page.page.keyboard.press("ArrowRight")
     page.until("location.hash.includes('least=0.15')")

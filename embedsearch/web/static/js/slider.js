@@ -8,6 +8,8 @@ import { two } from "./words.js";
 /** @type {import("./source.js").Scores | null} */
 let scores = null;
 let isBound = false;
+/** @type {import("./state.js").State | null} What was shown when the slider moved, until that is searched for. */
+let moved = null;
 
 /**
  * @param {import("./source.js").Scores | null} found null if they are not known yet
@@ -24,7 +26,8 @@ export function showScores(found, isSame) {
     el("least-range").min = String(Math.min(0, some[0]?.[1] ?? 0).toFixed(2));
     el("least-range").max = "1";
   }
-  el("least-range").value = String(state.least ?? el("least-range").min);
+  if (moved && !sameImages(moved, state)) moved = null; // another search came meanwhile
+  if (!moved) el("least-range").value = String(state.least ?? el("least-range").min);
   show();
 }
 
@@ -62,15 +65,16 @@ function draw(least) {
 
 function bind() {
   isBound = true;
-  /** @type {import("./state.js").State | null} */
-  let asked = null;
+  el("least-range").disabled = false;
   const search = debounced(() => {
-    if (!asked || !sameImages(asked, state)) return; // another search came meanwhile
+    const isLate = !moved || !sameImages(moved, state);
+    moved = null;
+    if (isLate) return;
     const value = Number(el("least-range").value);
     go({ least: value <= Number(el("least-range").min) ? null : value, open: state.open }, { replace: true });
   }, 250);
   el("least-range").addEventListener("input", () => {
-    asked = state;
+    moved = state;
     show();
     search();
   });
