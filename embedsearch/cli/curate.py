@@ -125,7 +125,8 @@ def _write_page(path: Path, report: DuplicateReport, message: str) -> None:
         if len(rows) > 1:  # a single picture shows no copy
             paths = [group.keep.full_path, *(copy.picture.full_path for copy in group.copies)]
             kept.append((number, list(zip(rows, paths, strict=False))))
-    if (shown := sum(len(members) for _, members in kept)) < report.copies + len(report.groups):
+    listed = report.copies + report.others + len(report.groups)
+    if (shown := sum(len(members) for _, members in kept)) < listed:
         notice(f"the page is cut after {shown:,} pictures")
     with ThumbnailReader(THUMBNAIL_SIDE) as pictures:
         jpegs = pictures.jpegs(path for _, members in kept for _, path in members)

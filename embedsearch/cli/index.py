@@ -97,10 +97,14 @@ def index(
         raise UsageError("--unit, --engine and --watch exclude each other")
     if not watch and (quiet is not None or config.poll_s is not None):
         raise UsageError("--quiet and --poll need --watch")
+    if watch and strict:
+        raise UsageError("--strict needs a run that ends: leave out --watch")
     if engine is not None:
-        return _on_engine(engine, named, store, config, session, as_json=json)
+        failed = _on_engine(engine, named, store, config, session, as_json=json)
+        return 1 if strict and failed else 0
     if unit is not None:
-        return _share(named, _parsed(unit), store, config, session, as_json=json)
+        failed = _share(named, _parsed(unit), store, config, session, as_json=json)
+        return 1 if strict and failed else 0
     if watch:
         _watch(named, store, config, QUIET_S if quiet is None else quiet, session, as_json=json)
     return _sync(named, store, config, session, as_json=json, strict=strict)
@@ -145,7 +149,7 @@ def _share(
     *,
     as_json: bool,
 ) -> int:
-    """Do one share of the work, and report what is left of it."""
+    """Do one share of the work, and report what is left of it; return how many files failed."""
     from embedsearch.cli.output.progress import ProgressDisplay
     from embedsearch.cli.output.text import json_line, units_line
     from embedsearch.indexing.distributed.run import index_share
@@ -155,7 +159,7 @@ def _share(
             folders, share, store=store, config=config, session=session, on_progress=on_progress
         )
     sys.stdout.write(json_line(report.to_dict()) + "\n" if as_json else units_line(report))
-    return 0
+    return report.failed
 
 
 def _on_engine(
@@ -167,7 +171,7 @@ def _on_engine(
     *,
     as_json: bool,
 ) -> int:
-    """Index on a cluster, and report."""
+    """Index on a cluster, and report; return how many files failed."""
     from embedsearch.cli.output.progress import ProgressDisplay
     from embedsearch.cli.output.text import commit_lines, json_line
     from embedsearch.store.locate import locate_store
@@ -185,7 +189,7 @@ def _on_engine(
         print("nothing to embed: the store is in sync with its folders")
     else:
         sys.stdout.write(commit_lines(report))
-    return 0
+    return 0 if report is None else report.failed
 
 
 def commit(

@@ -375,20 +375,20 @@ def _fields(record: Any) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for item in fields(record):
         if item.name not in PATHS or not hasattr(record, FULL_PATH):
-            values[item.name] = _json_ready(getattr(record, item.name))
+            values[item.name] = json_ready(getattr(record, item.name))
         elif FULL_PATH not in values:  # all four where the first of them stands
             values |= path_fields(record.key, record.full_path)
     return values
 
 
-def _json_ready(value: Any) -> Any:
+def json_ready(value: Any) -> Any:
     """Return a value that JSON can hold: valid Unicode, times in ISO 8601, null for NaN."""
     if isinstance(value, str):
         return unicode_text(value)
     if isinstance(value, Mapping):
-        return {unicode_text(str(name)): _json_ready(item) for name, item in value.items()}
+        return {unicode_text(str(name)): json_ready(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_json_ready(item) for item in value]
+        return [json_ready(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or isinstance(value, bool | int):

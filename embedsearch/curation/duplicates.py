@@ -64,6 +64,10 @@ def duplicates(
     if against is not None and folder is None:
         raise UsageError("against needs a folder to compare with it", "against")
     config = configured(config or DuplicateConfig(), options)
+    if against is not None and (config.crops or config.keep):
+        message = "against finds no crops, and keeps what lies there: leave out"
+        unused = [name for name in ("crops", "keep") if getattr(config, name)]
+        raise UsageError(f"{message} {' and '.join(unused)}", "against", *unused)
     with readable_store(store, session) as path, open_snapshot(path) as snapshot:
         collection = Collection(snapshot, session or Session(), config.where)
         return duplicates_of(

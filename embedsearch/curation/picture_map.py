@@ -78,7 +78,7 @@ def picture_map(
         pictures = collection.pictures(found.positions)
         images = len(collection)
         if color is None:
-            values = [unicode_text(os.path.dirname(picture.key)) or "." for picture in pictures]
+            values = _folders(pictures, are_many=len(snapshot.manifest.roots) > 1)
         else:
             ordinals = collection.ordinals[found.positions]
             values = column_values(snapshot, color, ordinals, session)
@@ -111,6 +111,16 @@ def places(collection: Collection, max_images: int, method: str = "pca") -> Plac
     plane = principal_plane(vectors) if method == "pca" else _umap(vectors)
     low, high = plane.min(axis=0), plane.max(axis=0)
     return Places(positions, (plane - low) / np.maximum(high - low, 1e-9))
+
+
+def _folders(pictures: list[Picture], *, are_many: bool) -> list[str]:
+    """Return the folder of each image below its root, which is named where there `are_many`."""
+    named = (
+        os.path.join(os.path.basename(picture.root.rstrip("/")) if are_many else "", folder)
+        for picture in pictures
+        for folder in [os.path.dirname(picture.key)]
+    )
+    return [unicode_text(name.rstrip("/")) or "." for name in named]
 
 
 def _umap(vectors: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:

@@ -19,14 +19,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from embedsearch.core import bounds
 from embedsearch.core.arguments import checked
 from embedsearch.core.errors import UsageError
 from embedsearch.core.paths import local_path
-from embedsearch.core.records import JsonRecord
+from embedsearch.core.records import JsonRecord, json_ready
 from embedsearch.core.session import Session
 from embedsearch.images.output_files import output_files
 from embedsearch.searching.ann.build import flat_bytes
-from embedsearch.searching.columns import RowColumns
+from embedsearch.searching.columns import BUILT_IN, RowColumns
 from embedsearch.store.locate import StorePath, readable_store
 from embedsearch.store.snapshot import Snapshot, open_snapshot
 
@@ -69,7 +70,8 @@ def export(
     """Write the rows of a store, or those that meet a condition, in their order.
 
     The vectors are the stored ones, scaled to length 1. `.npy` and `.faiss` files come with a
-    `.csv` file of one line per row. Raises UsageError and StorageError; no unfinished file is left.
+    `.csv` file of one line per row, which replaces no other CSV. Raises UsageError and
+    StorageError; no unfinished file is left.
     """
     if (out := Path(local_path(out))).suffix not in _WRITERS:
         raise UsageError(f"{out} does not end in one of {', '.join(_WRITERS)}")
@@ -90,6 +92,12 @@ def export(
         if not job.rows:
             raise UsageError(f"{path} holds no matching row: nothing was written")
         files = [out, out.with_suffix(".csv")] if out.suffix in {".npy", ".faiss"} else [out]
+        for beside in files[1:]:
+            if beside.is_file() and beside.stat().st_size and not _is_export(beside, job.names):
+                raise UsageError(
+                    f"{beside} would be written, too, and holds something else: choose a name "
+                    f"other than {out}"
+                )
         with output_files(files) as temporary:
             _WRITERS[out.suffix](temporary, job)
     return ExportReport([str(file) for file in files], job.rows, job.dim)
@@ -133,7 +141,7 @@ def _write_json_lines(files: list[Path], job: _Job) -> None:
     with files[0].open("w", encoding="utf-8") as file:
         for part in job.parts:
             for row, vector in zip(part.table.to_pylist(), part.vectors.tolist(), strict=True):
-                file.write(json.dumps({**row, "vector": vector}, default=str) + "\n")
+                file.write(_json(row | {"vector": vector}) + "\n")
 
 
 def _write_faiss(files: list[Path], job: _Job) -> None:
@@ -165,9 +173,20 @@ def _table_file(path: Path, names: list[str]) -> Iterator[Any]:
 
         def write(table: pa.Table) -> None:
             for row in table.to_pylist():
-                writer.writerow(
-                    json.dumps(v, default=str) if isinstance(v, dict | list) else v
-                    for v in row.values()
-                )
+                writer.writerow(_json(v) if isinstance(v, dict | list) else v for v in row.values())
 
         yield write
+
+
+def _json(value: Any) -> str:
+    return json.dumps(json_ready(value), allow_nan=False)
+
+
+def _is_export(file: Path, names: list[str]) -> bool:
+    """Return whether a CSV has the columns that `export` writes into each."""
+    try:
+        with file.open(newline="", encoding="utf-8") as opened:
+            header = next(csv.reader([opened.readline(bounds.HEADER_CHARS)]), [])
+    except (OSError, ValueError, csv.Error):
+        return False
+    return set(names).intersection(BUILT_IN).issubset(header)

@@ -1,12 +1,13 @@
 """Vectors made elsewhere into a store; in: Parquet, or .npy and paths, out: a commit.
 
 Rows are identified by their paths, as in `index`: a path that is already in the store gets the new
-vector.
+vector, and keeps what is known of its picture while the file is as it was.
 """
 
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,13 +51,14 @@ from embedsearch.images.tables.table import (
     own_names,
     read_table,
 )
+from embedsearch.indexing.known_rows import KeptRow
 from embedsearch.indexing.store_update import StoreUpdate
 from embedsearch.indexing.user_columns import join
 from embedsearch.network.catalog import AUTO, CATALOG
 from embedsearch.network.weights import is_file_name, resolve
 from embedsearch.searching.columns import BUILT_IN
 from embedsearch.store.locate import locate_store
-from embedsearch.store.snapshot import read_failures
+from embedsearch.store.snapshot import Snapshot, read_failures
 from embedsearch.store.writer import StoreWriter
 
 
@@ -163,9 +165,11 @@ class _Import:
         update = StoreUpdate(
             self._writer, self._spec, self._homes.roots, rebuild=False, center=self._center
         )
-        for paths, vectors in reader.blocks():
-            self._session.at(f"importing: {self._counts['rows']:,} rows so far")
-            self._take(update, paths, vectors)
+        store = self._writer.store
+        with nullcontext() if before is None else Snapshot(store, before) as snapshot:
+            for paths, vectors in reader.blocks():
+                self._session.at(f"importing: {self._counts['rows']:,} rows so far")
+                self._take(update, paths, vectors, snapshot)
         update.set_roots(self._homes.roots)
         if self._failures:
             lost = {(failure.root, failure.key) for failure in self._failures}
@@ -214,9 +218,10 @@ class _Import:
         update: StoreUpdate,
         paths: list[str],
         vectors: npt.NDArray[np.float32],
+        snapshot: Snapshot | None,
     ) -> None:
         lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-        good, refs, facts, old = [], [], [], []
+        good, refs, old = [], [], []
         for index, path in enumerate(paths):
             self._counts["rows"] += 1
             home, key = self._homes.of(self._key(path))
@@ -233,12 +238,15 @@ class _Import:
             self._counts["added" if old[-1] is None else "replaced"] += 1
             good.append(index)
             refs.append(self._ref(home, key))
-            facts.append(ImageFacts(0, 0, "", NO_DIGEST))
-        if good:
-            units = vectors[good] / lengths[good, None]
-            first = update.add(EmbeddingBatch(refs, facts, units.astype(np.float32)))
-            for row, before in enumerate(old, start=first):
-                if before is not None:
+        units = (vectors[good] / lengths[good, None]).astype(np.float32)
+        kept = {} if snapshot is None else _same_files(snapshot, refs, old)
+        if snapshot is not None and kept:
+            update.move(list(kept.values()), snapshot, units[list(kept)])
+        if left := [at for at in range(len(good)) if at not in kept]:
+            facts = [ImageFacts(0, 0, "", NO_DIGEST)] * len(left)
+            first = update.add(EmbeddingBatch([refs[at] for at in left], facts, units[left]))
+            for row, at in enumerate(left, start=first):
+                if (before := old[at]) is not None:
                     update.replace(before, row)
 
     def _key(self, path: str) -> str:
@@ -258,3 +266,21 @@ class _Import:
         except OSError:
             return ImageRef(home.id, key, -1, -1)
         return ImageRef(home.id, key, *size_and_time(facts))
+
+
+def _same_files(
+    snapshot: Snapshot, refs: list[ImageRef], old: list[int | None]
+) -> dict[int, KeptRow]:
+    """Return by position the indexed rows whose files are as they were, or cannot be looked at.
+
+    What is known of their pictures stays. `old` are the numbers of the rows that refs have.
+    """
+    known = {at: row for at, row in enumerate(old) if row is not None}
+    ordinals = snapshot.ordinals(list(known.values()))
+    found = snapshot.take(ordinals, ["size", "mtime_ns", "digest"]).to_pylist()
+    kept = {}
+    for (at, row), ordinal, facts in zip(known.items(), ordinals.tolist(), found, strict=True):
+        then, now = (facts["size"], facts["mtime_ns"]), (refs[at].size, refs[at].mtime_ns)
+        if facts["digest"] != NO_DIGEST and (now == then or now == (-1, -1)):
+            kept[at] = KeptRow(ImageRef(refs[at].root, refs[at].key, *then), ordinal, row)
+    return kept

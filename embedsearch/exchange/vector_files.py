@@ -72,7 +72,7 @@ class VectorFile:
                 yield paths, self._matrix(batch.column(self.column))
 
     def _matrix(self, column: Any) -> npt.NDArray[np.float32]:
-        if (lengths := {len(value) if value is not None else 0 for value in column}) - {self.dim}:
+        if (lengths := {len(value) if value.is_valid else 0 for value in column}) - {self.dim}:
             raise UsageError(
                 f"{self.source}: vectors of {sorted(lengths)} components among those of {self.dim}"
             )
@@ -111,8 +111,14 @@ def open_vector_file(source: Path, paths: Path | None, columns: VectorColumns) -
             by = _found(source, schema.names, columns.path)
             if not _is_list_of_floats(kind := schema.field(column).type):
                 raise UsageError(f"{source}: {column} is {kind}, not a list of floats")
-            first = next(file.iter_batches(1, columns=[column])).column(column)
-            return VectorFile(source, None, column, by, len(first[0]) if first[0].is_valid else 0)
+            values = (
+                v for b in file.iter_batches(_ROWS, columns=[column]) for v in b.column(column)
+            )
+            if not (
+                dim := next((n for value in values if value.is_valid and (n := len(value))), 0)
+            ):
+                raise UsageError(f"{source}: {column} holds no vector")
+            return VectorFile(source, None, column, by, dim)
     except (pa.ArrowException, OSError, ValueError, OverBound) as error:
         raise UsageError(f"{source} cannot be read as Parquet: {error}") from error
 

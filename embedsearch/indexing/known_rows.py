@@ -24,7 +24,7 @@ _CHUNK_ROWS = 8192
 
 @dataclass(frozen=True)
 class KeptRow:
-    """A row whose vector moves to a new ref: the file moved, or only its time changed."""
+    """A row whose facts stay: its file moved, only its time changed, or its vector is another."""
 
     ref: ImageRef
     ordinal: int  # position of the old row in the generation

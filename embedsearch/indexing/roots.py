@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from embedsearch.core.arguments import checked
 from embedsearch.core.config import DecodeLimits
@@ -27,6 +28,7 @@ from embedsearch.core.records import NO_DIGEST, ImageRef, JsonRecord, Root, Root
 from embedsearch.core.remote import normal_url
 from embedsearch.core.session import Session
 from embedsearch.core.unknown_fields import replaced
+from embedsearch.images.sources.source import Source
 from embedsearch.indexing.known_rows import KeptRow, KnownRows
 from embedsearch.indexing.scope import ScanTarget, Sources
 from embedsearch.indexing.store_update import StoreUpdate
@@ -87,6 +89,7 @@ def relocate(
         for root, path in renamed.items():
             _check(known, root, replaced(root, path=path))
         kept = [*_moved(known, listed, before, after)]
+        _check_listed(known, roots, listed, kept)
         update = StoreUpdate(writer, snapshot.manifest.model, roots, rebuild=False)
         update.set_roots(tuple(replaced(r, path=renamed.get(r, r.path)) for r in roots))
         update.move(kept, snapshot)
@@ -179,22 +182,51 @@ def _check(known: KnownRows, root: Root, there: Root) -> None:
     positions = known.below(ScanTarget(root))
     if not len(positions):
         return
-    sample = positions[np.linspace(0, len(positions) - 1, _SAMPLE).astype(int)]
-    looked = same = 0
+    sample = positions[_sampled(len(positions))]
     with Sources(DecodeLimits().max_bytes) as sources:
         source = sources.open(ScanTarget(there))
         if not source.is_there():
             raise UsageError(f"{there.path} does not exist, or is not a {root.kind}")
-        for key, position in known.keys(np.unique(sample)):
-            digest = known.value("digest", position)
-            if digest != NO_DIGEST:
-                looked += 1
-                ref = ImageRef(root.id, os.fsdecode(key), known.size(position), -1)
-                same += source.digest(ref) == digest
+        refs = (
+            (position, ImageRef(root.id, os.fsdecode(key), known.size(position), -1))
+            for key, position in known.keys(sample)
+        )
+        _check_bytes(known, source, refs, f"{there.path} does not hold what {root.path} held")
+
+
+def _check_listed(
+    known: KnownRows, roots: Sequence[Root], positions: list[int], kept: list[KeptRow]
+) -> None:
+    """Raise UsageError unless most of a sample of listed files has its bytes at its new path."""
+    if not kept:
+        return
+    at = _sampled(len(kept)).tolist()
+    root = next(root for root in roots if root.kind is RootKind.LIST)
+    target = ScanTarget(root, files=frozenset(kept[number].ref.key for number in at))
+    with Sources(DecodeLimits().max_bytes) as sources:
+        pairs = ((positions[number], kept[number].ref) for number in at)
+        _check_bytes(known, sources.open(target), pairs, "the files that were listed are others")
+
+
+def _sampled(count: int) -> npt.NDArray[np.int64]:
+    """Return which of some images are compared."""
+    return np.unique(np.linspace(0, count - 1, _SAMPLE).astype(np.int64))
+
+
+def _check_bytes(
+    known: KnownRows, source: Source, refs: Iterable[tuple[int, ImageRef]], problem: str
+) -> None:
+    """Raise UsageError unless most of some known rows have their bytes at other refs."""
+    looked = same = 0
+    for position, ref in refs:
+        digest = known.value("digest", position)
+        if digest != NO_DIGEST:
+            looked += 1
+            same += source.digest(ref) == digest
     if looked and 2 * same < looked:
         raise UsageError(
-            f"{there.path} does not hold what {root.path} held: of {looked} images that were "
-            f"looked for, {same} are there with the same bytes"
+            f"{problem}: of {looked} images that were looked for, {same} are there with the same "
+            "bytes"
         )
 
 

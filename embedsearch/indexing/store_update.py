@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -37,6 +38,7 @@ from embedsearch.store.merge import merge_shards, relocated, rows_per_shard
 from embedsearch.store.shards import (
     batch_table,
     failure_table,
+    halves,
     row_schema,
     write_shard,
     write_small,
@@ -121,12 +123,21 @@ class StoreUpdate:
         if snapshot is not None:
             self.move(changes.kept, snapshot)
 
-    def move(self, kept: list[KeptRow], snapshot: Snapshot) -> None:
-        """Move rows to new refs, with their vectors and user columns."""
+    def move(
+        self,
+        kept: list[KeptRow],
+        snapshot: Snapshot,
+        vectors: npt.NDArray[np.float32] | None = None,
+    ) -> None:
+        """Move rows to new refs, with facts and user columns, and with their vectors or new ones.
+
+        New `vectors` are (n, D), unit rows.
+        """
         names = row_schema(snapshot.manifest.model.dim).names
-        kept = sorted(kept, key=lambda one: one.ordinal)
-        for start in range(0, len(kept), _MOVE_ROWS):
-            chunk = kept[start : start + _MOVE_ROWS]
+        order = sorted(range(len(kept)), key=lambda number: kept[number].ordinal)
+        for start in range(0, len(order), _MOVE_ROWS):
+            part = order[start : start + _MOVE_ROWS]
+            chunk = [kept[number] for number in part]
             table = snapshot.take(np.array([one.ordinal for one in chunk]), names)
             rows = range(self.manifest.next_row, self.manifest.next_row + len(chunk))
             values: dict[str, Iterable[Any]] = {
@@ -140,6 +151,10 @@ class StoreUpdate:
                 index = table.schema.get_field_index(name)
                 field = table.schema.field(index)
                 table = table.set_column(index, field, pa.array(column, field.type))
+            if vectors is not None:
+                index = names.index("vector")
+                table = table.set_column(index, table.schema.field(index), halves(vectors[part]))
+                self._centering.add(vectors[part])
             self._add_rows(table)
             for one, row in zip(chunk, rows, strict=True):
                 self.replace(one.row, row)
@@ -341,14 +356,21 @@ def _renumbered(table: pa.Table, moved: Mapping[int, int]) -> pa.Table:
     changed = rows.copy()
     changed[is_moved] = [new[row] for row in rows[is_moved].tolist()]
     whole = table.set_column(0, "row", pa.array(changed))
-    order = np.lexsort((is_moved, changed))
-    is_first = np.concatenate([[True], np.diff(changed[order]) > 0])[: len(order)]
-    merged = whole.take(order[is_first])
-    if is_first.all():
-        return merged
-    numbers = merged.column("row").to_numpy()
-    more = user_columns(whole.take(order[~is_first]), numbers)
-    pairs = zip(merged.column_names, merged.columns, more.columns, strict=True)
+    left = whole.take(np.lexsort((is_moved, changed)))
+    merged = left.slice(0, 0)
+    while len(left):  # once, but where several rows became one
+        numbers = left.column("row").to_numpy()
+        is_first = np.concatenate([[True], np.diff(numbers) > 0])
+        first = left.filter(pa.array(is_first))
+        merged = _filled(merged, first) if len(merged) else first
+        left = left.filter(pa.array(~is_first))
+    return merged
+
+
+def _filled(table: pa.Table, others: pa.Table) -> pa.Table:
+    """Return the user's columns of a table, and where they have nothing those of others."""
+    more = user_columns(others, table.column("row").to_numpy())
+    pairs = zip(table.column_names, table.columns, more.columns, strict=True)
     return pa.table({name: pc.coalesce(column, other) for name, column, other in pairs})
 
 

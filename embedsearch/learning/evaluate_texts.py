@@ -58,10 +58,12 @@ def evaluate_texts(
         raise UsageError(f"{printable(str(texts))} holds no caption")
     session, config = session or Session(), config or IndexConfig()
     if folder is None:
-        if config.input_side is not None or config.flip or config.center is not None:
+        names = ("model", "input_side", "flip", "center")
+        if any(getattr(config, name) != getattr(IndexConfig, name) for name in names):
             raise UsageError(
-                "input_side, flip and center go with a folder of images: a store has its own",
-                *("input_side", "flip", "center"),
+                "model, input_side, flip and center go with a folder of images: a store has its "
+                "own",
+                *names,
             )
         return _of_store(store, pairs, config, session)
     results = []

@@ -85,7 +85,12 @@ def train(
     session = session or Session()
     labels = read_labels(folder, targets, classify, regress, session.notice)
     with TrainingFolder(Path(local_path(out))) as training_folder:
-        run = _TrainingRun(labels, training_folder, config, session)
+        try:
+            run = _TrainingRun(labels, training_folder, config, session)
+        except torch.OutOfMemoryError as error:
+            raise TrainingFailed(
+                "the device has no memory for the network: another program may use it"
+            ) from error
         try:
             return run.train(on_plan, on_epoch, on_progress)
         except torch.OutOfMemoryError as error:

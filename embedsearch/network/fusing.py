@@ -49,7 +49,8 @@ class FusedBlock(nn.Module):
         if isinstance(block, Bottleneck):
             convs.append(block.conv3)
         *inner, last = [FusedConvolution(conv) for conv in convs if isinstance(conv, nn.Conv2d)]
-        self.inner = nn.Sequential(*inner)
+        pool = block.pool if isinstance(block, Bottleneck) else nn.Identity()  # CLIP's stride
+        self.inner = nn.Sequential(*inner, pool)
         self.last = last
         self.se = block.se
         self.downsample = block.downsample

@@ -72,7 +72,9 @@ def kept_as_floats(operations: list[Any]) -> list[str]:
     kinds = [operation.get_type_name() for operation in operations]
     names = [operation.friendly_name for operation in operations]
     second_stage = next(index for index, name in enumerate(names) if ".layer2." in name)
-    last_block = max(index for index, kind in enumerate(kinds) if kind == "Relu")
+    activations = {"Relu", "PRelu", "Gelu"}
+    named = enumerate(zip(kinds, names, strict=True))
+    last_block = max(n for n, (kind, name) in named if kind in activations and ".se." not in name)
     kept = []
     for index, (kind, name) in enumerate(zip(kinds, names, strict=True)):
         early = index < second_stage and kind == "Convolution"

@@ -74,6 +74,9 @@ class ImageEmbedder:
 class _NoStore:
     """A store without images, for queries that need none."""
 
+    def word_columns(self) -> list[str]:
+        return []
+
     def vector(self, image: str | int) -> Vector:
         raise UsageError(f"{image!r} is a key, and there is no store to find it in")
 

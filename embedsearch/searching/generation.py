@@ -136,6 +136,12 @@ class Generation:
             answers.append(Found(outcome.hits, told))
         return answers
 
+    def word_columns(self) -> list[str]:
+        """Return the columns whose words are found."""
+        from embedsearch.searching.words.documents import text_columns  # others need no SQLite
+
+        return text_columns(self._columns)
+
     def measured(self, vector: Vector) -> Vector:
         """Return a unit vector, float32 (D,), measured from the center of the store."""
         center = self._snapshot.center

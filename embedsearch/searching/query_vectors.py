@@ -54,6 +54,9 @@ _File: TypeAlias = "bytes | Inside | ImageFile"
 class Stored(Protocol):
     """Looks up images of a store by their keys or rows."""
 
+    def word_columns(self) -> Sequence[str]:
+        """Return the columns whose words are found."""
+
     def vector(self, image: str | int) -> Vector:
         """Return a measured vector, float32 (D,). Raises ImageNotFound."""
 
@@ -142,7 +145,7 @@ class QueryEmbedder:
             text = None if mix.text is None else mix.text.text
             reads = text is not None and not like
             if text is not None and self.spec.takes_texts and by != WORDS:
-                like.append(stored.measured(self._read(text)))
+                like.append(stored.measured(self._read(text, stored.word_columns())))
             vector = _mixed(like, unlike) if like else None
             if isinstance(vector, UnreadableImage):
                 found.append(vector)
@@ -237,12 +240,12 @@ class QueryEmbedder:
             for vector in vectors
         ]
 
-    def _read(self, text: str) -> Vector:
+    def _read(self, text: str, columns: Sequence[str]) -> Vector:
         """Return the unit vector of a text, float32 (D,). Raises UsageError."""
         from embedsearch.network.text.encoder import TextEncoder
         from embedsearch.searching.words.terms import excludes, plain_text
 
-        if not (plain := plain_text(text)):
+        if not (plain := plain_text(text, columns)):
             problem = "only leaves out: add a word" if excludes(text) else "has no word"
             shown = " ".join(text.split())[:80]
             raise UsageError(f"the text {shown!r} {problem} to look for", "text")
@@ -282,6 +285,7 @@ class _AsMade:
     def __init__(self, stored: Stored) -> None:
         self.vector = self.plain_vector = stored.plain_vector
         self.place = stored.place
+        self.word_columns = stored.word_columns
 
     def measured(self, vector: Vector) -> Vector:
         return vector

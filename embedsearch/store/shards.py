@@ -72,13 +72,16 @@ def row_schema(dim: int) -> pa.Schema:
     )
 
 
+def halves(vectors: npt.NDArray[np.float32]) -> pa.FixedSizeListArray[Any, Any]:
+    """Return vectors, (n, D), as the column of a shard: float16."""
+    kind: Any = row_schema(vectors.shape[1]).field("vector").type
+    half = vectors.astype(np.float16).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(half), type=kind)
+
+
 def batch_table(batch: EmbeddingBatch, first_row: int) -> pa.Table:
     """Return an EmbeddingBatch as rows numbered from `first_row`; vectors become float16."""
     refs, facts = batch.refs, batch.facts
-    half = batch.vectors.astype(np.float16).reshape(-1)
-    vectors = pa.FixedSizeListArray.from_arrays(
-        pa.array(half), type=row_schema(batch.vectors.shape[1]).field("vector").type
-    )
     columns: dict[str, Any] = {
         "row": range(first_row, first_row + len(refs)),
         "key": [os.fsencode(ref.key) for ref in refs],
@@ -94,7 +97,7 @@ def batch_table(batch: EmbeddingBatch, first_row: int) -> pa.Table:
         columns[name] = [fact.look and getattr(fact.look, name) for fact in facts]
     schema = row_schema(batch.vectors.shape[1])
     arrays = [pa.array(columns[f.name], f.type) for f in schema if f.name in columns]
-    return pa.Table.from_arrays([*arrays, vectors], schema=schema)
+    return pa.Table.from_arrays([*arrays, halves(batch.vectors)], schema=schema)
 
 
 def write_shard(

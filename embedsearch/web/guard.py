@@ -150,7 +150,9 @@ class Guard:
         origin = headers.get(b"origin")
         if origin is None and site is None and b"referer" in headers:
             origin = "/".join(headers[b"referer"].split("/", 3)[:3])
-        own = origin is None or origin.lower().partition("://")[2] == headers[b"host"].lower()
+        own = (
+            origin is None or origin.lower().partition("://")[2] == headers.get(b"host", "").lower()
+        )
         own = own or (origin is not None and origin.lower() == self._access.origin)
         # A form of our page sends no referrer.
         own = own or (origin == "null" and site == "same-origin")

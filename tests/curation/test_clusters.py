@@ -130,6 +130,14 @@ def test_a_map_shows_the_pictures_that_were_indexed(tmp_path: Path) -> None:
     assert shown == {"0.png": False, "1.png": True, "2.png": True, "linked.png": True}
 
 
+def test_folders_of_several_roots_are_told_apart(tmp_path: Path) -> None:
+    for number, place in enumerate(("cats", "dogs", "dogs/old", "dogs/old")):
+        paint(tmp_path / place / f"{number}.png", number)
+    folders = [tmp_path / "cats", tmp_path / "dogs"]
+    embedsearch.index(folders, store=tmp_path / "s.es", model="packaged")
+    assert sorted(picture_map(tmp_path / "s.es").legend.names) == ["cats", "dogs", "dogs/old"]
+
+
 def test_an_empty_store_has_neither(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     photo = paint(photos / "a.png", 1)

@@ -144,6 +144,13 @@ def test_folders_that_cannot_be_compared(
         duplicates(store, one, against=other)
 
 
+@pytest.mark.parametrize("unused", [{"crops": True}, {"keep": ("largest",)}], ids=str)
+def test_what_would_do_nothing_is_refused(store: Path, unused: dict[str, Any]) -> None:
+    photos = store.parent / "photos"
+    with pytest.raises(UsageError, match=f"leave out {next(iter(unused))}"):
+        embedsearch.duplicates(store, photos / "copies", against=photos / "clocks", **unused)
+
+
 def test_look_alikes(store: Path) -> None:
     """Every two of a group reach the cosine that is asked for."""
     with embedsearch.open_store(store) as searcher:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from embedsearch.core.errors import NothingIndexed, UsageError
 from embedsearch.core.records import Reason
+from embedsearch.images.sources import links
 from embedsearch.images.sources.listing import read_paths
 from tests.support.library import Library, counts, paint, run_cli
 
@@ -62,6 +65,26 @@ def test_relative_paths_links_and_odd_names(
         b"\0".join([b"a/01.png", odd, os.fsencode(tmp_path / "there" / "b" / "02.png")]) + b"\0"
     )
     assert counts(library.index(files=str(tmp_path / "l.bin"))) == (3, 3, 0, 0, 0, 0, 0)
+
+
+def test_a_carriage_return_is_part_of_a_name_where_nul_separates() -> None:
+    assert list(read_paths(io.BytesIO(b"a.jpg\r\0b.jpg\0"))) == ["a.jpg\r", "b.jpg"]
+    assert list(read_paths(io.BytesIO(b"a.jpg\r\nb.jpg\r"))) == ["a.jpg", "b.jpg"]
+
+
+def test_a_file_that_cannot_be_opened_costs_only_itself(
+    library: Library, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.index(photos)
+    shutil.copy(photos / "a" / "01.png", photos / "scan0001")
+    more = paint(photos / "b" / "more.png", 70)
+
+    def opened(path: str, mode: str) -> Any:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(links, "open", opened, raising=False)
+    report = library.index(files=listing(tmp_path / "l.txt", photos / "scan0001", more))
+    assert (report.added, report.failed) == (2, 0), "it is decoded as a file of a list"
 
 
 def test_what_is_no_list(library: Library, tmp_path: Path) -> None:

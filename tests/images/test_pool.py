@@ -14,6 +14,7 @@ import pytest
 from embedsearch.core.config import DecodeLimits
 from embedsearch.core.errors import EmbedSearchError
 from embedsearch.core.records import Failure, ImageRef, Reason
+from embedsearch.images.decode import crew
 from embedsearch.images.decode.pool import SPARE_REGIONS, DecodedBatch, DecodePool
 from embedsearch.images.decode.process import DecodeJob
 from tests.support.jobs import decode_job
@@ -177,6 +178,19 @@ def test_a_worker_that_cannot_start_is_an_error_with_its_words(
         pytest.raises(EmbedSearchError, match=r"does not start.*numpy"),
     ):
         gather(pool.run(jobs(folder, names)))
+
+
+def test_a_slow_start_is_no_fault_of_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first process that starts hangs; the next one does not."""
+    hook = f"import os, time\ntry: os.mkdir({str(tmp_path / 'first')!r})\n"
+    (tmp_path / "sitecustomize.py").write_text(hook + "except OSError: pass\nelse: time.sleep(99)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(crew, "_START_S", 4.0)
+    folder, names = folder_of(tmp_path, [], good=3)
+    with DecodePool(16, DecodeLimits(image_timeout_s=1.0)) as pool:
+        assert gather(pool.run(jobs(folder, names))) == (names, {})
 
 
 def test_the_current_folder_is_not_imported_from(

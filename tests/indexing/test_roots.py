@@ -7,10 +7,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import embedsearch
 from embedsearch.core.errors import UsageError
+from embedsearch.indexing.store_update import _renumbered
 from tests.support.library import Library, counts, paint, run_cli
 
 
@@ -114,6 +116,34 @@ def test_listed_files_are_relocated(tmp_path: Path, extractor: Any) -> None:
     assert embedsearch.relocate(tmp_path / "photos", new, library.store).images == 3
     assert sorted(captions(library.store)) == [f"{new}/{seed}.jpg" for seed in range(3)]
     assert counts(library.index()) == (3, 0, 0, 0, 3, 0, 0)
+
+
+def test_other_files_of_the_same_names_and_sizes_are_no_listed_ones(
+    tmp_path: Path, extractor: Any
+) -> None:
+    for seed in range(3):
+        paint(tmp_path / "old" / f"{seed}.bmp", seed)
+        paint(tmp_path / "new" / f"{seed}.bmp", 10 + seed)
+    library = Library(tmp_path / "s.es", extractor)
+    library.index(*sorted((tmp_path / "old").iterdir()))
+    (tmp_path / "old").rename(tmp_path / "away")
+    with pytest.raises(UsageError, match="of 3 images that were looked for, 0 are there"):
+        embedsearch.relocate(tmp_path / "old", tmp_path / "new", library.store)
+    assert embedsearch.relocate(tmp_path / "old", tmp_path / "away", library.store).images == 3
+
+
+def test_columns_of_all_rows_that_become_one_stay() -> None:
+    table = pa.table(
+        {
+            "row": [1, 2, 3, 9],
+            "a": [None, 2, 3, 9],
+            "b": [1, None, None, 9],
+            "c": [None, None, 3, 9],
+        }
+    )
+    (one, other) = _renumbered(table, {1: 5, 2: 5, 3: 5}).to_pylist()
+    assert one == {"row": 5, "a": 2, "b": 1, "c": 3} and other["a"] == 9
+    assert _renumbered(table.slice(0, 0), {1: 5}).num_rows == 0
 
 
 def test_what_cannot_be_relocated(library: Library, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import embedsearch
+from embedsearch.core.config import IndexConfig
 from embedsearch.core.errors import UsageError
 from tests.support.library import SAMPLES, Library, run_cli
 
@@ -79,3 +80,6 @@ def test_wrong_files_and_stores(captions: Path, library: Library, tmp_path: Path
         embedsearch.evaluate_texts(captions, SAMPLES, store=library.store)
     with pytest.raises(UsageError, match="a store has its own"):
         embedsearch.evaluate_texts(captions, store=library.store, models=["packaged"])
+    for config in (IndexConfig(model="resnet50"), IndexConfig(flip=True)):
+        with pytest.raises(UsageError, match="a store has its own"):
+            embedsearch.evaluate_texts(captions, store=library.store, config=config)

@@ -69,6 +69,7 @@ def test_runtimes_agree_on_the_samples(fields: dict[str, Any]) -> None:
 
 
 FAMILY = ["resnet18", "resnet50", "resnet18d", "resnet50d", "seresnet50", "resnext50_32x4d"]
+FAMILY += ["clip-resnet50"]
 
 
 @pytest.mark.parametrize("name", FAMILY)

@@ -96,6 +96,8 @@ def test_probes_ask_by_any_name_and_learn_nothing_of_the_store(store: Path) -> N
         for path in ("//livez", "/livez/", "/readyz/../info", "/livezz"):
             failed(server.get(path, host="10.42.0.7"), 403)
         failed(server.get("/livez", sec_fetch_site="cross-site"), 403, "other sites")
+        assert b" 403 " in server.raw(b"GET /livez HTTP/1.0\r\nOrigin: http://x\r\n\r\n")
+        assert b" 200 " in server.raw(b"GET /livez HTTP/1.0\r\n\r\n")
         answer = server.get("/health", authorization=f"Bearer {TOKEN}")
         assert set(answer.json) == {"status", "generation"}
         failed(server.request("POST", "/livez", b"", authorization=f"Bearer {TOKEN}"), 405)

@@ -130,8 +130,11 @@ class Crew:
                 worker.since = time.monotonic()
         for worker in list(self.workers):
             if worker.tasks and time.monotonic() - worker.since > self._limit(worker):
-                detail = f"more than {self._limits.image_timeout_s:g} s"
-                finished.append((worker.tasks.popleft(), _failed(Reason.TIMEOUT, detail)))
+                if worker.ready:
+                    detail = f"more than {self._limits.image_timeout_s:g} s"
+                    finished.append((worker.tasks.popleft(), _failed(Reason.TIMEOUT, detail)))
+                else:  # no image is at fault
+                    self._count_start(worker, f"not within {self._limit(worker):g} s")
                 self._replace(worker)
         return finished
 
@@ -151,10 +154,7 @@ class Crew:
         """Replace a worker that died; its oldest task is at fault if it dies of it twice."""
         status, error = worker.ended()
         if not worker.ready:
-            self._start_failures += 1
-            if self._start_failures > len(self.workers):
-                program = worker.program
-                raise EmbedSearchError(f"the decoding process, {program}, does not start: {error}")
+            self._count_start(worker, error)
         elif worker.tasks:
             task = worker.tasks.popleft()
             task.crashes += 1
@@ -166,6 +166,13 @@ class Crew:
                 detail = f"the decoder ended by {how}"
                 finished.append((task, _failed(Reason.DECODER_CRASH, detail)))
         self._replace(worker)
+
+    def _count_start(self, worker: Worker, error: str) -> None:
+        """Count a worker that did not start. Raises EmbedSearchError where none does."""
+        self._start_failures += 1
+        if self._start_failures > len(self.workers):
+            program = worker.program
+            raise EmbedSearchError(f"the decoding process, {program}, does not start: {error}")
 
     def _replace(self, worker: Worker) -> None:
         self.waiting.extendleft(reversed(worker.tasks))

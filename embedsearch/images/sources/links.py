@@ -124,8 +124,11 @@ def takes(folder: str, key: str, rules: WalkRules) -> bool:
     ):
         return False
     if (kind := kind_of(name)) is Kind.UNKNOWN and os.path.isfile(path):
-        with open(path, "rb") as file:
-            return file_starts_an_image(file.fileno())
+        try:
+            with open(path, "rb") as file:
+                return file_starts_an_image(file.fileno())
+        except OSError:  # nothing says that it is one
+            return False
     return kind is Kind.IMAGE
 
 

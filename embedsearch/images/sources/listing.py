@@ -76,15 +76,15 @@ def read_paths(file: IO[bytes]) -> Iterator[str]:
         if not separator:
             separator = b"\0" if b"\0" in data else b"\n"
         *lines, rest = (rest + data).split(separator)
-        yield from _paths(lines)
+        yield from _paths(lines, separator)
         if len(rest) > _MAX_PATH:
             raise UsageError(f"no list of paths: a line of more than {_MAX_PATH} bytes")
-    yield from _paths([rest])
+    yield from _paths([rest], separator)
 
 
-def _paths(lines: list[bytes]) -> Iterator[str]:
+def _paths(lines: list[bytes], separator: bytes) -> Iterator[str]:
     for line in lines:
-        path = line.removesuffix(b"\r")
+        path = line if separator == b"\0" else line.removesuffix(b"\r")
         if len(path) > _MAX_PATH:
             raise UsageError(f"no list of paths: a line of more than {_MAX_PATH} bytes")
         if path:

@@ -256,13 +256,23 @@ _FORMS: dict[str, Callable[[str], Any]] = {
 
 def _comparable(table: pa.Table) -> pa.Table:
     """Return a table whose names and texts are in the form in which they are compared."""
-    import pyarrow.compute as pc  # 50 ms, which other filters need not spend
-
     columns = [
-        # The stubs lack it.
-        pc.utf8_normalize(column, form="NFC")  # type: ignore[attr-defined]
-        if pa.types.is_string(column.type)
-        else column
-        for column in table.columns
+        pa.chunked_array(list(map(_normal, column.chunks)), column.type) for column in table.columns
     ]
     return pa.table(columns, [comparable(name) for name in table.column_names])
+
+
+def _normal(chunk: Any) -> Any:
+    """Return values whose texts are NFC, also those in lists and structs."""
+    import pyarrow.compute as pc  # 50 ms, which other filters need not spend
+
+    kind = chunk.type
+    if pa.types.is_string(kind):
+        return pc.utf8_normalize(chunk, form="NFC")  # type: ignore[attr-defined]  # not in the stubs
+    if pa.types.is_list(kind):
+        inner = _normal(chunk.values)
+        return pa.ListArray.from_arrays(chunk.offsets, inner, type=kind, mask=chunk.is_null())
+    if pa.types.is_struct(kind):
+        parts = list(map(_normal, chunk.flatten()))
+        return pa.StructArray.from_arrays(parts, fields=list(kind), mask=chunk.is_null())
+    return chunk

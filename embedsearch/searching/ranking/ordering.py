@@ -123,7 +123,7 @@ def diversified(rows: Sequence[Row], vectors: Scores, weight: float, count: int)
         return []
     scores = np.array([_worth(row) for row in rows], np.float64)
     if rows[0].words_score is not None or rows[0].rank_score is not None:
-        scores /= scores.max()
+        scores /= scores.max() or 1.0
     nearest = np.zeros(len(rows))
     left = np.ones(len(rows), np.bool_)
     chosen: list[Row] = []

@@ -65,13 +65,17 @@ def excludes(text: str) -> bool:
     return any(minus for minus, *_ in _TERM.findall(text.translate(_QUOTES)))
 
 
-def plain_text(text: str) -> str:
-    """Return what a text asks for as a model reads it: no word that is excluded, no marks."""
+def plain_text(text: str, columns: Iterable[str]) -> str:
+    """Return what a text asks for as a model reads it: no word that is excluded, no marks.
+
+    The name of one of the columns is no part of the text; any other before a colon is.
+    """
+    named = set(map(_folded, columns))
     parts = []
     for minus, name, phrase, word, _ in _TERM.findall(text.translate(_QUOTES)):
         if not minus:
-            named = f"{name}:" if name.isdigit() else ""  # 12:30; a column is no part of the text
-            parts.append(named + (phrase or word.rstrip("*")))
+            before = f"{name}:" if name and _folded(name) not in named else ""
+            parts.append(before + (phrase or word.rstrip("*")))
     return " ".join(" ".join(parts).split())
 
 

@@ -170,12 +170,13 @@ def test_what_is_written_as_a_network_was_trained() -> None:
     [
         ('"red shoes" -blue sho*', "red shoes sho"),
         ("caption:red 12:30", "red 12:30"),
+        ('Caption:"a dog" Re:Zero cat:dog', "a dog Re:Zero cat:dog"),
         ("-a -b", ""),
         ("“curly” quotes", "curly quotes"),
     ],
 )
 def test_a_model_reads_what_is_asked_for(typed: str, read: str) -> None:
-    assert plain_text(typed) == read
+    assert plain_text(typed, ["path", "caption"]) == read
 
 
 def test_without_the_library(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
@@ -70,6 +72,21 @@ def filters() -> Iterator[Filters]:
 )
 def test_a_condition_holds_row_by_row(filters: Filters, text: str, wanted: list[int]) -> None:
     assert answer(filters, text) == [bool(value) for value in wanted]
+
+
+def test_texts_in_lists_and_structs_are_compared_as_others_are() -> None:
+    written = unicodedata.normalize("NFD", "café")
+    table = pa.table(
+        {
+            "row": [0, 1, 2],
+            "tags": [[written], ["tea", None], None],
+            "more": [{"a": [written], "n": 1}, None, {"a": None, "n": 2}],
+        }
+    )
+    with filters_on(table) as filters:
+        assert answer(filters, "list_contains(tags, 'café')") == [True, False, False]
+        assert answer(filters, "more.a[1] = 'café'") == [True, False, False]
+        assert answer(filters, "tags is null or more is null") == [False, True, True]
 
 
 HOSTILE = [

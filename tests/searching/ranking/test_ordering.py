@@ -10,6 +10,7 @@ from embedsearch.searching.ranking.ordering import (
     RERANKED,
     Row,
     by_score,
+    diversified,
     rank_order,
     rank_scores,
     reranked,
@@ -38,6 +39,15 @@ def test_copies_tie_and_keep_their_order() -> None:
     assert len({*scores[[3, 7, 21, 28]].tolist()}) == 1
     order = rank_order(rows[3].astype(np.float32), rows).tolist()
     assert order[:4] == [3, 7, 21, 28] and sorted(order) == [*range(30)]
+
+
+def test_rows_whose_scores_are_all_0_are_diversified_too() -> None:
+    vectors = units(np.array([[1.0, 0], [1, 0.01], [0, 1]]))
+    rows = [
+        Row(0.0, n, StoredImage(n, 0, b"%d" % n, 1, 1), words_score=0.0)
+        for n in range(len(vectors))
+    ]
+    assert [row.ordinal for row in diversified(rows, vectors, 0.5, 3)] == [0, 2, 1]
 
 
 def test_only_the_first_rows_are_reranked() -> None:

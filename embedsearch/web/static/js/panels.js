@@ -106,10 +106,10 @@ function folderChoices(folders, which) {
 function valueChoices(column, found, which) {
   const type = info.columns[column] ?? found.type;
   if (/^timestamp|^date/.test(type)) return dayChoices(column, found, which);
-  const isNumber = /int|float|double|decimal/.test(type);
+  const isList = /^list/.test(type);
+  const isNumber = !isList && /int|float|double|decimal/.test(type);
   if (isNumber && found.distinct > FEW) return [rangeForm(column, found, which)];
   if (isNumber) found.values.sort((/** @type {any} */ a, /** @type {any} */ b) => b.value - a.value);
-  const isList = /^list/.test(type);
   const rows = found.values.slice(0, SHOWN).map((/** @type {any} */ { value, images }) => {
     const condition = isList ? holds(column, value) : oneOf(column, [value]);
     return choice(shown(value), number(images), state.where[which] === condition, () => filter(which, condition));
