@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openvino
 import pytest
 import torch
 
@@ -20,7 +21,7 @@ from embedsearch.images.sources.folder import FolderScan
 from embedsearch.network.folding import fold_batchnorm
 from embedsearch.network.fusing import fuse_kernels
 from embedsearch.network.openvino_runtime import OpenVinoExtractor
-from embedsearch.network.quantize import CALIBRATION, quantize
+from embedsearch.network.quantize import CALIBRATION, kept_as_floats, quantize
 from embedsearch.network.resnet import (
     build,
 )
@@ -69,7 +70,7 @@ def test_runtimes_agree_on_the_samples(fields: dict[str, Any]) -> None:
 
 
 FAMILY = ["resnet18", "resnet50", "resnet18d", "resnet50d", "seresnet50", "resnext50_32x4d"]
-FAMILY += ["clip-resnet50"]
+FAMILY += ["clip_resnet50"]
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -113,6 +114,14 @@ def test_fused_kernels_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch
     assert cosines.min() > 0.9999, cosines
     if device == "cpu":
         assert bool(calls) is ("-" not in name), "an activation that is no ReLU is not to be fused"
+
+
+@pytest.mark.parametrize("name", ["resnet18", "seresnet18", "resnet18-gelu", "resnet50-leaky_relu"])
+def test_the_head_stays_as_floats_in_int8(name: str) -> None:
+    """From the last activation on, whatever it is, and none inside of a block counts."""
+    model = openvino.convert_model(build(name).eval(), example_input=torch.rand(1, 3, 64, 64))
+    kept = kept_as_floats(model.get_ordered_ops())
+    assert ".layer4." in kept[-2] and ".act" in kept[-2] and "mean" in kept[-1], kept[-3:]
 
 
 def test_a_device_short_of_memory_gets_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
