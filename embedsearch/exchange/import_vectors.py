@@ -275,7 +275,8 @@ def _same_files(
 
     What is known of their pictures stays. `old` are the numbers of the rows that refs have.
     """
-    known = {at: row for at, row in enumerate(old) if row is not None}
+    if not (known := {at: row for at, row in enumerate(old) if row is not None}):
+        return {}
     ordinals = snapshot.ordinals(list(known.values()))
     found = snapshot.take(ordinals, ["size", "mtime_ns", "digest"]).to_pylist()
     kept = {}
