@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -324,6 +325,6 @@ def test_a_store_that_was_made_again(browser: Any, tmp_path: Path) -> None:
         page.page.wait_for_timeout(3000)  # until the server has seen it
         page.page.reload()
         page.until("document.querySelector('#grid .score')")
-        assert page.text("#query-title") == name
-        assert page.eval("location.hash") != f"#row={row}"
+        page.until(f"location.hash !== '#row={row}'")
+        page.until(f"document.querySelector('#query-title').textContent === {json.dumps(name)}")
         page.context.close()
