@@ -277,15 +277,6 @@ def test_strict_and_failures(photos: Path, tmp_path: Path) -> None:
     }
 
 
-def test_strict_counts_in_shared_work_too(photos: Path, tmp_path: Path) -> None:
-    (photos / "bad.jpg").write_text("{}")
-    index = ["index", photos, "--model", "packaged", "--unit", "1/1"]
-    assert run_cli(*index, "--store", tmp_path / "f.es", "--strict").returncode == 1
-    assert run_cli(*index, "--store", tmp_path / "g.es").returncode == 0
-    done = run_cli("index", photos, "--store", tmp_path / "h.es", "--strict", "--watch")
-    assert done.returncode == 2 and "--strict needs a run that ends" in done.stderr
-
-
 def test_a_closed_pipe_ends_quietly(store: Path) -> None:
     command = (
         f"{sys.executable} -m embedsearch query {CLOCK} --store {store} -k 54 --json"

@@ -36,30 +36,11 @@ from embedsearch.store.current import read_current
 from embedsearch.store.info import failures
 from tests.support.library import paint, run_cli
 from tests.support.oracle import DIM, unit
-from tests.support.stores import rows_of
-
-
-@pytest.fixture
-def store(photos: Path, tmp_path: Path, extractor: Callable[..., Any]) -> Path:
-    """Twelve pictures, of which one was deleted again."""
-    path = tmp_path / "s.es"
-    embedsearch.index(photos, store=path, model="packaged", extractor_factory=extractor)
-    (photos / "a" / "03.png").unlink()
-    embedsearch.index(photos, store=path, extractor_factory=extractor)
-    return path
-
-
-def units(store: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """Return what an export has to hold: path to vector of length 1."""
-    found = {}
-    for key, data in rows_of(store).items():
-        vector = np.frombuffer(data, np.float16).astype(np.float32)
-        found[key.decode()] = vector / np.linalg.norm(vector)
-    return found
+from tests.support.stores import rows_of, unit_vectors
 
 
 def assert_holds(store: Path, paths: list[str], vectors: Any) -> None:
-    wanted = units(store)
+    wanted = unit_vectors(store)
     assert sorted(paths) == sorted(wanted) and len(paths) == 11
     for path, vector in zip(paths, np.asarray(vectors), strict=True):
         assert vector == pytest.approx(wanted[path], abs=1e-6)
@@ -98,7 +79,7 @@ def test_faiss(store: Path, tmp_path: Path) -> None:
     index = faiss.read_index(str(tmp_path / "out.faiss"))
     with (tmp_path / "out.csv").open() as file:
         paths = [row["path"] for row in csv.DictReader(file)]
-    wanted = units(store)
+    wanted = unit_vectors(store)
     _, found = index.search(np.stack([wanted[path] for path in paths]), 1)
     assert found[:, 0].tolist() == list(range(11))
 
@@ -177,36 +158,6 @@ def test_what_was_exported_comes_back(
     assert (again.added, again.replaced, again.images) == (0, 11, 11)
     done = embedsearch.index(photos, store=other, extractor_factory=extractor)
     assert (done.unchanged, done.embedded) == (11, 0), "imported rows of files there are kept"
-
-
-def test_an_image_keeps_its_facts_with_another_vector(
-    store: Path, photos: Path, tmp_path: Path, extractor: Callable[..., Any]
-) -> None:
-    def facts() -> dict[str, tuple[Any, ...]]:
-        with embedsearch.open_store(store) as searcher:
-            found = searcher.images(50).images
-            return {
-                r.path: (r.width, r.format, r.brightness, r.metadata.get("stars")) for r in found
-            }
-
-    (tmp_path / "t.csv").write_text("path,stars\na/01.png,5\n")
-    embedsearch.index(photos, store=store, metadata=str(tmp_path / "t.csv"))
-    before, vectors = facts(), units(store)
-    turned = {path: np.roll(vector, 1) for path, vector in reversed(vectors.items())}
-    table = {"path": list(turned), "vector": [vector.tolist() for vector in turned.values()]}
-    pq.write_table(pa.table(table), tmp_path / "v.parquet")
-    (photos / "a" / "05.png").rename(tmp_path / "away.png")  # cannot be looked at now
-    paint(photos / "a" / "07.png", 99)  # another picture by now
-    report = import_vectors(tmp_path / "v.parquet", model="packaged", root=photos, store=store)
-    assert (report.added, report.replaced, report.images) == (0, 11, 11)
-    assert check_store(store, read_data=True)[1] == []
-    now = units(store)
-    assert all(now[path] == pytest.approx(turned[path], abs=1e-3) for path in turned)
-    unknown = {"a/07.png": (0, "", None, *before["a/07.png"][3:])}
-    assert facts() == before | unknown
-    (tmp_path / "away.png").rename(photos / "a" / "05.png")
-    done = embedsearch.index(photos, store=store, extractor_factory=extractor)
-    assert (done.unchanged, done.embedded) == (11, 0)
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv"])
@@ -403,30 +354,6 @@ def test_a_column_without_a_vector_changes_nothing(
     column = pa.array([value, [1.0, 2.0, 3.0, 4.0]], kind)
     pq.write_table(pa.table({"path": ["a", "b"], "vector": column}), tmp_path / "t.parquet")
     three.refuses(r"vectors of \[0, 4\] components among those of 4", tmp_path / "t.parquet")
-
-
-def test_no_other_table_is_replaced(store: Path, tmp_path: Path) -> None:
-    captions = tmp_path / "products.csv"
-    captions.write_text("path,caption\na/01.png,red\n")
-    for suffix in ("npy", "faiss"):
-        with pytest.raises(UsageError, match=r"products\.csv would be written, too"):
-            export(store, tmp_path / f"products.{suffix}")
-    assert captions.read_text().endswith("red\n") and not list(tmp_path.glob("products.[nf]*"))
-    for where in (None, "path like 'b/%'"):  # what we wrote may be written again
-        report = export(store, tmp_path / "out.npy", where=where)
-    assert (tmp_path / "out.csv").read_text().count("\n") == report.rows + 1 == 7
-
-
-def test_json_lines_are_json(store: Path, photos: Path, tmp_path: Path) -> None:
-    table = pa.table({"path": ["a/01.png"], "x": [float("nan")], "y": [[1.0, float("inf")]]})
-    embedsearch.index(photos, store=store, metadata=table)
-    export(store, tmp_path / "out.jsonl", where="path = 'a/01.png'")
-
-    def refuse(name: str) -> None:
-        raise AssertionError(name)
-
-    row = json.loads((tmp_path / "out.jsonl").read_text(), parse_constant=refuse)
-    assert (row["x"], row["y"], row["path"]) == (None, [1.0, None], "a/01.png")
 
 
 def test_what_is_no_table_changes_nothing(three: Three, tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ import pytest
 
 import embedsearch
 from embedsearch.core.errors import UsageError
-from embedsearch.core.formulas import guarded, unguarded
 from embedsearch.exchange.import_vectors import import_vectors
 from embedsearch.images.tables import csv_table, json_table, text_file
 from embedsearch.images.tables.table import UserTable, read_user_table
@@ -128,28 +127,6 @@ def test_an_empty_cell_is_null_whatever_the_others_hold(tmp_path: Path) -> None:
     for others in ("x", "007", "1.5", ""):
         table = read(tmp_path, f"path;T\na.jpg;{others}\nb.jpg;\n")
         assert table.columns["T"].to_pylist()[1] is None, others
-
-
-def test_what_is_no_formula_comes_back(tmp_path: Path) -> None:
-    texts = ["=1+1", "-alt", "'-alt", "''=x", "'quoted'", "@home", "it's"]
-    assert [unguarded(guarded(text)) for text in texts] == texts
-    assert not any(guarded(text).startswith(("=", "+", "-", "@")) for text in texts)
-    rows = "".join(f"{guarded(f'-{n}.jpg')},{guarded(text)},,,\n" for n, text in enumerate(texts))
-    table = read(tmp_path, f"path,T,full_path,key,size_bytes\n{rows}")
-    assert table.columns["T"].to_pylist() == texts
-    assert list(values(table)) == [f"-{n}.jpg" for n in range(len(texts))]
-    people_wrote = "".join(f"{n}.jpg,{text}\n" for n, text in enumerate(texts))
-    assert read(tmp_path, f"path,T\n{people_wrote}").columns["T"].to_pylist() == texts
-
-
-def test_the_table_of_exiftool_names_images_by_their_paths(tmp_path: Path) -> None:
-    found = read(tmp_path, "SourceFile,FileName,Rating\n./a/1.jpg,1.jpg,5\n")
-    assert (found.names, found.columns.column_names) == (["./a/1.jpg"], ["FileName", "Rating"])
-
-
-def test_nothing_but_blank_lines_is_an_empty_table(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="it is empty"):
-        read(tmp_path, "\n\n \n")
 
 
 def test_a_type_does_not_depend_on_the_first_rows(tmp_path: Path) -> None:

@@ -304,3 +304,12 @@ def test_options_that_go_with_no_unit(shared: Shared, photos: Path) -> None:
             shared.plan(photos)
     done = run_cli("index", SAMPLES, "--store", shared.store, "--unit", "0/4")
     assert done.returncode == 2 and "does not cover" in done.stderr
+
+
+def test_strict_counts_in_shared_work_too(photos: Path, tmp_path: Path) -> None:
+    (photos / "bad.jpg").write_text("{}")
+    index = ["index", photos, "--model", "packaged", "--unit", "1/1"]
+    assert run_cli(*index, "--store", tmp_path / "f.es", "--strict").returncode == 1
+    assert run_cli(*index, "--store", tmp_path / "g.es").returncode == 0
+    done = run_cli("index", photos, "--store", tmp_path / "h.es", "--strict", "--watch")
+    assert done.returncode == 2 and "--strict needs a run that ends" in done.stderr

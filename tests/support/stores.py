@@ -137,3 +137,12 @@ def values(store: Path, column: str) -> list[Any]:
             count = searcher.images(100, where=condition).total
             assert count == sum(value is not None for value in held)
     return held
+
+
+def unit_vectors(store: Path) -> dict[str, npt.NDArray[np.float32]]:
+    """Return what an export has to hold: path to vector of length 1."""
+    found = {}
+    for key, data in rows_of(store).items():
+        vector = np.frombuffer(data, np.float16).astype(np.float32)
+        found[key.decode()] = vector / np.linalg.norm(vector)
+    return found

@@ -110,6 +110,14 @@ def same_name(name: str) -> str:
     return comparable(name).lower()
 
 
+def with_values(lists: Any, values: Any) -> Any:
+    """Return lists of the same lengths, also of a slice, with others for their flattened values."""
+    lengths = pc.fill_null(pc.list_value_length(lists), 0)
+    sums = np.cumsum(lengths.to_numpy(zero_copy_only=False))
+    ends: Any = pa.array(np.concatenate([[0], sums]).astype(np.int32))
+    return pa.ListArray.from_arrays(ends, values, mask=lists.is_null())
+
+
 def check_value(value: Any) -> None:
     """Raise Unheld for a value of JSON that is too deep, or whose texts are no Unicode."""
     left = [(value, 0)]
@@ -154,8 +162,7 @@ def _list(array: Any, depth: int) -> Any:
     except Unheld as error:
         at = None if error.at is None else int(np.repeat(np.arange(len(counts)), counts)[error.at])
         raise Unheld(str(error), at) from error
-    ends: Any = pa.array(np.concatenate([[0], np.cumsum(counts)]).astype(np.int32))
-    return pa.ListArray.from_arrays(ends, values, mask=array.is_null())
+    return with_values(array, values)
 
 
 def _struct(array: Any, depth: int) -> Any:

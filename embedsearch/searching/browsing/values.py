@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from embedsearch.core.records import JsonRecord
+from embedsearch.searching.filters.where import normal
 from embedsearch.store.shards import numbers
 
 MAX_VALUES = 200
@@ -98,18 +99,18 @@ def _known(chunk: Any, name: str) -> pa.Array[Any]:
     """Return values in the form in which they are compared, null where nothing is known."""
     import pyarrow.compute as pc  # 50 ms, which queries need not spend
 
+    from embedsearch.images.tables.held_values import with_values
+
     kind, known = chunk.type, chunk
     if pa.types.is_list(kind):
-        inner = _known(chunk.values, "")
-        known = pa.ListArray.from_arrays(chunk.offsets, inner, mask=chunk.is_null())
+        known = with_values(chunk, _known(pc.list_flatten(chunk), ""))
     elif name in _UNKNOWN:
         unknown = pa.scalar(_UNKNOWN[name]).cast(kind)
         known = pc.if_else(pc.equal(chunk, unknown), pa.scalar(None, kind), chunk)
     elif pa.types.is_floating(kind):
         known = pc.if_else(pc.is_finite(chunk), chunk, pa.scalar(None, kind))
-    elif pa.types.is_string(kind):
-        # The stubs lack it.
-        known = pc.utf8_normalize(chunk, form="NFC")  # type: ignore[attr-defined]
+    else:
+        known = normal(chunk)
     array: pa.Array[Any] = known
     return array
 

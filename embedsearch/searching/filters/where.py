@@ -257,22 +257,23 @@ _FORMS: dict[str, Callable[[str], Any]] = {
 def _comparable(table: pa.Table) -> pa.Table:
     """Return a table whose names and texts are in the form in which they are compared."""
     columns = [
-        pa.chunked_array(list(map(_normal, column.chunks)), column.type) for column in table.columns
+        pa.chunked_array(list(map(normal, column.chunks)), column.type) for column in table.columns
     ]
     return pa.table(columns, [comparable(name) for name in table.column_names])
 
 
-def _normal(chunk: Any) -> Any:
+def normal(chunk: Any) -> Any:
     """Return values whose texts are NFC, also those in lists and structs."""
     import pyarrow.compute as pc  # 50 ms, which other filters need not spend
+
+    from embedsearch.images.tables.held_values import with_values
 
     kind = chunk.type
     if pa.types.is_string(kind):
         return pc.utf8_normalize(chunk, form="NFC")  # type: ignore[attr-defined]  # not in the stubs
     if pa.types.is_list(kind):
-        inner = _normal(chunk.values)
-        return pa.ListArray.from_arrays(chunk.offsets, inner, type=kind, mask=chunk.is_null())
+        return with_values(chunk, normal(pc.list_flatten(chunk))).cast(kind)
     if pa.types.is_struct(kind):
-        parts = list(map(_normal, chunk.flatten()))
+        parts = list(map(normal, chunk.flatten()))
         return pa.StructArray.from_arrays(parts, fields=list(kind), mask=chunk.is_null())
     return chunk

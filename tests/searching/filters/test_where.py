@@ -18,7 +18,7 @@ import embedsearch
 from embedsearch.core.errors import MissingLibrary, UsageError
 from embedsearch.searching.filters.engine import Engine
 from embedsearch.searching.filters.grammar import FUNCTIONS
-from embedsearch.searching.filters.where import Filters
+from embedsearch.searching.filters.where import Filters, normal
 from tests.support.filters import ROWS, answer, filters_on
 
 
@@ -87,6 +87,12 @@ def test_texts_in_lists_and_structs_are_compared_as_others_are() -> None:
         assert answer(filters, "list_contains(tags, 'café')") == [True, False, False]
         assert answer(filters, "more.a[1] = 'café'") == [True, False, False]
         assert answer(filters, "tags is null or more is null") == [False, True, True]
+
+
+def test_lists_of_a_slice_are_compared_as_others_are() -> None:
+    written = unicodedata.normalize("NFD", "café")
+    lists = pa.array([["tea"], [written], None, [written, None]])
+    assert normal(lists.slice(1)).to_pylist() == [["café"], None, ["café", None]]
 
 
 HOSTILE = [
